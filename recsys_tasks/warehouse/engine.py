@@ -1,0 +1,46 @@
+"""Which database this process talks to, and the one SQLAlchemy engine it does so with."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import sqlalchemy
+from sqlalchemy import Engine
+from sqlalchemy.exc import OperationalError
+
+from recsys_tasks.errors import UnavailableError
+from recsys_tasks.settings import settings
+from recsys_tasks.warehouse import embedded
+from recsys_tasks.warehouse.migrations import migrate
+
+
+@cache
+def database_url(database: str = "warehouse") -> str:
+    """SQLAlchemy URL of the warehouse, or of another database of the embedded server.
+
+    `RECSYS_WAREHOUSE_URL` decides about the warehouse; without it the embedded server is started.
+    """
+    configured = settings().warehouse_url
+    if database == "warehouse" and configured is not None:
+        return configured.get_secret_value()
+    return embedded.url(embedded.start(settings().home), database)
+
+
+@cache
+def engine() -> Engine:
+    """The engine of this process, on a warehouse whose schema is up to date.
+
+    Raises:
+        UnavailableError: the warehouse does not answer.
+    """
+    made = sqlalchemy.create_engine(
+        database_url(), pool_pre_ping=True, connect_args={"options": "-c timezone=UTC"}
+    )
+    try:
+        migrate(made)
+    except OperationalError as error:
+        raise UnavailableError(
+            f"The warehouse {made.url.render_as_string(hide_password=True)} does not answer: {error.orig}. "
+            "Check RECSYS_WAREHOUSE_URL and that the server runs."
+        ) from error
+    return made

@@ -1,0 +1,38 @@
+"""Forward-only schema migrations: every file of `sql/schema/`, once, in the order of its number."""
+
+from __future__ import annotations
+
+import logging
+
+from sqlalchemy import Engine, text
+
+from recsys_tasks.warehouse.statements import SQL_ROOT
+
+log = logging.getLogger(__name__)
+_LOCK = 7_236_101  # any number, the same in every process
+
+
+def migrate(engine: Engine) -> list[str]:
+    """Brings the schema up to date in one transaction; returns the names of the files it applied.
+
+    Processes that call it at the same moment wait for each other, and the later ones find nothing to do.
+    """
+    applied = []
+    with engine.begin() as connection:
+        connection.execute(text("select pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+        connection.execute(
+            text(
+                "create table if not exists schema_migrations"
+                " (name text primary key, applied_at timestamptz not null default now())"
+            )
+        )
+        done = set(connection.scalars(text("select name from schema_migrations")))
+        for path in sorted((SQL_ROOT / "schema").glob("*.sql")):
+            if path.stem in done:
+                continue
+            connection.exec_driver_sql(path.read_text(encoding="utf-8"))
+            connection.execute(text("insert into schema_migrations (name) values (:name)"), {"name": path.stem})
+            applied.append(path.stem)
+    if applied:
+        log.info("Applied migrations: %s", ", ".join(applied))
+    return applied
