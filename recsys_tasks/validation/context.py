@@ -11,6 +11,7 @@ from pathlib import Path
 
 os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
 
+import great_expectations
 from great_expectations.data_context import EphemeralDataContext
 from great_expectations.data_context.types.base import DataContextConfig
 
@@ -43,7 +44,7 @@ def validation_context(home: Path) -> EphemeralDataContext:
         data_docs_sites={_SITE: site},
         progress_bars={"globally": False},
     )
-    return EphemeralDataContext(project_config=config)
+    return great_expectations.get_context(mode="ephemeral", project_config=config)
 
 
 def data_docs_address(home: Path, served_at: str | None) -> str:

@@ -1,0 +1,204 @@
+"""Timelines as flat arrays, and the model input that is cut from them. Training and serving share this code.
+
+Letters in shapes: N events, U users, S sessions, B requests, H events of history, L tokens of a session.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from recsys_tasks.names import PADDING_ITEM, UNKNOWN_ITEM
+
+GAP_BUCKETS = 24
+COUNT_BUCKETS = 12
+SECONDS_PER_DAY = 86_400.0
+MAX_TOKENS = 128
+_MONDAY = 4  # 1 January 1970 was a Thursday: days since then plus 3, modulo 7, is 0 on a Monday
+
+Arrays = dict[str, np.ndarray]
+
+
+def gap_bucket(seconds: np.ndarray) -> np.ndarray:
+    """Bucket of a gap in seconds: 0 for a negative one (none), 1 below a minute, then about 1.6 an e-fold."""
+    minutes = np.maximum(seconds, 0) / 60.0
+    return np.where(seconds < 0, 0, np.minimum(1 + np.log1p(minutes) * 1.6, GAP_BUCKETS - 1)).astype(np.int64)
+
+
+def count_bucket(count: np.ndarray) -> np.ndarray:
+    """Bucket of a count: 0 to 3 themselves, then logarithmic."""
+    spread = np.minimum(1 + 2 * np.log(np.maximum(count, 1)), COUNT_BUCKETS - 1)
+    return np.where(count < 4, count, spread).astype(np.int64)
+
+
+def hour_of(seconds: np.ndarray) -> np.ndarray:
+    """Hour of the day, 0 to 23, UTC."""
+    return (seconds // 3600 % 24).astype(np.int64)
+
+
+def weekday_of(seconds: np.ndarray) -> np.ndarray:
+    """Day of the week, 0 (Monday) to 6, UTC."""
+    return ((seconds // SECONDS_PER_DAY + _MONDAY - 1) % 7).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """Events [N] in the order of user, session, place in it; times in seconds since 1970.
+
+    Attributes:
+        user: 0-based and non-decreasing; session: 0-based and non-decreasing over all users.
+        item: the vocabulary's number; kind: the event type's code.
+        seconds: the event's time; session_seconds: when its session began.
+        gap: bucket of the time since the user's event before; session_gap: the same for the session's first event.
+        repeats: bucket of how often the user had the item before; recurrence: bucket of the time since then.
+        next_same: index of the user's next event with the item, or N.
+        user_start [U + 1], session_start [S + 1]: where each begins.
+    """
+
+    user: np.ndarray
+    session: np.ndarray
+    item: np.ndarray
+    kind: np.ndarray
+    seconds: np.ndarray
+    session_seconds: np.ndarray
+    gap: np.ndarray
+    session_gap: np.ndarray
+    repeats: np.ndarray
+    recurrence: np.ndarray
+    next_same: np.ndarray
+    user_start: np.ndarray
+    session_start: np.ndarray
+
+    def __len__(self) -> int:
+        """Number of events."""
+        return len(self.item)
+
+    @property
+    def session_first_seconds(self) -> np.ndarray:
+        """When each session began [S]."""
+        return self.session_seconds[self.session_start[:-1]]
+
+
+def build_timeline(
+    user: np.ndarray,
+    session: np.ndarray,
+    item: np.ndarray,
+    kind: np.ndarray,
+    seconds: np.ndarray,
+    session_seconds: np.ndarray,
+) -> Timeline:
+    """Derives the features of ordered events [N]; nothing of an event depends on a later one but `next_same`."""
+    count = len(item)
+    user_start = _starts(user)
+    session_start = _starts(session)
+    first_of_user = np.zeros(count, bool)
+    first_of_user[user_start[:-1]] = True
+    before = np.concatenate([seconds[:1], seconds[:-1]])
+    gap = gap_bucket(np.where(first_of_user, -1.0, np.maximum(seconds - before, 0)))
+    opens = session_start[:-1]
+    session_index = np.repeat(np.arange(len(opens)), np.diff(session_start))
+    since_previous = np.where(
+        first_of_user[opens], -1.0, np.maximum(session_seconds[opens] - before[opens], 0)
+    )
+    repeats, recurrence, next_same = _recurrences(user, item, seconds)
+    return Timeline(
+        user=user,
+        session=session_index,
+        item=item,
+        kind=kind,
+        seconds=seconds,
+        session_seconds=session_seconds,
+        gap=gap,
+        session_gap=gap_bucket(since_previous)[session_index],
+        repeats=repeats,
+        recurrence=recurrence,
+        next_same=next_same,
+        user_start=user_start,
+        session_start=session_start,
+    )
+
+
+def _starts(groups: np.ndarray) -> np.ndarray:
+    """Where each run of equal values begins, and the end."""
+    if len(groups) == 0:
+        return np.zeros(1, np.int64)
+    return np.concatenate([[0], np.flatnonzero(groups[1:] != groups[:-1]) + 1, [len(groups)]])
+
+
+def _recurrences(user: np.ndarray, item: np.ndarray, seconds: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    count = len(item)
+    grouped = np.lexsort((np.arange(count), item, user))  # runs of one user and item, in time order
+    same_item = item[grouped][1:] == item[grouped][:-1]
+    same_user = user[grouped][1:] == user[grouped][:-1]
+    same_run = np.zeros(count, bool)
+    same_run[1:] = same_item & same_user & (item[grouped][1:] != UNKNOWN_ITEM)
+    run_start = np.maximum.accumulate(np.where(same_run, 0, np.arange(count))) if count else np.arange(0)
+    repeats, recurrence = np.empty(count, np.int64), np.empty(count, np.int64)
+    repeats[grouped] = count_bucket(np.arange(count) - run_start)
+    ordered = seconds[grouped]
+    before = np.concatenate([ordered[:1], ordered[:-1]])
+    recurrence[grouped] = gap_bucket(np.where(same_run, np.maximum(ordered - before, 0), -1.0))
+    next_same = np.full(count, count)
+    later = np.flatnonzero(same_run)
+    next_same[grouped[later - 1]] = grouped[later]
+    return repeats, recurrence, next_same
+
+
+def event_inputs(timeline: Timeline, index: np.ndarray, valid: np.ndarray, now: np.ndarray) -> Arrays:
+    """What the encoder reads of events `index` [B, W]; zero where not `valid`. Days count from `now` [B]."""
+    columns = {
+        "item": timeline.item,
+        "kind": timeline.kind,
+        "hour": hour_of(timeline.seconds),
+        "weekday": weekday_of(timeline.seconds),
+        "gap": timeline.gap,
+        "repeats": timeline.repeats,
+        "recurrence": timeline.recurrence,
+    }
+    taken = {name: np.where(valid, column[index], 0) for name, column in columns.items()}
+    days = (timeline.seconds[index] - now[:, None]) / SECONDS_PER_DAY
+    return {**taken, "days": days.astype(np.float32)}
+
+
+def query_inputs(
+    timeline: Timeline, first: np.ndarray, target: np.ndarray, history: int
+) -> tuple[Arrays, Arrays]:
+    """Encoder and decoder input of sessions that begin at `first` [B] and are asked for the event at `target` [B].
+
+    The encoder sees the user's last `history` events before the session, the decoder the session up to the
+    target. A session without an event yet is one whose `first` equals `target`: then its time is that of the
+    event at `target`, which must exist to say so.
+    """
+    start = np.maximum(timeline.user_start[timeline.user[first]], first - history)
+    length = first - start
+    column = np.arange(max(1, int(length.max())))
+    valid = column < length[:, None]
+    index = np.where(valid, start[:, None] + column, first[:, None])
+    now = timeline.session_seconds[first]
+    age = gap_bucket(np.maximum(now[:, None] - timeline.seconds[index], 0))
+    tokens, kinds, count = _session_tokens(timeline, first, target)
+    query = {
+        "history": np.where(valid, timeline.item[index], PADDING_ITEM),
+        "age_bucket": age,
+        "is_last": (timeline.next_same[index] >= first[:, None]).astype(np.int64),
+        "tokens": tokens,
+        "token_kinds": kinds,
+        "length": count + 1,
+        "hour": hour_of(now),
+        "weekday": weekday_of(now),
+        "session_gap": timeline.session_gap[first],
+    }
+    return event_inputs(timeline, index, valid, now), query
+
+
+def _session_tokens(
+    timeline: Timeline, first: np.ndarray, target: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Items and kinds of the session's last tokens [B, L], the beginning (0) first, and their number [B]."""
+    begin = np.maximum(first, target - MAX_TOKENS + 1)
+    count = target - begin
+    column = np.arange(int(count.max()) + 1)
+    used = (column > 0) & (column <= count[:, None])
+    index = np.minimum(begin[:, None] + np.maximum(column - 1, 0), len(timeline) - 1)
+    return np.where(used, timeline.item[index], PADDING_ITEM), np.where(used, timeline.kind[index], 0), count

@@ -1,0 +1,73 @@
+"""A trained network on disk: sizes and vocabulary as JSON, weights as a NumPy archive, two ONNX graphs.
+
+No pickled code: everything here can be read without trusting whoever wrote it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from recsys_tasks.errors import InputError
+from recsys_tasks.features.vocabulary import Vocabulary
+from recsys_tasks.model.network import NetworkConfig, Recommender
+from recsys_tasks.model.training import build_network
+
+CONFIG, VOCABULARY, WEIGHTS = "network.json", "vocabulary.json", "weights.npz"
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A network with the vocabulary it was trained with."""
+
+    network: Recommender
+    vocabulary: Vocabulary
+
+
+def save_model(model: TrainedModel, folder: Path) -> None:
+    """Writes the network's sizes, weights and vocabulary."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CONFIG).write_text(json.dumps(asdict(model.network.config), indent=2), encoding="utf-8")
+    model.vocabulary.save(folder / VOCABULARY)
+    weights = {name: value.cpu().numpy() for name, value in model.network.state_dict().items()}
+    np.savez(folder / WEIGHTS, **weights)  # type: ignore[arg-type]
+
+
+def load_model(folder: Path) -> TrainedModel:
+    """Reads what `save_model` wrote.
+
+    Raises:
+        InputError: a file is missing, or the weights are of other sizes.
+    """
+    try:
+        stored = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        vocabulary = Vocabulary.load(folder / VOCABULARY)
+        config = NetworkConfig(**{**stored, "category_sizes": tuple(stored["category_sizes"])})
+        network = build_network(config, vocabulary)
+        with np.load(folder / WEIGHTS, allow_pickle=False) as weights:
+            network.load_state_dict({name: torch.from_numpy(weights[name]) for name in weights.files})
+    except (OSError, TypeError, RuntimeError, KeyError) as error:
+        raise InputError(f"{folder} does not hold a model of this version: {error}") from error
+    network.eval()
+    return TrainedModel(network, vocabulary)
+
+
+def warm_start(network: Recommender, vocabulary: Vocabulary, champion: TrainedModel) -> int:
+    """Takes over the champion's weights where shapes agree and the rows of items both know; returns how many."""
+    ours, theirs = network.state_dict(), champion.network.state_dict()
+    rows = champion.vocabulary.numbers(vocabulary.item_ids)
+    first = len(vocabulary) - len(vocabulary.item_ids)
+    shared = np.flatnonzero(rows >= first)
+    mine, other = torch.from_numpy(shared + first), torch.from_numpy(rows[shared])
+    for name, value in theirs.items():
+        if name in ("items.own.weight", "items.bias"):
+            ours[name][mine] = value[other]
+            ours[name][:first] = value[:first]
+        elif name in ours and ours[name].shape == value.shape and name != "items.categories":
+            ours[name] = value.clone()
+    network.load_state_dict(ours)
+    return len(shared)

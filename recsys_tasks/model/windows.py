@@ -1,0 +1,111 @@
+"""Training batches cut from a timeline: windows of one user's events each, without a loop over events."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recsys_tasks.features.sequences import SECONDS_PER_DAY, Timeline, event_inputs, hour_of, weekday_of
+from recsys_tasks.model.network import Events, Window
+from recsys_tasks.names import PADDING_ITEM
+
+Spans = tuple[np.ndarray, np.ndarray]
+
+
+def epoch_windows(
+    timeline: Timeline, stops: np.ndarray, width: int, tokens: int, rng: np.random.Generator
+) -> Iterator[Spans]:
+    """Batches of windows [start, stop) that cover every event before its user's stop [U] once.
+
+    Windows have at most `width` events, cut at random offsets; those of a batch are of similar length, with
+    about `tokens` events together.
+    """
+    starts = timeline.user_start[:-1]
+    some = stops > starts
+    starts, stops = starts[some], stops[some]
+    offset = np.where(stops - starts > width, rng.integers(1, width + 1, len(starts)), width)
+    pieces = 1 + np.maximum(0, -(-(stops - starts - offset) // width))
+    owner = np.repeat(np.arange(len(starts)), pieces)
+    nth = np.arange(len(owner)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+    later = starts[owner] + offset[owner] + (nth - 1) * width
+    begin = np.where(nth == 0, starts[owner], later)
+    end = np.minimum(starts[owner] + offset[owner] + nth * width, stops[owner])
+    by_length = np.argsort(end - begin + rng.random(len(begin)) * 32, kind="stable")[::-1]
+    begin, end = begin[by_length], end[by_length]
+    cuts = _batch_cuts(end - begin, tokens)
+    for batch in rng.permutation(len(cuts) - 1):
+        part = slice(cuts[batch], cuts[batch + 1])
+        yield begin[part], end[part]
+
+
+def _batch_cuts(lengths: np.ndarray, tokens: int) -> list[int]:
+    """Where batches of about `tokens` events begin, among windows from long to short."""
+    cuts = [0]
+    while cuts[-1] < len(lengths):
+        longest = int(lengths[cuts[-1]]) + 32
+        cuts.append(min(cuts[-1] + max(1, tokens // longest), len(lengths)))
+    return cuts
+
+
+def training_stops(timeline: Timeline, split: np.ndarray) -> np.ndarray:
+    """Where the training events of each user end [U]; sessions of later parts come after them."""
+    in_training = split[timeline.session] == 0
+    counts = np.concatenate([[0], np.cumsum(in_training)])
+    return timeline.user_start[:-1] + counts[timeline.user_start[1:]] - counts[timeline.user_start[:-1]]
+
+
+def window_batch(timeline: Timeline, start: np.ndarray, stop: np.ndarray) -> Window:
+    """The windows [start, stop) of a timeline as one batch, padded at the end."""
+    rows = np.arange(len(start))[:, None]
+    length = stop - start
+    width = int(length.max())
+    column = np.arange(width)
+    valid = column < length[:, None]
+    index = np.where(valid, start[:, None] + column, stop[:, None] - 1)
+    session = timeline.session[index] - timeline.session[index[:, :1]]
+    opens = np.ones(index.shape, bool)
+    opens[:, 1:] = session[:, 1:] != session[:, :-1]
+    first = np.maximum.accumulate(np.where(opens, column, 0), 1)
+    follows = valid & ~opens
+    now = timeline.session_seconds[stop - 1]
+    sessions = int(session.max()) + 1
+    session_first = np.full((len(start), sessions), width)
+    session_first[rows, session] = first
+    session_days = np.zeros((len(start), sessions), np.float32)
+    session_days[rows, session] = (timeline.session_seconds[index] - now[:, None]) / SECONDS_PER_DAY
+    began = timeline.session_seconds[index]
+    return Window(
+        Events(**{name: _tensor(values) for name, values in event_inputs(timeline, index, valid, now).items()}),
+        previous=_tensor(np.where(follows, np.roll(timeline.item[index], 1, 1), PADDING_ITEM)),
+        previous_kind=_tensor(np.where(follows, np.roll(timeline.kind[index], 1, 1), 0)),
+        place=_tensor(column - first),
+        session=_tensor(session),
+        session_hour=_tensor(hour_of(began)),
+        session_weekday=_tensor(weekday_of(began)),
+        session_gap=_tensor(timeline.session_gap[index]),
+        session_days=_tensor(session_days),
+        session_first=_tensor(session_first),
+        next_same=_tensor(np.minimum(timeline.next_same[index] - start[:, None], width)),
+        same_in_session=_tensor(_first_in_session(timeline.item[index], session, sessions)),
+    )
+
+
+def _first_in_session(item: np.ndarray, session: np.ndarray, sessions: int) -> np.ndarray:
+    """Where in each session the item of each event comes first [B, S, W]; W where it does not."""
+    batch, width = item.shape
+    rows = np.arange(batch)[:, None]
+    pairs = rows * (int(item.max()) + 1) + item
+    distinct, number = np.unique(pairs, return_inverse=True)
+    number = number.reshape(item.shape) - np.searchsorted(distinct, rows * (int(item.max()) + 1))
+    table = np.full((batch, sessions, int(number.max()) + 1), width, np.int16)
+    backwards = np.arange(width)[::-1]
+    table[rows, session[:, ::-1], number[:, ::-1]] = backwards  # of equals, the first is written last
+    wanted = np.broadcast_to(number[:, None], (batch, sessions, width))
+    return np.take_along_axis(table, wanted, 2)
+
+
+def _tensor(values: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(values))
