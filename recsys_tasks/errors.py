@@ -1,15 +1,15 @@
 """Every error that callers of this package handle.
 
-    RecsysError
-    ├── InputError              what was given is wrong: fix it, retrying does not help
-    │   ├── ConfigurationError      a setting, a mapping file or an argument
-    │   ├── MalformedFile           an input file cannot be read at a given line
-    │   ├── BatchRejected           a landed batch is bad as a whole
-    │   └── NotEnoughData           a snapshot or a training set would be empty
-    ├── UnavailableError        something we depend on does not answer: retrying may help
-    └── InvariantError          something that must hold does not: ours to mend
-        ├── BundleCorrupt           a bundle's files do not match its manifest
-        └── GoldenMismatch          a model does not give the answers it was exported with
+RecsysError
+├── InputError              what was given is wrong: fix it, retrying does not help
+│   ├── ConfigurationError      a setting, a mapping file or an argument
+│   ├── MalformedFile           an input file cannot be read at a given line
+│   ├── BatchRejected           a landed batch is bad as a whole
+│   └── NotEnoughData           a snapshot or a training set would be empty
+├── UnavailableError        something we depend on does not answer: retrying may help
+└── InvariantError          something that must hold does not: ours to mend
+    ├── BundleCorrupt           a bundle's files do not match its manifest
+    └── GoldenMismatch          a model does not give the answers it was exported with
 """
 
 from __future__ import annotations

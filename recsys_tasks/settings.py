@@ -35,11 +35,19 @@ class Settings(BaseSettings):
     min_item_events: int = Field(10, ge=1, description="items with fewer training events are unknown")
     validation_share: float = Field(0.04, gt=0, lt=0.5, description="share of latest sessions before the test")
     test_share: float = Field(0.04, gt=0, lt=0.5, description="share of latest sessions for the test")
-    training_seconds: float = Field(240, gt=0, description="time budget of a training from scratch")
-    incremental_seconds: float = Field(60, gt=0, description="time budget when starting from the champion")
+    training_epochs: int = Field(4, ge=1, description="epochs of a training, at most")
+    training_seconds: float = Field(150, gt=0, description="time budget of a training from scratch")
+    incremental_seconds: float = Field(45, gt=0, description="time budget when starting from the champion")
+    training_threads: int = Field(0, ge=0, description="CPU threads of a training; 0 leaves the choice to torch")
+    seed: int = Field(0, description="seed of every random number")
     champion_margin: float = Field(
         0.01, ge=0, description="relative loss against the champion that the gate still accepts"
     )
+
+    sample_users: int | None = Field(
+        None, ge=1, description="take only this many households of Complete Journey, for a quick look"
+    )
+    feedback_schedule: str = Field("*/10 * * * *", description="when the endpoints' journals are collected")
 
     @property
     def snapshots(self) -> Path:

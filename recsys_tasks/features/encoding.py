@@ -34,8 +34,7 @@ def snapshot_vocabulary(snapshot: Snapshot) -> Vocabulary:
     """The vocabulary of a snapshot: items often enough acted on before its validation part."""
     table = snapshot.item_table()
     text = {
-        name: tuple(value or "" for value in table[name].to_pylist())
-        for name in ("title", "category_path", "brand")
+        name: tuple(value or "" for value in table[name].to_pylist()) for name in ("title", "category_path", "brand")
     }
     return Vocabulary(
         item_ids=tuple(table["item_id"].to_pylist()),

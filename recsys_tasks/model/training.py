@@ -117,7 +117,12 @@ class _Loop:
     """The state of one training: optimiser, schedule, random numbers, counters."""
 
     def __init__(
-        self, network: Recommender, timeline: Timeline, stops: np.ndarray, vocabulary: Vocabulary, config: TrainingConfig
+        self,
+        network: Recommender,
+        timeline: Timeline,
+        stops: np.ndarray,
+        vocabulary: Vocabulary,
+        config: TrainingConfig,
     ) -> None:
         self.network, self.timeline, self.stops, self.config = network, timeline, stops, config
         self.tokens_per_epoch = int((stops - timeline.user_start[:-1]).sum())
@@ -151,7 +156,9 @@ class _Loop:
         loss_sum, targets = 0.0, 0
         spans = epoch_windows(self.timeline, self.stops, self.config.window, self.config.batch_tokens, self.random)
         title = f"epoch {number}"
-        with tqdm(total=self.tokens_per_epoch, desc=title, unit="tok", unit_scale=True, mininterval=5, file=sys.stdout) as bar:
+        with tqdm(
+            total=self.tokens_per_epoch, desc=title, unit="tok", unit_scale=True, mininterval=5, file=sys.stdout
+        ) as bar:
             for span in spans:
                 if self.out_of_time:
                     break

@@ -71,7 +71,9 @@ def validate(
     quarantined = _count_quarantined(engine, batch_id)
     problem = _whole_batch_problem(batch, quarantined, max_bad_share, rules, unusual)
     if problem:
-        message = f"Batch {batch_id} ({batch.origin}) was rejected: {problem}. Nothing of it was loaded. Details: {docs}"
+        message = (
+            f"Batch {batch_id} ({batch.origin}) was rejected: {problem}. Nothing of it was loaded. Details: {docs}"
+        )
         _finish(engine, batch_id, "rejected", quarantined, message)
         raise BatchRejected(message)
     _finish(engine, batch_id, "validated", quarantined, None)
@@ -79,7 +81,7 @@ def validate(
     return ValidationReport(batch_id, batch.read_rows, quarantined, rules, docs)
 
 
-class _checked_table:  # noqa: N801
+class _checked_table:
     """A table, for the time of a check, with one landed kind of a batch as `sql/validation/<kind>.sql` sees it."""
 
     def __init__(self, engine: Engine, kind: str, batch_id: str) -> None:
@@ -99,9 +101,7 @@ class _checked_table:  # noqa: N801
             connection.execute(text(f'drop table if exists "{self._name}"'))
 
 
-def _check_rows(
-    engine: Engine, context: EphemeralDataContext, batch_id: str, kind: str, table: str
-) -> dict[str, int]:
+def _check_rows(engine: Engine, context: EphemeralDataContext, batch_id: str, kind: str, table: str) -> dict[str, int]:
     """Runs a kind's suite; quarantines the rows that broke it. The count of rows for each broken rule."""
     whole = _whole_table(engine, context, table)
     result = _run(context, f"{kind} {batch_id}", whole, suite(kind))
@@ -135,7 +135,9 @@ def _run(
     found: dict[str, Any] = next(iter(outcome.run_results.values())).to_json_dict()
     for result in found["results"]:
         if result["exception_info"].get("raised_exception"):
-            raise InvariantError(f"Rule {result['expectation_config']['meta']} could not be checked: {result['exception_info']}")
+            raise InvariantError(
+                f"Rule {result['expectation_config']['meta']} could not be checked: {result['exception_info']}"
+            )
     return found
 
 
@@ -150,7 +152,9 @@ def _quarantine(engine: Engine, batch_id: str, kind: str, found: dict[str, Any])
         count = connection.execute(query, values).rowcount
     expected = found["result"]["unexpected_count"]
     if count != expected:
-        raise InvariantError(f"Rule {meta['rule']} found {expected} bad rows in {batch_id} but {count} were quarantined")
+        raise InvariantError(
+            f"Rule {meta['rule']} found {expected} bad rows in {batch_id} but {count} were quarantined"
+        )
     return count
 
 
@@ -197,9 +201,7 @@ def _whole_batch_problem(
 
 def _reset(engine: Engine, batch_id: str) -> None:
     with engine.begin() as connection:
-        connection.execute(
-            text("delete from quarantine where batch_id = :id and kind <> 'lines'"), {"id": batch_id}
-        )
+        connection.execute(text("delete from quarantine where batch_id = :id and kind <> 'lines'"), {"id": batch_id})
 
 
 def _count_quarantined(engine: Engine, batch_id: str) -> int:

@@ -39,7 +39,9 @@ def _events() -> list[Expectation]:
         ),
         _present("event_time_utc", "event_time_is_time", "the time is missing or not an ISO 8601 time"),
         gxe.ExpectColumnValuesToBeBetween(
-            column="event_time_utc", max_value=latest, meta=_meta("event_time_not_in_future", "the time is in the future")
+            column="event_time_utc",
+            max_value=latest,
+            meta=_meta("event_time_not_in_future", "the time is in the future"),
         ),
         _present("user_or_session", "user_or_session_present", "an event needs a user or a session"),
         _true("names_an_item", "item_present", "an event other than a search needs an item"),

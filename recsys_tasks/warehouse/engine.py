@@ -33,9 +33,7 @@ def engine() -> Engine:
     Raises:
         UnavailableError: the warehouse does not answer.
     """
-    made = sqlalchemy.create_engine(
-        database_url(), pool_pre_ping=True, connect_args={"options": "-c timezone=UTC"}
-    )
+    made = sqlalchemy.create_engine(database_url(), pool_pre_ping=True, connect_args={"options": "-c timezone=UTC"})
     try:
         migrate(made)
     except OperationalError as error:

@@ -1,0 +1,48 @@
+"""The warehouse's events into an immutable feature snapshot."""
+
+from airflow.sdk import Param, dag, task
+
+from recsys_tasks import orchestration as loop
+
+DOC = """
+### What it does
+Cuts the events before a cut-off time into timelines and sessions by the SQL in `sql/features/`, and keeps them as
+Parquet files with the vocabulary and the times where the validation and the test part begin.
+
+**Reads** `events`, `items`. **Writes** a folder under `RECSYS_HOME/snapshots`, a row of `snapshots`, and the asset
+`snapshot`.
+
+### Run it again
+Always safe: the same events and cut-off give the same snapshot. As of a past time: trigger it with
+`{"cutoff": "2017-12-11T00:00:00+00:00"}`.
+
+### When it fails
+* `NotEnoughData`: ingest more, or lower `RECSYS_MIN_ITEM_EVENTS`; the message says which.
+"""
+
+
+@dag(
+    schedule=[loop.EVENTS],
+    max_active_runs=1,
+    default_args=loop.DEFAULT_ARGS,
+    params={"cutoff": Param(None, type=["null", "string"], format="date-time", description="as of when")},
+    doc_md=DOC,
+    tags=["warehouse", "model"],
+)
+def build_features() -> None:
+    @task(outlets=[loop.SNAPSHOT])
+    @loop.failing_fast
+    def snapshot(params=None, outlet_events=None) -> str:
+        from datetime import datetime
+
+        from recsys_tasks import steps
+
+        cutoff = params["cutoff"] and datetime.fromisoformat(params["cutoff"])
+        built = steps.build_features(cutoff)
+        outlet_events[loop.SNAPSHOT].extra = {"snapshot_id": built.snapshot_id}
+        return built.snapshot_id
+
+    snapshot()
+
+
+build_features()

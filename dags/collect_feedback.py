@@ -1,0 +1,64 @@
+"""What the endpoints saw into the warehouse's events."""
+
+from airflow.sdk import dag, task
+from airflow.sdk.exceptions import AirflowSkipException
+
+from recsys_tasks import orchestration as loop
+from recsys_tasks.settings import settings
+
+DOC = """
+### What it does
+Fetches what is new in every endpoint's journal (impressions, views, carts, purchases), takes it through landing
+and validation like any source, and moves the cursor only when it is loaded.
+
+**Reads** the endpoints' journals. **Writes** `RECSYS_HOME/landing/feedback`, the warehouse, and the asset
+`events` if there was something new.
+
+### Run it again
+Always safe: the same bytes make the same batch, and an event is known by its id.
+
+### When it fails
+* `UnavailableError`: an endpoint does not answer. Its journal keeps everything; the next run takes it.
+* `ConfigurationError`: `RECSYS_ADMIN_TOKEN` differs from the endpoint's.
+"""
+
+
+@dag(
+    schedule=settings().feedback_schedule,
+    start_date=loop.FIRST_INTERVAL,
+    catchup=False,
+    max_active_runs=1,
+    default_args=loop.DEFAULT_ARGS,
+    doc_md=DOC,
+    tags=["warehouse", "serving"],
+)
+def collect_feedback() -> None:
+    @task(multiple_outputs=False)
+    @loop.failing_fast
+    def fetch() -> list[dict]:
+        from dataclasses import asdict
+
+        from recsys_tasks import steps
+
+        portions = steps.fetch_feedback()
+        if not portions:
+            raise AirflowSkipException("Nothing new in any journal")
+        return [asdict(portion) for portion in portions]
+
+    @task(outlets=[loop.EVENTS])
+    @loop.failing_fast
+    def load(portions: list[dict], outlet_events=None) -> int:
+        from recsys_tasks import steps
+        from recsys_tasks.feedback import Portion
+
+        reports = steps.load_feedback([Portion(**portion) for portion in portions])
+        inserted = sum(report.inserted for report in reports)
+        if inserted == 0:
+            raise AirflowSkipException("Every event was known already")
+        outlet_events[loop.EVENTS].extra = {"inserted": inserted}
+        return inserted
+
+    load(fetch())
+
+
+collect_feedback()

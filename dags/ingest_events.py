@@ -1,0 +1,78 @@
+"""Source files, or a week of the default source, into the warehouse's events."""
+
+from datetime import UTC, datetime
+
+from airflow.sdk import CronDataIntervalTimetable, Param, dag, task
+from airflow.sdk.exceptions import AirflowSkipException
+
+from recsys_tasks import orchestration as loop
+
+DOC = """
+### What it does
+Lands a source's rows as text, checks them with Great Expectations, quarantines bad ones with their reason and
+loads the rest into `items`, `users` and `events`.
+
+**Reads** the source in `params` (by default The Complete Journey, a week per data interval; the first interval
+takes the year before it along). **Writes** the warehouse, the data docs, and the asset `events`, once nothing
+later is due.
+
+### Run it again
+Always safe: a batch is known by its content. Backfill with
+`airflow backfill create --dag-id ingest_events --from-date 2017-12-04 --to-date 2017-12-18`.
+For files: trigger it with `{"source": "retailrocket", "paths": ["/path/to/file.tsv"]}`.
+
+### When it fails
+* `BatchRejected`: too many bad rows or an unusual volume. Nothing was loaded; the message has the address of the
+  data docs. Mend the source, or raise `RECSYS_MAX_BAD_SHARE`, and clear the task.
+* `MalformedFile`: the message names file and line. Nothing of that file was loaded.
+* `ConfigurationError`: an unknown source or a wrong mapping; the message names the key.
+"""
+
+
+@dag(
+    schedule=CronDataIntervalTimetable("0 0 * * 1", timezone="UTC"),
+    start_date=loop.FIRST_INTERVAL,
+    end_date=loop.ingestion_end() - loop.WEEK,
+    catchup=True,
+    max_active_runs=1,
+    default_args=loop.DEFAULT_ARGS,
+    params={
+        "source": Param("complete_journey", type="string", description="a source's name, or a mapping file"),
+        "paths": Param([], type="array", items={"type": "string"}, description="files, for sources that read files"),
+    },
+    doc_md=DOC,
+    tags=["warehouse"],
+)
+def ingest_events() -> None:
+    @task
+    @loop.failing_fast
+    def land(params=None, data_interval_start=None, data_interval_end=None) -> list[str]:
+        from recsys_tasks import steps
+
+        interval = loop.interval_to_ingest(data_interval_start, data_interval_end)
+        return steps.land_source(params["source"], params["paths"], interval)
+
+    @task
+    @loop.failing_fast
+    def validate(batch_ids: list[str]) -> list[str]:
+        from recsys_tasks import steps
+
+        return [report.batch_id for report in steps.validate_batches(batch_ids)]
+
+    @task
+    @loop.failing_fast
+    def load(batch_ids: list[str]) -> int:
+        from recsys_tasks import steps
+
+        return sum(report.inserted for report in steps.load_batches(batch_ids))
+
+    @task(outlets=[loop.EVENTS])
+    def announce(inserted: int, data_interval_end=None, outlet_events=None) -> None:
+        if not loop.is_latest(data_interval_end, datetime.now(UTC)):
+            raise AirflowSkipException("A later interval is due: its run announces the events of both")
+        outlet_events[loop.EVENTS].extra = {"inserted": inserted}
+
+    announce(load(validate(land())))
+
+
+ingest_events()

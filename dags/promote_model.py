@@ -1,0 +1,72 @@
+"""The challenger through the gate and onto the endpoints."""
+
+from airflow.sdk import Param, dag, task
+from airflow.sdk.exceptions import AirflowSkipException
+
+from recsys_tasks import orchestration as loop
+
+DOC = """
+### What it does
+Compares the challenger with the baselines and the champion on the same held-out sessions. If it is good enough:
+builds its bundle (ONNX graphs, histories, checksums, golden requests with their answers), puts it on every
+endpoint of `RECSYS_ENDPOINT_URLS`, checks what they answer, and only then moves the alias `champion`.
+
+**Reads** MLflow, the version's snapshot. **Writes** the endpoints, the aliases, the version's tags, a row of
+`promotions`, and the asset `champion`.
+
+### Run it again
+Always safe: a bundle is known by its content, and one that serves already is left alone. A certain version:
+trigger it with `{"version": "7"}`. Back to the one before: `python -m recsys_tasks rollback`.
+
+### When it fails
+The old champion serves everywhere, whatever failed.
+* `judge` is *skipped onward*: the gate refused; its log and `promotions.reasons` have every number.
+* `PushFailed`: an endpoint refused the bundle or answers otherwise than it should; those that had taken it were
+  put back.
+* `UnavailableError`: an endpoint does not answer; the task is tried again.
+* `ConfigurationError`: `RECSYS_ADMIN_TOKEN` differs from the endpoint's.
+"""
+
+
+@dag(
+    schedule=[loop.CHALLENGER_VERSION],
+    max_active_runs=1,
+    default_args=loop.DEFAULT_ARGS,
+    params={"version": Param(None, type=["null", "string"], description="default: what started the run")},
+    doc_md=DOC,
+    tags=["model", "serving"],
+)
+def promote_model() -> None:
+    @task(multiple_outputs=False)
+    @loop.failing_fast
+    def judge(params=None, triggering_asset_events=None) -> dict:
+        from recsys_tasks import steps
+
+        wanted = params["version"] or loop.from_event(triggering_asset_events, "version")
+        number, decision = steps.judge(wanted)
+        if not decision.promote:
+            raise AirflowSkipException(f"Version {number} is refused: {'; '.join(decision.reasons)}")
+        return {"version": number, "reasons": decision.reasons}
+
+    @task(multiple_outputs=False)
+    @loop.failing_fast
+    def build(approved: dict) -> dict:
+        from recsys_tasks import steps
+
+        return approved | {"bundle": str(steps.bundle(approved["version"]))}
+
+    @task(outlets=[loop.CHAMPION_VERSION])
+    @loop.failing_fast
+    def activate(built: dict, outlet_events=None) -> str:
+        from pathlib import Path
+
+        from recsys_tasks import steps
+
+        steps.activate(built["version"], Path(built["bundle"]), built["reasons"])
+        outlet_events[loop.CHAMPION_VERSION].extra = {"version": built["version"]}
+        return built["version"]
+
+    activate(build(judge()))
+
+
+promote_model()

@@ -1,0 +1,65 @@
+"""A snapshot into a registered challenger."""
+
+from datetime import timedelta
+
+from airflow.sdk import Param, dag, task
+
+from recsys_tasks import orchestration as loop
+
+DOC = """
+### What it does
+Trains the encoder-decoder Transformer on a snapshot, from the champion's weights where there is a champion;
+evaluates it and the baselines on the snapshot's test part; registers it as `session-recommender` with the alias
+`challenger`.
+
+**Reads** a snapshot. **Writes** an MLflow run with parameters, metrics per epoch, the evaluation and the model,
+and the asset `challenger`.
+
+### Run it again
+Safe: a new run of the same snapshot, seed and threads gives the same model under a new version. For an older
+snapshot: trigger it with `{"snapshot_id": "…"}`.
+
+### When it fails
+* `NotEnoughData`: the snapshot has no training part.
+* `InvariantError: the loss is nan`: the message names the batch; lower the rate.
+* Out of memory: lower `batch_tokens` or `window` in `TrainingConfig`.
+"""
+
+
+@dag(
+    schedule=[loop.SNAPSHOT],
+    max_active_runs=1,
+    default_args=loop.DEFAULT_ARGS | {"execution_timeout": timedelta(hours=6)},
+    params={"snapshot_id": Param(None, type=["null", "string"], description="default: what started the run")},
+    doc_md=DOC,
+    tags=["model"],
+)
+def train_model() -> None:
+    @task
+    @loop.failing_fast
+    def train(params=None, triggering_asset_events=None) -> str:
+        from recsys_tasks import steps
+
+        return steps.train_model(params["snapshot_id"] or loop.from_event(triggering_asset_events, "snapshot_id"))
+
+    @task
+    @loop.failing_fast
+    def evaluate(run_id: str) -> str:
+        from recsys_tasks import steps
+
+        steps.evaluate_run(run_id)
+        return run_id
+
+    @task(outlets=[loop.CHALLENGER_VERSION])
+    @loop.failing_fast
+    def register(run_id: str, outlet_events=None) -> str:
+        from recsys_tasks import steps
+
+        number = steps.register_run(run_id)
+        outlet_events[loop.CHALLENGER_VERSION].extra = {"version": number}
+        return number
+
+    register(evaluate(train()))
+
+
+train_model()

@@ -1,0 +1,74 @@
+"""What the DAG files share: assets, retry policy, and the default source's place in time."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from airflow.sdk import Asset
+
+from recsys_tasks.ingestion.batch import Interval
+from recsys_tasks.settings import settings
+
+EVENTS = Asset("events", uri="x-recsys://warehouse/events")
+SNAPSHOT = Asset("snapshot", uri="x-recsys://snapshots/latest")
+CHALLENGER_VERSION = Asset("challenger", uri="x-recsys://models/challenger")
+CHAMPION_VERSION = Asset("champion", uri="x-recsys://models/champion")
+
+OWNER = "recommendations"
+# Retries help where something does not answer. Wrong input fails at once, see `failing_fast`.
+DEFAULT_ARGS: dict[str, Any] = {
+    "owner": OWNER,
+    "retries": 2,
+    "retry_delay": timedelta(seconds=20),
+    "retry_exponential_backoff": True,
+    "max_retry_delay": timedelta(minutes=10),
+}
+
+WEEK = timedelta(days=7)
+# The default source is the year 2017: all of it up to the end of the first interval is one load.
+YEAR_START = datetime(2017, 1, 1, tzinfo=UTC)
+FIRST_INTERVAL = datetime(2017, 12, 4, tzinfo=UTC)
+YEAR_END = datetime(2018, 1, 8, tzinfo=UTC)
+
+
+def ingestion_end() -> datetime:
+    """Up to when the default source is ingested: its end, or where its replay through the endpoint begins."""
+    configured = settings().replay_from
+    return datetime.fromisoformat(configured).astimezone(UTC) if configured else YEAR_END
+
+
+def interval_to_ingest(start: datetime | None, end: datetime | None) -> Interval:
+    """A run's data interval; the first one takes the year before it along, a run without one takes all."""
+    if start is None or end is None:
+        return Interval(YEAR_START, ingestion_end())
+    return Interval(YEAR_START if start <= FIRST_INTERVAL else start, end)
+
+
+def is_latest(end: datetime | None, now: datetime) -> bool:
+    """Whether no later interval is due yet, so that a catch-up of many weeks rebuilds features once, at its end."""
+    return end is None or end + WEEK > min(ingestion_end(), now)
+
+
+def failing_fast(step: Any) -> Any:
+    """The step, with errors that no retry mends raised as `AirflowFailException`."""
+    from functools import wraps
+
+    from airflow.sdk.exceptions import AirflowFailException
+
+    from recsys_tasks.errors import InputError, InvariantError
+
+    @wraps(step)
+    def failing(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return step(*args, **kwargs)
+        except (InputError, InvariantError) as error:
+            raise AirflowFailException(f"{type(error).__name__}: {error}") from error
+
+    return failing
+
+
+def from_event(events: Any, name: str) -> str | None:
+    """What the latest triggering asset event says under `name`; None for a run that no asset started."""
+    found = [event for of_asset in (events or {}).values() for event in of_asset if name in event.extra]
+    return max(found, key=lambda event: event.timestamp).extra[name] if found else None

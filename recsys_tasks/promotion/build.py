@@ -1,0 +1,105 @@
+"""Builds the bundle of a registered version: its graphs, and its users' histories as of its snapshot."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recsys_tasks.features.encoding import EncodedSnapshot, encode_snapshot
+from recsys_tasks.features.sequences import SECONDS_PER_DAY
+from recsys_tasks.features.snapshot import Snapshot
+from recsys_tasks.features.vocabulary import Vocabulary
+from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM
+from recsys_tasks.registry.versions import Version, run_files
+from recsys_tasks.serving.bundle import (
+    DECODER,
+    ENCODER,
+    GOLDEN,
+    HISTORIES,
+    VOCABULARY,
+    read_bundle,
+    seal,
+)
+from recsys_tasks.serving.engine import HISTORY, Engine
+
+_POPULAR_DAYS = 28
+_GOLDEN_USERS = 6
+
+
+def build_bundle(version: Version, snapshot: Snapshot, folder: Path) -> Path:
+    """The version's bundle, in a folder named by its digest under `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(prefix=".building-", dir=folder))
+    try:
+        with run_files(version.run_id) as files:
+            for name in (ENCODER, DECODER, VOCABULARY):
+                shutil.copy(files / name, building / name)
+        encoded = encode_snapshot(snapshot, Vocabulary.load(building / VOCABULARY))
+        np.savez(building / HISTORIES, **_histories(encoded, snapshot.cutoff.timestamp()))  # type: ignore[arg-type]
+        lineage = {
+            "model_version": version.number,
+            "run_id": version.run_id,
+            "snapshot_id": version.snapshot_id,
+            "cutoff": snapshot.cutoff.isoformat(),
+        }
+        digest = _seal_with_golden(building, lineage, _golden_requests(encoded))
+        building.chmod(0o755)
+        home = folder / digest
+        if not home.exists():
+            building.rename(home)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return home
+
+
+def _histories(encoded: EncodedSnapshot, cutoff: float) -> dict[str, np.ndarray]:
+    """The last events of every user with an id, and how often each item was acted on in the last weeks."""
+    timeline = encoded.timeline
+    known = np.asarray([row for row, user in enumerate(encoded.user_ids) if user is not None], np.int64)
+    stop = timeline.user_start[1:][known]
+    begin = np.maximum(timeline.user_start[:-1][known], stop - HISTORY)
+    length = stop - begin
+    start = np.concatenate([[0], np.cumsum(length)])
+    index = np.repeat(begin - start[:-1], length) + np.arange(start[-1])
+    recent = timeline.item[timeline.seconds >= cutoff - _POPULAR_DAYS * SECONDS_PER_DAY]
+    popularity = np.bincount(recent, minlength=len(encoded.vocabulary))
+    popularity[:FIRST_ITEM] = 0
+    return {
+        "users": np.asarray([encoded.user_ids[row] for row in known]),
+        "start": start,
+        "item": timeline.item[index].astype(np.int32),
+        "kind": timeline.kind[index].astype(np.int8),
+        "seconds": timeline.seconds[index],
+        "popularity": popularity,
+    }
+
+
+def _golden_requests(encoded: EncodedSnapshot) -> list[dict[str, Any]]:
+    """Requests of some users with and without a session, of a session alone, and of nobody."""
+    timeline, names = encoded.timeline, {code: name for name, code in EVENT_TYPE_CODES.items()}
+    requests: list[dict[str, Any]] = [{"user_id": None, "session": [], "now": float(timeline.seconds[-1]), "k": 20}]
+    known = [row for row, user in enumerate(encoded.user_ids) if user is not None]
+    for row in known[:: max(1, len(known) // _GOLDEN_USERS)][:_GOLDEN_USERS]:
+        last = timeline.user_start[row + 1] - 1
+        now = float(timeline.session_seconds[last]) + SECONDS_PER_DAY
+        items = [n for n in timeline.item[timeline.user_start[row] : last + 1][-3:].tolist() if n >= FIRST_ITEM]
+        session = [[encoded.vocabulary.item_id(number), names[int(timeline.kind[last])], now] for number in items]
+        requests.append({"user_id": encoded.user_ids[row], "session": [], "now": now, "k": 20})
+        requests.append({"user_id": encoded.user_ids[row], "session": session, "now": now, "k": 20})
+        requests.append({"user_id": None, "session": session, "now": now, "k": 20})
+    return requests
+
+
+def _seal_with_golden(building: Path, lineage: dict[str, str], requests: list[dict[str, Any]]) -> str:
+    """Answers the requests with the very files of the bundle, then seals it with the answers."""
+    (building / GOLDEN).write_text("[]", encoding="utf-8")
+    seal(building, lineage)
+    engine = Engine(read_bundle(building))
+    golden = [{"request": request, "answer": engine.answer_golden(request)} for request in requests]
+    (building / GOLDEN).write_text(json.dumps(golden), encoding="utf-8")
+    return seal(building, lineage)

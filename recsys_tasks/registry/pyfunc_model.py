@@ -1,0 +1,45 @@
+"""The registered model as MLflow loads it: models from code, so that nothing is unpickled.
+
+Input columns: `history` and `session` (item ids, oldest first), `history_times` (seconds since 1970), `now` (when
+the session began), `k`. Output: `item_ids` and `scores`, best first.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+
+from recsys_tasks.features.vocabulary import Vocabulary
+from recsys_tasks.model.files import VOCABULARY
+from recsys_tasks.names import VIEW
+from recsys_tasks.serving.bundle import Bundle, Histories
+from recsys_tasks.serving.engine import Action, Engine
+
+
+class SessionRecommender(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
+    """Answers by the very engine that the endpoint runs, from what the request alone says."""
+
+    def load_context(self, context: Any) -> None:
+        """Reads the graphs and the vocabulary among the model's artifacts."""
+        folder = Path(context.artifacts["network"])
+        vocabulary = Vocabulary.load(folder / VOCABULARY)
+        nothing = np.zeros(0, np.int64)
+        histories = Histories({}, nothing, nothing, nothing, nothing.astype(float), vocabulary.all_counts())
+        self._engine = Engine(Bundle(folder, {}, "", vocabulary, histories, []))
+
+    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+        """One list of items for each row."""
+        return pd.DataFrame([self._answer(row) for row in model_input.to_dict("records")])
+
+    def _answer(self, row: dict[str, Any]) -> dict[str, list[Any]]:
+        past = [Action(i, VIEW, float(t)) for i, t in zip(row["history"], row["history_times"], strict=True)]
+        session = [Action(item, VIEW, float(row["now"])) for item in row["session"]]
+        found = self._engine.recommend(None, past, session, float(row["now"]), int(row["k"]))
+        return {"item_ids": [item.item_id for item in found], "scores": [item.score for item in found]}
+
+
+mlflow.models.set_model(SessionRecommender())

@@ -1,0 +1,146 @@
+"""One training as an MLflow run: what went in, what came out, and the model that others can load."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+
+import mlflow
+from mlflow.models import ModelSignature
+from mlflow.types import ColSpec, DataType, Schema
+from mlflow.types.schema import Array
+
+from recsys_tasks.features.snapshot import Snapshot
+from recsys_tasks.names import CHALLENGER, REGISTERED_MODEL
+from recsys_tasks.registry.tracking import client, experiment_id
+from recsys_tasks.registry.versions import MODEL_FILES, Version
+
+_PYFUNC = Path(__file__).with_name("pyfunc_model.py")
+_SCHEMA_ROWS = 1_000
+_INPUT = Schema(
+    [
+        ColSpec(Array(DataType.string), "history"),
+        ColSpec(Array(DataType.double), "history_times"),
+        ColSpec(Array(DataType.string), "session"),
+        ColSpec(DataType.double, "now"),
+        ColSpec(DataType.long, "k"),
+    ]
+)
+_OUTPUT = Schema([ColSpec(Array(DataType.string), "item_ids"), ColSpec(Array(DataType.double), "scores")])
+
+
+def start_run(snapshot: Snapshot, parameters: dict[str, object], tags: dict[str, str]) -> str:
+    """Opens a run with its parameters, its tags and its snapshot as the logged data set; returns its id."""
+    client()
+    with mlflow.start_run(experiment_id=experiment_id(), run_name=f"train {snapshot.snapshot_id}") as run:
+        mlflow.log_params(parameters)
+        mlflow.set_tags(
+            {
+                "snapshot_id": snapshot.snapshot_id,
+                "cutoff": snapshot.cutoff.isoformat(),
+                "code_version": _code_version(),
+                "torch": version("torch"),
+                "python": platform.python_version(),
+                **tags,
+            }
+        )
+        sample = snapshot.timeline().slice(0, _SCHEMA_ROWS).to_pandas()
+        source = str(snapshot.path / "timeline.parquet")
+        digest = snapshot.snapshot_id.rsplit("-", 1)[-1]
+        dataset = mlflow.data.from_pandas(sample, source=source, name=snapshot.snapshot_id, digest=digest)
+        mlflow.log_input(dataset, context="training")
+        counts = {name: value for name, value in asdict(snapshot).items() if isinstance(value, int)}
+        mlflow.log_params({f"snapshot_{name}": value for name, value in counts.items()})
+        run_id: str = run.info.run_id
+    # The run stays open until its model is there.
+    client().update_run(run_id, status="RUNNING")
+    return run_id
+
+
+def log_epoch(run_id: str, epoch: int, figures: dict[str, float]) -> None:
+    """Adds the figures of one epoch."""
+    for name, value in figures.items():
+        client().log_metric(run_id, f"epoch_{name}", value, step=epoch)
+
+
+def log_model(run_id: str, folder: Path) -> None:
+    """Keeps the model's files, and the same files as a pyfunc model with a signature."""
+    client().log_artifacts(run_id, str(folder), MODEL_FILES)
+    with mlflow.start_run(run_id=run_id):
+        mlflow.pyfunc.log_model(
+            name="model",
+            python_model=str(_PYFUNC),
+            artifacts={"network": str(folder)},
+            signature=ModelSignature(_INPUT, _OUTPUT),
+            pip_requirements=[f"{name}=={version(name)}" for name in ("numpy", "onnxruntime", "pandas")],
+        )
+
+
+def log_evaluation(run_id: str, table: dict[str, dict[str, float]]) -> None:
+    """Adds metrics per model (`test`, then each baseline) as `name/metric`, and the same as one JSON artifact."""
+    found = client()
+    for name, metrics in table.items():
+        for metric, value in metrics.items():
+            found.log_metric(run_id, f"{name}/{metric}", value)
+    found.log_dict(run_id, table, "evaluation.json")
+
+
+def evaluation_of(run_id: str) -> dict[str, dict[str, float]]:
+    """The metrics that `log_evaluation` added."""
+    table: dict[str, dict[str, float]] = {}
+    for name, value in client().get_run(run_id).data.metrics.items():
+        model, _, metric = name.rpartition("/")
+        if model:
+            table.setdefault(model, {})[metric] = value
+    return table
+
+
+def register(run_id: str) -> Version:
+    """Registers the run's model as a version, once, and makes it the challenger."""
+    found = client()
+    run = found.get_run(run_id)
+    snapshot_id = run.data.tags["snapshot_id"]
+    if not any(model.name == REGISTERED_MODEL for model in found.search_registered_models()):
+        found.create_registered_model(REGISTERED_MODEL, description="Next items of a session, from history and session")
+    known = [v for v in found.search_model_versions(f"name='{REGISTERED_MODEL}'") if v.run_id == run_id]
+    if known:
+        number = str(known[0].version)
+    else:
+        logged = run.outputs.model_outputs[0].model_id
+        made = found.create_model_version(
+            REGISTERED_MODEL, f"models:/{logged}", run_id, tags={"snapshot_id": snapshot_id}, model_id=logged
+        )
+        number = str(made.version)
+    found.set_registered_model_alias(REGISTERED_MODEL, CHALLENGER, number)
+    return Version(number, run_id, snapshot_id)
+
+
+def finish_run(run_id: str, status: str) -> None:
+    """Closes a run as FINISHED or FAILED."""
+    client().set_terminated(run_id, status)
+
+
+def tag_decision(version: Version, decision: str, reasons: list[str]) -> None:
+    """Writes the gate's decision to the version and its run."""
+    found = client()
+    for name, value in (("decision", decision), ("reasons", "; ".join(reasons)[:4_000])):
+        found.set_model_version_tag(REGISTERED_MODEL, version.number, name, value)
+        found.set_tag(version.run_id, name, value)
+
+
+def _code_version() -> str:
+    """The commit of the checkout, or the package's version where there is none."""
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty"],  # noqa: S607
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return version("session-recommender")
+    return described.stdout.strip()

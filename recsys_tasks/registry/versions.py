@@ -1,0 +1,76 @@
+"""Versions of the registered model and the aliases that say which of them matter."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlflow
+from mlflow.exceptions import MlflowException
+
+from recsys_tasks.errors import InputError
+from recsys_tasks.model.files import TrainedModel, load_model
+from recsys_tasks.names import CHAMPION, PREVIOUS, REGISTERED_MODEL
+from recsys_tasks.registry.tracking import client
+
+MODEL_FILES = "network"  # the run's artifact folder with what `model.files` writes, and the graphs
+
+
+@dataclass(frozen=True)
+class Version:
+    """A registered version, its run, and the snapshot it was trained on."""
+
+    number: str
+    run_id: str
+    snapshot_id: str
+
+
+def version_by_alias(alias: str) -> Version | None:
+    """The version that an alias points at, if any."""
+    try:
+        found = client().get_model_version_by_alias(REGISTERED_MODEL, alias)
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise
+    return Version(str(found.version), found.run_id, found.tags["snapshot_id"])
+
+
+def version_by_number(number: str) -> Version:
+    """The version of that number.
+
+    Raises:
+        InputError: there is none.
+    """
+    try:
+        found = client().get_model_version(REGISTERED_MODEL, number)
+    except MlflowException as error:
+        raise InputError(f"No version {number} of {REGISTERED_MODEL}: {error.message}") from error
+    return Version(str(found.version), found.run_id, found.tags["snapshot_id"])
+
+
+def move_champion(version: Version) -> None:
+    """Points `champion` at a version and `previous` at the one it pointed at before."""
+    before = version_by_alias(CHAMPION)
+    if before is not None and before.number == version.number:
+        return
+    if before is not None:
+        client().set_registered_model_alias(REGISTERED_MODEL, PREVIOUS, before.number)
+    client().set_registered_model_alias(REGISTERED_MODEL, CHAMPION, version.number)
+
+
+@contextmanager
+def run_files(run_id: str) -> Iterator[Path]:
+    """The model files of a run, in a folder that lives as long as the context."""
+    client()
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=MODEL_FILES, dst_path=folder))
+
+
+def load_run_model(run_id: str) -> TrainedModel:
+    """The network of a run, with its vocabulary."""
+    with run_files(run_id) as folder:
+        return load_model(folder)

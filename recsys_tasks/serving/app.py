@@ -1,0 +1,292 @@
+"""The HTTP routes. What they answer is decided in `engine`, `state`, `journal` and `models`."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from recsys_tasks.errors import InputError, InvariantError, UnavailableError
+from recsys_tasks.names import IMPRESSION
+from recsys_tasks.serving.engine import Action, Engine, Recommendation, unix_now
+from recsys_tasks.serving.journal import Journal
+from recsys_tasks.serving.messages import (
+    Event,
+    RecommendationRequest,
+    RequestError,
+    decode_events,
+    decode_request,
+)
+from recsys_tasks.serving.models import Models
+from recsys_tasks.serving.state import LiveState
+from recsys_tasks.settings import Settings
+
+log = logging.getLogger(__name__)
+
+_BODY_BYTES = 1 << 20
+_BUNDLE_BYTES = 2 << 30
+_BATCH_EVENTS = 1_000
+_JOURNAL_CHUNK = 8 << 20
+_LATENCIES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+class Endpoint:
+    """One endpoint: its models, its journal, and what it remembers of users and sessions."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._token = settings.admin_token.get_secret_value() if settings.admin_token else None
+        home = settings.home / "endpoint"
+        self.models = Models(home / "bundles")
+        self.journal = Journal(home / "journal")
+        self.state = LiveState()
+        replayed = self.state.replay(self.journal.lines())
+        log.info("Read %d events from the journal", replayed)
+        registry = CollectorRegistry()
+        self.registry = registry
+        self.latency = Histogram(
+            "recsys_request_seconds", "Time to answer", ["route", "status"], buckets=_LATENCIES, registry=registry
+        )
+        self.events = Counter("recsys_events_total", "Events that became durable", ["event_type"], registry=registry)
+        self.version = Gauge("recsys_model_version", "Version of the model that serves", registry=registry)
+        self._show_version()
+
+    # Routes
+
+    async def recommendations(self, request: Request) -> Response:
+        """`POST /v1/recommendations`"""
+        asked = decode_request(await _body(request, _BODY_BYTES))
+        engine = self._engine()
+        user_past, session, now = self._context(asked)
+        exclude: set[str] = set()
+        if asked.exclude_seen:
+            exclude = engine.seen(asked.user_id, user_past) | {action.item_id for action in session}
+        found = engine.recommend(asked.user_id, user_past, session, now, asked.k, exclude)
+        request_id = uuid.uuid4().hex
+        if asked.record:
+            self._record_impressions(asked, found, request_id, engine.bundle.model_version)
+        return _json({"request_id": request_id, "model_version": engine.bundle.model_version, "items": found})
+
+    async def post_events(self, request: Request) -> Response:
+        """`POST /v1/events`"""
+        events = decode_events(await _body(request, _BODY_BYTES), _BATCH_EVENTS)
+        await self.journal.append(b"".join(msgspec.json.encode(event) + b"\n" for event in events))
+        for event in events:
+            self.state.add(event)
+            self.events.labels(event.event_type).inc()
+        return _json({"accepted": len(events), "event_ids": [event.event_id for event in events]})
+
+    async def model(self, request: Request) -> Response:
+        """`GET /v1/model`"""
+        bundle = self._engine().bundle
+        lineage = {name: value for name, value in bundle.manifest.items() if name != "files"}
+        return _json({**lineage, "bundle": bundle.digest})
+
+    async def put_model(self, request: Request) -> Response:
+        """`PUT /v1/admin/model`"""
+        self._authorize(request)
+        archive = await _body(request, _BUNDLE_BYTES)
+        try:
+            engine = await run_in_threadpool(self.models.stage, archive)
+        except InvariantError as error:
+            raise RequestError(422, "Bundle refused", str(error)) from error
+        self.models.activate(engine)
+        self._show_version()
+        return _json(self._serving(engine, len(engine.bundle.golden)))
+
+    async def delete_model(self, request: Request) -> Response:
+        """`DELETE /v1/admin/model`"""
+        self._authorize(request)
+        try:
+            engine = await run_in_threadpool(self.models.roll_back)
+        except InputError as error:
+            raise RequestError(409, "Nothing to go back to", str(error)) from error
+        self._show_version()
+        return _json(self._serving(engine, len(engine.bundle.golden)))
+
+    async def journal_segments(self, request: Request) -> Response:
+        """`GET /v1/admin/journal`"""
+        self._authorize(request)
+        segments = [{"name": segment.name, "bytes": segment.bytes} for segment in self.journal.segments()]
+        return _json({"instance": self.journal.instance, "segments": segments})
+
+    async def journal_segment(self, request: Request) -> Response:
+        """`GET /v1/admin/journal/{segment}?offset=N`"""
+        self._authorize(request)
+        offset = request.query_params.get("offset", "0")
+        if not offset.isdecimal():
+            raise RequestError(422, "Invalid request", f"`offset` is {offset!r}; expected a number of bytes")
+        try:
+            chunk = self.journal.read(request.path_params["segment"], int(offset), _JOURNAL_CHUNK)
+        except FileNotFoundError as error:
+            raise RequestError(404, "No such segment", f"the journal has no segment {error}") from error
+        return Response(chunk, media_type="application/x-ndjson")
+
+    async def healthz(self, request: Request) -> Response:
+        """`GET /healthz`: the process answers."""
+        return _json({"status": "alive"})
+
+    async def readyz(self, request: Request) -> Response:
+        """`GET /readyz`: a model serves."""
+        return _json({"status": "ready", "model_version": self._engine().bundle.model_version})
+
+    async def metrics(self, request: Request) -> Response:
+        """`GET /metrics`"""
+        return Response(generate_latest(self.registry), media_type="text/plain; version=0.0.4")
+
+    # What they share
+
+    def _engine(self) -> Engine:
+        if self.models.engine is None:
+            raise RequestError(503, "No model yet", "no model was promoted to this endpoint so far")
+        return self.models.engine
+
+    def _context(self, asked: RecommendationRequest) -> tuple[list[Action], list[Action], float]:
+        """What the user did outside the session, what the session did, and when it began."""
+        now = asked.time.timestamp() if asked.time else unix_now()
+        session_id = asked.session_id
+        if session_id is None and not asked.session:
+            session_id = self.state.running_session(asked.user_id, now)
+        live = self.state.of_session(session_id)
+        told = [
+            Action(event.item_id, event.event_type, event.event_time.timestamp() if event.event_time else now)
+            for event in asked.session
+        ]
+        known = {(action.item_id, action.event_type) for action in live}
+        session = live + [action for action in told if (action.item_id, action.event_type) not in known]
+        session.sort(key=lambda action: action.seconds)
+        of_session = {action.event_id for action in live}
+        past = [action for action in self.state.of_user(asked.user_id) if action.event_id not in of_session]
+        return past, session, min([now, *(action.seconds for action in session)])
+
+    def _record_impressions(
+        self, asked: RecommendationRequest, found: list[Recommendation], request_id: str, version: str
+    ) -> None:
+        session_id = asked.session_id or (None if asked.user_id else f"anonymous-{request_id}")
+        shown_at = (asked.time or datetime.now(UTC)).astimezone(UTC)
+        lines = [
+            msgspec.json.encode(
+                Event(
+                    event_type=IMPRESSION,
+                    event_id=f"{request_id}-{position}",
+                    user_id=asked.user_id,
+                    session_id=session_id,
+                    item_id=item.item_id,
+                    event_time=shown_at,
+                    request_id=request_id,
+                    position=position,
+                    properties={"model_version": version, "score": item.score, "source": item.source},
+                )
+            )
+            for position, item in enumerate(found, start=1)
+        ]
+        try:
+            self.journal.note(b"".join(line + b"\n" for line in lines))
+        except OSError as error:
+            log.error("Impressions of request %s were lost: %s", request_id, error)
+
+    def _authorize(self, request: Request) -> None:
+        if self._token is None:
+            raise RequestError(403, "Admin routes are off", "this endpoint has no RECSYS_ADMIN_TOKEN")
+        given = request.headers.get("authorization", "")
+        if not hmac.compare_digest(given.encode(), f"Bearer {self._token}".encode()):
+            raise RequestError(401, "Not authorized", "the bearer token is missing or wrong")
+
+    def _serving(self, engine: Engine, golden: int) -> dict[str, Any]:
+        return {"model_version": engine.bundle.model_version, "bundle": engine.bundle.digest, "golden_requests": golden}
+
+    def _show_version(self) -> None:
+        if self.models.engine is not None and self.models.engine.bundle.model_version.isdecimal():
+            self.version.set(int(self.models.engine.bundle.model_version))
+
+
+def create_app(settings: Settings) -> Starlette:
+    """The endpoint as an ASGI application."""
+    endpoint = Endpoint(settings)
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        yield
+        endpoint.journal.close()
+
+    def route(path: str, handler: Handler, method: str) -> Route:
+        return Route(path, _measured(endpoint, path, handler), methods=[method])
+
+    return Starlette(
+        routes=[
+            route("/v1/recommendations", endpoint.recommendations, "POST"),
+            route("/v1/events", endpoint.post_events, "POST"),
+            route("/v1/model", endpoint.model, "GET"),
+            route("/v1/admin/model", endpoint.put_model, "PUT"),
+            route("/v1/admin/model", endpoint.delete_model, "DELETE"),
+            route("/v1/admin/journal", endpoint.journal_segments, "GET"),
+            route("/v1/admin/journal/{segment}", endpoint.journal_segment, "GET"),
+            route("/healthz", endpoint.healthz, "GET"),
+            route("/readyz", endpoint.readyz, "GET"),
+            route("/metrics", endpoint.metrics, "GET"),
+        ],
+        exception_handlers={HTTPException: _http_problem},
+        lifespan=lifespan,
+    )
+
+
+def _measured(endpoint: Endpoint, path: str, handler: Handler) -> Handler:
+    """The handler with its time measured and what it raises turned into a problem document."""
+
+    async def measured(request: Request) -> Response:
+        began = time.perf_counter()
+        try:
+            response = await handler(request)
+        except RequestError as error:
+            response = _problem(error.status, error.title, error.detail)
+        except UnavailableError as error:
+            response = _problem(503, "Not available", str(error))
+        except Exception:
+            log.exception("%s %s failed", request.method, path)
+            response = _problem(500, "Internal error", "this is our mistake; the log of the endpoint says more")
+        endpoint.latency.labels(path, str(response.status_code)).observe(time.perf_counter() - began)
+        return response
+
+    return measured
+
+
+async def _body(request: Request, most: int) -> bytes:
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > most:
+            raise RequestError(413, "Body too large", f"the body has more than {most} bytes")
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _json(value: object) -> Response:
+    return Response(msgspec.json.encode(value), media_type="application/json")
+
+
+def _problem(status: int, title: str, detail: str) -> Response:
+    """A problem document (RFC 9457)."""
+    body = msgspec.json.encode({"type": "about:blank", "title": title, "status": status, "detail": detail})
+    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None
+    return Response(body, status, headers=headers, media_type="application/problem+json")
+
+
+async def _http_problem(request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    titles = {404: "No such route", 405: "Method not allowed"}
+    return _problem(status, titles.get(status, "Request refused"), f"{request.method} {request.url.path}")

@@ -1,0 +1,132 @@
+"""The bundle: an immutable folder with everything the endpoint needs of a model, named by its content."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recsys_tasks.errors import BundleCorrupt
+from recsys_tasks.features.vocabulary import Vocabulary
+
+FORMAT = 1
+MANIFEST, GOLDEN, HISTORIES, VOCABULARY = "manifest.json", "golden.json", "histories.npz", "vocabulary.json"
+ENCODER, DECODER = "encoder.onnx", "decoder.onnx"
+FILES = (ENCODER, DECODER, VOCABULARY, HISTORIES, GOLDEN)
+
+
+@dataclass(frozen=True)
+class Histories:
+    """What users did until the bundle's cut-off: events [N] grouped by user, oldest first; times since 1970."""
+
+    row_of: dict[str, int]
+    start: np.ndarray
+    item: np.ndarray
+    kind: np.ndarray
+    seconds: np.ndarray
+    popularity: np.ndarray
+
+    def of(self, user_id: str | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Items, kinds and times of a user's events; empty for one that is not known."""
+        row = self.row_of.get(user_id or "")
+        part = slice(0, 0) if row is None else slice(int(self.start[row]), int(self.start[row + 1]))
+        return self.item[part], self.kind[part], self.seconds[part]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle whose files were checked against its manifest."""
+
+    folder: Path
+    manifest: dict[str, Any]
+    digest: str
+    vocabulary: Vocabulary
+    histories: Histories
+    golden: list[dict[str, Any]]
+
+    @property
+    def model_version(self) -> str:
+        """The registered model's version."""
+        return str(self.manifest["model_version"])
+
+
+def seal(folder: Path, lineage: dict[str, Any]) -> str:
+    """Writes the manifest of a folder that holds all `FILES`; returns the digest that names the bundle."""
+    checksums = {name: _sha256(folder / name) for name in FILES}
+    manifest = {"format": FORMAT, **lineage, "files": checksums}
+    text = json.dumps(manifest, indent=2, sort_keys=True)
+    (folder / MANIFEST).write_text(text, encoding="utf-8")
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def read_bundle(folder: Path) -> Bundle:
+    """Reads a bundle after checking every file against the manifest.
+
+    Raises:
+        BundleCorrupt: a file is missing, differs from its checksum, or cannot be understood.
+    """
+    try:
+        text = (folder / MANIFEST).read_bytes()
+        manifest = json.loads(text)
+        if manifest["format"] != FORMAT:
+            raise BundleCorrupt(f"The bundle has format {manifest['format']}; this endpoint reads {FORMAT}")
+        for name in FILES:
+            if _sha256(folder / name) != manifest["files"][name]:
+                raise BundleCorrupt(f"{name} does not match its checksum in the manifest")
+        vocabulary = Vocabulary.load(folder / VOCABULARY)
+        histories = _histories(folder / HISTORIES)
+        golden = json.loads((folder / GOLDEN).read_text(encoding="utf-8"))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BundleCorrupt(f"The bundle cannot be read: {type(error).__name__}: {error}") from error
+    return Bundle(folder, manifest, hashlib.sha256(text).hexdigest(), vocabulary, histories, golden)
+
+
+def pack(folder: Path) -> bytes:
+    """The bundle as a tar archive; the same bundle gives the same bytes."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        for name in (MANIFEST, *FILES):
+            entry = tarfile.TarInfo(name)
+            entry.size = (folder / name).stat().st_size
+            with (folder / name).open("rb") as file:
+                archive.addfile(entry, file)
+    return packed.getvalue()
+
+
+def unpack(archive: bytes, folder: Path) -> None:
+    """Unpacks what `pack` made.
+
+    Raises:
+        BundleCorrupt: it is no archive, or holds anything else than a bundle's files.
+    """
+    try:
+        with tarfile.open(fileobj=io.BytesIO(archive), mode="r:") as packed:
+            members = packed.getmembers()
+            names = sorted(member.name for member in members)
+            if names != sorted((MANIFEST, *FILES)) or not all(member.isfile() for member in members):
+                raise BundleCorrupt(
+                    f"The archive holds {', '.join(names)[:200]}; expected {', '.join((MANIFEST, *FILES))}"
+                )
+            packed.extractall(folder, filter="data")
+    except tarfile.TarError as error:
+        raise BundleCorrupt(f"The body is not a bundle's tar archive: {error}") from error
+
+
+def _histories(path: Path) -> Histories:
+    with np.load(path, allow_pickle=False) as stored:
+        users = stored["users"].tolist()
+        return Histories(
+            row_of={user: row for row, user in enumerate(users)},
+            **{name: stored[name] for name in ("start", "item", "kind", "seconds", "popularity")},
+        )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

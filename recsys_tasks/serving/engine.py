@@ -1,0 +1,216 @@
+"""Answers of one model: from what a user did and what the session did to a list of items."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from recsys_tasks.errors import BundleCorrupt, GoldenMismatch
+from recsys_tasks.features.sequences import Arrays, build_timeline, query_inputs
+from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM
+from recsys_tasks.serving.bundle import DECODER, ENCODER, Bundle
+
+HISTORY = 512
+_CACHED_USERS = 2_000
+_TOLERANCE = 1e-4
+_MEMORY = ("memory", "copy_key", "age_curve")
+
+
+@dataclass(frozen=True)
+class Action:
+    """One thing a user did with an item; time in seconds since 1970."""
+
+    item_id: str
+    event_type: str
+    seconds: float
+    session_id: str | None = None
+    event_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """An item with its share of the model's probability, and where it comes from: `model` or `popular`."""
+
+    item_id: str
+    title: str
+    score: float
+    source: str
+
+
+class Engine:
+    """Runs the graphs of one bundle. Not for use by several threads at once."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.bundle = bundle
+        try:
+            self._encoder, self._decoder = (_graph(str(bundle.folder / name)) for name in (ENCODER, DECODER))
+        except Exception as error:  # onnxruntime raises many kinds, all of them saying that the graph is unusable
+            raise BundleCorrupt(f"A graph cannot be loaded: {error}") from error
+        self._encoder_inputs = {given.name for given in self._encoder.get_inputs()}
+        self._decoder_inputs = {given.name for given in self._decoder.get_inputs()}
+        self._encoded: OrderedDict[str, tuple[bytes, Arrays]] = OrderedDict()
+
+    def recommend(
+        self,
+        user_id: str | None,
+        past: Sequence[Action],
+        session: Sequence[Action],
+        now: float,
+        k: int,
+        exclude: Iterable[str] = (),
+    ) -> list[Recommendation]:
+        """The k best items for a user in a session at a time.
+
+        Args:
+            user_id: whose history in the bundle to read, if any.
+            past: what the user did since the bundle's cut-off, outside the session.
+            session: what the session did, oldest first.
+            now: when the session began.
+            k: how many, at most.
+            exclude: item ids that may not be recommended.
+        """
+        history = self._history(user_id, past)
+        known = [action for action in session if action.event_type in EVENT_TYPE_CODES]
+        if len(history[0]) == 0 and not known:
+            return self._popular(k, set(exclude))
+        scores = self._scores(user_id, history, known, now)
+        top = scores.max()
+        scores = np.exp(scores - top)
+        scores /= scores[FIRST_ITEM:].sum()
+        return self._best(scores, k, set(exclude), "model")
+
+    def seen(self, user_id: str | None, past: Sequence[Action]) -> set[str]:
+        """Ids of the items that a user did something with."""
+        numbers = set(self.bundle.histories.of(user_id)[0].tolist())
+        vocabulary = self.bundle.vocabulary
+        return {vocabulary.item_id(n) for n in numbers if n >= FIRST_ITEM} | {action.item_id for action in past}
+
+    def answer_golden(self, request: dict[str, Any]) -> list[dict[str, Any]]:
+        """The answer to one golden request: from the bundle alone, whatever happened since."""
+        session = [Action(item, kind, seconds) for item, kind, seconds in request["session"]]
+        found = self.recommend(request["user_id"], (), session, request["now"], request["k"])
+        return [{"item_id": item.item_id, "score": item.score} for item in found]
+
+    def check_golden(self) -> int:
+        """Answers the bundle's golden requests as the model did that was exported; returns their number.
+
+        Raises:
+            GoldenMismatch: an answer differs; names the first.
+        """
+        for number, case in enumerate(self.bundle.golden):
+            try:
+                found = self.answer_golden(case["request"])
+            except Exception as error:
+                raise GoldenMismatch(f"Golden request {number} failed: {error}") from error
+            wanted = case["answer"]
+            ranked = [entry["score"] for entry in found]
+            scores_agree = len(ranked) == len(wanted) and np.allclose(
+                ranked, [entry["score"] for entry in wanted], atol=_TOLERANCE
+            )
+            if not scores_agree:
+                raise GoldenMismatch(f"Golden request {number}: scores {ranked[:3]}… differ from {wanted[:3]}…")
+            by_id = {entry["item_id"]: entry["score"] for entry in found}
+            for entry in wanted:
+                # Near ties may change places; an item that is missing or scored otherwise may not.
+                last = ranked[-1] if ranked else 0.0
+                if abs(by_id.get(entry["item_id"], last) - entry["score"]) > _TOLERANCE:
+                    raise GoldenMismatch(f"Golden request {number}: {entry} is not in the answer with that score")
+        return len(self.bundle.golden)
+
+    def _history(self, user_id: str | None, past: Sequence[Action]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Items, kinds and times of a user's last events before the session, those since the cut-off among them."""
+        item, kind, seconds = self.bundle.histories.of(user_id)
+        if past:
+            stored = {(round(at * 1e3), number) for at, number in zip(seconds[-HISTORY:], item[-HISTORY:], strict=True)}
+            numbers = self.bundle.vocabulary.numbers([action.item_id for action in past])
+            new = [
+                (number, EVENT_TYPE_CODES[action.event_type], action.seconds)
+                for number, action in zip(numbers.tolist(), past, strict=True)
+                if action.event_type in EVENT_TYPE_CODES and (round(action.seconds * 1e3), number) not in stored
+            ]
+            if new:
+                more = [np.asarray(column) for column in zip(*new, strict=True)]
+                item, kind, seconds = (np.concatenate(pair) for pair in zip((item, kind, seconds), more, strict=True))
+                order = np.argsort(seconds, kind="stable")
+                item, kind, seconds = item[order], kind[order], seconds[order]
+        return item[-HISTORY:], kind[-HISTORY:], seconds[-HISTORY:]
+
+    def _scores(
+        self,
+        user_id: str | None,
+        history: tuple[np.ndarray, np.ndarray, np.ndarray],
+        session: Sequence[Action],
+        now: float,
+    ) -> np.ndarray:
+        past, count = len(history[0]), len(session)
+        numbers = self.bundle.vocabulary.numbers([action.item_id for action in session])
+        kinds = [EVENT_TYPE_CODES[action.event_type] for action in session]
+        times = [max(action.seconds, now) for action in session]
+        # The event that is asked for stands at the end; nothing but its session's beginning is read of it.
+        item = np.concatenate([history[0], numbers, [0]]).astype(np.int64)
+        kind = np.concatenate([history[1], kinds, [0]]).astype(np.int64)
+        seconds = np.concatenate([history[2], times, [max([now, *times])]]).astype(np.float64)
+        in_session = np.arange(past + count + 1) >= past
+        began = np.where(in_session, now, seconds)
+        session_number = np.where(in_session, past, np.arange(past + count + 1))
+        timeline = build_timeline(np.zeros_like(item), session_number, item, kind, seconds, began)
+        events, query = query_inputs(timeline, np.asarray([past]), np.asarray([past + count]), HISTORY)
+        memory = self._encode(user_id, events)
+        inputs = {**memory, "days": events["days"], **{f"query_{name}": value for name, value in query.items()}}
+        wanted = {name: value for name, value in inputs.items() if name in self._decoder_inputs}
+        scores: np.ndarray = self._decoder.run(None, wanted)[0][0]
+        return scores
+
+    def _encode(self, user_id: str | None, events: Arrays) -> Arrays:
+        """The encoder's output for a history, kept for users whose history has not changed."""
+        # Time counts in the encoder by differences only, so days since the last event serve any request.
+        given = {**events, "days": events["days"] - events["days"][:, -1:]}
+        fingerprint = given["item"].tobytes() + given["kind"].tobytes() + given["repeats"].tobytes()
+        kept = self._encoded.get(user_id) if user_id else None
+        if user_id and kept is not None and kept[0] == fingerprint:
+            self._encoded.move_to_end(user_id)
+            return kept[1]
+        wanted = {name: value for name, value in given.items() if name in self._encoder_inputs}
+        encoded = dict(zip(_MEMORY, self._encoder.run(None, wanted), strict=True))
+        if user_id:
+            self._encoded[user_id] = (fingerprint, encoded)
+            if len(self._encoded) > _CACHED_USERS:
+                self._encoded.popitem(last=False)
+        return encoded
+
+    def _popular(self, k: int, exclude: set[str]) -> list[Recommendation]:
+        counts = self.bundle.histories.popularity.astype(np.float64)
+        return self._best(counts / max(counts.sum(), 1.0), k, exclude, "popular")
+
+    def _best(self, scores: np.ndarray, k: int, exclude: set[str], source: str) -> list[Recommendation]:
+        vocabulary = self.bundle.vocabulary
+        scores = scores.copy()
+        scores[:FIRST_ITEM] = -1
+        hidden = vocabulary.numbers(sorted(exclude))
+        scores[hidden[hidden >= FIRST_ITEM]] = -1
+        k = min(k, len(scores))
+        best = np.argpartition(-scores, k - 1)[:k]
+        best = best[np.lexsort((best, -scores[best]))]
+        return [
+            Recommendation(vocabulary.item_id(number), vocabulary.title(number), float(scores[number]), source)
+            for number in best.tolist()
+            if scores[number] > 0
+        ]
+
+
+def _graph(path: str) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1  # two threads on two busy cores wait for each other
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def unix_now() -> float:
+    """The present time in seconds since 1970."""
+    return time.time()

@@ -1,0 +1,107 @@
+"""What callers send and get, and the checks that need no model. Wrong input raises `RequestError`."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from recsys_tasks.names import SEARCH
+
+_CLOCK_SKEW = timedelta(minutes=5)
+_NO_NUL = r"^[^\x00]*$"
+
+Identifier = Annotated[str, msgspec.Meta(min_length=1, max_length=200, pattern=_NO_NUL)]
+Text = Annotated[str, msgspec.Meta(min_length=1, max_length=1_000, pattern=_NO_NUL)]
+Moment = Annotated[datetime, msgspec.Meta(tz=True)]
+EventType = Literal["search", "impression", "view", "add_to_cart", "purchase"]
+
+
+class RequestError(Exception):
+    """A request that cannot be answered; carries the status and what to say."""
+
+    def __init__(self, status: int, title: str, detail: str) -> None:
+        super().__init__(detail)
+        self.status, self.title, self.detail = status, title, detail
+
+
+class Event(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
+    """One event, in the columns of the warehouse."""
+
+    event_type: EventType
+    event_id: Identifier | None = None
+    user_id: Identifier | None = None
+    session_id: Identifier | None = None
+    item_id: Identifier | None = None
+    event_time: Moment | None = None
+    query: Text | None = None
+    quantity: Annotated[float, msgspec.Meta(gt=0, le=1e9)] | None = None
+    price: Annotated[float, msgspec.Meta(ge=0, le=1e12)] | None = None
+    request_id: Identifier | None = None
+    position: Annotated[int, msgspec.Meta(ge=1, le=10_000)] | None = None
+    properties: dict[str, Any] | None = None
+
+
+class SessionEvent(msgspec.Struct, forbid_unknown_fields=True):
+    """An event of the current session, told with a request for recommendations."""
+
+    item_id: Identifier
+    event_type: Literal["view", "add_to_cart", "purchase"] = "view"
+    event_time: Moment | None = None
+
+
+class RecommendationRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """A request for recommendations; every field may be left out."""
+
+    user_id: Identifier | None = None
+    session_id: Identifier | None = None
+    session: Annotated[list[SessionEvent], msgspec.Meta(max_length=1_000)] = []
+    k: Annotated[int, msgspec.Meta(ge=1, le=500)] = 20
+    exclude_seen: bool = False
+    time: Moment | None = None
+    record: bool = True
+
+
+def decode_request(body: bytes) -> RecommendationRequest:
+    """A request for recommendations from JSON."""
+    request: RecommendationRequest = _decode(body or b"{}", RecommendationRequest)
+    return request
+
+
+def decode_events(body: bytes, most: int) -> list[Event]:
+    """One event or an array of events from JSON, each with an id and a time."""
+    batch = body.lstrip()[:1] == b"["
+    events: list[Event] = _decode(body, list[Event]) if batch else [_decode(body, Event)]
+    if not events:
+        raise RequestError(422, "No events", "the array of events is empty")
+    if len(events) > most:
+        raise RequestError(413, "Too many events", f"{len(events)} events; at most {most} in one request")
+    latest = datetime.now(UTC) + _CLOCK_SKEW
+    return [_completed(event, f"$[{place}]" if batch else "$", latest) for place, event in enumerate(events)]
+
+
+def _completed(event: Event, where: str, latest: datetime) -> Event:
+    if event.user_id is None and event.session_id is None:
+        raise RequestError(422, "Invalid event", f"an event needs `user_id` or `session_id` - at `{where}`")
+    if event.item_id is None and event.event_type != SEARCH:
+        raise RequestError(422, "Invalid event", f"a {event.event_type} event needs `item_id` - at `{where}`")
+    if event.query is None and event.event_type == SEARCH:
+        raise RequestError(422, "Invalid event", f"a search event needs `query` - at `{where}`")
+    if event.event_time is not None and event.event_time > latest:
+        raise RequestError(
+            422, "Invalid event", f"`event_time` {event.event_time.isoformat()} is in the future - at `{where}`"
+        )
+    event.event_id = event.event_id or uuid.uuid4().hex
+    event.event_time = (event.event_time or datetime.now(UTC)).astimezone(UTC)
+    return event
+
+
+def _decode(body: bytes, kind: Any) -> Any:
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.ValidationError as error:
+        raise RequestError(422, "Invalid request", str(error)) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise RequestError(400, "Malformed JSON", str(error)) from error

@@ -1,0 +1,68 @@
+"""What users and sessions did since the bundle was made, in memory; rebuilt from the journal at a start."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+
+import msgspec
+
+from recsys_tasks.names import IMPRESSION
+from recsys_tasks.serving.engine import HISTORY, Action
+from recsys_tasks.serving.messages import Event
+
+_REMEMBERED = 200_000  # users, and sessions
+_SESSION_SECONDS = 30 * 60
+
+
+class LiveState:
+    """The latest actions of users and of sessions, the longest silent forgotten first."""
+
+    def __init__(self) -> None:
+        self._users: OrderedDict[str, list[Action]] = OrderedDict()
+        self._sessions: OrderedDict[str, list[Action]] = OrderedDict()
+
+    def replay(self, lines: Iterable[bytes]) -> int:
+        """Takes in the events of a journal; returns how many."""
+        decode = msgspec.json.Decoder(Event).decode
+        count = 0
+        for line in lines:
+            self.add(decode(line))
+            count += 1
+        return count
+
+    def add(self, event: Event) -> None:
+        """Takes in one event; impressions, and an id that is known already, change nothing."""
+        if event.item_id is None or event.event_type == IMPRESSION or event.event_time is None:
+            return
+        action = Action(event.item_id, event.event_type, event.event_time.timestamp(), event.session_id, event.event_id)
+        for key, table in ((event.user_id, self._users), (event.session_id, self._sessions)):
+            if key is not None:
+                _remember(table, key, action)
+
+    def of_user(self, user_id: str | None) -> list[Action]:
+        """A user's actions, oldest first."""
+        return self._users.get(user_id or "", [])
+
+    def of_session(self, session_id: str | None) -> list[Action]:
+        """A session's actions, oldest first."""
+        return self._sessions.get(session_id or "", [])
+
+    def running_session(self, user_id: str | None, now: float) -> str | None:
+        """The session of a user's latest action, if that was within the last half hour."""
+        actions = self.of_user(user_id)
+        recent = bool(actions) and now - actions[-1].seconds <= _SESSION_SECONDS
+        return actions[-1].session_id if recent else None
+
+
+def _remember(table: OrderedDict[str, list[Action]], key: str, action: Action) -> None:
+    actions = table.setdefault(key, [])
+    table.move_to_end(key)
+    if any(known.event_id == action.event_id for known in actions):
+        return
+    actions.append(action)
+    if len(actions) > 1 and actions[-2].seconds > action.seconds:
+        actions.sort(key=lambda known: known.seconds)
+    del actions[:-HISTORY]
+    if len(table) > _REMEMBERED:
+        table.popitem(last=False)

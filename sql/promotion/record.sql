@@ -1,0 +1,3 @@
+-- Grain: one decision about one model version, with every reason.
+insert into promotions (model_version, run_id, snapshot_id, bundle_digest, decision, reasons)
+values (:model_version, :run_id, :snapshot_id, :bundle_digest, :decision, cast(:reasons as jsonb))
