@@ -44,18 +44,18 @@ def train_model() -> None:
 
     @task
     @loop.failing_fast
-    def evaluate(run_id: str) -> str:
+    def evaluate(training_run: str) -> str:
         from recsys_tasks import steps
 
-        steps.evaluate_run(run_id)
-        return run_id
+        steps.evaluate_run(training_run)
+        return training_run
 
     @task(outlets=[loop.CHALLENGER_VERSION])
     @loop.failing_fast
-    def register(run_id: str, outlet_events=None) -> str:
+    def register(training_run: str, outlet_events=None) -> str:
         from recsys_tasks import steps
 
-        number = steps.register_run(run_id)
+        number = steps.register_run(training_run)
         outlet_events[loop.CHALLENGER_VERSION].extra = {"version": number}
         return number
 

@@ -108,7 +108,8 @@ def _purchases(interval: Interval | None) -> SourceBatch | None:
 
 def purchases_between(interval: Interval) -> pd.DataFrame:
     """The purchase lines of [start, end) as the package has them, ordered by time."""
-    return _within(get_data("transactions")["transactions"], interval)
+    lines = _within(get_data("transactions")["transactions"], interval)
+    return lines.sort_values(["transaction_timestamp", "basket_id"], kind="stable")
 
 
 def _within(transactions: pd.DataFrame, interval: Interval | None) -> pd.DataFrame:

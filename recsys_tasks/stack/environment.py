@@ -1,0 +1,163 @@
+"""What the processes of the stack need to know of each other: ports, databases, secrets."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+from base64 import urlsafe_b64encode
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from recsys_tasks.errors import ConfigurationError
+
+REPLAY_FROM = "2017-12-25T00:00:00+00:00"
+MARKER = "RECSYS_STACK_HOME"  # every process of the stack carries it, so that none is left behind
+_HOST = "127.0.0.1"
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Where the services listen, all of them on 127.0.0.1."""
+
+    airflow: int
+    mlflow: int
+    endpoint: int
+    data_docs: int
+
+    def url(self, service: str) -> str:
+        """Address of a service."""
+        return f"http://{_HOST}:{getattr(self, service)}"
+
+
+_DEFAULTS = Ports(airflow=8081, mlflow=5001, endpoint=8080, data_docs=8082)
+
+
+def choose_ports() -> Ports:
+    """The configured ports (`RECSYS_PORT_AIRFLOW` and so on), or the usual ones, or free ones where those are taken.
+
+    Raises:
+        ConfigurationError: a configured port is in use or no port.
+    """
+    return Ports(**{name: _choose(name, usual) for name, usual in asdict(_DEFAULTS).items()})
+
+
+def _choose(name: str, usual: int) -> int:
+    variable = f"RECSYS_PORT_{name.upper()}"
+    configured = os.environ.get(variable)
+    if configured is None:
+        return usual if _free(usual) else _any_free()
+    if not configured.isdecimal() or not 0 < int(configured) < 65_536:
+        raise ConfigurationError(f"{variable}={configured!r}: not a port; use a number from 1 to 65535")
+    if not _free(int(configured)):
+        raise ConfigurationError(f"{variable}={configured}: the port is in use; choose another or unset {variable}")
+    return int(configured)
+
+
+def _free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((_HOST, port))
+        except OSError:
+            return False
+    return True
+
+
+def _any_free() -> int:
+    with socket.socket() as probe:
+        probe.bind((_HOST, 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def load_secrets(home: Path) -> dict[str, str]:
+    """The installation's secrets, made at its first start and readable by its owner alone."""
+    path = home / "secrets.json"
+    if not path.exists():
+        made = {
+            "admin_token": secrets.token_urlsafe(32),
+            "fernet_key": urlsafe_b64encode(secrets.token_bytes(32)).decode(),
+            "api_secret": secrets.token_urlsafe(32),
+            "jwt_secret": secrets.token_urlsafe(64),
+        }
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            json.dump(made, file)
+    found: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def stack_environment(home: Path, dags: Path, socket_folder: Path, ports: Ports) -> dict[str, str]:
+    """The environment of every process of the stack."""
+    secret = load_secrets(home)
+    airflow = home / "airflow"
+    own = {
+        MARKER: str(home),
+        "RECSYS_HOME": str(home),
+        "RECSYS_WAREHOUSE_URL": _database(socket_folder, "warehouse"),
+        "RECSYS_MLFLOW_TRACKING_URI": ports.url("mlflow"),
+        "RECSYS_ENDPOINT_URLS": json.dumps([ports.url("endpoint")]),
+        "RECSYS_ADMIN_TOKEN": secret["admin_token"],
+        "RECSYS_DATA_DOCS_URL": ports.url("data_docs"),
+        "RECSYS_REPLAY_FROM": os.environ.get("RECSYS_REPLAY_FROM", REPLAY_FROM),
+        "RECSYS_MLFLOW_BACKEND": _database(socket_folder, "mlflow"),
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "DO_NOT_TRACK": "true",
+        "GX_ANALYTICS_ENABLED": "false",
+        "PYTHONUNBUFFERED": "1",
+        "NO_PROXY": "127.0.0.1,localhost",
+        # Not every library forgives a home without a runtime folder.
+        "XDG_RUNTIME_DIR": str(home),
+    }
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
+    return {**inherited, **own, **_airflow(airflow, dags, socket_folder, ports, secret)}
+
+
+def _airflow(folder: Path, dags: Path, socket_folder: Path, ports: Ports, secret: dict[str, str]) -> dict[str, str]:
+    database, url = _database(socket_folder, "airflow"), ports.url("airflow")
+    sections = {
+        "CORE": {
+            "DAGS_FOLDER": str(dags),
+            "EXECUTOR": "LocalExecutor",
+            "PARALLELISM": "2",
+            "LOAD_EXAMPLES": "False",
+            "AUTH_MANAGER": "airflow.api_fastapi.auth.managers.simple.simple_auth_manager.SimpleAuthManager",
+            "SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
+            "FERNET_KEY": secret["fernet_key"],
+            "EXECUTION_API_SERVER_URL": f"{url}/execution/",
+            "HOSTNAME_CALLABLE": "socket.gethostname",
+        },
+        "DATABASE": {"SQL_ALCHEMY_CONN": database, "SQL_ALCHEMY_CONN_ASYNC": database},
+        "LOGGING": {
+            "BASE_LOG_FOLDER": str(folder / "logs"),
+            "DAG_PROCESSOR_CHILD_PROCESS_LOG_DIRECTORY": str(folder / "logs" / "dag_processor"),
+            "COLORED_CONSOLE_LOG": "False",
+        },
+        "API": {
+            "HOST": _HOST,
+            "PORT": str(ports.airflow),
+            "BASE_URL": url,
+            "WORKERS": "1",
+            "SECRET_KEY": secret["api_secret"],
+        },
+        "API_AUTH": {"JWT_SECRET": secret["jwt_secret"], "JWT_ISSUER": "session-recommender"},
+        "SCHEDULER": {"SCHEDULER_IDLE_SLEEP_TIME": "0.2", "ENABLE_HEALTH_CHECK": "False"},
+        "DAG_PROCESSOR": {
+            "REFRESH_INTERVAL": "30",
+            "MIN_FILE_PROCESS_INTERVAL": "60",
+            "PARSING_PROCESSES": "1",
+            "PRINT_STATS_INTERVAL": "0",
+        },
+    }
+    flat = {
+        f"AIRFLOW__{section}__{name}": value for section, values in sections.items() for name, value in values.items()
+    }
+    return {"AIRFLOW_HOME": str(folder), **flat}
+
+
+def _database(socket_folder: Path, name: str) -> str:
+    return f"postgresql+psycopg://postgres@localhost/{name}?host={quote(str(socket_folder), safe='')}"

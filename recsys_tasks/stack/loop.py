@@ -1,0 +1,133 @@
+"""Walks the loop once through Airflow and watches it; starts from wherever an earlier start got to."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+from rich.console import Console
+from sqlalchemy import create_engine, text
+
+from recsys_tasks.errors import InvariantError
+from recsys_tasks.simulation.replay import ReplayReport, replay
+from recsys_tasks.stack.airflow_api import DAGS, Airflow, DagRun
+from recsys_tasks.stack.processes import Processes
+
+_POLL_SECONDS = 1.0
+_QUIET_SECONDS = 12.0
+_BASKETS = 200
+_REPLAY_DAYS = 7
+
+
+@dataclass
+class Walk:
+    """One walk through the loop: what it watches, and what it noted on the way."""
+
+    airflow: Airflow
+    processes: Processes
+    console: Console
+    warehouse_url: str
+    endpoint_url: str
+    replay_from: datetime
+    stages: list[tuple[str, float]] = field(default_factory=list)
+    shopping: ReplayReport | None = None
+    _seen: set[tuple[str, str, str]] = field(default_factory=set)
+
+    def go(self) -> None:
+        """Ingest, train and promote; shop; collect; train and promote again. Skips what is done.
+
+        Raises:
+            InvariantError: a DAG run failed, or the loop came to rest without its result.
+        """
+        for dag_id in DAGS:
+            for run in self.airflow.runs(dag_id):
+                if not run.active:
+                    self._seen.add((dag_id, run.run_id, run.state))
+            self.airflow.unpause(dag_id)
+        self._settle("first pass", "ingest_events", lambda: self._count("promotions") > 0)
+        if self._feedback_in_warehouse() == 0:
+            began = time.monotonic()
+            self.console.print("\n[bold]Shopping[/] at the endpoint: real baskets of the days after the ingested ones")
+            end = self.replay_from + timedelta(days=_REPLAY_DAYS)
+            self.shopping = replay(self.endpoint_url, self.replay_from, end, _BASKETS)
+            self._note("shopping at the endpoint", time.monotonic() - began)
+            self.console.print(f"  {self.shopping}")
+        if self._snapshots_with_feedback() == 0 or self._count("promotions") < 2:
+            if self._feedback_in_warehouse() == 0:
+                self.airflow.trigger("collect_feedback")
+            self._settle(
+                "second pass",
+                "collect_feedback",
+                lambda: self._snapshots_with_feedback() > 0 and self._count("promotions") > 1,
+            )
+
+    def _settle(self, name: str, first_dag: str, done: Callable[[], bool]) -> None:
+        """Watches until the loop has come to rest with its result; nudges it where an earlier stop broke the chain."""
+        self.console.print(f"\n[bold]{name.capitalize()}[/] through Airflow")
+        quiet_since = time.monotonic()
+        nudged = ""
+        while True:
+            self.processes.check()
+            active = [run for dag_id in DAGS for run in self._watch(dag_id) if run.active]
+            if active:
+                quiet_since = time.monotonic()
+            elif done():
+                return
+            elif time.monotonic() - quiet_since > _QUIET_SECONDS:
+                following = self._next_dag(first_dag)
+                if following == nudged:
+                    raise InvariantError(f"The {name} came to rest without its result; see Airflow's page")
+                self.console.print(f"  resuming with {following}")
+                self.airflow.trigger(following)
+                nudged, quiet_since = following, time.monotonic()
+            time.sleep(_POLL_SECONDS)
+
+    def _next_dag(self, first_dag: str) -> str:
+        """Where a broken chain goes on: behind the last result that is there."""
+        if first_dag == "collect_feedback" and self._feedback_in_warehouse() == 0:
+            return "collect_feedback"
+        needs_snapshot = self._count("snapshots") == 0 or (
+            first_dag == "collect_feedback" and self._snapshots_with_feedback() == 0
+        )
+        if self._count("events") == 0:
+            return "ingest_events"
+        return "build_features" if needs_snapshot else "train_model"
+
+    def _watch(self, dag_id: str) -> list[DagRun]:
+        found = self.airflow.runs(dag_id)
+        for run in reversed(found):
+            key = (dag_id, run.run_id, run.state)
+            if key in self._seen:
+                continue
+            self._seen.add(key)
+            stamp = datetime.now(UTC).strftime("%H:%M:%S")
+            if run.state == "failed":
+                raise InvariantError(f"{dag_id} failed:\n{self.airflow.failure(run)}")
+            if run.state == "success":
+                self._note(f"{dag_id}  {run.run_id.split('T')[0]}", run.seconds)
+                self.console.print(f"  {stamp}  [green]done[/]     {dag_id}  ({run.seconds:.0f} s)  {run.run_id}")
+            elif run.state == "running":
+                self.console.print(f"  {stamp}  running  {dag_id}  {run.run_id}")
+        return found
+
+    def _note(self, stage: str, seconds: float) -> None:
+        self.stages.append((stage, seconds))
+
+    def _count(self, table: str) -> int:
+        return self._scalar(f"select count(*) from (select 1 from {table} limit 1000) as some")  # noqa: S608
+
+    def _feedback_in_warehouse(self) -> int:
+        return self._scalar("select count(*) from events where source = 'feedback'")
+
+    def _snapshots_with_feedback(self) -> int:
+        return self._scalar("select count(*) from snapshots where (manifest ->> 'feedback_events')::bigint > 0")
+
+    def _scalar(self, query: str) -> int:
+        engine = create_engine(self.warehouse_url)
+        try:
+            with engine.connect() as connection:
+                return int(connection.scalar(text(query)) or 0)
+        finally:
+            engine.dispose()

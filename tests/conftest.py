@@ -1,0 +1,55 @@
+"""Real components for every test: a PostgreSQL server for the session, a fresh warehouse for each test."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy
+import torch
+from sqlalchemy import Engine, text
+
+from recsys_tasks.warehouse import embedded, migrate
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """SQLAlchemy URL of the server's database `postgres`."""
+    server = embedded.start(tmp_path_factory.mktemp("postgres"))
+    return embedded.url(server, "postgres")
+
+
+@pytest.fixture
+def warehouse(postgres: str) -> Iterator[Engine]:
+    """An empty warehouse of its own."""
+    name = f"warehouse_{uuid.uuid4().hex[:12]}"
+    server = sqlalchemy.create_engine(postgres, isolation_level="AUTOCOMMIT")
+    with server.connect() as connection:
+        connection.execute(text(f"create database {name}"))
+    engine = sqlalchemy.create_engine(
+        sqlalchemy.make_url(postgres).set(database=name), connect_args={"options": "-c timezone=UTC"}
+    )
+    migrate(engine)
+    yield engine
+    engine.dispose()
+    with server.connect() as connection:
+        connection.execute(text(f"drop database {name} with (force)"))
+    server.dispose()
+
+
+@pytest.fixture
+def shared_events() -> Path:
+    """Real log samples, where this machine has them."""
+    folder = SHARED / "events"
+    if not folder.is_dir():
+        pytest.skip("the real log samples are not on this machine")
+    return folder

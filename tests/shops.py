@@ -1,0 +1,117 @@
+"""A small synthetic shop, for tests that need many events with a taste: each user buys from a few items again."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from sqlalchemy import Engine, text
+
+from recsys_tasks.features.encoding import EncodedSnapshot
+from recsys_tasks.features.sequences import Timeline, build_timeline
+from recsys_tasks.features.vocabulary import Vocabulary
+from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM, PURCHASE
+from recsys_tasks.warehouse import copy_in
+
+START = datetime(2024, 1, 1, 8, tzinfo=UTC)
+ITEMS = 40
+
+
+def vocabulary(items: int = ITEMS) -> Vocabulary:
+    """Items `i0`, `i1`, … in two departments."""
+    return Vocabulary(
+        item_ids=tuple(f"i{number}" for number in range(items)),
+        titles=tuple(f"Item {number}" for number in range(items)),
+        category_paths=tuple(f"D{number % 2} > C{number % 5}" for number in range(items)),
+        brands=("",) * items,
+        counts=tuple(range(items + 10, 10, -1)),
+    )
+
+
+def encoded_shop(users: int = 60, sessions: int = 8, seed: int = 0) -> EncodedSnapshot:
+    """Users who come once a week and buy, without repeating in a session, from eight items of their own."""
+    random = np.random.default_rng(seed)
+    rows = []
+    session = 0
+    for user in range(users):
+        own = random.choice(ITEMS, 8, replace=False)
+        for week in range(sessions):
+            at = START.timestamp() + week * 7 * 86_400 + user * 60
+            rows += [(user, session, int(item), at) for item in random.choice(own, 4, replace=False)]
+            session += 1
+    user_codes, session_codes, items, at_times = (np.asarray(column) for column in zip(*rows, strict=True))
+    kinds = np.full(len(rows), EVENT_TYPE_CODES[PURCHASE])
+    seconds = at_times.astype(np.float64)
+    timeline = build_timeline(user_codes, session_codes, items + FIRST_ITEM, kinds, seconds, seconds)
+    week_of = (timeline.session_first_seconds - START.timestamp()) // (7 * 86_400)
+    split = (week_of >= sessions - 2).astype(np.int8) + (week_of >= sessions - 1)
+    return EncodedSnapshot(timeline, vocabulary(), [f"u{user}" for user in range(users)], split)
+
+
+def random_timeline(seed: int, users: int = 5) -> Timeline:
+    """Users with sessions of one to six events, some of them of unknown items, over some weeks."""
+    random = np.random.default_rng(seed)
+    user, session, item, kind, seconds, began = ([] for _ in range(6))  # type: ignore[var-annotated]
+    number = 0
+    for who in range(users):
+        now = START.timestamp()
+        for _ in range(int(random.integers(1, 7))):
+            now += float(random.exponential(3 * 86_400))
+            at = now
+            for _ in range(int(random.integers(1, 7))):
+                user.append(who)
+                session.append(number)
+                item.append(int(random.integers(1, FIRST_ITEM + ITEMS)))
+                kind.append(int(random.integers(1, 5)))
+                seconds.append(at)
+                began.append(now)
+                at += float(random.exponential(60))
+            number += 1
+    return build_timeline(*(np.asarray(column) for column in (user, session, item, kind, seconds, began)))
+
+
+def fill(engine: Engine, users: int = 30, weeks: int = 10, seed: int = 0) -> None:
+    """Loads such a shop into a warehouse, past ingestion."""
+    random = np.random.default_rng(seed)
+    events = []
+    for user in range(users):
+        own = random.choice(ITEMS, 8, replace=False)
+        for week in range(weeks):
+            at = START + timedelta(days=7 * week, minutes=user)
+            for item in random.choice(own, 4, replace=False):
+                events.append(event(f"u{user}", f"s{user}-{week}", f"i{item}", at))
+    with engine.begin() as connection:
+        connection.execute(
+            text(
+                "insert into batches (batch_id, source, origin, status, read_rows) values ('b', 't', 't', 'loaded', 0)"
+            )
+        )
+        connection.execute(
+            text(
+                "insert into items (item_id, title, source) select 'i' || n, 'Item ' || n, 't' from generate_series(0, 39) n"
+            )
+        )
+        copy_in(connection, "events", [pa.RecordBatch.from_pylist(events)])
+
+
+def event(user: str, session: str, item: str, at: datetime) -> dict[str, str]:
+    """A purchase as a row of `events`."""
+    return {
+        "event_id": f"{session}-{item}",
+        "user_id": user,
+        "session_id": session,
+        "item_id": item,
+        "event_type": PURCHASE,
+        "event_time": at.isoformat(),
+        "source": "t",
+        "batch_id": "b",
+    }
+
+
+def write_lines(path: Path, records: list[dict[str, object]]) -> Path:
+    """A JSONL file."""
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    return path

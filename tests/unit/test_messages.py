@@ -1,0 +1,75 @@
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from recsys_tasks.serving.messages import RequestError, decode_events, decode_request
+
+
+def _body(**fields: object) -> bytes:
+    return json.dumps(fields).encode()
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "named"),
+    [
+        (b"{", 400, "truncated"),
+        (_body(k=0), 422, "$.k"),
+        (_body(k="many"), 422, "$.k"),
+        (_body(k=10**30), 422, "$.k"),
+        (_body(user_id=""), 422, "$.user_id"),
+        (_body(user_id="a\x00b"), 422, "$.user_id"),
+        (_body(user_id="x" * 300), 422, "$.user_id"),
+        (_body(colour="red"), 422, "colour"),
+        (_body(session=[{"event_type": "view"}]), 422, "$.session[0]"),
+        (_body(time="2024-01-01T00:00:00"), 422, "$.time"),
+        (b"[" * 100_000, 422, "object"),
+        (b'{"k": NaN}', 400, ""),
+    ],
+)
+def test_a_wrong_request_is_refused_and_the_field_named(body: bytes, status: int, named: str) -> None:
+    with pytest.raises(RequestError) as refused:
+        decode_request(body)
+    assert refused.value.status == status
+    assert named in refused.value.detail
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"event_type": "like", "user_id": "u", "item_id": "i"}, "$[0].event_type"),
+        ({"event_type": "view", "item_id": "i"}, "user_id"),
+        ({"event_type": "view", "user_id": "u"}, "item_id"),
+        ({"event_type": "search", "user_id": "u"}, "query"),
+        ({"event_type": "purchase", "user_id": "u", "item_id": "i", "quantity": 0}, "$[0].quantity"),
+        ({"event_type": "purchase", "user_id": "u", "item_id": "i", "price": -1}, "$[0].price"),
+        (
+            {
+                "event_type": "view",
+                "user_id": "u",
+                "item_id": "i",
+                "event_time": (datetime.now(UTC) + timedelta(hours=1)).isoformat(),
+            },
+            "event_time",
+        ),
+    ],
+)
+def test_a_wrong_event_is_refused_and_the_field_named(fields: dict[str, object], named: str) -> None:
+    with pytest.raises(RequestError) as refused:
+        decode_events(json.dumps([fields]).encode(), 10)
+    assert refused.value.status == 422
+    assert named in refused.value.detail
+
+
+def test_an_event_gets_an_id_and_a_time_where_it_has_none() -> None:
+    (event,) = decode_events(_body(event_type="view", user_id="u", item_id="i"), 10)
+    assert event.event_id
+    assert event.event_time is not None
+    assert event.event_time.tzinfo is UTC
+
+
+def test_a_batch_that_is_too_long_is_refused_whole() -> None:
+    event = {"event_type": "view", "user_id": "u", "item_id": "i"}
+    with pytest.raises(RequestError) as refused:
+        decode_events(json.dumps([event] * 11).encode(), 10)
+    assert refused.value.status == 413
