@@ -1,5 +1,7 @@
 """The warehouse's events into an immutable feature snapshot."""
 
+from typing import Any
+
 from airflow.sdk import Param, dag, task
 
 from recsys_tasks import orchestration as loop
@@ -32,7 +34,7 @@ Always safe: the same events and cut-off give the same snapshot. As of a past ti
 def build_features() -> None:
     @task(outlets=[loop.SNAPSHOT])
     @loop.failing_fast
-    def snapshot(params=None, outlet_events=None) -> str:
+    def snapshot(params: Any = None, outlet_events: Any = None) -> str:
         from datetime import datetime
 
         from recsys_tasks import steps

@@ -1,5 +1,7 @@
 """What the endpoints saw into the warehouse's events."""
 
+from typing import Any
+
 from airflow.sdk import dag, task
 from airflow.sdk.exceptions import AirflowSkipException
 
@@ -35,7 +37,7 @@ Always safe: the same bytes make the same batch, and an event is known by its id
 def collect_feedback() -> None:
     @task(multiple_outputs=False)
     @loop.failing_fast
-    def fetch() -> list[dict]:
+    def fetch() -> list[dict[str, Any]]:
         from dataclasses import asdict
 
         from recsys_tasks import steps
@@ -47,7 +49,7 @@ def collect_feedback() -> None:
 
     @task(outlets=[loop.EVENTS])
     @loop.failing_fast
-    def load(portions: list[dict], outlet_events=None) -> int:
+    def load(portions: list[dict[str, Any]], outlet_events: Any = None) -> int:
         from recsys_tasks import steps
         from recsys_tasks.feedback import Portion
 

@@ -1,6 +1,7 @@
 """Source files, or a week of the default source, into the warehouse's events."""
 
 from datetime import UTC, datetime
+from typing import Any
 
 from airflow.sdk import CronDataIntervalTimetable, Param, dag, task
 from airflow.sdk.exceptions import AirflowSkipException
@@ -46,7 +47,7 @@ For files: trigger it with `{"source": "retailrocket", "paths": ["/path/to/file.
 def ingest_events() -> None:
     @task
     @loop.failing_fast
-    def land(params=None, data_interval_start=None, data_interval_end=None) -> list[str]:
+    def land(params: Any = None, data_interval_start: Any = None, data_interval_end: Any = None) -> list[str]:
         from recsys_tasks import steps
 
         interval = loop.interval_to_ingest(data_interval_start, data_interval_end)
@@ -67,7 +68,7 @@ def ingest_events() -> None:
         return sum(report.inserted for report in steps.load_batches(batch_ids))
 
     @task(outlets=[loop.EVENTS])
-    def announce(inserted: int, data_interval_end=None, outlet_events=None) -> None:
+    def announce(inserted: int, data_interval_end: Any = None, outlet_events: Any = None) -> None:
         if not loop.is_latest(data_interval_end, datetime.now(UTC)):
             raise AirflowSkipException("A later interval is due: its run announces the events of both")
         outlet_events[loop.EVENTS].extra = {"inserted": inserted}

@@ -1,5 +1,7 @@
 """The challenger through the gate and onto the endpoints."""
 
+from typing import Any
+
 from airflow.sdk import Param, dag, task
 from airflow.sdk.exceptions import AirflowSkipException
 
@@ -39,7 +41,7 @@ The old champion serves everywhere, whatever failed.
 def promote_model() -> None:
     @task(multiple_outputs=False)
     @loop.failing_fast
-    def judge(params=None, triggering_asset_events=None) -> dict:
+    def judge(params: Any = None, triggering_asset_events: Any = None) -> dict[str, Any]:
         from recsys_tasks import steps
 
         wanted = params["version"] or loop.from_event(triggering_asset_events, "version")
@@ -50,14 +52,14 @@ def promote_model() -> None:
 
     @task(multiple_outputs=False)
     @loop.failing_fast
-    def build(approved: dict) -> dict:
+    def build(approved: dict[str, Any]) -> dict[str, Any]:
         from recsys_tasks import steps
 
         return approved | {"bundle": str(steps.bundle(approved["version"]))}
 
     @task(outlets=[loop.CHAMPION_VERSION])
     @loop.failing_fast
-    def activate(built: dict, outlet_events=None) -> str:
+    def activate(built: dict[str, Any], outlet_events: Any = None) -> str:
         from pathlib import Path
 
         from recsys_tasks import steps

@@ -1,6 +1,7 @@
 """A snapshot into a registered challenger."""
 
 from datetime import timedelta
+from typing import Any
 
 from airflow.sdk import Param, dag, task
 
@@ -37,7 +38,7 @@ snapshot: trigger it with `{"snapshot_id": "…"}`.
 def train_model() -> None:
     @task
     @loop.failing_fast
-    def train(params=None, triggering_asset_events=None) -> str:
+    def train(params: Any = None, triggering_asset_events: Any = None) -> str:
         from recsys_tasks import steps
 
         return steps.train_model(params["snapshot_id"] or loop.from_event(triggering_asset_events, "snapshot_id"))
@@ -52,7 +53,7 @@ def train_model() -> None:
 
     @task(outlets=[loop.CHALLENGER_VERSION])
     @loop.failing_fast
-    def register(training_run: str, outlet_events=None) -> str:
+    def register(training_run: str, outlet_events: Any = None) -> str:
         from recsys_tasks import steps
 
         number = steps.register_run(training_run)

@@ -37,6 +37,7 @@ from recsys_tasks.names import CHALLENGER, CHAMPION, FEEDBACK_SOURCE
 from recsys_tasks.promotion.build import build_bundle
 from recsys_tasks.promotion.push import push, roll_back
 from recsys_tasks.registry import runs, versions
+from recsys_tasks.registry.tracking import client
 from recsys_tasks.settings import settings
 from recsys_tasks.validation import ValidationReport, validate
 from recsys_tasks.warehouse import engine, statement
@@ -181,7 +182,7 @@ def register_run(run_id: str) -> str:
 
 def _model_table(run_id: str, judged_on: str, name: str) -> dict[str, dict[str, float]]:
     """Metrics of a run's model and of the baselines, on the test part of another run's snapshot."""
-    source = snapshot(runs.client().get_run(judged_on).data.tags["snapshot_id"])
+    source = snapshot(client().get_run(judged_on).data.tags["snapshot_id"])
     model = versions.load_run_model(run_id)
     encoded = encode_snapshot(source, model.vocabulary)
     asked = questions(encoded, TEST)
@@ -196,7 +197,9 @@ def _model_table(run_id: str, judged_on: str, name: str) -> dict[str, dict[str, 
 
 
 def judge(number: str | None = None) -> tuple[str, Decision]:
-    """The gate's decision about a version (by default the challenger), recorded in MLflow; a refusal in the warehouse too.
+    """The gate's decision about a version (by default the challenger), recorded in MLflow.
+
+    A refusal is recorded in the warehouse too.
 
     Raises:
         InputError: there is no challenger.

@@ -54,7 +54,7 @@ def encoded_shop(users: int = 60, sessions: int = 8, seed: int = 0) -> EncodedSn
 def random_timeline(seed: int, users: int = 5) -> Timeline:
     """Users with sessions of one to six events, some of them of unknown items, over some weeks."""
     random = np.random.default_rng(seed)
-    user, session, item, kind, seconds, began = ([] for _ in range(6))  # type: ignore[var-annotated]
+    user, session, item, kind, seconds, began = ([] for _ in range(6))
     number = 0
     for who in range(users):
         now = START.timestamp()
@@ -91,7 +91,8 @@ def fill(engine: Engine, users: int = 30, weeks: int = 10, seed: int = 0) -> Non
         )
         connection.execute(
             text(
-                "insert into items (item_id, title, source) select 'i' || n, 'Item ' || n, 't' from generate_series(0, 39) n"
+                "insert into items (item_id, title, source)"
+                " select 'i' || n, 'Item ' || n, 't' from generate_series(0, 39) n"
             )
         )
         copy_in(connection, "events", [pa.RecordBatch.from_pylist(events)])

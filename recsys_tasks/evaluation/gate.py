@@ -25,7 +25,8 @@ def decide(table: Table, baselines: tuple[str, ...], champion: str | None, margi
         champion: the champion's row, if there is a champion.
         margin: how much worse than the champion, as a share, the challenger may be on both metrics.
     """
-    kept, broken = [], []
+    kept: list[str] = []
+    broken: list[str] = []
     challenger = table["test"]
     for metric in (PRIMARY, SECONDARY):
         for name in baselines:
@@ -33,7 +34,8 @@ def decide(table: Table, baselines: tuple[str, ...], champion: str | None, margi
             (kept if challenger[metric] > table[name][metric] else broken).append(line)
         if champion is not None:
             least = table[champion][metric] * (1 - margin)
-            line = f"{metric} {challenger[metric]:.4f} against champion {table[champion][metric]:.4f} (at least {least:.4f})"
+            rival = f"champion {table[champion][metric]:.4f} (at least {least:.4f})"
+            line = f"{metric} {challenger[metric]:.4f} against {rival}"
             (kept if challenger[metric] >= least else broken).append(line)
     if broken:
         return Decision(False, [f"not good enough: {line}" for line in broken] + [f"good: {line}" for line in kept])

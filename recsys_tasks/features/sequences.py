@@ -77,7 +77,8 @@ class Timeline:
     @property
     def session_first_seconds(self) -> np.ndarray:
         """When each session began [S]."""
-        return self.session_seconds[self.session_start[:-1]]
+        first: np.ndarray = self.session_seconds[self.session_start[:-1]]
+        return first
 
 
 def build_timeline(

@@ -107,9 +107,14 @@ def open_snapshot(folder: Path, snapshot_id: str) -> Snapshot:
         manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"No snapshot {snapshot_id!r} in {folder}; build one first") from error
-    times = {name: datetime.fromisoformat(manifest[name]) for name in ("cutoff", "validation_start", "test_start")}
-    counts = {name: manifest[name] for name in ("events", "users", "sessions", "items", "feedback_events")}
-    return Snapshot(snapshot_id, path, **times, **counts)
+    return Snapshot(
+        snapshot_id=snapshot_id,
+        path=path,
+        cutoff=datetime.fromisoformat(manifest["cutoff"]),
+        validation_start=datetime.fromisoformat(manifest["validation_start"]),
+        test_start=datetime.fromisoformat(manifest["test_start"]),
+        **{name: manifest[name] for name in ("events", "users", "sessions", "items", "feedback_events")},
+    )
 
 
 def latest_snapshot_id(engine: Engine) -> str:

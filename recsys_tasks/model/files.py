@@ -34,7 +34,7 @@ def save_model(model: TrainedModel, folder: Path) -> None:
     (folder / CONFIG).write_text(json.dumps(asdict(model.network.config), indent=2), encoding="utf-8")
     model.vocabulary.save(folder / VOCABULARY)
     weights = {name: value.cpu().numpy() for name, value in model.network.state_dict().items()}
-    np.savez(folder / WEIGHTS, **weights)  # type: ignore[arg-type]
+    np.savez(folder / WEIGHTS, **weights)
 
 
 def load_model(folder: Path) -> TrainedModel:

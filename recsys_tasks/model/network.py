@@ -114,7 +114,7 @@ class ItemTable(nn.Module):
         """Vectors of all items [V, D]."""
         vector = self.own.weight
         for level, table in enumerate(self.of_category):
-            vector = vector + table.weight[self.categories[:, level]]
+            vector = vector + table(self.categories[:, level])
         return vector
 
 

@@ -188,7 +188,7 @@ class _Loop:
                 "lower the rate"
             )
         self.optimizer.zero_grad(set_to_none=True)
-        (loss / count.clamp(min=1)).backward()  # type: ignore[no-untyped-call]
+        (loss / count.clamp(min=1)).backward()
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
         self.optimizer.step()
         return float(loss.detach()), int(count)

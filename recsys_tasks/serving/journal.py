@@ -33,7 +33,8 @@ class Journal:
         self.instance = self._instance()
         self._waiting: list[tuple[bytes, asyncio.Future[None]]] = []
         self._flushing: asyncio.Task[None] | None = None
-        self._open_segment()
+        self._size = 0
+        self._file = self._open_segment()
 
     def segments(self) -> list[Segment]:
         """All files, oldest first."""
@@ -107,14 +108,14 @@ class Journal:
             self._size = before
             raise
 
-    def _open_segment(self) -> None:
+    def _open_segment(self) -> int:
         latest = max((int(segment.name) for segment in self.segments()), default=0)
         path = self.folder / f"{latest + 1:08d}.jsonl"
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
-        self._size = 0
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
         directory = os.open(self.folder, os.O_RDONLY)
         os.fsync(directory)
         os.close(directory)
+        return file
 
     def _instance(self) -> str:
         path = self.folder / "instance"

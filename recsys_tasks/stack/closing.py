@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import datetime
+from typing import Any
 
 import httpx
 from rich.console import Console
@@ -104,7 +105,7 @@ def show_addresses(console: Console, ports: Ports) -> None:
         console.print(f"  {name:>10}  {ports.url(name)}", highlight=False)
 
 
-def _rows(url: str, query: str, **parameters: object) -> list[tuple[object, ...]]:
+def _rows(url: str, query: str, **parameters: object) -> list[tuple[Any, ...]]:
     engine = create_engine(url)
     try:
         with engine.connect() as connection:

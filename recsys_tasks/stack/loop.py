@@ -116,7 +116,7 @@ class Walk:
         self.stages.append((stage, seconds))
 
     def _count(self, table: str) -> int:
-        return self._scalar(f"select count(*) from (select 1 from {table} limit 1000) as some")  # noqa: S608
+        return self._scalar(f"select count(*) from (select 1 from {table} limit 1000) as found")  # noqa: S608
 
     def _feedback_in_warehouse(self) -> int:
         return self._scalar("select count(*) from events where source = 'feedback'")

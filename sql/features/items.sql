@@ -18,4 +18,4 @@ select
 from counted
 inner join items on counted.item_id = items.item_id
 where counted.training_events >= :min_item_events
-order by counted.training_events desc, items.item_id
+order by counted.training_events desc, items.item_id asc

@@ -16,16 +16,30 @@ select
         when landed.event_time ~ '^[0-9]{4}-' and pg_input_is_valid(landed.event_time, 'timestamptz')
             then cast(landed.event_time as timestamptz)
     end as event_time_utc,
+    case
+        when landed.event_time ~ '^[0-9]{4}-' and pg_input_is_valid(landed.event_time, 'timestamptz')
+            then cast(landed.event_time as timestamptz) <= now() + interval '5 minutes'
+    end as event_time_has_come,
     coalesce(landed.user_id, landed.session_id) as user_or_session,
     landed.item_id is not null or landed.event_type = 'search' as names_an_item,
-    landed.query is not null or landed.event_type is distinct from 'search' as names_a_query,
+    landed.query is not null or coalesce(landed.event_type, '') <> 'search' as names_a_query,
     landed.item_id is null or batch.implies_items
-    or exists (select 1 from items where items.item_id = landed.item_id)
-    or exists (select 1 from landing_items where landing_items.item_id = landed.item_id)
+    or exists (
+        select 1 from items
+        where items.item_id = landed.item_id
+    )
+    or exists (
+        select 1 from landing_items
+        where landing_items.item_id = landed.item_id)
         as item_is_known,
     landed.user_id is null or batch.implies_users
-    or exists (select 1 from users where users.user_id = landed.user_id)
-    or exists (select 1 from landing_users where landing_users.user_id = landed.user_id)
+    or exists (
+        select 1 from users
+        where users.user_id = landed.user_id
+    )
+    or exists (
+        select 1 from landing_users
+        where landing_users.user_id = landed.user_id)
         as user_is_known,
     coalesce(pg_input_is_valid(landed.quantity, 'numeric'), true) as quantity_is_number,
     case when pg_input_is_valid(landed.quantity, 'numeric') then cast(landed.quantity as numeric) end

@@ -2,12 +2,27 @@
 -- of this transaction with the row numbers that broke the rule.
 insert into quarantine (batch_id, kind, row_number, rule, reason, raw)
 select
-    landed.batch_id,
+    :batch_id as batch_id,
     :kind as kind,
-    landed.row_number,
+    broken_rows.row_number,
     :rule as rule,
     :reason as reason,
-    to_jsonb(landed) - 'batch_id' - 'row_number' as raw
-from {landing} as landed
-where landed.batch_id = :batch_id and landed.row_number in (select row_number from broken_rows)
+    coalesce(to_jsonb(landing_events), to_jsonb(landing_items), to_jsonb(landing_users))
+    - 'batch_id' - 'row_number' as raw
+from broken_rows
+left join landing_events
+    on
+        :kind = 'events'
+        and landing_events.batch_id = :batch_id
+        and broken_rows.row_number = landing_events.row_number
+left join landing_items
+    on
+        :kind = 'items'
+        and landing_items.batch_id = :batch_id
+        and broken_rows.row_number = landing_items.row_number
+left join landing_users
+    on
+        :kind = 'users'
+        and landing_users.batch_id = :batch_id
+        and broken_rows.row_number = landing_users.row_number
 on conflict (batch_id, kind, row_number, rule) do nothing

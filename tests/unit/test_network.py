@@ -4,9 +4,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys_tasks.evaluation.protocol import TEST, VALIDATION, model_ranks, questions
 from recsys_tasks.evaluation.baselines import PERSONAL, POPULARITY, baseline_ranks
 from recsys_tasks.evaluation.metrics import ranking_metrics
+from recsys_tasks.evaluation.protocol import TEST, VALIDATION, model_ranks, questions
 from recsys_tasks.features.sequences import build_timeline, query_inputs
 from recsys_tasks.model.attention import Attention
 from recsys_tasks.model.network import Events, NetworkConfig, Query, Recommender

@@ -1,0 +1,115 @@
+"""`make run` on a slice of the real data: killed in the middle, started again, and the loop closes."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import sqlalchemy
+from sqlalchemy import text
+
+from recsys_tasks.stack.processes import sweep
+from recsys_tasks.warehouse import embedded
+
+_SLICE = {
+    "RECSYS_SAMPLE_USERS": "150",
+    "RECSYS_MIN_ITEM_EVENTS": "5",
+    "RECSYS_TRAINING_SECONDS": "30",
+    "RECSYS_INCREMENTAL_SECONDS": "8",
+}
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "home"
+    folder.mkdir()
+    yield folder
+    sweep(folder)
+
+
+def _environment(home: Path) -> dict[str, str]:
+    return {**os.environ, **_SLICE, "RECSYS_HOME": str(home), "COLUMNS": "200"}
+
+
+def _start(home: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-m", "recsys_tasks.stack", "--once"],
+        env=_environment(home),
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def _left_behind(home: Path) -> list[str]:
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if str(home) in " ".join([*process.cmdline(), *process.environ().values()]) and process.pid != os.getpid():
+                found.append(" ".join(process.cmdline()))
+        except psutil.Error:
+            continue
+    return found
+
+
+def test_the_loop_closes_even_when_it_is_killed_in_the_middle(home: Path) -> None:
+    killed = _start(home)
+    assert killed.stdout is not None
+    for line in killed.stdout:
+        if "done" in line and "ingest_events" in line:
+            break
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+
+    again = _start(home)
+    output, _ = again.communicate(timeout=600)
+    assert again.returncode == 0, output
+    assert _left_behind(home) == []
+
+    for part in ("airflow", "mlflow", "data_docs", "endpoint", "personal_frequency", "recommended next", "curl -s"):
+        assert part in output
+    assert re.search(r"The endpoint serves version \d+", output)
+
+    server = embedded.start(home)
+    engine = sqlalchemy.create_engine(embedded.url(server, "warehouse"))
+    with engine.connect() as connection:
+        loaded = connection.execute(
+            text(
+                "select sum(read_rows), sum(inserted_rows), sum(quarantined_rows) from batches where status = 'loaded'"
+            )
+        ).one()
+        events, ids = connection.execute(text("select count(*), count(distinct event_id) from events")).one()
+        feedback = connection.execute(
+            text("select event_type, count(*) from events where source = 'feedback' group by event_type order by 1")
+        ).all()
+        clicked = connection.scalar(
+            text(
+                "select count(*) from events"
+                " where source = 'feedback' and request_id is not null and event_type = 'purchase'"
+            )
+        )
+        promotions = connection.scalar(text("select count(*) from promotions"))
+    engine.dispose()
+    assert loaded[0] == loaded[1] + loaded[2]
+    assert events == ids
+    assert [row[0] for row in feedback] == ["impression", "purchase"]
+    assert clicked
+    assert promotions == 2
+
+    began = time.monotonic()
+    third = _start(home)
+    output, _ = third.communicate(timeout=300)
+    assert third.returncode == 0, output
+    assert "running" not in output.replace("collect_feedback", "") or "train_model" not in output
+    assert time.monotonic() - began < 240
+    server.cleanup()

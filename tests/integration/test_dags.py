@@ -1,0 +1,151 @@
+"""Every DAG by `airflow dags test`, in the order of the loop, with a real endpoint beside it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import sqlalchemy
+from sqlalchemy import text
+
+from recsys_tasks.stack.environment import Ports, stack_environment
+from recsys_tasks.stack.environment import _any_free as free_port
+from recsys_tasks.stack.processes import sweep
+from recsys_tasks.warehouse import embedded
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The environment of a stack with PostgreSQL and the endpoint up, and Airflow's database migrated."""
+    home = tmp_path_factory.mktemp("home")
+    server = embedded.start(home)
+    ports = Ports(*(free_port() for _ in range(4)))
+    environment = stack_environment(home, ROOT / "dags", embedded.socket_folder(server), ports)
+    environment |= {
+        "RECSYS_MLFLOW_TRACKING_URI": embedded.url(server, "mlflow"),
+        "RECSYS_SAMPLE_USERS": "100",
+        "RECSYS_MIN_ITEM_EVENTS": "5",
+        "RECSYS_TRAINING_SECONDS": "25",
+        "RECSYS_MLFLOW_ARTIFACTS": str(home / "mlartifacts"),
+    }
+    _airflow(environment, "db", "migrate")
+    endpoint = subprocess.Popen(
+        [sys.executable, "-m", "recsys_tasks", "serve", "--port", str(ports.endpoint)], env=environment
+    )
+    _until_alive(ports.url("endpoint"))
+    yield {**environment, "ENDPOINT": ports.url("endpoint")}
+    endpoint.terminate()
+    endpoint.wait(20)
+    sweep(home)
+
+
+def _until_alive(url: str) -> None:
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            assert httpx.get(f"{url}/healthz").status_code == 200
+            return
+        except httpx.HTTPError:
+            assert time.monotonic() < deadline, "the endpoint did not come up"
+
+
+def _airflow(environment: dict[str, str], *arguments: str) -> str:
+    tool = str(Path(sys.executable).parent / "airflow")
+    done = subprocess.run([tool, *arguments], env=environment, capture_output=True, text=True, cwd=os.sep)
+    assert done.returncode == 0, done.stdout[-5_000:] + done.stderr[-3_000:]
+    return done.stdout
+
+
+def _rows(environment: dict[str, str], query: str) -> list[tuple[object, ...]]:
+    engine = sqlalchemy.create_engine(environment["RECSYS_WAREHOUSE_URL"])
+    with engine.connect() as connection:
+        found = [tuple(row) for row in connection.execute(text(query))]
+    engine.dispose()
+    return found
+
+
+def test_the_dags_walk_the_loop(stack: dict[str, str]) -> None:
+    _airflow(stack, "dags", "test", "ingest_events", "2017-12-11")
+    assert _rows(stack, "select count(*) > 10000, max(event_time) < '2017-12-12' from events") == [(True, True)]
+
+    _airflow(stack, "dags", "test", "build_features")
+    assert _rows(stack, "select count(*) from snapshots") == [(1,)]
+
+    _airflow(stack, "dags", "test", "train_model")
+    _airflow(stack, "dags", "test", "promote_model")
+    ((decision, version, reasons),) = _rows(stack, "select decision, model_version, reasons from promotions")
+    assert decision == "promoted", reasons
+    serving = httpx.get(f"{stack['ENDPOINT']}/v1/model").json()
+    assert serving["model_version"] == version
+
+    user = {"user_id": "1", "session_id": "now", "time": "2017-12-12T10:00:00Z"}
+    answer = httpx.post(f"{stack['ENDPOINT']}/v1/recommendations", json={**user, "k": 3}).json()
+    bought = {
+        "event_type": "purchase",
+        "user_id": "1",
+        "session_id": "now",
+        "item_id": answer["items"][0]["item_id"],
+        "request_id": answer["request_id"],
+        "position": 1,
+        "event_time": "2017-12-12T10:05:00Z",
+    }
+    httpx.post(f"{stack['ENDPOINT']}/v1/events", json=bought).raise_for_status()
+    for _ in range(2):  # collected twice, stored once
+        _airflow(stack, "dags", "test", "collect_feedback")
+    found = _rows(stack, "select event_type, count(*) from events where source = 'feedback' group by 1 order by 1")
+    assert found == [("impression", 3), ("purchase", 1)]
+
+
+def test_the_registered_model_answers_like_the_endpoint(stack: dict[str, str]) -> None:
+    """A session alone, asked of `models:/session-recommender@champion` and of the endpoint."""
+    item = _rows(stack, "select item_id from events group by item_id order by count(*) desc limit 1")[0][0]
+    program = (
+        "import json, mlflow, pandas as pd, sys\n"
+        "model = mlflow.pyfunc.load_model('models:/session-recommender@champion')\n"
+        "row = {'history': [], 'history_times': [], 'session': [sys.argv[1]], 'now': 1513072800.0, 'k': 5}\n"
+        "print(json.dumps(model.predict(pd.DataFrame([row]))['item_ids'][0]))\n"
+    )
+    environment = {**stack, "MLFLOW_TRACKING_URI": stack["RECSYS_MLFLOW_TRACKING_URI"]}
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(item)], env=environment, capture_output=True, text=True, cwd=os.sep
+    )
+    assert done.returncode == 0, done.stderr[-3_000:]
+    asked = {
+        "session": [{"item_id": item, "event_type": "view", "event_time": "2017-12-12T10:00:00Z"}],
+        "time": "2017-12-12T10:00:00Z",
+        "k": 5,
+        "record": False,
+    }
+    answer = httpx.post(f"{stack['ENDPOINT']}/v1/recommendations", json=asked).json()
+    assert json.loads(done.stdout.splitlines()[-1]) == [entry["item_id"] for entry in answer["items"]]
+
+
+def test_acknowledged_events_survive_sigkill_of_the_endpoint(stack: dict[str, str], tmp_path: Path) -> None:
+    environment = {**stack, "RECSYS_HOME": str(tmp_path)}
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    acknowledged: list[str] = []
+    for start in range(3):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "recsys_tasks", "serve", "--port", str(port)],
+            env=environment,
+            start_new_session=True,
+        )
+        _until_alive(url)
+        for number in range(40):
+            event = {"event_id": f"{start}-{number}", "event_type": "view", "user_id": "u", "item_id": "i"}
+            httpx.post(f"{url}/v1/events", json=event).raise_for_status()
+            acknowledged.append(event["event_id"])
+        os.killpg(process.pid, 9)
+        process.wait()
+    journal = b"".join(path.read_bytes() for path in sorted((tmp_path / "endpoint" / "journal").glob("*.jsonl")))
+    assert [json.loads(line)["event_id"] for line in journal.splitlines()] == acknowledged

@@ -1,0 +1,230 @@
+"""The endpoint over HTTP routes, with a real bundle of a small trained model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from starlette.testclient import TestClient
+
+from recsys_tasks.model.export import export_graphs, verify_graphs
+from recsys_tasks.model.files import TrainedModel, load_model, save_model
+from recsys_tasks.model.network import NetworkConfig
+from recsys_tasks.model.training import TrainingConfig, build_network, train
+from recsys_tasks.promotion.build import _golden_requests, _histories, _seal_with_golden
+from recsys_tasks.serving.app import create_app
+from recsys_tasks.serving.bundle import HISTORIES, MANIFEST, pack, read_bundle
+from recsys_tasks.settings import Settings
+from tests.shops import START, encoded_shop
+
+TOKEN = {"Authorization": "Bearer secret"}
+
+
+def _bundle(folder: Path, version: str, seed: int) -> Path:
+    shop = encoded_shop(seed=seed)
+    torch.manual_seed(seed)
+    sizes = shop.vocabulary.categories()[1]
+    network = build_network(NetworkConfig(len(shop.vocabulary), sizes, False, width=16), shop.vocabulary)
+    train(network, shop.timeline, shop.split, shop.vocabulary, TrainingConfig(epochs=2, negatives=32), lambda _: 0.0)
+    save_model(TrainedModel(network, shop.vocabulary), folder)
+    export_graphs(network, folder)
+    assert verify_graphs(network, folder) < 1e-4
+    np.savez(folder / HISTORIES, **_histories(shop, float(shop.timeline.seconds.max())))  # type: ignore[arg-type]
+    lineage = {"model_version": version, "run_id": "r", "snapshot_id": "s", "cutoff": START.isoformat()}
+    _seal_with_golden(folder, lineage, _golden_requests(shop))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return [_bundle(tmp_path_factory.mktemp(f"bundle{n}"), str(n), n) for n in (1, 2)]
+
+
+def _settings(home: Path) -> Settings:
+    return Settings(home=home, admin_token="secret")  # type: ignore[arg-type]  # noqa: S106
+
+
+@pytest.fixture
+def client(tmp_path: Path, bundles: list[Path]) -> Iterator[TestClient]:
+    with TestClient(create_app(_settings(tmp_path))) as found:
+        assert found.put("/v1/admin/model", content=pack(bundles[0]), headers=TOKEN).status_code == 200
+        yield found
+
+
+def _items(client: TestClient, **body: object) -> list[str]:
+    answer = client.post("/v1/recommendations", json=body)
+    assert answer.status_code == 200, answer.text
+    return [item["item_id"] for item in answer.json()["items"]]
+
+
+def test_a_known_user_gets_items_of_the_model_best_first(client: TestClient) -> None:
+    answer = client.post("/v1/recommendations", json={"user_id": "u1", "k": 5}).json()
+    scores = [item["score"] for item in answer["items"]]
+    assert answer["model_version"] == "1"
+    assert answer["request_id"]
+    assert scores == sorted(scores, reverse=True)
+    assert len(set(item["item_id"] for item in answer["items"])) == 5
+    assert {item["source"] for item in answer["items"]} == {"model"}
+
+
+def test_a_new_user_gets_popular_items_marked_as_such(client: TestClient) -> None:
+    answer = client.post("/v1/recommendations", json={"user_id": "nobody", "k": 5}).json()
+    assert {item["source"] for item in answer["items"]} == {"popular"}
+    assert len(answer["items"]) == 5
+
+
+def test_a_posted_event_counts_in_the_very_next_answer(client: TestClient) -> None:
+    before = client.post("/v1/recommendations", json={"user_id": "fresh"}).json()
+    event = {"event_type": "purchase", "user_id": "fresh", "session_id": "s", "item_id": "i3"}
+    assert client.post("/v1/events", json=event).status_code == 200
+    after = client.post("/v1/recommendations", json={"user_id": "fresh"}).json()
+    assert before["items"][0]["source"] == "popular"
+    assert after["items"][0]["source"] == "model"
+    assert "i3" not in [item["item_id"] for item in after["items"]]  # sessions of this shop do not repeat
+
+
+def test_a_session_told_with_the_request_is_the_same_as_one_posted_before(client: TestClient) -> None:
+    at = datetime.now(UTC).isoformat()
+    told = [{"item_id": "i3", "event_type": "purchase", "event_time": at}]
+    client.post(
+        "/v1/events",
+        json={"event_type": "purchase", "session_id": "posted", "item_id": "i3", "event_time": at},
+    )
+    assert _items(client, session=told, time=at) == _items(client, session_id="posted", time=at)
+
+
+def test_seen_items_can_be_left_out(client: TestClient) -> None:
+    seen = read_bundle_items(client, "u1")
+    assert set(_items(client, user_id="u1", k=20)) & seen
+    assert not set(_items(client, user_id="u1", k=20, exclude_seen=True)) & seen
+
+
+def read_bundle_items(client: TestClient, user_id: str) -> set[str]:
+    endpoint = client.app.routes[0].endpoint.__closure__  # type: ignore[attr-defined]
+    owner = next(cell.cell_contents for cell in endpoint if hasattr(cell.cell_contents, "models"))
+    seen: set[str] = owner.models.engine.seen(user_id, [])
+    return seen
+
+
+def test_events_and_the_model_survive_a_restart(client: TestClient, tmp_path: Path) -> None:
+    event = {"event_type": "purchase", "user_id": "fresh", "session_id": "s", "item_id": "i3"}
+    client.post("/v1/events", json=event)
+    before = _items(client, user_id="fresh", session_id="s", time="2024-03-01T00:00:00Z")
+    with TestClient(create_app(_settings(tmp_path))) as again:
+        assert _items(again, user_id="fresh", session_id="s", time="2024-03-01T00:00:00Z") == before
+        assert again.get("/v1/model").json()["model_version"] == "1"
+
+
+def test_the_journal_has_impressions_and_events_for_the_one_with_the_token(client: TestClient) -> None:
+    assert client.get("/v1/admin/journal").status_code == 401
+    answer = client.post("/v1/recommendations", json={"user_id": "u1", "k": 3}).json()
+    client.post(
+        "/v1/events",
+        json=[{"event_type": "view", "user_id": "u1", "item_id": "i1", "event_id": "mine"}],
+    )
+    client.post("/v1/recommendations", json={"user_id": "u1", "k": 3, "record": False})
+    journal = client.get("/v1/admin/journal", headers=TOKEN).json()
+    name = journal["segments"][-1]["name"]
+    lines = client.get(f"/v1/admin/journal/{name}", headers=TOKEN).content.splitlines()
+    events = [json.loads(line) for line in lines]
+    assert [event["event_type"] for event in events] == ["impression"] * 3 + ["view"]
+    assert [event["position"] for event in events[:3]] == [1, 2, 3]
+    assert {event["request_id"] for event in events[:3]} == {answer["request_id"]}
+    assert events[3]["event_id"] == "mine"
+
+
+def test_a_swap_and_a_way_back(client: TestClient, bundles: list[Path]) -> None:
+    first = _items(client, user_id="u1")
+    client.put("/v1/admin/model", content=pack(bundles[1]), headers=TOKEN)
+    assert client.get("/v1/model").json()["model_version"] == "2"
+    assert client.delete("/v1/admin/model", headers=TOKEN).json()["model_version"] == "1"
+    assert _items(client, user_id="u1") == first
+    assert client.delete("/v1/admin/model", headers=TOKEN).status_code == 409
+
+
+def _flip(bundle: Path, copy: Path, name: str) -> bytes:
+    for file in bundle.iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+    content = bytearray((copy / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (copy / name).write_bytes(content)
+    return pack(copy)
+
+
+@pytest.mark.parametrize("name", ["encoder.onnx", "decoder.onnx", "vocabulary.json", "golden.json", "histories.npz"])
+def test_a_bundle_with_a_flipped_bit_is_refused_and_the_old_one_serves(
+    client: TestClient, bundles: list[Path], tmp_path: Path, name: str
+) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    answer = client.put("/v1/admin/model", content=_flip(bundles[1], broken, name), headers=TOKEN)
+    assert answer.status_code == 422
+    assert name in answer.json()["detail"]
+    assert client.get("/v1/model").json()["model_version"] == "1"
+
+
+def test_a_bundle_with_a_wrong_golden_answer_is_refused(
+    client: TestClient, bundles: list[Path], tmp_path: Path
+) -> None:
+    wrong = tmp_path / "wrong"
+    wrong.mkdir()
+    for file in bundles[1].iterdir():
+        (wrong / file.name).write_bytes(file.read_bytes())
+    golden = json.loads((wrong / "golden.json").read_text(encoding="utf-8"))
+    golden[1]["answer"][0]["score"] += 0.1
+    (wrong / "golden.json").write_text(json.dumps(golden), encoding="utf-8")
+    manifest = json.loads((wrong / MANIFEST).read_text(encoding="utf-8"))
+    lineage = {name: value for name, value in manifest.items() if name not in ("files", "format")}
+    from recsys_tasks.serving.bundle import seal
+
+    seal(wrong, lineage)
+    answer = client.put("/v1/admin/model", content=pack(wrong), headers=TOKEN)
+    assert (answer.status_code, client.get("/v1/model").json()["model_version"]) == (422, "1")
+    assert "Golden request 1" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(("headers", "status"), [({}, 401), ({"Authorization": "Bearer wrong"}, 401)])
+def test_the_admin_routes_want_the_token(client: TestClient, headers: dict[str, str], status: int) -> None:
+    answer = client.put("/v1/admin/model", content=b"x", headers=headers)
+    assert answer.status_code == status
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_wrong_requests_get_a_problem_document_naming_the_field(client: TestClient) -> None:
+    answer = client.post("/v1/recommendations", json={"k": -1})
+    assert answer.status_code == 422
+    assert answer.headers["content-type"] == "application/problem+json"
+    problem = msgspec.json.decode(answer.content)
+    assert problem["status"] == 422
+    assert "$.k" in problem["detail"]
+    assert client.get("/nothing").status_code == 404
+    assert client.get("/v1/events").status_code == 405
+    assert client.post("/v1/events", content=b"x" * (2 << 20)).status_code == 413
+
+
+def test_an_endpoint_without_a_model_says_so(tmp_path: Path) -> None:
+    with TestClient(create_app(_settings(tmp_path))) as empty:
+        assert empty.post("/v1/recommendations", json={}).status_code == 503
+        assert empty.get("/readyz").status_code == 503
+        assert empty.get("/healthz").status_code == 200
+        event = {"event_type": "view", "user_id": "u", "item_id": "i"}
+        assert empty.post("/v1/events", json=event).status_code == 200  # nothing is lost for want of a model
+
+
+def test_metrics_count_requests_and_show_the_version(client: TestClient) -> None:
+    client.post("/v1/recommendations", json={})
+    text = client.get("/metrics").text
+    assert 'recsys_request_seconds_count{route="/v1/recommendations",status="200"} 1.0' in text
+    assert "recsys_model_version 1.0" in text
+
+
+def test_a_model_read_back_gives_the_scores_it_was_saved_with(bundles: list[Path]) -> None:
+    again = load_model(bundles[0])
+    assert verify_graphs(again.network, bundles[0]) < 1e-4
+    assert read_bundle(bundles[0]).model_version == "1"

@@ -1,0 +1,221 @@
+"""Sources through landing, validation and loading into a real warehouse."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, text
+
+from recsys_tasks.errors import BatchRejected, MalformedFile
+from recsys_tasks.ingestion import land, load, read_source
+from recsys_tasks.ingestion.batch import Interval
+from recsys_tasks.ingestion.load import LoadReport
+from recsys_tasks.settings import settings
+from recsys_tasks.validation import ValidationReport, validate
+from tests.shops import write_lines
+
+GOOD = {"event_id": "e1", "user_id": "u1", "item_id": "i1", "event_type": "view", "event_time": "2024-01-01T10:00:00Z"}
+
+
+def _ingest(
+    warehouse: Engine, tmp_path: Path, source: str, *paths: Path, interval: Interval | None = None, bad: float = 0.5
+) -> tuple[list[ValidationReport], list[LoadReport]]:
+    batch_ids = land(warehouse, read_source(source, paths, interval))
+    validated = [validate(warehouse, batch, tmp_path / "gx", max_bad_share=bad) for batch in batch_ids]
+    return validated, [load(warehouse, batch) for batch in batch_ids]
+
+
+def _count(warehouse: Engine, query: str) -> int:
+    with warehouse.connect() as connection:
+        return int(connection.scalar(text(query)) or 0)
+
+
+def _add_item(warehouse: Engine, *item_ids: str) -> None:
+    with warehouse.begin() as connection:
+        for item_id in item_ids:
+            connection.execute(text("insert into items (item_id, source) values (:i, 't')"), {"i": item_id})
+
+
+def _mapping(tmp_path: Path, format_: str, **extra: str) -> str:
+    lines = [
+        'source = "shop"',
+        f'format = "{format_}"',
+        "implies_items = true",
+        "implies_users = true",
+        *(f"{key} = {value}" for key, value in extra.items()),
+        "[columns]",
+        'user_id = "who"',
+        'item_id = "what"',
+        'event_type = "did"',
+        'event_time = "when"',
+        "[event_types]",
+        'seen = "view"',
+    ]
+    path = tmp_path / "shop.toml"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return str(path)
+
+
+def test_a_csv_with_a_mapping_becomes_events_in_utc(warehouse: Engine, tmp_path: Path) -> None:
+    file = tmp_path / "events.csv"
+    file.write_text("who,what,did,when\nu,i,seen,2024-07-01 12:00:00\n", encoding="utf-8")
+    mapping = _mapping(
+        tmp_path, "csv", time_format='"%Y-%m-%d %H:%M:%S"', time_zone='"Europe/Berlin"', id_prefix='"x-"'
+    )
+    _, (report,) = _ingest(warehouse, tmp_path, mapping, file)
+    assert (report.read, report.inserted, report.quarantined) == (1, 1, 0)
+    with warehouse.connect() as connection:
+        row = connection.execute(text("select * from events")).one()
+    assert (row.user_id, row.item_id, row.event_type) == ("x-u", "x-i", "view")
+    assert row.event_time == datetime(2024, 7, 1, 10, tzinfo=UTC)
+
+
+def test_the_same_file_again_under_another_name_changes_nothing(warehouse: Engine, tmp_path: Path) -> None:
+    mapping = _mapping(tmp_path, "csv")
+    first, second = tmp_path / "a.csv", tmp_path / "b.csv"
+    for file in (first, second):
+        file.write_text("who,what,did,when\nu,i,seen,2024-07-01T12:00:00\n", encoding="utf-8")
+    _ingest(warehouse, tmp_path, mapping, first)
+    _, (again,) = _ingest(warehouse, tmp_path, mapping, second)
+    assert (again.inserted, again.duplicates) == (0, 1)
+    assert _count(warehouse, "select count(*) from events") == 1
+
+
+def test_files_that_overlap_give_each_event_once(warehouse: Engine, tmp_path: Path) -> None:
+    mapping = _mapping(tmp_path, "csv")
+    head, rows = "who,what,did,when\n", [f"u,i{n},seen,2024-07-01T12:00:00\n" for n in range(10)]
+    for name, part in (("a.csv", rows[:7]), ("b.csv", rows[4:])):
+        (tmp_path / name).write_text(head + "".join(part), encoding="utf-8")
+    _ingest(warehouse, tmp_path, mapping, tmp_path / "a.csv", tmp_path / "b.csv")
+    assert _count(warehouse, "select count(*) from events") == 10
+
+
+def test_bad_rows_go_to_quarantine_with_the_reason_and_the_rest_is_loaded(warehouse: Engine, tmp_path: Path) -> None:
+    _add_item(warehouse, "i1")
+    tomorrow = (datetime.now(UTC) + timedelta(days=1)).isoformat()
+    bad = {
+        "event_type_known": {"event_type": "like"},
+        "event_time_is_time": {"event_time": "yesterday"},
+        "event_time_not_in_future": {"event_time": tomorrow},
+        "user_or_session_present": {"user_id": None},
+        "item_present": {"item_id": None},
+        "item_known": {"item_id": "nothing"},
+        "quantity_positive": {"quantity": -1},
+        "quantity_is_number": {"quantity": "1e999999999"},
+        "price_not_negative": {"price": -0.5},
+        "query_present": {"event_type": "search", "item_id": None},
+    }
+    records = [{**GOOD, **change, "event_id": rule} for rule, change in bad.items()]
+    records += [{**GOOD, "event_id": f"good-{n}"} for n in range(20)]
+    file = write_lines(tmp_path / "feedback.jsonl", records)
+    (validated,), (report,) = _ingest(warehouse, tmp_path, "feedback", file)
+    assert validated.rules == dict.fromkeys(bad, 1)
+    assert (report.read, report.inserted, report.quarantined) == (30, 20, 10)
+    with warehouse.connect() as connection:
+        kept = connection.execute(text("select rule, reason, raw ->> 'event_id' as id from quarantine")).all()
+    assert {row.rule: row.id for row in kept} == {rule: rule for rule in bad}
+    assert all(row.reason for row in kept)
+    assert (tmp_path / "gx" / "data_docs" / "index.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ('{"event_id": "x"', "not JSON"),
+        ('["a list"]', "not a JSON object"),
+        ('{"event_id": "a\\u0000b"}', "not allowed"),
+        ("\x00", "NUL"),
+    ],
+)
+def test_a_line_that_cannot_be_read_is_quarantined_with_its_number(
+    warehouse: Engine, tmp_path: Path, line: str, problem: str
+) -> None:
+    _add_item(warehouse, "i1")
+    file = tmp_path / "feedback.jsonl"
+    file.write_text(f"{json.dumps(GOOD)}\n{line}\n", encoding="utf-8")
+    _, (report,) = _ingest(warehouse, tmp_path, "feedback", file)
+    assert (report.inserted, report.quarantined) == (1, 1)
+    with warehouse.connect() as connection:
+        kept = connection.execute(text("select * from quarantine")).one()
+    assert kept.row_number == 2
+    assert problem in kept.reason
+
+
+def test_a_mapping_that_rejects_loads_nothing_of_a_broken_file_and_names_the_line(
+    warehouse: Engine, tmp_path: Path
+) -> None:
+    file = tmp_path / "events.csv"
+    file.write_text("who,what,did,when\nu,i,seen,2024-07-01T12:00:00\nu,i\n", encoding="utf-8")
+    with pytest.raises(MalformedFile, match=r"events\.csv, line 3: 2 fields where the header has 4"):
+        _ingest(warehouse, tmp_path, _mapping(tmp_path, "csv"), file)
+    assert _count(warehouse, "select count(*) from batches") == 0
+
+
+def test_a_missing_column_stops_the_file_before_anything_is_written(warehouse: Engine, tmp_path: Path) -> None:
+    file = tmp_path / "events.csv"
+    file.write_text("who,what,did\nu,i,seen\n", encoding="utf-8")
+    with pytest.raises(MalformedFile, match="no column 'when'; the file has who, what, did"):
+        _ingest(warehouse, tmp_path, _mapping(tmp_path, "csv"), file)
+    assert _count(warehouse, "select count(*) from landing_events") == 0
+
+
+def test_a_batch_that_is_bad_as_a_whole_is_rejected_and_nothing_of_it_loaded(warehouse: Engine, tmp_path: Path) -> None:
+    file = write_lines(tmp_path / "f.jsonl", [{**GOOD, "event_id": f"e{n}"} for n in range(10)])  # i1 is not known
+    with pytest.raises(BatchRejected, match=r"10 of 10 rows \(100%\) are bad.*item_known \(10\)"):
+        _ingest(warehouse, tmp_path, "feedback", file)
+    assert _count(warehouse, "select count(*) from events") == 0
+    assert _count(warehouse, "select count(*) from batches where status = 'rejected'") == 1
+
+
+def test_two_households_of_the_default_source(
+    warehouse: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RECSYS_SAMPLE_USERS", "2")
+    settings.cache_clear()
+    weeks = [datetime(2017, 1, 1, tzinfo=UTC), datetime(2017, 12, 4, tzinfo=UTC), datetime(2017, 12, 11, tzinfo=UTC)]
+    try:
+        for start, end in pairwise(weeks):
+            _, reports = _ingest(warehouse, tmp_path, "complete_journey", interval=Interval(start, end))
+        _, again = _ingest(warehouse, tmp_path, "complete_journey", interval=Interval(weeks[0], weeks[1]))
+    finally:
+        settings.cache_clear()
+    assert all(report.read == report.inserted + report.duplicates + report.quarantined for report in reports)
+    assert all(report.inserted == 0 for report in again)
+    assert _count(warehouse, "select count(*) from users") == 2
+    assert _count(warehouse, "select count(distinct user_id) from events") == 2
+    assert _count(warehouse, "select count(*) from items where title is not null") > 60_000
+    assert _count(warehouse, "select count(*) from events where properties ? 'store_id'") == _count(
+        warehouse, "select count(*) from events"
+    )
+
+
+def test_the_retailrocket_log(warehouse: Engine, tmp_path: Path, shared_events: Path) -> None:
+    _, (report,) = _ingest(warehouse, tmp_path, "retailrocket", shared_events / "retailrocket-week.tsv")
+    assert report.read == 38_741
+    assert report.inserted + report.duplicates + report.quarantined == report.read
+    types = "select count(*) from events where event_type = "
+    assert _count(warehouse, f"{types}'add_to_cart'") > 2_000
+    assert _count(warehouse, f"{types}'purchase'") > 600
+
+
+def test_the_otto_sample(warehouse: Engine, tmp_path: Path, shared_events: Path) -> None:
+    _, (report,) = _ingest(warehouse, tmp_path, "otto", shared_events / "otto-sample.jsonl")
+    assert report.quarantined == 0
+    assert _count(warehouse, "select count(distinct session_id) from events") == 20
+
+
+def test_a_landing_that_was_killed_is_repeated_safely(warehouse: Engine, tmp_path: Path) -> None:
+    _add_item(warehouse, "i1")
+    file = write_lines(tmp_path / "f.jsonl", [{**GOOD, "event_id": f"e{n}"} for n in range(10)])
+    (batch,) = land(warehouse, read_source("feedback", [file]))
+    assert land(warehouse, read_source("feedback", [file])) == [batch]  # landed, not validated, landed again
+    validate(warehouse, batch, tmp_path / "gx", max_bad_share=0.5)
+    assert land(warehouse, read_source("feedback", [file])) == [batch]  # validated, then landed again
+    validate(warehouse, batch, tmp_path / "gx", max_bad_share=0.5)
+    assert load(warehouse, batch).inserted == 10
+    assert load(warehouse, batch).inserted == 0
+    assert _count(warehouse, "select count(*) from events") == 10
