@@ -16,7 +16,9 @@ $(STAMP): requirements.txt pyproject.toml
 	  || { echo "make: Python 3.11 is needed, python3 is $$(python3 --version 2>&1); install it or put it first in PATH"; exit 1; }
 	@python3 -m venv $(VENV)
 	@echo "Installing the pinned requirements into $(VENV); this takes some minutes once"
-	@$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements.txt > $(VENV)/install.log 2>&1 \
+	@# The pins are complete, so nothing needs resolving but torch, which asks for more where it comes with CUDA.
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --requirement requirements.txt > $(VENV)/install.log 2>&1 \
+	  && $(BIN)/pip install --quiet --disable-pip-version-check $$(grep '^torch==' requirements.txt) >> $(VENV)/install.log 2>&1 \
 	  || { echo "make: pip could not install; is the network up? The end of $(VENV)/install.log:"; tail -3 $(VENV)/install.log; exit 1; }
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable . >> $(VENV)/install.log 2>&1 \
 	  || { echo "make: the package itself could not be installed; the end of $(VENV)/install.log:"; tail -3 $(VENV)/install.log; exit 1; }

@@ -59,13 +59,19 @@ class Vocabulary:
 
     def categories(self) -> tuple[np.ndarray, tuple[int, ...]]:
         """Number of each item's category at two depths [V, 2] (0: none), and how many numbers each depth has."""
-        two_levels = [_PATH_SEPARATOR.join(path.split(_PATH_SEPARATOR)[:2]) for path in self.category_paths]
-        columns, sizes = [], []
-        for names in (two_levels, self.category_paths):
-            distinct = {name: number for number, name in enumerate(sorted(set(names) - {""}), start=1)}
-            columns.append([0] * FIRST_ITEM + [distinct.get(name, 0) for name in names])
-            sizes.append(len(distinct) + 1)
-        return np.asarray(columns, np.int64).T, tuple(sizes)
+        columns = []
+        for names, of_item in zip(self.category_names(), self._paths(), strict=True):
+            number = {name: place for place, name in enumerate(names)}
+            columns.append([0] * FIRST_ITEM + [number[name] for name in of_item])
+        return np.asarray(columns, np.int64).T, tuple(len(names) for names in self.category_names())
+
+    def category_names(self) -> tuple[tuple[str, ...], ...]:
+        """The categories of each depth in the order of their numbers; number 0 has no name."""
+        return tuple(("", *sorted(set(of_item) - {""})) for of_item in self._paths())
+
+    def _paths(self) -> tuple[tuple[str, ...], ...]:
+        upper = tuple(_PATH_SEPARATOR.join(path.split(_PATH_SEPARATOR)[:2]) for path in self.category_paths)
+        return upper, self.category_paths
 
     def save(self, path: Path) -> None:
         """Writes it as JSON."""

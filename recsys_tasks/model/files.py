@@ -16,6 +16,7 @@ from recsys_tasks.errors import InputError
 from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.model.network import NetworkConfig, Recommender
 from recsys_tasks.model.training import build_network
+from recsys_tasks.names import FIRST_ITEM
 
 CONFIG, VOCABULARY, WEIGHTS = "network.json", "vocabulary.json", "weights.npz"
 
@@ -57,17 +58,26 @@ def load_model(folder: Path) -> TrainedModel:
 
 
 def warm_start(network: Recommender, vocabulary: Vocabulary, champion: TrainedModel) -> int:
-    """Takes over the champion's weights where shapes agree and the rows of items both know; returns how many."""
+    """Takes over the champion's weights; rows of items and categories go by name. Returns how many items both know."""
     ours, theirs = network.state_dict(), champion.network.state_dict()
-    rows = champion.vocabulary.numbers(vocabulary.item_ids)
-    first = len(vocabulary) - len(vocabulary.item_ids)
-    shared = np.flatnonzero(rows >= first)
-    mine, other = torch.from_numpy(shared + first), torch.from_numpy(rows[shared])
+    numbers = champion.vocabulary.numbers(vocabulary.item_ids)
+    known = np.flatnonzero(numbers >= FIRST_ITEM)
+    reserved = np.arange(FIRST_ITEM)
+    rows = {
+        name: (np.concatenate([reserved, known + FIRST_ITEM]), np.concatenate([reserved, numbers[known]]))
+        for name in ("items.own.weight", "items.bias")
+    }
+    names = zip(vocabulary.category_names(), champion.vocabulary.category_names(), strict=True)
+    for level, (mine, other) in enumerate(names):
+        place = {name: row for row, name in enumerate(other)}
+        pairs = [(row, place[name]) for row, name in enumerate(mine) if name in place]
+        rows[f"items.of_category.{level}.weight"] = (np.asarray(pairs)[:, 0], np.asarray(pairs)[:, 1])
     for name, value in theirs.items():
-        if name in ("items.own.weight", "items.bias"):
-            ours[name][mine] = value[other]
-            ours[name][:first] = value[:first]
-        elif name in ours and ours[name].shape == value.shape and name != "items.categories":
+        if name in rows:
+            to, taken = (torch.from_numpy(index) for index in rows[name])
+            ours[name][to] = value[taken]
+        elif name in ours and ours[name].shape == value.shape:
             ours[name] = value.clone()
+    ours["items.categories"] = network.items.categories
     network.load_state_dict(ours)
-    return len(shared)
+    return len(known)

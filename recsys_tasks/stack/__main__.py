@@ -23,7 +23,7 @@ from recsys_tasks.stack.airflow_api import Airflow
 from recsys_tasks.stack.environment import Ports, choose_ports, stack_environment
 from recsys_tasks.stack.loop import Walk
 from recsys_tasks.stack.processes import Processes, sweep, wait_until
-from recsys_tasks.warehouse import embedded
+from recsys_tasks.warehouse import embedded, engine
 
 _FREE_BYTES = 4 << 30
 _START_SECONDS = 180
@@ -77,7 +77,7 @@ def _run(console: Console, once: bool) -> None:
             airflow=airflow,
             processes=processes,
             console=console,
-            warehouse_url=environment["RECSYS_WAREHOUSE_URL"],
+            warehouse=engine(),
             endpoint_url=ports.url("endpoint"),
             replay_from=datetime.fromisoformat(environment["RECSYS_REPLAY_FROM"]),
         )

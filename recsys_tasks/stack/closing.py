@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 from rich.console import Console
 from rich.table import Table
-from sqlalchemy import create_engine, text
+from sqlalchemy import Engine, text
 
 from recsys_tasks.errors import InvariantError
 from recsys_tasks.stack.environment import Ports
@@ -26,16 +26,16 @@ def verify(walk: Walk, ports: Ports) -> str:
     """
     serving = httpx.get(f"{ports.url('endpoint')}/v1/model", timeout=30).json()
     rows = _rows(
-        walk.warehouse_url,
+        walk.warehouse,
         "select model_version from promotions where decision in ('promoted', 'rolled_back')"
         " order by promotion_id desc limit 1",
     )
     promoted = rows[0][0] if rows else None
     if serving.get("model_version") != promoted:
         raise InvariantError(f"The endpoint serves {serving.get('model_version')}, but {promoted} was promoted")
-    (feedback,) = _rows(walk.warehouse_url, "select count(*) from events where source = 'feedback'")[0]
+    (feedback,) = _rows(walk.warehouse, "select count(*) from events where source = 'feedback'")[0]
     (learned,) = _rows(
-        walk.warehouse_url, "select coalesce(max((manifest ->> 'feedback_events')::bigint), 0) from snapshots"
+        walk.warehouse, "select coalesce(max((manifest ->> 'feedback_events')::bigint), 0) from snapshots"
     )[0]
     if not feedback or not learned:
         raise InvariantError(f"The warehouse has {feedback} events of feedback, the latest snapshot {learned}")
@@ -64,12 +64,12 @@ def show_metrics(console: Console, mlflow_url: str, version: str) -> None:
 def show_recommendations(walk: Walk, ports: Ports) -> None:
     """What the endpoint recommends to one real household, beside what it bought last, in product names."""
     household = _rows(
-        walk.warehouse_url,
+        walk.warehouse,
         "select user_id from events where event_type = 'purchase' group by user_id"
         " having count(*) >= 20 order by max(event_time) desc, user_id limit 1",
     )[0][0]
     last = _rows(
-        walk.warehouse_url,
+        walk.warehouse,
         "select coalesce(items.title, items.item_id), max(events.event_time) as at from events"
         " inner join items on events.item_id = items.item_id where events.user_id = :user"
         " and events.event_type = 'purchase' group by items.item_id, items.title order by at desc, 1 limit 5",
@@ -105,10 +105,6 @@ def show_addresses(console: Console, ports: Ports) -> None:
         console.print(f"  {name:>10}  {ports.url(name)}", highlight=False)
 
 
-def _rows(url: str, query: str, **parameters: object) -> list[tuple[Any, ...]]:
-    engine = create_engine(url)
-    try:
-        with engine.connect() as connection:
-            return [tuple(row) for row in connection.execute(text(query), parameters)]
-    finally:
-        engine.dispose()
+def _rows(warehouse: Engine, query: str, **parameters: object) -> list[tuple[Any, ...]]:
+    with warehouse.connect() as connection:
+        return [tuple(row) for row in connection.execute(text(query), parameters)]

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from rich.console import Console
-from sqlalchemy import create_engine, text
+from sqlalchemy import Engine, text
 
 from recsys_tasks.errors import InvariantError
+from recsys_tasks.registry import runs
 from recsys_tasks.simulation.replay import ReplayReport, replay
 from recsys_tasks.stack.airflow_api import DAGS, Airflow, DagRun
 from recsys_tasks.stack.processes import Processes
@@ -28,7 +29,7 @@ class Walk:
     airflow: Airflow
     processes: Processes
     console: Console
-    warehouse_url: str
+    warehouse: Engine
     endpoint_url: str
     replay_from: datetime
     stages: list[tuple[str, float]] = field(default_factory=list)
@@ -53,7 +54,9 @@ class Walk:
             end = self.replay_from + timedelta(days=_REPLAY_DAYS)
             self.shopping = replay(self.endpoint_url, self.replay_from, end, _BASKETS)
             self._note("shopping at the endpoint", time.monotonic() - began)
-            self.console.print(f"  {self.shopping}")
+            self.console.print(
+                f"  {self.shopping.baskets} baskets; {self.shopping.hits} of them held one of the 20 items shown first"
+            )
         if self._snapshots_with_feedback() == 0 or self._count("promotions") < 2:
             if self._feedback_in_warehouse() == 0:
                 self.airflow.trigger("collect_feedback")
@@ -71,6 +74,8 @@ class Walk:
         while True:
             self.processes.check()
             active = [run for dag_id in DAGS for run in self._watch(dag_id) if run.active]
+            if any(run.dag_id == "train_model" for run in active):
+                self._show_epochs()
             if active:
                 quiet_since = time.monotonic()
             elif done():
@@ -102,15 +107,26 @@ class Walk:
             if key in self._seen:
                 continue
             self._seen.add(key)
-            stamp = datetime.now(UTC).strftime("%H:%M:%S")
             if run.state == "failed":
                 raise InvariantError(f"{dag_id} failed:\n{self.airflow.failure(run)}")
             if run.state == "success":
                 self._note(f"{dag_id}  {run.run_id.split('T')[0]}", run.seconds)
-                self.console.print(f"  {stamp}  [green]done[/]     {dag_id}  ({run.seconds:.0f} s)  {run.run_id}")
+                self._say(f"[green]done[/]     {dag_id}  ({run.seconds:.0f} s)  {run.run_id}")
             elif run.state == "running":
-                self.console.print(f"  {stamp}  running  {dag_id}  {run.run_id}")
+                self._say(f"running  {dag_id}  {run.run_id}")
         return found
+
+    def _show_epochs(self) -> None:
+        """A line for each epoch that a running training has ended."""
+        run_id, epochs = runs.epochs_of_latest()
+        for number, (loss, measure) in enumerate(epochs, start=1):
+            key = ("epoch", run_id, str(number))
+            if key not in self._seen:
+                self._seen.add(key)
+                self._say(f"  epoch {number}: loss {loss:.3f}, MRR@20 on validation {measure:.4f}")
+
+    def _say(self, line: str) -> None:
+        self.console.print(f"  {datetime.now(UTC):%H:%M:%S}  {line}", soft_wrap=True)
 
     def _note(self, stage: str, seconds: float) -> None:
         self.stages.append((stage, seconds))
@@ -125,9 +141,5 @@ class Walk:
         return self._scalar("select count(*) from snapshots where (manifest ->> 'feedback_events')::bigint > 0")
 
     def _scalar(self, query: str) -> int:
-        engine = create_engine(self.warehouse_url)
-        try:
-            with engine.connect() as connection:
-                return int(connection.scalar(text(query)) or 0)
-        finally:
-            engine.dispose()
+        with self.warehouse.connect() as connection:
+            return int(connection.scalar(text(query)) or 0)

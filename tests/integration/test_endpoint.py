@@ -47,7 +47,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 def _settings(home: Path) -> Settings:
-    return Settings(home=home, admin_token="secret")  # type: ignore[arg-type]  # noqa: S106
+    return Settings(home=home, admin_token="secret")  # noqa: S106
 
 
 @pytest.fixture

@@ -18,7 +18,13 @@ from recsys_tasks.settings import settings
 from recsys_tasks.validation import ValidationReport, validate
 from tests.shops import write_lines
 
-GOOD = {"event_id": "e1", "user_id": "u1", "item_id": "i1", "event_type": "view", "event_time": "2024-01-01T10:00:00Z"}
+GOOD: dict[str, object] = {
+    "event_id": "e1",
+    "user_id": "u1",
+    "item_id": "i1",
+    "event_type": "view",
+    "event_time": "2024-01-01T10:00:00Z",
+}
 
 
 def _ingest(
@@ -97,7 +103,7 @@ def test_files_that_overlap_give_each_event_once(warehouse: Engine, tmp_path: Pa
 def test_bad_rows_go_to_quarantine_with_the_reason_and_the_rest_is_loaded(warehouse: Engine, tmp_path: Path) -> None:
     _add_item(warehouse, "i1")
     tomorrow = (datetime.now(UTC) + timedelta(days=1)).isoformat()
-    bad = {
+    bad: dict[str, dict[str, object]] = {
         "event_type_known": {"event_type": "like"},
         "event_time_is_time": {"event_time": "yesterday"},
         "event_time_not_in_future": {"event_time": tomorrow},

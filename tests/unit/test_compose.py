@@ -1,0 +1,49 @@
+"""The production shape, read as Compose would: no engine is needed to see that it holds together."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+TEXT = (Path(__file__).parents[2] / "docker-compose.yml").read_text(encoding="utf-8")
+COMPOSE: dict[str, Any] = yaml.safe_load(TEXT)
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+
+
+def test_every_lasting_service_has_a_health_check() -> None:
+    lasting = [name for name, service in SERVICES.items() if service.get("restart") != "no"]
+    assert all("healthcheck" in SERVICES[name] for name in lasting)
+
+
+def test_every_dependency_exists_and_can_be_waited_for() -> None:
+    for service in SERVICES.values():
+        for name, how in service.get("depends_on", {}).items():
+            ready = "healthcheck" in SERVICES[name] or how["condition"] == "service_completed_successfully"
+            assert ready
+
+
+def test_every_volume_and_secret_is_declared() -> None:
+    for service in SERVICES.values():
+        assert {volume.split(":")[0] for volume in service.get("volumes", [])} <= set(COMPOSE["volumes"])
+        assert set(service.get("secrets", [])) <= set(COMPOSE["secrets"])
+
+
+@pytest.mark.parametrize("word", ["PASSWORD", "TOKEN", "SECRET", "KEY"])
+def test_no_secret_has_a_default(word: str) -> None:
+    for name, rest in re.findall(rf"\$\{{(\w*{word}\w*)([^}}]*)\}}", TEXT):
+        assert not rest or rest.startswith(":?"), f"{name} has the default {rest}"
+
+
+def test_ports_are_open_to_this_machine_only() -> None:
+    for service in SERVICES.values():
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
+
+
+def test_the_endpoints_image_installs_serving_alone() -> None:
+    recipe = SERVICES["endpoint"]["build"]["dockerfile_inline"]
+    assert "'.[serving]'" in recipe
+    assert "pipeline" not in recipe
