@@ -17,7 +17,7 @@ $(STAMP): requirements.txt pyproject.toml
 	@python3 -m venv $(VENV)
 	@echo "Installing the pinned requirements into $(VENV); this takes some minutes once"
 	@# The pins are complete, so nothing needs resolving but torch, which asks for more where it comes with CUDA.
-	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --requirement requirements.txt > $(VENV)/install.log 2>&1 \
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --no-deps --requirement requirements.txt > $(VENV)/install.log 2>&1 \
 	  && $(BIN)/pip install --quiet --disable-pip-version-check $$(grep '^torch==' requirements.txt) >> $(VENV)/install.log 2>&1 \
 	  || { echo "make: pip could not install; is the network up? The end of $(VENV)/install.log:"; tail -3 $(VENV)/install.log; exit 1; }
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable . >> $(VENV)/install.log 2>&1 \

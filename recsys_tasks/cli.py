@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import socket
 import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -151,6 +152,14 @@ def _rollback(given: argparse.Namespace) -> None:
 def _serve(given: argparse.Namespace) -> None:
     from recsys_tasks.serving.server import serve
 
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((given.host, given.port))
+        except (OSError, OverflowError) as error:
+            raise ConfigurationError(
+                f"{given.host}:{given.port} cannot be listened on ({error}); give another --port"
+            ) from error
     serve(given.host, given.port)
 
 

@@ -29,7 +29,7 @@ WEEK = timedelta(days=7)
 # The default source is the year 2017: all of it up to the end of the first interval is one load.
 YEAR_START = datetime(2017, 1, 1, tzinfo=UTC)
 FIRST_INTERVAL = datetime(2017, 12, 4, tzinfo=UTC)
-YEAR_END = datetime(2018, 1, 8, tzinfo=UTC)
+YEAR_END = datetime(2018, 1, 1, tzinfo=UTC)
 
 
 def ingestion_end() -> datetime:

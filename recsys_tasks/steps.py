@@ -236,9 +236,10 @@ def activate(number: str, folder: Path, reasons: Sequence[str] = ()) -> None:
     except Exception as error:
         _record(version, "failed", [str(error)], folder.name)
         raise
-    already = versions.version_by_alias(CHAMPION)
     versions.move_champion(version)
-    if already is None or already.number != version.number:
+    with engine().connect() as connection:
+        latest = connection.execute(statement("promotion/latest")).one_or_none()
+    if latest is None or (latest.model_version, latest.bundle_digest) != (version.number, folder.name):
         _record(version, "promoted", reasons, folder.name)
 
 

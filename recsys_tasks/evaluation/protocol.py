@@ -43,7 +43,7 @@ def questions(encoded: EncodedSnapshot, part: int, limit: int | None = None) -> 
 def model_ranks(network: Recommender, encoded: EncodedSnapshot, asked: Questions) -> np.ndarray:
     """Rank [B] of each target by the network; `MISSED` where the target is not in its vocabulary."""
     network.eval()
-    timeline = encoded.timeline
+    timeline, device = encoded.timeline, network.items.bias.device
     ranks = np.full(len(asked), MISSED)
     known = np.flatnonzero(timeline.item[asked.target] >= FIRST_ITEM)
     length = np.minimum(asked.first - timeline.user_start[timeline.user[asked.first]], HISTORY)
@@ -52,9 +52,9 @@ def model_ranks(network: Recommender, encoded: EncodedSnapshot, asked: Questions
         size = max(1, min(256, _BATCH_EVENTS // max(1, int(length[order[at]]))))
         part = order[at : at + size]
         events, query = query_inputs(timeline, asked.first[part], asked.target[part], HISTORY)
-        given = Events(**{name: torch.from_numpy(value) for name, value in events.items()})
-        running = Query(**{name: torch.from_numpy(value) for name, value in query.items()})
+        given = Events(**{name: torch.from_numpy(value).to(device) for name, value in events.items()})
+        running = Query(**{name: torch.from_numpy(value).to(device) for name, value in query.items()})
         scores = network.decode_session(*network.encode_history(given), given.days, running)
-        ranks[part] = rank_of(scores.numpy(), timeline.item[asked.target[part]])
+        ranks[part] = rank_of(scores.cpu().numpy(), timeline.item[asked.target[part]])
         at += size
     return ranks

@@ -84,7 +84,7 @@ def _get(url: str, token: str) -> httpx.Response:
     except httpx.TransportError as error:
         raise UnavailableError(f"{url}: the endpoint does not answer ({error})") from error
     if answer.status_code in (401, 403):
-        raise ConfigurationError(f"{url}: {answer.json()['detail']}; check RECSYS_ADMIN_TOKEN on both sides")
+        raise ConfigurationError(f"{url}: {answer.text[:300]}; check RECSYS_ADMIN_TOKEN on both sides")
     if answer.status_code != 200:
         raise UnavailableError(f"{url}: status {answer.status_code}")
     return answer

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import io
 import json
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -43,13 +44,19 @@ def read_flat(mapping: Mapping, path: Path) -> SourceBatch:
     batch = SourceBatch(
         source=mapping.source,
         origin=str(path),
-        digest=file_digest(path),
+        digest=_digest(mapping, path),
         rows={},
         implies_items=mapping.implies_items,
         implies_users=mapping.implies_users,
     )
     batch.rows = {mapping.kind: to_record_batches(mapping.kind, _rows(mapping, path, batch))}
     return batch
+
+
+def _digest(mapping: Mapping, path: Path) -> str:
+    """Of the file and of how it is read: a corrected mapping makes another batch of the same file."""
+    meaning = mapping.model_dump_json(exclude={"on_error"})
+    return hashlib.sha256(f"{file_digest(path)} {meaning}".encode()).hexdigest()
 
 
 def file_digest(path: Path) -> str:
@@ -68,19 +75,34 @@ def file_digest(path: Path) -> str:
 def open_text(path: Path) -> io.TextIOWrapper:
     """The file as text, decompressed by its name; bytes that are not UTF-8 stay visible as surrogates."""
     stream = pa.input_stream(str(path), compression="detect")
-    return io.TextIOWrapper(io.BufferedReader(stream), encoding="utf-8", errors="surrogateescape", newline="")
+    return io.TextIOWrapper(io.BufferedReader(stream), encoding="utf-8-sig", errors="surrogateescape", newline="")
 
 
 def _rows(mapping: Mapping, path: Path, batch: SourceBatch) -> Iterator[Record]:
     convert = _converter(mapping)
     lines = {"csv": _csv_lines, "tsv": _csv_lines, "jsonl": _json_lines, "parquet": _parquet_lines}
-    for line in lines[mapping.format](mapping, path):
+    for line in readable(path, lines[mapping.format](mapping, path)):
         if line.record is not None:
             yield {"row_number": line.number, **convert(line.record)}
         elif mapping.on_error == "reject":
             raise MalformedFile(str(path), line.number, str(line.problem))
         else:
             batch.bad_lines.append(BadLine(line.number, str(line.problem), line.raw[:_RAW_LIMIT]))
+
+
+def readable(path: Path, lines: Iterator[_Line]) -> Iterator[_Line]:
+    """The lines, with what makes a file unreadable as a whole (torn compression, a broken page) named.
+
+    Raises:
+        MalformedFile: from the line on that is named.
+    """
+    last = 0
+    try:
+        for line in lines:
+            last = line.number
+            yield line
+    except (OSError, EOFError, OverflowError, csv.Error, pa.ArrowException) as error:
+        raise MalformedFile(str(path), last + 1, f"the file cannot be read from here on: {error}") from error
 
 
 def _csv_lines(mapping: Mapping, path: Path) -> Iterator[_Line]:
@@ -95,6 +117,8 @@ def _csv_lines(mapping: Mapping, path: Path) -> Iterator[_Line]:
                 return
             except csv.Error as error:
                 yield _Line(reader.line_num, None, problem=str(error))
+                continue
+            if not values:
                 continue
             raw = ",".join(values)
             problem = _text_problem(raw)
@@ -116,19 +140,21 @@ def _json_lines(mapping: Mapping, path: Path) -> Iterator[_Line]:
 def json_line(number: int, text: str) -> _Line:
     """One line of a JSONL file: an object, or what is wrong with it."""
     problem = _text_problem(text)
-    record: object = None
     if problem is None:
         try:
             record = json.loads(text)
+            spelled_out = json.dumps(record, ensure_ascii=False)
+        except RecursionError:
+            problem = "not JSON: nested too deeply"
         except ValueError as error:
             problem = f"not JSON: {error}"
         else:
             if not isinstance(record, dict):
                 problem = "not a JSON object"
-            elif _text_problem(json.dumps(record, ensure_ascii=False)) or "\\u0000" in text:
+            elif "\\u0000" in spelled_out or _text_problem(spelled_out):
                 problem = "a text holds a character that is not allowed"
-    if problem is None and isinstance(record, dict):
-        return _Line(number, record)
+            else:
+                return _Line(number, record)
     return _Line(number, None, _printable(text), problem)
 
 
@@ -142,7 +168,8 @@ def _parquet_lines(mapping: Mapping, path: Path) -> Iterator[_Line]:
     for chunk in file.iter_batches():
         for record in chunk.to_pylist():
             number += 1
-            yield _Line(number, record)
+            problem = _text_problem(str(record)) if "\\x00" not in repr(record) else "holds a NUL character"
+            yield _Line(number, None if problem else record, repr(record), problem)
 
 
 def _require_columns(mapping: Mapping, path: Path, header: list[str]) -> None:
@@ -171,7 +198,7 @@ def _converter(mapping: Mapping) -> Callable[[Record], Record]:
     def convert(record: Record) -> Record:
         row: Record = {name: as_text(record.get(column)) for name, column in mapping.columns.items()}
         extra = mapping.properties if mapping.properties != "rest" else [c for c in record if c not in used]
-        properties = {column: record.get(column) for column in extra}
+        properties = {column: _finite(record.get(column)) for column in extra}
         row.setdefault("properties", json.dumps(properties, ensure_ascii=False, default=str))
         if mapping.kind == "events":
             row.setdefault("event_id", stable_id(mapping.source, sorted(row.items())))
@@ -185,6 +212,11 @@ def _converter(mapping: Mapping) -> Callable[[Record], Record]:
         return row
 
     return convert
+
+
+def _finite(value: object) -> object:
+    """The value; null for a float that JSON has no word for."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def as_text(value: object) -> str | None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from recsys_tasks.ingestion.batch import BadLine, SourceBatch, stable_id, to_record_batches
-from recsys_tasks.ingestion.flat import Record, as_text, file_digest, json_line, open_text, time_converter
+from recsys_tasks.ingestion.flat import Record, as_text, file_digest, json_line, open_text, readable, time_converter
 from recsys_tasks.names import ADD_TO_CART, PURCHASE, VIEW
 
 SOURCE = "otto"
@@ -24,11 +24,11 @@ def _events(path: Path, batch: SourceBatch) -> Iterator[Record]:
     to_time = time_converter("unix_ms", "UTC")
     row_number = 0
     with open_text(path) as file:
-        for number, text in enumerate(file, start=1):
-            line = json_line(number, text)
+        lines = (json_line(number, text) for number, text in enumerate(file, start=1) if text.strip())
+        for line in readable(path, lines):
             problem = line.problem or _shape_problem(line.record or {})
             if problem:
-                batch.bad_lines.append(BadLine(number, problem, line.raw or text.strip()))
+                batch.bad_lines.append(BadLine(line.number, problem, line.raw))
                 continue
             session = f"{SOURCE}-{(line.record or {})['session']}"
             for event in _nested(line.record or {}):

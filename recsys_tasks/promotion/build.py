@@ -40,14 +40,14 @@ def build_bundle(version: Version, snapshot: Snapshot, folder: Path) -> Path:
             for name in (ENCODER, DECODER, VOCABULARY):
                 shutil.copy(files / name, building / name)
         encoded = encode_snapshot(snapshot, Vocabulary.load(building / VOCABULARY))
-        np.savez(building / HISTORIES, **_histories(encoded, snapshot.cutoff.timestamp()))  # type: ignore[arg-type]
+        np.savez(building / HISTORIES, **histories(encoded, snapshot.cutoff.timestamp()))  # type: ignore[arg-type]
         lineage = {
             "model_version": version.number,
             "run_id": version.run_id,
             "snapshot_id": version.snapshot_id,
             "cutoff": snapshot.cutoff.isoformat(),
         }
-        digest = _seal_with_golden(building, lineage, _golden_requests(encoded))
+        digest = seal_with_golden(building, lineage, golden_requests(encoded))
         building.chmod(0o755)
         home = folder / digest
         if not home.exists():
@@ -57,7 +57,7 @@ def build_bundle(version: Version, snapshot: Snapshot, folder: Path) -> Path:
     return home
 
 
-def _histories(encoded: EncodedSnapshot, cutoff: float) -> dict[str, np.ndarray]:
+def histories(encoded: EncodedSnapshot, cutoff: float) -> dict[str, np.ndarray]:
     """The last events of every user with an id, and how often each item was acted on in the last weeks."""
     timeline = encoded.timeline
     known = np.asarray([row for row, user in enumerate(encoded.user_ids) if user is not None], np.int64)
@@ -67,7 +67,9 @@ def _histories(encoded: EncodedSnapshot, cutoff: float) -> dict[str, np.ndarray]
     start = np.concatenate([[0], np.cumsum(length)])
     index = np.repeat(begin - start[:-1], length) + np.arange(start[-1])
     recent = timeline.item[timeline.seconds >= cutoff - _POPULAR_DAYS * SECONDS_PER_DAY]
-    popularity = np.bincount(recent, minlength=len(encoded.vocabulary))
+    counts = encoded.vocabulary.all_counts()
+    # What nobody took lately still has a place, in the order of all time.
+    popularity = np.bincount(recent, minlength=len(counts)) + counts / (counts.sum() + 1)
     popularity[:FIRST_ITEM] = 0
     return {
         "users": np.asarray([encoded.user_ids[row] for row in known]),
@@ -79,7 +81,7 @@ def _histories(encoded: EncodedSnapshot, cutoff: float) -> dict[str, np.ndarray]
     }
 
 
-def _golden_requests(encoded: EncodedSnapshot) -> list[dict[str, Any]]:
+def golden_requests(encoded: EncodedSnapshot) -> list[dict[str, Any]]:
     """Requests of some users with and without a session, of a session alone, and of nobody."""
     timeline, names = encoded.timeline, {code: name for name, code in EVENT_TYPE_CODES.items()}
     requests: list[dict[str, Any]] = [{"user_id": None, "session": [], "now": float(timeline.seconds[-1]), "k": 20}]
@@ -95,7 +97,7 @@ def _golden_requests(encoded: EncodedSnapshot) -> list[dict[str, Any]]:
     return requests
 
 
-def _seal_with_golden(building: Path, lineage: dict[str, str], requests: list[dict[str, Any]]) -> str:
+def seal_with_golden(building: Path, lineage: dict[str, str], requests: list[dict[str, Any]]) -> str:
     """Answers the requests with the very files of the bundle, then seals it with the answers."""
     (building / GOLDEN).write_text("[]", encoding="utf-8")
     seal(building, lineage)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx
 
-from recsys_tasks.errors import ConfigurationError, InvariantError, UnavailableError
+from recsys_tasks.errors import ConfigurationError, InvariantError, RecsysError, UnavailableError
 from recsys_tasks.serving.bundle import Bundle, pack, read_bundle
 
 log = logging.getLogger(__name__)
@@ -31,14 +31,15 @@ def push(folder: Path, urls: Sequence[str], token: str) -> None:
     taken: list[str] = []
     for url in urls:
         try:
-            before = _active(url)
-            if before != bundle.digest:
+            if _active(url) != bundle.digest:
+                taken.append(
+                    url
+                )  # before asking: an answer that is lost on its way does not mean that nothing was done
                 _request("PUT", f"{url}/v1/admin/model", token, archive)
-                taken.append(url)
             _verify(url, bundle)
-        except (InvariantError, UnavailableError):
+        except Exception:
             for endpoint in taken:
-                _put_back(endpoint, token)
+                _put_back(endpoint, token, bundle.digest)
             raise
         log.info("%s serves version %s, bundle %s", url, bundle.model_version, bundle.digest)
 
@@ -76,19 +77,21 @@ def _active(url: str) -> str | None:
     return str(answer.json()["bundle"]) if answer.status_code == 200 else None
 
 
-def _put_back(url: str, token: str) -> None:
+def _put_back(url: str, token: str, digest: str) -> None:
+    """Lets an endpoint serve what it served before it took the bundle, or nothing where that was nothing."""
     try:
-        _request("DELETE", f"{url}/v1/admin/model", token)
-    except (InvariantError, UnavailableError) as error:
+        if _active(url) == digest:
+            _request("DELETE", f"{url}/v1/admin/model?to_none=true", token)
+    except RecsysError as error:
         log.error("%s could not be put back: %s", url, error)
 
 
 def _request(method: str, url: str, token: str, content: bytes | None = None) -> httpx.Response:
     answer = _send(method, url, headers={"Authorization": f"Bearer {token}"}, content=content, accept=None)
     if answer.status_code in (401, 403):
-        raise ConfigurationError(f"{url}: {answer.json()['detail']}; check RECSYS_ADMIN_TOKEN on both sides")
+        raise ConfigurationError(f"{url}: {answer.text[:300]}; check RECSYS_ADMIN_TOKEN on both sides")
     if answer.status_code != 200:
-        raise PushFailed(f"{method} {url}: {answer.json().get('detail', answer.status_code)}")
+        raise PushFailed(f"{method} {url}: status {answer.status_code}: {answer.text[:300]}")
     return answer
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import logging
 import time
@@ -55,6 +56,7 @@ class Endpoint:
         self.models = Models(home / "bundles")
         self.journal = Journal(home / "journal")
         self.state = LiveState()
+        self._swapping = asyncio.Lock()  # one bundle comes or goes at a time
         replayed = self.state.replay(self.journal.lines())
         log.info("Read %d events from the journal", replayed)
         registry = CollectorRegistry()
@@ -101,23 +103,26 @@ class Endpoint:
         """`PUT /v1/admin/model`"""
         self._authorize(request)
         archive = await _body(request, _BUNDLE_BYTES)
-        try:
-            engine = await run_in_threadpool(self.models.stage, archive)
-        except InvariantError as error:
-            raise RequestError(422, "Bundle refused", str(error)) from error
-        self.models.activate(engine)
+        async with self._swapping:
+            try:
+                engine = await run_in_threadpool(self.models.stage, archive)
+            except InvariantError as error:
+                raise RequestError(422, "Bundle refused", str(error)) from error
+            self.models.activate(engine)
         self._show_version()
         return _json(self._serving(engine, len(engine.bundle.golden)))
 
     async def delete_model(self, request: Request) -> Response:
         """`DELETE /v1/admin/model`"""
         self._authorize(request)
-        try:
-            engine = await run_in_threadpool(self.models.roll_back)
-        except InputError as error:
-            raise RequestError(409, "Nothing to go back to", str(error)) from error
+        to_none = request.query_params.get("to_none") == "true"
+        async with self._swapping:
+            try:
+                engine = await run_in_threadpool(self.models.roll_back, to_none)
+            except InputError as error:
+                raise RequestError(409, "Nothing to go back to", str(error)) from error
         self._show_version()
-        return _json(self._serving(engine, len(engine.bundle.golden)))
+        return _json(self._serving(engine, len(engine.bundle.golden)) if engine else {"model_version": None})
 
     async def journal_segments(self, request: Request) -> Response:
         """`GET /v1/admin/journal`"""
@@ -129,7 +134,7 @@ class Endpoint:
         """`GET /v1/admin/journal/{segment}?offset=N`"""
         self._authorize(request)
         offset = request.query_params.get("offset", "0")
-        if not offset.isdecimal():
+        if not offset.isdecimal() or len(offset) > 18:
             raise RequestError(422, "Invalid request", f"`offset` is {offset!r}; expected a number of bytes")
         try:
             chunk = self.journal.read(request.path_params["segment"], int(offset), _JOURNAL_CHUNK)
@@ -171,7 +176,13 @@ class Endpoint:
         session = live + [action for action in told if (action.item_id, action.event_type) not in known]
         session.sort(key=lambda action: action.seconds)
         of_session = {action.event_id for action in live}
-        past = [action for action in self.state.of_user(asked.user_id) if action.event_id not in of_session]
+        in_session = {(action.item_id, action.event_type, action.seconds) for action in session}
+        past = [
+            action
+            for action in self.state.of_user(asked.user_id)
+            if action.event_id not in of_session
+            and (action.item_id, action.event_type, action.seconds) not in in_session
+        ]
         return past, session, min([now, *(action.seconds for action in session)])
 
     def _record_impressions(

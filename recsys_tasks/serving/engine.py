@@ -75,9 +75,10 @@ class Engine:
             k: how many, at most.
             exclude: item ids that may not be recommended.
         """
-        history = self._history(user_id, past)
+        history = self._history(user_id, past, now)
         known = [action for action in session if action.event_type in EVENT_TYPE_CODES]
-        if len(history[0]) == 0 and not known:
+        numbers = self.bundle.vocabulary.numbers([action.item_id for action in known])
+        if max(history[0].max(initial=0), numbers.max(initial=0)) < FIRST_ITEM:
             return self._popular(k, set(exclude))
         scores = self._scores(user_id, history, known, now)
         top = scores.max()
@@ -123,8 +124,10 @@ class Engine:
                     raise GoldenMismatch(f"Golden request {number}: {entry} is not in the answer with that score")
         return len(self.bundle.golden)
 
-    def _history(self, user_id: str | None, past: Sequence[Action]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Items, kinds and times of a user's last events before the session, those since the cut-off among them."""
+    def _history(
+        self, user_id: str | None, past: Sequence[Action], now: float
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Items, kinds and times of a user's last events up to a time, those since the cut-off among them."""
         item, kind, seconds = self.bundle.histories.of(user_id)
         if past:
             stored = {(round(at * 1e3), number) for at, number in zip(seconds[-HISTORY:], item[-HISTORY:], strict=True)}
@@ -139,7 +142,9 @@ class Engine:
                 item, kind, seconds = (np.concatenate(pair) for pair in zip((item, kind, seconds), more, strict=True))
                 order = np.argsort(seconds, kind="stable")
                 item, kind, seconds = item[order], kind[order], seconds[order]
-        return item[-HISTORY:], kind[-HISTORY:], seconds[-HISTORY:]
+        stop = int(np.searchsorted(seconds, now, side="right"))
+        part = slice(max(0, stop - HISTORY), stop)
+        return item[part], kind[part], seconds[part]
 
     def _scores(
         self,
@@ -171,7 +176,7 @@ class Engine:
         """The encoder's output for a history, kept for users whose history has not changed."""
         # Time counts in the encoder by differences only, so days since the last event serve any request.
         given = {**events, "days": events["days"] - events["days"][:, -1:]}
-        fingerprint = given["item"].tobytes() + given["kind"].tobytes() + given["repeats"].tobytes()
+        fingerprint = b"".join(given[name].tobytes() for name in sorted(given))
         kept = self._encoded.get(user_id) if user_id else None
         if user_id and kept is not None and kept[0] == fingerprint:
             self._encoded.move_to_end(user_id)

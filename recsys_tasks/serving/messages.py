@@ -11,6 +11,8 @@ import msgspec
 from recsys_tasks.names import SEARCH
 
 _CLOCK_SKEW = timedelta(minutes=5)
+_EARLIEST_YEAR = 1970
+_DEEPEST = 20
 _NO_NUL = r"^[^\x00]*$"
 
 Identifier = Annotated[str, msgspec.Meta(min_length=1, max_length=200, pattern=_NO_NUL)]
@@ -67,6 +69,13 @@ class RecommendationRequest(msgspec.Struct, forbid_unknown_fields=True):
 def decode_request(body: bytes) -> RecommendationRequest:
     """A request for recommendations from JSON."""
     request: RecommendationRequest = _decode(body or b"{}", RecommendationRequest)
+    moments = {"$.time": request.time}
+    moments |= {f"$.session[{place}].event_time": event.event_time for place, event in enumerate(request.session)}
+    latest = datetime.now(UTC) + _CLOCK_SKEW
+    for where, moment in moments.items():
+        if moment is not None and not (moment.year >= _EARLIEST_YEAR and moment <= latest):
+            problem = f"{moment.isoformat()} is in the future or before {_EARLIEST_YEAR}"
+            raise RequestError(422, "Invalid request", f"{problem} - at `{where}`")
     return request
 
 
@@ -94,8 +103,26 @@ def _completed(event: Event, where: str, latest: datetime) -> Event:
             422, "Invalid event", f"`event_time` {event.event_time.isoformat()} is in the future - at `{where}`"
         )
     event.event_id = event.event_id or uuid.uuid4().hex
+    if event.event_time is not None and event.event_time.year < _EARLIEST_YEAR:
+        raise RequestError(422, "Invalid event", f"`event_time` lies before {_EARLIEST_YEAR} - at `{where}`")
+    if _depth(event.properties) > _DEEPEST:
+        raise RequestError(422, "Invalid event", f"`properties` are nested more than {_DEEPEST} deep - at `{where}`")
     event.event_time = (event.event_time or datetime.now(UTC)).astimezone(UTC)
     return event
+
+
+def _depth(value: object) -> int:
+    """How deep lists and objects are nested, counted no further than it matters."""
+    depth, level = 0, [value]
+    while level and depth <= _DEEPEST:
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        depth += 1
+    return depth
 
 
 def _decode(body: bytes, kind: Any) -> Any:

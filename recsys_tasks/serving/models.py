@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -32,8 +33,7 @@ class Models:
         self._pointer = folder / "serving.json"
         self._serving = self._read_pointer()
         self.engine: Engine | None = None
-        if self._serving.active is not None:
-            self.engine = self._load(self._serving.active)
+        self.engine = self._first_usable()
 
     def stage(self, archive: bytes) -> Engine:
         """Unpacks a bundle and checks its files and golden answers; what serves stays as it is.
@@ -66,12 +66,16 @@ class Models:
         self._forget_others()
         log.info("Serving model version %s, bundle %s", engine.bundle.model_version, digest)
 
-    def roll_back(self) -> Engine:
-        """Lets the bundle serve that served before.
+    def roll_back(self, to_none: bool = False) -> Engine | None:
+        """Lets the bundle serve that served before; with `to_none`, nothing where none did.
 
         Raises:
             InputError: none did.
         """
+        if self._serving.previous is None and to_none:
+            self._write_pointer(Serving())
+            self.engine = None
+            return None
         if self._serving.previous is None:
             raise InputError("no bundle served before this one")
         engine = self._load(self._serving.previous)
@@ -79,19 +83,36 @@ class Models:
         self.engine = engine
         return engine
 
+    def _first_usable(self) -> Engine | None:
+        """The active bundle's engine; where that bundle is broken, the previous one's, or none: readiness tells."""
+        for digest in (self._serving.active, self._serving.previous):
+            try:
+                if digest is not None:
+                    return self._load(digest)
+            except InvariantError as error:
+                log.error("Bundle %s cannot serve: %s", digest, error)
+        return None
+
     def _load(self, digest: str) -> Engine:
         engine = Engine(read_bundle(self._folder / digest))
         engine.check_golden()
         return engine
 
     def _read_pointer(self) -> Serving:
-        if not self._pointer.exists():
+        try:
+            return msgspec.json.decode(self._pointer.read_bytes(), type=Serving)
+        except FileNotFoundError:
             return Serving()
-        return msgspec.json.decode(self._pointer.read_bytes(), type=Serving)
+        except msgspec.DecodeError as error:
+            log.error("%s cannot be read: %s", self._pointer, error)
+            return Serving()
 
     def _write_pointer(self, serving: Serving) -> None:
         written = self._pointer.with_suffix(".new")
-        written.write_bytes(msgspec.json.encode(serving))
+        with written.open("wb") as file:
+            file.write(msgspec.json.encode(serving))
+            file.flush()
+            os.fsync(file.fileno())
         written.replace(self._pointer)
         self._serving = serving
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from collections.abc import Iterable
 
@@ -10,6 +11,8 @@ import msgspec
 from recsys_tasks.names import IMPRESSION
 from recsys_tasks.serving.engine import HISTORY, Action
 from recsys_tasks.serving.messages import Event
+
+log = logging.getLogger(__name__)
 
 _REMEMBERED = 200_000  # users, and sessions
 _SESSION_SECONDS = 30 * 60
@@ -27,7 +30,11 @@ class LiveState:
         decode = msgspec.json.Decoder(Event).decode
         count = 0
         for line in lines:
-            self.add(decode(line))
+            try:
+                self.add(decode(line))
+            except msgspec.MsgspecError as error:
+                log.error("A line of the journal cannot be read and counts for nothing here: %s", error)
+                continue
             count += 1
         return count
 
@@ -51,7 +58,7 @@ class LiveState:
     def running_session(self, user_id: str | None, now: float) -> str | None:
         """The session of a user's latest action, if that was within the last half hour."""
         actions = self.of_user(user_id)
-        recent = bool(actions) and now - actions[-1].seconds <= _SESSION_SECONDS
+        recent = bool(actions) and 0 <= now - actions[-1].seconds <= _SESSION_SECONDS
         return actions[-1].session_id if recent else None
 
 

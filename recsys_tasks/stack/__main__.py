@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import fcntl
 import logging
 import os
 import shutil
 import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
@@ -45,7 +48,7 @@ def main() -> int:
     except ConfigurationError as error:
         print(f"make run: {error}", file=sys.stderr)
         return 2
-    except RecsysError as error:
+    except (RecsysError, httpx.HTTPError) as error:
         print(f"make run: {error}", file=sys.stderr)
         return 1
     return 0
@@ -58,7 +61,31 @@ def _stop(number: int, frame: FrameType | None) -> None:
 def _run(console: Console, once: bool) -> None:
     began = time.monotonic()
     home = settings().home
-    home.mkdir(parents=True, exist_ok=True)
+    with _alone(home):
+        _walk(console, once, home, began)
+
+
+@contextmanager
+def _alone(home: Path) -> Iterator[None]:
+    """One stack at a time in a home.
+
+    Raises:
+        ConfigurationError: another one runs there, or the folder cannot be written.
+    """
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        lock = (home / "stack.lock").open("w")
+    except OSError as error:
+        raise ConfigurationError(f"{home} cannot be written ({error.strerror}); set RECSYS_HOME") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ConfigurationError(f"Another stack runs in {home}; stop it, or set another RECSYS_HOME") from error
+        yield
+
+
+def _walk(console: Console, once: bool, home: Path, began: float) -> None:
     _check_disk(home)
     sweep(home)
     ports = choose_ports()

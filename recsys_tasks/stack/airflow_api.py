@@ -31,7 +31,7 @@ class Airflow:
     """A client of one Airflow."""
 
     def __init__(self, url: str) -> None:
-        self._http = httpx.Client(base_url=url, timeout=30)
+        self._http = httpx.Client(base_url=url, timeout=60, transport=httpx.HTTPTransport(retries=3))
 
     def ready(self) -> bool:
         """Whether the API server and the scheduler answer and all DAGs are parsed."""
@@ -75,8 +75,8 @@ class Airflow:
                 params={"full_content": "true"},
                 headers={"Accept": "application/json"},
             ).json()
-            for entry in log["content"]:
-                details = entry.get("error_detail") or []
+            for entry in log.get("content", []):
+                details = (entry.get("error_detail") if isinstance(entry, dict) else None) or []
                 lines += [f"{detail['exc_type']}: {detail['exc_value']}" for detail in details]
             lines.append(f"(task {task['task_id']} of {run.run_id})")
         return "\n".join(lines)

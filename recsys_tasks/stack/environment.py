@@ -41,22 +41,34 @@ def choose_ports() -> Ports:
     Raises:
         ConfigurationError: a configured port is in use or no port.
     """
-    return Ports(**{name: _choose(name, usual) for name, usual in asdict(_DEFAULTS).items()})
+    chosen: dict[str, int] = {}
+    names = sorted(asdict(_DEFAULTS), key=lambda name: _variable(name) not in os.environ)  # the configured ones first
+    for name in names:
+        port = _choose(name, getattr(_DEFAULTS, name), set(chosen.values()))
+        if port in chosen.values():
+            raise ConfigurationError(f"{_variable(name)}={port}: another service has that port; choose another")
+        chosen[name] = port
+    return Ports(**chosen)
 
 
-def _choose(name: str, usual: int) -> int:
-    variable = f"RECSYS_PORT_{name.upper()}"
+def _variable(name: str) -> str:
+    return f"RECSYS_PORT_{name.upper()}"
+
+
+def _choose(name: str, usual: int, taken: set[int]) -> int:
+    variable = _variable(name)
     configured = os.environ.get(variable)
     if configured is None:
-        return usual if _free(usual) else _any_free()
+        return usual if usual not in taken and is_free(usual) else any_free_port()
     if not configured.isdecimal() or not 0 < int(configured) < 65_536:
         raise ConfigurationError(f"{variable}={configured!r}: not a port; use a number from 1 to 65535")
-    if not _free(int(configured)):
+    if not is_free(int(configured)):
         raise ConfigurationError(f"{variable}={configured}: the port is in use; choose another or unset {variable}")
     return int(configured)
 
 
-def _free(port: int) -> bool:
+def is_free(port: int) -> bool:
+    """Whether nothing listens on a port of 127.0.0.1."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -66,7 +78,8 @@ def _free(port: int) -> bool:
     return True
 
 
-def _any_free() -> int:
+def any_free_port() -> int:
+    """A port of 127.0.0.1 that nothing listens on now."""
     with socket.socket() as probe:
         probe.bind((_HOST, 0))
         port: int = probe.getsockname()[1]
@@ -83,9 +96,14 @@ def load_secrets(home: Path) -> dict[str, str]:
             "api_secret": secrets.token_urlsafe(32),
             "jwt_secret": secrets.token_urlsafe(64),
         }
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        # Whole or not at all, whenever the power goes.
+        new = path.with_suffix(".new")
+        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             json.dump(made, file)
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(path)
     found: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
     return found
 

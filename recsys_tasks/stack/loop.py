@@ -47,7 +47,7 @@ class Walk:
                 if not run.active:
                     self._seen.add((dag_id, run.run_id, run.state))
             self.airflow.unpause(dag_id)
-        self._settle("first pass", "ingest_events", lambda: self._count("promotions") > 0)
+        self._settle("first pass", "ingest_events", lambda: self._promoted() > 0)
         if self._feedback_in_warehouse() == 0:
             began = time.monotonic()
             self.console.print("\n[bold]Shopping[/] at the endpoint: real baskets of the days after the ingested ones")
@@ -57,20 +57,20 @@ class Walk:
             self.console.print(
                 f"  {self.shopping.baskets} baskets; {self.shopping.hits} of them held one of the 20 items shown first"
             )
-        if self._snapshots_with_feedback() == 0 or self._count("promotions") < 2:
+        if not self._judged_with_feedback():
             if self._feedback_in_warehouse() == 0:
                 self.airflow.trigger("collect_feedback")
             self._settle(
                 "second pass",
                 "collect_feedback",
-                lambda: self._snapshots_with_feedback() > 0 and self._count("promotions") > 1,
+                self._judged_with_feedback,
             )
 
     def _settle(self, name: str, first_dag: str, done: Callable[[], bool]) -> None:
         """Watches until the loop has come to rest with its result; nudges it where an earlier stop broke the chain."""
         self.console.print(f"\n[bold]{name.capitalize()}[/] through Airflow")
         quiet_since = time.monotonic()
-        nudged = ""
+        nudged, refused = "", self._last_refusal()
         while True:
             self.processes.check()
             active = [run for dag_id in DAGS for run in self._watch(dag_id) if run.active]
@@ -82,8 +82,8 @@ class Walk:
                 return
             elif time.monotonic() - quiet_since > _QUIET_SECONDS:
                 following = self._next_dag(first_dag)
-                if following == nudged:
-                    raise InvariantError(f"The {name} came to rest without its result; see Airflow's page")
+                if following == nudged or self._last_refusal() != refused:
+                    raise InvariantError(f"The {name} came to rest without its result. {self._last_refusal()}")
                 self.console.print(f"  resuming with {following}")
                 self.airflow.trigger(following)
                 nudged, quiet_since = following, time.monotonic()
@@ -133,6 +133,25 @@ class Walk:
 
     def _count(self, table: str) -> int:
         return self._scalar(f"select count(*) from (select 1 from {table} limit 1000) as found")  # noqa: S608
+
+    def _promoted(self) -> int:
+        return self._scalar("select count(*) from promotions where decision = 'promoted'")
+
+    def _last_refusal(self) -> str:
+        with self.warehouse.connect() as connection:
+            row = connection.execute(
+                text("select * from promotions where decision = 'refused' order by promotion_id desc limit 1")
+            ).one_or_none()
+        return "" if row is None else f"Version {row.model_version} was refused: {'; '.join(row.reasons)}"
+
+    def _judged_with_feedback(self) -> bool:
+        """Whether the gate has judged a model that learned from the endpoint's feedback."""
+        return bool(
+            self._scalar(
+                "select count(*) from promotions inner join snapshots on promotions.snapshot_id = snapshots.snapshot_id"
+                " where decision in ('promoted', 'refused') and (manifest ->> 'feedback_events')::bigint > 0"
+            )
+        )
 
     def _feedback_in_warehouse(self) -> int:
         return self._scalar("select count(*) from events where source = 'feedback'")

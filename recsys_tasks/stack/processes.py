@@ -30,13 +30,15 @@ class Processes:
 
     def __enter__(self) -> Processes:
         sweep(self._home)  # what an earlier stack left that was killed
-        subprocess.run(
+        migrated = subprocess.run(
             [_tool("airflow"), "db", "migrate"],
             env=self._environment,
-            check=True,
+            check=False,
             stdout=self.log.open("ab"),
             stderr=subprocess.STDOUT,
         )
+        if migrated.returncode != 0:
+            raise UnavailableError(f"Airflow's database could not be brought up to date; see the end of {self.log}")
         self._honcho = subprocess.Popen(
             [_tool("honcho"), "start", "--no-colour", "-f", str(self._procfile)],
             env=self._environment,
@@ -50,6 +52,8 @@ class Processes:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)  # an impatient second Ctrl-C must not leave services behind
         if self._honcho.poll() is None:
             self._honcho.send_signal(signal.SIGTERM)
         try:

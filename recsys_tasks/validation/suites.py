@@ -25,6 +25,7 @@ def volume(low: int, high: int) -> Expectation:
 
 def _events() -> list[Expectation]:
     return [
+        _true("ids_are_short", "ids_are_short", "the ids have more than 2,000 bytes"),
         _present("event_id", "event_id_present", "an event needs an id"),
         _present("event_type", "event_type_present", "an event needs a type"),
         gxe.ExpectColumnValuesToBeInSet(
@@ -55,6 +56,7 @@ def _events() -> list[Expectation]:
 
 def _items() -> list[Expectation]:
     return [
+        _true("ids_are_short", "ids_are_short", "the ids have more than 2,000 bytes"),
         _present("item_id", "item_id_present", "an item needs an id"),
         _true("price_is_number", "price_is_number", "the price is not a number"),
         _not_negative("price_value", "price_not_negative", "the price is below 0"),
@@ -66,6 +68,7 @@ def _items() -> list[Expectation]:
 
 def _users() -> list[Expectation]:
     return [
+        _true("ids_are_short", "ids_are_short", "the ids have more than 2,000 bytes"),
         _present("user_id", "user_id_present", "a user needs an id"),
         _true("properties_are_json", "properties_are_json", "the properties are not JSON"),
     ]

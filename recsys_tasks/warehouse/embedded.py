@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -38,7 +39,11 @@ def start(home: Path) -> PostgresServer:
 
     folder = home / "postgres"
     folder.parent.mkdir(parents=True, exist_ok=True)
-    fresh = not (folder / "PG_VERSION").exists()
+    # Made as a whole: a folder that a killed start left without this mark holds nothing yet.
+    made = folder / "recsys.ready"
+    fresh = not made.exists()
+    if fresh:
+        shutil.rmtree(folder, ignore_errors=True)
     deadline = time.monotonic() + _RECOVERY_SECONDS
     while True:
         try:
@@ -52,6 +57,7 @@ def start(home: Path) -> PostgresServer:
     if fresh:
         server = _tune(server)
     _create_databases(server)
+    made.touch()
     return server
 
 

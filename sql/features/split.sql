@@ -3,7 +3,7 @@ with starts as (
     select min(event_time) as session_start
     from events
     where event_time < :cutoff and item_id is not null and event_type <> 'impression'
-    group by coalesce(user_id, session_id), coalesce(session_id, cast(cast(event_time as date) as text))
+    group by user_id, coalesce(session_id, cast(cast(event_time as date) as text))
 )
 
 select

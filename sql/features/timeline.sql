@@ -1,12 +1,13 @@
 -- Grain: one event of what users did with an item before the cut-off, in the order of their timelines.
 -- Inputs: events. Output: the user, the session and the event's place in it, and the gap to the event before.
--- A user is known by the id or, where there is none, by the session. Events without a session are cut into
+-- A user is known by the id or, where there is none, by the session, whose id
+-- may be some user's too. Events without a session are cut into
 -- sessions where half an hour passes between them. Events of the same instant (the lines of a basket) have no
 -- order of their own: a digest orders them, so that no id's size tells what comes last.
 with actions as (
     select
         event_id,
-        coalesce(user_id, session_id) as user_key,
+        case when user_id is not null then 'user ' || user_id else 'session ' || session_id end as user_key,
         user_id,
         session_id,
         item_id,
@@ -14,7 +15,7 @@ with actions as (
         event_time,
         case when source = 'feedback' then 1 else 0 end as is_feedback,
         lag(event_time) over (
-            partition by coalesce(user_id, session_id), session_id
+            partition by user_id, session_id
             order by event_time, event_id
         ) as previous_time
     from events

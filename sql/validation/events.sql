@@ -13,14 +13,16 @@ select
     landed.query,
     landed.properties,
     case
-        when landed.event_time ~ '^[0-9]{4}-' and pg_input_is_valid(landed.event_time, 'timestamptz')
+        when landed.event_time ~ '^[0-9]{4}-[^B]*$' and pg_input_is_valid(landed.event_time, 'timestamptz')
             then cast(landed.event_time as timestamptz)
     end as event_time_utc,
     case
-        when landed.event_time ~ '^[0-9]{4}-' and pg_input_is_valid(landed.event_time, 'timestamptz')
+        when landed.event_time ~ '^[0-9]{4}-[^B]*$' and pg_input_is_valid(landed.event_time, 'timestamptz')
             then cast(landed.event_time as timestamptz) <= now() + interval '5 minutes'
     end as event_time_has_come,
     coalesce(landed.user_id, landed.session_id) as user_or_session,
+    octet_length(concat_ws('', landed.event_id, landed.user_id, landed.session_id, landed.item_id)) <= 2000
+        as ids_are_short,
     landed.item_id is not null or landed.event_type = 'search' as names_an_item,
     landed.query is not null or coalesce(landed.event_type, '') <> 'search' as names_a_query,
     landed.item_id is null or batch.implies_items
@@ -29,8 +31,11 @@ select
         where items.item_id = landed.item_id
     )
     or exists (
-        select 1 from landing_items
-        where landing_items.item_id = landed.item_id)
+        select 1
+        from landing_items
+        inner join batches as beside on landing_items.batch_id = beside.batch_id
+        where landing_items.item_id = landed.item_id and beside.status in ('landed', 'validated')
+    )
         as item_is_known,
     landed.user_id is null or batch.implies_users
     or exists (
@@ -38,13 +43,16 @@ select
         where users.user_id = landed.user_id
     )
     or exists (
-        select 1 from landing_users
-        where landing_users.user_id = landed.user_id)
+        select 1
+        from landing_users
+        inner join batches as beside on landing_users.batch_id = beside.batch_id
+        where landing_users.user_id = landed.user_id and beside.status in ('landed', 'validated')
+    )
         as user_is_known,
-    coalesce(pg_input_is_valid(landed.quantity, 'numeric'), true) as quantity_is_number,
+    coalesce(landed.quantity ~ '[0-9]' and pg_input_is_valid(landed.quantity, 'numeric'), true) as quantity_is_number,
     case when pg_input_is_valid(landed.quantity, 'numeric') then cast(landed.quantity as numeric) end
         as quantity_value,
-    coalesce(pg_input_is_valid(landed.price, 'numeric'), true) as price_is_number,
+    coalesce(landed.price ~ '[0-9]' and pg_input_is_valid(landed.price, 'numeric'), true) as price_is_number,
     case when pg_input_is_valid(landed.price, 'numeric') then cast(landed.price as numeric) end as price_value,
     coalesce(pg_input_is_valid(landed.position, 'integer'), true) as position_is_integer,
     coalesce(pg_input_is_valid(landed.properties, 'jsonb'), true) as properties_are_json

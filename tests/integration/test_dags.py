@@ -15,8 +15,7 @@ import pytest
 import sqlalchemy
 from sqlalchemy import text
 
-from recsys_tasks.stack.environment import Ports, stack_environment
-from recsys_tasks.stack.environment import _any_free as free_port
+from recsys_tasks.stack.environment import Ports, any_free_port, stack_environment
 from recsys_tasks.stack.processes import sweep
 from recsys_tasks.warehouse import embedded
 
@@ -28,7 +27,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """The environment of a stack with PostgreSQL and the endpoint up, and Airflow's database migrated."""
     home = tmp_path_factory.mktemp("home")
     server = embedded.start(home)
-    ports = Ports(*(free_port() for _ in range(4)))
+    ports = Ports(*(any_free_port() for _ in range(4)))
     environment = stack_environment(home, ROOT / "dags", embedded.socket_folder(server), ports)
     environment |= {
         "RECSYS_MLFLOW_TRACKING_URI": embedded.url(server, "mlflow"),
@@ -131,7 +130,7 @@ def test_the_registered_model_answers_like_the_endpoint(stack: dict[str, str]) -
 
 def test_acknowledged_events_survive_sigkill_of_the_endpoint(stack: dict[str, str], tmp_path: Path) -> None:
     environment = {**stack, "RECSYS_HOME": str(tmp_path)}
-    port = free_port()
+    port = any_free_port()
     url = f"http://127.0.0.1:{port}"
     acknowledged: list[str] = []
     for start in range(3):

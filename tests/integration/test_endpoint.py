@@ -8,42 +8,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
-import numpy as np
 import pytest
-import torch
 from starlette.testclient import TestClient
 
-from recsys_tasks.model.export import export_graphs, verify_graphs
-from recsys_tasks.model.files import TrainedModel, load_model, save_model
-from recsys_tasks.model.network import NetworkConfig
-from recsys_tasks.model.training import TrainingConfig, build_network, train
-from recsys_tasks.promotion.build import _golden_requests, _histories, _seal_with_golden
+from recsys_tasks.model.export import verify_graphs
+from recsys_tasks.model.files import load_model
 from recsys_tasks.serving.app import create_app
-from recsys_tasks.serving.bundle import HISTORIES, MANIFEST, pack, read_bundle
+from recsys_tasks.serving.bundle import MANIFEST, pack, read_bundle, seal
 from recsys_tasks.settings import Settings
-from tests.shops import START, encoded_shop
 
 TOKEN = {"Authorization": "Bearer secret"}
-
-
-def _bundle(folder: Path, version: str, seed: int) -> Path:
-    shop = encoded_shop(seed=seed)
-    torch.manual_seed(seed)
-    sizes = shop.vocabulary.categories()[1]
-    network = build_network(NetworkConfig(len(shop.vocabulary), sizes, False, width=16), shop.vocabulary)
-    train(network, shop.timeline, shop.split, shop.vocabulary, TrainingConfig(epochs=2, negatives=32), lambda _: 0.0)
-    save_model(TrainedModel(network, shop.vocabulary), folder)
-    export_graphs(network, folder)
-    assert verify_graphs(network, folder) < 1e-4
-    np.savez(folder / HISTORIES, **_histories(shop, float(shop.timeline.seconds.max())))  # type: ignore[arg-type]
-    lineage = {"model_version": version, "run_id": "r", "snapshot_id": "s", "cutoff": START.isoformat()}
-    _seal_with_golden(folder, lineage, _golden_requests(shop))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def bundles(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    return [_bundle(tmp_path_factory.mktemp(f"bundle{n}"), str(n), n) for n in (1, 2)]
 
 
 def _settings(home: Path) -> Settings:
@@ -139,6 +113,42 @@ def test_the_journal_has_impressions_and_events_for_the_one_with_the_token(clien
     assert events[3]["event_id"] == "mine"
 
 
+def test_a_kept_encoding_gives_the_answer_of_a_fresh_one(
+    client: TestClient, tmp_path: Path, bundles: list[Path]
+) -> None:
+    for number, day in enumerate(("2024-03-01", "2024-03-05")):
+        event = {"event_type": "purchase", "user_id": "u1", "session_id": f"s{number}", "item_id": "i3"}
+        client.post("/v1/events", json=event | {"event_time": f"{day}T10:00:00Z"})
+    questions = [
+        {"user_id": "u1", "session_id": f"s{number}", "time": "2024-03-06T10:00:00Z", "k": 10, "record": False}
+        for number in (0, 1, 0)
+    ]
+    kept = [client.post("/v1/recommendations", json=question).json()["items"] for question in questions]
+    for question, answer in zip(questions, kept, strict=True):
+        with TestClient(create_app(_settings(tmp_path))) as fresh:
+            assert fresh.post("/v1/recommendations", json=question).json()["items"] == answer
+
+
+def test_a_user_of_whom_only_unknown_items_are_known_gets_popular_ones(client: TestClient) -> None:
+    client.post("/v1/events", json={"event_type": "view", "user_id": "odd", "item_id": "never-heard-of"})
+    answer = client.post("/v1/recommendations", json={"user_id": "odd"}).json()
+    assert {item["source"] for item in answer["items"]} == {"popular"}
+
+
+def test_what_came_after_the_asked_time_does_not_count(client: TestClient) -> None:
+    answer = client.post("/v1/recommendations", json={"user_id": "u1", "time": "1990-01-01T00:00:00Z"}).json()
+    assert {item["source"] for item in answer["items"]} == {"popular"}
+
+
+def test_an_active_bundle_that_broke_on_disk_gives_way_to_the_one_before(
+    client: TestClient, bundles: list[Path], tmp_path: Path
+) -> None:
+    digest = client.put("/v1/admin/model", content=pack(bundles[1]), headers=TOKEN).json()["bundle"]
+    (tmp_path / "endpoint" / "bundles" / digest / "decoder.onnx").write_bytes(b"")
+    with TestClient(create_app(_settings(tmp_path))) as again:
+        assert again.get("/v1/model").json()["model_version"] == "1"
+
+
 def test_a_swap_and_a_way_back(client: TestClient, bundles: list[Path]) -> None:
     first = _items(client, user_id="u1")
     client.put("/v1/admin/model", content=pack(bundles[1]), headers=TOKEN)
@@ -181,8 +191,6 @@ def test_a_bundle_with_a_wrong_golden_answer_is_refused(
     (wrong / "golden.json").write_text(json.dumps(golden), encoding="utf-8")
     manifest = json.loads((wrong / MANIFEST).read_text(encoding="utf-8"))
     lineage = {name: value for name, value in manifest.items() if name not in ("files", "format")}
-    from recsys_tasks.serving.bundle import seal
-
     seal(wrong, lineage)
     answer = client.put("/v1/admin/model", content=pack(wrong), headers=TOKEN)
     assert (answer.status_code, client.get("/v1/model").json()["model_version"]) == (422, "1")

@@ -80,7 +80,7 @@ def test_events_without_a_session_are_cut_where_half_an_hour_passes(warehouse: E
     with warehouse.begin() as connection:
         copy_in(connection, "events", [pa.RecordBatch.from_pylist(loose)])
     table = build_snapshot(warehouse, tmp_path, PARAMETERS).timeline().to_pylist()
-    assert [row["position_in_session"] for row in table if row["user_key"] == "loose"] == [1, 2, 3, 1, 2]
+    assert [row["position_in_session"] for row in table if row["user_key"] == "user loose"] == [1, 2, 3, 1, 2]
 
 
 def test_too_little_data_says_so(warehouse: Engine, tmp_path: Path) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from sqlalchemy import Engine, text
 
@@ -113,6 +116,8 @@ def test_bad_rows_go_to_quarantine_with_the_reason_and_the_rest_is_loaded(wareho
         "quantity_positive": {"quantity": -1},
         "quantity_is_number": {"quantity": "1e999999999"},
         "price_not_negative": {"price": -0.5},
+        "price_is_number": {"price": "NaN"},
+        "ids_are_short": {"user_id": "u" * 3_000},
         "query_present": {"event_type": "search", "item_id": None},
     }
     records = [{**GOOD, **change, "event_id": rule} for rule, change in bad.items()]
@@ -120,7 +125,7 @@ def test_bad_rows_go_to_quarantine_with_the_reason_and_the_rest_is_loaded(wareho
     file = write_lines(tmp_path / "feedback.jsonl", records)
     (validated,), (report,) = _ingest(warehouse, tmp_path, "feedback", file)
     assert validated.rules == dict.fromkeys(bad, 1)
-    assert (report.read, report.inserted, report.quarantined) == (30, 20, 10)
+    assert (report.read, report.inserted, report.quarantined) == (32, 20, 12)
     with warehouse.connect() as connection:
         kept = connection.execute(text("select rule, reason, raw ->> 'event_id' as id from quarantine")).all()
     assert {row.rule: row.id for row in kept} == {rule: rule for rule in bad}
@@ -135,6 +140,7 @@ def test_bad_rows_go_to_quarantine_with_the_reason_and_the_rest_is_loaded(wareho
         ('["a list"]', "not a JSON object"),
         ('{"event_id": "a\\u0000b"}', "not allowed"),
         ("\x00", "NUL"),
+        ("[" * 5_000, "nested too deeply"),
     ],
 )
 def test_a_line_that_cannot_be_read_is_quarantined_with_its_number(
@@ -159,6 +165,43 @@ def test_a_mapping_that_rejects_loads_nothing_of_a_broken_file_and_names_the_lin
     with pytest.raises(MalformedFile, match=r"events\.csv, line 3: 2 fields where the header has 4"):
         _ingest(warehouse, tmp_path, _mapping(tmp_path, "csv"), file)
     assert _count(warehouse, "select count(*) from batches") == 0
+
+
+@pytest.mark.parametrize("kind", ["torn gzip", "torn parquet"])
+def test_a_file_that_cannot_be_read_to_its_end_loads_nothing_and_is_named(
+    warehouse: Engine, tmp_path: Path, kind: str
+) -> None:
+    rows = [{"who": f"u{n}", "what": "i", "did": "seen", "when": "2024-07-01T12:00:00"} for n in range(5_000)]
+    if kind == "torn gzip":
+        file, format_ = tmp_path / "events.csv.gz", "csv"
+        text_rows = "".join(",".join(row.values()) + "\n" for row in rows)
+        whole = gzip.compress(f"who,what,did,when\n{text_rows}".encode())
+    else:
+        file, format_ = tmp_path / "events.parquet", "parquet"
+        pq.write_table(pa.Table.from_pylist(rows), file)
+        whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(MalformedFile, match=file.name):
+        _ingest(warehouse, tmp_path, _mapping(tmp_path, format_), file)
+    assert _count(warehouse, "select count(*) from batches") == 0
+
+
+def test_blank_lines_and_a_byte_order_mark_are_no_harm(warehouse: Engine, tmp_path: Path) -> None:
+    file = tmp_path / "events.csv"
+    file.write_bytes(b"\xef\xbb\xbfwho,what,did,when\n\nu,i,seen,2024-07-01T12:00:00\n\n")
+    _, (report,) = _ingest(warehouse, tmp_path, _mapping(tmp_path, "csv"), file)
+    assert (report.read, report.inserted) == (1, 1)
+
+
+def test_a_corrected_mapping_reads_the_same_file_as_another_batch(warehouse: Engine, tmp_path: Path) -> None:
+    file = tmp_path / "events.csv"
+    file.write_text("who,what,did,when\nu,i,seen,2024-07-01T12:00:00\n", encoding="utf-8")
+    right = Path(_mapping(tmp_path, "csv"))
+    wrong = tmp_path / "wrong.toml"
+    wrong.write_text(right.read_text(encoding="utf-8").replace('seen = "view"', ""), encoding="utf-8")
+    _, (first,) = _ingest(warehouse, tmp_path, str(wrong), file, bad=1.0)
+    _, (again,) = _ingest(warehouse, tmp_path, str(right), file)
+    assert (first.inserted, first.quarantined, again.inserted) == (0, 1, 1)
 
 
 def test_a_missing_column_stops_the_file_before_anything_is_written(warehouse: Engine, tmp_path: Path) -> None:

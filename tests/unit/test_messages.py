@@ -23,6 +23,8 @@ def _body(**fields: object) -> bytes:
         (_body(colour="red"), 422, "colour"),
         (_body(session=[{"event_type": "view"}]), 422, "$.session[0]"),
         (_body(time="2024-01-01T00:00:00"), 422, "$.time"),
+        (_body(time="0001-01-01T00:00:00+14:00"), 422, "$.time"),
+        (_body(time="9999-12-31T23:59:59-14:00"), 422, "$.time"),
         (b"[" * 100_000, 422, "object"),
         (b'{"k": NaN}', 400, ""),
     ],
@@ -39,6 +41,19 @@ def test_a_wrong_request_is_refused_and_the_field_named(body: bytes, status: int
     [
         ({"event_type": "like", "user_id": "u", "item_id": "i"}, "$[0].event_type"),
         ({"event_type": "view", "item_id": "i"}, "user_id"),
+        (
+            {
+                "event_type": "view",
+                "user_id": "u",
+                "item_id": "i",
+                "properties": {"a": json.loads("[" * 30 + "]" * 30)},
+            },
+            "properties",
+        ),
+        (
+            {"event_type": "view", "user_id": "u", "item_id": "i", "event_time": "0001-01-01T00:00:00+14:00"},
+            "event_time",
+        ),
         ({"event_type": "view", "user_id": "u"}, "item_id"),
         ({"event_type": "search", "user_id": "u"}, "query"),
         ({"event_type": "purchase", "user_id": "u", "item_id": "i", "quantity": 0}, "$[0].quantity"),
