@@ -35,7 +35,7 @@ class Settings(BaseSettings):
     min_item_events: int = Field(10, ge=1, description="items with fewer training events are unknown")
     validation_share: float = Field(0.04, gt=0, lt=0.5, description="share of latest sessions before the test")
     test_share: float = Field(0.04, gt=0, lt=0.5, description="share of latest sessions for the test")
-    training_epochs: int = Field(4, ge=1, description="epochs of a training, at most")
+    training_epochs: int = Field(20, ge=1, description="epochs of a training, at most")
     training_seconds: float = Field(150, gt=0, description="time budget of a training from scratch")
     incremental_seconds: float = Field(45, gt=0, description="time budget when starting from the champion")
     training_threads: int = Field(0, ge=0, description="CPU threads of a training; 0 leaves the choice to torch")

@@ -29,9 +29,9 @@ _LEAST_RATE = 0.02
 class TrainingConfig:
     """How to train. `seconds` bounds the time: the schedule ends there if the epochs have not ended before."""
 
-    epochs: int = 8
-    seconds: float = 240.0
-    patience: int = 2
+    epochs: int = 20
+    seconds: float = 150.0
+    patience: int = 3
     window: int = 256
     batch_tokens: int = 2048
     negatives: int = 1024

@@ -16,7 +16,7 @@ from recsys_tasks.simulation.replay import ReplayReport, replay
 from recsys_tasks.stack.airflow_api import DAGS, Airflow, DagRun
 from recsys_tasks.stack.processes import Processes
 
-_POLL_SECONDS = 1.0
+_POLL_SECONDS = 2.0
 _QUIET_SECONDS = 12.0
 _BASKETS = 200
 _REPLAY_DAYS = 7

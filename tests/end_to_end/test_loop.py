@@ -20,9 +20,9 @@ from recsys_tasks.stack.processes import sweep
 from recsys_tasks.warehouse import embedded
 
 _SLICE = {
-    "RECSYS_SAMPLE_USERS": "150",
+    "RECSYS_SAMPLE_USERS": "200",
     "RECSYS_MIN_ITEM_EVENTS": "5",
-    "RECSYS_TRAINING_SECONDS": "30",
+    "RECSYS_TRAINING_SECONDS": "40",
     "RECSYS_INCREMENTAL_SECONDS": "8",
 }
 
