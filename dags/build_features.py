@@ -37,10 +37,10 @@ def build_features() -> None:
     def snapshot(params: Any = None, outlet_events: Any = None) -> str:
         from datetime import datetime
 
-        from recsys_tasks import steps
+        from recsys_tasks.steps import featuring
 
         cutoff = params["cutoff"] and datetime.fromisoformat(params["cutoff"])
-        built = steps.build_features(cutoff)
+        built = featuring.build_features(cutoff)
         outlet_events[loop.SNAPSHOT].extra = {"snapshot_id": built.snapshot_id}
         return built.snapshot_id
 

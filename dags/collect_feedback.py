@@ -40,9 +40,9 @@ def collect_feedback() -> None:
     def fetch() -> list[dict[str, Any]]:
         from dataclasses import asdict
 
-        from recsys_tasks import steps
+        from recsys_tasks.steps import ingesting
 
-        portions = steps.fetch_feedback()
+        portions = ingesting.fetch_feedback()
         if not portions:
             raise AirflowSkipException("Nothing new in any journal")
         return [asdict(portion) for portion in portions]
@@ -50,10 +50,10 @@ def collect_feedback() -> None:
     @task(outlets=[loop.EVENTS])
     @loop.failing_fast
     def load(portions: list[dict[str, Any]], outlet_events: Any = None) -> int:
-        from recsys_tasks import steps
         from recsys_tasks.feedback import Portion
+        from recsys_tasks.steps import ingesting
 
-        reports = steps.load_feedback([Portion(**portion) for portion in portions])
+        reports = ingesting.load_feedback([Portion(**portion) for portion in portions])
         inserted = sum(report.inserted for report in reports)
         if inserted == 0:
             raise AirflowSkipException("Every event was known already")

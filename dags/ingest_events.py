@@ -48,24 +48,24 @@ def ingest_events() -> None:
     @task
     @loop.failing_fast
     def land(params: Any = None, data_interval_start: Any = None, data_interval_end: Any = None) -> list[str]:
-        from recsys_tasks import steps
+        from recsys_tasks.steps import ingesting
 
         interval = loop.interval_to_ingest(data_interval_start, data_interval_end)
-        return steps.land_source(params["source"], params["paths"], interval)
+        return ingesting.land_source(params["source"], params["paths"], interval)
 
     @task
     @loop.failing_fast
     def validate(batch_ids: list[str]) -> list[str]:
-        from recsys_tasks import steps
+        from recsys_tasks.steps import ingesting
 
-        return [report.batch_id for report in steps.validate_batches(batch_ids)]
+        return [report.batch_id for report in ingesting.validate_batches(batch_ids)]
 
     @task
     @loop.failing_fast
     def load(batch_ids: list[str]) -> int:
-        from recsys_tasks import steps
+        from recsys_tasks.steps import ingesting
 
-        return sum(report.inserted for report in steps.load_batches(batch_ids))
+        return sum(report.inserted for report in ingesting.load_batches(batch_ids))
 
     @task(outlets=[loop.EVENTS])
     def announce(inserted: int, data_interval_end: Any = None, outlet_events: Any = None) -> None:

@@ -42,10 +42,10 @@ def promote_model() -> None:
     @task(multiple_outputs=False)
     @loop.failing_fast
     def judge(params: Any = None, triggering_asset_events: Any = None) -> dict[str, Any]:
-        from recsys_tasks import steps
+        from recsys_tasks.steps import promoting
 
         wanted = params["version"] or loop.from_event(triggering_asset_events, "version")
-        number, decision = steps.judge(wanted)
+        number, decision = promoting.judge(wanted)
         if not decision.promote:
             raise AirflowSkipException(f"Version {number} is refused: {'; '.join(decision.reasons)}")
         return {"version": number, "reasons": decision.reasons}
@@ -53,18 +53,18 @@ def promote_model() -> None:
     @task(multiple_outputs=False)
     @loop.failing_fast
     def build(approved: dict[str, Any]) -> dict[str, Any]:
-        from recsys_tasks import steps
+        from recsys_tasks.steps import promoting
 
-        return approved | {"bundle": str(steps.bundle(approved["version"]))}
+        return approved | {"bundle": str(promoting.bundle(approved["version"]))}
 
     @task(outlets=[loop.CHAMPION_VERSION])
     @loop.failing_fast
     def activate(built: dict[str, Any], outlet_events: Any = None) -> str:
         from pathlib import Path
 
-        from recsys_tasks import steps
+        from recsys_tasks.steps import promoting
 
-        steps.activate(built["version"], Path(built["bundle"]), built["reasons"])
+        promoting.activate(built["version"], Path(built["bundle"]), built["reasons"])
         outlet_events[loop.CHAMPION_VERSION].extra = {"version": built["version"]}
         return built["version"]
 

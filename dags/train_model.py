@@ -39,24 +39,24 @@ def train_model() -> None:
     @task
     @loop.failing_fast
     def train(params: Any = None, triggering_asset_events: Any = None) -> str:
-        from recsys_tasks import steps
+        from recsys_tasks.steps import training
 
-        return steps.train_model(params["snapshot_id"] or loop.from_event(triggering_asset_events, "snapshot_id"))
+        return training.train_model(params["snapshot_id"] or loop.from_event(triggering_asset_events, "snapshot_id"))
 
     @task
     @loop.failing_fast
     def evaluate(training_run: str) -> str:
-        from recsys_tasks import steps
+        from recsys_tasks.steps import training
 
-        steps.evaluate_run(training_run)
+        training.evaluate_run(training_run)
         return training_run
 
     @task(outlets=[loop.CHALLENGER_VERSION])
     @loop.failing_fast
     def register(training_run: str, outlet_events: Any = None) -> str:
-        from recsys_tasks import steps
+        from recsys_tasks.steps import training
 
-        number = steps.register_run(training_run)
+        number = training.register_run(training_run)
         outlet_events[loop.CHALLENGER_VERSION].extra = {"version": number}
         return number
 

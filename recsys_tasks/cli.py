@@ -97,56 +97,56 @@ def _show(given: argparse.Namespace, found: dict[str, object]) -> None:
 
 
 def _ingest(given: argparse.Namespace) -> None:
-    from recsys_tasks import steps
     from recsys_tasks.ingestion.batch import Interval
+    from recsys_tasks.steps import ingesting
 
     if (given.start is None) != (given.end is None):
         raise ConfigurationError("--from and --to go together")
     interval = Interval(given.start, given.end) if given.start else None
-    batch_ids = steps.land_source(given.source, given.paths, interval)
-    steps.validate_batches(batch_ids)
-    reports = steps.load_batches(batch_ids)
+    batch_ids = ingesting.land_source(given.source, given.paths, interval)
+    ingesting.validate_batches(batch_ids)
+    reports = ingesting.load_batches(batch_ids)
     counts = ("read", "inserted", "duplicates", "quarantined")
     _show(given, {name: sum(getattr(report, name) for report in reports) for name in counts})
 
 
 def _validate(given: argparse.Namespace) -> None:
-    from recsys_tasks import steps
+    from recsys_tasks.steps import ingesting
 
-    (report,) = steps.validate_batches([given.batch_id])
+    (report,) = ingesting.validate_batches([given.batch_id])
     _show(given, vars(report))
 
 
 def _features(given: argparse.Namespace) -> None:
-    from recsys_tasks import steps
+    from recsys_tasks.steps import featuring
 
-    _show(given, vars(steps.build_features(given.cutoff)))
+    _show(given, vars(featuring.build_features(given.cutoff)))
 
 
 def _train(given: argparse.Namespace) -> None:
-    from recsys_tasks import steps
+    from recsys_tasks.steps import training
 
-    run_id = steps.train_model(given.snapshot)
-    table = steps.evaluate_run(run_id)
-    version = steps.register_run(run_id)
+    run_id = training.train_model(given.snapshot)
+    table = training.evaluate_run(run_id)
+    version = training.register_run(run_id)
     _show(given, {"run_id": run_id, "version": version, **{name: row["mrr_20"] for name, row in table.items()}})
 
 
 def _promote(given: argparse.Namespace) -> None:
-    from recsys_tasks import steps
+    from recsys_tasks.steps import promoting
 
-    number, decision = steps.judge(given.version)
+    number, decision = promoting.judge(given.version)
     if not decision.promote:
         raise RecsysError(f"Version {number} is refused: {'; '.join(decision.reasons)}")
-    folder = steps.bundle(number)
-    steps.activate(number, folder, decision.reasons)
+    folder = promoting.bundle(number)
+    promoting.activate(number, folder, decision.reasons)
     _show(given, {"version": number, "bundle": folder.name, "reasons": decision.reasons})
 
 
 def _rollback(given: argparse.Namespace) -> None:
-    from recsys_tasks import steps
+    from recsys_tasks.steps import promoting
 
-    _show(given, {"version": steps.rollback()})
+    _show(given, {"version": promoting.rollback()})
 
 
 def _serve(given: argparse.Namespace) -> None:
@@ -164,9 +164,9 @@ def _serve(given: argparse.Namespace) -> None:
 
 
 def _feedback(given: argparse.Namespace) -> None:
-    from recsys_tasks import steps
+    from recsys_tasks.steps import ingesting
 
-    reports = steps.load_feedback(steps.fetch_feedback())
+    reports = ingesting.load_feedback(ingesting.fetch_feedback())
     counts = ("read", "inserted", "duplicates", "quarantined")
     _show(given, {name: sum(getattr(report, name) for report in reports) for name in counts})
 
@@ -178,6 +178,6 @@ def _simulate(given: argparse.Namespace) -> None:
 
 
 def _status(given: argparse.Namespace) -> None:
-    from recsys_tasks import steps
+    from recsys_tasks.steps import reporting
 
-    _show(given, steps.status())
+    _show(given, reporting.status())

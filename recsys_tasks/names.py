@@ -48,6 +48,10 @@ CHALLENGER: Final = "challenger"
 CHAMPION: Final = "champion"
 PREVIOUS: Final = "previous"
 
+POPULARITY: Final = "popularity"
+PERSONAL: Final = "personal_frequency"
+BASELINES: Final = (POPULARITY, PERSONAL)
+
 PADDING_ITEM: Final = 0
 UNKNOWN_ITEM: Final = 1
 FIRST_ITEM: Final = 2

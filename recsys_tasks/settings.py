@@ -49,6 +49,16 @@ class Settings(BaseSettings):
     )
     feedback_schedule: str = Field("*/10 * * * *", description="when the endpoints' journals are collected")
 
+    def require_admin_token(self) -> str:
+        """The token of the endpoints' admin routes.
+
+        Raises:
+            ConfigurationError: there is none.
+        """
+        if self.admin_token is None:
+            raise ConfigurationError("RECSYS_ADMIN_TOKEN is not set; it must be the same as the endpoint's")
+        return self.admin_token.get_secret_value()
+
     @property
     def snapshots(self) -> Path:
         """Folder of immutable feature snapshots."""

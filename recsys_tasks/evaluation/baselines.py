@@ -8,10 +8,7 @@ import numpy as np
 from recsys_tasks.evaluation.metrics import MISSED
 from recsys_tasks.evaluation.protocol import Questions
 from recsys_tasks.features.encoding import EncodedSnapshot
-from recsys_tasks.names import FIRST_ITEM
-
-POPULARITY, PERSONAL = "popularity", "personal_frequency"
-BASELINES = (POPULARITY, PERSONAL)
+from recsys_tasks.names import BASELINES, FIRST_ITEM, PERSONAL, POPULARITY
 
 
 def baseline_ranks(encoded: EncodedSnapshot, asked: Questions, skip_session: bool) -> dict[str, np.ndarray]:

@@ -12,7 +12,6 @@ import mlflow
 from mlflow.exceptions import MlflowException
 
 from recsys_tasks.errors import InputError
-from recsys_tasks.model.files import TrainedModel, load_model
 from recsys_tasks.names import CHAMPION, PREVIOUS, REGISTERED_MODEL
 from recsys_tasks.registry.tracking import client
 
@@ -68,9 +67,3 @@ def run_files(run_id: str) -> Iterator[Path]:
     client()
     with tempfile.TemporaryDirectory() as folder:
         yield Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=MODEL_FILES, dst_path=folder))
-
-
-def load_run_model(run_id: str) -> TrainedModel:
-    """The network of a run, with its vocabulary."""
-    with run_files(run_id) as folder:
-        return load_model(folder)

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys_tasks.evaluation.baselines import PERSONAL, POPULARITY, baseline_ranks
+from recsys_tasks.evaluation.baselines import baseline_ranks
 from recsys_tasks.evaluation.metrics import ranking_metrics
 from recsys_tasks.evaluation.protocol import TEST, VALIDATION, model_ranks, questions
 from recsys_tasks.features.sequences import build_timeline, query_inputs
@@ -12,7 +12,7 @@ from recsys_tasks.model.attention import Attention
 from recsys_tasks.model.network import Events, NetworkConfig, Query, Recommender
 from recsys_tasks.model.training import TrainingConfig, build_network, train
 from recsys_tasks.model.windows import epoch_windows, training_stops, window_batch
-from recsys_tasks.names import FIRST_ITEM
+from recsys_tasks.names import FIRST_ITEM, PERSONAL, POPULARITY
 from tests.shops import ITEMS, encoded_shop, random_timeline, vocabulary
 
 

@@ -1,0 +1,27 @@
+"""The warehouse's events into snapshots."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from recsys_tasks.features.snapshot import (
+    Snapshot,
+    SnapshotParameters,
+    build_snapshot,
+    latest_snapshot_id,
+    open_snapshot,
+)
+from recsys_tasks.settings import settings
+from recsys_tasks.warehouse import engine
+
+
+def build_features(cutoff: datetime | None = None) -> Snapshot:
+    """Builds the snapshot as of `cutoff`, or of everything there is."""
+    chosen = settings()
+    parameters = SnapshotParameters(chosen.validation_share, chosen.test_share, chosen.min_item_events)
+    return build_snapshot(engine(), chosen.snapshots, parameters, cutoff)
+
+
+def snapshot(snapshot_id: str | None = None) -> Snapshot:
+    """The snapshot of that id, or the latest."""
+    return open_snapshot(settings().snapshots, snapshot_id or latest_snapshot_id(engine()))
