@@ -22,6 +22,7 @@ $(STAMP): requirements.txt pyproject.toml
 	  || { echo "make: pip could not install; is the network up? The end of $(VENV)/install.log:"; tail -3 $(VENV)/install.log; exit 1; }
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable . >> $(VENV)/install.log 2>&1 \
 	  || { echo "make: the package itself could not be installed; the end of $(VENV)/install.log:"; tail -3 $(VENV)/install.log; exit 1; }
+	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >> $(VENV)/install.log 2>&1 || true  # start-up reads it, pip makes it slowly
 	@touch $@
 
 run: install  ## the whole loop on this machine until Ctrl-C; ONCE=1 stops when it has closed

@@ -97,7 +97,7 @@ def _show(given: argparse.Namespace, found: dict[str, object]) -> None:
 
 
 def _ingest(given: argparse.Namespace) -> None:
-    from recsys_tasks.ingestion.batch import Interval
+    from recsys_tasks.interval import Interval
     from recsys_tasks.steps import ingesting
 
     if (given.start is None) != (given.end is None):

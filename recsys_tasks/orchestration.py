@@ -7,7 +7,7 @@ from typing import Any
 
 from airflow.sdk import Asset
 
-from recsys_tasks.ingestion.batch import Interval
+from recsys_tasks.interval import Interval
 from recsys_tasks.settings import settings
 
 EVENTS = Asset("events", uri="x-recsys://warehouse/events")

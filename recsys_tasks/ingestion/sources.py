@@ -6,10 +6,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from recsys_tasks.errors import ConfigurationError
-from recsys_tasks.ingestion import complete_journey, otto
-from recsys_tasks.ingestion.batch import Interval, SourceBatch
+from recsys_tasks.ingestion import otto
+from recsys_tasks.ingestion.batch import SourceBatch
 from recsys_tasks.ingestion.flat import read_flat
 from recsys_tasks.ingestion.mapping import load_mapping
+from recsys_tasks.interval import Interval
+
+_DEFAULT = "complete_journey"
 
 
 def read_source(source: str, paths: Sequence[Path] = (), interval: Interval | None = None) -> Iterator[SourceBatch]:
@@ -21,7 +24,9 @@ def read_source(source: str, paths: Sequence[Path] = (), interval: Interval | No
         ConfigurationError: no such source, or paths that it needs or does not take.
         MalformedFile: a file cannot be read.
     """
-    if source == complete_journey.SOURCE:
+    if source == _DEFAULT:
+        from recsys_tasks.ingestion import complete_journey  # reads with pandas, which other sources do without
+
         if paths:
             raise ConfigurationError(f"{source} comes from its package and takes no paths; got {paths[0]}")
         yield from complete_journey.read_complete_journey(interval)

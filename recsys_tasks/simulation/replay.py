@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 import httpx
 
 from recsys_tasks.errors import UnavailableError
-from recsys_tasks.ingestion.batch import Interval
 from recsys_tasks.ingestion.complete_journey import purchases_between
+from recsys_tasks.interval import Interval
 from recsys_tasks.names import PURCHASE
 
 _SECONDS = 30.0

@@ -54,12 +54,12 @@ class Airflow:
         """Starts a run by hand."""
         self._http.post(f"/api/v2/dags/{dag_id}/dagRuns", json={"logical_date": None}).raise_for_status()
 
-    def runs(self, dag_id: str) -> list[DagRun]:
-        """A DAG's latest runs, newest first."""
-        answer = self._http.get(f"/api/v2/dags/{dag_id}/dagRuns", params={"order_by": "-id", "limit": 50})
+    def runs(self) -> list[DagRun]:
+        """The latest runs of all DAGs, newest first."""
+        answer = self._http.get("/api/v2/dags/~/dagRuns", params={"order_by": "-id", "limit": 100})
         answer.raise_for_status()
         return [
-            DagRun(dag_id, run["dag_run_id"], run["state"], float(run["duration"] or 0), _time(run["queued_at"]))
+            DagRun(run["dag_id"], run["dag_run_id"], run["state"], float(run["duration"] or 0), _time(run["queued_at"]))
             for run in answer.json()["dag_runs"]
         ]
 

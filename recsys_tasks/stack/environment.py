@@ -163,10 +163,10 @@ def _airflow(folder: Path, dags: Path, socket_folder: Path, ports: Ports, secret
             "SECRET_KEY": secret["api_secret"],
         },
         "API_AUTH": {"JWT_SECRET": secret["jwt_secret"], "JWT_ISSUER": "session-recommender"},
-        "SCHEDULER": {"SCHEDULER_IDLE_SLEEP_TIME": "0.2", "ENABLE_HEALTH_CHECK": "False"},
+        "SCHEDULER": {"SCHEDULER_IDLE_SLEEP_TIME": "0.5", "ENABLE_HEALTH_CHECK": "False"},
         "DAG_PROCESSOR": {
-            "REFRESH_INTERVAL": "30",
-            "MIN_FILE_PROCESS_INTERVAL": "60",
+            "REFRESH_INTERVAL": "300",
+            "MIN_FILE_PROCESS_INTERVAL": "300",
             "PARSING_PROCESSES": "1",
             "PRINT_STATS_INTERVAL": "0",
         },

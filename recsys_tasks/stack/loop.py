@@ -18,6 +18,7 @@ from recsys_tasks.stack.processes import Processes
 
 _POLL_SECONDS = 2.0
 _QUIET_SECONDS = 12.0
+_EPOCH_SECONDS = 15.0
 _BASKETS = 200
 _REPLAY_DAYS = 7
 
@@ -34,6 +35,7 @@ class Walk:
     replay_from: datetime
     stages: list[tuple[str, float]] = field(default_factory=list)
     shopping: ReplayReport | None = None
+    _asked_at: float = 0.0
     _seen: set[tuple[str, str, str]] = field(default_factory=set)
 
     def go(self) -> None:
@@ -42,10 +44,8 @@ class Walk:
         Raises:
             InvariantError: a DAG run failed, or the loop came to rest without its result.
         """
+        self._seen |= {(run.dag_id, run.run_id, run.state) for run in self.airflow.runs() if not run.active}
         for dag_id in DAGS:
-            for run in self.airflow.runs(dag_id):
-                if not run.active:
-                    self._seen.add((dag_id, run.run_id, run.state))
             self.airflow.unpause(dag_id)
         self._settle("first pass", "ingest_events", lambda: self._promoted() > 0)
         if self._feedback_in_warehouse() == 0:
@@ -73,7 +73,7 @@ class Walk:
         nudged, refused = "", self._last_refusal()
         while True:
             self.processes.check()
-            active = [run for dag_id in DAGS for run in self._watch(dag_id) if run.active]
+            active = [run for run in self._watch() if run.active]
             if any(run.dag_id == "train_model" for run in active):
                 self._show_epochs()
             if active:
@@ -100,10 +100,10 @@ class Walk:
             return "ingest_events"
         return "build_features" if needs_snapshot else "train_model"
 
-    def _watch(self, dag_id: str) -> list[DagRun]:
-        found = self.airflow.runs(dag_id)
+    def _watch(self) -> list[DagRun]:
+        found = self.airflow.runs()
         for run in reversed(found):
-            key = (dag_id, run.run_id, run.state)
+            dag_id, key = run.dag_id, (run.dag_id, run.run_id, run.state)
             if key in self._seen:
                 continue
             self._seen.add(key)
@@ -118,6 +118,9 @@ class Walk:
 
     def _show_epochs(self) -> None:
         """A line for each epoch that a running training has ended."""
+        if time.monotonic() - self._asked_at < _EPOCH_SECONDS:
+            return
+        self._asked_at = time.monotonic()
         run_id, epochs = runs.epochs_of_latest()
         for number, (loss, measure) in enumerate(epochs, start=1):
             key = ("epoch", run_id, str(number))

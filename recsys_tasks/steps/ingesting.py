@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recsys_tasks.feedback import Portion, advance, fetch
-from recsys_tasks.ingestion import land, load, read_source
-from recsys_tasks.ingestion.batch import Interval
-from recsys_tasks.ingestion.load import LoadReport
+from recsys_tasks.ingestion.land import land
+from recsys_tasks.ingestion.load import LoadReport, load
+from recsys_tasks.ingestion.sources import read_source
+from recsys_tasks.interval import Interval
 from recsys_tasks.names import FEEDBACK_SOURCE
 from recsys_tasks.settings import settings
 from recsys_tasks.warehouse import engine

@@ -14,9 +14,10 @@ import pytest
 from sqlalchemy import Engine, text
 
 from recsys_tasks.errors import BatchRejected, MalformedFile
-from recsys_tasks.ingestion import land, load, read_source
-from recsys_tasks.ingestion.batch import Interval
-from recsys_tasks.ingestion.load import LoadReport
+from recsys_tasks.ingestion.land import land
+from recsys_tasks.ingestion.load import LoadReport, load
+from recsys_tasks.ingestion.sources import read_source
+from recsys_tasks.interval import Interval
 from recsys_tasks.settings import settings
 from recsys_tasks.validation import ValidationReport, validate
 from tests.shops import write_lines
