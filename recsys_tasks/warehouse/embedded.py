@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
+
+import psutil
 
 from recsys_tasks.errors import UnavailableError
 
@@ -54,11 +57,19 @@ def start(home: Path) -> PostgresServer:
             PostgresServer._instances.pop(folder.resolve(), None)
             if time.monotonic() > deadline:
                 raise UnavailableError(f"PostgreSQL did not start; see {folder / 'log'}") from error
+    _forget_the_dead(server)
     if fresh:
         server = _tune(server)
     _create_databases(server)
     made.touch()
     return server
+
+
+def _forget_the_dead(server: PostgresServer) -> None:
+    """A process that was killed never said that it is done: without this the server would wait for it for ever."""
+    for pid in server.global_process_id_list.get_and_add(os.getpid()):
+        if not psutil.pid_exists(pid):
+            server.global_process_id_list.get_and_remove(pid)
 
 
 def _tune(server: PostgresServer) -> PostgresServer:

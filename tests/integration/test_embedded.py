@@ -1,0 +1,31 @@
+"""The embedded server goes when the last process that uses it has ended, however the others ended."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+
+_PROGRAM = (
+    "import sys, signal, os, pathlib\n"
+    "from recsys_tasks.warehouse import embedded\n"
+    "server = embedded.start(pathlib.Path(sys.argv[1]))\n"
+    "print(server.get_postmaster_info().pid, flush=True)\n"
+    "os.kill(os.getpid(), int(sys.argv[2])) if sys.argv[2] != '0' else None\n"
+)
+
+
+def _use(home: Path, signal: int) -> int:
+    done = subprocess.run(
+        [sys.executable, "-c", _PROGRAM, str(home), str(signal)], capture_output=True, text=True, check=False
+    )
+    return int(done.stdout.split()[-1])
+
+
+def test_a_killed_user_of_the_server_does_not_keep_it_up(tmp_path: Path) -> None:
+    survivor = _use(tmp_path, 9)
+    assert psutil.pid_exists(survivor)
+    assert _use(tmp_path, 0) == survivor
+    assert not psutil.pid_exists(survivor)
