@@ -146,17 +146,18 @@ def _recurrences(user: np.ndarray, item: np.ndarray, seconds: np.ndarray) -> tup
 
 def event_inputs(timeline: Timeline, index: np.ndarray, valid: np.ndarray, now: np.ndarray) -> Arrays:
     """What the encoder reads of events `index` [B, W]; zero where not `valid`. Days count from `now` [B]."""
+    seconds = timeline.seconds[index]
     columns = {
-        "item": timeline.item,
-        "kind": timeline.kind,
-        "hour": hour_of(timeline.seconds),
-        "weekday": weekday_of(timeline.seconds),
-        "gap": timeline.gap,
-        "repeats": timeline.repeats,
-        "recurrence": timeline.recurrence,
+        "item": timeline.item[index],
+        "kind": timeline.kind[index],
+        "hour": hour_of(seconds),
+        "weekday": weekday_of(seconds),
+        "gap": timeline.gap[index],
+        "repeats": timeline.repeats[index],
+        "recurrence": timeline.recurrence[index],
     }
-    taken = {name: np.where(valid, column[index], 0) for name, column in columns.items()}
-    days = (timeline.seconds[index] - now[:, None]) / SECONDS_PER_DAY
+    taken = {name: np.where(valid, values, 0) for name, values in columns.items()}
+    days = (seconds - now[:, None]) / SECONDS_PER_DAY
     return {**taken, "days": days.astype(np.float32)}
 
 

@@ -26,9 +26,10 @@ def _use(home: Path, signal: int) -> int:
 
 def _runs(pid: int) -> bool:
     try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        status: str = psutil.Process(pid).status()
     except psutil.NoSuchProcess:
         return False
+    return status != psutil.STATUS_ZOMBIE
 
 
 def test_a_killed_user_of_the_server_does_not_keep_it_up(tmp_path: Path) -> None:
