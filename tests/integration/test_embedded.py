@@ -29,7 +29,7 @@ def _runs(pid: int) -> bool:
         status: str = psutil.Process(pid).status()
     except psutil.NoSuchProcess:
         return False
-    return status != psutil.STATUS_ZOMBIE
+    return bool(status != psutil.STATUS_ZOMBIE)
 
 
 def test_a_killed_user_of_the_server_does_not_keep_it_up(tmp_path: Path) -> None:
