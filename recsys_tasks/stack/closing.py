@@ -56,7 +56,7 @@ def show_metrics(console: Console, mlflow_url: str, version: str) -> None:
     for column in _COLUMNS:
         table.add_column(column, justify="right")
     for name, metrics in rows.items():
-        label = f"version {version}" if name == "test" else name
+        label = {"test": f"version {version}", "champion": "the champion before"}.get(name, name)
         table.add_row(label, *(f"{metrics[column]:.4f}" for column in _COLUMNS))
     console.print(table)
 
