@@ -135,7 +135,6 @@ class Recommender(nn.Module):
         self.repeats, self.recurrence = _table(COUNT_BUCKETS, width), _table(GAP_BUCKETS, width)
         self.place = _table(config.places, width)
         self.begin = nn.Parameter(torch.randn(width) / math.sqrt(width))
-        self.nothing = nn.Parameter(torch.randn(1, 1, width) / math.sqrt(width))  # memory that is always there
         self.encoder = nn.ModuleList(EncoderLayer(*sizes) for _ in range(config.encoder_layers))
         self.decoder = nn.ModuleList(DecoderLayer(*sizes) for _ in range(config.decoder_layers))
         self.encoder_norm, self.decoder_norm = nn.LayerNorm(width), nn.LayerNorm(width)
@@ -176,7 +175,8 @@ class Recommender(nn.Module):
     def _decode(
         self, x: Tensor, memory: Tensor, own: Tensor | None, visible: Tensor, days: Tensor, memory_days: Tensor
     ) -> Tensor:
-        memory = torch.cat([memory, self.nothing.expand(memory.shape[0], -1, -1)], 1)
+        # A last entry of zeros is always visible: attention to nothing, with score 0 whatever the time.
+        memory = F.pad(memory, (0, 0, 0, 1))
         visible = F.pad(visible, (0, 1), value=True)
         angles = (self._angle(days), self._angle(F.pad(memory_days, (0, 1))))
         for layer in self.decoder:

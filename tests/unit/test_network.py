@@ -12,7 +12,7 @@ from recsys_tasks.model.attention import Attention
 from recsys_tasks.model.network import Events, NetworkConfig, Query, Recommender
 from recsys_tasks.model.training import TrainingConfig, build_network, train
 from recsys_tasks.model.windows import epoch_windows, training_stops, window_batch
-from recsys_tasks.names import FIRST_ITEM, PERSONAL, POPULARITY
+from recsys_tasks.names import FIRST_ITEM, PERSONAL, POPULARITY, UNKNOWN_ITEM
 from tests.shops import ITEMS, encoded_shop, random_timeline, vocabulary
 
 
@@ -42,57 +42,47 @@ def test_attention_is_softmax_of_scaled_products() -> None:
     assert np.allclose(found, expected)
 
 
-def test_training_and_inference_give_a_target_the_same_probability() -> None:
-    network, timeline = _network(repeat=True), random_timeline(7, users=1)
-    count = len(timeline)
-    target = int(timeline.session_start[-1]) - 1
-    first = int(timeline.session_start[-2])
-    window = window_batch(timeline, np.asarray([0]), np.asarray([count]))
+@pytest.mark.parametrize("seed", [1, 3, 8, 11])
+def test_training_and_inference_give_a_target_the_same_probability(seed: int) -> None:
+    """What one more event adds to a window's loss is what the served graph gives that event."""
+    network, timeline = _network(repeat=True), random_timeline(seed, users=1)
+    first, stop = (int(edge) for edge in timeline.session_start[-2:])
+    known = [at for at in range(first, stop) if timeline.item[at] >= FIRST_ITEM]
     everything = torch.arange(FIRST_ITEM, FIRST_ITEM + ITEMS)
-    with torch.inference_mode():
-        item = window.events.item.clone()
-        only_target = window._replace(events=window.events._replace(item=item))
-        losses = []
-        for stop in (target, target + 1):
-            part = window_batch(timeline, np.asarray([0]), np.asarray([stop]))
-            loss, _ = network.loss(part, everything, torch.zeros(len(everything)))
-            losses.append(float(loss))
-        events, query = query_inputs(timeline, np.asarray([first]), np.asarray([target]), 512)
-        given_events = Events(**{name: torch.from_numpy(value) for name, value in events.items()})
-        given_query = Query(**{name: torch.from_numpy(value) for name, value in query.items()})
-        scores = network.decode_session(*network.encode_history(given_events), given_events.days, given_query)[0]
-    assert only_target.events.item.shape == item.shape
-    wanted = int(timeline.item[target])
-    if wanted >= FIRST_ITEM:
-        expected = float(torch.logsumexp(scores, 0) - scores[wanted])
-        assert losses[1] - losses[0] == pytest.approx(expected, abs=2e-3)
+    assert known
+    for target in known:
+        with torch.inference_mode():
+            windows = [
+                window_batch(timeline, np.asarray([0]), np.asarray([end])) for end in (target, target + 1) if end
+            ]
+            losses = [float(network.loss(window, everything, torch.zeros(ITEMS))[0]) for window in windows]
+            events, query = query_inputs(timeline, np.asarray([first]), np.asarray([target]), 512)
+            history = Events(**{name: torch.from_numpy(value) for name, value in events.items()})
+            running = Query(**{name: torch.from_numpy(value) for name, value in query.items()})
+            scores = network.decode_session(*network.encode_history(history), history.days, running)[0]
+        served = float(torch.logsumexp(scores, 0) - scores[int(timeline.item[target])])
+        assert losses[-1] - sum(losses[:-1]) == pytest.approx(served, abs=2e-3)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.integers(0, 200))
 def test_what_comes_later_changes_no_earlier_prediction(seed: int) -> None:
-    """A planted future: other items after the cut leave the loss of everything before it as it was."""
+    """A planted future: events after a cut, of no known item and so without a loss of their own, leave the loss."""
     network, timeline = _network(), random_timeline(seed, users=1)
-    cut = int(timeline.session_start[len(timeline.session_start) // 2])
-    if cut == 0:
-        return
+    cut = int(timeline.session_start[(len(timeline.session_start) - 1) // 2]) or len(timeline)
     item = timeline.item.copy()
-    item[cut:] = FIRST_ITEM + (item[cut:] + 7) % ITEMS
-    other = build_timeline(
+    item[cut:] = UNKNOWN_ITEM
+    planted = build_timeline(
         timeline.user, timeline.session, item, timeline.kind, timeline.seconds, timeline.session_seconds
     )
     negatives, expected = torch.arange(FIRST_ITEM, FIRST_ITEM + ITEMS), torch.zeros(ITEMS)
-    found = []
     with torch.inference_mode():
-        for line in (timeline, other):
-            whole = window_batch(line, np.asarray([0]), np.asarray([len(line)]))
-            hidden = whole.events.item.clone()
-            memory = network.encode(whole.events)[:, :cut]
-            part = window_batch(line, np.asarray([0]), np.asarray([cut]))
-            loss, _ = network.loss(part, negatives, expected)
-            found.append((memory, float(loss), hidden))
-    assert torch.allclose(found[0][0], found[1][0], atol=1e-5)
-    assert found[0][1] == pytest.approx(found[1][1], abs=1e-3)
+        losses = [
+            network.loss(window_batch(planted, np.asarray([0]), np.asarray([stop])), negatives, expected)
+            for stop in (cut, len(planted))
+        ]
+    assert int(losses[0][1]) == int(losses[1][1])
+    assert float(losses[0][0]) == pytest.approx(float(losses[1][0]), abs=1e-2)
 
 
 @given(st.integers(0, 100), st.integers(3, 12), st.integers(8, 64))
