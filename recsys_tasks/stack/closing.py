@@ -14,6 +14,7 @@ from sqlalchemy import Engine, text
 from recsys_tasks.errors import InvariantError
 from recsys_tasks.stack.environment import Ports
 from recsys_tasks.stack.loop import Walk
+from recsys_tasks.warehouse import statement
 
 _COLUMNS = ("recall_20", "mrr_20", "ndcg_20", "precision_20", "f1_20")
 
@@ -25,12 +26,9 @@ def verify(walk: Walk, ports: Ports) -> str:
         InvariantError: it is not so; says what was found.
     """
     serving = httpx.get(f"{ports.url('endpoint')}/v1/model", timeout=30).json()
-    rows = _rows(
-        walk.warehouse,
-        "select model_version from promotions where decision in ('promoted', 'rolled_back')"
-        " order by promotion_id desc limit 1",
-    )
-    promoted = rows[0][0] if rows else None
+    with walk.warehouse.connect() as connection:
+        latest = connection.execute(statement("promotion/latest")).one_or_none()
+    promoted = latest.model_version if latest else None
     if serving.get("model_version") != promoted:
         raise InvariantError(f"The endpoint serves {serving.get('model_version')}, but {promoted} was promoted")
     (feedback,) = _rows(walk.warehouse, "select count(*) from events where source = 'feedback'")[0]

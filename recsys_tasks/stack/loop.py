@@ -12,7 +12,7 @@ from sqlalchemy import Engine, text
 
 from recsys_tasks.errors import InvariantError
 from recsys_tasks.registry import runs
-from recsys_tasks.simulation.replay import ReplayReport, replay
+from recsys_tasks.simulation.replay import replay
 from recsys_tasks.stack.airflow_api import DAGS, Airflow, DagRun
 from recsys_tasks.stack.processes import Processes
 
@@ -34,7 +34,6 @@ class Walk:
     endpoint_url: str
     replay_from: datetime
     stages: list[tuple[str, float]] = field(default_factory=list)
-    shopping: ReplayReport | None = None
     _asked_at: float = 0.0
     _seen: set[tuple[str, str, str]] = field(default_factory=set)
 
@@ -52,10 +51,10 @@ class Walk:
             began = time.monotonic()
             self.console.print("\n[bold]Shopping[/] at the endpoint: real baskets of the days after the ingested ones")
             end = self.replay_from + timedelta(days=_REPLAY_DAYS)
-            self.shopping = replay(self.endpoint_url, self.replay_from, end, _BASKETS)
+            shopped = replay(self.endpoint_url, self.replay_from, end, _BASKETS)
             self._note("shopping at the endpoint", time.monotonic() - began)
             self.console.print(
-                f"  {self.shopping.baskets} baskets; {self.shopping.hits} of them held one of the 20 items shown first"
+                f"  {shopped.baskets} baskets; {shopped.hits} of them held one of the 20 items shown first"
             )
         if not self._judged_with_feedback():
             if self._feedback_in_warehouse() == 0:
