@@ -24,6 +24,7 @@ from starlette.routing import Route
 from recsys_tasks.errors import InputError, InvariantError, UnavailableError
 from recsys_tasks.names import IMPRESSION
 from recsys_tasks.serving.engine import Action, Engine, Recommendation, unix_now
+from recsys_tasks.serving.forgetting import Forgotten, erase, find_traces
 from recsys_tasks.serving.journal import Journal
 from recsys_tasks.serving.messages import (
     Event,
@@ -31,6 +32,7 @@ from recsys_tasks.serving.messages import (
     RequestError,
     decode_events,
     decode_request,
+    decode_user_id,
 )
 from recsys_tasks.serving.models import Models
 from recsys_tasks.serving.state import LiveState
@@ -55,8 +57,11 @@ class Endpoint:
         home = settings.home / "endpoint"
         self.models = Models(home / "bundles")
         self.journal = Journal(home / "journal")
+        self.forgotten = Forgotten(home / "forgotten.jsonl")
         self.state = LiveState()
         self._swapping = asyncio.Lock()  # one bundle comes or goes at a time
+        self._forgetting = asyncio.Lock()  # one user goes at a time
+        erase(self.journal, find_traces(self.journal, self.forgotten.entries()))  # what a kill left undone
         replayed = self.state.replay(self.journal.lines())
         log.info("Read %d events from the journal", replayed)
         registry = CollectorRegistry()
@@ -75,10 +80,11 @@ class Endpoint:
         asked = decode_request(await _body(request, _BODY_BYTES))
         engine = self._engine()
         user_past, session, now = self._context(asked)
+        known_as = self._known_as(asked.user_id, engine)
         exclude: set[str] = set()
         if asked.exclude_seen:
-            exclude = engine.seen(asked.user_id, user_past) | {action.item_id for action in session}
-        found = engine.recommend(asked.user_id, user_past, session, now, asked.k, exclude)
+            exclude = engine.seen(known_as, user_past) | {action.item_id for action in session}
+        found = engine.recommend(known_as, user_past, session, now, asked.k, exclude)
         request_id = uuid.uuid4().hex
         if asked.record:
             self._record_impressions(asked, found, request_id, engine.bundle.model_version)
@@ -124,6 +130,22 @@ class Endpoint:
         self._show_version()
         return _json(self._serving(engine, len(engine.bundle.golden)) if engine else {"model_version": None})
 
+    async def delete_user(self, request: Request) -> Response:
+        """`DELETE /v1/admin/users/{user_id}`"""
+        self._authorize(request)
+        user_id = decode_user_id(request.path_params["user_id"])
+        async with self._forgetting:
+            async with self.journal.quiet() as end:
+                # Nothing waits in here: what came before is the forgotten user's, what comes after a new one's.
+                entry = self.forgotten.add(user_id, end)
+                self.state.forget_user(user_id)
+                if self.models.engine is not None:
+                    self.models.engine.forget(user_id)
+            traces = await run_in_threadpool(find_traces, self.journal, [entry])
+            self.state.withdraw(traces.session_ids, traces.event_ids)
+            await run_in_threadpool(erase, self.journal, traces)
+        return _json({"forgotten": True, "journal_lines": len(traces)})
+
     async def journal_segments(self, request: Request) -> Response:
         """`GET /v1/admin/journal`"""
         self._authorize(request)
@@ -160,6 +182,11 @@ class Endpoint:
         if self.models.engine is None:
             raise RequestError(503, "No model yet", "no model was promoted to this endpoint so far")
         return self.models.engine
+
+    def _known_as(self, user_id: str | None, engine: Engine) -> str | None:
+        """The id by which to look a user up in the bundle: none for one forgotten since it was made."""
+        forgotten = user_id is not None and self.forgotten.hides(user_id, engine.bundle.cutoff)
+        return None if forgotten else user_id
 
     def _context(self, asked: RecommendationRequest) -> tuple[list[Action], list[Action], float]:
         """What the user did outside the session, what the session did, and when it began."""
@@ -245,6 +272,7 @@ def create_app(settings: Settings) -> Starlette:
             route("/v1/model", endpoint.model, "GET"),
             route("/v1/admin/model", endpoint.put_model, "PUT"),
             route("/v1/admin/model", endpoint.delete_model, "DELETE"),
+            route("/v1/admin/users/{user_id:path}", endpoint.delete_user, "DELETE"),
             route("/v1/admin/journal", endpoint.journal_segments, "GET"),
             route("/v1/admin/journal/{segment}", endpoint.journal_segment, "GET"),
             route("/healthz", endpoint.healthz, "GET"),

@@ -7,6 +7,7 @@ import io
 import json
 import tarfile
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,11 @@ class Bundle:
         """The registered model's version."""
         return str(self.manifest["model_version"])
 
+    @property
+    def cutoff(self) -> datetime:
+        """Up to when the histories go."""
+        return _cutoff(self.manifest)
+
 
 def seal(folder: Path, lineage: dict[str, Any]) -> str:
     """Writes the manifest of a folder that holds all `FILES`; returns the digest that names the bundle."""
@@ -79,6 +85,7 @@ def read_bundle(folder: Path) -> Bundle:
         for name in FILES:
             if _sha256(folder / name) != manifest["files"][name]:
                 raise BundleCorrupt(f"{name} does not match its checksum in the manifest")
+        _cutoff(manifest)
         vocabulary = Vocabulary.load(folder / VOCABULARY)
         histories = _histories(folder / HISTORIES)
         golden = json.loads((folder / GOLDEN).read_text(encoding="utf-8"))
@@ -125,6 +132,10 @@ def _histories(path: Path) -> Histories:
             row_of={user: row for row, user in enumerate(users)},
             **{name: stored[name] for name in ("start", "item", "kind", "seconds", "popularity")},
         )
+
+
+def _cutoff(manifest: dict[str, Any]) -> datetime:
+    return datetime.fromisoformat(manifest["cutoff"]).astimezone(UTC)
 
 
 def _sha256(path: Path) -> str:

@@ -86,6 +86,10 @@ class Engine:
         scores /= scores[FIRST_ITEM:].sum()
         return self._best(scores, k, set(exclude), "model")
 
+    def forget(self, user_id: str) -> None:
+        """Drops what is kept of a user between answers; the bundle stays as it is."""
+        self._encoded.pop(user_id, None)
+
     def seen(self, user_id: str | None, past: Sequence[Action]) -> set[str]:
         """Ids of the items that a user did something with."""
         numbers = set(self.bundle.histories.of(user_id)[0].tolist())

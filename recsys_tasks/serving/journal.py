@@ -1,27 +1,44 @@
 """The journal: what was shown and what users did, as JSON lines in files that only grow.
 
 A line that `append` has returned for survives the machine losing power. A torn last line, which nobody was told
-of, is left where it is and never read: each start opens a new file.
+of, is left where it is and never read: each start opens a new file. What has to go is blanked where it stands, so
+that a number of bytes read so far stays true.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 from recsys_tasks.errors import UnavailableError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Segment:
     """One file of the journal and how many bytes it has."""
 
     name: str
     bytes: int
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of the journal, with its newline, and where it stands."""
+
+    segment: str
+    offset: int
+    text: bytes
+
+    def before(self, end: Segment) -> bool:
+        """Whether it was there when the journal ended with so many bytes of that file."""
+        return Segment(self.segment, self.offset) < end
 
 
 class Journal:
@@ -33,6 +50,9 @@ class Journal:
         self.instance = self._instance()
         self._waiting: list[tuple[bytes, asyncio.Future[None]]] = []
         self._flushing: asyncio.Task[None] | None = None
+        self._appending = asyncio.Lock()
+        self._blanking = threading.Lock()  # nobody reads half a line
+        self._name = f"{max((int(segment.name) for segment in self.segments()), default=0) + 1:08d}"
         self._size = 0
         self._file = self._open_segment()
 
@@ -48,16 +68,49 @@ class Journal:
         """
         if not name.isdigit():
             raise FileNotFoundError(name)
-        with (self.folder / f"{name}.jsonl").open("rb") as file:
+        with self._blanking, self._path(name).open("rb") as file:
             file.seek(offset)
             chunk = file.read(limit)
         return chunk[: chunk.rfind(b"\n") + 1]
 
     def lines(self) -> Iterator[bytes]:
-        """Every whole line, oldest first."""
-        for path in sorted(self.folder.glob("*.jsonl")):
-            with path.open("rb") as file:
-                yield from (line for line in file if line.endswith(b"\n"))
+        """The text of every whole line that is not blank, oldest first."""
+        return (line.text for line in self.placed_lines())
+
+    def placed_lines(self) -> Iterator[Line]:
+        """Every whole line that is not blank, oldest first."""
+        for segment in self.segments():
+            offset = 0
+            with self._path(segment.name).open("rb") as file:
+                for text in file:
+                    if text.endswith(b"\n") and not text.isspace():
+                        yield Line(segment.name, offset, text)
+                    offset += len(text)
+
+    def blank(self, lines: Iterable[Line]) -> None:
+        """Overwrites lines with spaces, durably; every other line stays as and where it is.
+
+        Raises:
+            UnavailableError: the disk refuses; some lines may still be there.
+        """
+        try:
+            for name, of_segment in groupby(lines, lambda line: line.segment):
+                with self._path(name).open("r+b") as file:
+                    for line in of_segment:
+                        with self._blanking:
+                            file.seek(line.offset)
+                            file.write(b"\n".rjust(len(line.text)))
+                            file.flush()
+                    os.fsync(file.fileno())
+        except OSError as error:
+            raise _refused(error) from error
+
+    @asynccontextmanager
+    async def quiet(self) -> AsyncIterator[Segment]:
+        """Lets appends wait; gives where the journal ends. Whoever appended before that has heard of it."""
+        async with self._appending:
+            await asyncio.sleep(0)  # those whose lines have just become durable go first
+            yield Segment(self._name, self._size)
 
     async def append(self, lines: bytes) -> None:
         """Returns when the lines are durable. Calls that wait at the same time share one sync.
@@ -82,19 +135,24 @@ class Journal:
 
     async def _flush(self) -> None:
         while self._waiting:
-            batch, self._waiting = self._waiting, []
-            try:
-                self._write(b"".join(lines for lines, _ in batch))
-                await asyncio.to_thread(os.fsync, self._file)
-            except OSError as error:
-                failure = UnavailableError(f"The journal cannot be written: {error.strerror}")
-                for _, done in batch:
-                    if not done.done():
-                        done.set_exception(failure)
+            async with self._appending:
+                batch, self._waiting = self._waiting, []
+                await self._make_durable(batch)
+
+    async def _make_durable(self, batch: list[tuple[bytes, asyncio.Future[None]]]) -> None:
+        failure = None
+        try:
+            self._write(b"".join(lines for lines, _ in batch))
+            await asyncio.to_thread(os.fsync, self._file)
+        except OSError as error:
+            failure = _refused(error)
+        for _, done in batch:
+            if done.done():
                 continue
-            for _, done in batch:
-                if not done.done():
-                    done.set_result(None)
+            if failure:
+                done.set_exception(failure)
+            else:
+                done.set_result(None)
 
     def _write(self, lines: bytes) -> None:
         before = self._size
@@ -109,16 +167,26 @@ class Journal:
             raise
 
     def _open_segment(self) -> int:
-        latest = max((int(segment.name) for segment in self.segments()), default=0)
-        path = self.folder / f"{latest + 1:08d}.jsonl"
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
-        directory = os.open(self.folder, os.O_RDONLY)
-        os.fsync(directory)
-        os.close(directory)
+        file = os.open(self._path(self._name), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+        sync_folder(self.folder)
         return file
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.jsonl"
 
     def _instance(self) -> str:
         path = self.folder / "instance"
         if not path.exists():
             path.write_text(uuid.uuid4().hex, encoding="ascii")
         return path.read_text(encoding="ascii").strip()
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes the names of new files durable."""
+    directory = os.open(folder, os.O_RDONLY)
+    os.fsync(directory)
+    os.close(directory)
+
+
+def _refused(error: OSError) -> UnavailableError:
+    return UnavailableError(f"The journal cannot be written: {error.strerror}")

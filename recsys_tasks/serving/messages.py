@@ -91,6 +91,14 @@ def decode_events(body: bytes, most: int) -> list[Event]:
     return [_completed(event, f"$[{place}]" if batch else "$", latest) for place, event in enumerate(events)]
 
 
+def decode_user_id(text: str) -> str:
+    """The id of a user from the path of a request."""
+    try:
+        return msgspec.convert(text, Identifier)
+    except msgspec.ValidationError as error:
+        raise RequestError(422, "Invalid request", f"the user's id: {error}") from error
+
+
 def _completed(event: Event, where: str, latest: datetime) -> Event:
     if event.user_id is None and event.session_id is None:
         raise RequestError(422, "Invalid event", f"an event needs `user_id` or `session_id` - at `{where}`")

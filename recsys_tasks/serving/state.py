@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 
 import msgspec
 
@@ -46,6 +46,16 @@ class LiveState:
         for key, table in ((event.user_id, self._users), (event.session_id, self._sessions)):
             if key is not None:
                 _remember(table, key, action)
+
+    def forget_user(self, user_id: str) -> None:
+        """Drops a user's actions; those in sessions stay, see `withdraw`."""
+        self._users.pop(user_id, None)
+
+    def withdraw(self, session_ids: Set[str], event_ids: Set[str]) -> None:
+        """Drops events from sessions."""
+        for session_id in session_ids & self._sessions.keys():
+            actions = self._sessions[session_id]
+            actions[:] = [action for action in actions if action.event_id not in event_ids]
 
     def of_user(self, user_id: str | None) -> list[Action]:
         """A user's actions, oldest first."""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
+import shutil
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from urllib.parse import quote
 
 import msgspec
 import pytest
@@ -15,6 +18,8 @@ from recsys_tasks.model.export import verify_graphs
 from recsys_tasks.model.files import load_model
 from recsys_tasks.serving.app import create_app
 from recsys_tasks.serving.bundle import MANIFEST, pack, read_bundle, seal
+from recsys_tasks.serving.forgetting import Forgotten
+from recsys_tasks.serving.journal import Journal
 from recsys_tasks.settings import Settings
 
 TOKEN = {"Authorization": "Bearer secret"}
@@ -236,3 +241,133 @@ def test_a_model_read_back_gives_the_scores_it_was_saved_with(bundles: list[Path
     again = load_model(bundles[0])
     assert verify_graphs(again.network, bundles[0]) < 1e-4
     assert read_bundle(bundles[0]).model_version == "1"
+
+
+# Forgetting users
+
+SESSION = {"session_id": "s", "item_id": "i3", "event_type": "view"}
+
+
+def _forget(client: TestClient, user_id: str) -> int:
+    answer = client.delete(f"/v1/admin/users/{quote(user_id, safe='')}", headers=TOKEN)
+    assert (answer.status_code, answer.json()["forgotten"]) == (200, True)
+    lines: int = answer.json()["journal_lines"]
+    return lines
+
+
+def _answers(client: TestClient, user_id: str) -> list[object]:
+    """What a user gets: alone, without what was seen, and in a session."""
+    questions: list[dict[str, object]] = [
+        {},
+        {"exclude_seen": True, "k": 500},
+        {"session_id": "s"},
+        {"session": [{"item_id": "i1"}]},
+    ]
+    asked = ({"user_id": user_id, "k": 5, "record": False, **question} for question in questions)
+    return [client.post("/v1/recommendations", json=body).json()["items"] for body in asked]
+
+
+def _journal_bytes(home: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in (home / "endpoint" / "journal").iterdir())
+
+
+def test_a_forgotten_user_gets_what_an_unknown_one_gets_after_a_restart_too(client: TestClient, tmp_path: Path) -> None:
+    client.post("/v1/events", json=[SESSION, SESSION | {"user_id": "u1"}, SESSION | {"user_id": "u2"}])
+    client.post("/v1/recommendations", json={"user_id": "u1", "session_id": "t", "k": 2})  # impressions
+    client.post("/v1/events", json={"event_type": "view", "session_id": "t", "item_id": "i4"})
+    size = len(_journal_bytes(tmp_path))
+    assert _answers(client, "u1") != _answers(client, "nobody")
+    assert _forget(client, "u1") == 5
+    left = _journal_bytes(tmp_path)
+    assert (len(left), left.count(b"u1"), left.count(b"u2")) == (size, 0, 1)
+    assert _answers(client, "u1") == _answers(client, "nobody")
+    assert _items(client, session_id="t", k=3) == _items(client, k=3)
+    with TestClient(create_app(_settings(tmp_path))) as again:
+        assert again.get("/readyz").status_code == 200  # golden requests of the user are answered as ever
+        assert _answers(again, "u1") == _answers(again, "nobody")
+        assert _forget(again, "u1") == 0
+
+
+def test_a_forgotten_user_leaves_others_alone(client: TestClient) -> None:
+    client.post("/v1/events", json=[SESSION | {"user_id": "u1"}, SESSION | {"user_id": "u2", "item_id": "i5"}])
+    before = client.post("/v1/recommendations", json={"user_id": "u2", "k": 5, "record": False}).json()["items"]
+    _forget(client, "u1")
+    after = client.post("/v1/recommendations", json={"user_id": "u2", "k": 5, "record": False}).json()["items"]
+    assert {item["source"] for item in after} == {"model"}
+    assert before != after  # nobody knows any more what `u1` did in the session they shared
+
+
+def test_a_user_who_comes_back_is_a_new_one(client: TestClient, tmp_path: Path) -> None:
+    client.post("/v1/events", json=SESSION | {"user_id": "u1"})
+    assert _forget(client, "u1") == 1
+    at = "2024-03-01T10:00:00Z"
+    for user in ("u1", "new"):
+        event = {"event_type": "view", "user_id": user, "session_id": f"of-{user}", "item_id": "i7"}
+        client.post("/v1/events", json=event | {"event_time": at})
+    assert _answers(client, "u1") == _answers(client, "new") != _answers(client, "nobody")
+    with TestClient(create_app(_settings(tmp_path))) as again:
+        assert _answers(again, "u1") == _answers(again, "new") != _answers(again, "nobody")
+        assert _forget(again, "u1") == 1
+
+
+def test_a_user_forgotten_just_before_a_kill_is_forgotten_by_the_next_start(client: TestClient, tmp_path: Path) -> None:
+    client.post("/v1/events", json=[SESSION, SESSION | {"user_id": "u1"}])
+    home = tmp_path / "endpoint"
+    Forgotten(home / "forgotten.jsonl").add("u1", Journal(home / "journal").segments()[-1])
+    assert b"u1" in _journal_bytes(tmp_path)
+    with TestClient(create_app(_settings(tmp_path))) as again:
+        assert b"u1" not in _journal_bytes(tmp_path)
+        assert _answers(again, "u1") == _answers(again, "nobody")
+        assert _forget(again, "u1") == 0
+
+
+def test_the_journal_of_a_forgotten_user_can_be_read_on_from_where_one_was(client: TestClient) -> None:
+    client.post("/v1/events", json=[SESSION | {"user_id": "u1"}, SESSION | {"user_id": "u2"}])
+    segment = client.get("/v1/admin/journal", headers=TOKEN).json()["segments"][-1]
+    _forget(client, "u1")
+    client.post("/v1/events", json=SESSION | {"user_id": "u3"})
+    address = f"/v1/admin/journal/{segment['name']}"
+    everything = client.get(address, headers=TOKEN).content.splitlines()
+    rest = client.get(address, params={"offset": segment["bytes"]}, headers=TOKEN).content
+    assert [line and json.loads(line)["user_id"] for line in map(bytes.strip, everything)] == [b"", "u2", "u3"]
+    assert json.loads(rest)["user_id"] == "u3"
+
+
+def test_a_bundle_of_later_counts_for_a_forgotten_user(client: TestClient, bundles: list[Path], tmp_path: Path) -> None:
+    _forget(client, "u1")
+    later = tmp_path / "later"
+    shutil.copytree(bundles[0], later)
+    manifest = json.loads((later / MANIFEST).read_text(encoding="utf-8"))
+    lineage = {name: value for name, value in manifest.items() if name not in ("files", "format")}
+    seal(later, lineage | {"cutoff": (datetime.now(UTC) + timedelta(seconds=1)).isoformat()})
+    assert client.put("/v1/admin/model", content=pack(later), headers=TOKEN).status_code == 200
+    assert _answers(client, "u1") != _answers(client, "nobody")
+
+
+@pytest.mark.parametrize("user_id", ["a/b", "../etc", "ü?#", "two words"])
+def test_any_id_can_be_forgotten(client: TestClient, user_id: str) -> None:
+    client.post("/v1/events", json=SESSION | {"user_id": user_id})
+    assert _forget(client, user_id) == 1
+    assert _forget(client, user_id) == 0
+
+
+def test_forgetting_wants_the_token_and_an_id(client: TestClient, tmp_path: Path) -> None:
+    assert client.delete("/v1/admin/users/u1").status_code == 401
+    assert client.delete("/v1/admin/users/", headers=TOKEN).status_code == 422
+    assert not (tmp_path / "endpoint" / "forgotten.jsonl").exists()
+    assert _answers(client, "u1") != _answers(client, "nobody")
+
+
+def test_no_file_and_no_log_names_a_forgotten_user(
+    client: TestClient, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.DEBUG, logger="recsys_tasks"):
+        client.post("/v1/events", json=SESSION | {"user_id": "somebody-special"})
+        _forget(client, "somebody-special")
+        with TestClient(create_app(_settings(tmp_path))):
+            pass
+    written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    assert not any(b"somebody-special" in content for content in written)
+    assert "somebody-special" not in "".join(
+        record.getMessage() for record in caplog.records if "recsys" in record.name
+    )
