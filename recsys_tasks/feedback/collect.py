@@ -12,14 +12,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
 from sqlalchemy import Engine, text
 
-from recsys_tasks.errors import ConfigurationError, UnavailableError
+from recsys_tasks.endpoints import AdminClient
 from recsys_tasks.warehouse import statement
 
 log = logging.getLogger(__name__)
-_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,7 @@ def fetch(engine: Engine, urls: Sequence[str], token: str, folder: Path) -> list
         ConfigurationError: an endpoint does not accept the token.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    portions = [portion for url in urls for portion in _fetch_endpoint(engine, url, token, folder)]
+    portions = [portion for url in urls for portion in _fetch_endpoint(engine, AdminClient(url, token), folder)]
     log.info("Fetched %d portions of %d journals", len(portions), len(urls))
     return portions
 
@@ -55,14 +53,14 @@ def advance(engine: Engine, portions: Sequence[Portion]) -> None:
             )
 
 
-def _fetch_endpoint(engine: Engine, url: str, token: str, folder: Path) -> Iterator[Portion]:
-    journal = _get(f"{url}/v1/admin/journal", token).json()
+def _fetch_endpoint(engine: Engine, endpoint: AdminClient, folder: Path) -> Iterator[Portion]:
+    journal = endpoint.journal()
     instance = str(journal["instance"])
     done = _cursors(engine, instance)
     for segment in journal["segments"]:
         name, at = str(segment["name"]), done.get(str(segment["name"]), 0)
         while at < segment["bytes"]:
-            chunk = _get(f"{url}/v1/admin/journal/{name}?offset={at}", token).content
+            chunk = endpoint.read_journal(name, at)
             if not chunk:
                 break  # what follows is a torn line
             at += len(chunk)
@@ -76,15 +74,3 @@ def _cursors(engine: Engine, instance: str) -> dict[str, int]:
     query = text("select segment, read_bytes from feedback_cursors where endpoint = :endpoint")
     with engine.connect() as connection:
         return {row.segment: row.read_bytes for row in connection.execute(query, {"endpoint": instance})}
-
-
-def _get(url: str, token: str) -> httpx.Response:
-    try:
-        answer = httpx.get(url, headers={"Authorization": f"Bearer {token}"}, timeout=_SECONDS)
-    except httpx.TransportError as error:
-        raise UnavailableError(f"{url}: the endpoint does not answer ({error})") from error
-    if answer.status_code in (401, 403):
-        raise ConfigurationError(f"{url}: {answer.text[:300]}; check RECSYS_ADMIN_TOKEN on both sides")
-    if answer.status_code != 200:
-        raise UnavailableError(f"{url}: status {answer.status_code}")
-    return answer

@@ -1,4 +1,7 @@
-"""A push to several endpoints: all of them serve the bundle, or all serve what they served before."""
+"""A push to several endpoints: all of them serve the bundle, or all serve what they served before.
+
+And users that all of them forget.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from recsys_tasks.endpoints import forget
 from recsys_tasks.errors import ConfigurationError, UnavailableError
 from recsys_tasks.promotion.push import PushFailed, push, roll_back
 from recsys_tasks.stack.environment import any_free_port
@@ -95,3 +99,23 @@ def test_going_back_where_nothing_was_before_says_so(homes: list[Path], bundles:
         with pytest.raises(PushFailed, match="no bundle served before"):
             roll_back([url], TOKEN)
         assert _versions([url]) == ["1"]
+
+
+def test_users_are_forgotten_by_every_endpoint_though_one_is_away(
+    homes: list[Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    users = ["a/b", "..", "ü?#%2F"]
+    event = {"event_type": "view", "item_id": "i1"}
+    with ExitStack() as stack, caplog.at_level("INFO"):
+        urls = [stack.enter_context(_endpoint(home)) for home in homes]
+        for url in urls:
+            httpx.post(f"{url}/v1/events", json=[event | {"user_id": user} for user in users]).raise_for_status()
+        away = f"http://127.0.0.1:{any_free_port()}"
+        with pytest.raises(UnavailableError, match=f"at {away};"):
+            forget([urls[0], away, urls[1]], TOKEN, users)
+        assert forget(urls, TOKEN, users) == 0
+        with pytest.raises(ConfigurationError, match="RECSYS_ADMIN_TOKEN"):
+            forget(urls, "wrong", users)
+    journals = [path.read_text("utf-8") for home in homes for path in home.glob("endpoint/journal/*.jsonl")]
+    assert [text.split() for text in journals] == [[], []]
+    assert not any(f"users/{name}" in caplog.text for name in ("a", "%", "ü", "."))
