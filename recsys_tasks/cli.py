@@ -9,9 +9,14 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from recsys_tasks.errors import ConfigurationError, RecsysError
 from recsys_tasks.settings import settings
+
+if TYPE_CHECKING:
+    from recsys_tasks.ingestion.load import LoadReport
 
 Verb = Callable[[argparse.Namespace], None]
 
@@ -40,8 +45,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-v", "--verbose", action="store_true", help="log what libraries say too")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
 
-    ingest = _add(verbs, "ingest", _ingest, "land, validate and load a source")
-    ingest.add_argument("--source", required=True, help="complete_journey, otto, retailrocket, or a mapping file")
+    ingest = _add(
+        verbs, "ingest", _ingest, "land, validate and load a source, or all that is new in the landing folder"
+    )
+    ingest.add_argument(
+        "--source", help="complete_journey, otto, retailrocket, or a mapping file; without it, the landing folder"
+    )
     ingest.add_argument("paths", nargs="*", metavar="PATH", help="files, for sources that read files")
     ingest.add_argument("--from", dest="start", type=_moment, help="for complete_journey: from this time on")
     ingest.add_argument("--to", dest="end", type=_moment, help="for complete_journey: before this time")
@@ -49,8 +58,24 @@ def _parser() -> argparse.ArgumentParser:
     validate = _add(verbs, "validate", _validate, "check a landed batch again")
     validate.add_argument("batch_id", help="id of a batch, as ingest logs it")
 
+    replay = _add(verbs, "replay", _replay, "take mended rows in quarantine through validation once more")
+    replay.add_argument("--source", help="only of this source")
+    replay.add_argument("--batch", help="only of this batch")
+    replay.add_argument("--rule", help="only what broke this rule")
+
+    retract = _add(verbs, "retract", _retract, "remove what a batch brought, for instance one read by a wrong mapping")
+    retract.add_argument("batch_id", help="id of a loaded batch")
+    retract.add_argument("--reason", required=True, help="kept with the batch")
+
+    forget = _add(verbs, "forget", _forget, "remove users: from the warehouse, snapshots and endpoints")
+    forget.add_argument("user_ids", nargs="+", metavar="USER", help="ids, as the warehouse has them")
+
+    maintain = _add(verbs, "maintain", _maintain, "retention, statistics, and files that nothing needs any more")
+    maintain.add_argument("--dry-run", action="store_true", help="only say what would go")
+
     features = _add(verbs, "features", _features, "build a feature snapshot")
     features.add_argument("--cutoff", type=_moment, help="as of when; default: everything there is")
+    features.add_argument("--known", type=int, help="by what the first so many changes of the warehouse said")
 
     train = _add(verbs, "train", _train, "train on a snapshot, evaluate, register as challenger")
     train.add_argument("--snapshot", help="default: the latest")
@@ -72,6 +97,11 @@ def _parser() -> argparse.ArgumentParser:
     simulate.add_argument("--baskets", type=int, default=200, help="how many baskets, default 200")
 
     _add(verbs, "status", _status, "the state of the loop")
+
+    lineage = _add(
+        verbs, "lineage", _lineage, "from a served recommendation back to model, snapshot, batches and files"
+    )
+    lineage.add_argument("request_id", help="as the endpoint answered it")
     return parser
 
 
@@ -96,17 +126,49 @@ def _show(given: argparse.Namespace, found: dict[str, object]) -> None:
 
 
 def _ingest(given: argparse.Namespace) -> None:
+    from recsys_tasks.ingestion.sources import read_source
     from recsys_tasks.interval import Interval
     from recsys_tasks.steps import ingesting
 
     if (given.start is None) != (given.end is None):
         raise ConfigurationError("--from and --to go together")
+    if given.source is None:
+        if given.paths:
+            raise ConfigurationError(f"--source says how to read {given.paths[0]}")
+        _show_counts(given, [report for file in ingesting.dropped_files() for report in ingesting.ingest_dropped(file)])
+        return
     interval = Interval(given.start, given.end) if given.start else None
-    batch_ids = ingesting.land_source(given.source, given.paths, interval)
-    ingesting.validate_batches(batch_ids)
-    reports = ingesting.load_batches(batch_ids)
-    counts = ("read", "inserted", "duplicates", "quarantined")
+    paths = [Path(path) for path in given.paths]
+    _show_counts(given, ingesting.ingest(read_source(given.source, paths, interval)))
+
+
+def _show_counts(given: argparse.Namespace, reports: Sequence[LoadReport]) -> None:
+    counts = ("read", "inserted", "duplicates", "quarantined", "conflicts")
     _show(given, {name: sum(getattr(report, name) for report in reports) for name in counts})
+
+
+def _replay(given: argparse.Namespace) -> None:
+    from recsys_tasks.steps import ingesting
+
+    _show_counts(given, ingesting.replay_quarantine(given.source, given.batch, given.rule))
+
+
+def _retract(given: argparse.Namespace) -> None:
+    from recsys_tasks.steps import ingesting
+
+    _show(given, vars(ingesting.retract_batch(given.batch_id, given.reason)))
+
+
+def _forget(given: argparse.Namespace) -> None:
+    from recsys_tasks.steps import forgetting
+
+    _show(given, vars(forgetting.forget_users(given.user_ids)))
+
+
+def _maintain(given: argparse.Namespace) -> None:
+    from recsys_tasks.steps import maintaining
+
+    _show(given, vars(maintaining.maintain(dry_run=given.dry_run)))
 
 
 def _validate(given: argparse.Namespace) -> None:
@@ -119,7 +181,7 @@ def _validate(given: argparse.Namespace) -> None:
 def _features(given: argparse.Namespace) -> None:
     from recsys_tasks.steps import featuring
 
-    _show(given, vars(featuring.build_features(given.cutoff)))
+    _show(given, vars(featuring.build_features(given.cutoff, given.known)))
 
 
 def _train(given: argparse.Namespace) -> None:
@@ -165,9 +227,7 @@ def _serve(given: argparse.Namespace) -> None:
 def _feedback(given: argparse.Namespace) -> None:
     from recsys_tasks.steps import ingesting
 
-    reports = ingesting.load_feedback(ingesting.fetch_feedback())
-    counts = ("read", "inserted", "duplicates", "quarantined")
-    _show(given, {name: sum(getattr(report, name) for report in reports) for name in counts})
+    _show_counts(given, ingesting.load_feedback(ingesting.fetch_feedback()))
 
 
 def _simulate(given: argparse.Namespace) -> None:
@@ -179,4 +239,18 @@ def _simulate(given: argparse.Namespace) -> None:
 def _status(given: argparse.Namespace) -> None:
     from recsys_tasks.steps import reporting
 
-    _show(given, reporting.status())
+    found = reporting.status()
+    if given.json:
+        _show(given, found)
+        return
+    sources = found.pop("sources")
+    _show(given, found)
+    for source in sources:
+        print()
+        _show(given, source)
+
+
+def _lineage(given: argparse.Namespace) -> None:
+    from recsys_tasks.steps import reporting
+
+    _show(given, reporting.lineage(given.request_id))

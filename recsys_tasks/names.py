@@ -37,8 +37,9 @@ ITEM_COLUMNS: Final = (
     "properties",
     "available_from",
     "available_until",
+    "valid_from",
 )
-USER_COLUMNS: Final = ("user_id", "properties")
+USER_COLUMNS: Final = ("user_id", "properties", "valid_from")
 
 # What a landing batch can hold, with the columns of each kind. Order matters: events refer to the others.
 KINDS: Final = {"items": ITEM_COLUMNS, "users": USER_COLUMNS, "events": EVENT_COLUMNS}

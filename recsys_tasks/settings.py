@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from recsys_tasks.errors import ConfigurationError
+
+_NO_EVENT_BEFORE = datetime(1990, 1, 1, tzinfo=UTC)  # no shop has older ones; a clock that was reset has
 
 
 class Settings(BaseSettings):
@@ -25,6 +28,11 @@ class Settings(BaseSettings):
         ("http://127.0.0.1:8080",), description="endpoints to promote to and collect feedback from (JSON list)"
     )
     admin_token: SecretStr | None = Field(None, description="bearer token of the endpoints' admin routes")
+    landing: Path | None = Field(None, description="landing folder, a folder per source in it; default: home/landing")
+    suites: Path | None = Field(None, description="folder of expectation suites of your own")
+    keep_events_days: int | None = Field(None, ge=1, description="older events are dropped by maintain_warehouse")
+    keep_quarantine_days: int = Field(90, ge=1, description="resolved or older rows of quarantine are dropped")
+    keep_snapshots_days: int = Field(30, ge=1, description="older snapshots that no alias and no latest one uses go")
     data_docs_url: str | None = Field(None, description="where the data docs are served, for messages")
 
     max_bad_share: float = Field(0.2, ge=0, le=1, description="a batch with more bad rows is rejected whole")
@@ -58,6 +66,18 @@ class Settings(BaseSettings):
         if self.admin_token is None:
             raise ConfigurationError("RECSYS_ADMIN_TOKEN is not set; it must be the same as the endpoint's")
         return self.admin_token.get_secret_value()
+
+    @property
+    def landing_folder(self) -> Path:
+        """Where files are dropped, in a folder per source."""
+        return self.landing or self.home / "landing"
+
+    @property
+    def kept_from(self) -> datetime:
+        """The earliest time of events that are taken in."""
+        if self.keep_events_days is None:
+            return _NO_EVENT_BEFORE
+        return datetime.now(UTC) - timedelta(days=self.keep_events_days)
 
     @property
     def snapshots(self) -> Path:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime, timedelta
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 from sqlalchemy import Engine, text
 
 from recsys_tasks.features.encoding import EncodedSnapshot
 from recsys_tasks.features.sequences import Timeline, build_timeline
 from recsys_tasks.features.vocabulary import Vocabulary
+from recsys_tasks.ingestion.changes import record_change
 from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM, PURCHASE
-from recsys_tasks.warehouse import copy_in
 
 START = datetime(2024, 1, 1, 8, tzinfo=UTC)
 ITEMS = 40
@@ -83,22 +84,58 @@ def fill(engine: Engine, users: int = 30, weeks: int = 10, seed: int = 0) -> Non
             at = START + timedelta(days=7 * week, minutes=user)
             for item in random.choice(own, 4, replace=False):
                 events.append(event(f"u{user}", f"s{user}-{week}", f"i{item}", at))
+    add_batch(engine, events)
     with engine.begin() as connection:
         connection.execute(
             text(
-                "insert into batches (batch_id, source, origin, status, read_rows) values ('b', 't', 't', 'loaded', 0)"
+                "insert into item_versions (item_id, valid_from, batch, title, source)"
+                " select 'i' || n, '-infinity', 0, 'Item ' || n, 't' from generate_series(0, 39) n"
             )
         )
+
+
+def add_batch(engine: Engine, events: Sequence[Mapping[str, object]]) -> int:
+    """Loads events as one batch, past ingestion, those whose id is new; the batch's number."""
+    with engine.begin() as connection:
+        number = connection.scalar(
+            text(
+                "insert into batches (batch_id, source, origin, status, read_rows)"
+                " values ('b' || gen_random_uuid(), 't', 't', 'loaded', 0) returning number"
+            )
+        )
+        batch_id = connection.scalar(text("select batch_id from batches where number = :number"), {"number": number})
+        days: Counter[date] = Counter()
+        for row in events:
+            at = datetime.fromisoformat(str(row["event_time"]))
+            connection.execute(
+                text("select create_event_month(date_trunc('month', cast(:at as date))::date)"), {"at": at}
+            )
+            fresh = connection.execute(_INSERT, {**row, "batch": number}).rowcount
+            days[at.astimezone(UTC).date()] += fresh
+        record_change(connection, str(batch_id), days.items())
+    return int(number or 0)
+
+
+_INSERT = text(
+    "insert into events (event_id, event_key, user_id, session_id, item_id, event_type, event_time, source, batch,"
+    " content) select :event_id, hashtextextended(:event_id, 0), :user_id, :session_id, :item_id, :event_type,"
+    " cast(:event_time as timestamptz), 't', :batch, 0"
+    " where not exists (select 1 from events where event_id = :event_id)"
+)
+
+
+def empty(engine: Engine) -> None:
+    """Makes a warehouse as if nothing had been loaded."""
+    with engine.begin() as connection:
         connection.execute(
             text(
-                "insert into items (item_id, title, source)"
-                " select 'i' || n, 'Item ' || n, 't' from generate_series(0, 39) n"
+                "truncate events, batch_days, feature_parts, snapshots, item_versions, user_versions, quarantine,"
+                " batches cascade"
             )
         )
-        copy_in(connection, "events", [pa.RecordBatch.from_pylist(events)])
 
 
-def event(user: str, session: str, item: str, at: datetime) -> dict[str, str]:
+def event(user: str, session: str, item: str, at: datetime) -> dict[str, object]:
     """A purchase as a row of `events`."""
     return {
         "event_id": f"{session}-{item}",
@@ -107,8 +144,6 @@ def event(user: str, session: str, item: str, at: datetime) -> dict[str, str]:
         "item_id": item,
         "event_type": PURCHASE,
         "event_time": at.isoformat(),
-        "source": "t",
-        "batch_id": "b",
     }
 
 

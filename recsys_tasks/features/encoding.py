@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from recsys_tasks.errors import NotEnoughData
 from recsys_tasks.features.sequences import Timeline, build_timeline
 from recsys_tasks.features.snapshot import Snapshot
 from recsys_tasks.features.vocabulary import Vocabulary
@@ -31,8 +33,26 @@ class EncodedSnapshot:
 
 
 def snapshot_vocabulary(snapshot: Snapshot) -> Vocabulary:
-    """The vocabulary of a snapshot: items often enough acted on before its validation part."""
-    table = snapshot.item_table()
+    """The vocabulary of a snapshot: items often enough acted on before its validation part, most frequent first.
+
+    Raises:
+        NotEnoughData: no item is.
+    """
+    events = snapshot.events_table(["item_id", "event_time"])
+    training = events.filter(pc.less(events["event_time"], pa.scalar(snapshot.validation_start)))
+    counted = pa.table(
+        dict(zip(("values", "counts"), training["item_id"].value_counts().flatten(), strict=True))
+    ).rename_columns(["item_id", "training_events"])
+    often = counted.filter(pc.greater_equal(counted["training_events"], snapshot.min_item_events))
+    often = often.set_column(0, "item_id", often["item_id"].cast(pa.string()))
+    table = often.join(snapshot.item_table(), "item_id", join_type="inner").sort_by(
+        [("training_events", "descending"), ("item_id", "ascending")]
+    )
+    if table.num_rows == 0:
+        raise NotEnoughData(
+            f"No item has {snapshot.min_item_events} events before {snapshot.validation_start:%Y-%m-%d}; "
+            "lower RECSYS_MIN_ITEM_EVENTS or ingest more"
+        )
     text = {
         name: tuple(value or "" for value in table[name].to_pylist()) for name in ("title", "category_path", "brand")
     }
@@ -47,23 +67,51 @@ def snapshot_vocabulary(snapshot: Snapshot) -> Vocabulary:
 
 def encode_snapshot(snapshot: Snapshot, vocabulary: Vocabulary) -> EncodedSnapshot:
     """The snapshot's events in the numbers of `vocabulary`, which may be an older model's."""
-    table = snapshot.timeline().combine_chunks()
-    seconds = _seconds(table["event_time"])
-    session_seconds = _seconds(table["session_start"])
-    user = _codes(table["user_key"])
-    items = table["item_id"].combine_chunks().dictionary_encode()
-    item = vocabulary.numbers(items.dictionary.to_pylist())[items.indices.to_numpy(zero_copy_only=False)]
-    kinds = table["event_type"].combine_chunks().dictionary_encode()
-    codes = np.asarray([EVENT_TYPE_CODES[name] for name in kinds.dictionary.to_pylist()], np.int64)
-    kind = codes[kinds.indices.to_numpy(zero_copy_only=False)]
-    opens = table["position_in_session"].to_numpy() == 1
-    timeline = build_timeline(user, np.cumsum(opens) - 1, item, kind, seconds, session_seconds)
+    table = snapshot.events_table().combine_chunks()
+    user_keys, user = _dictionary(table["user_key"])
+    items, item = _dictionary(table["item_id"])
+    kinds, kind = _dictionary(table["event_type"])
+    place = table["position_in_session"].to_numpy()
+    began = _seconds(table["session_start"])
+    order = timeline_order(user, began, place, lambda rows: _dictionary(table["session_id"].take(pa.array(rows)))[1])
+    codes = np.asarray([EVENT_TYPE_CODES[name] for name in kinds], np.int64)
+    opens = place[order] == 1
+    timeline = build_timeline(
+        user[order],
+        np.cumsum(opens) - 1,
+        vocabulary.numbers(items)[item[order]],
+        codes[kind[order]],
+        _seconds(table["event_time"])[order],
+        began[order],
+    )
     starts = timeline.session_first_seconds
     split = (starts >= snapshot.validation_start.timestamp()).astype(np.int8) + (
         starts >= snapshot.test_start.timestamp()
     )
-    user_ids = table["user_id"].take(pa.array(timeline.user_start[:-1])).to_pylist()
+    of_user = [user_keys[code] for code in user[order][timeline.user_start[:-1]].tolist()]
+    user_ids = [key.removeprefix("u:") if key.startswith("u:") else None for key in of_user]
     return EncodedSnapshot(timeline, vocabulary, user_ids, split)
+
+
+def timeline_order(
+    user: np.ndarray, began: np.ndarray, place: np.ndarray, session_of: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
+    """The order that turns days of events into timelines: by user, session (by its beginning) and place in it.
+
+    Each day is in that order already, so that a stable sort by user nearly does it. What is left are users whose
+    sessions overlap across midnight; only of their rows the session ids are looked at, by `session_of`.
+    """
+    order = np.argsort(user, kind="stable")
+    same_user = user[order][1:] == user[order][:-1]
+    same_start = began[order][1:] == began[order][:-1]
+    follows = same_start & (place[order][1:] == place[order][:-1] + 1)
+    opens_later = (place[order][1:] == 1) & ~same_start
+    tangled = np.unique(user[order][1:][same_user & ~follows & ~opens_later])
+    if len(tangled):
+        at = np.flatnonzero(np.isin(user[order], tangled))
+        rows = order[at]
+        order[at] = rows[np.lexsort((place[rows], session_of(rows), began[rows], user[rows]))]
+    return order
 
 
 def sessions_repeat(encoded: EncodedSnapshot) -> bool:
@@ -79,7 +127,8 @@ def _seconds(column: pa.ChunkedArray) -> np.ndarray:
     return micros / 1e6
 
 
-def _codes(column: pa.ChunkedArray) -> np.ndarray:
-    """Runs of equal values as 0, 1, 2, …"""
-    codes = column.combine_chunks().dictionary_encode().indices.to_numpy(zero_copy_only=False)
-    return np.cumsum(np.concatenate([[0], codes[1:] != codes[:-1]])) if len(codes) else codes
+def _dictionary(column: pa.ChunkedArray) -> tuple[list[str], np.ndarray]:
+    """A column's different values, and for each row which of them it has."""
+    whole = column.combine_chunks()
+    encoded = whole if pa.types.is_dictionary(whole.type) else whole.dictionary_encode()
+    return encoded.dictionary.to_pylist(), encoded.indices.to_numpy(zero_copy_only=False)

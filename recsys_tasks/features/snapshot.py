@@ -1,28 +1,35 @@
-"""A snapshot: everything a training needs as of a cut-off time, in Parquet files that never change."""
+"""A snapshot: everything a training needs as of a cut-off time, in Parquet files that never change.
+
+A snapshot is a manifest that names its parts, a file for each day, and the items and users as they were. Snapshots
+share the files they have in common.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import logging
-import os
-import shutil
-import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import UTC, datetime
+from math import ceil
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from sqlalchemy import Engine, text
 
 from recsys_tasks.errors import InputError, NotEnoughData
-from recsys_tasks.warehouse import read_arrow, statement
+from recsys_tasks.features.files import put_file, put_table
+from recsys_tasks.features.parts import Part, build_parts
+from recsys_tasks.warehouse import ArrowReader, answering, statement
 
 log = logging.getLogger(__name__)
 
 _FEWEST_SESSIONS = 50
+_DICTIONARIES = ["user_key", "session_id", "item_id", "event_type"]
 
 
 @dataclass(frozen=True)
@@ -36,85 +43,140 @@ class SnapshotParameters:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A snapshot's identity and where its parts begin; the tables are read from `path` when asked for."""
+    """A snapshot's identity and where its parts begin; the tables are read from `folder` when asked for.
+
+    `known` is the number of the last change of the warehouse that it knows of.
+    """
 
     snapshot_id: str
-    path: Path
+    folder: Path
     cutoff: datetime
+    known: int
     validation_start: datetime
     test_start: datetime
     events: int
-    users: int
     sessions: int
     items: int
     feedback_events: int
+    min_item_events: int
+    files: tuple[str, ...]
+    item_file: str
+    user_file: str
 
-    def timeline(self) -> pa.Table:
-        """Events in the order of their users' timelines; the columns of `sql/features/timeline.sql`."""
-        return pq.read_table(self.path / "timeline.parquet")
+    @property
+    def path(self) -> Path:
+        """Its manifest."""
+        return self.folder / f"{self.snapshot_id}.json"
+
+    def events_table(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """Its events, day by day, in the order of `sql/features/day.sql`; texts as dictionaries."""
+        parts = [
+            pq.read_table(
+                self.folder / "parts" / name,
+                columns=columns,
+                read_dictionary=[name for name in _DICTIONARIES if columns is None or name in columns],
+            )
+            for name in self.files
+        ]
+        return pa.concat_tables(parts).unify_dictionaries()
+
+    def sample(self, rows: int) -> pa.Table:
+        """The first rows of its first part."""
+        return pq.read_table(self.folder / "parts" / self.files[0]).slice(0, rows)
 
     def item_table(self) -> pa.Table:
-        """The vocabulary, most frequent first; the columns of `sql/features/items.sql`."""
-        return pq.read_table(self.path / "items.parquet")
+        """The catalogue as it was at the cut-off; the columns of `sql/features/items.sql`."""
+        return pq.read_table(self.folder / "parts" / self.item_file)
+
+    def user_table(self) -> pa.Table:
+        """The users' profiles as they were at the cut-off; the columns of `sql/features/users.sql`."""
+        return pq.read_table(self.folder / "parts" / self.user_file)
 
 
+@answering
 def build_snapshot(
-    engine: Engine, folder: Path, parameters: SnapshotParameters, cutoff: datetime | None = None
+    engine: Engine,
+    folder: Path,
+    parameters: SnapshotParameters,
+    cutoff: datetime | None = None,
+    known: int | None = None,
 ) -> Snapshot:
     """Builds the snapshot as of `cutoff` (by default just after the last event), or finds it built already.
 
+    With `known`, by what the changes of the warehouse up to that number said: the same snapshot as was built then.
+
     Raises:
         NotEnoughData: there are too few sessions to learn from and to test on.
+        UnavailableError: the warehouse went away.
     """
-    cutoff = cutoff or _default_cutoff(engine)
-    folder.mkdir(parents=True, exist_ok=True)
-    timeline = read_arrow(engine, "features/timeline", {"cutoff": cutoff})
-    split = _split(engine, parameters, cutoff)
-    items = read_arrow(
-        engine,
-        "features/items",
-        {"training_end": split["validation_start"], "min_item_events": parameters.min_item_events},
-    )
-    if items.num_rows == 0:
+    with engine.connect() as connection:
+        known = known if known is not None else int(connection.scalar(statement("features/known")) or 0)
+        cutoff = cutoff or connection.scalar(statement("features/cutoff"))
+    if cutoff is None:
+        raise NotEnoughData("The warehouse has no events; ingest some first")
+    files = folder / "parts"
+    parts = [part for part in build_parts(engine, files, cutoff, known) if part.events]
+    sessions = sum(part.sessions for part in parts)
+    if sessions < _FEWEST_SESSIONS:
         raise NotEnoughData(
-            f"No item has {parameters.min_item_events} events before {split['validation_start']:%Y-%m-%d}; "
-            "lower RECSYS_MIN_ITEM_EVENTS or ingest more"
+            f"Only {sessions} sessions before {cutoff.isoformat()}; at least {_FEWEST_SESSIONS} are needed"
         )
-    building = Path(tempfile.mkdtemp(prefix=".building-", dir=folder))
-    try:
-        pq.write_table(timeline, building / "timeline.parquet")
-        pq.write_table(items, building / "items.parquet")
-        snapshot = _describe(building, folder, cutoff, split, timeline, items, parameters)
-        (building / "manifest.json").write_text(_manifest(snapshot, parameters), encoding="utf-8")
-        building.chmod(0o755)
-        if not snapshot.path.exists():
-            os.rename(building, snapshot.path)  # noqa: PTH104
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
-    _register(engine, snapshot)
-    log.info("Snapshot %s: %d events, %d users, %d items", *_figures(snapshot))
-    return snapshot
+    shares = (parameters.validation_share + parameters.test_share, parameters.test_share)
+    validation_start, test_start = (_session_start(parts, files, ceil((1 - share) * sessions)) for share in shares)
+    if not validation_start < test_start < cutoff:
+        raise NotEnoughData(f"Too few sessions before {cutoff.isoformat()} to cut a validation and a test part")
+    with ArrowReader(engine) as reader:
+        as_of = {"cutoff": cutoff, "known": known}
+        items, users = (reader.read(f"features/{kind}", as_of) for kind in ("items", "users"))
+    contents = {
+        "files": [part.file for part in parts],
+        "item_file": put_table(files, "items", items),
+        "user_file": put_table(files, "users", users),
+        "validation_start": validation_start,
+        "test_start": test_start,
+        **asdict(parameters),
+    }
+    digest = hashlib.sha256(json.dumps(contents, default=str, sort_keys=True).encode()).hexdigest()
+    snapshot = Snapshot(
+        snapshot_id=f"{cutoff.astimezone(UTC):%Y%m%dT%H%M%SZ}-{digest[:16]}",
+        folder=folder,
+        cutoff=cutoff,
+        known=known,
+        validation_start=validation_start,
+        test_start=test_start,
+        events=sum(part.events for part in parts),
+        sessions=sessions,
+        items=items.num_rows,
+        feedback_events=sum(part.feedback_events for part in parts),
+        min_item_events=parameters.min_item_events,
+        files=tuple(contents["files"]),
+        item_file=contents["item_file"],
+        user_file=contents["user_file"],
+    )
+    _keep(engine, snapshot)
+    log.info(
+        "Snapshot %s: %d events in %d parts, %d items",
+        snapshot.snapshot_id,
+        snapshot.events,
+        len(parts),
+        snapshot.items,
+    )
+    return open_snapshot(folder, snapshot.snapshot_id)
 
 
 def open_snapshot(folder: Path, snapshot_id: str) -> Snapshot:
     """The snapshot of that id.
 
     Raises:
-        InputError: there is none.
+        InputError: there is none, or an earlier version of this project made it.
     """
-    path = folder / snapshot_id
+    path = folder / f"{snapshot_id}.json"
     try:
-        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+        manifest = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"No snapshot {snapshot_id!r} in {folder}; build one first") from error
-    return Snapshot(
-        snapshot_id=snapshot_id,
-        path=path,
-        cutoff=datetime.fromisoformat(manifest["cutoff"]),
-        validation_start=datetime.fromisoformat(manifest["validation_start"]),
-        test_start=datetime.fromisoformat(manifest["test_start"]),
-        **{name: manifest[name] for name in ("events", "users", "sessions", "items", "feedback_events")},
-    )
+    times = {name: datetime.fromisoformat(manifest.pop(name)) for name in ("cutoff", "validation_start", "test_start")}
+    return Snapshot(**{**manifest, **times, "folder": folder, "files": tuple(manifest["files"])})
 
 
 def latest_snapshot_id(engine: Engine) -> str:
@@ -132,73 +194,29 @@ def latest_snapshot_id(engine: Engine) -> str:
     return found
 
 
-def _default_cutoff(engine: Engine) -> datetime:
-    with engine.connect() as connection:
-        cutoff: datetime | None = connection.scalar(statement("features/cutoff"))
-    if cutoff is None:
-        raise NotEnoughData("The warehouse has no events; ingest some first")
-    return cutoff
+def _session_start(parts: Sequence[Part], files: Path, place: int) -> datetime:
+    """When the session at that place (1 is the first) of all sessions began; only its day is read."""
+    for part in parts:
+        if place <= part.sessions:
+            table = pq.read_table(files / part.file, columns=["session_start", "position_in_session"])
+            starts = table["session_start"].filter(pc.equal(table["position_in_session"], 1))
+            seconds = np.sort(starts.cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy())
+            return datetime.fromtimestamp(seconds[place - 1] / 1e6, UTC)
+        place -= part.sessions
+    raise NotEnoughData("There are no sessions")
 
 
-def _split(engine: Engine, parameters: SnapshotParameters, cutoff: datetime) -> dict[str, datetime]:
-    shares = {
-        "cutoff": cutoff,
-        "validation_from": 1 - parameters.validation_share - parameters.test_share,
-        "test_from": 1 - parameters.test_share,
-    }
-    with engine.connect() as connection:
-        row = connection.execute(statement("features/split"), shares).one()
-    if row.validation_start is None or not row.validation_start < row.test_start < cutoff:
-        raise NotEnoughData(f"Too few sessions before {cutoff.isoformat()} to cut a validation and a test part")
-    return {"validation_start": row.validation_start, "test_start": row.test_start}
-
-
-def _describe(
-    building: Path,
-    folder: Path,
-    cutoff: datetime,
-    split: dict[str, datetime],
-    timeline: pa.Table,
-    items: pa.Table,
-    parameters: SnapshotParameters,
-) -> Snapshot:
-    digest = hashlib.sha256(repr((parameters, cutoff, split)).encode())
-    for name in ("timeline.parquet", "items.parquet"):
-        digest.update((building / name).read_bytes())
-    snapshot_id = f"{cutoff:%Y%m%dT%H%M%SZ}-{digest.hexdigest()[:16]}"
-    sessions = pc.sum(pc.equal(timeline["position_in_session"], 1)).as_py()
-    if sessions < _FEWEST_SESSIONS:
-        raise NotEnoughData(
-            f"Only {sessions} sessions before {cutoff.isoformat()}; at least {_FEWEST_SESSIONS} are needed"
-        )
-    return Snapshot(
-        snapshot_id=snapshot_id,
-        path=folder / snapshot_id,
-        cutoff=cutoff,
-        **split,
-        events=timeline.num_rows,
-        users=pc.count_distinct(timeline["user_key"]).as_py(),
-        sessions=sessions,
-        items=items.num_rows,
-        feedback_events=pc.sum(timeline["is_feedback"]).as_py(),
-    )
-
-
-def _manifest(snapshot: Snapshot, parameters: SnapshotParameters) -> str:
-    described = {name: value for name, value in asdict(snapshot).items() if name != "path"}
-    return json.dumps({**described, "parameters": asdict(parameters)}, default=str, indent=2)
-
-
-def _register(engine: Engine, snapshot: Snapshot) -> None:
+def _keep(engine: Engine, snapshot: Snapshot) -> None:
+    manifest = {name: value for name, value in asdict(snapshot).items() if name != "folder"}
+    content = json.dumps(manifest, default=str, indent=2)
+    if not snapshot.path.exists():
+        put_file(snapshot.path, content.encode())
     values = {
         "snapshot_id": snapshot.snapshot_id,
         "cutoff": snapshot.cutoff,
+        "known": snapshot.known,
         "location": str(snapshot.path),
-        "manifest": (snapshot.path / "manifest.json").read_text(encoding="utf-8"),
+        "manifest": snapshot.path.read_text(encoding="utf-8"),
     }
     with engine.begin() as connection:
         connection.execute(statement("features/register_snapshot"), values)
-
-
-def _figures(snapshot: Snapshot) -> tuple[str, int, int, int]:
-    return snapshot.snapshot_id, snapshot.events, snapshot.users, snapshot.items

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
@@ -30,7 +28,9 @@ class SourceBatch:
     """One unit of ingestion: what a file, or a source's interval, holds.
 
     `rows` maps a kind (items, users, events) to Arrow batches of `row_number` and that kind's columns as
-    text. `bad_lines` is filled while `rows` is read.
+    text. `columns` (of the file, where it has any) and `bad_lines` are filled while `rows` is read. `on_conflict` says
+    whether an event that has the id of another is kept out or replaces it; `live` that the source delivers as things
+    happen. A replay of quarantined rows names the batch and the rows they are of.
     """
 
     source: str
@@ -40,7 +40,12 @@ class SourceBatch:
     interval: Interval | None = None
     implies_items: bool = False
     implies_users: bool = False
+    on_conflict: str = "keep"
+    live: bool = False
+    columns: list[str] = field(default_factory=list)
     bad_lines: list[BadLine] = field(default_factory=list)
+    replay_of: str | None = None
+    replayed_rows: dict[str, list[int]] = field(default_factory=dict)
 
     @property
     def batch_id(self) -> str:
@@ -58,9 +63,3 @@ def to_record_batches(kind: str, rows: Iterator[dict[str, object]]) -> Iterator[
     wanted = schema(kind)
     while chunk := list(islice(rows, _CHUNK)):
         yield pa.RecordBatch.from_pylist(chunk, schema=wanted)
-
-
-def stable_id(*parts: object) -> str:
-    """An identifier that depends on nothing but the parts: 128 bits of their digest, in hex."""
-    text = json.dumps(parts, ensure_ascii=False, separators=(",", ":"), default=str)
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()

@@ -1,45 +1,34 @@
-"""Flat files (CSV, TSV, JSONL, Parquet; gzip or zstd) as canonical rows, by a mapping."""
+"""Flat files as canonical rows, by a mapping: whole columns at a time."""
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
-from zoneinfo import ZoneInfo
 
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 
 from recsys_tasks.errors import MalformedFile
-from recsys_tasks.ingestion.batch import BadLine, SourceBatch, stable_id, to_record_batches
+from recsys_tasks.ingestion.batch import BadLine, SourceBatch, schema
 from recsys_tasks.ingestion.mapping import Mapping
+from recsys_tasks.ingestion.reading import Block, read_csv, read_json_lines, read_parquet
+from recsys_tasks.ingestion.times import to_utc
 
-Record = dict[str, object]
-_PREFIXED = ("user_id", "item_id")
-_RAW_LIMIT = 2_000
-
-
-@dataclass(frozen=True)
-class _Line:
-    """A record of a file with its line (or row) number, or what is wrong with that line."""
-
-    number: int
-    record: Record | None
-    raw: str = ""
-    problem: str | None = None
+_PREFIXED = ("user_id", "session_id", "item_id")
+_TIMES = ("event_time", "valid_from", "available_from", "available_until")
+_RECORDS = 20_000
+_DELIMITERS = {"csv": ",", "tsv": "\t"}
 
 
 def read_flat(mapping: Mapping, path: Path) -> SourceBatch:
     """One flat file as a batch. Its rows are read lazily.
 
     Raises (while the rows are read):
-        MalformedFile: a required column is missing, or a line is broken and the mapping says `reject`.
+        MalformedFile: a mapped column is missing, or a line is broken and the mapping says `reject`.
     """
     batch = SourceBatch(
         source=mapping.source,
@@ -48,15 +37,11 @@ def read_flat(mapping: Mapping, path: Path) -> SourceBatch:
         rows={},
         implies_items=mapping.implies_items,
         implies_users=mapping.implies_users,
+        on_conflict=mapping.on_conflict,
+        live=mapping.live,
     )
-    batch.rows = {mapping.kind: to_record_batches(mapping.kind, _rows(mapping, path, batch))}
+    batch.rows = {mapping.kind: _rows(mapping, path, batch)}
     return batch
-
-
-def _digest(mapping: Mapping, path: Path) -> str:
-    """Of the file and of how it is read: a corrected mapping makes another batch of the same file."""
-    meaning = mapping.model_dump_json(exclude={"on_error"})
-    return hashlib.sha256(f"{file_digest(path)} {meaning}".encode()).hexdigest()
 
 
 def file_digest(path: Path) -> str:
@@ -72,179 +57,168 @@ def file_digest(path: Path) -> str:
         raise MalformedFile(str(path), 0, error.strerror or str(error)) from error
 
 
-def open_text(path: Path) -> io.TextIOWrapper:
-    """The file as text, decompressed by its name; bytes that are not UTF-8 stay visible as surrogates."""
-    stream = pa.input_stream(str(path), compression="detect")
-    return io.TextIOWrapper(io.BufferedReader(stream), encoding="utf-8-sig", errors="surrogateescape", newline="")
+def reporter(path: Path, on_error: str, batch: SourceBatch) -> Callable[[BadLine], None]:
+    """What to do with a broken line: refuse the file, or set the line aside."""
+
+    def report(line: BadLine) -> None:
+        if on_error == "reject":
+            raise MalformedFile(str(path), line.number, line.reason)
+        batch.bad_lines.append(line)
+
+    return report
 
 
-def _rows(mapping: Mapping, path: Path, batch: SourceBatch) -> Iterator[Record]:
-    convert = _converter(mapping)
-    lines = {"csv": _csv_lines, "tsv": _csv_lines, "jsonl": _json_lines, "parquet": _parquet_lines}
-    for line in readable(path, lines[mapping.format](mapping, path)):
-        if line.record is not None:
-            yield {"row_number": line.number, **convert(line.record)}
-        elif mapping.on_error == "reject":
-            raise MalformedFile(str(path), line.number, str(line.problem))
-        else:
-            batch.bad_lines.append(BadLine(line.number, str(line.problem), line.raw[:_RAW_LIMIT]))
+def _digest(mapping: Mapping, path: Path) -> str:
+    """Of the file and of how it is read: a corrected mapping makes another batch of the same file."""
+    meaning = mapping.model_dump_json(exclude={"on_error"})
+    return hashlib.sha256(f"{file_digest(path)} {meaning}".encode()).hexdigest()
 
 
-def readable(path: Path, lines: Iterator[_Line]) -> Iterator[_Line]:
-    """The lines, with what makes a file unreadable as a whole (torn compression, a broken page) named.
+def _rows(mapping: Mapping, path: Path, batch: SourceBatch) -> Iterator[pa.RecordBatch]:
+    def check(header: list[str]) -> None:
+        _check_header(mapping, path, header)
+        batch.columns = header
 
-    Raises:
-        MalformedFile: from the line on that is named.
-    """
-    last = 0
-    try:
-        for line in lines:
-            last = line.number
-            yield line
-    except (OSError, EOFError, OverflowError, csv.Error, pa.ArrowException) as error:
-        raise MalformedFile(str(path), last + 1, f"the file cannot be read from here on: {error}") from error
-
-
-def _csv_lines(mapping: Mapping, path: Path) -> Iterator[_Line]:
-    with open_text(path) as file:
-        reader = csv.reader(file, delimiter="\t" if mapping.format == "tsv" else ",", strict=True)
-        header = next(reader, [])
-        _require_columns(mapping, path, header)
-        while True:
-            try:
-                values = next(reader)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                yield _Line(reader.line_num, None, problem=str(error))
-                continue
-            if not values:
-                continue
-            raw = ",".join(values)
-            problem = _text_problem(raw)
-            if len(values) != len(header):
-                problem = f"{len(values)} fields where the header has {len(header)}"
-            if problem:
-                yield _Line(reader.line_num, None, _printable(raw), problem)
-            else:
-                yield _Line(reader.line_num, dict(zip(header, values, strict=True)))
+    bad = reporter(path, mapping.on_error, batch)
+    if mapping.format == "jsonl":
+        blocks = _json_blocks(mapping, path, batch, bad)
+    elif mapping.format == "parquet":
+        blocks = read_parquet(path, check, bad)
+    else:
+        blocks = read_csv(path, _DELIMITERS[mapping.format], check, bad)
+    for block in blocks:
+        if len(block.numbers):
+            yield _canonical(mapping, block)
 
 
-def _json_lines(mapping: Mapping, path: Path) -> Iterator[_Line]:
-    with open_text(path) as file:
-        for number, text in enumerate(file, start=1):
-            if text.strip():
-                yield json_line(number, text)
-
-
-def json_line(number: int, text: str) -> _Line:
-    """One line of a JSONL file: an object, or what is wrong with it."""
-    problem = _text_problem(text)
-    if problem is None:
-        try:
-            record = json.loads(text)
-            spelled_out = json.dumps(record, ensure_ascii=False)
-        except RecursionError:
-            problem = "not JSON: nested too deeply"
-        except ValueError as error:
-            problem = f"not JSON: {error}"
-        else:
-            if not isinstance(record, dict):
-                problem = "not a JSON object"
-            elif "\\u0000" in spelled_out or _text_problem(spelled_out):
-                problem = "a text holds a character that is not allowed"
-            else:
-                return _Line(number, record)
-    return _Line(number, None, _printable(text), problem)
-
-
-def _parquet_lines(mapping: Mapping, path: Path) -> Iterator[_Line]:
-    try:
-        file = pq.ParquetFile(path)
-    except pa.ArrowException as error:
-        raise MalformedFile(str(path), 0, str(error)) from error
-    _require_columns(mapping, path, file.schema_arrow.names)
-    number = 0
-    for chunk in file.iter_batches():
-        for record in chunk.to_pylist():
-            number += 1
-            problem = _text_problem(str(record)) if "\\x00" not in repr(record) else "holds a NUL character"
-            yield _Line(number, None if problem else record, repr(record), problem)
-
-
-def _require_columns(mapping: Mapping, path: Path, header: list[str]) -> None:
+def _check_header(mapping: Mapping, path: Path, header: list[str]) -> None:
     for column in mapping.columns.values():
         if column not in header:
             raise MalformedFile(str(path), 1, f"no column {column!r}; the file has {', '.join(header) or 'none'}")
+    twice = sorted({name for name in header if header.count(name) > 1})
+    if twice:
+        raise MalformedFile(str(path), 1, f"the header has {', '.join(map(repr, twice))} more than once")
 
 
-def _text_problem(text: str) -> str | None:
-    if "\x00" in text:
-        return "holds a NUL character"
-    if any("\ud800" <= character <= "\udfff" for character in text) if not text.isascii() else False:
-        return "not UTF-8"
-    return None
+def _canonical(mapping: Mapping, block: Block) -> pa.RecordBatch:
+    """A block's columns as the mapping names them."""
+    rows: dict[str, pa.Array] = {name: _text(block.columns[column]) for name, column in mapping.columns.items()}
+    if mapping.kind == "events":
+        rows["event_type"] = _renamed(rows["event_type"], mapping.event_types)
+    for name in _TIMES:
+        if name in rows:
+            rows[name] = to_utc(rows[name], mapping.time_format, mapping.time_zone)
+    for name in _PREFIXED:
+        if name in rows and mapping.id_prefix:
+            rows[name] = pc.binary_join_element_wise(mapping.id_prefix, rows[name], "")
+    used = {*mapping.columns.values(), *mapping.ignore}
+    others = {name: column for name, column in block.columns.items() if name not in used}
+    extra = _objects(others) if others else block.extra
+    if extra is not None:
+        rows["properties"] = _beside(extra, rows.get("properties"))
+    wanted = schema(mapping.kind)
+    count = len(block.numbers)
+    filled = {"row_number": block.numbers, **rows}
+    return pa.RecordBatch.from_arrays(
+        [filled.get(name, pa.nulls(count, pa.string())) for name in wanted.names], schema=wanted
+    )
 
 
-def _printable(text: str) -> str:
-    return text.rstrip("\r\n").replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode("utf-8")
+def _text(column: pa.Array) -> pa.Array:
+    """A column of any type as text; empty text is null."""
+    if pa.types.is_nested(column.type):
+        return pa.array([None if value is None else _json(value) for value in column.to_pylist()], pa.string())
+    if pa.types.is_timestamp(column.type):
+        naive = column.cast(pa.timestamp("us", column.type.tz))
+        text = naive.cast(pa.timestamp("us", "UTC") if column.type.tz else pa.timestamp("us")).cast(pa.string())
+        return text
+    text = column.cast(pa.string())
+    return pc.if_else(pc.equal(text, ""), None, text)
 
 
-def _converter(mapping: Mapping) -> Callable[[Record], Record]:
-    """A function from a source record to canonical text columns."""
-    to_time = time_converter(mapping.time_format, mapping.time_zone)
-    used = set(mapping.columns.values())
-
-    def convert(record: Record) -> Record:
-        row: Record = {name: as_text(record.get(column)) for name, column in mapping.columns.items()}
-        extra = mapping.properties if mapping.properties != "rest" else [c for c in record if c not in used]
-        properties = {column: _finite(record.get(column)) for column in extra}
-        row.setdefault("properties", json.dumps(properties, ensure_ascii=False, default=str))
-        if mapping.kind == "events":
-            row.setdefault("event_id", stable_id(mapping.source, sorted(row.items())))
-            row["event_type"] = mapping.event_types.get(str(row["event_type"]), row["event_type"])
-            row["event_time"] = to_time(row["event_time"])
-            if row.get("session_id") is not None:
-                row["session_id"] = f"{mapping.id_prefix}{row['session_id']}"
-        for name in _PREFIXED:
-            if row.get(name) is not None:
-                row[name] = f"{mapping.id_prefix}{row[name]}"
-        return row
-
-    return convert
+def _renamed(column: pa.Array, names: dict[str, str]) -> pa.Array:
+    if not names:
+        return column
+    place = pc.index_in(column, pa.array(list(names), pa.string()))
+    return pc.coalesce(pa.array(list(names.values()), pa.string()).take(place), column)
 
 
-def _finite(value: object) -> object:
-    """The value; null for a float that JSON has no word for."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _objects(columns: dict[str, pa.Array]) -> pa.Array:
+    """Columns as a JSON object a row, without the nulls."""
+    pieces = [
+        pc.binary_join_element_wise(f"{json.dumps(name)}: ", _as_json(column), "") for name, column in columns.items()
+    ]
+    inner = pc.binary_join_element_wise(*pieces, ", ", null_handling="skip")
+    return pc.binary_join_element_wise("{", inner, "}", "")
+
+
+def _beside(extra: pa.Array, given: pa.Array | None) -> pa.Array:
+    """What has no column of its own, beside what the rows call their properties."""
+    if given is None or given.null_count == len(given):
+        return extra
+    pairs = zip(extra.to_pylist(), given.to_pylist(), strict=True)
+    return pa.array([_merged(ours, theirs) for ours, theirs in pairs], pa.string())
+
+
+def _as_json(column: pa.Array) -> pa.Array:
+    kind = column.type
+    if pa.types.is_floating(kind):
+        return pc.if_else(pc.is_finite(column), column, None).cast(pa.string())
+    if pa.types.is_integer(kind) or pa.types.is_boolean(kind):
+        return column.cast(pa.string())
+    text = _text(column)
+    if pa.types.is_nested(kind):
+        return text
+    if pc.any(pc.match_substring_regex(text, r"[\x00-\x1f]")).as_py():
+        return pa.array([None if value is None else _json(value) for value in text.to_pylist()], pa.string())
+    escaped = pc.replace_substring(pc.replace_substring(text, "\\", "\\\\"), '"', '\\"')
+    return pc.binary_join_element_wise('"', escaped, '"', "")
+
+
+def _merged(extra: str | None, given: str | None) -> str | None:
+    """Both objects in one; what the row calls its properties wins, and stays as it is where it is no object."""
+    if given is None or extra is None:
+        return given or extra
+    try:
+        own = json.loads(given)
+    except ValueError:
+        return given
+    return _json({**json.loads(extra), **own}) if isinstance(own, dict) else given
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _json_blocks(mapping: Mapping, path: Path, batch: SourceBatch, bad: Callable[[BadLine], None]) -> Iterator[Block]:
+    """JSON objects as columns of text, those of the mapping, and the rest as objects again."""
+    records = read_json_lines(path, bad)
+    mapped = set(mapping.columns.values())
+    names: set[str] = set()
+    while chunk := list(islice(records, _RECORDS)):
+        columns = {name: pa.array([as_text(record.get(name)) for _, record in chunk], pa.string()) for name in mapped}
+        names = names.union(*(record for _, record in chunk))
+        extra = None
+        if not names <= mapped | set(mapping.ignore):
+            dropped = mapped | set(mapping.ignore)
+            extra = pa.array([_rest(record, dropped) for _, record in chunk], pa.string())
+        yield Block(pa.array([number for number, _ in chunk], pa.int64()), columns, extra)
+    batch.columns = sorted(names)
+
+
+def _rest(record: dict[str, object], dropped: set[str]) -> str | None:
+    rest = {name: value for name, value in record.items() if name not in dropped and value is not None}
+    return _json(rest) if rest else None
 
 
 def as_text(value: object) -> str | None:
-    """A value of any format as landing text; empty becomes null."""
+    """A value of JSON as landing text; empty becomes null."""
     if value is None or value == "":
         return None
-    if isinstance(value, datetime):
-        return value.isoformat()
     if isinstance(value, dict | list):
-        return json.dumps(value, ensure_ascii=False, default=str)
+        return _json(value)
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
     return str(value)
-
-
-def time_converter(time_format: str, zone: str) -> Callable[[object], object]:
-    """A function from a time as text to ISO 8601 in UTC; what it cannot read it gives back as it was."""
-    zone_info = ZoneInfo(zone)
-    parse: dict[str, Callable[[str], datetime]] = {
-        "iso8601": datetime.fromisoformat,
-        "unix_s": lambda text: datetime.fromtimestamp(float(text), UTC),
-        "unix_ms": lambda text: datetime.fromtimestamp(int(text) / 1000, UTC),
-    }
-    chosen = parse.get(time_format, lambda text: datetime.strptime(text, time_format))  # noqa: DTZ007
-
-    def convert(value: object) -> object:
-        try:
-            moment = chosen(str(value))
-            return (moment if moment.tzinfo else moment.replace(tzinfo=zone_info)).astimezone(UTC).isoformat()
-        except (ValueError, OverflowError, OSError):
-            return value
-
-    return convert

@@ -1,70 +1,178 @@
-"""Loading: a validated batch from the landing tables into `items`, `users` and `events`."""
+"""Loading: a validated batch from its landing schema into items, users and events."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, Engine, Row, text
 
 from recsys_tasks.errors import InvariantError
-from recsys_tasks.warehouse import statement
+from recsys_tasks.ingestion.changes import lock_changes, record_change
+from recsys_tasks.ingestion.landing import drop_landing, enter_landing
+from recsys_tasks.warehouse import answering, statement
 
 log = logging.getLogger(__name__)
+
+# How far in time from where a batch's events are an event of the same id may be and still be found to be the same.
+IDENTITY_WINDOW = timedelta(days=31)
+_ANALYZE_FROM = 50_000
 
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of a batch's rows: `read == inserted + duplicates + quarantined`."""
+    """What became of a batch's rows: `read == inserted + duplicates + quarantined`.
+
+    `conflicts` of the quarantined have the id of an event that says something else.
+    """
 
     batch_id: str
     read: int
     inserted: int
     duplicates: int
     quarantined: int
+    conflicts: int
     loaded_before: bool
 
 
+@answering
 def load(engine: Engine, batch_id: str) -> LoadReport:
-    """Loads one validated batch in one transaction and empties its landing rows; a loaded one stays.
+    """Loads one validated batch in one transaction and removes its landing schema; a loaded one stays.
 
     Raises:
         InvariantError: the batch is unknown, or was not validated.
+        UnavailableError: the warehouse went away or its disk is full; nothing of the batch is loaded.
     """
     with engine.begin() as connection:
-        batch = connection.execute(
-            text("select * from batches where batch_id = :id for update"), {"id": batch_id}
-        ).one_or_none()
+        # One load at a time decides what is a duplicate, so two that overlap cannot both insert the same event.
+        lock_changes(connection)
+        batch = connection.execute(text("select * from batches where batch_id = :id"), {"id": batch_id}).one_or_none()
         if batch is None or batch.status not in ("validated", "loaded"):
             state = "unknown" if batch is None else batch.status
             raise InvariantError(f"Batch {batch_id} is {state}; only a validated batch can be loaded")
         if batch.status == "loaded":
             duplicates = batch.read_rows - batch.quarantined_rows
-            return LoadReport(batch_id, batch.read_rows, 0, duplicates, batch.quarantined_rows, True)
-        inserted = _insert(connection, batch)
-        _finish(connection, batch_id, inserted)
-    duplicates = batch.read_rows - inserted - batch.quarantined_rows
-    report = LoadReport(batch_id, batch.read_rows, inserted, duplicates, batch.quarantined_rows, False)
+            return LoadReport(batch_id, batch.read_rows, 0, duplicates, batch.quarantined_rows, 0, True)
+        enter_landing(connection, batch.number)
+        inserted = _load_catalogue(connection, batch)
+        events, conflicts, months = _load_events(connection, batch)
+        report = _finish(connection, batch, inserted + events, conflicts)
+        drop_landing(connection, batch.number)
+    if events >= _ANALYZE_FROM:
+        _refresh_statistics(engine, months)
     log.info("Loaded %s", report)
     return report
 
 
-def _insert(connection: Connection, batch: Row[tuple[object, ...]]) -> int:
-    of_batch = {"batch_id": batch.batch_id, "source": batch.source}
-    if batch.implies_items:
-        connection.execute(statement("ingestion/imply_items"), of_batch)
-    if batch.implies_users:
-        connection.execute(statement("ingestion/imply_users"), of_batch)
-    kinds = ("items", "users", "events")
-    return sum(connection.execute(statement(f"ingestion/load_{kind}"), of_batch).rowcount for kind in kinds)
+def _load_catalogue(connection: Connection, batch: Row[tuple[object, ...]]) -> int:
+    values = {"batch": batch.number, "source": batch.source, "landed_at": batch.landed_at}
+    inserted = 0
+    for kind in ("items", "users"):
+        if _exists(connection, f"staged_{kind}"):
+            inserted += connection.execute(statement(f"ingestion/load_{kind}"), values).rowcount
+    return inserted
 
 
-def _finish(connection: Connection, batch_id: str, inserted: int) -> None:
-    for kind in ("items", "users", "events"):
-        connection.execute(text(f"delete from landing_{kind} where batch_id = :id"), {"id": batch_id})  # noqa: S608
+def _load_events(connection: Connection, batch: Row[tuple[object, ...]]) -> tuple[int, int, list[datetime]]:
+    """How many events were loaded, how many conflict with others, and the months they are in."""
+    if batch.first_event is None:
+        return 0, 0, []
+    of_batch = {"batch": batch.number, "source": batch.source}
+    for kind in ("items", "users"):
+        if getattr(batch, f"implies_{kind}"):
+            connection.execute(statement(f"ingestion/find_implied_{kind}"))
+            connection.execute(statement(f"ingestion/imply_{kind}"), of_batch)
+    replace = batch.on_conflict == "replace"
+    around = {"known_from": batch.first_event - IDENTITY_WINDOW, "known_until": batch.last_event + IDENTITY_WINDOW}
+    connection.execute(statement("ingestion/find_known"), around)
+    connection.execute(statement("ingestion/find_repeated"), {"last_wins": replace})
+    connection.execute(statement("ingestion/skip_events"), {"replace": replace})
+    conflicts = connection.execute(statement("ingestion/quarantine_conflicts"), {"batch_id": batch.batch_id}).rowcount
+    if replace:
+        connection.execute(statement("ingestion/remove_corrected"))
+    connection.execute(statement("ingestion/find_changed_days"))
+    months = list(
+        connection.scalars(
+            text("select distinct date_trunc('month', day::timestamp) from changed_days where events > 0 order by 1")
+        )
+    )
+    return _insert(connection, of_batch, months), conflicts, months
+
+
+def _insert(connection: Connection, of_batch: dict[str, object], months: Sequence[datetime]) -> int:
+    present = [month for month in months if _exists(connection, f"public.{_partition(month)}")]
+    missing = [month for month in months if month not in present]
+    of_batch |= {"all_months": not (present and missing)}
+    inserted = 0
+    if present:
+        inserted += connection.execute(statement("ingestion/load_events"), of_batch | {"months": present}).rowcount
+    if missing:
+        inserted += _insert_new_months(connection, of_batch | {"months": missing}, missing)
+    return inserted
+
+
+def _insert_new_months(connection: Connection, values: dict[str, object], months: Sequence[datetime]) -> int:
+    """Fills new partitions apart, indexes them in one go and attaches them, which readers of `events` do not notice."""
+    # In the landing schema, which comes first in the search path, this is what `load_events.sql` means by `events`.
     connection.execute(
         text(
-            "update batches set status = 'loaded', inserted_rows = :inserted, finished_at = now() where batch_id = :id"
-        ),
-        {"id": batch_id, "inserted": inserted},
+            "create table events (like public.events including defaults including constraints)"
+            " partition by range (event_time)"
+        )
     )
+    for month in months:
+        connection.execute(
+            text(f"create table public.{_partition(month)} partition of events for values {_bounds(month)}")
+        )
+    inserted = connection.execute(statement("ingestion/load_events"), values).rowcount
+    for month in months:
+        name = f"public.{_partition(month)}"
+        connection.execute(text(f"alter table events detach partition {name}"))
+        connection.execute(text(f"alter table {name} add primary key (event_time, event_key)"))
+        connection.execute(text(f"alter table public.events attach partition {name} for values {_bounds(month)}"))
+    connection.execute(text("drop table events"))
+    return inserted
+
+
+def _partition(month: datetime) -> str:
+    return f"events_{month:%Y_%m}"
+
+
+def _bounds(month: datetime) -> str:
+    following = (month.replace(day=1) + timedelta(days=32)).replace(day=1)
+    return f"from ('{month:%Y-%m}-01 00:00:00+00') to ('{following:%Y-%m}-01 00:00:00+00')"
+
+
+def _finish(connection: Connection, batch: Row[tuple[object, ...]], inserted: int, conflicts: int) -> LoadReport:
+    quarantined = batch.quarantined_rows + conflicts
+    duplicates = batch.read_rows - inserted - quarantined
+    days = []
+    if _exists(connection, "changed_days"):
+        days = [(row.day, row.events) for row in connection.execute(text("select day, events from changed_days"))]
+    record_change(connection, batch.batch_id, days)
+    connection.execute(
+        text(
+            "update batches set status = 'loaded', inserted_rows = :inserted, duplicate_rows = :duplicates,"
+            " conflicting_rows = :conflicts, quarantined_rows = :quarantined, finished_at = now() where batch_id = :id"
+        ),
+        {
+            "id": batch.batch_id,
+            "inserted": inserted,
+            "duplicates": duplicates,
+            "conflicts": conflicts,
+            "quarantined": quarantined,
+        },
+    )
+    return LoadReport(batch.batch_id, batch.read_rows, inserted, duplicates, quarantined, conflicts, False)
+
+
+def _exists(connection: Connection, table: str) -> bool:
+    return connection.scalar(text("select to_regclass(:name) is not null"), {"name": table}) is True
+
+
+def _refresh_statistics(engine: Engine, months: Sequence[datetime]) -> None:
+    with engine.begin() as connection:
+        for month in months:
+            connection.execute(text(f"analyze events_{month:%Y_%m}"))

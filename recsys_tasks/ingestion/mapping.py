@@ -30,7 +30,9 @@ class Mapping(BaseModel):
     time_format: str = "iso8601"
     time_zone: str = "UTC"
     id_prefix: str = ""
-    properties: tuple[str, ...] | Literal["rest"] = ()
+    ignore: tuple[str, ...] = ()
+    on_conflict: Literal["keep", "replace"] = "keep"
+    live: bool = False
     implies_items: bool = False
     implies_users: bool = False
 

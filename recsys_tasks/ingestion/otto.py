@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from recsys_tasks.ingestion.batch import BadLine, SourceBatch, stable_id, to_record_batches
-from recsys_tasks.ingestion.flat import Record, as_text, file_digest, json_line, open_text, readable, time_converter
+from recsys_tasks.ingestion.batch import BadLine, SourceBatch, to_record_batches
+from recsys_tasks.ingestion.flat import as_text, file_digest, reporter
+from recsys_tasks.ingestion.reading import read_json_lines
+from recsys_tasks.ingestion.times import time_converter
 from recsys_tasks.names import ADD_TO_CART, PURCHASE, VIEW
 
 SOURCE = "otto"
@@ -20,37 +22,34 @@ def read_otto(path: Path) -> SourceBatch:
     return batch
 
 
-def _events(path: Path, batch: SourceBatch) -> Iterator[Record]:
+def _events(path: Path, batch: SourceBatch) -> Iterator[dict[str, object]]:
     to_time = time_converter("unix_ms", "UTC")
+    bad = reporter(path, "quarantine", batch)
     row_number = 0
-    with open_text(path) as file:
-        lines = (json_line(number, text) for number, text in enumerate(file, start=1) if text.strip())
-        for line in readable(path, lines):
-            problem = line.problem or _shape_problem(line.record or {})
-            if problem:
-                batch.bad_lines.append(BadLine(line.number, problem, line.raw))
-                continue
-            session = f"{SOURCE}-{(line.record or {})['session']}"
-            for event in _nested(line.record or {}):
-                row_number += 1
-                time, aid, kind = event.get("ts"), event.get("aid"), event.get("type")
-                yield {
-                    "row_number": row_number,
-                    "event_id": stable_id(SOURCE, session, time, aid, kind),
-                    "session_id": session,
-                    "item_id": None if aid is None else f"{SOURCE}-{aid}",
-                    "event_type": _TYPES.get(str(kind), as_text(kind)),
-                    "event_time": as_text(to_time(time)),
-                    "properties": "{}",
-                }
+    for number, record in read_json_lines(path, bad):
+        problem = _shape_problem(record)
+        if problem:
+            bad(BadLine(number, problem, str(record)[:2_000]))
+            continue
+        session = f"{SOURCE}-{record['session']}"
+        for event in _nested(record):
+            row_number += 1
+            item, kind = event.get("aid"), event.get("type")
+            yield {
+                "row_number": row_number,
+                "session_id": session,
+                "item_id": None if item is None else f"{SOURCE}-{item}",
+                "event_type": _TYPES.get(str(kind), as_text(kind)),
+                "event_time": as_text(to_time(event.get("ts"))),
+            }
 
 
-def _nested(record: Record) -> list[Record]:
+def _nested(record: dict[str, object]) -> list[dict[str, object]]:
     events = record.get("events")
     return events if isinstance(events, list) else []
 
 
-def _shape_problem(record: Record) -> str | None:
+def _shape_problem(record: dict[str, object]) -> str | None:
     if "session" not in record:
         return "no field 'session'"
     if not isinstance(record.get("events"), list):

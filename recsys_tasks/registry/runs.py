@@ -47,8 +47,8 @@ def start_run(snapshot: Snapshot, parameters: dict[str, object], tags: dict[str,
                 **tags,
             }
         )
-        sample = snapshot.timeline().slice(0, _SCHEMA_ROWS).to_pandas()
-        source = str(snapshot.path / "timeline.parquet")
+        sample = snapshot.sample(_SCHEMA_ROWS).to_pandas()
+        source = str(snapshot.path)
         digest = snapshot.snapshot_id.rsplit("-", 1)[-1]
         dataset = mlflow.data.from_pandas(sample, source=source, name=snapshot.snapshot_id, digest=digest)
         mlflow.log_input(dataset, context="training")

@@ -1,12 +1,14 @@
-"""Sources, and the endpoints' journals, into the warehouse."""
+"""Sources, and the endpoints' journals, into the warehouse; and out of it what must go."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recsys_tasks.feedback import Portion, advance, fetch
+from recsys_tasks.ingestion import folder, removal, replay
+from recsys_tasks.ingestion.batch import SourceBatch
 from recsys_tasks.ingestion.land import land
 from recsys_tasks.ingestion.load import LoadReport, load
 from recsys_tasks.ingestion.sources import read_source
@@ -35,6 +37,7 @@ def validate_batches(batch_ids: Sequence[str], max_bad_share: float | None = Non
             batch_id,
             settings().validation_home,
             max_bad_share=share,
+            kept_from=settings().kept_from,
             data_docs_url=settings().data_docs_url,
         )
         for batch_id in batch_ids
@@ -46,20 +49,57 @@ def load_batches(batch_ids: Sequence[str]) -> list[LoadReport]:
     return [load(engine(), batch_id) for batch_id in batch_ids]
 
 
+def ingest(batches: Iterable[SourceBatch], max_bad_share: float | None = None) -> list[LoadReport]:
+    """Lands all the batches, then validates and loads them one after the other."""
+    reports = []
+    for batch_id in land(engine(), batches):
+        validate_batches([batch_id], max_bad_share)
+        reports += load_batches([batch_id])
+    return reports
+
+
+def dropped_files() -> list[folder.DroppedFile]:
+    """The files in the landing folder that were not landed yet."""
+    return folder.new_files(engine(), settings().landing_folder)
+
+
+def ingest_dropped(dropped: folder.DroppedFile) -> list[LoadReport]:
+    """Ingests one file of the landing folder and remembers it."""
+    path = Path(dropped.path)
+    reports = ingest(read_source(dropped.source, [path]))
+    folder.note_landed(engine(), path, [report.batch_id for report in reports])
+    return reports
+
+
+def replay_quarantine(
+    source: str | None = None, batch_id: str | None = None, rule: str | None = None
+) -> list[LoadReport]:
+    """Takes rows in quarantine through validation once more; what is still bad is in quarantine again."""
+    reports = []
+    for batch in replay.quarantined_batches(engine(), source=source, batch_id=batch_id, rule=rule):
+        reports += ingest([batch], max_bad_share=1.0)
+        replay.resolve(engine(), batch)
+    return reports
+
+
+def retract_batch(batch_id: str, reason: str) -> removal.RemovalReport:
+    """Removes what a batch brought."""
+    return removal.retract(engine(), batch_id, reason)
+
+
 def fetch_feedback() -> list[Portion]:
     """Fetches what is new in the endpoints' journals."""
-    return fetch(
-        engine(), settings().endpoint_urls, settings().require_admin_token(), settings().home / "landing" / "feedback"
-    )
+    return fetch(engine(), settings().endpoint_urls, settings().require_admin_token(), settings().home / "feedback")
 
 
 def load_feedback(portions: Sequence[Portion]) -> list[LoadReport]:
-    """Lands, validates and loads fetched portions, then moves the cursors behind them.
+    """Lands, validates and loads fetched portions, then moves the cursors behind them and removes their files.
 
     Bad rows are quarantined however many they are: one caller's mistakes must not stop everybody's feedback.
     """
-    batch_ids = land_source(FEEDBACK_SOURCE, [portion.path for portion in portions])
-    validate_batches(batch_ids, max_bad_share=1.0)
-    reports = load_batches(batch_ids)
+    paths = [Path(portion.path) for portion in portions]
+    reports = ingest(read_source(FEEDBACK_SOURCE, paths), max_bad_share=1.0)
     advance(engine(), portions)
+    for path in paths:
+        path.unlink(missing_ok=True)
     return reports

@@ -15,7 +15,7 @@ import great_expectations
 from great_expectations.data_context import EphemeralDataContext
 from great_expectations.data_context.types.base import DataContextConfig
 
-_SITE = "data_docs"
+SITE = "data_docs"
 
 
 def validation_context(home: Path) -> EphemeralDataContext:
@@ -41,7 +41,7 @@ def validation_context(home: Path) -> EphemeralDataContext:
         expectations_store_name="expectations_store",
         validation_results_store_name="validation_results_store",
         checkpoint_store_name="checkpoint_store",
-        data_docs_sites={_SITE: site},
+        data_docs_sites={SITE: site},
         progress_bars={"globally": False},
     )
     return great_expectations.get_context(mode="ephemeral", project_config=config)

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
-from statistics import median
-from typing import Any
 
-import great_expectations as gx
-from great_expectations.core.batch_definition import BatchDefinition
-from great_expectations.data_context import EphemeralDataContext
-from sqlalchemy import Engine, Row, text
+from sqlalchemy import Connection, Engine, Row, text
 
 from recsys_tasks.errors import BatchRejected, InvariantError
+from recsys_tasks.ingestion.landing import drop_staged, enter_landing, lock_batch
 from recsys_tasks.names import KINDS
-from recsys_tasks.validation.context import data_docs_address, validation_context
-from recsys_tasks.validation.suites import suite, volume
-from recsys_tasks.warehouse import statement
+from recsys_tasks.validation import rules
+from recsys_tasks.validation.context import data_docs_address
+from recsys_tasks.validation.judge import judge
+from recsys_tasks.validation.profile import profile_batch, with_history
+from recsys_tasks.warehouse import answering, statement
 
 log = logging.getLogger(__name__)
-
-# A batch this many times smaller or larger a day than the median of the ones before it is not believed.
-_VOLUME_FACTOR = 5.0
 
 
 @dataclass(frozen=True)
@@ -33,188 +29,177 @@ class ValidationReport:
     rows: int
     quarantined: int
     rules: dict[str, int]
+    warnings: list[str]
+    new_columns: list[str]
     data_docs: str
 
 
+@dataclass
+class _Findings:
+    """What is found on the way, kind by kind."""
+
+    rules: dict[str, int] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+@answering
 def validate(
-    engine: Engine, batch_id: str, home: Path, *, max_bad_share: float, data_docs_url: str | None = None
+    engine: Engine,
+    batch_id: str,
+    home: Path,
+    *,
+    max_bad_share: float,
+    kept_from: datetime,
+    data_docs_url: str | None = None,
 ) -> ValidationReport:
-    """Checks a landed batch, quarantines its bad rows and marks it validated; a loaded batch stays as it is.
+    """Checks a landed batch, quarantines its bad rows and marks it validated; one that is, or is loaded, stays.
 
     Args:
         engine: the warehouse.
         batch_id: a batch that was landed.
         home: folder of validation results and data docs.
         max_bad_share: a batch with a larger share of bad rows is rejected whole.
+        kept_from: older events are not taken in.
         data_docs_url: where the data docs are served, for messages.
 
     Raises:
-        BatchRejected: too many bad rows, or an unusual volume; nothing of the batch will be loaded.
+        BatchRejected: the suite of its source stops it; nothing of the batch will be loaded.
         InvariantError: there is no such batch.
+        UnavailableError: the warehouse went away; nothing was decided.
     """
     docs = data_docs_address(home, data_docs_url)
-    with engine.connect() as connection:
+    with engine.begin() as connection:
+        lock_batch(connection, batch_id)
         batch = connection.execute(text("select * from batches where batch_id = :id"), {"id": batch_id}).one_or_none()
-    if batch is None:
-        raise InvariantError(f"There is no batch {batch_id}; land it first")
-    if batch.status == "loaded":
-        return ValidationReport(batch_id, batch.read_rows, batch.quarantined_rows, {}, docs)
-    _reset(engine, batch_id)
-    context = validation_context(home)
-    rules: dict[str, int] = {}
-    for kind in KINDS:
-        with _checked_table(engine, kind, batch_id) as table:
-            if table is not None:
-                rules |= _check_rows(engine, context, batch_id, kind, table)
-    unusual = _check_volume(engine, context, batch)
-    context.build_data_docs()
-    quarantined = _count_quarantined(engine, batch_id)
-    problem = _whole_batch_problem(batch, quarantined, max_bad_share, rules, unusual)
-    if problem:
-        message = (
-            f"Batch {batch_id} ({batch.origin}) was rejected: {problem}. Nothing of it was loaded. Details: {docs}"
-        )
-        _finish(engine, batch_id, "rejected", quarantined, message)
-        raise BatchRejected(message)
-    _finish(engine, batch_id, "validated", quarantined, None)
-    log.info("Validated batch %s: %d rows, %d quarantined %s", batch_id, batch.read_rows, quarantined, rules or "")
-    return ValidationReport(batch_id, batch.read_rows, quarantined, rules, docs)
-
-
-class _checked_table:
-    """A table, for the time of a check, with one landed kind of a batch as `sql/validation/<kind>.sql` sees it."""
-
-    def __init__(self, engine: Engine, kind: str, batch_id: str) -> None:
-        self._engine, self._kind, self._batch_id = engine, kind, batch_id
-        self._name = f"validating_{kind}_{batch_id.rsplit('-', 1)[-1]}"
-
-    def __enter__(self) -> str | None:
-        with self._engine.begin() as connection:
-            connection.execute(text(f'drop table if exists "{self._name}"'))
-            query = statement(f"validation/{self._kind}").text
-            made = text(f'create unlogged table "{self._name}" as {query}')
-            rows = connection.execute(made, {"batch_id": self._batch_id}).rowcount
-        return self._name if rows else None
-
-    def __exit__(self, *_: object) -> None:
-        with self._engine.begin() as connection:
-            connection.execute(text(f'drop table if exists "{self._name}"'))
-
-
-def _check_rows(engine: Engine, context: EphemeralDataContext, batch_id: str, kind: str, table: str) -> dict[str, int]:
-    """Runs a kind's suite; quarantines the rows that broke it. The count of rows for each broken rule."""
-    whole = _whole_table(engine, context, table)
-    result = _run(context, f"{kind} {batch_id}", whole, suite(kind))
-    broken = [found for found in result["results"] if not found["success"]]
-    return {found["expectation_config"]["meta"]["rule"]: _quarantine(engine, batch_id, kind, found) for found in broken}
-
-
-def _whole_table(engine: Engine, context: EphemeralDataContext, table: str) -> BatchDefinition:
-    url = engine.url.render_as_string(hide_password=False)
-    source = context.data_sources.add_sql(name=table, connection_string=url)
-    return source.add_table_asset(name=table, table_name=table).add_batch_definition_whole_table("whole")
-
-
-def _run(
-    context: EphemeralDataContext, name: str, batch: BatchDefinition, rules: gx.ExpectationSuite
-) -> dict[str, Any]:
-    kept = context.suites.add(rules)
-    definition = context.validation_definitions.add(gx.ValidationDefinition(name=name, data=batch, suite=kept))
-    checkpoint = context.checkpoints.add(
-        gx.Checkpoint(
-            name=name,
-            validation_definitions=[definition],
-            result_format={
-                "result_format": "COMPLETE",
-                "unexpected_index_column_names": ["row_number"],
-                "return_unexpected_index_query": True,
-            },
-        )
-    )
-    outcome = checkpoint.run(run_id=gx.RunIdentifier(run_name=name))
-    found: dict[str, Any] = next(iter(outcome.run_results.values())).to_json_dict()
-    for result in found["results"]:
-        if result["exception_info"].get("raised_exception"):
-            raise InvariantError(
-                f"Rule {result['expectation_config']['meta']} could not be checked: {result['exception_info']}"
+        if batch is None:
+            raise InvariantError(f"There is no batch {batch_id}; land it first")
+        if batch.status in ("loaded", "validated"):
+            return _report(batch, batch.quarantined_rows, {}, batch.warnings, docs)
+        found = _check(connection, batch, home, max_bad_share, kept_from)
+        quarantined = _count_quarantined(connection, batch_id)
+        message = None
+        if found.problems:
+            message = (
+                f"Batch {batch_id} ({batch.origin}) was rejected: {'; '.join(found.problems)}."
+                f" Nothing of it was loaded. Details: {docs}"
             )
+        _finish(connection, batch_id, quarantined, found.warnings, message)
+    for warning in found.warnings:
+        log.warning("Batch %s: %s", batch_id, warning)
+    if message:
+        raise BatchRejected(message)
+    log.info(
+        "Validated batch %s: %d rows, %d quarantined %s", batch_id, batch.read_rows, quarantined, found.rules or ""
+    )
+    return _report(batch, quarantined, found.rules, found.warnings, docs)
+
+
+def _check(
+    connection: Connection, batch: Row[tuple[object, ...]], home: Path, max_bad_share: float, kept_from: datetime
+) -> _Findings:
+    enter_landing(connection, batch.number)
+    if not connection.scalar(text("select to_regclass('landed_events') is not null")):
+        raise BatchRejected(f"Batch {batch.batch_id} is {batch.status} and its landed rows are gone: ingest it again")
+    drop_staged(connection)
+    connection.execute(text("delete from quarantine where batch_id = :id and kind <> 'lines'"), {"id": batch.batch_id})
+    connection.execute(text("delete from batch_profiles where batch_id = :id"), {"id": batch.batch_id})
+    _note_pending(connection, batch)
+    found = _Findings()
+    lines = _count_quarantined(connection, batch.batch_id)
+    if lines:
+        found.rules["readable"] = lines
+    for kind in KINDS:
+        if not connection.scalar(text(f"select exists (select 1 from landed_{kind})")):  # noqa: S608  # noqa: S608
+            continue
+        connection.execute(statement(f"validation/stage_{kind}"), _stage_values(connection, batch, kind, kept_from))
+        broken = _quarantine(connection, batch.batch_id, kind)
+        found.rules |= broken
+        profile = profile_batch(connection, batch, kind, broken, lines)
+        compared = with_history(connection, batch, kind, profile)
+        verdict = judge(home, batch.source, kind, batch.batch_id, compared, {"max_bad_share": max_bad_share})
+        found.warnings += verdict.warnings
+        found.problems += verdict.problems
+    if lines and lines == batch.read_rows:
+        found.problems.append(f"none of its {lines} lines can be read")
+    if found.problems and found.rules:
+        worst = sorted(found.rules.items(), key=lambda item: -item[1])[:3]
+        found.problems.append(f"bad rows: {', '.join(f'{rule} ({count})' for rule, count in worst)}")
+    return found
     return found
 
 
-def _quarantine(engine: Engine, batch_id: str, kind: str, found: dict[str, Any]) -> int:
-    """Quarantines the rows that broke one rule, found again by the very query that Great Expectations ran."""
-    meta = found["expectation_config"]["meta"]
-    rows_of_rule = found["result"]["unexpected_index_query"].rstrip("; \n")
-    values = {"batch_id": batch_id, "kind": kind, "rule": meta["rule"], "reason": meta["reason"]}
-    with engine.begin() as connection:
-        connection.exec_driver_sql(f"create temporary table broken_rows on commit drop as {rows_of_rule}")
-        count = connection.execute(statement("validation/quarantine_rows"), values).rowcount
-    expected = found["result"]["unexpected_count"]
-    if count != expected:
-        raise InvariantError(
-            f"Rule {meta['rule']} found {expected} bad rows in {batch_id} but {count} were quarantined"
-        )
-    return count
+def _stage_values(
+    connection: Connection, batch: Row[tuple[object, ...]], kind: str, kept_from: datetime
+) -> dict[str, object]:
+    any_forgotten = connection.scalar(text("select exists (select 1 from forgotten_users)"))
+    if kind == "items":
+        return {}
+    if kind == "users":
+        return {"any_forgotten": any_forgotten}
+    return {
+        "any_forgotten": any_forgotten,
+        "source": batch.source,
+        "kept_from": kept_from,
+        "implies_items": batch.implies_items,
+        "implies_users": batch.implies_users,
+    }
 
 
-def _check_volume(engine: Engine, context: EphemeralDataContext, batch: Row[Any]) -> str | None:
-    """What is unusual about the volume of a batch that covers an interval; None where nothing is."""
-    if batch.interval_start is None:
-        return None
-    with engine.connect() as connection:
-        recent = list(
-            connection.scalars(
-                statement("validation/recent_volumes"), {"source": batch.source, "batch_id": batch.batch_id}
+def _note_pending(connection: Connection, batch: Row[tuple[object, ...]]) -> None:
+    """Collects the ids of items and users that other batches have landed, which events may refer to already."""
+    others = text("select number from batches where status in ('landed', 'validated') and batch_id <> :id")
+    numbers = list(connection.scalars(others, {"id": batch.batch_id}))
+    for kind, column in (("items", "item_id"), ("users", "user_id")):
+        connection.execute(text(f"truncate pending_{kind}"))
+        for number in numbers:
+            connection.execute(
+                text(
+                    f"insert into pending_{kind} select distinct {column} from landing_{number}.landed_{kind}"  # noqa: S608  # noqa: S608
+                    f" where {column} is not null on conflict do nothing"
+                )
             )
-        )
-    if not recent:
-        return None
-    days = max((batch.interval_end - batch.interval_start).total_seconds() / 86_400, 1.0)
-    usual = float(median(recent)) * days
-    low, high = int(usual / _VOLUME_FACTOR), int(usual * _VOLUME_FACTOR)
-    with _checked_table(engine, "events", batch.batch_id) as table:
-        if table is None:
-            return f"it has no events, where its recent batches lead one to expect {low} to {high}"
-        rules = gx.ExpectationSuite(name="volume", expectations=[volume(low, high)])
-        # The table has the name that the suite of rows used: the asset is there already.
-        source = context.data_sources.get(table)
-        whole = source.get_asset(table).get_batch_definition("whole")
-        result = _run(context, f"volume {batch.batch_id}", whole, rules)
-    if result["success"]:
-        return None
-    return f"it has {batch.read_rows} rows, where its recent batches lead one to expect {low} to {high}"
 
 
-def _whole_batch_problem(
-    batch: Row[Any], quarantined: int, max_bad_share: float, rules: dict[str, int], unusual: str | None
-) -> str | None:
-    if batch.read_rows and quarantined > max_bad_share * batch.read_rows:
-        worst = ", ".join(f"{rule} ({count})" for rule, count in sorted(rules.items(), key=lambda item: -item[1])[:3])
-        share = quarantined / batch.read_rows
-        return (
-            f"{quarantined} of {batch.read_rows} rows ({share:.0%}) are bad, more than {max_bad_share:.0%}"
-            f" (RECSYS_MAX_BAD_SHARE); most of them: {worst or 'unreadable lines'}"
-        )
-    return unusual
+def _quarantine(connection: Connection, batch_id: str, kind: str) -> dict[str, int]:
+    """Quarantines the rows that broke a rule; the count of rows for each broken rule."""
+    if not connection.scalar(text(f"select exists (select 1 from staged_{kind} where broken_rules is not null)")):  # noqa: S608
+        return {}
+    connection.execute(statement(f"validation/broken_{kind}"))
+    values = {"batch_id": batch_id, "kind": kind, "rules": rules.as_json(kind)}
+    connection.execute(statement("validation/quarantine_rows"), values)
+    counted = connection.execute(text("select rule, count(*) from broken_rows group by rule order by rule")).all()
+    connection.execute(text("drop table broken_rows"))
+    unknown = [rule for rule, _ in counted if rule not in rules.RULES[kind]]
+    if unknown:
+        raise InvariantError(f"sql/validation/stage_{kind}.sql names rules that rules.py lacks: {', '.join(unknown)}")
+    return {rule: count for rule, count in counted}
 
 
-def _reset(engine: Engine, batch_id: str) -> None:
-    with engine.begin() as connection:
-        connection.execute(text("delete from quarantine where batch_id = :id and kind <> 'lines'"), {"id": batch_id})
-
-
-def _count_quarantined(engine: Engine, batch_id: str) -> int:
+def _count_quarantined(connection: Connection, batch_id: str) -> int:
     query = text("select count(distinct (kind, row_number)) from quarantine where batch_id = :id")
-    with engine.connect() as connection:
-        return int(connection.scalar(query, {"id": batch_id}) or 0)
+    return int(connection.scalar(query, {"id": batch_id}) or 0)
 
 
-def _finish(engine: Engine, batch_id: str, status: str, quarantined: int, message: str | None) -> None:
-    with engine.begin() as connection:
-        connection.execute(
-            text(
-                "update batches set status = :status, quarantined_rows = :quarantined, message = :message"
-                " where batch_id = :id"
-            ),
-            {"id": batch_id, "status": status, "quarantined": quarantined, "message": message},
-        )
+def _finish(connection: Connection, batch_id: str, quarantined: int, warnings: list[str], message: str | None) -> None:
+    connection.execute(
+        text(
+            "update batches set status = :status, quarantined_rows = :quarantined, warnings = :warnings,"
+            " message = :message where batch_id = :id"
+        ),
+        {
+            "id": batch_id,
+            "status": "rejected" if message else "validated",
+            "quarantined": quarantined,
+            "warnings": warnings,
+            "message": message,
+        },
+    )
+
+
+def _report(
+    batch: Row[tuple[object, ...]], quarantined: int, broken: dict[str, int], warnings: list[str], docs: str
+) -> ValidationReport:
+    return ValidationReport(
+        batch.batch_id, batch.read_rows, quarantined, broken, list(warnings), list(batch.new_columns), docs
+    )

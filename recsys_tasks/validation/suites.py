@@ -1,90 +1,70 @@
-"""The expectation suites, one per kind of landed row, over the columns of `sql/validation/<kind>.sql`.
+"""The expectation suites, in Great Expectations' own JSON: `suites/<kind>.json` for every source of a kind, and
+`suites/<kind>.<source>.json` for what is different for one source.
 
-Each expectation's `meta` says its rule's name and, for people, what a row that breaks it did wrong.
+Each expectation is about one metric of a batch's profile (see `profile.py`), with a severity: `warning` reports,
+`critical` stops the batch. Its `meta.reason` says in words what is wrong when it fails.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
 import great_expectations as gx
-from great_expectations import expectations as gxe
-from great_expectations.expectations.expectation import Expectation
 
-from recsys_tasks.names import EVENT_TYPES
+from recsys_tasks.errors import ConfigurationError
+from recsys_tasks.settings import settings
 
-
-def suite(kind: str) -> gx.ExpectationSuite:
-    """The rules every landed row of a kind must keep."""
-    rules = {"events": _events, "items": _items, "users": _users}[kind]()
-    return gx.ExpectationSuite(name=kind, expectations=rules)
+WARNING = "warning"
+_BUILT_IN = Path(__file__).parent / "suites"
+_SEVERITIES = (WARNING, "critical")
 
 
-def volume(low: int, high: int) -> Expectation:
-    """The rule that a batch has about as many rows as the ones before it."""
-    return gxe.ExpectTableRowCountToBeBetween(min_value=low, max_value=high, meta=_meta("volume", "unusual volume"))
+def load_suite(kind: str, source: str, metrics: Collection[str]) -> gx.ExpectationSuite:
+    """What is expected of a source's batches, as far as it is about the given metrics.
+
+    An expectation of the source's own file replaces those of the general one for the same metric and severity.
+    Files in `RECSYS_SUITES` go before those that come with the package.
+
+    Raises:
+        ConfigurationError: a file is malformed; names it and the entry.
+    """
+    chosen: dict[tuple[str, str], dict[str, Any]] = {}
+    for name in (kind, f"{kind}.{source}"):
+        for path in _files(name):
+            chosen |= {(entry["kwargs"]["column"], entry["severity"]): entry for entry in _entries(path)}
+    applicable = [entry for (column, _), entry in chosen.items() if column in metrics]
+    try:
+        return gx.ExpectationSuite(name=f"{kind}.{source}", expectations=applicable)
+    except Exception as error:  # GX raises what it likes for what it does not know
+        raise ConfigurationError(f"The suite {kind}.{source} is wrong: {error}") from error
 
 
-def _events() -> list[Expectation]:
-    return [
-        _true("ids_are_short", "ids_are_short", "the ids have more than 2,000 bytes"),
-        _present("event_id", "event_id_present", "an event needs an id"),
-        _present("event_type", "event_type_present", "an event needs a type"),
-        gxe.ExpectColumnValuesToBeInSet(
-            column="event_type",
-            value_set=list(EVENT_TYPES),
-            meta=_meta("event_type_known", f"the type is none of {', '.join(EVENT_TYPES)}"),
-        ),
-        _present("event_time_utc", "event_time_is_time", "the time is missing or not an ISO 8601 time"),
-        _true("event_time_has_come", "event_time_not_in_future", "the time is in the future"),
-        _present("user_or_session", "user_or_session_present", "an event needs a user or a session"),
-        _true("names_an_item", "item_present", "an event other than a search needs an item"),
-        _true("names_a_query", "query_present", "a search needs a query"),
-        _true("item_is_known", "item_known", "there is no such item"),
-        _true("user_is_known", "user_known", "there is no such user"),
-        _true("quantity_is_number", "quantity_is_number", "the quantity is not a number"),
-        gxe.ExpectColumnValuesToBeBetween(
-            column="quantity_value",
-            min_value=0,
-            strict_min=True,
-            meta=_meta("quantity_positive", "the quantity is not above 0"),
-        ),
-        _true("price_is_number", "price_is_number", "the price is not a number"),
-        _not_negative("price_value", "price_not_negative", "the price is below 0"),
-        _true("position_is_integer", "position_is_integer", "the position is not an integer"),
-        _true("properties_are_json", "properties_are_json", "the properties are not JSON"),
-    ]
+def _files(name: str) -> list[Path]:
+    own = settings().suites
+    found = [folder / f"{name}.json" for folder in (_BUILT_IN, own) if folder is not None]
+    return [path for path in found if path.is_file()]
 
 
-def _items() -> list[Expectation]:
-    return [
-        _true("ids_are_short", "ids_are_short", "the ids have more than 2,000 bytes"),
-        _present("item_id", "item_id_present", "an item needs an id"),
-        _true("price_is_number", "price_is_number", "the price is not a number"),
-        _not_negative("price_value", "price_not_negative", "the price is below 0"),
-        _true("properties_are_json", "properties_are_json", "the properties are not JSON"),
-        _true("available_from_is_time", "available_from_is_time", "available_from is not a time"),
-        _true("available_until_is_time", "available_until_is_time", "available_until is not a time"),
-    ]
+def _entries(path: Path) -> list[dict[str, Any]]:
+    try:
+        entries: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["expectations"]
+        for place, entry in enumerate(entries):
+            problem = _problem(entry)
+            if problem:
+                raise ConfigurationError(f"{path}: expectations[{place}]: {problem}")
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigurationError(f"{path}: not a suite: {error!r}") from error
+    return entries
 
 
-def _users() -> list[Expectation]:
-    return [
-        _true("ids_are_short", "ids_are_short", "the ids have more than 2,000 bytes"),
-        _present("user_id", "user_id_present", "a user needs an id"),
-        _true("properties_are_json", "properties_are_json", "the properties are not JSON"),
-    ]
-
-
-def _meta(rule: str, reason: str) -> dict[str, str]:
-    return {"rule": rule, "reason": reason}
-
-
-def _present(column: str, rule: str, reason: str) -> Expectation:
-    return gxe.ExpectColumnValuesToNotBeNull(column=column, meta=_meta(rule, reason))
-
-
-def _true(column: str, rule: str, reason: str) -> Expectation:
-    return gxe.ExpectColumnValuesToBeInSet(column=column, value_set=[True], meta=_meta(rule, reason))
-
-
-def _not_negative(column: str, rule: str, reason: str) -> Expectation:
-    return gxe.ExpectColumnValuesToBeBetween(column=column, min_value=0, meta=_meta(rule, reason))
+def _problem(entry: dict[str, Any]) -> str | None:
+    if entry.get("severity") not in _SEVERITIES:
+        return f"severity is {entry.get('severity')!r}; expected one of {', '.join(_SEVERITIES)}"
+    if "column" not in entry.get("kwargs", {}):
+        return "kwargs.column is missing: the metric it is about"
+    if not entry.get("meta", {}).get("reason"):
+        return "meta.reason is missing: what is wrong when it fails, in words"
+    return None

@@ -30,13 +30,32 @@ def copy_in(connection: Connection, table: str, rows: Iterable[pa.RecordBatch]) 
     return copied
 
 
-def read_arrow(engine: Engine, name: str, parameters: Mapping[str, object]) -> pa.Table:
-    """The result of the query `sql/<name>.sql`, with its `:names` bound, as an Arrow table."""
-    # ADBC binds by position and knows no names: SQLAlchemy renders the values, quoted its own way.
-    query = statement(name).bindparams(**parameters)
-    rendered = query.compile(dialect=postgresql.dialect(), compile_kwargs={"literal_binds": True})
-    url = make_url(engine.url).set(drivername="postgresql").render_as_string(hide_password=False)
-    with adbc.connect(url) as connection, connection.cursor() as cursor:
-        cursor.execute("set timezone to 'UTC'")
-        cursor.execute(str(rendered).replace("%%", "%"))
-        return cursor.fetch_arrow_table()
+class ArrowReader:
+    """Results of queries as Arrow tables, over one connection of its own; to be used as a context."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._url = make_url(engine.url).set(drivername="postgresql").render_as_string(hide_password=False)
+
+    def __enter__(self) -> ArrowReader:
+        self._connection = adbc.connect(self._url)
+        with self._connection.cursor() as cursor:
+            cursor.execute("set timezone to 'UTC'")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+
+    def provide(self, table: str, rows: pa.Table) -> None:
+        """Makes rows a temporary table that the queries of this reader see, in place of an earlier one."""
+        with self._connection.cursor() as cursor:
+            cursor.execute(f"drop table if exists {table}")
+            cursor.adbc_ingest(table, rows, mode="create", temporary=True)
+
+    def read(self, name: str, parameters: Mapping[str, object]) -> pa.Table:
+        """The result of the query `sql/<name>.sql`, with its `:names` bound."""
+        # ADBC binds by position and knows no names: SQLAlchemy renders the values, quoted its own way.
+        query = statement(name).bindparams(**parameters)
+        rendered = query.compile(dialect=postgresql.dialect(), compile_kwargs={"literal_binds": True})
+        with self._connection.cursor() as cursor:
+            cursor.execute(str(rendered).replace("%%", "%"))
+            return cursor.fetch_arrow_table()

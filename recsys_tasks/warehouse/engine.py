@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Callable
+from functools import cache, wraps
+from typing import ParamSpec, TypeVar
 
+import psycopg
 import sqlalchemy
 from sqlalchemy import Engine
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from recsys_tasks.errors import UnavailableError
 from recsys_tasks.settings import settings
 from recsys_tasks.warehouse import embedded
 from recsys_tasks.warehouse.migrations import migrate
+
+Given = ParamSpec("Given")
+Found = TypeVar("Found")
 
 
 @cache
@@ -42,3 +48,27 @@ def engine() -> Engine:
             "Check RECSYS_WAREHOUSE_URL and that the server runs."
         ) from error
     return made
+
+
+def answering(step: Callable[Given, Found]) -> Callable[Given, Found]:
+    """The step, with a warehouse that goes away or cannot write in its midst named as such.
+
+    Raises (from the step it wraps):
+        UnavailableError: the transaction in hand came to nothing; the step can be tried again.
+    """
+
+    @wraps(step)
+    def answered(*args: Given.args, **kwargs: Given.kwargs) -> Found:
+        try:
+            return step(*args, **kwargs)
+        except (DBAPIError, psycopg.Error) as error:
+            cause = error.orig if isinstance(error, DBAPIError) else error
+            if not isinstance(cause, psycopg.OperationalError | psycopg.InterfaceError):
+                raise
+            what = str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
+            raise UnavailableError(
+                f"The warehouse failed in the middle ({what}). Nothing of it was half applied;"
+                " see that it runs and has free disk, then run this again."
+            ) from error
+
+    return answered

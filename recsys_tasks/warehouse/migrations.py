@@ -6,7 +6,7 @@ import logging
 
 from sqlalchemy import Engine, text
 
-from recsys_tasks.warehouse.statements import SQL_ROOT
+from recsys_tasks.warehouse.statements import SQL_ROOT, run_script
 
 log = logging.getLogger(__name__)
 _LOCK = 7_236_101  # any number, the same in every process
@@ -30,7 +30,7 @@ def migrate(engine: Engine) -> list[str]:
         for path in sorted((SQL_ROOT / "schema").glob("*.sql")):
             if path.stem in done:
                 continue
-            connection.exec_driver_sql(path.read_text(encoding="utf-8"))
+            run_script(connection, f"schema/{path.stem}")
             connection.execute(text("insert into schema_migrations (name) values (:name)"), {"name": path.stem})
             applied.append(path.stem)
     if applied:

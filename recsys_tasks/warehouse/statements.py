@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
-from sqlalchemy import TextClause, text
+from sqlalchemy import Connection, TextClause, text
 
 _PACKAGE = Path(__file__).parent.parent
 SQL_ROOT = next(folder for folder in (_PACKAGE.parent / "sql", _PACKAGE / "sql") if folder.is_dir())
@@ -20,3 +20,8 @@ def source(name: str) -> str:
 def statement(name: str) -> TextClause:
     """`sql/<name>.sql` as an executable statement; its `:names` are bound parameters."""
     return text(source(name))
+
+
+def run_script(connection: Connection, name: str) -> None:
+    """Executes every statement of `sql/<name>.sql`, which has no parameters."""
+    connection.connection.cursor().execute(source(name))

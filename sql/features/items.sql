@@ -1,21 +1,24 @@
--- Grain: one item that users acted on before the cut-off. Inputs: items, events.
--- Output: its attributes and how often it was acted on before training ends, which decides about the vocabulary.
-with counted as (
+-- Grain: one item, with the attributes that held at the cut-off as far as the batches up to :known tell.
+with told as (
     select
-        item_id,
-        count(*) as training_events
-    from events
-    where event_time < :training_end and item_id is not null and event_type <> 'impression'
-    group by item_id
+        versions.*,
+        row_number() over (
+            partition by versions.item_id
+            order by versions.valid_from desc, batches.loaded_number desc nulls last
+        ) as latest
+    from item_versions as versions
+    left join batches on versions.batch = batches.number
+    where versions.valid_from <= :cutoff and (versions.batch = 0 or batches.loaded_number <= :known)
 )
 
 select
-    items.item_id,
-    items.title,
-    items.category_path,
-    items.brand,
-    counted.training_events
-from counted
-inner join items on counted.item_id = items.item_id
-where counted.training_events >= :min_item_events
-order by counted.training_events desc, items.item_id asc
+    item_id,
+    title,
+    category_path,
+    brand,
+    cast(price as double precision) as price,
+    available_from,
+    available_until
+from told
+where latest = 1
+order by item_id collate "C"

@@ -1,18 +1,14 @@
--- Grain: one item per id that a batch's accepted events name and the catalogue lacks. Writes: items.
-insert into items (item_id, source)
-select distinct
-    landed.item_id,
+-- Grain: one item that events name and the warehouse lacks; nothing else is known of it. Writes: item_versions.
+insert into item_versions (item_id, valid_from, batch, implied, source)
+select
+    item_id,
+    cast('-infinity' as timestamptz) as valid_from,
+    cast(:batch as integer) as batch,
+    true as implied,
     :source as source
-from landing_events as landed
+from implied_items as named
 where
-    landed.batch_id = :batch_id
-    and landed.item_id is not null
-    and not exists (
-        select 1
-        from quarantine
-        where
-            quarantine.batch_id = landed.batch_id
-            and quarantine.kind = 'events'
-            and quarantine.row_number = landed.row_number
+    not exists (
+        select 1 from item_versions
+        where item_versions.item_id = named.item_id
     )
-on conflict (item_id) do nothing

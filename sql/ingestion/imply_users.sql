@@ -1,18 +1,14 @@
--- Grain: one user per id that a batch's accepted events name and the warehouse lacks. Writes: users.
-insert into users (user_id, source)
-select distinct
-    landed.user_id,
+-- Grain: one user that events name and the warehouse lacks; nothing else is known of it. Writes: user_versions.
+insert into user_versions (user_id, valid_from, batch, implied, source)
+select
+    user_id,
+    cast('-infinity' as timestamptz) as valid_from,
+    cast(:batch as integer) as batch,
+    true as implied,
     :source as source
-from landing_events as landed
+from implied_users as named
 where
-    landed.batch_id = :batch_id
-    and landed.user_id is not null
-    and not exists (
-        select 1
-        from quarantine
-        where
-            quarantine.batch_id = landed.batch_id
-            and quarantine.kind = 'events'
-            and quarantine.row_number = landed.row_number
+    not exists (
+        select 1 from user_versions
+        where user_versions.user_id = named.user_id
     )
-on conflict (user_id) do nothing

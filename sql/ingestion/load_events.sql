@@ -1,38 +1,31 @@
--- Grain: one event per event_id. Reads: a validated batch's landing_events. Writes: events; the first one wins.
-with accepted as (
-    select landed.*
-    from landing_events as landed
-    where
-        landed.batch_id = :batch_id
-        and not exists (
-            select 1
-            from quarantine
-            where
-                quarantine.batch_id = landed.batch_id
-                and quarantine.kind = 'events'
-                and quarantine.row_number = landed.row_number
-        )
-)
-
+-- Grain: one event. Reads: staged_events, skipped_events. Writes: events, those of the given months.
 insert into events (
-    event_id, user_id, session_id, item_id, event_type, event_time, query, quantity, price, request_id,
-    position, properties, source, batch_id
+    event_id, event_key, user_id, session_id, item_id, event_type, event_time, query, quantity, price, request_id,
+    position, properties, source, batch, row_number, content
 )
 select
     event_id,
+    event_key,
     user_id,
     session_id,
     item_id,
     event_type,
-    cast(event_time as timestamptz) as event_time,
+    event_time,
     query,
-    cast(quantity as numeric) as quantity,
-    cast(price as numeric) as price,
+    quantity,
+    price,
     request_id,
-    cast(position as integer) as position,
-    coalesce(cast(properties as jsonb), '{}') as properties,
+    position,
+    properties,
     :source as source,
-    batch_id
-from accepted
-order by row_number
-on conflict (event_id) do nothing
+    cast(:batch as integer) as batch,
+    row_number,
+    content
+from staged_events as staged
+where
+    broken_rules is null
+    and (:all_months or date_trunc('month', event_time at time zone 'UTC') = any(cast(:months as timestamp[])))
+    and not exists (
+        select 1 from skipped_events
+        where skipped_events.row_number = staged.row_number
+    )

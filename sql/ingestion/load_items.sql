@@ -1,50 +1,62 @@
--- Grain: one item per id. Reads: a validated batch's landing_items. Writes: items; the latest batch wins.
-with accepted as (
+-- Grain: one version of an item: what a batch says of it, where that differs from what held at that time.
+-- Reads: staged_items. Writes: item_versions. What is said of an item first holds from the beginning; what is said
+-- later holds from the time the source names or else from when it was landed.
+with latest as (
+    select distinct on (item_id, valid_from) *
+    from staged_items
+    where broken_rules is null
+    order by item_id asc, valid_from asc, row_number desc
+),
+
+dated as (
     select
-        landed.item_id,
-        landed.title,
-        landed.category_path,
-        landed.brand,
-        landed.price,
-        landed.properties,
-        landed.available_from,
-        landed.available_until,
-        row_number() over (partition by landed.item_id order by landed.row_number desc) as latest
-    from landing_items as landed
-    where
-        landed.batch_id = :batch_id
-        and not exists (
-            select 1
-            from quarantine
-            where
-                quarantine.batch_id = landed.batch_id
-                and quarantine.kind = 'items'
-                and quarantine.row_number = landed.row_number
-        )
+        latest.*,
+        coalesce(
+            latest.valid_from,
+            case
+                when
+                    exists (
+                        select 1 from item_versions
+                        where item_versions.item_id = latest.item_id and not item_versions.implied
+                    )
+                    then cast(:landed_at as timestamptz)
+                else '-infinity'
+            end
+        ) as holds_from
+    from latest
 )
 
-insert into items (
-    item_id, title, category_path, brand, price, properties, available_from, available_until, source
+insert into item_versions (
+    item_id, valid_from, batch, title, category_path, brand, price, properties, available_from, available_until, source
 )
 select
-    item_id,
-    title,
-    category_path,
-    brand,
-    cast(price as numeric) as price,
-    coalesce(cast(properties as jsonb), '{}') as properties,
-    cast(available_from as timestamptz) as available_from,
-    cast(available_until as timestamptz) as available_until,
+    dated.item_id,
+    dated.holds_from as valid_from,
+    cast(:batch as integer) as batch,
+    dated.title,
+    dated.category_path,
+    dated.brand,
+    dated.price,
+    dated.properties,
+    dated.available_from,
+    dated.available_until,
     :source as source
-from accepted
-where latest = 1
-on conflict (item_id) do update set
-    title = excluded.title,
-    category_path = excluded.category_path,
-    brand = excluded.brand,
-    price = excluded.price,
-    properties = excluded.properties,
-    available_from = excluded.available_from,
-    available_until = excluded.available_until,
-    source = excluded.source,
-    updated_at = now()
+from dated
+left join lateral (
+    select *
+    from item_versions
+    where item_id = dated.item_id and valid_from <= dated.holds_from
+    order by valid_from desc, batch desc
+    limit 1
+) as held on true
+where
+    held.item_id is null
+    or held.implied
+    or (
+        dated.title, dated.category_path, dated.brand, dated.price, dated.properties, dated.available_from,
+        dated.available_until
+    ) is distinct from (
+        held.title, held.category_path, held.brand, held.price, held.properties, held.available_from,
+        held.available_until
+    )
+on conflict (item_id, valid_from, batch) do nothing

@@ -1,30 +1,44 @@
--- Grain: one user per id. Reads: a validated batch's landing_users. Writes: users; the latest batch wins.
-with accepted as (
+-- Grain: one version of a user: what a batch says of them, where that differs from what held at that time.
+-- Reads: staged_users. Writes: user_versions. Times as in load_items.sql.
+with latest as (
+    select distinct on (user_id, valid_from) *
+    from staged_users
+    where broken_rules is null
+    order by user_id asc, valid_from asc, row_number desc
+),
+
+dated as (
     select
-        landed.user_id,
-        landed.properties,
-        row_number() over (partition by landed.user_id order by landed.row_number desc) as latest
-    from landing_users as landed
-    where
-        landed.batch_id = :batch_id
-        and not exists (
-            select 1
-            from quarantine
-            where
-                quarantine.batch_id = landed.batch_id
-                and quarantine.kind = 'users'
-                and quarantine.row_number = landed.row_number
-        )
+        latest.*,
+        coalesce(
+            latest.valid_from,
+            case
+                when
+                    exists (
+                        select 1 from user_versions
+                        where user_versions.user_id = latest.user_id and not user_versions.implied
+                    )
+                    then cast(:landed_at as timestamptz)
+                else '-infinity'
+            end
+        ) as holds_from
+    from latest
 )
 
-insert into users (user_id, properties, source)
+insert into user_versions (user_id, valid_from, batch, properties, source)
 select
-    user_id,
-    coalesce(cast(properties as jsonb), '{}') as properties,
+    dated.user_id,
+    dated.holds_from as valid_from,
+    cast(:batch as integer) as batch,
+    dated.properties,
     :source as source
-from accepted
-where latest = 1
-on conflict (user_id) do update set
-    properties = excluded.properties,
-    source = excluded.source,
-    updated_at = now()
+from dated
+left join lateral (
+    select *
+    from user_versions
+    where user_id = dated.user_id and valid_from <= dated.holds_from
+    order by valid_from desc, batch desc
+    limit 1
+) as held on true
+where held.user_id is null or held.implied or dated.properties is distinct from held.properties
+on conflict (user_id, valid_from, batch) do nothing

@@ -1,7 +1,10 @@
--- Grain: one batch. Called again for the same batch it replaces it.
+-- Grain: one batch.
 insert into batches (
-    batch_id, source, origin, interval_start, interval_end, status, implies_items, implies_users, read_rows
+    batch_id, source, origin, interval_start, interval_end, status, implies_items, implies_users, on_conflict, live,
+    read_rows
 )
 values (
-    :batch_id, :source, :origin, :interval_start, :interval_end, 'landed', :implies_items, :implies_users, 0
+    :batch_id, :source, :origin, :interval_start, :interval_end, 'landed', :implies_items, :implies_users,
+    :on_conflict, :live, 0
 )
+returning number

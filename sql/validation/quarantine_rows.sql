@@ -1,28 +1,18 @@
--- Grain: one broken rule of one landed row, kept with the whole row as it was sent. Reads: broken_rows, a table
--- of this transaction with the row numbers that broke the rule.
-insert into quarantine (batch_id, kind, row_number, rule, reason, raw)
+-- Grain: one broken rule of one staged row, kept with the offending value and the whole row as it was sent.
+-- Of a forgotten user nothing is kept but the fact. Reads: broken_rows, as `broken_<kind>.sql` finds them.
+insert into quarantine (batch_id, kind, row_number, rule, reason, value, raw)
 select
     :batch_id as batch_id,
     :kind as kind,
-    broken_rows.row_number,
-    :rule as rule,
-    :reason as reason,
-    coalesce(to_jsonb(landing_events), to_jsonb(landing_items), to_jsonb(landing_users))
-    - 'batch_id' - 'row_number' as raw
-from broken_rows
-left join landing_events
-    on
-        :kind = 'events'
-        and landing_events.batch_id = :batch_id
-        and broken_rows.row_number = landing_events.row_number
-left join landing_items
-    on
-        :kind = 'items'
-        and landing_items.batch_id = :batch_id
-        and broken_rows.row_number = landing_items.row_number
-left join landing_users
-    on
-        :kind = 'users'
-        and landing_users.batch_id = :batch_id
-        and broken_rows.row_number = landing_users.row_number
+    broken.row_number,
+    broken.rule,
+    rules.reason,
+    case when broken.rule <> 'user_not_forgotten' then broken.raw ->> rules.named_column end as value,
+    case
+        when broken.rule = 'user_not_forgotten' then '{}'
+        else broken.raw
+    end as raw
+from broken_rows as broken
+inner join json_to_recordset(cast(:rules as json)) as rules (rule text, named_column text, reason text)
+    on broken.rule = rules.rule
 on conflict (batch_id, kind, row_number, rule) do nothing

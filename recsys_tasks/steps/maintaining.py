@@ -1,0 +1,32 @@
+"""Retention and statistics."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+
+from recsys_tasks.features.cleaning import drop_snapshots
+from recsys_tasks.settings import settings
+from recsys_tasks.warehouse import engine
+from recsys_tasks.warehouse.retention import drop_old, refresh_statistics
+
+
+@dataclass(frozen=True)
+class Maintained:
+    """What went, or would go."""
+
+    months: list[str]
+    quarantined: int
+    landings: int
+    snapshots: int
+
+
+def maintain(*, dry_run: bool = False) -> Maintained:
+    """Drops what the settings `keep_…` no longer keep and refreshes the statistics that queries are planned by."""
+    chosen = settings()
+    dropped = drop_old(engine(), chosen.kept_from, timedelta(days=chosen.keep_quarantine_days), dry_run=dry_run)
+    keep = timedelta(days=chosen.keep_snapshots_days)
+    snapshots = drop_snapshots(engine(), chosen.snapshots, keep, dry_run=dry_run)
+    if not dry_run:
+        refresh_statistics(engine())
+    return Maintained(**asdict(dropped), snapshots=snapshots)

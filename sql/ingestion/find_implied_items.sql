@@ -1,0 +1,5 @@
+-- Grain: one item that a batch's good events name.
+create table implied_items as
+select distinct item_id
+from staged_events
+where broken_rules is null and item_id is not null

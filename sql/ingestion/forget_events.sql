@@ -1,0 +1,25 @@
+-- Grain: one day (UTC) that events of forgotten users were removed from, with how many. An event without a user
+-- goes too when its session is one of theirs.
+with sessions as (
+    select distinct session_id
+    from events
+    where user_id = any(cast(:user_ids as text[])) and session_id is not null
+),
+
+removed as (
+    delete from events
+    where
+        user_id = any(cast(:user_ids as text[]))
+        or (
+            user_id is null
+            and session_id in (select session_id from sessions)
+        )
+    returning event_time
+)
+
+select
+    cast(event_time at time zone 'UTC' as date) as day,
+    count(*) as events
+from removed
+group by 1
+order by 1

@@ -1,0 +1,13 @@
+-- Grain: one day (UTC) that events of a batch were removed from, with how many.
+with removed as (
+    delete from events
+    where batch = :batch
+    returning event_time
+)
+
+select
+    cast(event_time at time zone 'UTC' as date) as day,
+    count(*) as events
+from removed
+group by 1
+order by 1

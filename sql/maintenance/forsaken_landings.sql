@@ -1,0 +1,5 @@
+-- Grain: one batch that was landed long ago and never loaded, whose landing schema is still there.
+select batches.number
+from batches
+inner join pg_namespace on pg_namespace.nspname = 'landing_' || cast(batches.number as text)
+where batches.status in ('landed', 'validated', 'rejected') and batches.landed_at < now() - cast(:waiting as interval)

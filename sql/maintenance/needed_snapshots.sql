@@ -1,0 +1,19 @@
+-- Grain: one snapshot to keep: a young one, the latest three, and those of models that were promoted lately.
+select snapshot_id
+from snapshots
+where created_at > now() - cast(:keep as interval)
+union
+(
+    select snapshot_id
+    from snapshots
+    order by created_at desc
+    limit 3
+)
+union
+(
+    select snapshot_id
+    from promotions
+    where decision in ('promoted', 'rolled_back')
+    order by promotion_id desc
+    limit 3
+)

@@ -1,0 +1,148 @@
+-- Grain: one landed event of a batch, typed (null where the text is not of the type), with its identity, what it says
+-- in short, and the names of the rules it breaks (null if none). An event that its source gave no id is known by what
+-- it says.
+-- Reads: landed_events, pending_items, pending_users, item_versions, user_versions, forgotten_users.
+create table staged_events as
+with typed as (
+    select
+        row_number,
+        user_id,
+        session_id,
+        item_id,
+        event_type,
+        query,
+        request_id,
+        coalesce(
+            event_id,
+            :source || '-' || md5(
+                concat_ws(
+                    chr(31),
+                    coalesce(user_id, chr(30)),
+                    coalesce(session_id, chr(30)),
+                    coalesce(item_id, chr(30)),
+                    coalesce(event_type, chr(30)),
+                    coalesce(event_time, chr(30)),
+                    coalesce(query, chr(30)),
+                    coalesce(quantity, chr(30)),
+                    coalesce(price, chr(30)),
+                    coalesce(request_id, chr(30)),
+                    coalesce(position, chr(30))
+                )
+            )
+        ) as event_id,
+        case
+            when event_time like '____-__-__T%Z' and pg_input_is_valid(event_time, 'timestamptz')
+                then cast(event_time as timestamptz)
+        end as event_time,
+        case
+            when quantity ~ '[0-9]' and pg_input_is_valid(quantity, 'numeric') then cast(quantity as numeric)
+        end as quantity,
+        quantity is not null as has_quantity,
+        case when price ~ '[0-9]' and pg_input_is_valid(price, 'numeric') then cast(price as numeric) end as price,
+        price is not null as has_price,
+        case when pg_input_is_valid(position, 'integer') then cast(position as integer) end as position,
+        position is not null as has_position,
+        case when pg_input_is_valid(properties, 'jsonb') then cast(properties as jsonb) end as properties,
+        properties is not null as has_properties
+    from landed_events
+    -- Changes nothing but that each text is read once, and not again for every use of its value below.
+    offset 0  -- noqa: AM09
+),
+
+judged as (
+    select
+        *,
+        nullif(
+            concat_ws(
+                ' ',
+                case
+                    when octet_length(concat_ws('', event_id, user_id, session_id, item_id)) > 2000
+                        then 'ids_are_short'
+                end,
+                case when event_type is null then 'event_type_present' end,
+                case
+                    when event_type not in ('search', 'impression', 'view', 'add_to_cart', 'purchase')
+                        then 'event_type_known'
+                end,
+                case when event_time is null then 'event_time_is_time' end,
+                case when event_time > now() + interval '5 minutes' then 'event_time_not_in_future' end,
+                case when event_time < :kept_from then 'event_time_is_kept' end,
+                case when user_id is null and session_id is null then 'user_or_session_present' end,
+                case when item_id is null and event_type <> 'search' then 'item_present' end,
+                case when query is null and event_type = 'search' then 'query_present' end,
+                case
+                    when
+                        item_id is not null
+                        and not :implies_items
+                        and not exists (
+                            select 1 from item_versions
+                            where item_versions.item_id = typed.item_id
+                        )
+                        and not exists (
+                            select 1 from pending_items
+                            where pending_items.item_id = typed.item_id
+                        )
+                        then 'item_known'
+                end,
+                case
+                    when
+                        user_id is not null
+                        and not :implies_users
+                        and not exists (
+                            select 1 from user_versions
+                            where user_versions.user_id = typed.user_id
+                        )
+                        and not exists (
+                            select 1 from pending_users
+                            where pending_users.user_id = typed.user_id
+                        )
+                        then 'user_known'
+                end,
+                case
+                    when
+                        :any_forgotten
+                        and exists (
+                            select 1 from forgotten_users
+                            where
+                                forgotten_users.user_digest = encode(sha256(convert_to(typed.user_id, 'UTF8')), 'hex')
+                                and typed.event_time <= forgotten_users.forgotten_at
+                        )
+                        then 'user_not_forgotten'
+                end,
+                case when has_quantity and quantity is null then 'quantity_is_number' end,
+                case when quantity <= 0 then 'quantity_positive' end,
+                case when has_price and price is null then 'price_is_number' end,
+                case when price < 0 then 'price_not_negative' end,
+                case when has_position and position is null then 'position_is_integer' end,
+                case when has_properties and properties is null then 'properties_are_json' end
+            ),
+            ''
+        ) as broken_rules
+    from typed
+)
+
+select
+    cast(row_number as integer) as row_number,
+    event_id,
+    hashtextextended(event_id, 0) as event_key,
+    user_id,
+    session_id,
+    item_id,
+    event_type,
+    event_time,
+    query,
+    quantity,
+    price,
+    request_id,
+    position,
+    coalesce(properties, '{}') as properties,
+    case
+        when broken_rules is null
+            then
+                event_content(
+                    user_id, session_id, item_id, event_type, event_time, query, quantity, price, request_id,
+                    position, properties
+                )
+    end as content,
+    broken_rules
+from judged

@@ -1,0 +1,40 @@
+-- Grain: one landed user of a batch, typed, with the names of the rules it breaks (null if none).
+create table staged_users as
+with typed as (
+    select
+        row_number,
+        user_id,
+        case when pg_input_is_valid(properties, 'jsonb') then cast(properties as jsonb) end as properties,
+        properties is not null as has_properties,
+        case when pg_input_is_valid(valid_from, 'timestamptz') then cast(valid_from as timestamptz) end as valid_from,
+        valid_from is not null as has_valid_from
+    from landed_users
+)
+
+select
+    cast(row_number as integer) as row_number,
+    user_id,
+    coalesce(properties, '{}') as properties,
+    valid_from,
+    nullif(
+        concat_ws(
+            ' ',
+            case when user_id is null then 'user_id_present' end,
+            case when octet_length(user_id) > 2000 then 'ids_are_short' end,
+            case
+                when
+                    :any_forgotten
+                    and exists (
+                        select 1 from forgotten_users
+                        where
+                            forgotten_users.user_digest = encode(sha256(convert_to(typed.user_id, 'UTF8')), 'hex')
+                            and coalesce(typed.valid_from, forgotten_users.forgotten_at) <= forgotten_users.forgotten_at
+                    )
+                    then 'user_not_forgotten'
+            end,
+            case when has_properties and properties is null then 'properties_are_json' end,
+            case when has_valid_from and valid_from is null then 'valid_from_is_time' end
+        ),
+        ''
+    ) as broken_rules
+from typed
