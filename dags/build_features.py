@@ -1,5 +1,6 @@
 """The warehouse's events into an immutable feature snapshot."""
 
+from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import Param, dag, task
@@ -27,13 +28,15 @@ Always safe: the same events and cut-off give the same snapshot. As of a past ti
     schedule=[loop.EVENTS],
     max_active_runs=1,
     default_args=loop.DEFAULT_ARGS,
+    on_failure_callback=loop.on_failure,
+    deadline=loop.deadline("build_features", timedelta(hours=1)),
     params={"cutoff": Param(None, type=["null", "string"], format="date-time", description="as of when")},
     doc_md=DOC,
     tags=["warehouse", "model"],
 )
 def build_features() -> None:
-    @task(outlets=[loop.SNAPSHOT])
-    @loop.failing_fast
+    @task(outlets=[loop.SNAPSHOT], pool=loop.POOL)
+    @loop.step
     def snapshot(params: Any = None, outlet_events: Any = None) -> str:
         from datetime import datetime
 
@@ -41,6 +44,10 @@ def build_features() -> None:
 
         cutoff = params["cutoff"] and datetime.fromisoformat(params["cutoff"])
         built = featuring.build_features(cutoff)
+        loop.note(
+            f"{built.snapshot_id}: {built.events:,} events, {built.sessions:,} sessions, {len(built.files)} days,"
+            f" {built.items:,} items, {built.feedback_events:,} events of feedback"
+        )
         outlet_events[loop.SNAPSHOT].extra = {"snapshot_id": built.snapshot_id}
         return built.snapshot_id
 

@@ -1,5 +1,6 @@
 """What the endpoints saw into the warehouse's events."""
 
+from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import dag, task
@@ -13,7 +14,7 @@ DOC = """
 Fetches what is new in every endpoint's journal (impressions, views, carts, purchases), takes it through landing
 and validation like any source, and moves the cursor only when it is loaded.
 
-**Reads** the endpoints' journals. **Writes** `RECSYS_HOME/landing/feedback`, the warehouse, and the asset
+**Reads** the endpoints' journals. **Writes** `RECSYS_HOME/feedback`, the warehouse, and the asset
 `events` if there was something new.
 
 ### Run it again
@@ -31,12 +32,14 @@ Always safe: the same bytes make the same batch, and an event is known by its id
     catchup=False,
     max_active_runs=1,
     default_args=loop.DEFAULT_ARGS,
+    on_failure_callback=loop.on_failure,
+    deadline=loop.deadline("collect_feedback", timedelta(hours=1)),
     doc_md=DOC,
     tags=["warehouse", "serving"],
 )
 def collect_feedback() -> None:
     @task(multiple_outputs=False)
-    @loop.failing_fast
+    @loop.step
     def fetch() -> list[dict[str, Any]]:
         from dataclasses import asdict
 
@@ -47,14 +50,15 @@ def collect_feedback() -> None:
             raise AirflowSkipException("Nothing new in any journal")
         return [asdict(portion) for portion in portions]
 
-    @task(outlets=[loop.EVENTS])
-    @loop.failing_fast
+    @task(outlets=[loop.EVENTS], pool=loop.POOL)
+    @loop.step
     def load(portions: list[dict[str, Any]], outlet_events: Any = None) -> int:
         from recsys_tasks.feedback import Portion
         from recsys_tasks.steps import ingesting
 
         reports = ingesting.load_feedback([Portion(**portion) for portion in portions])
         inserted = sum(report.inserted for report in reports)
+        loop.note(loop.counts(reports))
         if inserted == 0:
             raise AirflowSkipException("Every event was known already")
         outlet_events[loop.EVENTS].extra = {"inserted": inserted}

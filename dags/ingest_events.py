@@ -1,6 +1,6 @@
 """Source files, or a week of the default source, into the warehouse's events."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from airflow.sdk import CronDataIntervalTimetable, Param, dag, task
@@ -19,7 +19,8 @@ later is due.
 
 ### Run it again
 Always safe: a batch is known by its content. Backfill with
-`airflow backfill create --dag-id ingest_events --from-date 2017-12-04 --to-date 2017-12-18`.
+`airflow backfill create --dag-id ingest_events --from-date 2017-12-04 --to-date 2017-12-18 --max-active-runs 1`
+(both dates included; existing runs are left alone unless `--reprocess-behavior` says otherwise).
 For files: trigger it with `{"source": "retailrocket", "paths": ["/path/to/file.tsv"]}`.
 
 ### When it fails
@@ -37,6 +38,8 @@ For files: trigger it with `{"source": "retailrocket", "paths": ["/path/to/file.
     catchup=True,
     max_active_runs=1,
     default_args=loop.DEFAULT_ARGS,
+    on_failure_callback=loop.on_failure,
+    deadline=loop.deadline("ingest_events", timedelta(hours=1)),
     params={
         "source": Param("complete_journey", type="string", description="a source's name, or a mapping file"),
         "paths": Param([], type="array", items={"type": "string"}, description="files, for sources that read files"),
@@ -45,27 +48,31 @@ For files: trigger it with `{"source": "retailrocket", "paths": ["/path/to/file.
     tags=["warehouse"],
 )
 def ingest_events() -> None:
-    @task
-    @loop.failing_fast
+    @task(pool=loop.POOL)
+    @loop.step
     def land(params: Any = None, data_interval_start: Any = None, data_interval_end: Any = None) -> list[str]:
         from recsys_tasks.steps import ingesting
 
         interval = loop.interval_to_ingest(data_interval_start, data_interval_end)
         return ingesting.land_source(params["source"], params["paths"], interval)
 
-    @task
-    @loop.failing_fast
+    @task(pool=loop.POOL)
+    @loop.step
     def validate(batch_ids: list[str]) -> list[str]:
         from recsys_tasks.steps import ingesting
 
-        return [report.batch_id for report in ingesting.validate_batches(batch_ids)]
+        reports = ingesting.validate_batches(batch_ids)
+        loop.note("\n".join(report.summary for report in reports))
+        return [report.batch_id for report in reports]
 
-    @task
-    @loop.failing_fast
+    @task(pool=loop.POOL)
+    @loop.step
     def load(batch_ids: list[str]) -> int:
         from recsys_tasks.steps import ingesting
 
-        return sum(report.inserted for report in ingesting.load_batches(batch_ids))
+        reports = ingesting.load_batches(batch_ids)
+        loop.note(loop.counts(reports))
+        return sum(report.inserted for report in reports)
 
     @task(outlets=[loop.EVENTS])
     def announce(inserted: int, data_interval_end: Any = None, outlet_events: Any = None) -> None:

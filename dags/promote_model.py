@@ -1,5 +1,6 @@
 """The challenger through the gate and onto the endpoints."""
 
+from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import Param, dag, task
@@ -34,31 +35,34 @@ The old champion serves everywhere, whatever failed.
     schedule=[loop.CHALLENGER_VERSION],
     max_active_runs=1,
     default_args=loop.DEFAULT_ARGS,
+    on_failure_callback=loop.on_failure,
+    deadline=loop.deadline("promote_model", timedelta(hours=1)),
     params={"version": Param(None, type=["null", "string"], description="default: what started the run")},
     doc_md=DOC,
     tags=["model", "serving"],
 )
 def promote_model() -> None:
     @task(multiple_outputs=False)
-    @loop.failing_fast
+    @loop.step
     def judge(params: Any = None, triggering_asset_events: Any = None) -> dict[str, Any]:
         from recsys_tasks.steps import promoting
 
         wanted = params["version"] or loop.from_event(triggering_asset_events, "version")
         number, decision = promoting.judge(wanted)
+        loop.note(f"version {number}: {'; '.join(decision.reasons)}")
         if not decision.promote:
             raise AirflowSkipException(f"Version {number} is refused: {'; '.join(decision.reasons)}")
         return {"version": number, "reasons": decision.reasons}
 
     @task(multiple_outputs=False)
-    @loop.failing_fast
+    @loop.step
     def build(approved: dict[str, Any]) -> dict[str, Any]:
         from recsys_tasks.steps import promoting
 
         return approved | {"bundle": str(promoting.bundle(approved["version"]))}
 
     @task(outlets=[loop.CHAMPION_VERSION])
-    @loop.failing_fast
+    @loop.step
     def activate(built: dict[str, Any], outlet_events: Any = None) -> str:
         from pathlib import Path
 

@@ -31,28 +31,31 @@ snapshot: trigger it with `{"snapshot_id": "…"}`.
     schedule=[loop.SNAPSHOT],
     max_active_runs=1,
     default_args=loop.DEFAULT_ARGS | {"execution_timeout": timedelta(hours=6)},
+    on_failure_callback=loop.on_failure,
+    deadline=loop.deadline("train_model", timedelta(hours=1)),
     params={"snapshot_id": Param(None, type=["null", "string"], description="default: what started the run")},
     doc_md=DOC,
     tags=["model"],
 )
 def train_model() -> None:
     @task
-    @loop.failing_fast
+    @loop.step
     def train(params: Any = None, triggering_asset_events: Any = None) -> str:
         from recsys_tasks.steps import training
 
         return training.train_model(params["snapshot_id"] or loop.from_event(triggering_asset_events, "snapshot_id"))
 
     @task
-    @loop.failing_fast
+    @loop.step
     def evaluate(training_run: str) -> str:
         from recsys_tasks.steps import training
 
-        training.evaluate_run(training_run)
+        table = training.evaluate_run(training_run)
+        loop.note(", ".join(f"{name}: MRR@20 {metrics['mrr_20']:.4f}" for name, metrics in table.items()))
         return training_run
 
     @task(outlets=[loop.CHALLENGER_VERSION])
-    @loop.failing_fast
+    @loop.step
     def register(training_run: str, outlet_events: Any = None) -> str:
         from recsys_tasks.steps import training
 

@@ -55,6 +55,10 @@ class Settings(BaseSettings):
     sample_users: int | None = Field(
         None, ge=1, description="take only this many households of Complete Journey, for a quick look"
     )
+    pool: str = Field("default_pool", description="Airflow pool of the tasks that work in the warehouse")
+    alert_url: SecretStr | None = Field(None, description="webhook for failures and missed deadlines")
+    airflow_url: str | None = Field(None, description="Airflow's REST API, for notes; or connection recsys_airflow")
+    landing_schedule: str = Field("*/10 * * * *", description="when the landing folder is looked into")
     feedback_schedule: str = Field("*/10 * * * *", description="when the endpoints' journals are collected")
 
     def require_admin_token(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -28,22 +29,37 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> str:
     return embedded.url(server, "postgres")
 
 
-@pytest.fixture
-def warehouse(postgres: str) -> Iterator[Engine]:
-    """An empty warehouse of its own."""
-    name = f"warehouse_{uuid.uuid4().hex[:12]}"
+@contextmanager
+def database(postgres: str, name: str) -> Iterator[Engine]:
+    """An empty database, dropped at the end."""
     server = sqlalchemy.create_engine(postgres, isolation_level="AUTOCOMMIT")
     with server.connect() as connection:
         connection.execute(text(f"create database {name}"))
     engine = sqlalchemy.create_engine(
         sqlalchemy.make_url(postgres).set(database=name), connect_args={"options": "-c timezone=UTC"}
     )
-    migrate(engine)
-    yield engine
-    engine.dispose()
-    with server.connect() as connection:
-        connection.execute(text(f"drop database {name} with (force)"))
-    server.dispose()
+    try:
+        yield engine
+    finally:
+        engine.dispose()
+        with server.connect() as connection:
+            connection.execute(text(f"drop database {name} with (force)"))
+        server.dispose()
+
+
+@contextmanager
+def fresh_warehouse(postgres: str) -> Iterator[Engine]:
+    """An empty warehouse of its own."""
+    with database(postgres, f"warehouse_{uuid.uuid4().hex[:12]}") as engine:
+        migrate(engine)
+        yield engine
+
+
+@pytest.fixture
+def warehouse(postgres: str) -> Iterator[Engine]:
+    """An empty warehouse for the test."""
+    with fresh_warehouse(postgres) as engine:
+        yield engine
 
 
 @pytest.fixture

@@ -15,6 +15,8 @@ from recsys_tasks.features.snapshot import Snapshot
 from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM
 
+_COLUMNS = ["user_key", "item_id", "event_type", "event_time", "session_start", "position_in_session"]
+
 
 @dataclass(frozen=True)
 class EncodedSnapshot:
@@ -67,13 +69,13 @@ def snapshot_vocabulary(snapshot: Snapshot) -> Vocabulary:
 
 def encode_snapshot(snapshot: Snapshot, vocabulary: Vocabulary) -> EncodedSnapshot:
     """The snapshot's events in the numbers of `vocabulary`, which may be an older model's."""
-    table = snapshot.events_table().combine_chunks()
+    table = snapshot.events_table(_COLUMNS)
     user_keys, user = _dictionary(table["user_key"])
     items, item = _dictionary(table["item_id"])
     kinds, kind = _dictionary(table["event_type"])
     place = table["position_in_session"].to_numpy()
     began = _seconds(table["session_start"])
-    order = timeline_order(user, began, place, lambda rows: _dictionary(table["session_id"].take(pa.array(rows)))[1])
+    order = timeline_order(user, began, place, lambda rows: _session_codes(snapshot, rows))
     codes = np.asarray([EVENT_TYPE_CODES[name] for name in kinds], np.int64)
     opens = place[order] == 1
     timeline = build_timeline(
@@ -93,6 +95,10 @@ def encode_snapshot(snapshot: Snapshot, vocabulary: Vocabulary) -> EncodedSnapsh
     return EncodedSnapshot(timeline, vocabulary, user_ids, split)
 
 
+def _session_codes(snapshot: Snapshot, rows: np.ndarray) -> np.ndarray:
+    return _dictionary(snapshot.events_table(["session_id"])["session_id"].take(pa.array(rows)))[1]
+
+
 def timeline_order(
     user: np.ndarray, began: np.ndarray, place: np.ndarray, session_of: Callable[[np.ndarray], np.ndarray]
 ) -> np.ndarray:
@@ -102,13 +108,14 @@ def timeline_order(
     sessions overlap across midnight; only of their rows the session ids are looked at, by `session_of`.
     """
     order = np.argsort(user, kind="stable")
-    same_user = user[order][1:] == user[order][:-1]
-    same_start = began[order][1:] == began[order][:-1]
-    follows = same_start & (place[order][1:] == place[order][:-1] + 1)
-    opens_later = (place[order][1:] == 1) & ~same_start
-    tangled = np.unique(user[order][1:][same_user & ~follows & ~opens_later])
+    users, starts, places = user[order], began[order], place[order]
+    same_user = users[1:] == users[:-1]
+    same_start = starts[1:] == starts[:-1]
+    follows = same_start & (places[1:] == places[:-1] + 1)
+    opens_later = (places[1:] == 1) & ~same_start
+    tangled = np.unique(users[1:][same_user & ~follows & ~opens_later])
     if len(tangled):
-        at = np.flatnonzero(np.isin(user[order], tangled))
+        at = np.flatnonzero(np.isin(users, tangled))
         rows = order[at]
         order[at] = rows[np.lexsort((place[rows], session_of(rows), began[rows], user[rows]))]
     return order
@@ -123,8 +130,7 @@ def sessions_repeat(encoded: EncodedSnapshot) -> bool:
 
 
 def _seconds(column: pa.ChunkedArray) -> np.ndarray:
-    micros = pc.cast(column, pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy()
-    return micros / 1e6
+    return column.cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy() / 1e6
 
 
 def _dictionary(column: pa.ChunkedArray) -> tuple[list[str], np.ndarray]:

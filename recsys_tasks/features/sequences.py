@@ -20,16 +20,20 @@ _MONDAY = 4  # 1 January 1970 was a Thursday: days since then plus 3, modulo 7, 
 Arrays = dict[str, np.ndarray]
 
 
+# From how many seconds on a gap is in bucket 2, 3, …: about 1.6 buckets an e-fold of minutes.
+_GAP_STEPS = 60.0 * np.expm1(np.arange(1, GAP_BUCKETS - 1) / 1.6)
+_COUNT_OF = np.minimum(1 + 2 * np.log(np.maximum(np.arange(256), 1)), COUNT_BUCKETS - 1).astype(np.int64)
+_COUNT_OF[:4] = range(4)
+
+
 def gap_bucket(seconds: np.ndarray) -> np.ndarray:
-    """Bucket of a gap in seconds: 0 for a negative one (none), 1 below a minute, then about 1.6 an e-fold."""
-    minutes = np.maximum(seconds, 0) / 60.0
-    return np.where(seconds < 0, 0, np.minimum(1 + np.log1p(minutes) * 1.6, GAP_BUCKETS - 1)).astype(np.int64)
+    """Bucket of a gap in seconds: 0 for a negative one (none), 1 below a minute or so, then logarithmic."""
+    return np.where(seconds < 0, 0, 1 + np.searchsorted(_GAP_STEPS, seconds, side="right"))
 
 
 def count_bucket(count: np.ndarray) -> np.ndarray:
     """Bucket of a count: 0 to 3 themselves, then logarithmic."""
-    spread = np.minimum(1 + 2 * np.log(np.maximum(count, 1)), COUNT_BUCKETS - 1)
-    return np.where(count < 4, count, spread).astype(np.int64)
+    return _COUNT_OF[np.minimum(count, len(_COUNT_OF) - 1)]
 
 
 def hour_of(seconds: np.ndarray) -> np.ndarray:
@@ -127,11 +131,11 @@ def _starts(groups: np.ndarray) -> np.ndarray:
 
 def _recurrences(user: np.ndarray, item: np.ndarray, seconds: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     count = len(item)
-    grouped = np.lexsort((np.arange(count), item, user))  # runs of one user and item, in time order
-    same_item = item[grouped][1:] == item[grouped][:-1]
-    same_user = user[grouped][1:] == user[grouped][:-1]
+    pair = user.astype(np.int64) * (int(item.max(initial=0)) + 1) + item
+    grouped = np.argsort(pair, kind="stable")  # runs of one user and item, in time order
+    ordered_pair = pair[grouped]
     same_run = np.zeros(count, bool)
-    same_run[1:] = same_item & same_user & (item[grouped][1:] != UNKNOWN_ITEM)
+    same_run[1:] = (ordered_pair[1:] == ordered_pair[:-1]) & (item[grouped[1:]] != UNKNOWN_ITEM)
     run_start = np.maximum.accumulate(np.where(same_run, 0, np.arange(count))) if count else np.arange(0)
     repeats, recurrence = np.empty(count, np.int64), np.empty(count, np.int64)
     repeats[grouped] = count_bucket(np.arange(count) - run_start)

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as dataset
 import pyarrow.parquet as pq
 from sqlalchemy import Engine, text
 
@@ -70,15 +71,12 @@ class Snapshot:
 
     def events_table(self, columns: Sequence[str] | None = None) -> pa.Table:
         """Its events, day by day, in the order of `sql/features/day.sql`; texts as dictionaries."""
-        parts = [
-            pq.read_table(
-                self.folder / "parts" / name,
-                columns=columns,
-                read_dictionary=[name for name in _DICTIONARIES if columns is None or name in columns],
-            )
-            for name in self.files
-        ]
-        return pa.concat_tables(parts).unify_dictionaries()
+        texts = [name for name in _DICTIONARIES if columns is None or name in columns]
+        parts = dataset.dataset(
+            [self.folder / "parts" / name for name in self.files],
+            format=dataset.ParquetFileFormat(read_options={"dictionary_columns": texts}),
+        )
+        return parts.to_table(columns=list(columns) if columns else None).unify_dictionaries()
 
     def sample(self, rows: int) -> pa.Table:
         """The first rows of its first part."""

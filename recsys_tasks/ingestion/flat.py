@@ -146,9 +146,10 @@ def _renamed(column: pa.Array, names: dict[str, str]) -> pa.Array:
 def _objects(columns: dict[str, pa.Array]) -> pa.Array:
     """Columns as a JSON object a row, without the nulls."""
     pieces = [
-        pc.binary_join_element_wise(f"{json.dumps(name)}: ", _as_json(column), "") for name, column in columns.items()
+        pc.fill_null(pc.binary_join_element_wise(f", {json.dumps(name)}: ", _as_json(column), ""), "")
+        for name, column in columns.items()
     ]
-    inner = pc.binary_join_element_wise(*pieces, ", ", null_handling="skip")
+    inner = pc.utf8_slice_codeunits(pc.binary_join_element_wise(*pieces, ""), 2)
     return pc.binary_join_element_wise("{", inner, "}", "")
 
 

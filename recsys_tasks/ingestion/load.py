@@ -123,8 +123,14 @@ def _insert_new_months(connection: Connection, values: dict[str, object], months
         )
     )
     for month in months:
+        name, first, following = _partition(month), _first_day(month), _first_day(month + timedelta(days=31))
+        # With the bounds as a check, attaching it at the end need not read it through.
         connection.execute(
-            text(f"create table public.{_partition(month)} partition of events for values {_bounds(month)}")
+            text(
+                f"create table public.{name} partition of events"
+                f" (check (event_time is not null and event_time >= '{first}' and event_time < '{following}'))"
+                f" for values {_bounds(month)}"
+            )
         )
     inserted = connection.execute(statement("ingestion/load_events"), values).rowcount
     for month in months:
@@ -141,8 +147,11 @@ def _partition(month: datetime) -> str:
 
 
 def _bounds(month: datetime) -> str:
-    following = (month.replace(day=1) + timedelta(days=32)).replace(day=1)
-    return f"from ('{month:%Y-%m}-01 00:00:00+00') to ('{following:%Y-%m}-01 00:00:00+00')"
+    return f"from ('{_first_day(month)}') to ('{_first_day(month + timedelta(days=31))}')"
+
+
+def _first_day(moment: datetime) -> str:
+    return f"{moment:%Y-%m}-01 00:00:00+00"
 
 
 def _finish(connection: Connection, batch: Row[tuple[object, ...]], inserted: int, conflicts: int) -> LoadReport:
@@ -175,4 +184,4 @@ def _exists(connection: Connection, table: str) -> bool:
 def _refresh_statistics(engine: Engine, months: Sequence[datetime]) -> None:
     with engine.begin() as connection:
         for month in months:
-            connection.execute(text(f"analyze events_{month:%Y_%m}"))
+            connection.execute(text(f"analyze {_partition(month)} (event_time, event_key, batch, event_type)"))

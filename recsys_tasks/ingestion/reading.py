@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
@@ -28,6 +29,7 @@ _LONGEST_LINE = 1 << 20
 _RAW_LIMIT = 2_000
 _RECORDS = 20_000
 _CONTROL = re.compile(r"\x00|[\ud800-\udfff]")
+csv.field_size_limit(_LONGEST_LINE)
 _TOO_LONG = f"longer than {_LONGEST_LINE >> 20} MB"
 
 Report = Callable[[BadLine], None]
@@ -173,7 +175,7 @@ class _reading:
 
 def _parse_block(block: bytes, header: list[str], delimiter: str, first_line: int) -> Block | None:
     """A block in which every line is a row of good text; None for any other."""
-    if b"\0" in block or _ends_in_quotes(block):
+    if b"\0" in block or _ends_in_quotes(block) or _longest_line(block) > _LONGEST_LINE:
         return None
     try:
         table = pa.csv.read_csv(
@@ -191,6 +193,11 @@ def _parse_block(block: bytes, header: list[str], delimiter: str, first_line: in
     batch = table.combine_chunks()
     numbers = pa.array(range(first_line, first_line + batch.num_rows), pa.int64())
     return Block(numbers, {name: batch[name].chunk(0) for name in header})
+
+
+def _longest_line(block: bytes) -> int:
+    ends = np.flatnonzero(np.frombuffer(block, np.uint8) == ord("\n"))
+    return int(np.diff(ends, prepend=-1, append=len(block)).max())
 
 
 def _ends_in_quotes(block: bytes) -> bool:
@@ -224,10 +231,11 @@ def _parse_lines(
                 yield line.decode("utf-8", "surrogateescape")
 
         try:
-            values = next(csv.reader(following(), delimiter=delimiter, strict=True), None)
+            values = next(csv.reader(following(), delimiter=delimiter), None)
             problem = _row_problem(values, header)
         except csv.Error as error:
-            values, problem = [], f"its quotes do not close ({error})"
+            too_long = len(lines[start]) > _LONGEST_LINE
+            values, problem = [], _TOO_LONG if too_long else f"its quotes do not close ({error})"
         if problem and at > start + 1:
             at = start + 1  # the quote that swallowed lines was none: only its own line is lost
         if problem:

@@ -7,7 +7,15 @@ from datetime import UTC, datetime
 
 import httpx
 
-DAGS = ("collect_feedback", "promote_model", "train_model", "build_features", "ingest_events")
+DAGS = (
+    "maintain_warehouse",
+    "collect_feedback",
+    "promote_model",
+    "train_model",
+    "build_features",
+    "ingest_landing",
+    "ingest_events",
+)
 _ACTIVE = ("queued", "running")
 
 

@@ -14,6 +14,7 @@ from urllib.parse import quote
 from recsys_tasks.errors import ConfigurationError
 
 REPLAY_FROM = "2017-12-25T00:00:00+00:00"
+POOL = "warehouse"
 MARKER = "RECSYS_STACK_HOME"  # every process of the stack carries it, so that none is left behind
 _HOST = "127.0.0.1"
 
@@ -120,6 +121,8 @@ def stack_environment(home: Path, dags: Path, socket_folder: Path, ports: Ports)
         "RECSYS_ENDPOINT_URLS": json.dumps([ports.url("endpoint")]),
         "RECSYS_ADMIN_TOKEN": secret["admin_token"],
         "RECSYS_DATA_DOCS_URL": ports.url("data_docs"),
+        "RECSYS_AIRFLOW_URL": ports.url("airflow"),
+        "RECSYS_POOL": POOL,
         "RECSYS_REPLAY_FROM": os.environ.get("RECSYS_REPLAY_FROM", REPLAY_FROM),
         "RECSYS_MLFLOW_BACKEND": _database(socket_folder, "mlflow"),
         "MLFLOW_DISABLE_TELEMETRY": "true",

@@ -14,7 +14,7 @@ from types import TracebackType
 import psutil
 
 from recsys_tasks.errors import UnavailableError
-from recsys_tasks.stack.environment import MARKER, Ports
+from recsys_tasks.stack.environment import MARKER, POOL, Ports
 
 _GRACE_SECONDS = 15.0
 
@@ -30,15 +30,16 @@ class Processes:
 
     def __enter__(self) -> Processes:
         sweep(self._home)  # what an earlier stack left that was killed
-        migrated = subprocess.run(
-            [_tool("airflow"), "db", "migrate"],
-            env=self._environment,
-            check=False,
-            stdout=self.log.open("ab"),
-            stderr=subprocess.STDOUT,
-        )
-        if migrated.returncode != 0:
-            raise UnavailableError(f"Airflow's database could not be brought up to date; see the end of {self.log}")
+        for command in (["db", "migrate"], ["pools", "set", POOL, "1", "Work in the warehouse, one task at a time"]):
+            prepared = subprocess.run(
+                [_tool("airflow"), *command],
+                env=self._environment,
+                check=False,
+                stdout=self.log.open("ab"),
+                stderr=subprocess.STDOUT,
+            )
+            if prepared.returncode != 0:
+                raise UnavailableError(f"Airflow could not be set up; see the end of {self.log}")
         self._honcho = subprocess.Popen(
             [_tool("honcho"), "start", "--no-colour", "-f", str(self._procfile)],
             env=self._environment,

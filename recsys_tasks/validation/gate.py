@@ -33,6 +33,16 @@ class ValidationReport:
     new_columns: list[str]
     data_docs: str
 
+    @property
+    def summary(self) -> str:
+        """The report in a line."""
+        broken = ", ".join(f"{rule} {count:,}" for rule, count in self.rules.items())
+        parts = [f"{self.batch_id}: {self.rows:,} rows, {self.quarantined:,} quarantined"]
+        parts += [f"broken rules: {broken}"] if broken else []
+        parts += [f"new columns: {', '.join(self.new_columns)}"] if self.new_columns else []
+        parts += [f"warning: {warning}" for warning in self.warnings]
+        return "; ".join([*parts, self.data_docs])
+
 
 @dataclass
 class _Findings:
@@ -51,6 +61,7 @@ def validate(
     *,
     max_bad_share: float,
     kept_from: datetime,
+    suites: Path | None = None,
     data_docs_url: str | None = None,
 ) -> ValidationReport:
     """Checks a landed batch, quarantines its bad rows and marks it validated; one that is, or is loaded, stays.
@@ -61,6 +72,7 @@ def validate(
         home: folder of validation results and data docs.
         max_bad_share: a batch with a larger share of bad rows is rejected whole.
         kept_from: older events are not taken in.
+        suites: folder of expectation suites that go before those that come with the package.
         data_docs_url: where the data docs are served, for messages.
 
     Raises:
@@ -76,7 +88,7 @@ def validate(
             raise InvariantError(f"There is no batch {batch_id}; land it first")
         if batch.status in ("loaded", "validated"):
             return _report(batch, batch.quarantined_rows, {}, batch.warnings, docs)
-        found = _check(connection, batch, home, max_bad_share, kept_from)
+        found = _check(connection, batch, home, max_bad_share, kept_from, suites)
         quarantined = _count_quarantined(connection, batch_id)
         message = None
         if found.problems:
@@ -96,7 +108,12 @@ def validate(
 
 
 def _check(
-    connection: Connection, batch: Row[tuple[object, ...]], home: Path, max_bad_share: float, kept_from: datetime
+    connection: Connection,
+    batch: Row[tuple[object, ...]],
+    home: Path,
+    max_bad_share: float,
+    kept_from: datetime,
+    suites: Path | None,
 ) -> _Findings:
     enter_landing(connection, batch.number)
     if not connection.scalar(text("select to_regclass('landed_events') is not null")):
@@ -113,11 +130,21 @@ def _check(
         if not connection.scalar(text(f"select exists (select 1 from landed_{kind})")):  # noqa: S608  # noqa: S608
             continue
         connection.execute(statement(f"validation/stage_{kind}"), _stage_values(connection, batch, kind, kept_from))
+        connection.execute(text(f"analyze staged_{kind} (broken_rules)"))  # that most rows break none
         broken = _quarantine(connection, batch.batch_id, kind)
         found.rules |= broken
         profile = profile_batch(connection, batch, kind, broken, lines)
         compared = with_history(connection, batch, kind, profile)
-        verdict = judge(home, batch.source, kind, batch.batch_id, compared, {"max_bad_share": max_bad_share})
+        verdict = judge(
+            home,
+            batch.source,
+            kind,
+            batch.batch_id,
+            compared,
+            batch.landed_at,
+            parameters={"max_bad_share": max_bad_share},
+            suites=suites,
+        )
         found.warnings += verdict.warnings
         found.problems += verdict.problems
     if lines and lines == batch.read_rows:

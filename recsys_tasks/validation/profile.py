@@ -9,6 +9,7 @@ from statistics import median
 
 from sqlalchemy import Connection, Row, text
 
+from recsys_tasks.validation.rules import RULES
 from recsys_tasks.warehouse import statement
 
 Profile = dict[str, float | None]
@@ -30,7 +31,7 @@ def profile_batch(
     good = counted["rows"] - counted["bad_rows"]
     read = counted["rows"] + lines
     profile: Profile = {"rows": counted["rows"], "bad_share": (counted["bad_rows"] + lines) / read}
-    profile |= {f"bad_share_{rule}": count / read for rule, count in broken.items()}
+    profile |= {f"bad_share_{rule}": broken.get(rule, 0) / read for rule in RULES[kind]}
     for name, value in counted.items():
         if name.startswith("null_"):
             profile[name.replace("null_", _NULL_RATE, 1)] = value / good if good else None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import adbc_driver_postgresql.dbapi as adbc
 import pyarrow as pa
@@ -17,17 +18,31 @@ _CSV = csv.WriteOptions(include_header=False, quoting_style="all_valid")
 
 
 def copy_in(connection: Connection, table: str, rows: Iterable[pa.RecordBatch]) -> int:
-    """Appends rows to a table by COPY, inside the connection's transaction; returns how many."""
+    """Appends rows to a table by COPY, inside the connection's transaction; returns how many.
+
+    The next rows are read in a thread while the server takes those before.
+    """
     copied = 0
     cursor = connection.connection.cursor()
-    for batch in rows:
-        columns = ", ".join(batch.schema.names)
-        text = pa.BufferOutputStream()
-        csv.write_csv(batch, text, _CSV)
-        with cursor.copy(f"copy {table} ({columns}) from stdin (format csv)") as copy:
-            copy.write(text.getvalue())
-        copied += batch.num_rows
+    coming = iter(rows)
+    with ThreadPoolExecutor(1) as reader:
+        following = reader.submit(_next_text, coming)
+        while (found := following.result()) is not None:
+            following = reader.submit(_next_text, coming)
+            names, count, text = found
+            with cursor.copy(f"copy {table} ({', '.join(names)}) from stdin (format csv)") as copy:
+                copy.write(text)
+            copied += count
     return copied
+
+
+def _next_text(rows: Iterator[pa.RecordBatch]) -> tuple[list[str], int, bytes] | None:
+    batch = next(rows, None)
+    if batch is None:
+        return None
+    text = pa.BufferOutputStream()
+    csv.write_csv(batch, text, _CSV)
+    return batch.schema.names, batch.num_rows, text.getvalue().to_pybytes()
 
 
 class ArrowReader:
@@ -56,6 +71,10 @@ class ArrowReader:
         # ADBC binds by position and knows no names: SQLAlchemy renders the values, quoted its own way.
         query = statement(name).bindparams(**parameters)
         rendered = query.compile(dialect=postgresql.dialect(), compile_kwargs={"literal_binds": True})
+        return self.read_sql(str(rendered).replace("%%", "%"))
+
+    def read_sql(self, query: str) -> pa.Table:
+        """The result of a query."""
         with self._connection.cursor() as cursor:
-            cursor.execute(str(rendered).replace("%%", "%"))
+            cursor.execute(query)
             return cursor.fetch_arrow_table()

@@ -1,16 +1,28 @@
 -- Grain: one good staged event whose id another row of the batch has: the first of them counts, or the last one
 -- where the source corrects itself (:last_wins).
 create table repeated_events as
-with numbered as (
-    select
-        row_number,
-        content,
-        row_number() over same_id as place,
-        first_value(content) over same_id as first_content
+with twice as (
+    select event_key
     from staged_events
     where broken_rules is null
+    group by event_key
+    having count(*) > 1
+),
+
+numbered as (
+    select
+        staged.row_number,
+        staged.content,
+        row_number() over same_id as place,
+        first_value(staged.content) over same_id as first_content
+    from staged_events as staged
+    inner join twice on staged.event_key = twice.event_key
+    where staged.broken_rules is null
     window
-        same_id as (partition by event_key, event_id order by case when :last_wins then -row_number else row_number end)
+        same_id as (
+            partition by staged.event_id
+            order by case when :last_wins then -staged.row_number else staged.row_number end
+        )
 )
 
 select

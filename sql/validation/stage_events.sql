@@ -34,11 +34,9 @@ with typed as (
             when event_time like '____-__-__T%Z' and pg_input_is_valid(event_time, 'timestamptz')
                 then cast(event_time as timestamptz)
         end as event_time,
-        case
-            when quantity ~ '[0-9]' and pg_input_is_valid(quantity, 'numeric') then cast(quantity as numeric)
-        end as quantity,
+        case when pg_input_is_valid(quantity, 'numeric') then cast(quantity as numeric) end as quantity,
         quantity is not null as has_quantity,
-        case when price ~ '[0-9]' and pg_input_is_valid(price, 'numeric') then cast(price as numeric) end as price,
+        case when pg_input_is_valid(price, 'numeric') then cast(price as numeric) end as price,
         price is not null as has_price,
         case when pg_input_is_valid(position, 'integer') then cast(position as integer) end as position,
         position is not null as has_position,
@@ -109,9 +107,15 @@ judged as (
                         )
                         then 'user_not_forgotten'
                 end,
-                case when has_quantity and quantity is null then 'quantity_is_number' end,
+                case
+                    when has_quantity and coalesce(quantity in ('NaN', 'Infinity', '-Infinity'), true)
+                        then 'quantity_is_number'
+                end,
                 case when quantity <= 0 then 'quantity_positive' end,
-                case when has_price and price is null then 'price_is_number' end,
+                case
+                    when has_price and coalesce(price in ('NaN', 'Infinity', '-Infinity'), true)
+                        then 'price_is_number'
+                end,
                 case when price < 0 then 'price_not_negative' end,
                 case when has_position and position is null then 'position_is_integer' end,
                 case when has_properties and properties is null then 'properties_are_json' end

