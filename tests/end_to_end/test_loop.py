@@ -85,7 +85,8 @@ def test_the_loop_closes_even_when_it_is_killed_in_the_middle(home: Path) -> Non
     with engine.connect() as connection:
         loaded = connection.execute(
             text(
-                "select sum(read_rows), sum(inserted_rows), sum(quarantined_rows) from batches where status = 'loaded'"
+                "select sum(read_rows), sum(inserted_rows), sum(quarantined_rows), sum(duplicate_rows)"
+                " from batches where status = 'loaded'"
             )
         ).one()
         events, ids = connection.execute(text("select count(*), count(distinct event_id) from events")).one()
@@ -100,7 +101,12 @@ def test_the_loop_closes_even_when_it_is_killed_in_the_middle(home: Path) -> Non
         )
         promotions = connection.scalar(text("select count(*) from promotions"))
     engine.dispose()
-    assert loaded[0] == loaded[1] + loaded[2]
+    airflow = sqlalchemy.create_engine(embedded.url(server, "airflow"))
+    with airflow.connect() as connection:
+        notes = connection.scalars(text("select content from dag_run_note")).all()
+    airflow.dispose()
+    assert any("inserted" in note and "quarantined" in note for note in notes)
+    assert loaded[0] == loaded[1] + loaded[2] + loaded[3]
     assert events == ids
     assert [row[0] for row in feedback] == ["impression", "purchase"]
     assert clicked

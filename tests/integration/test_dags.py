@@ -18,6 +18,7 @@ from sqlalchemy import text
 from recsys_tasks.stack.environment import Ports, any_free_port, stack_environment
 from recsys_tasks.stack.processes import sweep
 from recsys_tasks.warehouse import embedded
+from tests.integration.ingesting import age, line, mapping, write
 
 ROOT = Path(__file__).parents[2]
 
@@ -56,11 +57,11 @@ def _until_alive(url: str) -> None:
             assert time.monotonic() < deadline, "the endpoint did not come up"
 
 
-def _airflow(environment: dict[str, str], *arguments: str) -> str:
+def _airflow(environment: dict[str, str], *arguments: str, fails: bool = False) -> str:
     tool = str(Path(sys.executable).parent / "airflow")
     done = subprocess.run([tool, *arguments], env=environment, capture_output=True, text=True, cwd=os.sep)
-    assert done.returncode == 0, done.stdout[-5_000:] + done.stderr[-3_000:]
-    return done.stdout
+    assert (done.returncode != 0) == fails, done.stdout[-5_000:] + done.stderr[-3_000:]
+    return done.stdout + done.stderr
 
 
 def _rows(environment: dict[str, str], query: str) -> list[tuple[object, ...]]:
@@ -101,6 +102,50 @@ def test_the_dags_walk_the_loop(stack: dict[str, str]) -> None:
         _airflow(stack, "dags", "test", "collect_feedback")
     found = _rows(stack, "select event_type, count(*) from events where source = 'feedback' group by 1 order by 1")
     assert found == [("impression", 3), ("purchase", 1)]
+
+
+def test_dropped_files_are_ingested_one_by_one_and_a_bad_one_stops_no_other(stack: dict[str, str]) -> None:
+    shop = Path(stack["RECSYS_HOME"]) / "landing" / "shop"
+    shop.mkdir(parents=True)
+    mapping(shop)
+    for name, lines in (("a.csv", [line(1), line(2)]), ("c.csv", [line(2), line(3)])):
+        age(write(shop / name, lines))
+    age(write(shop / "b.csv", [])).write_text("who,what\n", encoding="utf-8")
+    age(shop / "b.csv")
+    failed = _airflow(stack, "dags", "test", "ingest_landing", fails=True)
+    assert "1 of 3 files failed" in failed
+    assert "no column 'id'; the file has who, what" in failed
+    assert _rows(stack, "select count(*) from events where source = 'shop'") == [(3,)]
+    (shop / "b.csv").unlink()
+    _airflow(stack, "dags", "test", "ingest_landing")  # nothing new
+    assert _rows(stack, "select count(*) from landed_files") == [(2,)]
+
+
+def test_the_warehouse_is_maintained(stack: dict[str, str]) -> None:
+    before = _rows(stack, "select count(*) from events")
+    kept = {**stack, "RECSYS_KEEP_EVENTS_DAYS": "30", "RECSYS_KEEP_SNAPSHOTS_DAYS": "1"}
+    told = _airflow(kept, "dags", "test", "maintain_warehouse", "--conf", '{"dry_run": true}')
+    assert "would drop months events_2017_" in told
+    assert _rows(stack, "select count(*) from events") == before
+    _airflow(stack, "dags", "test", "maintain_warehouse")
+    assert _rows(stack, "select count(*) from events") == before  # by default all events are kept
+
+
+def test_one_connection_is_all_an_existing_airflow_needs(stack: dict[str, str]) -> None:
+    """Without our variables in its environment, a DAG finds the warehouse by the connection and logs no password."""
+    url = sqlalchemy.make_url(stack["RECSYS_WAREHOUSE_URL"])
+    bare = {name: value for name, value in stack.items() if not name.startswith("RECSYS_")}
+    connection = {
+        "conn_type": "postgres",
+        "login": "postgres",
+        "password": "p@ss word",
+        "host": url.query["host"],
+        "schema": url.database,
+        "extra": {"home": stack["RECSYS_HOME"], "endpoint_urls": [stack["ENDPOINT"]], "keep_quarantine_days": "30"},
+    }
+    bare["AIRFLOW_CONN_RECSYS_WAREHOUSE"] = json.dumps(connection)
+    told = _airflow(bare, "dags", "test", "maintain_warehouse", "--conf", '{"dry_run": true}')
+    assert "would drop months none" in told
 
 
 def test_the_registered_model_answers_like_the_endpoint(stack: dict[str, str]) -> None:

@@ -144,11 +144,10 @@ def _small_disk(folder: Path, megabytes: int) -> Iterator[None]:
 
 def test_a_full_disk_is_named_and_the_same_file_loads_once_there_is_room(postgres: str, tmp_path: Path) -> None:
     source, (file, *_) = mapping(tmp_path), _files(tmp_path, rows=200_000)
-    with _small_disk(tmp_path / "disk", 170):
-        with _server(tmp_path / "disk" / "server") as (engine, _):
-            with pytest.raises(UnavailableError, match=r"No space left on device.*run this again"):
-                ingest(engine, tmp_path / "gx", source, file)
-            assert count(engine, "select count(*) from events") == 0
-            subprocess.run(["mount", "-o", "remount,size=900m", str(tmp_path / "disk")], check=True)
-            (report,) = ingest(engine, tmp_path / "gx", source, file)
+    with _small_disk(tmp_path / "disk", 170), _server(tmp_path / "disk" / "server") as (engine, _):
+        with pytest.raises(UnavailableError, match=r"No space left on device.*run this again"):
+            ingest(engine, tmp_path / "gx", source, file)
+        assert count(engine, "select count(*) from events") == 0
+        subprocess.run(["mount", "-o", "remount,size=900m", str(tmp_path / "disk")], check=True)
+        (report,) = ingest(engine, tmp_path / "gx", source, file)
     assert (report.read, report.inserted, report.quarantined) == (200_000, 199_999, 1)

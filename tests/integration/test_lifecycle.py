@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from pathlib import Path
 
@@ -17,7 +16,8 @@ from recsys_tasks.ingestion.land import land
 from recsys_tasks.ingestion.load import load
 from recsys_tasks.ingestion.sources import read_source
 from recsys_tasks.validation import validate
-from tests.integration.ingesting import LONG_AGO, count, ingest, line, mapping, write
+from recsys_tasks.warehouse import statement
+from tests.integration.ingesting import LONG_AGO, age, count, ingest, line, mapping, write
 from tests.shops import fill
 
 OPEN = "select count(*) from quarantine where resolved_at is null"
@@ -192,19 +192,14 @@ def test_files_in_the_landing_folder_are_found_once_by_what_they_are(warehouse: 
     file = write(landing / "shop" / "a.csv", [line(1)])
     write(landing / "shop" / "b.csv.part", [line(2)])
     assert folder.new_files(warehouse, landing) == []  # somebody may still be writing
-    _age(file)
+    age(file)
     (found,) = folder.new_files(warehouse, landing)
     assert found == folder.DroppedFile(str(landing / "shop" / "mapping.toml"), str(file))
     reports = ingest(warehouse, tmp_path, found.source, Path(found.path))
     folder.note_landed(warehouse, file, [report.batch_id for report in reports])
     assert folder.new_files(warehouse, landing) == []
-    _age(write(file, [line(1), line(2)]))
+    age(write(file, [line(1), line(2)]))
     assert len(folder.new_files(warehouse, landing)) == 1
-
-
-def _age(path: Path) -> None:
-    earlier = time.time() - 60
-    os.utime(path, (earlier, earlier))
 
 
 def test_a_recommendation_leads_back_to_the_files_it_was_learned_from(warehouse: Engine, tmp_path: Path) -> None:
@@ -222,17 +217,14 @@ def test_a_recommendation_leads_back_to_the_files_it_was_learned_from(warehouse:
         )
         connection.execute(
             text(
-                "insert into events (event_id, event_key, user_id, item_id, event_type, event_time, request_id, position,"
-                " properties, source, batch, content) select 'x' || n, n, 'u1', 'i' || n, 'impression',"
+                "insert into events (event_id, event_key, user_id, item_id, event_type, event_time, request_id,"
+                " position, properties, source, batch, content) select 'x' || n, n, 'u1', 'i' || n, 'impression',"
                 " timestamptz '2024-07-01Z', 'request', n, cast(:properties as jsonb), 'feedback', 1, 0"
                 " from generate_series(1, 3) n"
             ),
             shown,
         )
-        rows = connection.execute(
-            text("select * from recommendation_lineage where request_id = 'request' order by position")
-        )
-        lineage = rows.all()
+        lineage = connection.execute(statement("reports/lineage"), {"request_id": "request"}).all()
         batches = connection.scalars(
             text("select batch_id from snapshot_batches where snapshot_id = :id"), {"id": snapshot.snapshot_id}
         ).all()

@@ -46,8 +46,8 @@ def _fill_first_version(connection: Connection) -> None:
     connection.execute(text("insert into users (user_id, source) select 'u' || n, 's' from generate_series(0, 9) n"))
     connection.execute(
         text(
-            "insert into events (event_id, user_id, session_id, item_id, event_type, event_time, price, source, batch_id)"
-            " select 'e' || n, 'u' || n % 10, 's' || n / 2, 'i' || n % 10, 'view',"
+            "insert into events (event_id, user_id, session_id, item_id, event_type, event_time, price, source,"
+            " batch_id) select 'e' || n, 'u' || n % 10, 's' || n / 2, 'i' || n % 10, 'view',"
             " timestamptz '2024-01-30 00:00Z' + n * interval '1 hour', 1.50, 'shop', 'a' from generate_series(1, 600) n"
         )
     )

@@ -1,4 +1,8 @@
+import json
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
+from types import SimpleNamespace
 
 import pytest
 
@@ -35,3 +39,48 @@ def test_the_first_interval_takes_the_year_before_it_along() -> None:
     second = loop.interval_to_ingest(WEEKS[1], WEEKS[2])
     assert (first.start, first.end) == (loop.YEAR_START, second.start)
     assert second.end == WEEKS[2]
+
+
+def test_a_deadline_is_set_where_somebody_is_told_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings.cache_clear()
+    assert loop.deadline("a_dag", timedelta(hours=1)) is None
+    monkeypatch.setenv("RECSYS_ALERT_URL", "http://127.0.0.1:9/hook")
+    settings.cache_clear()
+    assert loop.deadline("a_dag", timedelta(hours=1)) is not None
+    settings.cache_clear()
+
+
+def test_an_alert_names_the_task_and_reaches_the_webhook(monkeypatch: pytest.MonkeyPatch) -> None:
+    received: list[dict[str, object]] = []
+
+    class Hook(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            received.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    task = SimpleNamespace(dag_id="d", task_id="t", map_index=-1, log_url="http://airflow/log")
+    context = {"ti": task, "dag_run": SimpleNamespace(run_id="r"), "exception": ValueError("no")}
+    with HTTPServer(("127.0.0.1", 0), Hook) as server:
+        Thread(target=server.handle_request, daemon=True).start()
+        monkeypatch.setenv("RECSYS_ALERT_URL", f"http://127.0.0.1:{server.server_port}/hook")
+        settings.cache_clear()
+        loop.on_failure(context)
+    settings.cache_clear()
+    (alert,) = received
+    assert (alert["kind"], alert["dag_id"], alert["task_id"], alert["error"]) == (
+        "task_failed",
+        "d",
+        "t",
+        "ValueError: no",
+    )
+
+
+def test_an_alert_that_reaches_nobody_fails_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RECSYS_ALERT_URL", "http://127.0.0.1:9/hook")
+    settings.cache_clear()
+    loop.on_failure({"reason": "task_failure", "dag": SimpleNamespace(dag_id="d"), "run_id": "r"})
+    settings.cache_clear()
