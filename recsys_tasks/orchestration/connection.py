@@ -42,14 +42,16 @@ def values_of(connection: Any) -> dict[str, str]:
     from sqlalchemy import URL
 
     extra = dict(connection.extra_dejson)
+    query = {name: str(extra.pop(name)) for name in _OF_POSTGRES if name in extra}
+    is_socket = (connection.host or "").startswith("/")
     url = URL.create(
         "postgresql+psycopg",
         username=connection.login,
         password=connection.password,
-        host=connection.host,
+        host=None if is_socket else connection.host,
         port=connection.port,
         database=connection.schema,
-        query={name: str(extra.pop(name)) for name in _OF_POSTGRES if name in extra},
+        query=query | ({"host": connection.host} if is_socket else {}),
     ).render_as_string(hide_password=False)
     if connection.password:
         mask_secret(url)
