@@ -83,12 +83,15 @@ def _rows(mapping: Mapping, path: Path, batch: SourceBatch) -> Iterator[pa.Recor
     if mapping.format == "jsonl":
         blocks = _json_blocks(mapping, path, batch, bad)
     elif mapping.format == "parquet":
-        blocks = read_parquet(path, check, bad)
+        blocks = read_parquet(path, set(mapping.ignore) - set(mapping.columns.values()), check, bad)
     else:
         blocks = read_csv(path, _DELIMITERS[mapping.format], check, bad)
     for block in blocks:
         if len(block.numbers):
-            yield _canonical(mapping, block)
+            try:
+                yield _canonical(mapping, block)
+            except pa.ArrowException as error:  # a Parquet type that has no text
+                raise MalformedFile(str(path), block.numbers[0].as_py(), str(error)) from error
 
 
 def _check_header(mapping: Mapping, path: Path, header: list[str]) -> None:
@@ -102,18 +105,15 @@ def _check_header(mapping: Mapping, path: Path, header: list[str]) -> None:
 
 def _canonical(mapping: Mapping, block: Block) -> pa.RecordBatch:
     """A block's columns as the mapping names them."""
-    rows: dict[str, pa.Array] = {name: _text(block.columns[column]) for name, column in mapping.columns.items()}
+    rows = {name: _value(name, block.columns[column], mapping) for name, column in mapping.columns.items()}
     if mapping.kind == "events":
         rows["event_type"] = _renamed(rows["event_type"], mapping.event_types)
-    for name in _TIMES:
-        if name in rows:
-            rows[name] = to_utc(rows[name], mapping.time_format, mapping.time_zone)
     for name in _PREFIXED:
         if name in rows and mapping.id_prefix:
             rows[name] = pc.binary_join_element_wise(mapping.id_prefix, rows[name], "")
     used = {*mapping.columns.values(), *mapping.ignore}
     others = {name: column for name, column in block.columns.items() if name not in used}
-    extra = _objects(others) if others else block.extra
+    extra = _objects(others, mapping.time_zone) if others else block.extra
     if extra is not None:
         rows["properties"] = _beside(extra, rows.get("properties"))
     wanted = schema(mapping.kind)
@@ -124,14 +124,19 @@ def _canonical(mapping: Mapping, block: Block) -> pa.RecordBatch:
     )
 
 
-def _text(column: pa.Array) -> pa.Array:
-    """A column of any type as text; empty text is null."""
+def _value(name: str, column: pa.Array, mapping: Mapping) -> pa.Array:
+    if name not in _TIMES:
+        return _text(column, mapping.time_zone)
+    typed = pa.types.is_date(column.type) or pa.types.is_timestamp(column.type)
+    return to_utc(column if typed else _text(column, "UTC"), mapping.time_format, mapping.time_zone)
+
+
+def _text(column: pa.Array, zone: str) -> pa.Array:
+    """A column of any type as text; empty text is null, timestamps are as `to_utc` writes them."""
     if pa.types.is_nested(column.type):
         return pa.array([None if value is None else _json(value) for value in column.to_pylist()], pa.string())
     if pa.types.is_timestamp(column.type):
-        naive = column.cast(pa.timestamp("us", column.type.tz))
-        text = naive.cast(pa.timestamp("us", "UTC") if column.type.tz else pa.timestamp("us")).cast(pa.string())
-        return text
+        return to_utc(column, "iso8601", zone)
     text = column.cast(pa.string())
     return pc.if_else(pc.equal(text, ""), None, text)
 
@@ -143,14 +148,15 @@ def _renamed(column: pa.Array, names: dict[str, str]) -> pa.Array:
     return pc.coalesce(pa.array(list(names.values()), pa.string()).take(place), column)
 
 
-def _objects(columns: dict[str, pa.Array]) -> pa.Array:
+def _objects(columns: dict[str, pa.Array], zone: str) -> pa.Array:
     """Columns as a JSON object a row, without the nulls."""
-    pieces = [
-        pc.fill_null(pc.binary_join_element_wise(f", {json.dumps(name)}: ", _as_json(column), ""), "")
+    fields = [
+        pc.binary_join_element_wise(f", {json.dumps(name)}: ", _as_json(column, zone), "")
         for name, column in columns.items()
     ]
-    inner = pc.utf8_slice_codeunits(pc.binary_join_element_wise(*pieces, ""), 2)
-    return pc.binary_join_element_wise("{", inner, "}", "")
+    # The first "": without a piece in every row Arrow leaves out the last rows.
+    joined = pc.binary_join_element_wise("", *fields, "", null_handling="skip")
+    return pc.binary_join_element_wise(pc.binary_replace_slice(joined, 0, 2, "{"), "}", "")
 
 
 def _beside(extra: pa.Array, given: pa.Array | None) -> pa.Array:
@@ -161,14 +167,12 @@ def _beside(extra: pa.Array, given: pa.Array | None) -> pa.Array:
     return pa.array([_merged(ours, theirs) for ours, theirs in pairs], pa.string())
 
 
-def _as_json(column: pa.Array) -> pa.Array:
+def _as_json(column: pa.Array, zone: str) -> pa.Array:
     kind = column.type
     if pa.types.is_floating(kind):
         return pc.if_else(pc.is_finite(column), column, None).cast(pa.string())
-    if pa.types.is_integer(kind) or pa.types.is_boolean(kind):
-        return column.cast(pa.string())
-    text = _text(column)
-    if pa.types.is_nested(kind):
+    text = _text(column, zone)
+    if pa.types.is_integer(kind) or pa.types.is_decimal(kind) or pa.types.is_boolean(kind) or pa.types.is_nested(kind):
         return text
     if pc.any(pc.match_substring_regex(text, r"[\x00-\x1f]")).as_py():
         return pa.array([None if value is None else _json(value) for value in text.to_pylist()], pa.string())
@@ -197,7 +201,7 @@ def _json_blocks(mapping: Mapping, path: Path, batch: SourceBatch, bad: Callable
     mapped = set(mapping.columns.values())
     names: set[str] = set()
     while chunk := list(islice(records, _RECORDS)):
-        columns = {name: pa.array([as_text(record.get(name)) for _, record in chunk], pa.string()) for name in mapped}
+        columns = {name: _texts([record.get(name) for _, record in chunk]) for name in mapped}
         names = names.union(*(record for _, record in chunk))
         extra = None
         if not names <= mapped | set(mapping.ignore):
@@ -205,6 +209,13 @@ def _json_blocks(mapping: Mapping, path: Path, batch: SourceBatch, bad: Callable
             extra = pa.array([_rest(record, dropped) for _, record in chunk], pa.string())
         yield Block(pa.array([number for number, _ in chunk], pa.int64()), columns, extra)
     batch.columns = sorted(names)
+
+
+def _texts(values: list[object]) -> pa.Array:
+    try:
+        return pa.array(values, pa.string())
+    except pa.ArrowException:  # not all of them are texts
+        return pa.array([as_text(value) for value in values], pa.string())
 
 
 def _rest(record: dict[str, object], dropped: set[str]) -> str | None:
@@ -216,6 +227,8 @@ def as_text(value: object) -> str | None:
     """A value of JSON as landing text; empty becomes null."""
     if value is None or value == "":
         return None
+    if isinstance(value, str):
+        return value
     if isinstance(value, dict | list):
         return _json(value)
     if isinstance(value, bool):
