@@ -1,7 +1,8 @@
 """From events to snapshots and to the trainer's memory: `python benchmarks/features.py --events 1000000 5000000`.
 
 For each size: a full snapshot; the snapshot after one more day; that day alone in an empty warehouse; loading the
-snapshot as the trainer does. Beside it DuckDB runs the same SQL (`sql/features/day.sql`) over the same events in
+snapshot's events, in order, into the trainer's arrays (apart: counting the vocabulary, and what the model derives, such
+as gaps and repetitions). Beside it DuckDB runs the same SQL (`sql/features/day.sql`) over the same events in
 Parquet, all days at once, so that one sees what the database costs.
 """
 
@@ -23,7 +24,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks import shop
 from benchmarks.ingestion import fresh_warehouse, ingest
 from benchmarks.report import PeakMemory, Stopwatch, machine, show, write
-from recsys_tasks.features.encoding import encode_snapshot, snapshot_vocabulary
+from recsys_tasks.features.encoding import load_events, snapshot_vocabulary
+from recsys_tasks.features.sequences import build_timeline
 from recsys_tasks.features.snapshot import Snapshot, SnapshotParameters, build_snapshot
 from recsys_tasks.warehouse import ArrowReader, embedded
 from recsys_tasks.warehouse.statements import source
@@ -62,10 +64,13 @@ def _measure(folder: Path, postgres: str, server: object, size: int) -> dict[str
         built = _build(warehouse, folder / f"snapshots{size}", days)
         full = watch.lap("full")
         vocabulary = snapshot_vocabulary(built)
-        encoded = encode_snapshot(built, vocabulary)
+        watch.lap("vocabulary")
+        events = load_events(built, vocabulary)
         trainer = watch.lap("trainer")
-    if len(encoded.timeline) != built.events:
-        raise SystemExit(f"{len(encoded.timeline)} of {built.events} events were loaded")
+        build_timeline(events.user, events.session, events.item, events.kind, events.seconds, events.session_seconds)
+        derived = watch.lap("derived")
+    if len(events.user) != built.events:
+        raise SystemExit(f"{len(events.user)} of {built.events} events were loaded")
     for target in (warehouse, alone):
         _fill(target, folder, shop.EVENTS_PER_DAY, days)
     watch.lap("fill")
@@ -86,6 +91,8 @@ def _measure(folder: Path, postgres: str, server: object, size: int) -> dict[str
         "incremental_ratio": round(incremental / empty, 2),
         "trainer_s": round(trainer, 1),
         "trainer_events_per_s": round(built.events / trainer),
+        "vocabulary_s": round(watch.seconds["vocabulary"], 1),
+        "derived_s": round(derived, 1),
         "process_mb": round(peak.process_mb),
         "database_mb": round(peak.database_mb),
     }

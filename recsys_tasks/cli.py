@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from recsys_tasks.errors import ConfigurationError, RecsysError
+from recsys_tasks.errors import ConfigurationError, InputError, RecsysError
 from recsys_tasks.settings import settings
 
 if TYPE_CHECKING:
@@ -135,7 +135,10 @@ def _ingest(given: argparse.Namespace) -> None:
     if given.source is None:
         if given.paths:
             raise ConfigurationError(f"--source says how to read {given.paths[0]}")
-        _show_counts(given, [report for file in ingesting.dropped_files() for report in ingesting.ingest_dropped(file)])
+        reports, problems = ingesting.ingest_landing()
+        _show_counts(given, reports)
+        if problems:
+            raise InputError("\n".join(problems))
         return
     interval = Interval(given.start, given.end) if given.start else None
     paths = [Path(path) for path in given.paths]

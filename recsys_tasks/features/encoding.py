@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recsys_tasks.errors import NotEnoughData
-from recsys_tasks.features.sequences import Timeline, build_timeline
+from recsys_tasks.features.sequences import Timeline, build_timeline, stable_order
 from recsys_tasks.features.snapshot import Snapshot
 from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM
@@ -67,8 +67,21 @@ def snapshot_vocabulary(snapshot: Snapshot) -> Vocabulary:
     )
 
 
-def encode_snapshot(snapshot: Snapshot, vocabulary: Vocabulary) -> EncodedSnapshot:
-    """The snapshot's events in the numbers of `vocabulary`, which may be an older model's."""
+@dataclass(frozen=True)
+class OrderedEvents:
+    """A snapshot's events [N] in the order of user, session and place in it, as `build_timeline` wants them."""
+
+    user_ids: list[str | None]
+    user: np.ndarray
+    session: np.ndarray
+    item: np.ndarray
+    kind: np.ndarray
+    seconds: np.ndarray
+    session_seconds: np.ndarray
+
+
+def load_events(snapshot: Snapshot, vocabulary: Vocabulary) -> OrderedEvents:
+    """Reads a snapshot's events into arrays, items in the numbers of `vocabulary`; users are numbered as they come."""
     table = snapshot.events_table(_COLUMNS)
     user_keys, user = _dictionary(table["user_key"])
     items, item = _dictionary(table["item_id"])
@@ -77,21 +90,28 @@ def encode_snapshot(snapshot: Snapshot, vocabulary: Vocabulary) -> EncodedSnapsh
     began = _seconds(table["session_start"])
     order = timeline_order(user, began, place, lambda rows: _session_codes(snapshot, rows))
     codes = np.asarray([EVENT_TYPE_CODES[name] for name in kinds], np.int64)
-    opens = place[order] == 1
+    return OrderedEvents(
+        user_ids=[key.removeprefix("u:") if key.startswith("u:") else None for key in user_keys],
+        user=user[order],
+        session=np.cumsum(place[order] == 1) - 1,
+        item=vocabulary.numbers(items)[item[order]],
+        kind=codes[kind[order]],
+        seconds=_seconds(table["event_time"])[order],
+        session_seconds=began[order],
+    )
+
+
+def encode_snapshot(snapshot: Snapshot, vocabulary: Vocabulary) -> EncodedSnapshot:
+    """The snapshot's events in the numbers of `vocabulary`, which may be an older model's."""
+    events = load_events(snapshot, vocabulary)
     timeline = build_timeline(
-        user[order],
-        np.cumsum(opens) - 1,
-        vocabulary.numbers(items)[item[order]],
-        codes[kind[order]],
-        _seconds(table["event_time"])[order],
-        began[order],
+        events.user, events.session, events.item, events.kind, events.seconds, events.session_seconds
     )
     starts = timeline.session_first_seconds
     split = (starts >= snapshot.validation_start.timestamp()).astype(np.int8) + (
         starts >= snapshot.test_start.timestamp()
     )
-    of_user = [user_keys[code] for code in user[order][timeline.user_start[:-1]].tolist()]
-    user_ids = [key.removeprefix("u:") if key.startswith("u:") else None for key in of_user]
+    user_ids = [events.user_ids[code] for code in events.user[timeline.user_start[:-1]].tolist()]
     return EncodedSnapshot(timeline, vocabulary, user_ids, split)
 
 
@@ -107,7 +127,7 @@ def timeline_order(
     Each day is in that order already, so that a stable sort by user nearly does it. What is left are users whose
     sessions overlap across midnight; only of their rows the session ids are looked at, by `session_of`.
     """
-    order = np.argsort(user, kind="stable")
+    order = stable_order(user)
     users, starts, places = user[order], began[order], place[order]
     same_user = users[1:] == users[:-1]
     same_start = starts[1:] == starts[:-1]

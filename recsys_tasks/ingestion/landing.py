@@ -7,6 +7,15 @@ from sqlalchemy import Connection, text
 from recsys_tasks.names import KINDS
 from recsys_tasks.warehouse import run_script
 
+# Big scans and sorts on two cores or more; rows between workers are cheap beside the casts done to them, and the
+# process that gathers them has enough to do.
+_TUNING = {
+    "parallel_tuple_cost": "0.01",
+    "parallel_leader_participation": "off",
+    "work_mem": "'128MB'",
+    "maintenance_work_mem": "'256MB'",
+}
+
 
 def create_landing(connection: Connection, number: int) -> None:
     """Makes an empty landing schema for the batch of that number and enters it."""
@@ -19,9 +28,8 @@ def create_landing(connection: Connection, number: int) -> None:
 def enter_landing(connection: Connection, number: int) -> None:
     """For the rest of the transaction, unqualified names are the batch's own tables first."""
     connection.execute(text(f"set local search_path = {_schema(number)}, public"))
-    # Big scans and sorts on two cores or more; rows between workers are cheap beside the casts done to them.
-    connection.execute(text("set local parallel_tuple_cost = 0.01"))
-    connection.execute(text("set local work_mem = '128MB'"))
+    for name, value in _TUNING.items():
+        connection.execute(text(f"set local {name} = {value}"))
 
 
 def drop_landing(connection: Connection, number: int) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, Engine, Row, text
+from sqlalchemy.exc import IntegrityError
 
 from recsys_tasks.errors import InvariantError
 from recsys_tasks.ingestion.changes import lock_changes, record_change
@@ -87,7 +88,7 @@ def _load_events(connection: Connection, batch: Row[tuple[object, ...]]) -> tupl
     replace = batch.on_conflict == "replace"
     around = {"known_from": batch.first_event - IDENTITY_WINDOW, "known_until": batch.last_event + IDENTITY_WINDOW}
     connection.execute(statement("ingestion/find_known"), around)
-    connection.execute(statement("ingestion/find_repeated"), {"last_wins": replace})
+    _find_repeated(connection, replace)
     connection.execute(statement("ingestion/skip_events"), {"replace": replace})
     conflicts = connection.execute(statement("ingestion/quarantine_conflicts"), {"batch_id": batch.batch_id}).rowcount
     if replace:
@@ -99,6 +100,17 @@ def _load_events(connection: Connection, batch: Row[tuple[object, ...]]) -> tupl
         )
     )
     return _insert(connection, of_batch, months), conflicts, months
+
+
+def _find_repeated(connection: Connection, last_wins: bool) -> None:
+    """Finds ids that a batch has more than once. Most have none, and a unique index is the quickest proof of it."""
+    try:
+        with connection.begin_nested():
+            connection.execute(statement("ingestion/prove_unique"))
+            none = True
+    except IntegrityError:
+        none = False
+    connection.execute(statement("ingestion/find_repeated"), {"last_wins": last_wins, "none": none})
 
 
 def _insert(connection: Connection, of_batch: dict[str, object], months: Sequence[datetime]) -> int:
@@ -183,5 +195,6 @@ def _exists(connection: Connection, table: str) -> bool:
 
 def _refresh_statistics(engine: Engine, months: Sequence[datetime]) -> None:
     with engine.begin() as connection:
+        connection.execute(text("set local default_statistics_target = 25"))  # the nightly maintenance takes its time
         for month in months:
             connection.execute(text(f"analyze {_partition(month)} (event_time, event_key, batch, event_type)"))

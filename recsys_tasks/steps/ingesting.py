@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from recsys_tasks.errors import InputError
 from recsys_tasks.feedback import Portion, advance, fetch
 from recsys_tasks.ingestion import folder, removal, replay
 from recsys_tasks.ingestion.batch import SourceBatch
@@ -70,6 +71,18 @@ def ingest_dropped(dropped: folder.DroppedFile) -> list[LoadReport]:
     reports = ingest(read_source(dropped.source, [path]))
     folder.note_landed(engine(), path, [report.batch_id for report in reports])
     return reports
+
+
+def ingest_landing() -> tuple[list[LoadReport], list[str]]:
+    """Ingests every new file of the landing folder: what came of them, and what was wrong with those that failed."""
+    reports: list[LoadReport] = []
+    problems = []
+    for dropped in dropped_files():
+        try:
+            reports += ingest_dropped(dropped)
+        except InputError as error:
+            problems.append(str(error))
+    return reports, problems
 
 
 def replay_quarantine(

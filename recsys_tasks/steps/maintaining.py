@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 from recsys_tasks.features.cleaning import drop_snapshots
 from recsys_tasks.settings import settings
@@ -28,5 +28,8 @@ def maintain(*, dry_run: bool = False) -> Maintained:
     keep = timedelta(days=chosen.keep_snapshots_days)
     snapshots = drop_snapshots(engine(), chosen.snapshots, keep, dry_run=dry_run)
     if not dry_run:
+        from recsys_tasks.validation.judge import forget_results  # takes seconds to import
+
+        forget_results(chosen.validation_home, datetime.now(UTC) - timedelta(days=chosen.keep_quarantine_days))
         refresh_statistics(engine())
     return Maintained(**asdict(dropped), snapshots=snapshots)

@@ -127,7 +127,7 @@ def _check(
     if lines:
         found.rules["readable"] = lines
     for kind in KINDS:
-        if not connection.scalar(text(f"select exists (select 1 from landed_{kind})")):  # noqa: S608  # noqa: S608
+        if not connection.scalar(text(f"select exists (select 1 from landed_{kind})")):  # noqa: S608
             continue
         connection.execute(statement(f"validation/stage_{kind}"), _stage_values(connection, batch, kind, kept_from))
         connection.execute(text(f"analyze staged_{kind} (broken_rules)"))  # that most rows break none
@@ -182,7 +182,7 @@ def _note_pending(connection: Connection, batch: Row[tuple[object, ...]]) -> Non
         for number in numbers:
             connection.execute(
                 text(
-                    f"insert into pending_{kind} select distinct {column} from landing_{number}.landed_{kind}"  # noqa: S608  # noqa: S608
+                    f"insert into pending_{kind} select distinct {column} from landing_{number}.landed_{kind}"  # noqa: S608
                     f" where {column} is not null on conflict do nothing"
                 )
             )
@@ -190,8 +190,6 @@ def _note_pending(connection: Connection, batch: Row[tuple[object, ...]]) -> Non
 
 def _quarantine(connection: Connection, batch_id: str, kind: str) -> dict[str, int]:
     """Quarantines the rows that broke a rule; the count of rows for each broken rule."""
-    if not connection.scalar(text(f"select exists (select 1 from staged_{kind} where broken_rules is not null)")):  # noqa: S608
-        return {}
     connection.execute(statement(f"validation/broken_{kind}"))
     values = {"batch_id": batch_id, "kind": kind, "rules": rules.as_json(kind)}
     connection.execute(statement("validation/quarantine_rows"), values)

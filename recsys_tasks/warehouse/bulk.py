@@ -13,8 +13,8 @@ from sqlalchemy.dialects import postgresql
 
 from recsys_tasks.warehouse.statements import statement
 
-# Every value in quotes and nulls without: how COPY tells an empty text from no text.
-_CSV = csv.WriteOptions(include_header=False, quoting_style="all_valid")
+# Quotes only where a value needs them: an empty text and no text are the same to COPY, as they are to ingestion.
+_CSV = csv.WriteOptions(include_header=False, quoting_style="needed")
 
 
 def copy_in(connection: Connection, table: str, rows: Iterable[pa.RecordBatch]) -> int:

@@ -1,10 +1,10 @@
 -- Grain: one good staged event whose id another row of the batch has: the first of them counts, or the last one
--- where the source corrects itself (:last_wins).
+-- where the source corrects itself (:last_wins). With :none there are none.
 create table repeated_events as
 with twice as (
     select event_key
     from staged_events
-    where broken_rules is null
+    where broken_rules is null and not :none
     group by event_key
     having count(*) > 1
 ),

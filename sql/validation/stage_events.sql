@@ -54,7 +54,13 @@ judged as (
             concat_ws(
                 ' ',
                 case
-                    when octet_length(concat_ws('', event_id, user_id, session_id, item_id)) > 2000
+                    when
+                        greatest(
+                            octet_length(event_id),
+                            octet_length(user_id),
+                            octet_length(session_id),
+                            octet_length(item_id)
+                        ) > 2000
                         then 'ids_are_short'
                 end,
                 case when event_type is null then 'event_type_present' end,
