@@ -123,7 +123,7 @@ def build_timeline(
 
 
 def stable_order(keys: np.ndarray) -> np.ndarray:
-    """What `argsort(kind="stable")` gives for integers from 0 on, by their digits of 16 bits, which NumPy sorts fastest."""
+    """What a stable `argsort` gives for integers from 0 on, digit by digit of 16 bits, which NumPy sorts fastest."""
     order = np.argsort((keys & 0xFFFF).astype(np.uint16), kind="stable")
     for shift in range(16, int(keys.max(initial=0)).bit_length(), 16):
         digit = (keys >> shift & 0xFFFF).astype(np.uint16)
