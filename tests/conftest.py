@@ -7,12 +7,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import hypothesis
 import pytest
 import sqlalchemy
 import torch
 from sqlalchemy import Engine, text
 
 from recsys_tasks.warehouse import embedded, migrate
+
+# On two busy cores no example has a time of its own to keep.
+hypothesis.settings.register_profile("here", deadline=None)
+hypothesis.settings.load_profile("here")
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 

@@ -16,7 +16,7 @@ from recsys_tasks.errors import MalformedFile
 from recsys_tasks.ingestion.batch import BadLine, SourceBatch, schema
 from recsys_tasks.ingestion.mapping import Mapping
 from recsys_tasks.ingestion.reading import Block, read_csv, read_json_lines, read_parquet
-from recsys_tasks.ingestion.times import to_utc
+from recsys_tasks.ingestion.times import later, to_utc
 
 _PREFIXED = ("user_id", "session_id", "item_id")
 _TIMES = ("event_time", "valid_from", "available_from", "available_until")
@@ -83,9 +83,9 @@ def _rows(mapping: Mapping, path: Path, batch: SourceBatch) -> Iterator[pa.Recor
     if mapping.format == "jsonl":
         blocks = _json_blocks(mapping, path, batch, bad)
     elif mapping.format == "parquet":
-        blocks = read_parquet(path, set(mapping.ignore) - set(mapping.columns.values()), check, bad)
+        blocks = read_parquet(path, set(mapping.ignore) - set(mapping.used), check, bad)
     else:
-        blocks = read_csv(path, _DELIMITERS[mapping.format], check, bad)
+        blocks = read_csv(path, mapping.delimiter or _DELIMITERS[mapping.format], check, bad)
     for block in blocks:
         if len(block.numbers):
             try:
@@ -95,7 +95,7 @@ def _rows(mapping: Mapping, path: Path, batch: SourceBatch) -> Iterator[pa.Recor
 
 
 def _check_header(mapping: Mapping, path: Path, header: list[str]) -> None:
-    for column in mapping.columns.values():
+    for column in mapping.used:
         if column not in header:
             raise MalformedFile(str(path), 1, f"no column {column!r}; the file has {', '.join(header) or 'none'}")
     twice = sorted({name for name in header if header.count(name) > 1})
@@ -106,18 +106,22 @@ def _check_header(mapping: Mapping, path: Path, header: list[str]) -> None:
 def _canonical(mapping: Mapping, block: Block) -> pa.RecordBatch:
     """A block's columns as the mapping names them."""
     rows = {name: _value(name, block.columns[column], mapping) for name, column in mapping.columns.items()}
-    if mapping.kind == "events":
+    if mapping.time_offset_ms and "event_time" in rows:
+        rows["event_time"] = later(rows["event_time"], _text(block.columns[mapping.time_offset_ms], "UTC"))
+    count = len(block.numbers)
+    for name, value in mapping.defaults.items():
+        rows[name] = pc.fill_null(rows.get(name, pa.nulls(count, pa.string())), value)
+    if "event_type" in rows:
         rows["event_type"] = _renamed(rows["event_type"], mapping.event_types)
     for name in _PREFIXED:
         if name in rows and mapping.id_prefix:
             rows[name] = pc.binary_join_element_wise(mapping.id_prefix, rows[name], "")
-    used = {*mapping.columns.values(), *mapping.ignore}
+    used = {*mapping.used, *mapping.ignore}
     others = {name: column for name, column in block.columns.items() if name not in used}
     extra = _objects(others, mapping.time_zone) if others else block.extra
     if extra is not None:
         rows["properties"] = _beside(extra, rows.get("properties"))
     wanted = schema(mapping.kind)
-    count = len(block.numbers)
     filled = {"row_number": block.numbers, **rows}
     return pa.RecordBatch.from_arrays(
         [filled.get(name, pa.nulls(count, pa.string())) for name in wanted.names], schema=wanted
@@ -125,10 +129,13 @@ def _canonical(mapping: Mapping, block: Block) -> pa.RecordBatch:
 
 
 def _value(name: str, column: pa.Array, mapping: Mapping) -> pa.Array:
-    if name not in _TIMES:
-        return _text(column, mapping.time_zone)
     typed = pa.types.is_date(column.type) or pa.types.is_timestamp(column.type)
-    return to_utc(column if typed else _text(column, "UTC"), mapping.time_format, mapping.time_zone)
+    if name in _TIMES and typed:
+        return to_utc(column, mapping.time_format, mapping.time_zone)
+    text = _text(column, mapping.time_zone)
+    if mapping.nulls:
+        text = pc.if_else(pc.is_in(text, pa.array(mapping.nulls, pa.string())), None, text)
+    return to_utc(text, mapping.time_format, mapping.time_zone) if name in _TIMES else text
 
 
 def _text(column: pa.Array, zone: str) -> pa.Array:
@@ -198,7 +205,7 @@ def _json(value: object) -> str:
 def _json_blocks(mapping: Mapping, path: Path, batch: SourceBatch, bad: Callable[[BadLine], None]) -> Iterator[Block]:
     """JSON objects as columns of text, those of the mapping, and the rest as objects again."""
     records = read_json_lines(path, bad)
-    mapped = set(mapping.columns.values())
+    mapped = set(mapping.used)
     names: set[str] = set()
     while chunk := list(islice(records, _RECORDS)):
         columns = {name: _texts([record.get(name) for _, record in chunk]) for name in mapped}

@@ -24,11 +24,15 @@ class Mapping(BaseModel):
     source: str = Field(pattern=r"^[a-z0-9_]+$")
     kind: Literal["items", "users", "events"] = "events"
     format: Literal["csv", "tsv", "jsonl", "parquet"]
+    delimiter: str | None = Field(None, min_length=1, max_length=1)
+    nulls: tuple[str, ...] = ()
     on_error: Literal["reject", "quarantine"] = "reject"
     columns: dict[str, str]
+    defaults: dict[str, str] = {}
     event_types: dict[str, str] = {}
     time_format: str = "iso8601"
     time_zone: str = "UTC"
+    time_offset_ms: str | None = None
     id_prefix: str = ""
     ignore: tuple[str, ...] = ()
     on_conflict: Literal["keep", "replace"] = "keep"
@@ -56,13 +60,22 @@ class Mapping(BaseModel):
     @model_validator(mode="after")
     def _columns_fit_the_kind(self) -> Mapping:
         known = KINDS[self.kind]
-        for name in self.columns:
-            if name not in known:
-                raise ValueError(f"columns.{name} is not a column of {self.kind}; those are {', '.join(known)}")
+        for table, names in (("columns", self.columns), ("defaults", self.defaults)):
+            for name in names:
+                if name not in known:
+                    raise ValueError(f"{table}.{name} is not a column of {self.kind}; those are {', '.join(known)}")
         for name in _REQUIRED[self.kind]:
-            if name not in self.columns:
+            if name not in self.columns and name not in self.defaults:
                 raise ValueError(f"columns.{name} is required for {self.kind}")
+        if self.format not in ("csv", "tsv") and self.delimiter:
+            raise ValueError(f"delimiter is for csv and tsv, not for {self.format}")
         return self
+
+    @property
+    def used(self) -> tuple[str, ...]:
+        """The columns of the file that the mapping names."""
+        offset = (self.time_offset_ms,) if self.time_offset_ms else ()
+        return (*self.columns.values(), *offset)
 
 
 def load_mapping(name_or_path: str) -> Mapping:

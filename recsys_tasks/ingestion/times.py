@@ -55,6 +55,17 @@ def to_utc(times: pa.Array, time_format: str, zone: str) -> pa.Array:
         return pa.array([None if text is None else str(convert(text)) for text in times.to_pylist()], pa.string())
 
 
+def later(times: pa.Array, millis: pa.Array) -> pa.Array:
+    """Times, as `to_utc` gives them, so many milliseconds later; what cannot be added up is no time then."""
+    known = pc.match_substring_regex(times, _IN_UTC)
+    whole = pc.match_substring_regex(millis, r"^\d{1,12}$")
+    both = pc.and_kleene(known, whole)
+    moments = pc.if_else(both, times, None).cast(pa.timestamp("us", "UTC"))
+    added = pc.if_else(both, millis, None).cast(pa.int64()).cast(pa.duration("ms"))
+    unknown = pc.binary_join_element_wise(pc.fill_null(times, ""), " + ", pc.fill_null(millis, ""), " ms", "")
+    return pc.coalesce(_text(pc.add(moments, added)), unknown)
+
+
 def time_converter(time_format: str, zone: str) -> Callable[[object], object]:
     """The same for one time; what it cannot read it gives back as it was."""
     zone_info = ZoneInfo(zone)

@@ -31,7 +31,8 @@ def forget_users(user_ids: Sequence[str]) -> Forgotten:
         UnavailableError: an endpoint or the warehouse does not answer; repeat it then.
     """
     # The journals first: what is collected after that tells nothing of them.
-    lines = endpoints.forget(settings().endpoint_urls, settings().require_admin_token(), user_ids)
+    urls = settings().endpoint_urls
+    lines = endpoints.forget(urls, settings().require_admin_token(), user_ids) if urls else 0
     for portion in (settings().home / "feedback").glob("*.jsonl"):
         portion.unlink()  # it is fetched again, without them
     removed = removal.forget(engine(), user_ids)

@@ -1,4 +1,5 @@
--- Grain: one metric of one of a source's latest loaded batches of a kind, as they were when they came.
+-- Grain: one metric of one of a source's latest loaded batches of a kind, as they were when they came. Rows that were
+-- replayed from quarantine tell nothing of what is usual.
 with recent as (
     select batch_id
     from batches
@@ -6,6 +7,7 @@ with recent as (
         source = :source
         and status = 'loaded'
         and batch_id <> :batch_id
+        and origin not like 'quarantine of %'
         and exists (
             select 1 from batch_profiles
             where batch_profiles.batch_id = batches.batch_id and batch_profiles.kind = :kind

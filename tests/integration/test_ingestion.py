@@ -258,6 +258,33 @@ def test_the_retailrocket_log(warehouse: Engine, tmp_path: Path, shared_events: 
     assert _count(warehouse, f"{types}'purchase'") > 600
 
 
+def test_a_log_of_views_queries_and_purchases_in_diginetica_s_format(warehouse: Engine, tmp_path: Path) -> None:
+    files = {
+        "diginetica_views": "sessionId;userId;itemId;timeframe;eventdate\n1;NA;81766;526309;2016-05-09\n"
+        "1;7;31331;1031018;2016-05-09\n",
+        "diginetica_queries": "queryId;sessionId;userId;timeframe;duration;eventdate;searchstring.tokens;categoryId;"
+        'items;is.test\n1;1;NA;16327074;311;2016-05-09;"16655,244087";0;"7518,71,30";false\n'
+        '3;1;7;29;223;2016-05-09;;1131;"9,8";false\n',
+        "diginetica_purchases": "sessionId;userId;timeframe;eventdate;ordernumber;itemId\n1;7;1;2016-05-10;5;31331\n",
+    }
+    for source, content in files.items():
+        (tmp_path / f"{source}.csv").write_text(content, encoding="utf-8")
+        _, (report,) = _ingest(warehouse, tmp_path, source, tmp_path / f"{source}.csv")
+        assert report.inserted == report.read
+    with warehouse.connect() as connection:
+        rows = connection.execute(
+            text("select event_type, user_id, item_id, query, event_time from events order by event_time")
+        ).all()
+    assert [(row.event_type, row.user_id, row.item_id, row.query) for row in rows] == [
+        ("search", "dn-7", None, "(category)"),
+        ("view", None, "dn-81766", None),
+        ("view", "dn-7", "dn-31331", None),
+        ("search", None, None, "16655,244087"),
+        ("purchase", "dn-7", "dn-31331", None),
+    ]
+    assert rows[1].event_time == datetime(2016, 5, 9, 0, 8, 46, 309_000, tzinfo=UTC)
+
+
 def test_the_otto_sample(warehouse: Engine, tmp_path: Path, shared_events: Path) -> None:
     _, (report,) = _ingest(warehouse, tmp_path, "otto", shared_events / "otto-sample.jsonl")
     assert report.quarantined == 0

@@ -26,7 +26,7 @@ from recsys_tasks.ingestion import reading
 from recsys_tasks.ingestion.batch import BadLine, SourceBatch
 from recsys_tasks.ingestion.flat import read_flat
 from recsys_tasks.ingestion.mapping import Mapping
-from recsys_tasks.ingestion.times import time_converter, to_utc
+from recsys_tasks.ingestion.times import later, time_converter, to_utc
 
 HEAD = b"who,what,did,when\n"
 GOOD = b"u,i,view,2024-07-01T10:00:00Z\n"
@@ -401,3 +401,9 @@ def test_reading_a_parquet_file_holds_little_of_it(tmp_path: Path) -> None:
     parts = iter(read_flat(_mapping("parquet"), tmp_path / "f.parquet").rows["events"])
     first, *later = [pa.total_allocated_bytes() - held for _ in parts]
     assert max(later) < 1.5 * first
+
+
+def test_an_offset_that_is_no_number_leaves_no_time() -> None:
+    times = pa.array(["2024-07-01T10:00:00Z", "2024-07-01T10:00:00Z", "soon", None])
+    found = later(times, pa.array(["1500", "x", "1", "1"])).to_pylist()
+    assert found == ["2024-07-01T10:00:01.500000Z", "2024-07-01T10:00:00Z + x ms", "soon + 1 ms", " + 1 ms"]
