@@ -166,7 +166,12 @@ def _airflow(folder: Path, dags: Path, socket_folder: Path, ports: Ports, secret
             "SECRET_KEY": secret["api_secret"],
         },
         "API_AUTH": {"JWT_SECRET": secret["jwt_secret"], "JWT_ISSUER": "session-recommender"},
-        "SCHEDULER": {"SCHEDULER_IDLE_SLEEP_TIME": "0.5", "ENABLE_HEALTH_CHECK": "False"},
+        "SCHEDULER": {
+            "SCHEDULER_IDLE_SLEEP_TIME": "0.5",
+            "ENABLE_HEALTH_CHECK": "False",
+            # A task that was killed with the stack is taken up a minute after the next start, not five.
+            "TASK_INSTANCE_HEARTBEAT_TIMEOUT": "60",
+        },
         "DAG_PROCESSOR": {
             "REFRESH_INTERVAL": "300",
             "MIN_FILE_PROCESS_INTERVAL": "300",

@@ -32,7 +32,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     environment = stack_environment(home, ROOT / "dags", embedded.socket_folder(server), ports)
     environment |= {
         "RECSYS_MLFLOW_TRACKING_URI": embedded.url(server, "mlflow"),
-        "RECSYS_SAMPLE_USERS": "200",
+        "RECSYS_SAMPLE_USERS": "400",
         "RECSYS_MIN_ITEM_EVENTS": "5",
         "RECSYS_TRAINING_SECONDS": "60",
     }
