@@ -52,7 +52,7 @@ class ArrowReader:
         self._url = make_url(engine.url).set(drivername="postgresql").render_as_string(hide_password=False)
 
     def __enter__(self) -> ArrowReader:
-        self._connection = adbc.connect(self._url)
+        self._connection = adbc.connect(self._url, autocommit=True)
         with self._connection.cursor() as cursor:
             cursor.execute("set timezone to 'UTC'")
         return self
