@@ -147,12 +147,11 @@ def _check(
         )
         found.warnings += verdict.warnings
         found.problems += verdict.problems
-    if lines and lines == batch.read_rows:
+    if lines and lines == batch.read_rows and max_bad_share < 1:
         found.problems.append(f"none of its {lines} lines can be read")
     if found.problems and found.rules:
         worst = sorted(found.rules.items(), key=lambda item: -item[1])[:3]
         found.problems.append(f"bad rows: {', '.join(f'{rule} ({count})' for rule, count in worst)}")
-    return found
     return found
 
 
