@@ -39,6 +39,7 @@ def main() -> int:
     once = parser.parse_args().once
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGINT, _stop)  # also where a shell that started it in the background had it ignored
     console = Console()
     try:
         _run(console, once)

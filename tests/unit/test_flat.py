@@ -31,7 +31,7 @@ from recsys_tasks.ingestion.times import later, time_converter, to_utc
 HEAD = b"who,what,did,when\n"
 GOOD = b"u,i,view,2024-07-01T10:00:00Z\n"
 TEXTS = st.text(st.one_of(st.sampled_from(',"\n\r\t \\é'), st.characters(codec="utf-8", exclude_characters="\0")))
-MOMENTS = st.datetimes(datetime(1970, 1, 2), datetime(2100, 1, 1))
+MOMENTS = st.datetimes(datetime(1970, 1, 2), datetime(2100, 1, 1)).map(lambda moment: moment.replace(fold=0))
 Row = dict[str, object]
 
 
