@@ -185,6 +185,8 @@ def _note_pending(connection: Connection, batch: Row[tuple[object, ...]]) -> Non
                     f" where {column} is not null on conflict do nothing"
                 )
             )
+        if numbers:
+            connection.execute(text(f"analyze pending_{kind}"))  # or it is read through for every event
 
 
 def _quarantine(connection: Connection, batch_id: str, kind: str) -> dict[str, int]:
