@@ -65,9 +65,9 @@ def _measure(folder: Path, postgres: str, server: object, size: int) -> dict[str
         full = watch.lap("full")
         vocabulary = snapshot_vocabulary(built)
         watch.lap("vocabulary")
-        events = load_events(built, vocabulary)
+        events, _ = load_events(built, vocabulary)
         trainer = watch.lap("trainer")
-        build_timeline(events.user, events.session, events.item, events.kind, events.seconds, events.session_seconds)
+        build_timeline(*events)
         derived = watch.lap("derived")
     if len(events.user) != built.events:
         raise SystemExit(f"{len(events.user)} of {built.events} events were loaded")

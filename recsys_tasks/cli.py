@@ -146,8 +146,9 @@ def _ingest(given: argparse.Namespace) -> None:
 
 
 def _show_counts(given: argparse.Namespace, reports: Sequence[LoadReport]) -> None:
-    counts = ("read", "inserted", "duplicates", "quarantined", "conflicts")
-    _show(given, {name: sum(getattr(report, name) for report in reports) for name in counts})
+    from recsys_tasks.ingestion.load import totals
+
+    _show(given, {**totals(reports)})
 
 
 def _replay(given: argparse.Namespace) -> None:

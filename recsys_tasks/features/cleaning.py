@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sqlalchemy import Engine, text
 
+from recsys_tasks.features.files import parts_folder
 from recsys_tasks.warehouse import statement
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ def drop_snapshots(engine: Engine, folder: Path, keep: timedelta, *, dry_run: bo
             text("delete from snapshots where snapshot_id = any(:ids)"), {"ids": [manifest.stem for manifest in old]}
         )
     used = newest | {name for manifest in folder.glob("*.json") for name in _named(manifest)}
-    for path in (folder / "parts").glob("*.parquet"):
+    for path in parts_folder(folder).glob("*.parquet"):
         if path.name not in used:
             path.unlink()
     log.info("Removed %d snapshots", len(old))

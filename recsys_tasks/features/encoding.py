@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -67,11 +68,9 @@ def snapshot_vocabulary(snapshot: Snapshot) -> Vocabulary:
     )
 
 
-@dataclass(frozen=True)
-class OrderedEvents:
-    """A snapshot's events [N] in the order of user, session and place in it, as `build_timeline` wants them."""
+class OrderedEvents(NamedTuple):
+    """A snapshot's events [N] in the order of user, session and place in it: what `build_timeline` takes."""
 
-    user_ids: list[str | None]
     user: np.ndarray
     session: np.ndarray
     item: np.ndarray
@@ -80,8 +79,8 @@ class OrderedEvents:
     session_seconds: np.ndarray
 
 
-def load_events(snapshot: Snapshot, vocabulary: Vocabulary) -> OrderedEvents:
-    """Reads a snapshot's events into arrays, items in the numbers of `vocabulary`; users are numbered as they come."""
+def load_events(snapshot: Snapshot, vocabulary: Vocabulary) -> tuple[OrderedEvents, list[str | None]]:
+    """Reads a snapshot's events into arrays, items in the numbers of `vocabulary`; and the id of each user's number."""
     table = snapshot.events_table(_COLUMNS)
     user_keys, user = _dictionary(table["user_key"])
     items, item = _dictionary(table["item_id"])
@@ -90,8 +89,7 @@ def load_events(snapshot: Snapshot, vocabulary: Vocabulary) -> OrderedEvents:
     began = _seconds(table["session_start"])
     order = timeline_order(user, began, place, lambda rows: _session_codes(snapshot, rows))
     codes = np.asarray([EVENT_TYPE_CODES[name] for name in kinds], np.int64)
-    return OrderedEvents(
-        user_ids=[key.removeprefix("u:") if key.startswith("u:") else None for key in user_keys],
+    events = OrderedEvents(
         user=user[order],
         session=np.cumsum(place[order] == 1) - 1,
         item=vocabulary.numbers(items)[item[order]],
@@ -99,19 +97,18 @@ def load_events(snapshot: Snapshot, vocabulary: Vocabulary) -> OrderedEvents:
         seconds=_seconds(table["event_time"])[order],
         session_seconds=began[order],
     )
+    return events, [key.removeprefix("u:") if key.startswith("u:") else None for key in user_keys]
 
 
 def encode_snapshot(snapshot: Snapshot, vocabulary: Vocabulary) -> EncodedSnapshot:
     """The snapshot's events in the numbers of `vocabulary`, which may be an older model's."""
-    events = load_events(snapshot, vocabulary)
-    timeline = build_timeline(
-        events.user, events.session, events.item, events.kind, events.seconds, events.session_seconds
-    )
+    events, ids = load_events(snapshot, vocabulary)
+    timeline = build_timeline(*events)
     starts = timeline.session_first_seconds
     split = (starts >= snapshot.validation_start.timestamp()).astype(np.int8) + (
         starts >= snapshot.test_start.timestamp()
     )
-    user_ids = [events.user_ids[code] for code in events.user[timeline.user_start[:-1]].tolist()]
+    user_ids = [ids[code] for code in events.user[timeline.user_start[:-1]].tolist()]
     return EncodedSnapshot(timeline, vocabulary, user_ids, split)
 
 

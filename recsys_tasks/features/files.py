@@ -11,6 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 
+def parts_folder(snapshots: Path) -> Path:
+    """Where in the folder of snapshots the files are that their manifests name."""
+    return snapshots / "parts"
+
+
 def put_table(folder: Path, name: str, table: pa.Table) -> str:
     """Writes a table to `<name>-<digest>.parquet` in the folder, and returns that file name."""
     sink = pa.BufferOutputStream()

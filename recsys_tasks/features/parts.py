@@ -63,15 +63,22 @@ def build_parts(engine: Engine, folder: Path, cutoff: datetime, known: int) -> l
             for row in rows
         }
     parts: list[Part] = []
+    opened: pa.Table | None = None  # by the latest part, if it was built just now
     with ArrowReader(engine) as reader:
         for row in days:
             until = min(_midnight(row.day + _DAY), cutoff)
             before = parts[-1] if parts and parts[-1].day == row.day - _DAY else None
             opened_with = before.open_after if before else _NOTHING_OPEN
             part = built.get((row.day, until, row.last_change, opened_with))
-            if part is None or not (folder / part.file).exists():
+            if part is not None and (folder / part.file).exists():
+                opened = None
+            else:
+                if opened_with == _NOTHING_OPEN or before is None:
+                    opened = _OPEN_SESSIONS.empty_table()
+                elif opened is None:
+                    opened = open_sessions(pq.read_table(folder / before.file), before.until)
                 wanted = Part(row.day, until, row.last_change, opened_with, "", "", 0, 0, 0)
-                part = _build(reader, folder, wanted, before, known)
+                part, opened = _build(reader, folder, wanted, opened, known)
                 _register(engine, part)
             parts.append(part)
     return parts
@@ -86,14 +93,12 @@ def open_sessions(events: pa.Table, until: datetime) -> pa.Table:
     return last.rename_columns(_OPEN_SESSIONS.names).cast(_OPEN_SESSIONS)
 
 
-def _build(reader: ArrowReader, folder: Path, wanted: Part, before: Part | None, known: int) -> Part:
-    opened = _OPEN_SESSIONS.empty_table()
-    if before is not None and before.open_after != _NOTHING_OPEN:
-        opened = open_sessions(pq.read_table(folder / before.file), before.until)
+def _build(reader: ArrowReader, folder: Path, wanted: Part, opened: pa.Table, known: int) -> tuple[Part, pa.Table]:
+    """A part, and the sessions that may go on after it."""
     reader.provide("open_sessions", opened)
     events = reader.read("features/day", {"day_start": _midnight(wanted.day), "until": wanted.until, "known": known})
     after = open_sessions(events, wanted.until)
-    return replace(
+    part = replace(
         wanted,
         file=put_table(folder, f"{wanted.day:%Y-%m-%d}", events),
         open_after=_digest(after) if after.num_rows else _NOTHING_OPEN,
@@ -101,6 +106,7 @@ def _build(reader: ArrowReader, folder: Path, wanted: Part, before: Part | None,
         sessions=pc.sum(pc.equal(events["position_in_session"], 1)).as_py() or 0,
         feedback_events=pc.sum(events["is_feedback"]).as_py() or 0,
     )
+    return part, after
 
 
 def _digest(table: pa.Table) -> str:

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from sqlalchemy import Engine, text
 
-from recsys_tasks.features.files import put_file, put_table
+from recsys_tasks.features.files import parts_folder, put_file, put_table
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ def redact(engine: Engine, folder: Path, user_ids: Collection[str]) -> int:
 
     Safe to repeat: the new files are written and named by the manifests before the old ones are removed.
     """
-    files = folder / "parts"
+    files = parts_folder(folder)
     renamed = {}
     for path in sorted(files.glob("*.parquet")):
         table = pq.read_table(path)

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from sqlalchemy import Engine, text
 
 from recsys_tasks.errors import InputError, NotEnoughData
-from recsys_tasks.features.files import put_file, put_table
+from recsys_tasks.features.files import parts_folder, put_file, put_table
 from recsys_tasks.features.parts import Part, build_parts
 from recsys_tasks.warehouse import ArrowReader, answering, statement
 
@@ -73,22 +73,22 @@ class Snapshot:
         """Its events, day by day, in the order of `sql/features/day.sql`; texts as dictionaries."""
         texts = [name for name in _DICTIONARIES if columns is None or name in columns]
         parts = dataset.dataset(
-            [self.folder / "parts" / name for name in self.files],
+            [parts_folder(self.folder) / name for name in self.files],
             format=dataset.ParquetFileFormat(read_options={"dictionary_columns": texts}),
         )
         return parts.to_table(columns=list(columns) if columns else None).unify_dictionaries()
 
     def sample(self, rows: int) -> pa.Table:
         """The first rows of its first part."""
-        return pq.read_table(self.folder / "parts" / self.files[0]).slice(0, rows)
+        return pq.read_table(parts_folder(self.folder) / self.files[0]).slice(0, rows)
 
     def item_table(self) -> pa.Table:
         """The catalogue as it was at the cut-off; the columns of `sql/features/items.sql`."""
-        return pq.read_table(self.folder / "parts" / self.item_file)
+        return pq.read_table(parts_folder(self.folder) / self.item_file)
 
     def user_table(self) -> pa.Table:
         """The users' profiles as they were at the cut-off; the columns of `sql/features/users.sql`."""
-        return pq.read_table(self.folder / "parts" / self.user_file)
+        return pq.read_table(parts_folder(self.folder) / self.user_file)
 
 
 @answering
@@ -112,7 +112,7 @@ def build_snapshot(
         cutoff = cutoff or connection.scalar(statement("features/cutoff"))
     if cutoff is None:
         raise NotEnoughData("The warehouse has no events; ingest some first")
-    files = folder / "parts"
+    files = parts_folder(folder)
     parts = [part for part in build_parts(engine, files, cutoff, known) if part.events]
     sessions = sum(part.sessions for part in parts)
     if sessions < _FEWEST_SESSIONS:

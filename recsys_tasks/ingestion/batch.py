@@ -30,7 +30,7 @@ class SourceBatch:
     `rows` maps a kind (items, users, events) to Arrow batches of `row_number` and that kind's columns as
     text. `columns` (of the file, where it has any) and `bad_lines` are filled while `rows` is read. `on_conflict` says
     whether an event that has the id of another is kept out or replaces it; `live` that the source delivers as things
-    happen. A replay of quarantined rows names the batch and the rows they are of.
+    happen.
     """
 
     source: str
@@ -44,8 +44,6 @@ class SourceBatch:
     live: bool = False
     columns: list[str] = field(default_factory=list)
     bad_lines: list[BadLine] = field(default_factory=list)
-    replay_of: str | None = None
-    replayed_rows: dict[str, list[int]] = field(default_factory=dict)
 
     @property
     def batch_id(self) -> str:

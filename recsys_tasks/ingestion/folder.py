@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,12 +36,12 @@ def new_files(engine: Engine, folder: Path) -> list[DroppedFile]:
             (row.path, row.bytes, row.modified_ns)
             for row in connection.execute(text("select path, bytes, modified_ns from landed_files"))
         }
-    found = [path for path in sorted(folder.glob("*/*")) if path.is_file() and _is_data(path)]
-    found.sort(key=lambda path: (path.stat().st_mtime_ns, path.name))
+    found = [(path, path.stat()) for path in folder.glob("*/*") if path.is_file() and _is_data(path)]
+    found.sort(key=lambda item: (item[1].st_mtime_ns, item[0]))
     return [
         DroppedFile(_source_of(path), str(path))
-        for path in found
-        if (str(path), path.stat().st_size, path.stat().st_mtime_ns) not in known
+        for path, status in found
+        if (str(path), status.st_size, status.st_mtime_ns) not in known and _is_settled(status)
     ]
 
 
@@ -57,8 +58,12 @@ def note_landed(engine: Engine, path: Path, batch_ids: Sequence[str]) -> None:
 
 def _is_data(path: Path) -> bool:
     hidden = path.name.startswith((".", "_"))
-    settled = time.time() - path.stat().st_mtime > _SETTLED_SECONDS
-    return not hidden and path.name != MAPPING and path.suffix not in _UNFINISHED and settled
+    return not hidden and path.name != MAPPING and path.suffix not in _UNFINISHED
+
+
+def _is_settled(status: os.stat_result) -> bool:
+    """Whether nobody has written to a file for a moment."""
+    return time.time() - status.st_mtime > _SETTLED_SECONDS
 
 
 def _source_of(path: Path) -> str:

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Engine, text
 
 from recsys_tasks.errors import BatchRejected
 from recsys_tasks.ingestion.batch import SourceBatch
-from recsys_tasks.ingestion.landing import create_landing, drop_landing, lock_batch
+from recsys_tasks.ingestion.landing import create_landing, drop_landing, find_batch, lock_batch
 from recsys_tasks.warehouse import answering, copy_in, statement
 
 log = logging.getLogger(__name__)
@@ -33,9 +33,7 @@ def land(engine: Engine, batches: Iterable[SourceBatch]) -> list[str]:
 def _land_one(engine: Engine, batch: SourceBatch) -> str:
     with engine.begin() as connection:
         lock_batch(connection, batch.batch_id)
-        found = connection.execute(
-            text("select number, status, message from batches where batch_id = :id"), {"id": batch.batch_id}
-        ).one_or_none()
+        found = find_batch(connection, batch.batch_id)
         if found is not None and found.status == "retracted":
             raise BatchRejected(f"Batch {batch.batch_id} of {batch.origin} was retracted: {found.message}")
         if found is not None and found.status != "rejected":

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import date, timedelta
 
 from sqlalchemy import Connection, Engine, Row, text
 from sqlalchemy.exc import IntegrityError
 
 from recsys_tasks.errors import InvariantError
 from recsys_tasks.ingestion.changes import lock_changes, record_change
-from recsys_tasks.ingestion.landing import drop_landing, enter_landing
-from recsys_tasks.warehouse import answering, statement
+from recsys_tasks.ingestion.landing import drop_landing, enter_landing, find_batch
+from recsys_tasks.ingestion.months import bounds, months_of, partition
+from recsys_tasks.warehouse import answering, run_script, statement
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,13 @@ class LoadReport:
     loaded_before: bool
 
 
+def totals(reports: Iterable[LoadReport]) -> dict[str, int]:
+    """What became of the rows of several batches."""
+    names = ("read", "inserted", "duplicates", "quarantined", "conflicts")
+    found = list(reports)
+    return {name: sum(getattr(report, name) for report in found) for name in names}
+
+
 @answering
 def load(engine: Engine, batch_id: str) -> LoadReport:
     """Loads one validated batch in one transaction and removes its landing schema; a loaded one stays.
@@ -49,7 +57,7 @@ def load(engine: Engine, batch_id: str) -> LoadReport:
     with engine.begin() as connection:
         # One load at a time decides what is a duplicate, so two that overlap cannot both insert the same event.
         lock_changes(connection)
-        batch = connection.execute(text("select * from batches where batch_id = :id"), {"id": batch_id}).one_or_none()
+        batch = find_batch(connection, batch_id)
         if batch is None or batch.status not in ("validated", "loaded"):
             state = "unknown" if batch is None else batch.status
             raise InvariantError(f"Batch {batch_id} is {state}; only a validated batch can be loaded")
@@ -58,11 +66,12 @@ def load(engine: Engine, batch_id: str) -> LoadReport:
             return LoadReport(batch_id, batch.read_rows, 0, duplicates, batch.quarantined_rows, 0, True)
         enter_landing(connection, batch.number)
         inserted = _load_catalogue(connection, batch)
-        events, conflicts, months = _load_events(connection, batch)
+        events, conflicts, days = _load_events(connection, batch)
+        record_change(connection, batch_id, days.items())
         report = _finish(connection, batch, inserted + events, conflicts)
         drop_landing(connection, batch.number)
     if events >= _ANALYZE_FROM:
-        _refresh_statistics(engine, months)
+        _refresh_statistics(engine, months_of(days))
     log.info("Loaded %s", report)
     return report
 
@@ -76,10 +85,10 @@ def _load_catalogue(connection: Connection, batch: Row[tuple[object, ...]]) -> i
     return inserted
 
 
-def _load_events(connection: Connection, batch: Row[tuple[object, ...]]) -> tuple[int, int, list[datetime]]:
-    """How many events were loaded, how many conflict with others, and the months they are in."""
+def _load_events(connection: Connection, batch: Row[tuple[object, ...]]) -> tuple[int, int, dict[date, int]]:
+    """How many events were loaded, how many conflict with others, and how many each changed day got."""
     if batch.first_event is None:
-        return 0, 0, []
+        return 0, 0, {}
     of_batch = {"batch": batch.number, "source": batch.source}
     for kind in ("items", "users"):
         if getattr(batch, f"implies_{kind}"):
@@ -93,13 +102,10 @@ def _load_events(connection: Connection, batch: Row[tuple[object, ...]]) -> tupl
     conflicts = connection.execute(statement("ingestion/quarantine_conflicts"), {"batch_id": batch.batch_id}).rowcount
     if replace:
         connection.execute(statement("ingestion/remove_corrected"))
-    connection.execute(statement("ingestion/find_changed_days"))
-    months = list(
-        connection.scalars(
-            text("select distinct date_trunc('month', day::timestamp) from changed_days where events > 0 order by 1")
-        )
-    )
-    return _insert(connection, of_batch, months), conflicts, months
+    run_script(connection, "ingestion/arriving_events")
+    days = {row.day: int(row.events) for row in connection.execute(statement("ingestion/find_changed_days"))}
+    months = months_of(day for day, events in days.items() if events)
+    return _insert(connection, of_batch, months), conflicts, days
 
 
 def _find_repeated(connection: Connection, last_wins: bool) -> None:
@@ -107,14 +113,12 @@ def _find_repeated(connection: Connection, last_wins: bool) -> None:
     try:
         with connection.begin_nested():
             connection.execute(statement("ingestion/prove_unique"))
-            none = True
     except IntegrityError:
-        none = False
-    connection.execute(statement("ingestion/find_repeated"), {"last_wins": last_wins, "none": none})
+        connection.execute(statement("ingestion/find_repeated"), {"last_wins": last_wins})
 
 
-def _insert(connection: Connection, of_batch: dict[str, object], months: Sequence[datetime]) -> int:
-    present = [month for month in months if _exists(connection, f"public.{_partition(month)}")]
+def _insert(connection: Connection, of_batch: dict[str, object], months: Sequence[date]) -> int:
+    present = [month for month in months if _exists(connection, f"public.{partition(month)}")]
     missing = [month for month in months if month not in present]
     of_batch |= {"all_months": not (present and missing)}
     inserted = 0
@@ -125,7 +129,7 @@ def _insert(connection: Connection, of_batch: dict[str, object], months: Sequenc
     return inserted
 
 
-def _insert_new_months(connection: Connection, values: dict[str, object], months: Sequence[datetime]) -> int:
+def _insert_new_months(connection: Connection, values: dict[str, object], months: Sequence[date]) -> int:
     """Fills new partitions apart, indexes them in one go and attaches them, which readers of `events` do not notice."""
     # In the landing schema, which comes first in the search path, this is what `load_events.sql` means by `events`.
     connection.execute(
@@ -135,44 +139,30 @@ def _insert_new_months(connection: Connection, values: dict[str, object], months
         )
     )
     for month in months:
-        name, first, following = _partition(month), _first_day(month), _first_day(month + timedelta(days=31))
+        first, following = bounds(month)
         # With the bounds as a check, attaching it at the end need not read it through.
         connection.execute(
             text(
-                f"create table public.{name} partition of events"
+                f"create table public.{partition(month)} partition of events"
                 f" (check (event_time is not null and event_time >= '{first}' and event_time < '{following}'))"
-                f" for values {_bounds(month)}"
+                f" for values from ('{first}') to ('{following}')"
             )
         )
     inserted = connection.execute(statement("ingestion/load_events"), values).rowcount
     for month in months:
-        name = f"public.{_partition(month)}"
+        name, (first, following) = f"public.{partition(month)}", bounds(month)
         connection.execute(text(f"alter table events detach partition {name}"))
         connection.execute(text(f"alter table {name} add primary key (event_time, event_key)"))
-        connection.execute(text(f"alter table public.events attach partition {name} for values {_bounds(month)}"))
+        connection.execute(
+            text(f"alter table public.events attach partition {name} for values from ('{first}') to ('{following}')")
+        )
     connection.execute(text("drop table events"))
     return inserted
-
-
-def _partition(month: datetime) -> str:
-    return f"events_{month:%Y_%m}"
-
-
-def _bounds(month: datetime) -> str:
-    return f"from ('{_first_day(month)}') to ('{_first_day(month + timedelta(days=31))}')"
-
-
-def _first_day(moment: datetime) -> str:
-    return f"{moment:%Y-%m}-01 00:00:00+00"
 
 
 def _finish(connection: Connection, batch: Row[tuple[object, ...]], inserted: int, conflicts: int) -> LoadReport:
     quarantined = batch.quarantined_rows + conflicts
     duplicates = batch.read_rows - inserted - quarantined
-    days = []
-    if _exists(connection, "changed_days"):
-        days = [(row.day, row.events) for row in connection.execute(text("select day, events from changed_days"))]
-    record_change(connection, batch.batch_id, days)
     connection.execute(
         text(
             "update batches set status = 'loaded', inserted_rows = :inserted, duplicate_rows = :duplicates,"
@@ -193,8 +183,8 @@ def _exists(connection: Connection, table: str) -> bool:
     return connection.scalar(text("select to_regclass(:name) is not null"), {"name": table}) is True
 
 
-def _refresh_statistics(engine: Engine, months: Sequence[datetime]) -> None:
+def _refresh_statistics(engine: Engine, months: Sequence[date]) -> None:
     with engine.begin() as connection:
         connection.execute(text("set local default_statistics_target = 25"))  # the nightly maintenance takes its time
         for month in months:
-            connection.execute(text(f"analyze {_partition(month)} (event_time, event_key, batch, event_type)"))
+            connection.execute(text(f"analyze {partition(month)} (event_time, event_key, batch, event_type)"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from sqlalchemy import Connection, Engine, text
 
 from recsys_tasks.errors import InputError
 from recsys_tasks.ingestion.changes import lock_changes, record_removal
-from recsys_tasks.ingestion.landing import drop_landing
+from recsys_tasks.ingestion.landing import drop_landing, find_batch
 from recsys_tasks.warehouse import answering, statement
 
 log = logging.getLogger(__name__)
@@ -36,14 +35,12 @@ def retract(engine: Engine, batch_id: str, reason: str) -> RemovalReport:
     """
     with engine.begin() as connection:
         lock_changes(connection)
-        batch = connection.execute(
-            text("select number, status from batches where batch_id = :id for update"), {"id": batch_id}
-        ).one_or_none()
+        batch = find_batch(connection, batch_id)
         if batch is None or batch.status != "loaded":
             raise InputError(f"Batch {batch_id} is {batch.status if batch else 'unknown'}; only a loaded one can go")
         removed = connection.execute(statement("ingestion/retract_events"), {"batch": batch.number}).all()
         for table in ("item_versions", "user_versions"):
-            connection.execute(text(f"delete from {table} where batch = :batch"), {"batch": batch.number})  # noqa: S608  # noqa: S608
+            connection.execute(text(f"delete from {table} where batch = :batch"), {"batch": batch.number})  # noqa: S608
         record_removal(connection, "retract", batch_id, [(row.day, -row.events) for row in removed])
         connection.execute(
             text("update batches set status = 'retracted', message = :reason where batch_id = :id"),
@@ -60,12 +57,10 @@ def forget(engine: Engine, user_ids: Sequence[str]) -> RemovalReport:
 
     Only a digest of each id is kept, which tells an id one has but does not tell it to one who has not.
     """
-    digests = [user_digest(user_id) for user_id in user_ids]
     with engine.begin() as connection:
         lock_changes(connection)
-        for digest in digests:
-            connection.execute(statement("ingestion/note_forgotten"), {"user_digest": digest})
         users = {"user_ids": list(user_ids)}
+        connection.execute(statement("ingestion/note_forgotten"), users)
         removed = connection.execute(statement("ingestion/forget_events"), users).all()
         connection.execute(text("delete from user_versions where user_id = any(:user_ids)"), users)
         connection.execute(statement("ingestion/forget_quarantine"), users)
@@ -74,11 +69,6 @@ def forget(engine: Engine, user_ids: Sequence[str]) -> RemovalReport:
     report = RemovalReport(sum(row.events for row in removed), len(removed))
     log.info("Forgot %d users: %s", len(user_ids), report)
     return report
-
-
-def user_digest(user_id: str) -> str:
-    """What is kept of a forgotten user's id."""
-    return hashlib.sha256(user_id.encode()).hexdigest()
 
 
 def _drop_waiting(connection: Connection) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import pyarrow as pa
 from sqlalchemy import Engine, Row, text
@@ -13,9 +14,18 @@ from recsys_tasks.names import KINDS
 from recsys_tasks.warehouse import statement
 
 
-def quarantined_batches(
+@dataclass(frozen=True)
+class Replay:
+    """Quarantined rows of a batch, their numbers by kind, and the new batch that is made of them."""
+
+    batch: SourceBatch
+    origin: str
+    row_numbers: dict[str, list[int]]
+
+
+def quarantined_rows(
     engine: Engine, *, source: str | None = None, batch_id: str | None = None, rule: str | None = None
-) -> list[SourceBatch]:
+) -> list[Replay]:
     """The open rows of quarantine, as a new batch for each one they came in.
 
     Rows of forgotten users, and lines that could not be read at all, are not among them: there is nothing to replay.
@@ -27,11 +37,11 @@ def quarantined_batches(
     of_batch: dict[str, list[Row[tuple[object, ...]]]] = {}
     for row in rows:
         of_batch.setdefault(row.batch_id, []).append(row)
-    return [_as_batch(origin, found) for origin, found in of_batch.items()]
+    return [_replay(origin, found) for origin, found in of_batch.items()]
 
 
-def resolve(engine: Engine, batch: SourceBatch) -> int:
-    """Closes the rows that a replayed and loaded batch was made of; those still bad are open under its own id."""
+def resolve(engine: Engine, replay: Replay) -> int:
+    """Closes the rows of a replay that was loaded; those still bad are open under its own batch's id."""
     with engine.begin() as connection:
         return sum(
             connection.execute(
@@ -39,20 +49,20 @@ def resolve(engine: Engine, batch: SourceBatch) -> int:
                     "update quarantine set resolved_at = now() where batch_id = :origin and resolved_at is null"
                     " and kind = :kind and row_number = any(:numbers)"
                 ),
-                {"origin": batch.replay_of, "kind": kind, "numbers": numbers},
+                {"origin": replay.origin, "kind": kind, "numbers": numbers},
             ).rowcount
-            for kind, numbers in batch.replayed_rows.items()
+            for kind, numbers in replay.row_numbers.items()
         )
 
 
-def _as_batch(origin: str, rows: list[Row[tuple[object, ...]]]) -> SourceBatch:
+def _replay(origin: str, rows: list[Row[tuple[object, ...]]]) -> Replay:
     of_kind = {kind: [row for row in rows if row.kind == kind] for kind in KINDS}
     of_kind = {kind: found for kind, found in of_kind.items() if found}
     first = rows[0]
     # Known by what is replayed and how often that was tried, so that a run that was killed goes on with its batch.
     digest = hashlib.sha256(repr([(origin, row.kind, row.row_number, row.raw) for row in rows]).encode())
     digest.update(str(first.replays).encode())
-    return SourceBatch(
+    batch = SourceBatch(
         source=first.source,
         origin=f"quarantine of {origin}",
         digest=digest.hexdigest(),
@@ -60,9 +70,8 @@ def _as_batch(origin: str, rows: list[Row[tuple[object, ...]]]) -> SourceBatch:
         implies_items=first.implies_items,
         implies_users=first.implies_users,
         on_conflict=first.on_conflict,
-        replay_of=origin,
-        replayed_rows={kind: [row.row_number for row in found] for kind, found in of_kind.items()},
     )
+    return Replay(batch, origin, {kind: [row.row_number for row in found] for kind, found in of_kind.items()})
 
 
 def _landed(kind: str, rows: list[Row[tuple[object, ...]]]) -> Iterator[pa.RecordBatch]:

@@ -85,9 +85,9 @@ def step(function: Any) -> Any:
 
 def counts(reports: Iterable[Any]) -> str:
     """What became of rows, in a line, from reports of loading."""
-    names = ("read", "inserted", "duplicates", "quarantined", "conflicts")
-    found = list(reports)
-    return ", ".join(f"{name} {sum(getattr(report, name) for report in found):,}" for name in names)
+    from recsys_tasks.ingestion.load import totals
+
+    return ", ".join(f"{name} {count:,}" for name, count in totals(reports).items())
 
 
 def from_event(events: Any, name: str) -> str | None:

@@ -8,6 +8,7 @@ import json
 import tarfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ class Bundle:
         """The registered model's version."""
         return str(self.manifest["model_version"])
 
-    @property
+    @cached_property
     def cutoff(self) -> datetime:
         """Up to when the histories go."""
         return _cutoff(self.manifest)

@@ -70,7 +70,7 @@ class Forgotten:
 
     def hides(self, user_id: str, cutoff: datetime) -> bool:
         """Whether what was known of a user up to a cut-off may not be used."""
-        entry = self._latest.get(_digest(user_id))
+        entry = self._latest.get(_digest(user_id)) if self._latest else None
         return entry is not None and cutoff <= entry.time
 
 

@@ -90,9 +90,9 @@ def replay_quarantine(
 ) -> list[LoadReport]:
     """Takes rows in quarantine through validation once more; what is still bad is in quarantine again."""
     reports = []
-    for batch in replay.quarantined_batches(engine(), source=source, batch_id=batch_id, rule=rule):
-        reports += ingest([batch], max_bad_share=1.0)
-        replay.resolve(engine(), batch)
+    for found in replay.quarantined_rows(engine(), source=source, batch_id=batch_id, rule=rule):
+        reports += ingest([found.batch], max_bad_share=1.0)
+        replay.resolve(engine(), found)
     return reports
 
 

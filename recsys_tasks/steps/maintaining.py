@@ -6,18 +6,15 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 
 from recsys_tasks.features.cleaning import drop_snapshots
+from recsys_tasks.ingestion.retention import Dropped, drop_old, refresh_statistics
 from recsys_tasks.settings import settings
 from recsys_tasks.warehouse import engine
-from recsys_tasks.warehouse.retention import drop_old, refresh_statistics
 
 
 @dataclass(frozen=True)
-class Maintained:
-    """What went, or would go."""
+class Maintained(Dropped):
+    """What went, or would go: of the warehouse, and how many snapshots."""
 
-    months: list[str]
-    quarantined: int
-    landings: int
     snapshots: int
 
 

@@ -10,7 +10,14 @@ from pathlib import Path
 from sqlalchemy import Connection, Engine, Row, text
 
 from recsys_tasks.errors import BatchRejected, InvariantError
-from recsys_tasks.ingestion.landing import drop_staged, enter_landing, lock_batch
+from recsys_tasks.ingestion.landing import (
+    drop_staged,
+    enter_landing,
+    find_batch,
+    landing_schema,
+    lock_batch,
+    take_in_hand,
+)
 from recsys_tasks.names import KINDS
 from recsys_tasks.validation import rules
 from recsys_tasks.validation.context import data_docs_address
@@ -83,7 +90,7 @@ def validate(
     docs = data_docs_address(home, data_docs_url)
     with engine.begin() as connection:
         lock_batch(connection, batch_id)
-        batch = connection.execute(text("select * from batches where batch_id = :id"), {"id": batch_id}).one_or_none()
+        batch = find_batch(connection, batch_id)
         if batch is None:
             raise InvariantError(f"There is no batch {batch_id}; land it first")
         if batch.status in ("loaded", "validated"):
@@ -126,10 +133,17 @@ def _check(
     lines = _count_quarantined(connection, batch.batch_id)
     if lines:
         found.rules["readable"] = lines
+    about = {
+        "source": batch.source,
+        "kept_from": kept_from,
+        "implies_items": batch.implies_items,
+        "implies_users": batch.implies_users,
+        "any_forgotten": connection.scalar(text("select exists (select 1 from forgotten_users)")),
+    }
     for kind in KINDS:
         if not connection.scalar(text(f"select exists (select 1 from landed_{kind})")):  # noqa: S608
             continue
-        connection.execute(statement(f"validation/stage_{kind}"), _stage_values(connection, batch, kind, kept_from))
+        connection.execute(statement(f"validation/stage_{kind}"), about)
         connection.execute(text(f"analyze staged_{kind} (broken_rules)"))  # that most rows break none
         broken = _quarantine(connection, batch.batch_id, kind)
         found.rules |= broken
@@ -155,23 +169,6 @@ def _check(
     return found
 
 
-def _stage_values(
-    connection: Connection, batch: Row[tuple[object, ...]], kind: str, kept_from: datetime
-) -> dict[str, object]:
-    any_forgotten = connection.scalar(text("select exists (select 1 from forgotten_users)"))
-    if kind == "items":
-        return {}
-    if kind == "users":
-        return {"any_forgotten": any_forgotten}
-    return {
-        "any_forgotten": any_forgotten,
-        "source": batch.source,
-        "kept_from": kept_from,
-        "implies_items": batch.implies_items,
-        "implies_users": batch.implies_users,
-    }
-
-
 def _note_pending(connection: Connection, batch: Row[tuple[object, ...]]) -> None:
     """Collects the ids of items and users that other batches have landed, which events may refer to already."""
     others = text("select number from batches where status in ('landed', 'validated') and batch_id <> :id")
@@ -181,7 +178,8 @@ def _note_pending(connection: Connection, batch: Row[tuple[object, ...]]) -> Non
         for number in numbers:
             connection.execute(
                 text(
-                    f"insert into pending_{kind} select distinct {column} from landing_{number}.landed_{kind}"  # noqa: S608
+                    f"insert into pending_{kind} select distinct {column}"  # noqa: S608
+                    f" from {landing_schema(number)}.landed_{kind}"
                     f" where {column} is not null on conflict do nothing"
                 )
             )
@@ -191,7 +189,8 @@ def _note_pending(connection: Connection, batch: Row[tuple[object, ...]]) -> Non
 
 def _quarantine(connection: Connection, batch_id: str, kind: str) -> dict[str, int]:
     """Quarantines the rows that broke a rule; the count of rows for each broken rule."""
-    connection.execute(statement(f"validation/broken_{kind}"))
+    take_in_hand(connection, kind)
+    connection.execute(statement("validation/find_broken"))
     values = {"batch_id": batch_id, "kind": kind, "rules": rules.as_json(kind)}
     connection.execute(statement("validation/quarantine_rows"), values)
     counted = connection.execute(text("select rule, count(*) from broken_rows group by rule order by rule")).all()

@@ -16,8 +16,8 @@ from recsys_tasks.settings import settings
 from recsys_tasks.warehouse import embedded
 from recsys_tasks.warehouse.migrations import migrate
 
-Given = ParamSpec("Given")
-Found = TypeVar("Found")
+_Given = ParamSpec("_Given")
+_Found = TypeVar("_Found")
 
 
 @cache
@@ -50,7 +50,7 @@ def engine() -> Engine:
     return made
 
 
-def answering(step: Callable[Given, Found]) -> Callable[Given, Found]:
+def answering(step: Callable[_Given, _Found]) -> Callable[_Given, _Found]:
     """The step, with a warehouse that goes away or cannot write in its midst named as such.
 
     Raises (from the step it wraps):
@@ -58,7 +58,7 @@ def answering(step: Callable[Given, Found]) -> Callable[Given, Found]:
     """
 
     @wraps(step)
-    def answered(*args: Given.args, **kwargs: Given.kwargs) -> Found:
+    def answered(*args: _Given.args, **kwargs: _Given.kwargs) -> _Found:
         try:
             return step(*args, **kwargs)
         except (DBAPIError, psycopg.Error) as error:

@@ -36,6 +36,12 @@ create table landed_events (
     properties text
 );
 
+-- Events whose id another row of the batch has; hardly any batch has some.
+create table repeated_events (
+    row_number integer not null,
+    is_same boolean not null
+);
+
 -- Ids that other batches have landed but not loaded: the events of a shop often come beside its new items.
 create table pending_items (item_id text primary key);
 create table pending_users (user_id text primary key);

@@ -1,19 +1,9 @@
 -- Grain: one day (UTC) on which loading a batch changes events, with how many it adds.
-create table changed_days as
-select
-    day,
-    sum(events) as events
-from (
+with changes as (
     select
         cast(event_time at time zone 'UTC' as date) as day,
         count(*) as events
-    from staged_events as staged
-    where
-        broken_rules is null
-        and not exists (
-            select 1 from skipped_events
-            where skipped_events.row_number = staged.row_number
-        )
+    from arriving_events
     group by 1
     union all
     select
@@ -22,5 +12,11 @@ from (
     from known_events
     where not is_same
     group by 1
-) as changes
+)
+
+select
+    day,
+    sum(events) as events
+from changes
 group by day
+order by day

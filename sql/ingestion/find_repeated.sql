@@ -1,10 +1,9 @@
 -- Grain: one good staged event whose id another row of the batch has: the first of them counts, or the last one
--- where the source corrects itself (:last_wins). With :none there are none.
-create table repeated_events as
+-- where the source corrects itself (:last_wins).
 with twice as (
     select event_key
     from staged_events
-    where broken_rules is null and not :none
+    where broken_rules is null
     group by event_key
     having count(*) > 1
 ),
@@ -25,6 +24,7 @@ numbered as (
         )
 )
 
+insert into repeated_events (row_number, is_same)
 select
     row_number,
     content = first_content as is_same

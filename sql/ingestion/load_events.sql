@@ -1,4 +1,4 @@
--- Grain: one event. Reads: staged_events, skipped_events. Writes: events, those of the given months.
+-- Grain: one event. Reads: arriving_events. Writes: events, those of the given months.
 insert into events (
     event_id, event_key, user_id, session_id, item_id, event_type, event_time, query, quantity, price, request_id,
     position, properties, source, batch, row_number, content
@@ -21,11 +21,5 @@ select
     cast(:batch as integer) as batch,
     row_number,
     content
-from staged_events as staged
-where
-    broken_rules is null
-    and (:all_months or date_trunc('month', event_time at time zone 'UTC') = any(cast(:months as timestamp[])))
-    and not exists (
-        select 1 from skipped_events
-        where skipped_events.row_number = staged.row_number
-    )
+from arriving_events
+where :all_months or date_trunc('month', event_time at time zone 'UTC') = any(cast(:months as timestamp[]))

@@ -1,4 +1,5 @@
 -- Grain: one forgotten user.
 insert into forgotten_users (user_digest)
-values (:user_digest)
+select distinct user_digest(forgotten.user_id) as user_digest
+from unnest(cast(:user_ids as text[])) as forgotten (user_id)
 on conflict (user_digest) do update set forgotten_at = now()

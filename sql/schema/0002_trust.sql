@@ -260,6 +260,9 @@ create table forgotten_users (
     user_digest text primary key,
     forgotten_at timestamptz not null default now()
 );
+create function user_digest(user_id text) returns text language sql immutable parallel safe as $$
+    select encode(sha256(convert_to(user_id, 'UTF8')), 'hex')
+$$;
 
 -- Features ------------------------------------------------------------------------------------------------------
 
@@ -282,44 +285,41 @@ alter table snapshots add column known integer not null default 0;
 
 -- The state of the loop, for people and dashboards -----------------------------------------------------------------
 
+-- The rows in quarantine that wait, whatever the number of rules each broke.
+create view waiting_rows as
+select distinct
+    batch_id,
+    kind,
+    row_number
+from quarantine
+where resolved_at is null;
+
 create view source_status as
 with waiting as (
     select
-        held.source,
+        batches.source,
         count(*) as quarantined_rows
-    from (
-        select distinct
-            batch_id,
-            kind,
-            row_number
-        from quarantine
-        where resolved_at is null
-    ) as quarantined
-    inner join batches as held on quarantined.batch_id = held.batch_id
-    group by held.source
+    from waiting_rows
+    inner join batches on waiting_rows.batch_id = batches.batch_id
+    group by batches.source
 )
 
 select
-    source,
-    count(*) filter (where status = 'loaded') as loaded_batches,
-    count(*) filter (where status = 'rejected') as rejected_batches,
-    (array_agg(batch_id order by landed_at desc))[1] as last_batch,
-    (array_agg(status order by landed_at desc))[1] as last_status,
-    (array_agg(origin order by landed_at desc))[1] as last_origin,
-    max(landed_at) as last_landed_at,
-    max(last_event) as last_event,
-    sum(inserted_rows) as inserted_rows,
-    sum(duplicate_rows) as duplicate_rows,
-    coalesce(max(quarantined_rows_waiting), 0) as quarantined_rows
-from (
-    select
-        batches.*,
-        waiting.quarantined_rows as quarantined_rows_waiting
-    from batches
-    left join waiting on batches.source = waiting.source
-    where batches.status <> 'change'
-) as of_sources
-group by source;
+    batches.source,
+    count(*) filter (where batches.status = 'loaded') as loaded_batches,
+    count(*) filter (where batches.status = 'rejected') as rejected_batches,
+    (array_agg(batches.batch_id order by batches.landed_at desc))[1] as last_batch,
+    (array_agg(batches.status order by batches.landed_at desc))[1] as last_status,
+    (array_agg(batches.origin order by batches.landed_at desc))[1] as last_origin,
+    max(batches.landed_at) as last_landed_at,
+    max(batches.last_event) as last_event,
+    sum(batches.inserted_rows) as inserted_rows,
+    sum(batches.duplicate_rows) as duplicate_rows,
+    coalesce(max(waiting.quarantined_rows), 0) as quarantined_rows
+from batches
+left join waiting on batches.source = waiting.source
+where batches.status <> 'change'
+group by batches.source;
 
 -- From a served recommendation to the model, the training run and the snapshot it came from.
 create view recommendation_lineage as

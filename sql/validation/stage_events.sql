@@ -108,7 +108,7 @@ judged as (
                         and exists (
                             select 1 from forgotten_users
                             where
-                                forgotten_users.user_digest = encode(sha256(convert_to(typed.user_id, 'UTF8')), 'hex')
+                                forgotten_users.user_digest = user_digest(typed.user_id)
                                 and typed.event_time <= forgotten_users.forgotten_at
                         )
                         then 'user_not_forgotten'

@@ -20,9 +20,9 @@ from recsys_tasks.ingestion.sources import read_source
 from recsys_tasks.interval import Interval
 from recsys_tasks.settings import settings
 from recsys_tasks.validation import ValidationReport, validate
+from tests.integration.ingesting import LONG_AGO, count
 from tests.shops import write_lines
 
-LONG_AGO = datetime(1990, 1, 1, tzinfo=UTC)
 GOOD: dict[str, object] = {
     "event_id": "e1",
     "user_id": "u1",
@@ -40,11 +40,6 @@ def _ingest(
         validate(warehouse, batch, tmp_path / "gx", max_bad_share=bad, kept_from=LONG_AGO) for batch in batch_ids
     ]
     return validated, [load(warehouse, batch) for batch in batch_ids]
-
-
-def _count(warehouse: Engine, query: str) -> int:
-    with warehouse.connect() as connection:
-        return int(connection.scalar(text(query)) or 0)
 
 
 def _add_item(warehouse: Engine, *item_ids: str) -> None:
@@ -98,7 +93,7 @@ def test_the_same_file_again_under_another_name_changes_nothing(warehouse: Engin
     _ingest(warehouse, tmp_path, mapping, first)
     _, (again,) = _ingest(warehouse, tmp_path, mapping, second)
     assert (again.inserted, again.duplicates) == (0, 1)
-    assert _count(warehouse, "select count(*) from events") == 1
+    assert count(warehouse, "select count(*) from events") == 1
 
 
 def test_files_that_overlap_give_each_event_once(warehouse: Engine, tmp_path: Path) -> None:
@@ -107,7 +102,7 @@ def test_files_that_overlap_give_each_event_once(warehouse: Engine, tmp_path: Pa
     for name, part in (("a.csv", rows[:7]), ("b.csv", rows[4:])):
         (tmp_path / name).write_text(head + "".join(part), encoding="utf-8")
     _ingest(warehouse, tmp_path, mapping, tmp_path / "a.csv", tmp_path / "b.csv")
-    assert _count(warehouse, "select count(*) from events") == 10
+    assert count(warehouse, "select count(*) from events") == 10
 
 
 def test_bad_rows_go_to_quarantine_with_the_reason_and_the_rest_is_loaded(warehouse: Engine, tmp_path: Path) -> None:
@@ -171,7 +166,7 @@ def test_a_mapping_that_rejects_loads_nothing_of_a_broken_file_and_names_the_lin
     file.write_text("who,what,did,when\nu,i,seen,2024-07-01T12:00:00\nu,i\n", encoding="utf-8")
     with pytest.raises(MalformedFile, match=r"events\.csv, line 3: 2 fields where the header has 4"):
         _ingest(warehouse, tmp_path, _mapping(tmp_path, "csv"), file)
-    assert _count(warehouse, "select count(*) from batches") == 0
+    assert count(warehouse, "select count(*) from batches") == 0
 
 
 @pytest.mark.parametrize("kind", ["torn gzip", "torn parquet"])
@@ -190,7 +185,7 @@ def test_a_file_that_cannot_be_read_to_its_end_loads_nothing_and_is_named(
     file.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(MalformedFile, match=file.name):
         _ingest(warehouse, tmp_path, _mapping(tmp_path, format_), file)
-    assert _count(warehouse, "select count(*) from batches") == 0
+    assert count(warehouse, "select count(*) from batches") == 0
 
 
 def test_blank_lines_and_a_byte_order_mark_are_no_harm(warehouse: Engine, tmp_path: Path) -> None:
@@ -216,15 +211,15 @@ def test_a_missing_column_stops_the_file_before_anything_is_written(warehouse: E
     file.write_text("who,what,did\nu,i,seen\n", encoding="utf-8")
     with pytest.raises(MalformedFile, match="no column 'when'; the file has who, what, did"):
         _ingest(warehouse, tmp_path, _mapping(tmp_path, "csv"), file)
-    assert _count(warehouse, "select count(*) from batches") == 0
+    assert count(warehouse, "select count(*) from batches") == 0
 
 
 def test_a_batch_that_is_bad_as_a_whole_is_rejected_and_nothing_of_it_loaded(warehouse: Engine, tmp_path: Path) -> None:
     file = write_lines(tmp_path / "f.jsonl", [{**GOOD, "event_id": f"e{n}"} for n in range(10)])  # i1 is not known
     with pytest.raises(BatchRejected, match=r"too many rows are bad.*item_known \(10\)"):
         _ingest(warehouse, tmp_path, "feedback", file)
-    assert _count(warehouse, "select count(*) from events") == 0
-    assert _count(warehouse, "select count(*) from batches where status = 'rejected'") == 1
+    assert count(warehouse, "select count(*) from events") == 0
+    assert count(warehouse, "select count(*) from batches where status = 'rejected'") == 1
 
 
 def test_two_households_of_the_default_source(
@@ -241,10 +236,10 @@ def test_two_households_of_the_default_source(
         settings.cache_clear()
     assert all(report.read == report.inserted + report.duplicates + report.quarantined for report in reports)
     assert all(report.inserted == 0 for report in again)
-    assert _count(warehouse, "select count(*) from users") == 2
-    assert _count(warehouse, "select count(distinct user_id) from events") == 2
-    assert _count(warehouse, "select count(*) from items where title is not null") > 60_000
-    assert _count(warehouse, "select count(*) from events where properties ? 'store_id'") == _count(
+    assert count(warehouse, "select count(*) from users") == 2
+    assert count(warehouse, "select count(distinct user_id) from events") == 2
+    assert count(warehouse, "select count(*) from items where title is not null") > 60_000
+    assert count(warehouse, "select count(*) from events where properties ? 'store_id'") == count(
         warehouse, "select count(*) from events"
     )
 
@@ -254,8 +249,8 @@ def test_the_retailrocket_log(warehouse: Engine, tmp_path: Path, shared_events: 
     assert report.read == 38_741
     assert report.inserted + report.duplicates + report.quarantined == report.read
     types = "select count(*) from events where event_type = "
-    assert _count(warehouse, f"{types}'add_to_cart'") > 2_000
-    assert _count(warehouse, f"{types}'purchase'") > 600
+    assert count(warehouse, f"{types}'add_to_cart'") > 2_000
+    assert count(warehouse, f"{types}'purchase'") > 600
 
 
 def test_a_log_of_views_queries_and_purchases_in_diginetica_s_format(warehouse: Engine, tmp_path: Path) -> None:
@@ -288,7 +283,7 @@ def test_a_log_of_views_queries_and_purchases_in_diginetica_s_format(warehouse: 
 def test_the_otto_sample(warehouse: Engine, tmp_path: Path, shared_events: Path) -> None:
     _, (report,) = _ingest(warehouse, tmp_path, "otto", shared_events / "otto-sample.jsonl")
     assert report.quarantined == 0
-    assert _count(warehouse, "select count(distinct session_id) from events") == 20
+    assert count(warehouse, "select count(distinct session_id) from events") == 20
 
 
 def test_a_landing_that_was_killed_is_repeated_safely(warehouse: Engine, tmp_path: Path) -> None:
@@ -301,4 +296,4 @@ def test_a_landing_that_was_killed_is_repeated_safely(warehouse: Engine, tmp_pat
     validate(warehouse, batch, tmp_path / "gx", max_bad_share=0.5, kept_from=LONG_AGO)
     assert load(warehouse, batch).inserted == 10
     assert load(warehouse, batch).inserted == 0
-    assert _count(warehouse, "select count(*) from events") == 10
+    assert count(warehouse, "select count(*) from events") == 10

@@ -25,11 +25,11 @@ OPEN = "select count(*) from quarantine where resolved_at is null"
 
 def _replay(warehouse: Engine, home: Path, **chosen: str) -> list[int]:
     inserted = []
-    for batch in replay.quarantined_batches(warehouse, **chosen):
-        (batch_id,) = land(warehouse, [batch])
+    for found in replay.quarantined_rows(warehouse, **chosen):
+        (batch_id,) = land(warehouse, [found.batch])
         validate(warehouse, batch_id, home / "gx", max_bad_share=1.0, kept_from=LONG_AGO)
         inserted.append(load(warehouse, batch_id).inserted)
-        replay.resolve(warehouse, batch)
+        replay.resolve(warehouse, found)
     return inserted
 
 
@@ -63,6 +63,17 @@ def test_a_row_mended_in_quarantine_is_replayed(warehouse: Engine, tmp_path: Pat
     assert _replay(warehouse, tmp_path, source="shop") == [1]
     assert count(warehouse, OPEN) == 0
     assert _replay(warehouse, tmp_path) == []
+
+
+def test_a_tenth_of_bad_rows_costs_the_tenth_alone(warehouse: Engine, tmp_path: Path) -> None:
+    """Half of them cannot be read, half break a rule."""
+    bad = {0: "torn", 10: line(10, price="-1")}
+    rows = [bad.get(n % 20, line(n)) for n in range(2_000)]
+    (report,) = ingest(warehouse, tmp_path, mapping(tmp_path), write(tmp_path / "f.csv", rows))
+    assert (report.read, report.inserted, report.quarantined) == (2_000, 1_800, 200)
+    with warehouse.connect() as connection:
+        rules = connection.execute(text("select rule, count(*) from quarantine group by rule order by rule")).all()
+    assert rules == [("price_not_negative", 100), ("readable", 100)]
 
 
 def test_an_id_that_says_two_things_is_kept_once_and_reported(warehouse: Engine, tmp_path: Path) -> None:

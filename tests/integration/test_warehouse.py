@@ -13,8 +13,8 @@ import sqlalchemy
 from sqlalchemy import Connection, Engine, text
 
 from recsys_tasks.features.snapshot import SnapshotParameters, build_snapshot
+from recsys_tasks.ingestion.retention import drop_old, refresh_statistics
 from recsys_tasks.warehouse import migrate, run_script, statement
-from recsys_tasks.warehouse.retention import drop_old, refresh_statistics
 from tests.conftest import database
 from tests.integration.ingesting import count, ingest, line, mapping, write
 from tests.shops import START, add_batch, event, fill

@@ -8,7 +8,9 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, Engine, text
 
-from recsys_tasks.warehouse.statements import statement
+from recsys_tasks.ingestion.landing import drop_landing
+from recsys_tasks.ingestion.months import partition
+from recsys_tasks.warehouse import statement
 
 log = logging.getLogger(__name__)
 _WAITING = timedelta(days=7)  # how long the rows of a batch that was never loaded are kept
@@ -70,11 +72,11 @@ def _months_before(connection: Connection, kept_from: datetime) -> list[str]:
     names = connection.scalars(
         text("select relid::regclass::text from pg_partition_tree('events') where isleaf order by 1")
     ).all()
-    return [name for name in names if f"{name}" < f"events_{kept_from:%Y_%m}"]
+    return [name for name in names if name < partition(kept_from)]
 
 
 def _drop_landings(connection: Connection) -> int:
     numbers = connection.scalars(statement("maintenance/forsaken_landings"), {"waiting": _WAITING}).all()
     for number in numbers:
-        connection.execute(text(f"drop schema if exists landing_{number} cascade"))
+        drop_landing(connection, number)
     return len(numbers)

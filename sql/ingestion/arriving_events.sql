@@ -1,0 +1,10 @@
+-- Grain: one staged event that is loaded: good, and neither known nor repeated.
+create view arriving_events as
+select *  -- noqa: AM04
+from staged_events as staged
+where
+    broken_rules is null
+    and not exists (
+        select 1 from skipped_events
+        where skipped_events.row_number = staged.row_number
+    )
