@@ -169,8 +169,8 @@ def _airflow(folder: Path, dags: Path, socket_folder: Path, ports: Ports, secret
         "SCHEDULER": {
             "SCHEDULER_IDLE_SLEEP_TIME": "0.5",
             "ENABLE_HEALTH_CHECK": "False",
-            # A task that was killed with the stack is taken up soon after the next start, not five minutes later.
-            "TASK_INSTANCE_HEARTBEAT_TIMEOUT": "30",
+            # What a killed scheduler had running is taken up soon after the next start, not five minutes later.
+            "ORPHANED_TASKS_CHECK_INTERVAL": "20",
         },
         "DAG_PROCESSOR": {
             "REFRESH_INTERVAL": "300",
