@@ -32,7 +32,7 @@ def main() -> None:
     """Runs the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--events", type=int, nargs="+", default=[1_000_000, 5_000_000, 20_000_000])
-    parser.add_argument("--runs", type=int, default=1, help="repetitions of each size; the median is reported")
+    parser.add_argument("--runs", type=int, default=3, help="repetitions of each size; the median is reported")
     parser.add_argument("--json")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
