@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recsys_tasks.errors import ConfigurationError, InputError, RecsysError
+from recsys_tasks.names import BASELINES
 from recsys_tasks.settings import settings
 
 if TYPE_CHECKING:
@@ -96,6 +97,21 @@ def _parser() -> argparse.ArgumentParser:
     simulate.add_argument("--to", dest="end", type=_moment, required=True, help="baskets before this time")
     simulate.add_argument("--baskets", type=int, default=200, help="how many baskets, default 200")
 
+    summary = "train on a sequence file, predict the last items of another"
+    measured = verbs.add_parser("benchmark", help=summary, description=summary)
+    measured.set_defaults(verb=_benchmark)
+    measured.add_argument(
+        "--train", required=True, type=Path, metavar="F", help="Parquet: sequence_id, position, item_id"
+    )
+    measured.add_argument(
+        "--test", required=True, type=Path, metavar="F", help="the same; the last rows are the targets"
+    )
+    measured.add_argument("--items", type=Path, metavar="F", help="Parquet: item_id with text columns or attribute_id")
+    measured.add_argument("--model", default="transformer", choices=("transformer", "network", "gru", *BASELINES))
+    measured.add_argument("--seed", type=int, default=0, help="of every random number, default 0")
+    measured.add_argument("--minutes", type=_minutes, default=30.0, help="time for training, default 30")
+    measured.add_argument("--json", required=True, type=Path, metavar="OUT", help="file to write the figures to")
+
     _add(verbs, "status", _status, "the state of the loop")
 
     lineage = _add(
@@ -110,6 +126,13 @@ def _add(verbs: argparse._SubParsersAction, name: str, verb: Verb, summary: str)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(verb=verb)
     return parser
+
+
+def _minutes(text: str) -> float:
+    minutes = float(text)
+    if not minutes > 0:
+        raise ValueError("not a time")
+    return minutes
 
 
 def _moment(text: str) -> datetime:
@@ -238,6 +261,18 @@ def _simulate(given: argparse.Namespace) -> None:
     from recsys_tasks.simulation.replay import replay
 
     _show(given, vars(replay(settings().endpoint_urls[0], given.start, given.end, given.baskets)))
+
+
+def _benchmark(given: argparse.Namespace) -> None:
+    from recsys_tasks.evaluation.benchmark import benchmark
+    from recsys_tasks.model.distributed import process_group
+
+    with process_group() as first:
+        found = benchmark(given.train, given.test, given.items, given.model, given.seed, given.minutes)
+    if not first:
+        return
+    given.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    _show(argparse.Namespace(json=False), {name: value for name, value in found.items() if name != "curve"})
 
 
 def _status(given: argparse.Namespace) -> None:

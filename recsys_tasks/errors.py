@@ -5,7 +5,9 @@ RecsysError
 │   ├── ConfigurationError      a setting, a mapping file or an argument
 │   ├── MalformedFile           an input file cannot be read at a given line
 │   ├── BatchRejected           a landed batch is bad as a whole
-│   └── NotEnoughData           a snapshot or a training set would be empty
+│   ├── NotEnoughData           a snapshot or a training set would be empty
+│   └── OtherModelFormat        a stored model is of another version of this package
+├── OutOfMemory             the machine has too little memory for a setting: lower it
 ├── UnavailableError        something we depend on does not answer: retrying may help
 └── InvariantError          something that must hold does not: ours to mend
     ├── BundleCorrupt           a bundle's files do not match its manifest
@@ -43,8 +45,16 @@ class NotEnoughData(InputError):
     """There are too few events to build or train anything from."""
 
 
+class OtherModelFormat(InputError):
+    """A stored model was written by another version of this package."""
+
+
 class UnavailableError(RecsysError):
     """A service this package depends on does not answer; retrying may help."""
+
+
+class OutOfMemory(RecsysError):
+    """The machine has too little memory for a setting."""
 
 
 class InvariantError(RecsysError):

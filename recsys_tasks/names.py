@@ -51,7 +51,10 @@ PREVIOUS: Final = "previous"
 
 POPULARITY: Final = "popularity"
 PERSONAL: Final = "personal_frequency"
-BASELINES: Final = (POPULARITY, PERSONAL)
+RECENT_POPULARITY: Final = "recent_popularity"
+ITEM_KNN: Final = "item_knn"
+VMIS_KNN: Final = "vmis_knn"
+BASELINES: Final = (POPULARITY, RECENT_POPULARITY, PERSONAL, ITEM_KNN, VMIS_KNN)
 
 PADDING_ITEM: Final = 0
 UNKNOWN_ITEM: Final = 1

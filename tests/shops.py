@@ -7,25 +7,32 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from sqlalchemy import Engine, text
 
-from recsys_tasks.features.encoding import EncodedSnapshot
+from recsys_tasks.evaluation.protocol import TRAINING, VALIDATION
+from recsys_tasks.features.encoding import EncodedSnapshot, OrderedEvents
 from recsys_tasks.features.sequences import Timeline, build_timeline
 from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.ingestion.changes import record_change
-from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM, PURCHASE
+from recsys_tasks.model.network import NetworkConfig
+from recsys_tasks.model.training import TrainingData
+from recsys_tasks.model.windows import training_stops
+from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM, PURCHASE, SEARCH, UNKNOWN_ITEM
 
 START = datetime(2024, 1, 1, 8, tzinfo=UTC)
 ITEMS = 40
+COLOURS = ("red", "green", "blue", "yellow")
+QUERIES = (*COLOURS, "nothing of the kind")
 
 
 def vocabulary(items: int = ITEMS) -> Vocabulary:
     """Items `i0`, `i1`, … in two departments."""
     return Vocabulary(
         item_ids=tuple(f"i{number}" for number in range(items)),
-        titles=tuple(f"Item {number}" for number in range(items)),
+        titles=tuple(f"Item {number}, {COLOURS[number % 4]}" for number in range(items)),
         category_paths=tuple(f"D{number % 2} > C{number % 5}" for number in range(items)),
         brands=("",) * items,
         counts=tuple(range(items + 10, 10, -1)),
@@ -52,10 +59,21 @@ def encoded_shop(users: int = 60, sessions: int = 8, seed: int = 0) -> EncodedSn
     return EncodedSnapshot(timeline, vocabulary(), [f"u{user}" for user in range(users)], split)
 
 
+def training_data(shop: EncodedSnapshot) -> TrainingData:
+    """What of a shop is for training, and in the decay also what validates."""
+    stops = (training_stops(shop.timeline, shop.split, last) for last in (TRAINING, VALIDATION))
+    return TrainingData(shop.timeline, shop.vocabulary.all_counts(), *stops)
+
+
+def small_config(words: Vocabulary, **sizes: Any) -> NetworkConfig:
+    """A narrow network for a vocabulary."""
+    return NetworkConfig(**{"items": len(words), "content_tokens": len(words.content_names), "width": 16, **sizes})
+
+
 def random_timeline(seed: int, users: int = 5) -> Timeline:
     """Users with sessions of one to six events, some of them of unknown items, over some weeks."""
     random = np.random.default_rng(seed)
-    user, session, item, kind, seconds, began = ([] for _ in range(6))
+    user, session, item, kind, seconds, began, query = ([] for _ in range(7))
     number = 0
     for who in range(users):
         now = START.timestamp()
@@ -65,13 +83,17 @@ def random_timeline(seed: int, users: int = 5) -> Timeline:
             for _ in range(int(random.integers(1, 7))):
                 user.append(who)
                 session.append(number)
-                item.append(int(random.integers(1, FIRST_ITEM + ITEMS)))
                 kind.append(int(random.integers(1, 5)))
+                searched = kind[-1] == EVENT_TYPE_CODES[SEARCH]
+                item.append(UNKNOWN_ITEM if searched else int(random.integers(1, FIRST_ITEM + ITEMS)))
+                query.append(f"item {QUERIES[random.integers(len(QUERIES))]}" if searched else "")
                 seconds.append(at)
                 began.append(now)
                 at += float(random.exponential(60))
             number += 1
-    return build_timeline(*(np.asarray(column) for column in (user, session, item, kind, seconds, began)))
+    queries, text = vocabulary().query_words(query)
+    columns = [np.asarray(column) for column in (user, session, item, kind, seconds, began)]
+    return build_timeline(*OrderedEvents._make([*columns, text, queries]))
 
 
 def fill(engine: Engine, users: int = 30, weeks: int = 10, seed: int = 0) -> None:

@@ -1,37 +1,108 @@
-"""What a model has to beat: popularity, and what the user bought most often. Both skip what is in the session
-where sessions do not repeat items, as the model does."""
+"""What a model has to beat: counts and neighbours, fitted to the same events and asked the same questions."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
+from scipy import sparse
 
-from recsys_tasks.evaluation.metrics import MISSED
-from recsys_tasks.evaluation.protocol import Questions
-from recsys_tasks.features.encoding import EncodedSnapshot
-from recsys_tasks.names import BASELINES, FIRST_ITEM, PERSONAL, POPULARITY
+from recsys_tasks.evaluation.protocol import Questions, Scorer
+from recsys_tasks.features.sequences import Timeline
+from recsys_tasks.model.neighbours import NeighbourConfig, SessionNeighbours
+from recsys_tasks.model.recipe import training_events
+from recsys_tasks.model.training import TrainingData
+from recsys_tasks.names import FIRST_ITEM, ITEM_KNN, PERSONAL, POPULARITY, RECENT_POPULARITY, VMIS_KNN
+
+_RECENT = 0.05
+_SESSION_TOKENS = 10
+_FADING = 0.8
 
 
-def baseline_ranks(encoded: EncodedSnapshot, asked: Questions, skip_session: bool) -> dict[str, np.ndarray]:
-    """Rank [B] of each target by each baseline; `MISSED` where the target is not in the vocabulary.
+def popularity(data: TrainingData) -> Scorer:
+    """Share of the training events."""
+    share = data.counts / max(data.counts.sum(), 1)
+    return lambda asked: np.tile(share, (len(asked), 1))
 
-    Popularity counts the training events; personal frequency counts the user's events before the session and
-    breaks its ties by popularity.
-    """
-    timeline, size = encoded.timeline, len(encoded.vocabulary)
-    counts = encoded.vocabulary.all_counts().astype(np.float64)
-    popularity = counts / (counts.sum() + 1)
-    ranks = {name: np.full(len(asked), MISSED) for name in BASELINES}
-    for place, (first, target) in enumerate(zip(asked.first, asked.target, strict=True)):
-        wanted = timeline.item[target]
-        if wanted < FIRST_ITEM:
-            continue
-        past = timeline.item[timeline.user_start[timeline.user[first]] : first]
-        personal = popularity + np.bincount(past, minlength=size)
-        for name, scores in ((POPULARITY, popularity), (PERSONAL, personal)):
-            above = scores >= scores[wanted]
-            above[:FIRST_ITEM] = False
-            if skip_session:
-                above[timeline.item[first:target]] = False
-                above[wanted] = True
-            ranks[name][place] = above.sum()
-    return ranks
+
+def recent_popularity(data: TrainingData) -> Scorer:
+    """Share of the latest twentieth of the training events; popularity among those that do not come there."""
+    events = training_events(data)
+    latest = events[np.argsort(data.timeline.seconds[events], kind="stable")][-max(1, int(_RECENT * len(events))) :]
+    counts = np.bincount(data.timeline.item[latest], minlength=len(data.counts))
+    share = counts + data.counts / (data.counts.sum() + 1)
+    return lambda asked: np.tile(share, (len(asked), 1))
+
+
+def personal_frequency(data: TrainingData) -> Scorer:
+    """How often the user acted on an item before the session; equal ones by popularity."""
+    share, timeline = data.counts / (data.counts.sum() + 1), data.timeline
+
+    def scores(asked: Questions) -> np.ndarray:
+        found = np.tile(share, (len(asked), 1))
+        for row, first in enumerate(asked.first):
+            past = timeline.item[timeline.user_start[timeline.user[first]] : first]
+            found[row] += np.bincount(past, minlength=len(share))
+        return found
+
+    return scores
+
+
+def item_neighbours(data: TrainingData) -> Scorer:
+    """Item-kNN: cosine of the sessions that two items come in (Sarwar et al. 2001), summed over the session's items,
+    recent ones more."""
+    session, item = session_events(data)
+    held = sparse.csr_matrix(
+        (np.ones(len(item), np.float32), (session, item)), (int(session.max()) + 1, len(data.counts))
+    )
+    held.data[:] = 1
+    length = np.sqrt(np.maximum(np.asarray(held.sum(0)).ravel(), 1))
+    unit = held @ sparse.diags((1 / length).astype(np.float32))
+    similar = (unit.T @ unit).tocsr()
+    similar.setdiag(0)
+
+    def scores(asked: Questions) -> np.ndarray:
+        tokens = session_tokens(data.timeline, asked, _SESSION_TOKENS)
+        rows, columns = np.nonzero(tokens >= FIRST_ITEM)
+        weight = (_FADING ** np.arange(tokens.shape[1])[::-1][columns]).astype(np.float32)
+        of_session = sparse.csr_matrix((weight, (rows, tokens[rows, columns])), (len(tokens), len(data.counts)))
+        return np.asarray((of_session @ similar).todense())
+
+    return scores
+
+
+def session_neighbours(data: TrainingData) -> Scorer:
+    """VMIS-kNN."""
+    neighbours = SessionNeighbours(*session_events(data), len(data.counts), NeighbourConfig())
+    last = neighbours.config.last_items
+
+    def scores(asked: Questions) -> np.ndarray:
+        return np.asarray(neighbours.scores(session_tokens(data.timeline, asked, last)).todense())
+
+    return scores
+
+
+FITS: dict[str, Callable[[TrainingData], Scorer]] = {
+    POPULARITY: popularity,
+    RECENT_POPULARITY: recent_popularity,
+    PERSONAL: personal_frequency,
+    ITEM_KNN: item_neighbours,
+    VMIS_KNN: session_neighbours,
+}
+
+
+def session_events(data: TrainingData) -> tuple[np.ndarray, np.ndarray]:
+    """Sessions, numbered in the order of time, and items of the training events [N], repetitions included."""
+    timeline, events = data.timeline, training_events(data)
+    order = np.argsort(timeline.session_first_seconds, kind="stable")
+    number = np.empty(len(order), np.int64)
+    number[order] = np.arange(len(order))
+    known = events[timeline.item[events] >= FIRST_ITEM]
+    return number[timeline.session[known]], timeline.item[known]
+
+
+def session_tokens(timeline: Timeline, asked: Questions, count: int) -> np.ndarray:
+    """The last known items of each session before its target [B, count], newest last, 0 where there is none."""
+    index = asked.target[:, None] - np.arange(count, 0, -1)
+    items = timeline.item[np.maximum(index, 0)]
+    return np.where((index >= asked.first[:, None]) & (items >= FIRST_ITEM), items, 0)

@@ -1,11 +1,15 @@
-"""Ranking metrics from the rank of one target per request (1 is the best), over the full catalogue."""
+"""Metrics of rankings, from the rank of one target per request (1 is the best) and the lists that were shown."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from recsys_tasks.names import FIRST_ITEM
+
 CUTS = (5, 10, 20)
 MISSED = np.iinfo(np.int64).max
+_RESAMPLES = 500
+_LEVEL = 0.95
 
 
 def rank_of(scores: np.ndarray, target: np.ndarray) -> np.ndarray:
@@ -15,24 +19,68 @@ def rank_of(scores: np.ndarray, target: np.ndarray) -> np.ndarray:
     return ranks
 
 
-def ranking_metrics(ranks: np.ndarray) -> dict[str, float]:
-    """recall, precision, f1, ndcg and mrr at 5, 10 and 20, keyed as `recall_20`.
+def gains(ranks: np.ndarray) -> dict[str, np.ndarray]:
+    """recall, ndcg and mrr at 5, 10 and 20 of each request [B], keyed as `recall_20`.
 
-    With one target, recall is whether it is found, precision is that divided by k, f1 their harmonic mean,
-    ndcg 1 / log2(1 + rank) (Järvelin and Kekäläinen 2002), mrr 1 / rank where it is found.
+    With one target, recall is whether it is found, ndcg 1 / log2(1 + rank) (Järvelin and Kekäläinen 2002), mrr
+    1 / rank where it is found.
     """
-    found: dict[str, float] = {}
-    rank = ranks.astype(np.float64)
+    rank, found = ranks.astype(np.float64), {}
     for k in CUTS:
         hit = rank <= k
-        recall = _mean(hit)
+        found[f"recall_{k}"] = hit.astype(np.float64)
+        found[f"ndcg_{k}"] = np.where(hit, 1 / np.log2(1 + rank), 0.0)
+        found[f"mrr_{k}"] = np.where(hit, 1 / rank, 0.0)
+    return found
+
+
+def ranking_metrics(ranks: np.ndarray) -> dict[str, float]:
+    """Means of `gains`, and precision and f1: precision is recall divided by k, f1 their harmonic mean."""
+    found = {name: _mean(values) for name, values in gains(ranks).items()}
+    for k in CUTS:
+        recall = found[f"recall_{k}"]
         precision = recall / k
-        found[f"recall_{k}"] = recall
         found[f"precision_{k}"] = precision
         found[f"f1_{k}"] = 2 * precision * recall / (precision + recall) if recall else 0.0
-        found[f"ndcg_{k}"] = _mean(np.where(hit, 1 / np.log2(1 + rank), 0.0))
-        found[f"mrr_{k}"] = _mean(np.where(hit, 1 / rank, 0.0))
     return found
+
+
+def list_metrics(lists: np.ndarray, counts: np.ndarray) -> dict[str, float]:
+    """What lists of items [B, k] are like, whether or not they hold the target; an entry of 0 is none.
+
+    Args:
+        lists: item numbers, best first.
+        counts: how often each item came in training [V].
+
+    Returns:
+        coverage: share of the catalogue that is in any list; popularity: mean share of training events of what is
+        listed, in units of the mean item's (average recommendation popularity, Yin et al. 2012); novelty: mean
+        self-information in bits, -log2 of that share (Zhou et al. 2010).
+    """
+    items, k = max(len(counts) - FIRST_ITEM, 1), lists.shape[1]
+    listed = lists[lists >= FIRST_ITEM]
+    share = (counts + 1) / (counts[FIRST_ITEM:] + 1).sum()
+    return {
+        f"coverage_{k}": len(np.unique(listed)) / items,
+        f"popularity_{k}": _mean(share[listed]) * items,
+        f"novelty_{k}": _mean(-np.log2(share[listed])),
+    }
+
+
+def interval(values: np.ndarray, groups: np.ndarray, seed: int = 0) -> tuple[float, float]:
+    """A 95 % confidence interval of the mean of values [B], by bootstrap over groups [B] (Efron 1979).
+
+    Requests of one user are alike, so that users are drawn, not requests.
+    """
+    _, number = np.unique(groups, return_inverse=True)
+    sums, sizes = np.bincount(number, values), np.bincount(number)
+    random = np.random.default_rng(seed)
+    means = np.empty(_RESAMPLES)
+    for at in range(_RESAMPLES):
+        drawn = np.bincount(random.integers(len(sums), size=len(sums)), minlength=len(sums))
+        means[at] = drawn @ sums / (drawn @ sizes)
+    low, high = np.quantile(means, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
+    return float(low), float(high)
 
 
 def _mean(values: np.ndarray) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,18 +10,20 @@ import torch
 
 from recsys_tasks.evaluation.metrics import MISSED, rank_of
 from recsys_tasks.features.encoding import EncodedSnapshot
-from recsys_tasks.features.sequences import query_inputs
+from recsys_tasks.features.sequences import Timeline, query_inputs
 from recsys_tasks.model.network import Events, Query, Recommender
-from recsys_tasks.names import FIRST_ITEM
+from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM, SEARCH
 
-VALIDATION, TEST = 1, 2
+TRAINING, VALIDATION, TEST = 0, 1, 2
 HISTORY = 512
 _BATCH_EVENTS = 32_768
+_BATCH = 256
+LISTED = 20
 
 
 @dataclass(frozen=True)
 class Questions:
-    """Sessions of one part: where each begins and where its target, the last event, is [B]."""
+    """Sessions: where each begins and where its target is, an event after the beginning [B]."""
 
     first: np.ndarray
     target: np.ndarray
@@ -29,32 +32,96 @@ class Questions:
         """How many there are."""
         return len(self.first)
 
+    def __getitem__(self, part: np.ndarray | slice) -> Questions:
+        """Some of them."""
+        return Questions(self.first[part], self.target[part])
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Rank [B] of each target, ties against it, `MISSED` where it is not in the vocabulary; items listed [B, 20]."""
+
+    ranks: np.ndarray
+    lists: np.ndarray
+
+
+Scorer = Callable[[Questions], np.ndarray]
+"""Scores [B, V] of all items for questions [B]; higher is better."""
+
 
 def questions(encoded: EncodedSnapshot, part: int, limit: int | None = None) -> Questions:
-    """The sessions of a part with two events or more; a fixed random sample of at most `limit`."""
-    first, stop = encoded.timeline.session_start[:-1], encoded.timeline.session_start[1:]
-    chosen = np.flatnonzero((encoded.split == part) & (stop - first >= 2))
+    """The sessions of a part, asked for their last event that is no search, if another comes before it.
+
+    With a `limit`, a fixed random sample of at most so many.
+    """
+    timeline = encoded.timeline
+    first = timeline.session_start[:-1]
+    acted = np.where(timeline.kind != EVENT_TYPE_CODES[SEARCH], np.arange(len(timeline)), -1)
+    target = np.maximum.reduceat(acted, first) if len(first) else first
+    chosen = np.flatnonzero((encoded.split == part) & (target > first))
     if limit is not None and limit < len(chosen):
         chosen = np.sort(np.random.default_rng(0).permutation(chosen)[:limit])
-    return Questions(first[chosen], stop[chosen] - 1)
+    return Questions(first[chosen], target[chosen])
 
 
-@torch.inference_mode()
-def model_ranks(network: Recommender, encoded: EncodedSnapshot, asked: Questions) -> np.ndarray:
-    """Rank [B] of each target by the network; `MISSED` where the target is not in its vocabulary."""
-    network.eval()
-    timeline, device = encoded.timeline, network.items.bias.device
-    ranks = np.full(len(asked), MISSED)
-    known = np.flatnonzero(timeline.item[asked.target] >= FIRST_ITEM)
-    length = np.minimum(asked.first - timeline.user_start[timeline.user[asked.first]], HISTORY)
-    order, at = known[np.argsort(length[known], kind="stable")[::-1]], 0
+def model_inputs(network: Recommender, timeline: Timeline, asked: Questions) -> tuple[Events, Query]:
+    """What the network reads of questions."""
+    device = network.items.bias.device
+    events, query = query_inputs(timeline, asked.first, asked.target, HISTORY)
+    return (
+        Events(**{name: torch.from_numpy(value).to(device) for name, value in events.items()}),
+        Query(**{name: torch.from_numpy(value).to(device) for name, value in query.items()}),
+    )
+
+
+def model_scorer(network: Recommender, timeline: Timeline) -> Scorer:
+    """The network as a scorer: probabilities of the next item."""
+
+    @torch.inference_mode()
+    def scores(asked: Questions) -> np.ndarray:
+        network.eval()
+        found: np.ndarray = network.answer(*model_inputs(network, timeline, asked)).softmax(-1).cpu().numpy()
+        return found
+
+    return scores
+
+
+def answer(scorer: Scorer, timeline: Timeline, asked: Questions, skip_session: bool = False) -> Answers:
+    """What a scorer answers; `skip_session` takes what is in the session already out of the competition."""
+    ranks, lists = np.full(len(asked), MISSED), np.zeros((len(asked), LISTED), np.int64)
+    for part in batches(timeline, asked):
+        scores, target = scorer(asked[part]), timeline.item[asked.target[part]]
+        scores[:, :FIRST_ITEM] = -np.inf
+        own = scores[np.arange(len(part)), target]
+        if skip_session:
+            length = asked.target[part] - asked.first[part]
+            rows = np.repeat(np.arange(len(part)), length)
+            seen = np.arange(len(rows)) - np.repeat(np.cumsum(length) - length, length) + asked.first[part][rows]
+            scores[rows, timeline.item[seen]] = -np.inf
+        lists[part] = _best(scores)
+        scores[np.arange(len(part)), target] = own
+        ranks[part] = np.where(target >= FIRST_ITEM, rank_of(scores, target), MISSED)
+    return Answers(ranks, lists)
+
+
+def _best(scores: np.ndarray) -> np.ndarray:
+    """The items [B, LISTED] with the highest scores, best first; 0 where there are fewer."""
+    count = min(LISTED, scores.shape[1])
+    best, items = torch.topk(torch.from_numpy(scores), count)
+    listed = np.where(np.isfinite(best.numpy()), items.numpy(), 0)
+    return np.pad(listed, ((0, 0), (0, LISTED - count)))
+
+
+def model_ranks(network: Recommender, timeline: Timeline, asked: Questions) -> np.ndarray:
+    """Rank [B] of each target by the network, which itself leaves out what cannot come."""
+    return answer(model_scorer(network, timeline), timeline, asked).ranks
+
+
+def batches(timeline: Timeline, asked: Questions) -> Iterator[np.ndarray]:
+    """Questions in batches of similar length of history, then of session."""
+    history = np.minimum(asked.first - timeline.user_start[timeline.user[asked.first]], HISTORY)
+    order, at = np.lexsort((asked.target - asked.first, history))[::-1], 0
     while at < len(order):
-        size = max(1, min(256, _BATCH_EVENTS // max(1, int(length[order[at]]))))
-        part = order[at : at + size]
-        events, query = query_inputs(timeline, asked.first[part], asked.target[part], HISTORY)
-        given = Events(**{name: torch.from_numpy(value).to(device) for name, value in events.items()})
-        running = Query(**{name: torch.from_numpy(value).to(device) for name, value in query.items()})
-        scores = network.decode_session(*network.encode_history(given), given.days, running)
-        ranks[part] = rank_of(scores.cpu().numpy(), timeline.item[asked.target[part]])
+        size = max(1, min(_BATCH, _BATCH_EVENTS // max(1, int(history[order[at]]))))
+        yield order[at : at + size]
         at += size
-    return ranks

@@ -14,9 +14,9 @@ from recsys_tasks.errors import NotEnoughData
 from recsys_tasks.features.sequences import Timeline, build_timeline, stable_order
 from recsys_tasks.features.snapshot import Snapshot
 from recsys_tasks.features.vocabulary import Vocabulary
-from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM
+from recsys_tasks.names import EVENT_TYPE_CODES
 
-_COLUMNS = ["user_key", "item_id", "event_type", "event_time", "session_start", "position_in_session"]
+_COLUMNS = ["user_key", "item_id", "event_type", "event_time", "query", "session_start", "position_in_session"]
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,8 @@ class OrderedEvents(NamedTuple):
     kind: np.ndarray
     seconds: np.ndarray
     session_seconds: np.ndarray
+    text: np.ndarray
+    queries: np.ndarray
 
 
 def load_events(snapshot: Snapshot, vocabulary: Vocabulary) -> tuple[OrderedEvents, list[str | None]]:
@@ -85,6 +87,8 @@ def load_events(snapshot: Snapshot, vocabulary: Vocabulary) -> tuple[OrderedEven
     user_keys, user = _dictionary(table["user_key"])
     items, item = _dictionary(table["item_id"])
     kinds, kind = _dictionary(table["event_type"])
+    asked, query = _dictionary(table["query"])
+    queries, row_of = vocabulary.query_words(asked)
     place = table["position_in_session"].to_numpy()
     began = _seconds(table["session_start"])
     order = timeline_order(user, began, place, lambda rows: _session_codes(snapshot, rows))
@@ -96,6 +100,8 @@ def load_events(snapshot: Snapshot, vocabulary: Vocabulary) -> tuple[OrderedEven
         kind=codes[kind[order]],
         seconds=_seconds(table["event_time"])[order],
         session_seconds=began[order],
+        text=row_of[query[order]],
+        queries=queries,
     )
     return events, [key.removeprefix("u:") if key.startswith("u:") else None for key in user_keys]
 
@@ -136,14 +142,6 @@ def timeline_order(
         rows = order[at]
         order[at] = rows[np.lexsort((place[rows], session_of(rows), began[rows], user[rows]))]
     return order
-
-
-def sessions_repeat(encoded: EncodedSnapshot) -> bool:
-    """Whether the training sessions act on an item twice more often than once in a hundred events."""
-    timeline = encoded.timeline
-    training = (encoded.split[timeline.session] == 0) & (timeline.item >= FIRST_ITEM)
-    pairs = timeline.session[training] * len(encoded.vocabulary) + timeline.item[training]
-    return len(np.unique(pairs)) < 0.99 * len(pairs)
 
 
 def _seconds(column: pa.ChunkedArray) -> np.ndarray:

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from recsys_tasks.names import PADDING_ITEM, UNKNOWN_ITEM
+from recsys_tasks.names import EVENT_TYPE_CODES, PADDING_ITEM, PURCHASE, UNKNOWN_ITEM
 
 GAP_BUCKETS = 24
 COUNT_BUCKETS = 12
 SECONDS_PER_DAY = 86_400.0
-MAX_TOKENS = 128
+MAX_TOKENS = 200
+QUERY_WORDS = 8
 _MONDAY = 4  # 1 January 1970 was a Thursday: days since then plus 3, modulo 7, is 0 on a Monday
 
 Arrays = dict[str, np.ndarray]
@@ -57,6 +58,9 @@ class Timeline:
         gap: bucket of the time since the user's event before; session_gap: the same for the session's first event.
         repeats: bucket of how often the user had the item before; recurrence: bucket of the time since then.
         next_same: index of the user's next event with the item, or N.
+        text: which of `queries` a search is about, 0 for none; queries [Q, A]: their words, as numbers of content
+            tokens, 0 where there are fewer; A is 0 where nothing is searched.
+        buys: whether the session buys something with this event or a later one: what purchase intent is measured by.
         user_start [U + 1], session_start [S + 1]: where each begins.
     """
 
@@ -71,6 +75,9 @@ class Timeline:
     repeats: np.ndarray
     recurrence: np.ndarray
     next_same: np.ndarray
+    buys: np.ndarray
+    text: np.ndarray
+    queries: np.ndarray
     user_start: np.ndarray
     session_start: np.ndarray
 
@@ -92,8 +99,10 @@ def build_timeline(
     kind: np.ndarray,
     seconds: np.ndarray,
     session_seconds: np.ndarray,
+    text: np.ndarray | None = None,
+    queries: np.ndarray | None = None,
 ) -> Timeline:
-    """Derives the features of ordered events [N]; nothing of an event depends on a later one but `next_same`."""
+    """Derives the features of ordered events [N]; of an event only `next_same` and `buys` depend on later ones."""
     count = len(item)
     user_start = _starts(user)
     session_start = _starts(session)
@@ -105,6 +114,7 @@ def build_timeline(
     session_index = np.repeat(np.arange(len(opens)), np.diff(session_start))
     since_previous = np.where(first_of_user[opens], -1.0, np.maximum(session_seconds[opens] - before[opens], 0))
     repeats, recurrence, next_same = _recurrences(user, item, seconds)
+    bought = np.concatenate([[0], np.cumsum(kind == EVENT_TYPE_CODES[PURCHASE])])
     return Timeline(
         user=user,
         session=session_index,
@@ -117,6 +127,9 @@ def build_timeline(
         repeats=repeats,
         recurrence=recurrence,
         next_same=next_same,
+        text=np.zeros(count, np.int64) if text is None else text,
+        queries=np.zeros((1, 0), np.int64) if queries is None else queries,
+        buys=bought[session_start[1:]][session_index] > bought[:-1],
         user_start=user_start,
         session_start=session_start,
     )
@@ -171,7 +184,8 @@ def event_inputs(timeline: Timeline, index: np.ndarray, valid: np.ndarray, now: 
     }
     taken = {name: np.where(valid, values, 0) for name, values in columns.items()}
     days = (seconds - now[:, None]) / SECONDS_PER_DAY
-    return {**taken, "days": days.astype(np.float32)}
+    words = timeline.queries[np.where(valid, timeline.text[index], 0)]
+    return {**taken, "days": days.astype(np.float32), "words": words}
 
 
 def query_inputs(timeline: Timeline, first: np.ndarray, target: np.ndarray, history: int) -> tuple[Arrays, Arrays]:
@@ -188,13 +202,12 @@ def query_inputs(timeline: Timeline, first: np.ndarray, target: np.ndarray, hist
     index = np.where(valid, start[:, None] + column, first[:, None])
     now = timeline.session_seconds[first]
     age = gap_bucket(np.maximum(now[:, None] - timeline.seconds[index], 0))
-    tokens, kinds, count = _session_tokens(timeline, first, target)
+    tokens, count = _session_tokens(timeline, first, target)
     query = {
         "history": np.where(valid, timeline.item[index], PADDING_ITEM),
         "age_bucket": age,
         "is_last": (timeline.next_same[index] >= first[:, None]).astype(np.int64),
-        "tokens": tokens,
-        "token_kinds": kinds,
+        **tokens,
         "length": count + 1,
         "hour": hour_of(now),
         "weekday": weekday_of(now),
@@ -203,13 +216,13 @@ def query_inputs(timeline: Timeline, first: np.ndarray, target: np.ndarray, hist
     return event_inputs(timeline, index, valid, now), query
 
 
-def _session_tokens(
-    timeline: Timeline, first: np.ndarray, target: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Items and kinds of the session's last tokens [B, L], the beginning (0) first, and their number [B]."""
+def _session_tokens(timeline: Timeline, first: np.ndarray, target: np.ndarray) -> tuple[Arrays, np.ndarray]:
+    """Items, kinds and gaps of the session's last tokens [B, L], the beginning (0) first, and their number [B]."""
     begin = np.maximum(first, target - MAX_TOKENS + 1)
     count = target - begin
     column = np.arange(int(count.max()) + 1)
     used = (column > 0) & (column <= count[:, None])
     index = np.minimum(begin[:, None] + np.maximum(column - 1, 0), len(timeline) - 1)
-    return np.where(used, timeline.item[index], PADDING_ITEM), np.where(used, timeline.kind[index], 0), count
+    columns = {"tokens": timeline.item, "token_kinds": timeline.kind, "token_gaps": timeline.gap}
+    found = {name: np.where(used, values[index], 0) for name, values in columns.items()}
+    return {**found, "token_words": timeline.queries[np.where(used, timeline.text[index], 0)]}, count

@@ -30,7 +30,7 @@ from recsys_tasks.warehouse import ArrowReader, answering, statement
 log = logging.getLogger(__name__)
 
 _FEWEST_SESSIONS = 50
-_DICTIONARIES = ["user_key", "session_id", "item_id", "event_type"]
+_DICTIONARIES = ["user_key", "session_id", "item_id", "event_type", "query"]
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,9 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from recsys_tasks.errors import InvariantError
+from recsys_tasks.features.sequences import QUERY_WORDS
+from recsys_tasks.features.text import words
 from recsys_tasks.names import FIRST_ITEM, UNKNOWN_ITEM
 
 _PATH_SEPARATOR = " > "
+_MOST_TOKENS = 16
 
 
 @dataclass(frozen=True)
@@ -21,8 +25,9 @@ class Vocabulary:
     """Items in the order of their numbers (the first one is number `FIRST_ITEM`), most frequent first.
 
     Attributes:
-        item_ids, titles, category_paths, brands: one entry an item; an attribute that is not known is empty.
+        item_ids, titles, category_paths, brands: one entry an item; what is not known is empty.
         counts: how often each was acted on in training.
+        attributes: names of other properties of each item; empty for a vocabulary without any.
     """
 
     item_ids: tuple[str, ...]
@@ -30,6 +35,7 @@ class Vocabulary:
     category_paths: tuple[str, ...]
     brands: tuple[str, ...]
     counts: tuple[int, ...]
+    attributes: tuple[tuple[str, ...], ...] = ()
 
     def __len__(self) -> int:
         """How many numbers there are, those of padding and unknown items among them."""
@@ -57,21 +63,48 @@ class Vocabulary:
         """Training counts [V] by number; zero for padding and unknown."""
         return np.concatenate([np.zeros(FIRST_ITEM, np.int64), np.asarray(self.counts, np.int64)])
 
-    def categories(self) -> tuple[np.ndarray, tuple[int, ...]]:
-        """Number of each item's category at two depths [V, 2] (0: none), and how many numbers each depth has."""
-        columns = []
-        for names, of_item in zip(self.category_names(), self._paths(), strict=True):
-            number = {name: place for place, name in enumerate(names)}
-            columns.append([0] * FIRST_ITEM + [number[name] for name in of_item])
-        return np.asarray(columns, np.int64).T, tuple(len(names) for names in self.category_names())
+    @cached_property
+    def content_names(self) -> tuple[str, ...]:
+        """Tokens that two items or more have, in the order of their numbers; number 0 is none."""
+        items = Counter(token for tokens in self._tokens for token in tokens)
+        return ("", *sorted(token for token, count in items.items() if count > 1))
 
-    def category_names(self) -> tuple[tuple[str, ...], ...]:
-        """The categories of each depth in the order of their numbers; number 0 has no name."""
-        return tuple(("", *sorted(set(of_item) - {""})) for of_item in self._paths())
+    def content(self) -> np.ndarray:
+        """Numbers of each item's content tokens [V, A]: categories, brand, attributes, then words of the title."""
+        number = self._number_of_token
+        rows = [[number[token] for token in tokens if token in number][:_MOST_TOKENS] for tokens in self._tokens]
+        found = np.zeros((len(self), max((len(row) for row in rows), default=0)), np.int64)
+        for place, row in enumerate(rows, start=FIRST_ITEM):
+            found[place, : len(row)] = row
+        return found
 
-    def _paths(self) -> tuple[tuple[str, ...], ...]:
-        upper = tuple(_PATH_SEPARATOR.join(path.split(_PATH_SEPARATOR)[:2]) for path in self.category_paths)
-        return upper, self.category_paths
+    def words_of(self, query: str) -> np.ndarray:
+        """Numbers of the words of a query that titles have, too [QUERY_WORDS], 0 where there are fewer."""
+        numbers = [self._number_of_token[word] for word in words(query) if word in self._number_of_token]
+        return np.pad(np.asarray(numbers[:QUERY_WORDS], np.int64), (0, QUERY_WORDS - min(len(numbers), QUERY_WORDS)))
+
+    def query_words(self, queries: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Words of queries, a row each different one [Q, A], and each query's row [N]; row 0 is of no word.
+
+        A is 0 if no query has a word of a title.
+        """
+        found = np.asarray([self.words_of(query) for query in queries]).reshape(-1, QUERY_WORDS)
+        if not found.any():
+            return np.zeros((1, 0), np.int64), np.zeros(len(queries), np.int64)
+        rows, row_of = np.unique(
+            np.concatenate([np.zeros((1, QUERY_WORDS), np.int64), found]), axis=0, return_inverse=True
+        )
+        return rows, row_of.reshape(-1)[1:]
+
+    @cached_property
+    def _number_of_token(self) -> dict[str, int]:
+        return {token: number for number, token in enumerate(self.content_names) if token}
+
+    @cached_property
+    def _tokens(self) -> list[list[str]]:
+        attributes = self.attributes or ((),) * len(self.item_ids)
+        columns = zip(self.titles, self.category_paths, self.brands, attributes, strict=True)
+        return [content_tokens(*column) for column in columns]
 
     def save(self, path: Path) -> None:
         """Writes it as JSON."""
@@ -86,6 +119,15 @@ class Vocabulary:
             InvariantError: the columns are not of one length.
         """
         columns = json.loads(path.read_text(encoding="utf-8"))
-        if len({len(column) for column in columns.values()}) != 1:
+        attributes = tuple(tuple(names) for names in columns.pop("attributes", ()))
+        if len({len(column) for column in columns.values()}) != 1 or len(attributes) not in (0, len(columns["counts"])):
             raise InvariantError(f"{path}: the columns of the vocabulary are not of one length")
-        return cls(**{name: tuple(column) for name, column in columns.items()})
+        return cls(**{name: tuple(column) for name, column in columns.items()}, attributes=attributes)
+
+
+def content_tokens(title: str, category_path: str, brand: str, attributes: Sequence[str] = ()) -> list[str]:
+    """Tokens of an item's content, each once; the kind of a token is part of it, except that of words."""
+    upper = _PATH_SEPARATOR.join(category_path.split(_PATH_SEPARATOR)[:2])
+    kinds = [("category", upper), ("category", category_path), ("brand", brand)]
+    tokens = [f"{kind}={value}" for kind, value in kinds if value] + [f"attribute={name}" for name in attributes]
+    return list(dict.fromkeys([*tokens, *words(title)]))

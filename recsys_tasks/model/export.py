@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import warnings
 from pathlib import Path
@@ -9,19 +10,20 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import Dim
 
 from recsys_tasks.errors import InvariantError
 from recsys_tasks.features.sequences import Timeline, build_timeline, query_inputs
-from recsys_tasks.model.network import Events, Query, Recommender
+from recsys_tasks.model.network import Events, ItemTable, NetworkConfig, Query, Recommender
 from recsys_tasks.names import FIRST_ITEM
 
 ENCODER, DECODER = "encoder.onnx", "decoder.onnx"
 MEMORY = ("memory", "copy_key", "age_curve")
 _ROUNDING = 1e-3
 _ALONG_HISTORY = ("history", "age_bucket", "is_last")
-_ALONG_SESSION = ("tokens", "token_kinds")
+_ALONG_SESSION = ("tokens", "token_kinds", "token_gaps", "token_words")
 
 
 class _Encoder(nn.Module):
@@ -39,13 +41,13 @@ class _Decoder(nn.Module):
         self.network = network
 
     def forward(self, memory: Tensor, copy_key: Tensor, age_curve: Tensor, days: Tensor, *query: Tensor) -> Tensor:
-        return self.network.decode_session(memory, copy_key, age_curve, days, Query(*query))
+        return self.network.decode_session((memory, copy_key, age_curve), days, Query(*query))
 
 
 def export_graphs(network: Recommender, folder: Path) -> None:
     """Writes both graphs, for any length of history and session, one request at a time."""
-    network.eval()
-    events, query = _example(network.config.items)
+    network = _folded(network)
+    events, query = _example(network.config)
     with torch.inference_mode():
         memory = [part.clone() for part in network.encode_history(events)]
     long = Dim.DYNAMIC
@@ -68,15 +70,43 @@ def export_graphs(network: Recommender, folder: Path) -> None:
     )
 
 
+class _Vectors(nn.Module):
+    """An item table whose vectors are made: what a graph needs of it."""
+
+    def __init__(self, table: ItemTable) -> None:
+        super().__init__()
+        self.vectors = nn.Parameter(table.matrix().detach().clone())
+        self.bias = nn.Parameter(table.bias.detach().clone())
+        words = table.of_content.weight if hasattr(table, "of_content") else self.vectors[:1]
+        self.words = nn.Parameter(words.detach().clone())
+
+    def forward(self, item: Tensor) -> Tensor:
+        return F.embedding(item, self.vectors)
+
+    def matrix(self) -> Tensor:
+        return self.vectors
+
+    def read(self, tokens: Tensor) -> Tensor:
+        known = (tokens > 0).to(self.words.dtype)[..., None]
+        return F.normalize((F.embedding(tokens, self.words) * known).sum(-2), dim=-1)
+
+
+def _folded(network: Recommender) -> Recommender:
+    """The same network with the items' vectors made once, not at every request."""
+    folded = copy.deepcopy(network).eval()
+    folded.items = _Vectors(network.items)  # type: ignore[assignment]
+    return folded
+
+
 def verify_graphs(network: Recommender, folder: Path) -> float:
     """Runs both graphs beside the network and returns the largest difference between their scores.
 
     Raises:
         InvariantError: they differ by more than rounding explains.
     """
-    events, query = _example(network.config.items)
+    events, query = _example(network.config)
     with torch.inference_mode():
-        expected = network.decode_session(*network.encode_history(events), events.days, query).numpy()
+        expected = network.answer(events, query).numpy()
     encoder, decoder = (onnxruntime.InferenceSession(folder / name) for name in (ENCODER, DECODER))
     memory = encoder.run(None, _wanted(encoder, {name: value.numpy() for name, value in events._asdict().items()}))
     given = {**dict(zip(MEMORY, memory, strict=True)), "days": events.days.numpy()}
@@ -117,7 +147,7 @@ def _export(
         )
 
 
-def _example(items: int) -> tuple[Events, Query]:
+def _example(config: NetworkConfig) -> tuple[Events, Query]:
     """A request of some length; the graphs take any."""
     history, session = 40, 5
     count = history + session
@@ -126,8 +156,12 @@ def _example(items: int) -> tuple[Events, Query]:
     sessions = np.where(np.arange(count) < history, 0, 1)
     seconds = 1.5e9 + 3600.0 * np.arange(count)
     began = np.where(sessions == 0, seconds[0], seconds[history])
-    item = random.integers(FIRST_ITEM, max(items, FIRST_ITEM + 1), count)
-    timeline: Timeline = build_timeline(zeros, sessions, item, zeros + 1, seconds, began)
+    item = random.integers(FIRST_ITEM, max(config.items, FIRST_ITEM + 1), count)
+    queries = random.integers(0, max(config.content_tokens, 1), (4, config.query_words)) * np.arange(4)[:, None].clip(
+        max=1
+    )
+    searches = np.where(np.arange(count) % 7 == 3, 1 + np.arange(count) % 3, 0)
+    timeline: Timeline = build_timeline(zeros, sessions, item, zeros + 1, seconds, began, searches, queries)
     events, query = query_inputs(timeline, np.asarray([history]), np.asarray([count - 1]), history)
     return (
         Events(**{name: torch.from_numpy(value) for name, value in events.items()}),

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from recsys_tasks.errors import InputError
+from recsys_tasks.errors import InputError, OtherModelFormat
 from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.model.network import NetworkConfig, Recommender
 from recsys_tasks.model.training import build_network
@@ -42,23 +42,25 @@ def load_model(folder: Path) -> TrainedModel:
     """Reads what `save_model` wrote.
 
     Raises:
-        InputError: a file is missing, or the weights are of other sizes.
+        InputError: a file is missing.
+        OtherModelFormat: the weights are of another network than this version's.
     """
     try:
         stored = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         vocabulary = Vocabulary.load(folder / VOCABULARY)
-        config = NetworkConfig(**{**stored, "category_sizes": tuple(stored["category_sizes"])})
-        network = build_network(config, vocabulary)
+        network = build_network(NetworkConfig(**stored), vocabulary)
         with np.load(folder / WEIGHTS, allow_pickle=False) as weights:
             network.load_state_dict({name: torch.from_numpy(weights[name]) for name in weights.files})
-    except (OSError, TypeError, RuntimeError, KeyError) as error:
-        raise InputError(f"{folder} does not hold a model of this version: {error}") from error
+    except OSError as error:
+        raise InputError(f"{folder} does not hold a model: {error}") from error
+    except (TypeError, RuntimeError, KeyError) as error:
+        raise OtherModelFormat(f"The model is of another version of this package: {error}") from error
     network.eval()
     return TrainedModel(network, vocabulary)
 
 
 def warm_start(network: Recommender, vocabulary: Vocabulary, champion: TrainedModel) -> int:
-    """Takes over the champion's weights; rows of items and categories go by name. Returns how many items both know."""
+    """Takes over the champion's weights; rows of items and content go by name. Returns how many items both know."""
     ours, theirs = network.state_dict(), champion.network.state_dict()
     numbers = champion.vocabulary.numbers(vocabulary.item_ids)
     known = np.flatnonzero(numbers >= FIRST_ITEM)
@@ -67,17 +69,15 @@ def warm_start(network: Recommender, vocabulary: Vocabulary, champion: TrainedMo
         name: (np.concatenate([reserved, known + FIRST_ITEM]), np.concatenate([reserved, numbers[known]]))
         for name in ("items.own.weight", "items.bias")
     }
-    names = zip(vocabulary.category_names(), champion.vocabulary.category_names(), strict=True)
-    for level, (mine, other) in enumerate(names):
-        place = {name: row for row, name in enumerate(other)}
-        pairs = [(row, place[name]) for row, name in enumerate(mine) if name in place]
-        rows[f"items.of_category.{level}.weight"] = (np.asarray(pairs)[:, 0], np.asarray(pairs)[:, 1])
+    place = {token: row for row, token in enumerate(champion.vocabulary.content_names)}
+    shared = [(row, place[token]) for row, token in enumerate(vocabulary.content_names) if token in place]
+    rows["items.of_content.weight"] = (np.asarray(shared)[:, 0], np.asarray(shared)[:, 1])
     for name, value in theirs.items():
         if name in rows:
             to, taken = (torch.from_numpy(index) for index in rows[name])
             ours[name][to] = value[taken]
         elif name in ours and ours[name].shape == value.shape:
             ours[name] = value.clone()
-    ours["items.categories"] = network.items.categories
+    ours["items.content"] = network.items.content
     network.load_state_dict(ours)
     return len(known)

@@ -1,10 +1,12 @@
 """The network, in the order data flows: item table, encoder, decoder, and a copy head beside generation.
 
 The copy head shares one softmax with generation (CopyNet, Gu et al. 2016): the score of item i is
-log(exp(h·e_i + b_i) + Σ_j exp(u_j) [item_j = i]) over the events j of the history, so that habits and
-discoveries compete in one distribution.
+log(exp(τ cos(h, e_i) + b_i) + Σ_j exp(u_j) [item_j = i]) over the events j of the history and, where sessions repeat
+items, of the session so far, so that habits and discoveries compete in one distribution. The cosine keeps the
+length of frequent items' vectors from deciding (Gupta et al. 2019, NISER).
 
-Letters in shapes: B rows, W window, H history, T session tokens, S sessions, V vocabulary, D width, K negatives.
+Letters in shapes: B rows, W window, H history, T session tokens, S sessions, V vocabulary, D width, K negatives,
+A content tokens of an item.
 """
 
 from __future__ import annotations
@@ -18,22 +20,37 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recsys_tasks.features.sequences import COUNT_BUCKETS, GAP_BUCKETS
-from recsys_tasks.model.attention import DecoderLayer, EncoderLayer, local_mask
-from recsys_tasks.model.copying import CopyMass
+from recsys_tasks.model.attention import DecoderLayer, EncoderLayer, Memory, RecurrentLayer, local_mask
+from recsys_tasks.model.copying import copy_mass
+from recsys_tasks.model.softmax import log_mass
 from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM
 
 MASKED = -1e4  # finite, so that a row in which nothing is allowed still has a gradient
 _DAYS = (1.0, 1500.0)  # periods of the time angles
+_PLACES = (6.0, 600.0)  # periods of the place angles
+_TEMPERATURE = 12.0  # where τ begins
 _NEGLIGIBLE = 1e-30
 
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """Sizes of the network. `sessions_repeat` says whether an item may come twice in a session."""
+    """Sizes of the network.
+
+    Attributes:
+        items: how many numbers the vocabulary has; content_tokens: the same of content tokens.
+        history: whether there is one to read; without it there is no encoder and a row is one session.
+        sessions_repeat: whether an item may come twice in a session.
+        query_words: how many words of a search are read; 0 where nothing is searched.
+        recurrent: a decoder of recurrent units instead of attention, which cannot read a history.
+        local_tokens: in training a token sees at least this many of its session before it.
+    """
 
     items: int
-    category_sizes: tuple[int, ...] = ()
+    content_tokens: int = 0
+    history: bool = True
     sessions_repeat: bool = False
+    recurrent: bool = False
+    query_words: int = 0
     width: int = 64
     heads: int = 2
     encoder_layers: int = 1
@@ -41,7 +58,7 @@ class NetworkConfig:
     expansion: int = 2
     dropout: float = 0.0
     places: int = 64
-    local_tokens: int = 32  # in training a token sees at least this many of its session before it
+    local_tokens: int = 32
     age_rank: int = 8
 
 
@@ -56,6 +73,7 @@ class Events(NamedTuple):
     repeats: Tensor
     recurrence: Tensor
     days: Tensor
+    words: Tensor  # [B, H, A] of a search
 
 
 class Query(NamedTuple):
@@ -66,92 +84,137 @@ class Query(NamedTuple):
     is_last: Tensor  # [B, H]
     tokens: Tensor  # [B, T]
     token_kinds: Tensor  # [B, T]
+    token_gaps: Tensor  # [B, T]
+    token_words: Tensor  # [B, T, A]
     length: Tensor  # [B]
     hour: Tensor  # [B]
     weekday: Tensor  # [B]
     session_gap: Tensor  # [B]
 
 
-class Window(NamedTuple):
-    """A training batch: B windows of W events of one user each, cut into S sessions; see `model.windows`."""
+class Past(NamedTuple):
+    """What the sessions of a window have before them: the window's own events; see `model.windows`."""
 
     events: Events
-    previous: Tensor  # [B, W] item before in the session, 0 at its beginning
-    previous_kind: Tensor  # [B, W]
-    place: Tensor  # [B, W] place in the session
-    session: Tensor  # [B, W] number of the session in the window
-    session_hour: Tensor  # [B, W]
-    session_weekday: Tensor  # [B, W]
-    session_gap: Tensor  # [B, W]
     session_days: Tensor  # [B, S]
     session_first: Tensor  # [B, S] where each session begins
     next_same: Tensor  # [B, W] where the item comes next
     same_in_session: Tensor  # [B, S, W] where in session s the item of event j comes first; W: nowhere
 
 
+class Window(NamedTuple):
+    """A training batch: B windows of W events of one user each, cut into S sessions; see `model.windows`."""
+
+    item: Tensor  # [B, W]
+    previous: Tensor  # [B, W] item before in the session, 0 at its beginning
+    previous_kind: Tensor  # [B, W]
+    previous_gap: Tensor  # [B, W]
+    previous_words: Tensor  # [B, W, A]
+    place: Tensor  # [B, W] place in the session
+    session: Tensor  # [B, W] number of the session in the window
+    session_hour: Tensor  # [B, W]
+    session_weekday: Tensor  # [B, W]
+    session_gap: Tensor  # [B, W]
+    buys: Tensor  # [B, W] 1 where the session buys something with the event or later
+    past: Past | None  # None where rows are single sessions
+
+
+class Loss(NamedTuple):
+    """Sums over a batch's targets: cross entropies of the next item, and of whether the session buys; their number."""
+
+    next_item: Tensor
+    intent: Tensor
+    targets: Tensor
+
+
 class ItemTable(nn.Module):
-    """An item's vector is its own plus its categories'; the same table reads items and scores them."""
+    """An item's vector is its own plus its content's; the same table reads items and scores them.
 
-    categories: Tensor
+    Content are tokens of title, categories and attributes, so that an item that was never trained on has a vector.
+    """
 
-    def __init__(self, config: NetworkConfig, categories: Tensor, log_share: Tensor) -> None:
+    content: Tensor
+
+    def __init__(self, config: NetworkConfig, content: Tensor, log_share: Tensor) -> None:
         super().__init__()
-        self.register_buffer("categories", categories)  # [V, levels]
+        self.register_buffer("content", content)  # [V, A], 0 where an item has fewer tokens
         self.own = nn.Embedding(config.items, config.width)
-        self.of_category = nn.ModuleList(nn.Embedding(size, config.width) for size in config.category_sizes)
         self.bias = nn.Parameter(log_share.clone())  # [V]
-        for table in (self.own, *self.of_category):
-            nn.init.normal_(table.weight, std=1 / math.sqrt(config.width * (1 + len(config.category_sizes))))
+        terms = 1.0
+        if config.content_tokens:
+            self.of_content = nn.Embedding(config.content_tokens, config.width)
+            terms += float((content > 0).sum(1).float().mean())
+            nn.init.normal_(self.of_content.weight, std=1 / math.sqrt(config.width * terms))
+        nn.init.normal_(self.own.weight, std=1 / math.sqrt(config.width * terms))
 
     def forward(self, item: Tensor) -> Tensor:
-        """Vectors [..., D] of items [...]."""
-        vector: Tensor = self.own(item)
-        for level, table in enumerate(self.of_category):
-            vector = vector + table(self.categories[:, level][item])
-        return vector
+        """Unit vectors [..., D] of items [...]."""
+        return self._unit(self.own(item), self.content[item])
 
     def matrix(self) -> Tensor:
-        """Vectors of all items [V, D]."""
-        vector = self.own.weight
-        for level, table in enumerate(self.of_category):
-            vector = vector + table(self.categories[:, level])
-        return vector
+        """Unit vectors of all items [V, D]."""
+        return self._unit(self.own.weight, self.content)
+
+    def read(self, tokens: Tensor) -> Tensor:
+        """Unit vectors [..., D] of content alone [..., A]: of an item that is not in the vocabulary, or of a query."""
+        return F.normalize(self._bags(tokens), dim=-1)
+
+    def _unit(self, own: Tensor, content: Tensor) -> Tensor:
+        return F.normalize(own + self._bags(content) if self.content.shape[1] else own, dim=-1)
+
+    def _bags(self, tokens: Tensor) -> Tensor:
+        bags = F.embedding_bag(tokens.flatten(0, -2), self.of_content.weight, mode="sum", padding_idx=0)
+        return bags.unflatten(0, tokens.shape[:-1])
 
 
 class Recommender(nn.Module):
     """Encoder over a user's history, decoder over the current session, scores over all items."""
 
     frequency: Tensor
+    place_frequency: Tensor
 
-    def __init__(self, config: NetworkConfig, categories: Tensor, log_share: Tensor) -> None:
+    def __init__(self, config: NetworkConfig, content: Tensor, log_share: Tensor) -> None:
         super().__init__()
         self.config = config
         width = config.width
         sizes = (width, config.heads, config.expansion, config.dropout)
-        self.items = ItemTable(config, categories, log_share)
+        self.items = ItemTable(config, content, log_share)
         self.kind = _table(max(EVENT_TYPE_CODES.values()) + 1, width)
         self.hour, self.weekday = _table(24, width), _table(7, width)
         self.gap, self.session_gap = _table(GAP_BUCKETS, width), _table(GAP_BUCKETS, width)
-        self.repeats, self.recurrence = _table(COUNT_BUCKETS, width), _table(GAP_BUCKETS, width)
         self.place = _table(config.places, width)
         self.begin = nn.Parameter(torch.randn(width) / math.sqrt(width))
-        self.encoder = nn.ModuleList(EncoderLayer(*sizes) for _ in range(config.encoder_layers))
-        self.decoder = nn.ModuleList(DecoderLayer(*sizes) for _ in range(config.decoder_layers))
-        self.encoder_norm, self.decoder_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.loudness, self.temperature = nn.Parameter(torch.ones(())), nn.Parameter(torch.tensor(_TEMPERATURE))
+        self.decoder = nn.ModuleList(
+            RecurrentLayer(width, config.dropout) if config.recurrent else DecoderLayer(*sizes, config.history)
+            for _ in range(config.decoder_layers)
+        )
+        self.decoder_norm = nn.LayerNorm(width)
         self.drop = nn.Dropout(config.dropout)
-        self.copy_query, self.copy_key = nn.Linear(width, width), nn.Linear(width, width)
-        self.age_weight = nn.Linear(width, config.age_rank)
-        self.age_table = nn.Parameter(0.1 * torch.randn(2 * GAP_BUCKETS, config.age_rank))
-        self.age_offset = nn.Parameter(torch.full((2 * GAP_BUCKETS,), -3.0))
-        periods = torch.logspace(math.log10(_DAYS[0]), math.log10(_DAYS[1]), width // config.heads // 2)
-        self.register_buffer("frequency", 2 * math.pi / periods)
+        self.intent = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 1))
+        turns = width // config.heads // 2
+        self.register_buffer("place_frequency", _frequencies(_PLACES, turns))
+        if config.history:
+            self.repeats, self.recurrence = _table(COUNT_BUCKETS, width), _table(GAP_BUCKETS, width)
+            self.encoder = nn.ModuleList(EncoderLayer(*sizes) for _ in range(config.encoder_layers))
+            self.encoder_norm = nn.LayerNorm(width)
+            self.copy_query, self.copy_key = nn.Linear(width, width), nn.Linear(width, width)
+            self.age_weight = nn.Linear(width, config.age_rank)
+            self.age_table = nn.Parameter(0.1 * torch.randn(2 * GAP_BUCKETS, config.age_rank))
+            self.age_offset = nn.Parameter(torch.full((2 * GAP_BUCKETS,), -3.0))
+            self.register_buffer("frequency", _frequencies(_DAYS, turns))
+        if config.sessions_repeat:
+            self.distance = nn.Parameter(torch.full((config.places,), -1.0))
 
     # What training and inference share
 
     def encode(self, events: Events) -> Tensor:
         """Memory [B, H, D] of a history, oldest first, padded at the end (which causal attention never sees)."""
-        x = self.items(events.item) + self.kind(events.kind)
-        x = x + self.hour(events.hour) + self.weekday(events.weekday) + self.gap(events.gap)
+        return self._encode(self.items(events.item), events)
+
+    def _encode(self, x: Tensor, events: Events) -> Tensor:
+        x = self.loudness * self._with_words(x, events.words) + self.kind(events.kind) + self.gap(events.gap)
+        x = x + self.hour(events.hour) + self.weekday(events.weekday)
         x = self.drop(x + self.repeats(events.repeats) + self.recurrence(events.recurrence))
         angle = self._angle(events.days)
         for layer in self.encoder:
@@ -159,93 +222,144 @@ class Recommender(nn.Module):
         memory: Tensor = self.encoder_norm(x)
         return memory
 
+    def _with_words(self, x: Tensor, words: Tensor) -> Tensor:
+        """Vectors of events [B, T, D]: of a search its words', of the others their items'."""
+        if not self.config.query_words or not words.shape[-1]:
+            return x
+        return torch.where((words > 0).any(-1, keepdim=True), self.items.read(words), x)
+
     def age_curve(self, memory: Tensor) -> Tensor:
         """Bias [B, H, 2 * GAP_BUCKETS] of copying each event at each age; the second half where it is the latest
         with its item."""
         return F.linear(self.age_weight(memory), self.age_table, self.age_offset)
 
-    def _read_session(
-        self, item: Tensor, kind: Tensor, place: Tensor, hour: Tensor, weekday: Tensor, session_gap: Tensor
-    ) -> Tensor:
-        x = torch.where(item[..., None] == 0, self.begin, self.items(item) + self.kind(kind))
-        x = x + self.place(place.clamp(max=self.config.places - 1)) + self.hour(hour) + self.weekday(weekday)
-        read: Tensor = self.drop(x + self.session_gap(session_gap))
-        return read  # [B, T, D]
-
-    def _decode(
-        self, x: Tensor, memory: Tensor, own: Tensor | None, visible: Tensor, days: Tensor, memory_days: Tensor
-    ) -> Tensor:
-        # A last entry of zeros is always visible: attention to nothing, with score 0 whatever the time.
-        memory = F.pad(memory, (0, 0, 0, 1))
-        visible = F.pad(visible, (0, 1), value=True)
-        angles = (self._angle(days), self._angle(F.pad(memory_days, (0, 1))))
+    def _decode(self, x: Tensor, session: SessionInputs, own: Tensor | None, memory: Memory | None) -> Tensor:
+        """States [B, T, D] of tokens, of which `x` are the items' vectors; row by row those that predict."""
+        x = self.loudness * self._with_words(x, session.words) + self.kind(session.kind) + self.gap(session.gap)
+        x = torch.where(session.item[..., None] == 0, self.begin, x)
+        x = x + self.place(session.place.clamp(max=self.config.places - 1))
+        x = self.drop(x + self.hour(session.hour) + self.weekday(session.weekday) + self.session_gap(session.since))
+        angle = (session.place[..., None] * self.place_frequency)[:, None]
         for layer in self.decoder:
-            x = layer(x, memory, own, visible, angles)
+            x = layer(x, angle, own, memory)
         state: Tensor = self.decoder_norm(x)
-        return state  # [B, T, D]
+        return state
+
+    def _memory(self, states: Tensor, visible: Tensor, days: Tensor, memory_days: Tensor) -> Memory:
+        # A last entry of zeros is always visible: attention to nothing, with score 0 whatever the time.
+        angles = (self._angle(days), self._angle(F.pad(memory_days, (0, 1))))
+        return Memory(F.pad(states, (0, 0, 0, 1)), F.pad(visible, (0, 1), value=True), angles)
 
     def _angle(self, days: Tensor) -> Tensor:
         return (days[:, :, None] * self.frequency)[:, None]  # [B, T] -> [B, 1, T, D/h/2]
 
     # Training: every session of a window at all positions in one pass
 
-    def loss(self, window: Window, negatives: Tensor, log_expected: Tensor) -> tuple[Tensor, Tensor]:
-        """Sum of the targets' cross entropies, and their number.
+    def loss(self, window: Window, sample: Sample | None = None) -> Loss:
+        """The loss of a batch.
 
-        The softmax is over the target, `negatives` [K] shared by all positions, corrected by the logarithm of
-        how often each was expected to be drawn (Bengio and Senécal 2008), and all events that can be copied.
+        The softmax is over all items, or over the target and a sample of negatives, and over all events that can be
+        copied.
         """
-        events, item = window.events, window.events.item
-        rows = torch.arange(len(item), device=item.device)[:, None]
-        column = torch.arange(item.shape[1], device=item.device)
-        memory = self.encode(events)
-        before = column < window.session_first[..., None]  # [B, S, W]
-        x = self._read_session(
+        item, past = window.item, window.past
+        if sample is None:
+            # All items take part: one gradient of the whole table.
+            table, here = self.items.matrix(), item
+            previous = window.previous
+        else:
+            # Each item that takes part is looked up once, however often it comes: one small gradient.
+            taking_part, place = torch.cat([item.flatten(), window.previous.flatten(), sample.items]).unique(
+                return_inverse=True
+            )
+            table = self.items(taking_part)
+            here, previous, drawn = place.split([item.numel(), item.numel(), len(sample.items)])
+            here, previous = here.view_as(item), previous.view_as(item)
+        vectors = F.embedding(here, table)
+        session = SessionInputs(
             window.previous,
             window.previous_kind,
+            window.previous_gap,
+            window.previous_words,
             window.place,
             window.session_hour,
             window.session_weekday,
             window.session_gap,
         )
-        own = local_mask(window.session, self.config.local_tokens)
-        days = window.session_days[rows, window.session]  # [B, W]
-        state = self._decode(x, memory, own, before[rows, window.session][:, None], days, events.days)
+        memory = states = own = None
+        if past is not None:
+            rows = torch.arange(len(item), device=item.device)[:, None]
+            states = self._encode(vectors, past.events)
+            own = local_mask(window.session, self.config.local_tokens)
+            days = past.session_days[rows, window.session]  # [B, W]
+            memory = self._memory(states, _before(past)[rows, window.session][:, None], days, past.events.days)
+        state = self._decode(F.embedding(previous, table), session, own, memory)
         known = item >= FIRST_ITEM  # [B, W]
-        target, total = self._generation(state[known], item[known], negatives, log_expected)
-        copied_target, copied = self._copying(window, memory, state, before & known[:, None])
-        target = torch.logaddexp(target, copied_target[known])
-        total = torch.logaddexp(total, copied[known])
-        return (total - target).sum(), known.sum()
+        if past is None:
+            known = known & (window.place > 0)  # without a history nothing tells how a session begins
+        wanted = item[known]
+        direction = self._direction(state[known])
+        generated = (direction * vectors[known]).sum(-1) + self.items.bias[wanted]
+        copied, target = torch.full_like(generated, MASKED), generated
+        masses = self._copying(window, states, state, F.embedding(previous, table))
+        if masses is not None:
+            target, copied = torch.logaddexp(generated, masses[0][known]), masses[1][known]
+        if sample is None:
+            bias = self.items.bias.masked_fill(torch.arange(len(table), device=item.device) < FIRST_ITEM, MASKED)
+            total = log_mass(direction, table, bias, copied)
+        else:
+            # The target counts once, with its own score, wherever it was drawn.
+            bias = self.items.bias[sample.items] - sample.log_expected
+            negatives, hidden = F.embedding(drawn, table), (sample.items, wanted)
+            total = log_mass(direction, negatives, bias, torch.logaddexp(copied, generated), hidden)
+        buying = self.intent(state[known]).squeeze(-1)
+        intent = F.binary_cross_entropy_with_logits(buying, window.buys[known], reduction="sum")
+        return Loss(total - target.sum(), intent, known.sum())
 
-    def _generation(
-        self, state: Tensor, item: Tensor, negatives: Tensor, log_expected: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Log mass of the targets and of everything generated, [N] each, for states [N, D]."""
-        target = (state * self.items(item)).sum(-1) + self.items.bias[item]
-        other = torch.addmm(self.items.bias[negatives] - log_expected, state, self.items(negatives).T)  # [N, K]
-        other = other.masked_fill(negatives == item[:, None], MASKED)
-        return target, torch.logaddexp(target, other.logsumexp(-1))
+    def _direction(self, state: Tensor) -> Tensor:
+        """States [..., D] of length τ, so that their product with an item's vector is τ times a cosine."""
+        return self.temperature * F.normalize(state, dim=-1)
 
-    def _copying(self, window: Window, memory: Tensor, state: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
-        """Log mass of copying the target and of copying anything, [B, W] each."""
-        events, sessions = window.events, window.session_first.shape[1]
-        rows = torch.arange(len(memory), device=memory.device)[:, None]
-        column = torch.arange(memory.shape[1], device=memory.device)
-        ages = _gap_bucket(window.session_days[:, None] - events.days[..., None])  # [B, W, S]
-        latest = (window.next_same[..., None] >= window.session_first[:, None]).long()
+    def _copying(
+        self, window: Window, memory: Tensor | None, state: Tensor, previous: Tensor
+    ) -> tuple[Tensor, Tensor] | None:
+        """Log mass of copying the target and of copying anything, [B, W] each; None where nothing is copied."""
+        scores, items = [], []
+        allowed = None
+        if memory is not None and window.past is not None:
+            scores.append(self._history_scores(window, window.past, memory, state))
+            items.append(window.item)
+            if not self.config.sessions_repeat:
+                rows = torch.arange(len(memory), device=memory.device)[:, None]
+                column = torch.arange(memory.shape[1], device=memory.device)
+                allowed = window.past.same_in_session[rows, window.session] >= column[:, None]
+        if self.config.sessions_repeat:
+            place = torch.arange(state.shape[1], device=state.device)
+            usable = window.session[:, :, None] == window.session[:, None]
+            again = self._again(self._direction(state), previous, window.previous, place[:, None] - place)
+            scores.append(again.masked_fill(~usable, MASKED))
+            items.append(window.previous)
+        if not scores:
+            return None
+        copied, target = copy_mass(torch.cat(scores, -1), torch.cat(items, -1), window.item, allowed)
+        return target, copied
+
+    def _again(self, direction: Tensor, vectors: Tensor, item: Tensor, distance: Tensor) -> Tensor:
+        """Scores [B, T', T] of taking an item [B, T] of the session again: its own, and how long ago it was."""
+        scores = direction @ vectors.transpose(1, 2) + self.items.bias[item][:, None]
+        scores = scores + self.distance[distance.clamp(0, self.config.places - 1)]
+        return scores.masked_fill((distance < 0) | (item < FIRST_ITEM)[:, None], MASKED)
+
+    def _history_scores(self, window: Window, past: Past, memory: Tensor, state: Tensor) -> Tensor:
+        """Scores [B, W, W] of copying the events before each session."""
+        query = self.copy_query(state) / math.sqrt(self.config.width)
+        ages = _gap_bucket(past.session_days[:, None] - past.events.days[..., None])  # [B, W, S]
+        latest = (past.next_same[..., None] >= past.session_first[:, None]).long()
         bias = self.age_curve(memory).gather(2, ages + GAP_BUCKETS * latest)
+        allowed = _before(past) & (window.item >= FIRST_ITEM)[:, None]  # [B, S, W]
         bias = bias.masked_fill(~allowed.transpose(1, 2), MASKED)
         # One product gives query·key + the bias of the query's session: the session's one-hot picks its column.
-        picks = F.one_hot(window.session, sessions).to(bias.dtype)  # [B, W, S]
-        query = torch.cat([self.copy_query(state) / math.sqrt(self.config.width), picks], -1)
-        key = torch.cat([self.copy_key(memory), bias], -1)
-        scores = query @ key.transpose(1, 2)  # [B, W, W]
-        fresh = None
-        if not self.config.sessions_repeat:
-            fresh = window.same_in_session[rows, window.session] >= column[:, None]
-        copied, copied_target = CopyMass.apply(scores, events.item, fresh)
-        return copied_target, copied
+        picks = F.one_hot(window.session, past.session_first.shape[1]).to(bias.dtype)  # [B, W, S]
+        return torch.cat([query, picks], -1) @ torch.cat([self.copy_key(memory), bias], -1).transpose(1, 2)
 
     # Inference: the history is encoded once, sessions are decoded per request
 
@@ -254,36 +368,104 @@ class Recommender(nn.Module):
         memory = self.encode(events)
         return memory, self.copy_key(memory), self.age_curve(memory)
 
+    def answer(self, events: Events, query: Query) -> Tensor:
+        """Scores [B, V] as `decode_session` gives them, whether there is a history to encode or not."""
+        encoded = self.encode_history(events) if self.config.history else None
+        return self.decode_session(encoded, events.days, query)
+
+    def purchase_intent(self, events: Events, query: Query) -> Tensor:
+        """Probability [B] that the session goes on to buy something."""
+        encoded = self.encode_history(events) if self.config.history else None
+        return self.intent(self._last_state(encoded, events.days, query)).squeeze(-1).sigmoid()
+
     def decode_session(
-        self, memory: Tensor, copy_key: Tensor, age_curve: Tensor, memory_days: Tensor, query: Query
+        self, encoded: tuple[Tensor, Tensor, Tensor] | None, memory_days: Tensor, query: Query
     ) -> Tensor:
         """Scores [B, V] of the next item: log masses, not normalised. Items that cannot come are at `MASKED`."""
+        state = self._last_state(encoded, memory_days, query)
+        scores = self._direction(state) @ self.items.matrix().T + self.items.bias  # [B, V]
+        copied, items = self._copies(encoded, query, state)
+        if items is not None:
+            top = torch.maximum(scores.amax(-1, keepdim=True), copied.amax(-1, keepdim=True))
+            mass = torch.scatter_add((scores - top).exp(), 1, items, (copied - top).exp())
+            scores = mass.clamp(min=_NEGLIGIBLE).log() + top
+        scores = scores.masked_fill(torch.arange(scores.shape[1], device=scores.device) < FIRST_ITEM, MASKED)
+        if not self.config.sessions_repeat:
+            scores = scores.scatter(1, query.tokens, torch.full_like(query.tokens, MASKED, dtype=scores.dtype))
+        return scores
+
+    def _last_state(self, encoded: tuple[Tensor, Tensor, Tensor] | None, memory_days: Tensor, query: Query) -> Tensor:
+        """State [B, D] of the token that predicts what comes next."""
         place = torch.arange(query.tokens.shape[1], device=query.tokens.device)[None]
-        x = self._read_session(
+        session = SessionInputs(
             query.tokens,
             query.token_kinds,
+            query.token_gaps,
+            query.token_words,
             place,
             query.hour[:, None],
             query.weekday[:, None],
             query.session_gap[:, None],
         )
-        visible = (query.history > 0)[:, None, None]  # [B, 1, 1, H]
-        now = torch.zeros_like(query.length[:, None]).to(memory_days.dtype)  # days count from the session's start
-        states = self._decode(x, memory, None, visible, now, memory_days)
+        memory = None
+        if encoded is not None:
+            now = torch.zeros_like(query.length[:, None]).to(memory_days.dtype)  # days count from the session's start
+            memory = self._memory(encoded[0], (query.history > 0)[:, None, None], now, memory_days)
+        states = self._decode(self.items(query.tokens), session, None, memory)
         last = (query.length - 1)[:, None, None].expand(-1, 1, states.shape[-1])
-        state = states.gather(1, last).squeeze(1)  # [B, D]
-        generated = state @ self.items.matrix().T + self.items.bias  # [B, V]
-        copied = (copy_key @ (self.copy_query(state) / math.sqrt(self.config.width))[..., None]).squeeze(-1)
-        age = query.age_bucket + GAP_BUCKETS * query.is_last
-        copied = copied + age_curve.gather(2, age[..., None]).squeeze(-1)
-        copied = copied.masked_fill(query.history < FIRST_ITEM, MASKED)  # [B, H]
-        top = torch.maximum(generated.amax(-1, keepdim=True), copied.amax(-1, keepdim=True))
-        mass = torch.scatter_add((generated - top).exp(), 1, query.history, (copied - top).exp())
-        scores = mass.clamp(min=_NEGLIGIBLE).log() + top
-        scores = scores.masked_fill(torch.arange(scores.shape[1], device=scores.device) < FIRST_ITEM, MASKED)
-        if not self.config.sessions_repeat:
-            scores = scores.scatter(1, query.tokens, torch.full_like(query.tokens, MASKED, dtype=scores.dtype))
-        return scores
+        return states.gather(1, last).squeeze(1)
+
+    def _copies(
+        self, encoded: tuple[Tensor, Tensor, Tensor] | None, query: Query, state: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """Scores of copying each event of the history and the session, and their items, [B, H + T]."""
+        copied, items = [], []
+        if encoded is not None:
+            wanted = (self.copy_query(state) / math.sqrt(self.config.width))[..., None]
+            age = query.age_bucket + GAP_BUCKETS * query.is_last
+            of_history = (encoded[1] @ wanted).squeeze(-1) + encoded[2].gather(2, age[..., None]).squeeze(-1)
+            copied.append(of_history.masked_fill(query.history < FIRST_ITEM, MASKED))
+            items.append(query.history)
+        if self.config.sessions_repeat:
+            place = torch.arange(query.tokens.shape[1], device=query.tokens.device)
+            distance = (query.length[:, None] - 1 - place)[:, None]  # [B, 1, T]
+            vectors = self.items(query.tokens)
+            copied.append(self._again(self._direction(state)[:, None], vectors, query.tokens, distance).squeeze(1))
+            items.append(query.tokens)
+        return (torch.cat(copied, -1), torch.cat(items, -1)) if copied else (state, None)
+
+
+class SessionInputs(NamedTuple):
+    """Tokens of a session [B, T], each of which reads the event before the one it predicts."""
+
+    item: Tensor
+    kind: Tensor
+    gap: Tensor
+    words: Tensor
+    place: Tensor
+    hour: Tensor
+    weekday: Tensor
+    since: Tensor  # bucket of the time since the session before
+
+
+class Sample(NamedTuple):
+    """Negatives [K] that all targets share, and the logarithm of how often each was expected to be drawn.
+
+    Subtracting that from the scores corrects for the drawing (Bengio and Senécal 2008).
+    """
+
+    items: Tensor
+    log_expected: Tensor
+
+
+def _before(past: Past) -> Tensor:
+    """Which events of the window come before each session [B, S, W]."""
+    column = torch.arange(past.events.item.shape[1], device=past.session_first.device)
+    return column < past.session_first[..., None]
+
+
+def _frequencies(periods: tuple[float, float], count: int) -> Tensor:
+    return 2 * math.pi / torch.logspace(math.log10(periods[0]), math.log10(periods[1]), count)
 
 
 def _table(size: int, width: int) -> nn.Embedding:

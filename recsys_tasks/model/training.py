@@ -1,4 +1,4 @@
-"""The training loop: AdamW, warm-up and cosine decay, sampled softmax, early stopping on a validation measure."""
+"""The training loop: AdamW at a constant rate until validation stops improving, then a short decay on everything."""
 
 from __future__ import annotations
 
@@ -6,45 +6,79 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from recsys_tasks.errors import InvariantError, NotEnoughData
+from recsys_tasks.errors import InvariantError, NotEnoughData, OutOfMemory
 from recsys_tasks.features.sequences import Timeline
 from recsys_tasks.features.vocabulary import Vocabulary
-from recsys_tasks.model.network import NetworkConfig, Recommender, Window
-from recsys_tasks.model.windows import Spans, epoch_windows, training_stops, window_batch
+from recsys_tasks.model import distributed
+from recsys_tasks.model.network import Events, NetworkConfig, Past, Recommender, Sample, Window
+from recsys_tasks.model.windows import Spans, epoch_windows, window_batch
 from recsys_tasks.names import FIRST_ITEM
 
 log = logging.getLogger(__name__)
-_LEAST_RATE = 0.02
+_Seen = TypeVar("_Seen")
+_AVERAGED = 17  # the average of weights reaches back over about a sixteenth of the steps
+_WARM_UP = (0.05, 300)  # share of the schedule, or steps, whichever is over first
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How to train. `seconds` bounds the time: the schedule ends there if the epochs have not ended before."""
+    """How to train.
+
+    Attributes:
+        epochs, seconds: bounds of the whole training, the decay included; the earlier one counts.
+        patience: validations without a better one after which the decay begins.
+        judge_after: validate after at least so many events, when an epoch is over.
+        decay: share of the training that the decay takes.
+        window: events in a row, at most; batch_tokens: events in a batch, about.
+        negatives: shared by a batch; 0 takes the softmax over all items. negative_power: exponent of the items'
+            counts that they are drawn by.
+    """
 
     epochs: int = 20
     seconds: float = 150.0
     patience: int = 3
+    judge_after: int = 0
+    decay: float = 0.2
     window: int = 256
     batch_tokens: int = 2048
     negatives: int = 1024
     negative_power: float = 0.75
     rate: float = 3e-3
     weight_decay: float = 0.01
-    warm_up: float = 0.05
     seed: int = 0
+
+
+class TrainingData(NamedTuple):
+    """What to learn from.
+
+    Attributes:
+        timeline: the events; counts: how often each item comes among them [V], for drawing negatives.
+        stops: where each user's events for training end, until the decay [U].
+        final_stops: the same for the decay [U], in which the events held out for validation take part.
+        freshness: with what chance a window that ends with an event takes part in an epoch of the decay [N]; None
+            where nothing is known of time.
+    """
+
+    timeline: Timeline
+    counts: np.ndarray
+    stops: np.ndarray
+    final_stops: np.ndarray
+    freshness: np.ndarray | None = None
 
 
 @dataclass
 class TrainingReport:
-    """What happened: figures of each epoch, and why training ended."""
+    """What happened: figures of each epoch, and what began the decay."""
 
     epochs: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
@@ -57,151 +91,306 @@ class TrainingReport:
 def build_network(config: NetworkConfig, vocabulary: Vocabulary) -> Recommender:
     """A fresh network for a vocabulary; its item biases start at the items' log shares of the training events."""
     counts = np.maximum(vocabulary.all_counts(), 1)
-    categories, _ = vocabulary.categories()
     log_share = torch.from_numpy(np.log(counts / counts.sum())).float()
-    return Recommender(config, torch.from_numpy(categories), log_share)
+    return Recommender(config, torch.from_numpy(vocabulary.content()), log_share)
 
 
 def train(
     network: Recommender,
-    timeline: Timeline,
-    split: np.ndarray,
-    vocabulary: Vocabulary,
+    data: TrainingData,
     config: TrainingConfig,
     validate: Callable[[Recommender], float],
     on_epoch: Callable[[int, dict[str, float]], None] = lambda epoch, figures: None,
+    checkpoint: Path | None = None,
+    before_decay: Callable[[Recommender], None] = lambda network: None,
 ) -> TrainingReport:
-    """Trains in place on the sessions of part 0 and leaves the weights of the best epoch.
+    """Trains in place.
+
+    The rate stays constant (after a warm-up) until the average of the weights (Polyak and Juditsky 1992) stops
+    improving in validation or the time is nearly over; then, from the best average if it has stopped improving, it
+    decays to nothing while the events held out so far take part: warm-up, stable, decay (Hu et al. 2024, MiniCPM).
+    The network is left with the average of its last weights.
 
     Args:
         network: fresh, or with the weights to go on from.
-        timeline, split, vocabulary: an encoded snapshot.
+        data: the events.
         config: the schedule.
-        validate: the measure to maximise, taken after every epoch.
+        validate: the measure to maximise, taken of the average after every epoch.
         on_epoch: called with the number of the epoch and its figures.
+        before_decay: called with the network, its weights averaged, while it has not seen what validation asks for.
+        checkpoint: where to keep the state after each epoch; if there is one of the same training, it goes on there.
 
     Raises:
         NotEnoughData: there is no training event.
         InvariantError: the loss is not a number; names the batch.
+        OutOfMemory: a batch does not fit; names the setting to lower.
     """
-    torch.manual_seed(config.seed)
-    loop = _Loop(network, timeline, training_stops(timeline, split), vocabulary, config)
+    loop = _Loop(network, data, config)
     if loop.tokens_per_epoch == 0:
         raise NotEnoughData("No event lies before the validation part: nothing to train on")
-    report = TrainingReport()
-    best, best_state = -math.inf, {name: value.clone() for name, value in network.state_dict().items()}
-    for epoch in range(1, config.epochs + 1):
-        loss = loop.epoch(epoch)
-        measure = validate(network)
-        figures = {"loss": loss, "validation": measure, "seconds": loop.seconds}
-        report.epochs.append(figures)
-        on_epoch(epoch, figures)
-        log.info("Epoch %d: loss %.4f, validation %.4f after %.0f s", epoch, loss, measure, loop.seconds)
-        if measure > best:
-            best, report.best_epoch = measure, epoch
-            best_state = {name: value.clone() for name, value in network.state_dict().items()}
-        elif epoch - report.best_epoch >= config.patience:
-            report.stopped_by = "patience"
-            break
-        if loop.out_of_time:
-            report.stopped_by = "seconds"
-            break
-    network.load_state_dict(best_state)
-    network.eval()
-    report.seconds, report.steps = loop.seconds, loop.steps
-    report.tokens_per_second = loop.tokens / max(loop.seconds, 1e-9)
-    return report
+    loop.restore(checkpoint)
+    while loop.phase != "done":
+        figures = loop.epoch()
+        if loop.due:
+            figures["validation"] = loop.judge(validate)
+        if loop.advance():
+            loop.show(before_decay)
+        loop.report.epochs.append(figures)
+        on_epoch(loop.number, figures)
+        log.info(
+            "Epoch %d: %s after %.0f s",
+            loop.number,
+            ", ".join(f"{name} {value:.4f}" for name, value in figures.items() if name != "seconds"),
+            loop.seconds,
+        )
+        loop.keep(checkpoint)
+    loop.finish()
+    if checkpoint is not None and loop.process == 0:
+        checkpoint.unlink(missing_ok=True)
+    return loop.report
 
 
 class _Loop:
-    """The state of one training: optimiser, schedule, random numbers, counters."""
+    """The state of one training: weights and their average, optimiser, schedule, counters.
 
-    def __init__(
-        self,
-        network: Recommender,
-        timeline: Timeline,
-        stops: np.ndarray,
-        vocabulary: Vocabulary,
-        config: TrainingConfig,
-    ) -> None:
-        self.network, self.timeline, self.stops, self.config = network, timeline, stops, config
-        self.tokens_per_epoch = int((stops - timeline.user_start[:-1]).sum())
-        self.random = np.random.default_rng(config.seed)
-        self.generator = torch.Generator().manual_seed(config.seed)
-        weight = torch.from_numpy(vocabulary.all_counts().astype(np.float64)) ** config.negative_power
+    Phases are `stable`, `decay`, `done`. All randomness follows from the seed and the number of the epoch.
+    """
+
+    def __init__(self, network: Recommender, data: TrainingData, config: TrainingConfig) -> None:
+        self.network, self.data, self.config = network, data, config
+        self.device = network.items.bias.device
+        weight = torch.from_numpy(data.counts.astype(np.float64)) ** config.negative_power
         weight[:FIRST_ITEM] = 0
         self.share = (weight / weight.sum()).float()
-        matrices = [parameter for parameter in network.parameters() if parameter.dim() > 1]
-        vectors = [parameter for parameter in network.parameters() if parameter.dim() <= 1]
+        self.weights: list[Tensor] = list(network.parameters())
+        self.average = [weight.detach().clone() for weight in self.weights]
         self.optimizer = torch.optim.AdamW(
-            [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
+            [
+                {"params": [w for w in self.weights if w.dim() > 1], "weight_decay": config.weight_decay},
+                {"params": [w for w in self.weights if w.dim() <= 1], "weight_decay": 0.0},
+            ],
             lr=config.rate,
             betas=(0.9, 0.98),
             fused=True,
         )
-        self.seconds, self.steps, self.tokens = 0.0, 0, 0
+        self.report = TrainingReport()
+        self.tokens_per_epoch = int((data.stops - data.timeline.user_start[:-1]).sum())
+        self.phase, self.number, self.tokens, self.earlier_seconds = "stable", 0, 0, 0.0
+        self.decay_from, self.best, self.best_average = (0, 0.0), -math.inf, self.average
+        self.judged, self.worse = 0, 0
+        self.process, self.processes = distributed.place()
+        self.clock = 0.0
+        self.began = time.perf_counter()
+
+    @property
+    def _stops(self) -> np.ndarray:
+        return self.data.stops if self.phase == "stable" else self.data.final_stops
+
+    @property
+    def seconds(self) -> float:
+        """Time of the training so far, also before an interruption; the first process's, where there are several."""
+        if self.processes > 1:
+            return self.clock
+        return self.earlier_seconds + time.perf_counter() - self.began
 
     @property
     def progress(self) -> float:
         """How much of the schedule is done: the larger of the share of the epochs and of the seconds."""
-        return max(self.tokens / (self.tokens_per_epoch * self.config.epochs), self.seconds / self.config.seconds)
+        return max(self._passes / self.config.epochs, self.seconds / self.config.seconds)
 
     @property
-    def out_of_time(self) -> bool:
-        return self.seconds >= self.config.seconds
+    def decayed(self) -> float:
+        """How much of the decay is done: of its share of the events so far, or of the time where that is over."""
+        tokens, seconds = self.decay_from
+        if self.report.stopped_by == "seconds" or self.seconds >= self.config.seconds:
+            return (self.seconds - seconds) / max(self.config.seconds - seconds, 1e-9)
+        return (self.tokens - tokens) / max(self.config.decay / (1 - self.config.decay) * tokens, 1)
 
-    def epoch(self, number: int) -> float:
-        """One pass over the training events, or less when the time is over; the mean loss."""
+    @property
+    def _passes(self) -> float:
+        return self.tokens / self.tokens_per_epoch
+
+    def epoch(self) -> dict[str, float]:
+        """One pass over the training events, or less when its phase is over; its figures."""
+        self.number += 1
         self.network.train()
+        torch.manual_seed(self.config.seed * 100_003 + self.number)
+        random = np.random.default_rng([self.config.seed, self.number])
         loss_sum, targets = 0.0, 0
-        spans = epoch_windows(self.timeline, self.stops, self.config.window, self.config.batch_tokens, self.random)
-        title = f"epoch {number}"
         with tqdm(
-            total=self.tokens_per_epoch, desc=title, unit="tok", unit_scale=True, mininterval=5, file=sys.stdout
+            total=self.tokens_per_epoch,
+            desc=f"epoch {self.number}",
+            unit="tok",
+            unit_scale=True,
+            mininterval=5,
+            file=sys.stdout,
         ) as bar:
-            for span in spans:
-                if self.out_of_time:
-                    break
-                began = time.perf_counter()
+            for span in self._spans(random):
                 loss, count = self._step(span)
                 loss_sum, targets = loss_sum + loss, targets + count
-                self.seconds += time.perf_counter() - began
-                self.steps += 1
+                self.report.steps += 1
                 length = int((span[1] - span[0]).sum())
                 self.tokens += length
                 bar.update(length)
                 bar.set_postfix(loss=f"{loss_sum / max(targets, 1):.3f}", refresh=False)
         self.network.eval()
-        return loss_sum / max(targets, 1)
+        return {"loss": loss_sum / max(targets, 1), "seconds": self.seconds}
+
+    def _spans(self, random: np.random.Generator) -> Iterator[Spans]:
+        timeline, config = self.data.timeline, self.config
+        freshness = self.data.freshness if self.phase == "decay" else None
+        for span in epoch_windows(timeline, self._stops, config.window, config.batch_tokens, random, freshness):
+            if (self.progress >= 1 - config.decay) if self.phase == "stable" else (self.decayed >= 1):
+                return
+            yield span
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time to validate: before the decay, and after enough events since the last time."""
+        return self.phase == "stable" and self.tokens - self.judged >= self.config.judge_after
+
+    def judge(self, validate: Callable[[Recommender], float]) -> float:
+        """Validation of the average of the weights; keeps the best."""
+        measure = self.show(validate)
+        self.judged, self.worse = self.tokens, self.worse + 1
+        if measure > self.best:
+            self.best, self.report.best_epoch, self.worse = measure, self.number, 0
+            self.best_average = [weight.clone() for weight in self.average]
+        return measure
+
+    def show(self, look: Callable[[Recommender], _Seen]) -> _Seen:
+        """What `look` sees in the network with the average of its weights."""
+        self._swap()
+        try:
+            return look(self.network)
+        finally:
+            self._swap()
+
+    def advance(self) -> bool:
+        """Goes on to the next phase if this one is over; whether that is the decay."""
+        if self.phase == "decay":
+            self.phase = "decay" if self.decayed < 1 else "done"
+            return False
+        tired = self.worse >= self.config.patience
+        if tired:
+            with torch.no_grad():
+                torch._foreach_copy_(self.weights, self.best_average)
+                torch._foreach_copy_(self.average, self.best_average)
+        if tired or self.progress >= 1 - self.config.decay:
+            by_time = self.seconds / self.config.seconds >= 1 - self.config.decay
+            self.report.stopped_by = "patience" if tired else "seconds" if by_time else "epochs"
+            self.phase, self.decay_from = "decay", (self.tokens, self.seconds)
+        return self.phase == "decay"
+
+    def finish(self) -> None:
+        """Leaves the network with the average of its weights, and completes the report."""
+        self._swap()
+        self.network.eval()
+        self.report.seconds = self.seconds
+        self.report.tokens_per_second = self.tokens / max(self.seconds, 1e-9)
+
+    def keep(self, path: Path | None) -> None:
+        """Writes the state."""
+        if path is None or self.process:
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        state = {
+            "config": asdict(self.config),
+            "network": self.network.state_dict(),
+            "average": self.average,
+            "best_average": self.best_average,
+            "optimizer": self.optimizer.state_dict(),
+            "report": asdict(self.report),
+            "counters": {name: getattr(self, name) for name in _COUNTERS},
+            "seconds": self.seconds,
+        }
+        written = path.with_suffix(".new")
+        torch.save(state, written)
+        written.replace(path)
+
+    def restore(self, path: Path | None) -> None:
+        """Goes on from a state of the same training, if there is one."""
+        if path is None or not path.exists():
+            return
+        state: dict[str, Any] = torch.load(path, weights_only=True, map_location=self.device)
+        if state["config"] != asdict(self.config):
+            log.warning("%s is of a training with other settings; starting again", path)
+            return
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.average, self.best_average = state["average"], state["best_average"]
+        self.report = TrainingReport(**state["report"])
+        for name, value in state["counters"].items():
+            setattr(self, name, value)
+        self.earlier_seconds = state["seconds"]
+        log.info("Going on after epoch %d of an interrupted training", self.number)
+
+    def _swap(self) -> None:
+        """The weights and their average change places."""
+        for weight, average in zip(self.weights, self.average, strict=True):
+            weight.data, average.data = average.data, weight.data
 
     def _step(self, span: Spans) -> tuple[float, int]:
         for group in self.optimizer.param_groups:
-            group["lr"] = self.config.rate * _schedule(self.progress, self.config.warm_up)
-        negatives = torch.multinomial(self.share, self.config.negatives, replacement=True, generator=self.generator)
-        log_expected = torch.log(self.config.negatives * self.share[negatives])
-        device = self.network.items.bias.device
-        window = _to(window_batch(self.timeline, *span), device)
-        loss, count = self.network.loss(window, negatives.to(device), log_expected.to(device))
-        if not torch.isfinite(loss):
+            group["lr"] = self.config.rate * self._rate()
+        try:
+            loss, count = self._learn(span)
+        except (RuntimeError, MemoryError) as error:
+            if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error):
+                raise OutOfMemory(
+                    f"No memory for a batch of {self.config.batch_tokens} events in windows of {self.config.window}; "
+                    "lower batch_tokens, then window, of TrainingConfig"
+                ) from error
+            raise
+        torch.nn.utils.clip_grad_norm_(self.weights, 1.0)
+        self.optimizer.step()
+        with torch.no_grad():
+            torch._foreach_lerp_(self.average, self.weights, _AVERAGED / (self.report.steps + _AVERAGED))
+        return loss, count
+
+    def _learn(self, span: Spans) -> tuple[float, int]:
+        """Gradients of the mean loss over a batch; the loss's sum and the number of targets, over all processes."""
+        start, stop = (edge[self.process :: self.processes] for edge in span)
+        if len(start):
+            batch = window_batch(self.data.timeline, start, stop, self.network.config.history)
+            next_item, intent, targets = self.network.loss(_to(batch, self.device), self._sample())
+        else:
+            next_item = intent = self.network.items.bias.sum() * 0
+            targets = torch.zeros(())
+        spent = self.earlier_seconds + time.perf_counter() - self.began if self.process == 0 else 0.0
+        summed, count, self.clock = distributed.total(next_item.item(), float(targets), spent)
+        if not math.isfinite(summed):
             raise InvariantError(
-                f"The loss is {loss.item()} at step {self.steps}, in windows from events {span[0].tolist()[:8]} on; "
-                "lower the rate"
+                f"The loss is {summed} at step {self.report.steps}, in windows from events {span[0].tolist()[:8]} "
+                "on; lower the rate"
             )
         self.optimizer.zero_grad(set_to_none=True)
-        (loss / count.clamp(min=1)).backward()
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
-        self.optimizer.step()
-        return float(loss.detach()), int(count)
+        ((next_item + intent) / max(count, 1)).backward()
+        distributed.add_gradients(self.weights)
+        return summed, int(count)
+
+    def _sample(self) -> Sample | None:
+        if not self.config.negatives:
+            return None
+        drawn = torch.multinomial(self.share, self.config.negatives, replacement=True)
+        return Sample(drawn.to(self.device), torch.log(self.config.negatives * self.share[drawn]).to(self.device))
+
+    def _rate(self) -> float:
+        """Share of the full rate."""
+        if self.phase == "decay":
+            return 1 - math.sqrt(min(self.decayed, 1.0))
+        share, steps = _WARM_UP
+        return min(1.0, max((self._passes / self.config.epochs + 1e-3) / share, (self.report.steps + 1) / steps))
 
 
-def _schedule(progress: float, warm_up: float) -> float:
-    """Share of the full rate: linear warm-up, then half a cosine."""
-    decay = _LEAST_RATE + (1 - _LEAST_RATE) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
-    return min(1.0, (progress + 1e-3) / warm_up) * decay
+_COUNTERS = ("phase", "number", "tokens", "decay_from", "best", "judged", "worse")
 
 
 def _to(window: Window, device: torch.device) -> Window:
     def move(value: Tensor) -> Tensor:
         return value.to(device)
 
-    return Window(type(window.events)(*map(move, window.events)), *map(move, window[1:]))
+    past = window.past
+    if past is not None:
+        past = Past(Events(*map(move, past.events)), *map(move, past[1:]))
+    return Window(*map(move, window[:-1]), past=past)  # type: ignore[misc,arg-type]

@@ -9,19 +9,25 @@ import torch
 from torch import Tensor
 
 from recsys_tasks.features.sequences import SECONDS_PER_DAY, Timeline, event_inputs, hour_of, weekday_of
-from recsys_tasks.model.network import Events, Window
+from recsys_tasks.model.network import Events, Past, Window
 from recsys_tasks.names import PADDING_ITEM
 
 Spans = tuple[np.ndarray, np.ndarray]
+_HALF_LIFE = 1 / 3
 
 
 def epoch_windows(
-    timeline: Timeline, stops: np.ndarray, width: int, tokens: int, rng: np.random.Generator
+    timeline: Timeline,
+    stops: np.ndarray,
+    width: int,
+    tokens: int,
+    rng: np.random.Generator,
+    chance: np.ndarray | None = None,
 ) -> Iterator[Spans]:
     """Batches of windows [start, stop) that cover every event before its user's stop [U] once.
 
     Windows have at most `width` events, cut at random offsets; those of a batch are of similar length, with
-    about `tokens` events together.
+    about `tokens` events together. With a `chance` [N] of the events that windows end with, some are left out.
     """
     starts = timeline.user_start[:-1]
     some = stops > starts
@@ -33,7 +39,11 @@ def epoch_windows(
     later = starts[owner] + offset[owner] + (nth - 1) * width
     begin = np.where(nth == 0, starts[owner], later)
     end = np.minimum(starts[owner] + offset[owner] + nth * width, stops[owner])
-    by_length = np.argsort(end - begin + rng.random(len(begin)) * 32, kind="stable")[::-1]
+    if chance is not None:
+        taken = rng.random(len(end)) < chance[end - 1]
+        begin, end = begin[taken], end[taken]
+    # Similar lengths together, so that little is padded, but not always the same windows.
+    by_length = np.argsort((end - begin) * (1 + rng.random(len(begin)) / 8), kind="stable")[::-1]
     begin, end = begin[by_length], end[by_length]
     cuts = _batch_cuts(end - begin, tokens)
     for batch in rng.permutation(len(cuts) - 1):
@@ -45,50 +55,68 @@ def _batch_cuts(lengths: np.ndarray, tokens: int) -> list[int]:
     """Where batches of about `tokens` events begin, among windows from long to short."""
     cuts = [0]
     while cuts[-1] < len(lengths):
-        longest = int(lengths[cuts[-1]]) + 32
+        longest = int(lengths[cuts[-1]]) * 9 // 8
         cuts.append(min(cuts[-1] + max(1, tokens // longest), len(lengths)))
     return cuts
 
 
-def training_stops(timeline: Timeline, split: np.ndarray) -> np.ndarray:
-    """Where the training events of each user end [U]; sessions of later parts come after them."""
-    in_training = split[timeline.session] == 0
-    counts = np.concatenate([[0], np.cumsum(in_training)])
+def training_stops(timeline: Timeline, split: np.ndarray, last_part: int = 0) -> np.ndarray:
+    """Where the events of each user end [U] whose session is of a part up to `last_part`; later parts follow."""
+    taken = split[timeline.session] <= last_part
+    counts = np.concatenate([[0], np.cumsum(taken)])
     return timeline.user_start[:-1] + counts[timeline.user_start[1:]] - counts[timeline.user_start[:-1]]
 
 
-def window_batch(timeline: Timeline, start: np.ndarray, stop: np.ndarray) -> Window:
-    """The windows [start, stop) of a timeline as one batch, padded at the end."""
-    rows = np.arange(len(start))[:, None]
+def window_batch(timeline: Timeline, start: np.ndarray, stop: np.ndarray, history: bool = True) -> Window:
+    """The windows [start, stop) of a timeline as one batch, padded at the end.
+
+    Without `history` each window must lie in one session.
+    """
     length = stop - start
-    width = int(length.max())
-    column = np.arange(width)
+    column = np.arange(int(length.max()))
     valid = column < length[:, None]
     index = np.where(valid, start[:, None] + column, stop[:, None] - 1)
     session = timeline.session[index] - timeline.session[index[:, :1]]
     opens = np.ones(index.shape, bool)
     opens[:, 1:] = session[:, 1:] != session[:, :-1]
     first = np.maximum.accumulate(np.where(opens, column, 0), 1)
-    follows = valid & ~opens
-    now = timeline.session_seconds[stop - 1]
-    sessions = int(session.max()) + 1
-    session_first = np.full((len(start), sessions), width)
-    session_first[rows, session] = first
-    session_days = np.zeros((len(start), sessions), np.float32)
-    session_days[rows, session] = (timeline.session_seconds[index] - now[:, None]) / SECONDS_PER_DAY
+    before = np.maximum(index - 1, 0)
+
+    def following(values: np.ndarray) -> Tensor:
+        return _tensor(np.where(valid & ~opens, values[before], 0))
+
     began = timeline.session_seconds[index]
     return Window(
-        Events(**{name: _tensor(values) for name, values in event_inputs(timeline, index, valid, now).items()}),
-        previous=_tensor(np.where(follows, np.roll(timeline.item[index], 1, 1), PADDING_ITEM)),
-        previous_kind=_tensor(np.where(follows, np.roll(timeline.kind[index], 1, 1), 0)),
+        item=_tensor(np.where(valid, timeline.item[index], PADDING_ITEM)),
+        previous=following(timeline.item),
+        previous_kind=following(timeline.kind),
+        previous_gap=following(timeline.gap),
+        previous_words=_tensor(timeline.queries[np.where(valid & ~opens, timeline.text[before], 0)]),
         place=_tensor(column - first),
         session=_tensor(session),
         session_hour=_tensor(hour_of(began)),
         session_weekday=_tensor(weekday_of(began)),
         session_gap=_tensor(timeline.session_gap[index]),
+        buys=_tensor(timeline.buys[index].astype(np.float32)),
+        past=_past(timeline, index, valid, session, first, stop) if history else None,
+    )
+
+
+def _past(
+    timeline: Timeline, index: np.ndarray, valid: np.ndarray, session: np.ndarray, first: np.ndarray, stop: np.ndarray
+) -> Past:
+    (count, width), sessions = index.shape, int(session.max()) + 1
+    rows = np.arange(count)[:, None]
+    now = timeline.session_seconds[stop - 1]
+    session_first = np.full((count, sessions), width)
+    session_first[rows, session] = first
+    session_days = np.zeros((count, sessions), np.float32)
+    session_days[rows, session] = (timeline.session_seconds[index] - now[:, None]) / SECONDS_PER_DAY
+    return Past(
+        Events(**{name: _tensor(values) for name, values in event_inputs(timeline, index, valid, now).items()}),
         session_days=_tensor(session_days),
         session_first=_tensor(session_first),
-        next_same=_tensor(np.minimum(timeline.next_same[index] - start[:, None], width)),
+        next_same=_tensor(np.minimum(timeline.next_same[index] - index[:, :1], width)),
         same_in_session=_tensor(_first_in_session(timeline.item[index], session, sessions)),
     )
 
@@ -109,3 +137,17 @@ def _first_in_session(item: np.ndarray, session: np.ndarray, sessions: int) -> n
 
 def _tensor(values: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(values))
+
+
+def freshness(seconds: np.ndarray, stops: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """Chance of events [N], halved for each third of the training events that come after them in time.
+
+    Training events are those of each user from `starts` to `stops` [U].
+    """
+    edges = np.zeros(len(seconds) + 1, np.int64)
+    np.add.at(edges, starts, 1)
+    np.add.at(edges, stops, -1)
+    training = np.cumsum(edges[:-1]) > 0
+    later = len(seconds[training]) - np.searchsorted(np.sort(seconds[training]), seconds, side="right")
+    chance: np.ndarray = 0.5 ** (later / max(training.sum(), 1) / _HALF_LIFE)
+    return chance

@@ -77,6 +77,7 @@ def histories(encoded: EncodedSnapshot, cutoff: float) -> dict[str, np.ndarray]:
         "item": timeline.item[index].astype(np.int32),
         "kind": timeline.kind[index].astype(np.int8),
         "seconds": timeline.seconds[index],
+        "words": timeline.queries[timeline.text[index]].astype(np.int32),
         "popularity": popularity,
     }
 
@@ -90,7 +91,7 @@ def golden_requests(encoded: EncodedSnapshot) -> list[dict[str, Any]]:
         last = timeline.user_start[row + 1] - 1
         now = float(timeline.session_seconds[last]) + SECONDS_PER_DAY
         items = [n for n in timeline.item[timeline.user_start[row] : last + 1][-3:].tolist() if n >= FIRST_ITEM]
-        session = [[encoded.vocabulary.item_id(number), names[int(timeline.kind[last])], now] for number in items]
+        session = [[encoded.vocabulary.item_id(number), names[int(timeline.kind[last])], now, ""] for number in items]
         requests.append({"user_id": encoded.user_ids[row], "session": [], "now": now, "k": 20})
         requests.append({"user_id": encoded.user_ids[row], "session": session, "now": now, "k": 20})
         requests.append({"user_id": None, "session": session, "now": now, "k": 20})

@@ -98,6 +98,21 @@ def log_evaluation(run_id: str, table: dict[str, dict[str, float]]) -> None:
     found.log_dict(run_id, table, "evaluation.json")
 
 
+def log_report(run_id: str, report: dict[str, object], text: str) -> None:
+    """Adds the evaluation with confidence intervals and segments, as JSON and as Markdown."""
+    client().log_dict(run_id, report, "segments.json")
+    client().log_text(run_id, text, "evaluation.md")
+
+
+def log_calibration(run_id: str, figures: dict[str, object], picture: Path) -> None:
+    """Adds how well purchase intent is calibrated, as metrics, JSON and a picture."""
+    found = client()
+    for name in ("error", "brier", "base_rate"):
+        found.log_metric(run_id, f"intent_{name}", float(str(figures[name])))
+    found.log_dict(run_id, figures, "calibration.json")
+    found.log_artifact(run_id, str(picture))
+
+
 def evaluation_of(run_id: str) -> dict[str, dict[str, float]]:
     """The metrics that `log_evaluation` added."""
     table: dict[str, dict[str, float]] = {}

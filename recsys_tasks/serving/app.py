@@ -22,7 +22,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from recsys_tasks.errors import InputError, InvariantError, UnavailableError
-from recsys_tasks.names import IMPRESSION
+from recsys_tasks.names import IMPRESSION, SEARCH
 from recsys_tasks.serving.engine import Action, Engine, Recommendation, unix_now
 from recsys_tasks.serving.forgetting import Forgotten, erase, find_traces
 from recsys_tasks.serving.journal import Journal
@@ -196,12 +196,20 @@ class Endpoint:
             session_id = self.state.running_session(asked.user_id, now)
         live = self.state.of_session(session_id)
         told = [
-            Action(event.item_id, event.event_type, event.event_time.timestamp() if event.event_time else now)
+            Action(
+                event.item_id or "",
+                event.event_type,
+                event.event_time.timestamp() if event.event_time else now,
+                query=(event.query or "") if event.event_type == SEARCH else "",
+            )
             for event in asked.session
         ]
-        known = {(action.item_id, action.event_type) for action in live}
-        session = live + [action for action in told if (action.item_id, action.event_type) not in known]
+        known = {(action.item_id, action.event_type, action.query) for action in live}
+        session = live + [action for action in told if (action.item_id, action.event_type, action.query) not in known]
         session.sort(key=lambda action: action.seconds)
+        if asked.query is not None:
+            latest = max([now, *(action.seconds for action in session)])
+            session.append(Action("", SEARCH, latest, query=asked.query))
         of_session = {action.event_id for action in live}
         in_session = {(action.item_id, action.event_type, action.seconds) for action in session}
         past = [

@@ -33,12 +33,13 @@ class Histories:
     kind: np.ndarray
     seconds: np.ndarray
     popularity: np.ndarray
+    words: np.ndarray  # [N, A] of searches
 
-    def of(self, user_id: str | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Items, kinds and times of a user's events; empty for one that is not known."""
+    def of(self, user_id: str | None) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Items, kinds, times and words of a user's events; empty for one that is not known."""
         row = self.row_of.get(user_id or "")
         part = slice(0, 0) if row is None else slice(int(self.start[row]), int(self.start[row + 1]))
-        return self.item[part], self.kind[part], self.seconds[part]
+        return self.item[part], self.kind[part], self.seconds[part], self.words[part]
 
 
 @dataclass(frozen=True)
@@ -129,9 +130,11 @@ def unpack(archive: bytes, folder: Path) -> None:
 def _histories(path: Path) -> Histories:
     with np.load(path, allow_pickle=False) as stored:
         users = stored["users"].tolist()
+        words = stored["words"] if "words" in stored else np.zeros((len(stored["item"]), 0), np.int32)
         return Histories(
             row_of={user: row for row, user in enumerate(users)},
             **{name: stored[name] for name in ("start", "item", "kind", "seconds", "popularity")},
+            words=words,
         )
 
 

@@ -6,13 +6,13 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime
 
 from recsys_tasks.errors import BundleCorrupt, GoldenMismatch
-from recsys_tasks.features.sequences import Arrays, build_timeline, query_inputs
+from recsys_tasks.features.sequences import QUERY_WORDS, Arrays, build_timeline, query_inputs
 from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM
 from recsys_tasks.serving.bundle import DECODER, ENCODER, Bundle
 
@@ -24,13 +24,14 @@ _MEMORY = ("memory", "copy_key", "age_curve")
 
 @dataclass(frozen=True)
 class Action:
-    """One thing a user did with an item; time in seconds since 1970."""
+    """One thing a user did with an item, or a search (which has no item, but a query); seconds since 1970."""
 
     item_id: str
     event_type: str
     seconds: float
     session_id: str | None = None
     event_id: str | None = None
+    query: str = ""
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,15 @@ class Recommendation:
     title: str
     score: float
     source: str
+
+
+class History(NamedTuple):
+    """Events, oldest first: item numbers [N], kinds [N], seconds since 1970 [N], words of searches [N, A]."""
+
+    item: np.ndarray
+    kind: np.ndarray
+    seconds: np.ndarray
+    words: np.ndarray
 
 
 class Engine:
@@ -77,10 +87,12 @@ class Engine:
         """
         history = self._history(user_id, past, now)
         known = [action for action in session if action.event_type in EVENT_TYPE_CODES]
-        numbers = self.bundle.vocabulary.numbers([action.item_id for action in known])
-        if max(history[0].max(initial=0), numbers.max(initial=0)) < FIRST_ITEM:
+        item, kind, seconds, words = self._encoded_actions(known)
+        known_items = max(history.item.max(initial=0), item.max(initial=0)) >= FIRST_ITEM
+        if not known_items and not words.any() and not history.words.any():
             return self._popular(k, set(exclude))
-        scores = self._scores(user_id, history, known, now)
+        session_events = History(item, kind, np.maximum(seconds, now), words)
+        scores = self._scores(user_id, history, session_events, now)
         top = scores.max()
         scores = np.exp(scores - top)
         scores /= scores[FIRST_ITEM:].sum()
@@ -98,7 +110,7 @@ class Engine:
 
     def answer_golden(self, request: dict[str, Any]) -> list[dict[str, Any]]:
         """The answer to one golden request: from the bundle alone, whatever happened since."""
-        session = [Action(item, kind, seconds) for item, kind, seconds in request["session"]]
+        session = [Action(item, kind, seconds, query=query) for item, kind, seconds, query in request["session"]]
         found = self.recommend(request["user_id"], (), session, request["now"], request["k"])
         return [{"item_id": item.item_id, "score": item.score} for item in found]
 
@@ -128,47 +140,58 @@ class Engine:
                     raise GoldenMismatch(f"Golden request {number}: {entry} is not in the answer with that score")
         return len(self.bundle.golden)
 
-    def _history(
-        self, user_id: str | None, past: Sequence[Action], now: float
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Items, kinds and times of a user's last events up to a time, those since the cut-off among them."""
-        item, kind, seconds = self.bundle.histories.of(user_id)
+    def _history(self, user_id: str | None, past: Sequence[Action], now: float) -> History:
+        """A user's last events up to a time, those since the cut-off among them."""
+        known = self._stored(user_id)
         if past:
-            stored = {(round(at * 1e3), number) for at, number in zip(seconds[-HISTORY:], item[-HISTORY:], strict=True)}
-            numbers = self.bundle.vocabulary.numbers([action.item_id for action in past])
+            stored = {
+                (round(at * 1e3), number)
+                for at, number in zip(known.seconds[-HISTORY:], known.item[-HISTORY:], strict=True)
+            }
+            acted = [action for action in past if action.event_type in EVENT_TYPE_CODES]
+            numbers = self.bundle.vocabulary.numbers([action.item_id for action in acted])
             new = [
-                (number, EVENT_TYPE_CODES[action.event_type], action.seconds)
-                for number, action in zip(numbers.tolist(), past, strict=True)
-                if action.event_type in EVENT_TYPE_CODES and (round(action.seconds * 1e3), number) not in stored
+                action
+                for number, action in zip(numbers.tolist(), acted, strict=True)
+                if (round(action.seconds * 1e3), number) not in stored
             ]
             if new:
-                more = [np.asarray(column) for column in zip(*new, strict=True)]
-                item, kind, seconds = (np.concatenate(pair) for pair in zip((item, kind, seconds), more, strict=True))
-                order = np.argsort(seconds, kind="stable")
-                item, kind, seconds = item[order], kind[order], seconds[order]
-        stop = int(np.searchsorted(seconds, now, side="right"))
-        part = slice(max(0, stop - HISTORY), stop)
-        return item[part], kind[part], seconds[part]
+                known = _joined(known, self._encoded_actions(new))
+                order = np.argsort(known.seconds, kind="stable")
+                known = History(*(column[order] for column in known))
+        stop = int(np.searchsorted(known.seconds, now, side="right"))
+        return History(*(column[max(0, stop - HISTORY) : stop] for column in known))
 
-    def _scores(
-        self,
-        user_id: str | None,
-        history: tuple[np.ndarray, np.ndarray, np.ndarray],
-        session: Sequence[Action],
-        now: float,
-    ) -> np.ndarray:
-        past, count = len(history[0]), len(session)
-        numbers = self.bundle.vocabulary.numbers([action.item_id for action in session])
-        kinds = [EVENT_TYPE_CODES[action.event_type] for action in session]
-        times = [max(action.seconds, now) for action in session]
+    def _stored(self, user_id: str | None) -> History:
+        item, kind, seconds, words = self.bundle.histories.of(user_id)
+        if words.shape[1] != QUERY_WORDS:
+            words = np.zeros((len(item), QUERY_WORDS), np.int64)
+        return History(item, kind, seconds, words)
+
+    def _encoded_actions(self, actions: Sequence[Action]) -> History:
+        vocabulary = self.bundle.vocabulary
+        return History(
+            vocabulary.numbers([action.item_id for action in actions]),
+            np.asarray([EVENT_TYPE_CODES[action.event_type] for action in actions], np.int64),
+            np.asarray([action.seconds for action in actions], np.float64),
+            np.asarray([vocabulary.words_of(action.query) for action in actions]).reshape(-1, QUERY_WORDS),
+        )
+
+    def _scores(self, user_id: str | None, history: History, session: History, now: float) -> np.ndarray:
+        past, count = len(history.item), len(session.item)
         # The event that is asked for stands at the end; nothing but its session's beginning is read of it.
-        item = np.concatenate([history[0], numbers, [0]]).astype(np.int64)
-        kind = np.concatenate([history[1], kinds, [0]]).astype(np.int64)
-        seconds = np.concatenate([history[2], times, [max([now, *times])]]).astype(np.float64)
+        nothing = np.zeros(1, np.int64)
+        last = np.asarray([max([now, *session.seconds.tolist()])])
+        asked = History(nothing, nothing, last, np.zeros((1, QUERY_WORDS), np.int64))
+        item, kind, seconds, words = _joined(history, session, asked)
         in_session = np.arange(past + count + 1) >= past
         began = np.where(in_session, now, seconds)
         session_number = np.where(in_session, past, np.arange(past + count + 1))
-        timeline = build_timeline(np.zeros_like(item), session_number, item, kind, seconds, began)
+        text = np.where(words.any(1), np.arange(1, len(words) + 1), 0)
+        queries = np.concatenate([np.zeros((1, QUERY_WORDS), np.int64), words])
+        timeline = build_timeline(
+            np.zeros_like(item), session_number, item, kind, seconds.astype(np.float64), began, text, queries
+        )
         events, query = query_inputs(timeline, np.asarray([past]), np.asarray([past + count]), HISTORY)
         memory = self._encode(user_id, events)
         inputs = {**memory, "days": events["days"], **{f"query_{name}": value for name, value in query.items()}}
@@ -211,6 +234,11 @@ class Engine:
             for number in best.tolist()
             if scores[number] > 0
         ]
+
+
+def _joined(*parts: History) -> History:
+    item, kind, seconds, words = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    return History(item.astype(np.int64), kind.astype(np.int64), seconds, words.astype(np.int64))
 
 
 def _graph(path: str) -> onnxruntime.InferenceSession:

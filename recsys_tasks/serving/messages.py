@@ -49,9 +49,10 @@ class Event(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw_o
 class SessionEvent(msgspec.Struct, forbid_unknown_fields=True):
     """An event of the current session, told with a request for recommendations."""
 
-    item_id: Identifier
-    event_type: Literal["view", "add_to_cart", "purchase"] = "view"
+    item_id: Identifier | None = None
+    event_type: Literal["search", "view", "add_to_cart", "purchase"] = "view"
     event_time: Moment | None = None
+    query: Text | None = None
 
 
 class RecommendationRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -60,6 +61,7 @@ class RecommendationRequest(msgspec.Struct, forbid_unknown_fields=True):
     user_id: Identifier | None = None
     session_id: Identifier | None = None
     session: Annotated[list[SessionEvent], msgspec.Meta(max_length=1_000)] = []
+    query: Text | None = None
     k: Annotated[int, msgspec.Meta(ge=1, le=500)] = 20
     exclude_seen: bool = False
     time: Moment | None = None
@@ -69,6 +71,13 @@ class RecommendationRequest(msgspec.Struct, forbid_unknown_fields=True):
 def decode_request(body: bytes) -> RecommendationRequest:
     """A request for recommendations from JSON."""
     request: RecommendationRequest = _decode(body or b"{}", RecommendationRequest)
+    for place, event in enumerate(request.session):
+        if event.event_type == SEARCH and event.query is None:
+            raise RequestError(422, "Invalid request", f"a search needs `query` - at `$.session[{place}]`")
+        if event.event_type != SEARCH and event.item_id is None:
+            raise RequestError(
+                422, "Invalid request", f"a {event.event_type} needs `item_id` - at `$.session[{place}]`"
+            )
     moments = {"$.time": request.time}
     moments |= {f"$.session[{place}].event_time": event.event_time for place, event in enumerate(request.session)}
     latest = datetime.now(UTC) + _CLOCK_SKEW

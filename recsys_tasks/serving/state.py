@@ -8,7 +8,7 @@ from collections.abc import Iterable, Set
 
 import msgspec
 
-from recsys_tasks.names import IMPRESSION
+from recsys_tasks.names import IMPRESSION, SEARCH
 from recsys_tasks.serving.engine import HISTORY, Action
 from recsys_tasks.serving.messages import Event
 
@@ -40,9 +40,17 @@ class LiveState:
 
     def add(self, event: Event) -> None:
         """Takes in one event; impressions, and an id that is known already, change nothing."""
-        if event.item_id is None or event.event_type == IMPRESSION or event.event_time is None:
+        nameless = event.item_id is None and event.event_type != SEARCH
+        if nameless or event.event_type == IMPRESSION or event.event_time is None:
             return
-        action = Action(event.item_id, event.event_type, event.event_time.timestamp(), event.session_id, event.event_id)
+        action = Action(
+            event.item_id or "",
+            event.event_type,
+            event.event_time.timestamp(),
+            event.session_id,
+            event.event_id,
+            (event.query or "") if event.event_type == SEARCH else "",
+        )
         for key, table in ((event.user_id, self._users), (event.session_id, self._sessions)):
             if key is not None:
                 _remember(table, key, action)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from recsys_tasks.errors import InputError
+from recsys_tasks.errors import InputError, OtherModelFormat
 from recsys_tasks.evaluation.gate import Decision, decide
 from recsys_tasks.names import BASELINES, CHALLENGER, CHAMPION
 from recsys_tasks.promotion.build import build_bundle
@@ -28,18 +29,24 @@ def judge(number: str | None = None) -> tuple[str, Decision]:
     Raises:
         InputError: there is no challenger.
     """
-    from recsys_tasks.steps.training import evaluate_run, metrics_table  # brings torch, which only judging needs
+    from recsys_tasks.steps.training import evaluate_run, held_out_report  # brings torch, which only judging needs
 
     version = versions.version_by_number(number) if number else versions.version_by_alias(CHALLENGER)
     if version is None:
         raise InputError("There is no challenger; train a model first")
     table = runs.evaluation_of(version.run_id) or evaluate_run(version.run_id)
     champion = versions.version_by_alias(CHAMPION)
-    rival = champion is not None and champion.number != version.number
-    if champion is not None and rival:
-        table["champion"] = metrics_table(champion.run_id, version.run_id, "champion")["champion"]
-        runs.log_evaluation(version.run_id, {"champion": table["champion"]})
-    decision = decide(table, BASELINES, "champion" if rival else None, settings().champion_margin)
+    rival, notes = champion if champion is not None and champion.number != version.number else None, []
+    if rival is not None:
+        try:
+            table["champion"] = held_out_report(rival.run_id, version.run_id, "champion").table["champion"]
+        except OtherModelFormat as error:
+            notes, rival = [f"not compared with champion version {rival.number}: {error}"], None
+        else:
+            runs.log_evaluation(version.run_id, {"champion": table["champion"]})
+    baselines = tuple(name for name in BASELINES if name in table)  # a run from before a baseline was added has fewer
+    decision = decide(table, baselines, "champion" if rival else None, settings().champion_margin)
+    decision = replace(decision, reasons=decision.reasons + notes)
     runs.tag_decision(version, "promote" if decision.promote else "refuse", decision.reasons)
     if not decision.promote:
         _record(version, "refused", decision.reasons)

@@ -9,15 +9,20 @@ from pathlib import Path
 
 import torch
 
-from recsys_tasks.evaluation.baselines import baseline_ranks
-from recsys_tasks.evaluation.gate import PRIMARY
+from recsys_tasks.errors import OtherModelFormat
+from recsys_tasks.evaluation.baselines import FITS
+from recsys_tasks.evaluation.calibration import purchase_intents, reliability
+from recsys_tasks.evaluation.gate import PRIMARY, Table
 from recsys_tasks.evaluation.metrics import ranking_metrics
-from recsys_tasks.evaluation.protocol import TEST, VALIDATION, model_ranks, questions
-from recsys_tasks.features.encoding import encode_snapshot, sessions_repeat, snapshot_vocabulary
+from recsys_tasks.evaluation.protocol import TEST, TRAINING, VALIDATION, model_ranks, model_scorer, questions
+from recsys_tasks.evaluation.report import Report, report
+from recsys_tasks.features.encoding import EncodedSnapshot, encode_snapshot, snapshot_vocabulary
 from recsys_tasks.model.export import export_graphs, verify_graphs
 from recsys_tasks.model.files import TrainedModel, load_model, save_model, warm_start
 from recsys_tasks.model.network import NetworkConfig, Recommender
-from recsys_tasks.model.training import TrainingConfig, build_network, train
+from recsys_tasks.model.recipe import sessions_repeat
+from recsys_tasks.model.training import TrainingConfig, TrainingData, build_network, train
+from recsys_tasks.model.windows import freshness, training_stops
 from recsys_tasks.names import CHAMPION
 from recsys_tasks.registry import runs, versions
 from recsys_tasks.registry.tracking import client
@@ -35,44 +40,51 @@ def train_model(snapshot_id: str | None = None) -> str:
         torch.set_num_threads(chosen.training_threads)
     vocabulary = snapshot_vocabulary(source)
     encoded = encode_snapshot(source, vocabulary)
-    sizes = vocabulary.categories()[1]
+    data = _training_data(encoded)
     torch.manual_seed(chosen.seed)
-    network = build_network(
-        NetworkConfig(len(vocabulary), category_sizes=sizes, sessions_repeat=sessions_repeat(encoded)), vocabulary
+    config = NetworkConfig(
+        len(vocabulary),
+        content_tokens=len(vocabulary.content_names),
+        query_words=data.timeline.queries.shape[1],
+        sessions_repeat=sessions_repeat(data),
     )
-    config = TrainingConfig(epochs=chosen.training_epochs, seconds=chosen.training_seconds, seed=chosen.seed)
+    network = build_network(config, vocabulary)
+    schedule = TrainingConfig(epochs=chosen.training_epochs, seconds=chosen.training_seconds, seed=chosen.seed)
     champion = versions.version_by_alias(CHAMPION)
+    started_from = "scratch"
     if champion is not None:
-        shared = warm_start(network, vocabulary, load_run_model(champion.run_id))
-        # It goes on from a good place: a small rate keeps what the champion knows.
-        config = replace(config, epochs=1, seconds=chosen.incremental_seconds, rate=config.rate / 6)
-        log.info(
-            "Going on from champion version %s, which knows %d of %d items", champion.number, shared, len(vocabulary)
-        )
+        try:
+            shared = warm_start(network, vocabulary, load_run_model(champion.run_id))
+        except OtherModelFormat as error:
+            log.warning("Training from scratch, not from champion version %s: %s", champion.number, error)
+        else:
+            # It goes on from a good place: a small rate keeps what the champion knows.
+            schedule = replace(schedule, epochs=1, seconds=chosen.incremental_seconds, rate=schedule.rate / 6)
+            started_from = champion.number
+            known = f"{shared} of {len(vocabulary)} items"
+            log.info("Going on from champion version %s, which knows %s", champion.number, known)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     parameters = {
-        **asdict(config),
+        **asdict(schedule),
         **{f"network_{name}": value for name, value in asdict(network.config).items()},
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "threads": torch.get_num_threads(),
         "device": str(device),
     }
-    tags = {"started_from": champion.number if champion else "scratch"}
-    run_id = runs.start_run(source, parameters, tags)
+    run_id = runs.start_run(source, parameters, {"started_from": started_from})
     try:
         asked = questions(encoded, VALIDATION, _VALIDATION_QUESTIONS)
 
         def measure(trained: Recommender) -> float:
-            return ranking_metrics(model_ranks(trained, encoded, asked))[PRIMARY]
+            return ranking_metrics(model_ranks(trained, encoded.timeline, asked))[PRIMARY]
 
         report = train(
             network.to(device),
-            encoded.timeline,
-            encoded.split,
-            vocabulary,
-            config,
+            data,
+            schedule,
             measure,
             lambda epoch, figures: runs.log_epoch(run_id, epoch, figures),
+            chosen.home / "checkpoints" / f"{source.snapshot_id}-{started_from}.pt",
         )
         runs.log_epoch(run_id, report.best_epoch, {"tokens_per_second": report.tokens_per_second})
         with tempfile.TemporaryDirectory() as folder:
@@ -87,11 +99,25 @@ def train_model(snapshot_id: str | None = None) -> str:
     return run_id
 
 
-def evaluate_run(run_id: str) -> dict[str, dict[str, float]]:
+def evaluate_run(run_id: str) -> Table:
     """Metrics of a run's model and of the baselines on the test part of its snapshot, also logged to the run."""
-    table = metrics_table(run_id, run_id, "test")
-    runs.log_evaluation(run_id, table)
-    return table
+    report = held_out_report(run_id, run_id, "test")
+    runs.log_evaluation(run_id, report.table)
+    runs.log_report(run_id, report.as_dict(), report.as_markdown())
+    _log_calibration(run_id)
+    return report.table
+
+
+def _log_calibration(run_id: str) -> None:
+    """Compares the purchase intent of the run's model with what the test sessions did."""
+    model, encoded = _judged(run_id, run_id)
+    asked = questions(encoded, TEST)
+    came = encoded.timeline.buys[asked.target]
+    found = reliability(purchase_intents(model.network, encoded.timeline, asked), came)
+    with tempfile.TemporaryDirectory() as folder:
+        picture = Path(folder) / "calibration.png"
+        found.draw(picture)
+        runs.log_calibration(run_id, found.as_dict(), picture)
 
 
 def register_run(run_id: str) -> str:
@@ -99,17 +125,27 @@ def register_run(run_id: str) -> str:
     return runs.register(run_id).number
 
 
-def metrics_table(run_id: str, judged_on: str, name: str) -> dict[str, dict[str, float]]:
-    """Metrics of a run's model and of the baselines, on the test part of another run's snapshot."""
-    source = snapshot(client().get_run(judged_on).data.tags["snapshot_id"])
+def held_out_report(run_id: str, judged_on: str, name: str) -> Report:
+    """A run's model, by a name, and the baselines on the test part of another run's snapshot."""
+    model, encoded = _judged(run_id, judged_on)
+    data = _training_data(encoded)
+    scorers = {name: model_scorer(model.network, encoded.timeline)}
+    scorers |= {baseline: fit(data) for baseline, fit in FITS.items()}
+    return report(scorers, data, questions(encoded, TEST), skip_session=not model.network.config.sessions_repeat)
+
+
+def _judged(run_id: str, judged_on: str) -> tuple[TrainedModel, EncodedSnapshot]:
+    """A run's model, and another run's snapshot in its numbers."""
     model = load_run_model(run_id)
-    encoded = encode_snapshot(source, model.vocabulary)
-    asked = questions(encoded, TEST)
-    table = {name: ranking_metrics(model_ranks(model.network, encoded, asked))}
-    skip = not model.network.config.sessions_repeat
-    for baseline, ranks in baseline_ranks(encoded, asked, skip).items():
-        table[baseline] = ranking_metrics(ranks)
-    return table
+    source = snapshot(client().get_run(judged_on).data.tags["snapshot_id"])
+    return model, encode_snapshot(source, model.vocabulary)
+
+
+def _training_data(encoded: EncodedSnapshot) -> TrainingData:
+    timeline = encoded.timeline
+    stops, final_stops = (training_stops(timeline, encoded.split, last) for last in (TRAINING, VALIDATION))
+    fresh = freshness(timeline.seconds, final_stops, timeline.user_start[:-1])
+    return TrainingData(timeline, encoded.vocabulary.all_counts(), stops, final_stops, fresh)
 
 
 def load_run_model(run_id: str) -> TrainedModel:

@@ -1,4 +1,5 @@
--- Grain: one event of what users did with an item on one day, as far as the batches up to :known tell.
+-- Grain: one event of what users did with an item, or searched for, on one day, as far as the batches up to :known
+-- tell. A search has no item, and what is no search no query: an empty text.
 -- Inputs: events, batches, and open_sessions: what was still going on when the day began.
 -- Output: the user, the session (by the time it began) and the event's place in it.
 -- A user is known by the id or, where there is none, by the session, whose id may be some user's too. A session ends
@@ -13,16 +14,17 @@ with actions as (
             else 's:' || events.session_id
         end as user_key,
         coalesce(events.session_id, '') as session_id,
-        events.item_id,
+        coalesce(events.item_id, '') as item_id,
         events.event_type,
         events.event_time,
+        case when events.event_type = 'search' then coalesce(events.query, '') else '' end as query,
         case when events.source = 'feedback' then 1 else 0 end as is_feedback
     from events
     inner join batches on events.batch = batches.number
     where
         events.event_time >= :day_start
         and events.event_time < :until
-        and events.item_id is not null
+        and (events.item_id is not null or events.event_type = 'search')
         and events.event_type <> 'impression'
         and batches.loaded_number <= :known
 ),
@@ -80,6 +82,7 @@ select
     item_id,
     event_type,
     event_time,
+    query,
     is_feedback
 from placed
 order by user_key collate "C", session_start, session_id collate "C", position_in_session

@@ -68,6 +68,34 @@ def test_a_posted_event_counts_in_the_very_next_answer(client: TestClient) -> No
     assert "i3" not in [item["item_id"] for item in after["items"]]  # sessions of this shop do not repeat
 
 
+def test_a_search_counts_in_the_very_next_answer(client: TestClient) -> None:
+    before = _items(client, session=[{"item_id": "i3"}])
+    told = [{"item_id": "i3"}, {"event_type": "search", "query": "blue item"}]
+    assert _items(client, session=told) != before
+    at = datetime.now(UTC).isoformat()
+    for event in ({"item_id": "i3", "event_type": "view"}, {"event_type": "search", "query": "blue item"}):
+        assert client.post("/v1/events", json={**event, "session_id": "s", "event_time": at}).status_code == 200
+    assert _items(client, session_id="s") != before
+
+
+def test_a_query_alone_is_answered_by_the_model_if_it_has_words_of_titles(client: TestClient) -> None:
+    for query, source in (("something blue", "model"), ("teapot", "popular")):
+        answer = client.post("/v1/recommendations", json={"query": query}).json()
+        assert {item["source"] for item in answer["items"]} == {source}
+
+
+@pytest.mark.parametrize(
+    ("told", "problem"), [({"event_type": "search"}, "needs `query`"), ({"event_type": "view"}, "needs `item_id`")]
+)
+def test_an_event_of_the_session_without_what_it_needs_is_refused(
+    client: TestClient, told: dict[str, str], problem: str
+) -> None:
+    answer = client.post("/v1/recommendations", json={"session": [{"item_id": "i3"}, told]})
+    assert answer.status_code == 422
+    assert problem in answer.json()["detail"]
+    assert "$.session[1]" in answer.json()["detail"]
+
+
 def test_a_session_told_with_the_request_is_the_same_as_one_posted_before(client: TestClient) -> None:
     at = datetime.now(UTC).isoformat()
     told = [{"item_id": "i3", "event_type": "purchase", "event_time": at}]

@@ -26,6 +26,7 @@ from recsys_tasks.features.snapshot import (
     latest_snapshot_id,
     open_snapshot,
 )
+from recsys_tasks.names import EVENT_TYPE_CODES, SEARCH, UNKNOWN_ITEM
 from tests.shops import START, add_batch, empty, event, fill
 
 PARAMETERS = SnapshotParameters(validation_share=0.1, test_share=0.1, min_item_events=2)
@@ -216,6 +217,30 @@ def test_overlapping_sessions_of_a_user_stay_whole_across_midnight(warehouse: En
     encoded = encode_snapshot(snapshot, snapshot_vocabulary(snapshot))
     lengths = sorted(len(session) for session in _sessions_of(encoded.timeline, encoded.user_ids)["both"])
     assert lengths == [2, 3, 4]
+
+
+def test_searches_are_part_of_sessions_with_the_words_of_titles(warehouse: Engine, tmp_path: Path) -> None:
+    fill(warehouse)
+    at = START + timedelta(days=7 * 9, hours=1)
+    add_batch(warehouse, [event("u1", "s1-9", "i5", at)])
+    with warehouse.begin() as connection:
+        connection.execute(
+            text(
+                "update events set event_type = 'search', item_id = null, query = 'Red item!'"
+                " where session_id = 's1-9' and event_time = :at"
+            ),
+            {"at": at},
+        )
+        connection.execute(text("update item_versions set title = title || ' red' where item_id in ('i1', 'i2')"))
+    built = build_snapshot(warehouse, tmp_path, PARAMETERS)
+    words = snapshot_vocabulary(built)
+    timeline = encode_snapshot(built, words).timeline
+    (search,) = np.flatnonzero(timeline.text > 0)
+    found = [words.content_names[number] for number in timeline.queries[timeline.text[search]] if number]
+    assert found == ["red", "item"]
+    assert timeline.item[search] == UNKNOWN_ITEM
+    assert timeline.kind[search] == EVENT_TYPE_CODES[SEARCH]
+    assert timeline.session[search] == timeline.session[search - 1]
 
 
 def test_impressions_are_not_what_users_did(warehouse: Engine, tmp_path: Path) -> None:

@@ -4,22 +4,23 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys_tasks.evaluation.baselines import baseline_ranks
+from recsys_tasks.evaluation.baselines import FITS
 from recsys_tasks.evaluation.metrics import ranking_metrics
-from recsys_tasks.evaluation.protocol import TEST, VALIDATION, model_ranks, questions
-from recsys_tasks.features.sequences import build_timeline, query_inputs
+from recsys_tasks.evaluation.protocol import TEST, VALIDATION, Questions, answer, model_ranks, model_scorer, questions
+from recsys_tasks.features.sequences import QUERY_WORDS, Timeline, build_timeline, query_inputs
 from recsys_tasks.model.attention import Attention
-from recsys_tasks.model.network import Events, NetworkConfig, Query, Recommender
-from recsys_tasks.model.training import TrainingConfig, build_network, train
+from recsys_tasks.model.network import Events, Query, Recommender, Sample
+from recsys_tasks.model.training import TrainingConfig, TrainingData, build_network, train
 from recsys_tasks.model.windows import epoch_windows, training_stops, window_batch
-from recsys_tasks.names import FIRST_ITEM, PERSONAL, POPULARITY, UNKNOWN_ITEM
-from tests.shops import ITEMS, encoded_shop, random_timeline, vocabulary
+from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM, PERSONAL, POPULARITY, SEARCH, UNKNOWN_ITEM, VIEW
+from tests.shops import COLOURS, ITEMS, encoded_shop, random_timeline, small_config, training_data, vocabulary
 
 
 def _network(repeat: bool = False) -> Recommender:
     torch.manual_seed(1)
     words = vocabulary()
-    config = NetworkConfig(len(words), words.categories()[1], repeat, width=16, encoder_layers=2, decoder_layers=2)
+    sizes = {"encoder_layers": 2, "decoder_layers": 2, "query_words": QUERY_WORDS}
+    config = small_config(words, sessions_repeat=repeat, **sizes)
     return build_network(config, words).eval()
 
 
@@ -42,24 +43,25 @@ def test_attention_is_softmax_of_scaled_products() -> None:
     assert np.allclose(found, expected)
 
 
+@pytest.mark.parametrize("sampled", [True, False])
 @pytest.mark.parametrize("seed", [1, 3, 8, 11])
-def test_training_and_inference_give_a_target_the_same_probability(seed: int) -> None:
+def test_training_and_inference_give_a_target_the_same_probability(seed: int, sampled: bool) -> None:
     """What one more event adds to a window's loss is what the served graph gives that event."""
     network, timeline = _network(repeat=True), random_timeline(seed, users=1)
-    first, stop = (int(edge) for edge in timeline.session_start[-2:])
+    last = int(timeline.session[np.flatnonzero(timeline.item >= FIRST_ITEM)[-1]])
+    first, stop = (int(edge) for edge in timeline.session_start[last : last + 2])
     known = [at for at in range(first, stop) if timeline.item[at] >= FIRST_ITEM]
-    everything = torch.arange(FIRST_ITEM, FIRST_ITEM + ITEMS)
-    assert known
+    sample = Sample(torch.arange(FIRST_ITEM, FIRST_ITEM + ITEMS), torch.zeros(ITEMS)) if sampled else None
     for target in known:
         with torch.inference_mode():
             windows = [
                 window_batch(timeline, np.asarray([0]), np.asarray([end])) for end in (target, target + 1) if end
             ]
-            losses = [float(network.loss(window, everything, torch.zeros(ITEMS))[0]) for window in windows]
+            losses = [float(network.loss(window, sample)[0]) for window in windows]
             events, query = query_inputs(timeline, np.asarray([first]), np.asarray([target]), 512)
             history = Events(**{name: torch.from_numpy(value) for name, value in events.items()})
             running = Query(**{name: torch.from_numpy(value) for name, value in query.items()})
-            scores = network.decode_session(*network.encode_history(history), history.days, running)[0]
+            scores = network.answer(history, running)[0]
         served = float(torch.logsumexp(scores, 0) - scores[int(timeline.item[target])])
         assert losses[-1] - sum(losses[:-1]) == pytest.approx(served, abs=2e-3)
 
@@ -73,13 +75,18 @@ def test_what_comes_later_changes_no_earlier_prediction(seed: int) -> None:
     item = timeline.item.copy()
     item[cut:] = UNKNOWN_ITEM
     planted = build_timeline(
-        timeline.user, timeline.session, item, timeline.kind, timeline.seconds, timeline.session_seconds
+        timeline.user,
+        timeline.session,
+        item,
+        timeline.kind,
+        timeline.seconds,
+        timeline.session_seconds,
+        timeline.text,
+        timeline.queries,
     )
-    negatives, expected = torch.arange(FIRST_ITEM, FIRST_ITEM + ITEMS), torch.zeros(ITEMS)
     with torch.inference_mode():
         losses = [
-            network.loss(window_batch(planted, np.asarray([0]), np.asarray([stop])), negatives, expected)
-            for stop in (cut, len(planted))
+            network.loss(window_batch(planted, np.asarray([0]), np.asarray([stop]))) for stop in (cut, len(planted))
         ]
     assert int(losses[0][1]) == int(losses[1][1])
     assert float(losses[0][0]) == pytest.approx(float(losses[1][0]), abs=1e-2)
@@ -110,19 +117,21 @@ def test_a_short_training_learns_the_users_habits_and_beats_the_baselines() -> N
     shop = encoded_shop()
     words = shop.vocabulary
     torch.manual_seed(0)
-    network = build_network(NetworkConfig(len(words), words.categories()[1], False, width=32), words)
+    network = build_network(small_config(words, width=32), words)
     asked = questions(shop, VALIDATION)
 
     def validate(trained: Recommender) -> float:
-        return ranking_metrics(model_ranks(trained, shop, asked))["mrr_20"]
+        return ranking_metrics(model_ranks(trained, shop.timeline, asked))["mrr_20"]
 
-    report = train(
-        network, shop.timeline, shop.split, words, TrainingConfig(epochs=12, negatives=64, patience=12), validate
-    )
+    report = train(network, training_data(shop), TrainingConfig(epochs=12, negatives=64, patience=12), validate)
     assert report.epochs[-1]["loss"] < report.epochs[0]["loss"]
     test = questions(shop, TEST)
-    mine = ranking_metrics(model_ranks(network, shop, test))["mrr_5"]
-    baselines = {name: ranking_metrics(ranks)["mrr_5"] for name, ranks in baseline_ranks(shop, test, True).items()}
+    mine = ranking_metrics(model_ranks(network, shop.timeline, test))["mrr_5"]
+    data = training_data(shop)
+    baselines = {
+        name: ranking_metrics(answer(fit(data), shop.timeline, test, skip_session=True).ranks)["mrr_5"]
+        for name, fit in FITS.items()
+    }
     assert mine > baselines[POPULARITY]
     assert mine > 0.9 * baselines[PERSONAL]
 
@@ -133,7 +142,38 @@ def test_the_same_seed_gives_the_same_weights() -> None:
     states = []
     for _ in range(2):
         torch.manual_seed(0)
-        network = build_network(NetworkConfig(len(words), words.categories()[1], False, width=16), words)
-        train(network, shop.timeline, shop.split, words, TrainingConfig(epochs=1, negatives=32), lambda _: 0.0)
+        network = build_network(small_config(words), words)
+        train(network, training_data(shop), TrainingConfig(epochs=2, negatives=32), lambda _: 0.0)
         states.append(network.state_dict())
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def _searches(count: int, seed: int) -> Timeline:
+    """Visitors who look at something, search for a colour, and then look at an item of that colour."""
+    random = np.random.default_rng(seed)
+    words = vocabulary()
+    wanted = random.integers(ITEMS, size=count)
+    before = random.integers(ITEMS, size=count)
+    item = np.stack([before + FIRST_ITEM, np.full(count, UNKNOWN_ITEM), wanted + FIRST_ITEM], 1)
+    kind = np.tile([EVENT_TYPE_CODES[name] for name in (VIEW, SEARCH, VIEW)], count)
+    queries, row_of = words.query_words([f"{COLOURS[number % 4]} item" for number in wanted])
+    text = np.stack([np.zeros(count, int), row_of, np.zeros(count, int)], 1)
+    who = np.repeat(np.arange(count), 3)
+    seconds = np.repeat(np.arange(count) * 600.0, 3) + np.tile([0.0, 60.0, 120.0], count)
+    began = np.repeat(seconds[::3], 3)
+    return build_timeline(who, who, item.ravel(), kind, seconds, began, text.ravel(), queries)
+
+
+def test_a_search_leads_to_items_with_its_words() -> None:
+    timeline, words = _searches(1_500, seed=0), vocabulary()
+    stops = timeline.user_start[1:].copy()
+    stops[1_200:] = timeline.user_start[1_200:-1]
+    counts = np.bincount(timeline.item, minlength=len(words))
+    torch.manual_seed(0)
+    network = build_network(small_config(words, history=False, width=32, query_words=QUERY_WORDS), words)
+    config = TrainingConfig(epochs=20, seconds=600, negatives=0, batch_tokens=256, patience=20)
+    train(network, TrainingData(timeline, counts, stops, stops), config, lambda _: 0.0)
+    first = timeline.session_start[1_200:-1]
+    lists = answer(model_scorer(network, timeline), timeline, Questions(first, first + 2)).lists[:, :5]
+    colour = timeline.item[first + 2] % 4
+    assert (lists % 4 == colour[:, None]).mean() > 0.8

@@ -1,0 +1,122 @@
+"""The table of models: `python benchmarks/models.py run FOLDER`, then `table` and `curves`.
+
+`run` takes a folder of data sets, each with `train.parquet`, `test.parquet` and perhaps `item_attributes.parquet`, runs
+`python -m recsys_tasks benchmark` for each model and seed that has no result yet, and keeps the figures in
+`benchmarks/results`. `table` prints them as Markdown beside published figures; `curves` draws the learning curves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+MODELS = ("transformer", "network", "gru", "vmis_knn", "item_knn", "recent_popularity", "popularity")
+# Others' figures on these very files: https://github.com/asash/gSASRec-pytorch, antklen/sasrec-bert4rec-recsys23,
+# blondered/transformer_benchmark; SR-GNN and GCE-GNN as usually quoted.
+PUBLISHED: dict[str, dict[str, dict[str, float]]] = {
+    "diginetica": {
+        "SR-GNN": {"recall_20": 0.5073, "mrr_20": 0.1759},
+        "GCE-GNN": {"recall_20": 0.5422, "mrr_20": 0.1904},
+    },
+    "ml-1m": {
+        "BERT4Rec": {"recall_10": 0.2843, "ndcg_10": 0.1537},
+        "gSASRec": {"recall_10": 0.3003, "ndcg_10": 0.1726},
+        "SASRec, cross-entropy": {"recall_10": 0.3152, "ndcg_10": 0.1821},
+        "SASRec, 3,000 negatives": {"recall_10": 0.3159, "ndcg_10": 0.1857},
+    },
+    "beauty": {
+        "HSTU": {"recall_10": 0.0788, "ndcg_10": 0.0439},
+        "eSASRec": {"recall_10": 0.0928, "ndcg_10": 0.0523},
+        "SASRec, sampled softmax": {"recall_10": 0.0921, "ndcg_10": 0.0531},
+    },
+}
+_SHOWN = ("recall_10", "ndcg_10", "recall_20", "mrr_20")
+
+
+def main() -> None:
+    """Runs one of the three."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    verbs = parser.add_subparsers(required=True)
+    run = verbs.add_parser("run")
+    run.add_argument("folder", type=Path)
+    run.add_argument("--data", nargs="+", default=list(PUBLISHED))
+    run.add_argument("--models", nargs="+", default=MODELS)
+    run.add_argument("--seeds", type=int, nargs="+", default=[0])
+    run.add_argument("--minutes", type=float, default=30.0)
+    run.set_defaults(verb=_run)
+    verbs.add_parser("table").set_defaults(verb=_table)
+    verbs.add_parser("curves").set_defaults(verb=_curves)
+    given = parser.parse_args()
+    given.verb(given)
+
+
+def _run(given: argparse.Namespace) -> None:
+    RESULTS.mkdir(exist_ok=True)
+    for data in given.data:
+        for seed in given.seeds:
+            for model in given.models:
+                out = RESULTS / f"{data}-{model}-{seed}.json"
+                if not out.exists():
+                    print(f"{data}, {model}, seed {seed}", flush=True)
+                    subprocess.run(_command(given.folder / data, model, seed, given.minutes, out), check=True, cwd=ROOT)  # noqa: S603
+
+
+def _command(data: Path, model: str, seed: int, minutes: float, out: Path) -> list[str]:
+    command = [sys.executable, "-m", "recsys_tasks", "benchmark", "--model", model, "--json", str(out)]
+    command += ["--train", str(data / "train.parquet"), "--test", str(data / "test.parquet")]
+    items = data / "item_attributes.parquet"
+    command += ["--items", str(items)] if items.exists() else []
+    return [*command, "--seed", str(seed), "--minutes", str(minutes)]
+
+
+def _table(given: argparse.Namespace) -> None:
+    print(f"| data | model | {' | '.join(_SHOWN)} | seeds | CPU minutes |")
+    print(f"|{'---|' * (len(_SHOWN) + 4)}")
+    for data, published in PUBLISHED.items():
+        for model, metrics in published.items():
+            shown = [f"{metrics[name]:.4f}" if name in metrics else "" for name in _SHOWN]
+            print(f"| {data} | {model}, as published | {' | '.join(shown)} | | |")
+        for model, runs in _results(data).items():
+            shown = [_mean([run[name] for run in runs]) for name in _SHOWN]
+            minutes = statistics.mean(run["train_seconds"] * run.get("threads", 1) for run in runs) / 60
+            print(f"| {data} | {model} | {' | '.join(shown)} | {len(runs)} | {minutes:.1f} |")
+
+
+def _results(data: str) -> dict[str, list[dict[str, Any]]]:
+    found: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for path in sorted(RESULTS.glob(f"{data}-*.json")):
+        run = json.loads(path.read_text(encoding="utf-8"))
+        found[run["model"]].append(run)
+    return dict(sorted(found.items(), key=lambda entry: MODELS.index(entry[0])))
+
+
+def _mean(values: list[float]) -> str:
+    spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.4f}{spread}"
+
+
+def _curves(given: argparse.Namespace) -> None:
+    figure = Figure(figsize=(12, 4), layout="constrained")
+    for place, data in enumerate(PUBLISHED, start=1):
+        axes = figure.add_subplot(1, len(PUBLISHED), place, title=data, xlabel="minutes", ylabel="MRR@20 in validation")
+        for model, runs in _results(data).items():
+            curve = [epoch for epoch in runs[0].get("curve", []) if "validation" in epoch]
+            if curve:
+                minutes = [epoch["seconds"] / 60 for epoch in curve]
+                axes.plot(minutes, [epoch["validation"] for epoch in curve], marker=".", label=model)
+        axes.legend()
+    figure.savefig(ROOT / "benchmarks" / "curves.png", dpi=110)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""How fast the training loop is: `python benchmarks/training.py [--seconds 30] [--peer PYTHON]`.
+
+Two layers of width 64 read 2,000 sequences of 200 events on 10,000 items, with 256 negatives that a batch shares. Next
+to it RecTools trains its SASRec on the same events and sizes, in an environment of its own:
+
+    python3.11 -m venv /tmp/rectools
+    /tmp/rectools/bin/pip install -r benchmarks/peers/requirements.txt
+    python benchmarks/training.py --peer /tmp/rectools/bin/python
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.report import machine, show, write
+from recsys_tasks.evaluation.sequence_files import read_task
+from recsys_tasks.model import recipe
+from recsys_tasks.model.training import TrainingConfig, build_network, train
+
+SEQUENCES, LENGTH, ITEMS, NEGATIVES, WIDTH, LAYERS, HEADS, DROPOUT = 2_000, 200, 10_000, 256, 64, 2, 2, 0.2
+_PEER = Path(__file__).parent / "peers" / "rectools_sasrec.py"
+
+
+def main() -> None:
+    """Runs the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=30.0, help="of our training")
+    parser.add_argument("--batch-tokens", type=int, default=4096)
+    parser.add_argument("--peer", help="the Python of an environment with RecTools")
+    parser.add_argument("--json")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        events = _events()
+        path = Path(folder) / "events.parquet"
+        events.to_parquet(path, index=False)
+        ours = _ours(path, given.seconds, given.batch_tokens)
+        peer = _peer(path, given.peer) if given.peer else None
+    rows: list[dict[str, object]] = [{"model": "this project", "tokens/s": ours}]
+    if peer is not None:
+        rows.append({"model": f"RecTools {peer['version']} SASRec", "tokens/s": peer["tokens_per_s"]})
+    about = machine("torch") | {"threads": str(torch.get_num_threads())}
+    show(f"Training, {LAYERS} layers, width {WIDTH}, length {LENGTH}, {NEGATIVES} negatives", rows, about)
+    fields = {"tokens_per_s": ours, "peer_tokens_per_s": peer and peer["tokens_per_s"], "machine": about}
+    write(given.json, fields)
+
+
+def _events() -> pd.DataFrame:
+    """Sequences of items by Zipf's law, one event a row."""
+    random = np.random.default_rng(0)
+    weight = 1 / np.arange(1, ITEMS + 1) ** 0.8
+    items = random.choice(ITEMS, (SEQUENCES, LENGTH), p=weight / weight.sum())
+    return pd.DataFrame(
+        {
+            "sequence_id": np.repeat(np.arange(SEQUENCES), LENGTH),
+            "position": np.tile(np.arange(LENGTH), SEQUENCES),
+            "item_id": items.ravel(),
+        }
+    )
+
+
+def _ours(path: Path, seconds: float, batch_tokens: int) -> float:
+    task = read_task(path, path, None, seed=0)
+    vocabulary = task.encoded.vocabulary
+    config = replace(
+        recipe.network_config(task.data, vocabulary, history=False),
+        sessions_repeat=False,
+        width=WIDTH,
+        decoder_layers=LAYERS,
+        heads=HEADS,
+        dropout=DROPOUT,
+        expansion=1,  # as SASRec has it
+    )
+    torch.manual_seed(0)
+    network = build_network(config, vocabulary)
+    schedule = TrainingConfig(
+        epochs=1_000, seconds=seconds, window=LENGTH, batch_tokens=batch_tokens, negatives=NEGATIVES, patience=1_000
+    )
+    return train(network, task.data, schedule, lambda _: 0.0).tokens_per_second
+
+
+def _peer(path: Path, python: str) -> dict[str, float]:
+    sizes = {"length": LENGTH, "negatives": NEGATIVES, "width": WIDTH, "layers": LAYERS, "heads": HEADS}
+    found = subprocess.run(  # noqa: S603
+        [python, str(_PEER), str(path), json.dumps(sizes | {"dropout": DROPOUT})],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if found.returncode:
+        raise SystemExit(f"RecTools did not train: {found.stderr[-2000:]}")
+    measured: dict[str, float] = json.loads(found.stdout.splitlines()[-1])
+    return measured
+
+
+if __name__ == "__main__":
+    main()

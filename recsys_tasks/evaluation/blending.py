@@ -1,0 +1,39 @@
+"""Two scorers as one, in the proportion that validation prefers."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from recsys_tasks.evaluation.metrics import ranking_metrics
+from recsys_tasks.evaluation.protocol import Questions, Scorer, answer
+from recsys_tasks.features.sequences import Timeline
+
+_WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
+
+
+def blend(first: Scorer, second: Scorer, weight: float) -> Scorer:
+    """Mean of the scorers' shares, the second with a weight; where it has no scores at all, the first alone."""
+    if weight == 0:
+        return first
+
+    def scores(asked: Questions) -> np.ndarray:
+        ours, theirs = (_shares(scorer(asked)) for scorer in (first, second))
+        return np.where(theirs.any(1, keepdims=True), (1 - weight) * ours + weight * theirs, ours)
+
+    return scores
+
+
+def best_weight(
+    first: Scorer, second: Scorer, timeline: Timeline, asked: Questions, skip_session: bool, measure: str
+) -> float:
+    """The second scorer's weight in the blend that does best on validation questions; 0 if the first alone does."""
+    found = {
+        weight: ranking_metrics(answer(blend(first, second, weight), timeline, asked, skip_session).ranks)[measure]
+        for weight in _WEIGHTS
+    }
+    return max(found, key=lambda weight: found[weight])
+
+
+def _shares(scores: np.ndarray) -> np.ndarray:
+    totals = scores.sum(1, keepdims=True)
+    return scores / np.where(totals > 0, totals, 1.0)

@@ -1,0 +1,68 @@
+"""One recipe for all data: sizes and schedule that follow from what the data is like, never from its name."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from recsys_tasks.features.sequences import MAX_TOKENS
+from recsys_tasks.features.vocabulary import Vocabulary
+from recsys_tasks.model.network import NetworkConfig
+from recsys_tasks.model.training import TrainingConfig, TrainingData
+from recsys_tasks.names import FIRST_ITEM
+
+_BATCHES_AN_EPOCH = 200
+_FULL_SOFTMAX_ITEMS = 10_000
+
+
+def network_config(data: TrainingData, vocabulary: Vocabulary, history: bool) -> NetworkConfig:
+    """Sizes for events and a vocabulary."""
+    return NetworkConfig(
+        items=len(vocabulary),
+        content_tokens=len(vocabulary.content_names) if len(vocabulary.content_names) > 1 else 0,
+        history=history,
+        sessions_repeat=sessions_repeat(data),
+        width=128,
+        heads=4,
+        decoder_layers=2,
+        dropout=dropout(len(training_events(data))),
+        places=MAX_TOKENS,
+    )
+
+
+def training_config(data: TrainingData, vocabulary: Vocabulary, seconds: float, seed: int) -> TrainingConfig:
+    """A schedule for events, a vocabulary and a time."""
+    events = len(training_events(data))
+    return TrainingConfig(
+        epochs=1_000,
+        seconds=seconds,
+        patience=4,
+        judge_after=500_000,
+        window=MAX_TOKENS,
+        batch_tokens=int(np.clip(events // _BATCHES_AN_EPOCH, 128, 2048)),
+        negatives=0 if len(vocabulary) <= _FULL_SOFTMAX_ITEMS else 2048,
+        rate=2e-3,
+        seed=seed,
+    )
+
+
+def sessions_repeat(data: TrainingData) -> bool:
+    """Whether the training sessions act on an item twice more often than once in a hundred events."""
+    index = training_events(data)
+    index = index[data.timeline.item[index] >= FIRST_ITEM]
+    pairs = data.timeline.session[index] * len(data.counts) + data.timeline.item[index]
+    return len(np.unique(pairs)) < 0.99 * len(pairs)
+
+
+def dropout(events: int) -> float:
+    """The fewer events, the more passes over them, and the more a network would learn by heart."""
+    return float(np.clip(0.5 - 0.18 * math.log(events / 170_000), 0.05, 0.5))
+
+
+def training_events(data: TrainingData) -> np.ndarray:
+    """Indices of the events that are trained on until the decay."""
+    edges = np.zeros(len(data.timeline) + 1, np.int64)
+    np.add.at(edges, data.timeline.user_start[:-1], 1)
+    np.add.at(edges, data.stops, -1)
+    return np.flatnonzero(np.cumsum(edges[:-1]) > 0)

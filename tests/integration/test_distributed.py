@@ -1,0 +1,52 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = """
+import json, sys
+import torch
+from recsys_tasks.model.distributed import process_group
+from recsys_tasks.model.training import TrainingConfig, build_network, train
+from tests.shops import encoded_shop, small_config, training_data
+
+with process_group() as first:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    shop = encoded_shop(users=30)
+    network = build_network(small_config(shop.vocabulary), shop.vocabulary)
+    config = TrainingConfig(epochs=5, seconds=600, negatives=32, batch_tokens=256)
+    report = train(network, training_data(shop), config, lambda _: 0.0)
+    if first:
+        print("LOSSES", json.dumps([epoch["loss"] for epoch in report.epochs]))
+"""
+
+
+def _losses(command: list[str], folder: Path) -> list[float]:
+    script = folder / "train.py"
+    script.write_text(SCRIPT)
+    root = Path(__file__).parents[2]
+    found = subprocess.run(
+        [sys.executable, *command, str(script)],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert found.returncode == 0, found.stderr[-2000:]
+    (line,) = (line for line in found.stdout.splitlines() if "LOSSES" in line)
+    losses: list[float] = json.loads(line.split("LOSSES")[1])
+    return losses
+
+
+def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
+    alone = _losses([], tmp_path)
+    together = _losses(["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"], tmp_path)
+    assert len(alone) >= 5
+    assert together == pytest.approx(alone, rel=0.02)
+    assert together[-1] < together[0]

@@ -1,0 +1,59 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from recsys_tasks.model import softmax
+from recsys_tasks.model.copying import copy_mass
+from recsys_tasks.model.softmax import log_mass
+
+
+def _given(seed: int, states: int, items: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    torch.manual_seed(seed)
+    parts = torch.randn(states, 8), torch.randn(items, 8), torch.randn(items), torch.randn(states)
+    return tuple(part.requires_grad_() for part in parts)  # type: ignore[return-value]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 1000), st.integers(1, 30), st.integers(1, 20), st.booleans())
+def test_the_mass_and_its_gradients_are_those_of_the_plain_formula(
+    seed: int, states: int, items: int, hide: bool
+) -> None:
+    state, vectors, bias, other = _given(seed, states, items)
+    names, wanted = torch.arange(items), torch.arange(states) % (items + 1)
+    scores = state @ vectors.T + bias
+    if hide:
+        scores = scores.masked_fill(names == wanted[:, None], -1e4)
+    plain = torch.logaddexp(other, scores.logsumexp(1)).sum()
+    fused = log_mass(state, vectors, bias, other, (names, wanted) if hide else None)
+    assert fused.item() == pytest.approx(plain.item(), rel=1e-5, abs=1e-4)
+    expected = torch.autograd.grad(plain, (state, vectors, bias, other))
+    found = torch.autograd.grad(fused, (state, vectors, bias, other))
+    for ours, theirs in zip(found, expected, strict=True):
+        # Gradients may be made of bfloat16, which has eight bits.
+        assert torch.allclose(ours, theirs, atol=0.05 * (1 + float(theirs.abs().max())))
+
+
+def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = _given(0, states=40, items=20)
+    whole = log_mass(*given)
+    monkeypatch.setattr(softmax, "_SCORES_AT_ONCE", 50)
+    assert log_mass(*given).item() == pytest.approx(whole.item(), rel=1e-6)
+
+
+@given(st.integers(0, 1000))
+def test_copy_mass_is_the_log_of_the_sum_over_what_may_be_copied(seed: int) -> None:
+    torch.manual_seed(seed)
+    scores = torch.randn(2, 5, 7, dtype=torch.float64, requires_grad=True)
+    item, target = torch.randint(0, 4, (2, 7)), torch.randint(0, 4, (2, 5))
+    allowed = torch.rand(2, 5, 7) > 0.3
+    total, hit = copy_mass(scores, item, target, allowed)
+    mass = scores.exp() * allowed
+    same = target[:, :, None] == item[:, None]
+    assert torch.allclose(total[allowed.any(-1)], mass.sum(-1).log()[allowed.any(-1)])
+    some = (same & allowed).any(-1)
+    assert torch.allclose(hit[some], (mass * same).sum(-1).log()[some])
+    (ours,) = torch.autograd.grad(total[allowed.any(-1)].sum(), scores, retain_graph=True)
+    (theirs,) = torch.autograd.grad(mass.sum(-1)[allowed.any(-1)].log().sum(), scores)
+    assert torch.allclose(ours, theirs)
