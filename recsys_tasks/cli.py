@@ -107,7 +107,8 @@ def _parser() -> argparse.ArgumentParser:
         "--test", required=True, type=Path, metavar="F", help="the same; the last rows are the targets"
     )
     measured.add_argument("--items", type=Path, metavar="F", help="Parquet: item_id with text columns or attribute_id")
-    measured.add_argument("--model", default="transformer", choices=("transformer", "network", "gru", *BASELINES))
+    models = ("transformer", "network", "decoder", "gru", *BASELINES)
+    measured.add_argument("--model", default="transformer", choices=models, help="default: transformer")
     measured.add_argument("--seed", type=int, default=0, help="of every random number, default 0")
     measured.add_argument("--minutes", type=_minutes, default=30.0, help="time for training, default 30")
     measured.add_argument("--json", required=True, type=Path, metavar="OUT", help="file to write the figures to")

@@ -15,14 +15,14 @@ from recsys_tasks.evaluation.blending import best_weight, blend
 from recsys_tasks.evaluation.gate import PRIMARY
 from recsys_tasks.evaluation.metrics import list_metrics, ranking_metrics
 from recsys_tasks.evaluation.protocol import Scorer, answer, model_ranks, model_scorer
-from recsys_tasks.evaluation.sequence_files import SequenceTask, read_task
+from recsys_tasks.evaluation.sequence_files import SequenceTask, as_one_session, read_task
 from recsys_tasks.model import recipe
 from recsys_tasks.model.network import Recommender
 from recsys_tasks.model.training import build_network, train
 from recsys_tasks.names import VMIS_KNN
 
 log = logging.getLogger(__name__)
-TRANSFORMER, NETWORK, GRU = "transformer", "network", "gru"
+TRANSFORMER, NETWORK, DECODER, GRU = "transformer", "network", "decoder", "gru"
 Figures = dict[str, Any]
 
 
@@ -33,7 +33,8 @@ def benchmark(
 
     Args:
         train_file, test_file, items_file: sequence files, and what is known of the items.
-        model: `transformer` (with neighbours where they help), `network` (it alone), `gru`, or a baseline's name.
+        model: `transformer` (with neighbours where they help), `network` (it alone), `decoder` or `gru` (without an
+            encoder, all sessions as one), or a baseline's name.
         seed: of every random number.
         minutes: how long a network may train.
 
@@ -41,6 +42,8 @@ def benchmark(
         InputError: a file is not what it should be.
     """
     task = read_task(train_file, test_file, items_file, seed)
+    if model in (DECODER, GRU):
+        task = as_one_session(task)
     scorer, figures = fit(task, model, seed, 60 * minutes)
     began = time.perf_counter()
     skip = not recipe.sessions_repeat(task.data)
@@ -67,6 +70,8 @@ def fit(task: SequenceTask, model: str, seed: int, seconds: float) -> tuple[Scor
     torch.manual_seed(seed)
     vocabulary, timeline = task.encoded.vocabulary, task.data.timeline
     config = recipe.network_config(task.data, vocabulary, task.has_history)
+    if model == DECODER:
+        config = replace(config, decoder_layers=config.encoder_layers + config.decoder_layers)
     network = build_network(replace(config, recurrent=model == GRU), vocabulary)
     schedule = recipe.training_config(task.data, vocabulary, seconds, seed)
     log.info("%s, %s", network.config, schedule)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +48,8 @@ def read_task(train: Path, test: Path, items: Path | None, seed: int) -> Sequenc
     """Reads a training file and a test file, whose sequences' last rows are the targets.
 
     Validation is cut from the training file in the way the test was: where test sequences go on with training
-    sequences, the last event of some sequences; where they are new ones, the last sequences.
+    sequences, the last event of some sequences; where they are new ones, the last sequences, or the last sessions where
+    there are times and sequences of several sessions.
 
     Raises:
         InputError: a file is not a sequence file; says which, and why.
@@ -57,36 +58,78 @@ def read_task(train: Path, test: Path, items: Path | None, seed: int) -> Sequenc
     vocabulary = _vocabulary(given, items)
     timeline = _timeline([given, asked], vocabulary)
     start, count = timeline.user_start, len(np.unique(given["sequence_id"].to_numpy()))
-    goes_on = _goes_on(timeline, given, asked, count)
-    stops, final_stops = start[:-1].copy(), start[:-1].copy()
-    stops[:count] = final_stops[:count] = start[1 : count + 1]
-    random = np.random.default_rng(seed)
-    if goes_on:
-        held = np.flatnonzero(np.diff(start[: count + 1]) >= 3)
-        held = np.sort(random.permutation(held)[: min(_MOST_HELD_OUT, max(1, len(held) // 4))])
-        stops[held] -= 1
-        targets = random.permutation(stops[held])[:_MOST_QUESTIONS]
-    else:
-        held = np.arange(count - max(1, min(_MOST_HELD_OUT, int(_HELD_OUT * count))), count)
-        stops[held] = start[held]
-        targets = np.arange(start[held[0]], start[count])
-        targets = targets[timeline.session[targets] == timeline.session[targets - 1]]
-        targets = random.permutation(targets)[:_MOST_QUESTIONS]
-    last = start[count + 1 :] - 1
-    counts = np.bincount(timeline.item[: start[count]], minlength=len(vocabulary))
-    sessions = np.diff(timeline.session_start)
+    final_stops = start[:-1].copy()
+    final_stops[:count] = start[1 : count + 1]
     # Without times, sequences that the test comes after are taken to be in their order.
     timed = all("event_time" in table.column_names for table in (given, asked))
+    goes_on = _goes_on(timeline, given, asked, count)
     time = timeline.seconds if timed else np.arange(len(timeline)).astype(np.float64)
     fresh = freshness(time, final_stops, start[:-1]) if timed or not goes_on else None
-    encoded = EncodedSnapshot(timeline, vocabulary, [None] * (len(start) - 1), np.zeros(len(sessions), np.int8))
+    has_history = len(timeline.session_start) - 1 > 1.05 * (len(start) - 1)
+    random = np.random.default_rng(seed)
+    if goes_on:
+        stops, targets = _hold_out_last_events(timeline, final_stops, count, random)
+    elif timed and has_history:
+        stops, targets = _hold_out_last_sessions(timeline, final_stops, count)
+    else:
+        stops, targets = _hold_out_last_sequences(timeline, final_stops, count)
+    targets = np.sort(random.permutation(targets)[:_MOST_QUESTIONS])
+    counts = np.bincount(timeline.item[: start[count]], minlength=len(vocabulary))
+    parts = np.zeros(len(timeline.session_start) - 1, np.int8)
     return SequenceTask(
-        encoded,
+        EncodedSnapshot(timeline, vocabulary, [None] * (len(start) - 1), parts),
         TrainingData(timeline, counts, stops, final_stops, fresh),
-        _questions(timeline, np.sort(targets)),
-        _questions(timeline, last),
-        has_history=len(sessions) > 1.05 * (len(start) - 1),
+        _questions(timeline, targets),
+        _questions(timeline, start[count + 1 :] - 1),
+        has_history,
     )
+
+
+def as_one_session(task: SequenceTask) -> SequenceTask:
+    """The same task for models that know no history: a user's sessions are one."""
+    old = task.data.timeline
+    first = old.user_start[:-1][old.user]
+    timeline = build_timeline(
+        old.user, old.user, old.item, old.kind, old.seconds, old.seconds[first], old.text, old.queries
+    )
+    return SequenceTask(
+        replace(task.encoded, timeline=timeline, split=np.zeros(len(old.user_start) - 1, np.int8)),
+        task.data._replace(timeline=timeline),
+        _questions(timeline, task.validation.target),
+        _questions(timeline, task.test.target),
+        has_history=False,
+    )
+
+
+def _hold_out_last_events(
+    timeline: Timeline, stops: np.ndarray, count: int, random: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Stops [U] without the last events of some training sequences, and those events."""
+    held = np.flatnonzero(np.diff(timeline.user_start[: count + 1]) >= 3)
+    held = random.permutation(held)[: min(_MOST_HELD_OUT, max(1, len(held) // 4))]
+    stops = stops.copy()
+    stops[held] -= 1
+    return stops, stops[held]
+
+
+def _hold_out_last_sequences(timeline: Timeline, stops: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Stops [U] without the last training sequences, and what follows something in those."""
+    first = count - max(1, min(_MOST_HELD_OUT, int(_HELD_OUT * count)))
+    start, stops = timeline.user_start, stops.copy()
+    stops[first:count] = start[first:count]
+    targets = np.arange(max(start[first], 1), start[count])
+    return stops, targets[timeline.session[targets] == timeline.session[targets - 1]]
+
+
+def _hold_out_last_sessions(timeline: Timeline, stops: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Stops [U] before the latest training sessions by time, and the last events of those."""
+    sessions = int(timeline.session[timeline.user_start[count] - 1]) + 1
+    began = timeline.session_first_seconds[:sessions]
+    late = np.flatnonzero(began > np.quantile(began, 1 - _HELD_OUT))
+    begin, end = timeline.session_start[late], timeline.session_start[late + 1]
+    stops = stops.copy()
+    np.minimum.at(stops, timeline.user[begin], begin)
+    return stops, end[end - begin > 1] - 1
 
 
 def _read(path: Path) -> pa.Table:

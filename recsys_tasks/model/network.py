@@ -58,7 +58,7 @@ class NetworkConfig:
     expansion: int = 2
     dropout: float = 0.0
     places: int = 64
-    local_tokens: int = 32
+    local_tokens: int = 64
     age_rank: int = 8
 
 

@@ -13,7 +13,6 @@ import mlflow
 import numpy as np
 import pandas as pd
 
-from recsys_tasks.features.sequences import QUERY_WORDS
 from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.model.files import VOCABULARY
 from recsys_tasks.names import VIEW
@@ -29,8 +28,8 @@ class SessionRecommender(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         folder = Path(context.artifacts["network"])
         vocabulary = Vocabulary.load(folder / VOCABULARY)
         nothing = np.zeros(0, np.int64)
-        no_words = np.zeros((0, QUERY_WORDS), np.int64)
-        histories = Histories({}, nothing, nothing, nothing, nothing.astype(float), vocabulary.all_counts(), no_words)
+        counts = vocabulary.all_counts()
+        histories = Histories({}, nothing, nothing, nothing, nothing.astype(float), counts, nothing.reshape(0, 0))
         self._engine = Engine(Bundle(folder, {}, "", vocabulary, histories, []))
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:

@@ -62,8 +62,10 @@ class Engine:
             self._encoder, self._decoder = (_graph(str(bundle.folder / name)) for name in (ENCODER, DECODER))
         except Exception as error:  # onnxruntime raises many kinds, all of them saying that the graph is unusable
             raise BundleCorrupt(f"A graph cannot be loaded: {error}") from error
-        self._encoder_inputs = {given.name for given in self._encoder.get_inputs()}
+        self._encoder_inputs = {given.name: given.shape for given in self._encoder.get_inputs()}
         self._decoder_inputs = {given.name for given in self._decoder.get_inputs()}
+        # A model whose data had no searches reads none.
+        self._query_words = int(self._encoder_inputs.get("words", [0])[-1])
         self._encoded: OrderedDict[str, tuple[bytes, Arrays]] = OrderedDict()
 
     def recommend(
@@ -164,8 +166,8 @@ class Engine:
 
     def _stored(self, user_id: str | None) -> History:
         item, kind, seconds, words = self.bundle.histories.of(user_id)
-        if words.shape[1] != QUERY_WORDS:
-            words = np.zeros((len(item), QUERY_WORDS), np.int64)
+        if words.shape[1] != self._query_words:
+            words = np.zeros((len(item), self._query_words), np.int64)
         return History(item, kind, seconds, words)
 
     def _encoded_actions(self, actions: Sequence[Action]) -> History:
@@ -174,7 +176,9 @@ class Engine:
             vocabulary.numbers([action.item_id for action in actions]),
             np.asarray([EVENT_TYPE_CODES[action.event_type] for action in actions], np.int64),
             np.asarray([action.seconds for action in actions], np.float64),
-            np.asarray([vocabulary.words_of(action.query) for action in actions]).reshape(-1, QUERY_WORDS),
+            np.asarray([vocabulary.words_of(action.query) for action in actions], np.int64).reshape(-1, QUERY_WORDS)[
+                :, : self._query_words
+            ],
         )
 
     def _scores(self, user_id: str | None, history: History, session: History, now: float) -> np.ndarray:
@@ -182,13 +186,13 @@ class Engine:
         # The event that is asked for stands at the end; nothing but its session's beginning is read of it.
         nothing = np.zeros(1, np.int64)
         last = np.asarray([max([now, *session.seconds.tolist()])])
-        asked = History(nothing, nothing, last, np.zeros((1, QUERY_WORDS), np.int64))
+        asked = History(nothing, nothing, last, np.zeros((1, self._query_words), np.int64))
         item, kind, seconds, words = _joined(history, session, asked)
         in_session = np.arange(past + count + 1) >= past
         began = np.where(in_session, now, seconds)
         session_number = np.where(in_session, past, np.arange(past + count + 1))
         text = np.where(words.any(1), np.arange(1, len(words) + 1), 0)
-        queries = np.concatenate([np.zeros((1, QUERY_WORDS), np.int64), words])
+        queries = np.concatenate([np.zeros((1, self._query_words), np.int64), words])
         timeline = build_timeline(
             np.zeros_like(item), session_number, item, kind, seconds.astype(np.float64), began, text, queries
         )
