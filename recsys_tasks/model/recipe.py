@@ -23,6 +23,7 @@ def network_config(data: TrainingData, vocabulary: Vocabulary, history: bool) ->
         content_tokens=len(vocabulary.content_names) if len(vocabulary.content_names) > 1 else 0,
         history=history,
         sessions_repeat=sessions_repeat(data),
+        query_words=data.timeline.queries.shape[1],
         width=128,
         heads=4,
         decoder_layers=2,
@@ -34,14 +35,15 @@ def network_config(data: TrainingData, vocabulary: Vocabulary, history: bool) ->
 def training_config(data: TrainingData, vocabulary: Vocabulary, seconds: float, seed: int) -> TrainingConfig:
     """A schedule for events, a vocabulary and a time."""
     events = len(training_events(data))
+    sampled = len(vocabulary) > _FULL_SOFTMAX_ITEMS
     return TrainingConfig(
         epochs=1_000,
         seconds=seconds,
         patience=4,
         judge_after=500_000,
         window=MAX_TOKENS,
-        batch_tokens=int(np.clip(events // _BATCHES_AN_EPOCH, 128, 2048)),
-        negatives=0 if len(vocabulary) <= _FULL_SOFTMAX_ITEMS else 2048,
+        batch_tokens=int(np.clip(events // _BATCHES_AN_EPOCH, 128, 4096 if sampled else 2048)),
+        negatives=2048 if sampled else 0,
         rate=2e-3,
         seed=seed,
     )
@@ -57,7 +59,7 @@ def sessions_repeat(data: TrainingData) -> bool:
 
 def dropout(events: int) -> float:
     """The fewer events, the more passes over them, and the more a network would learn by heart."""
-    return float(np.clip(0.5 - 0.18 * math.log(events / 170_000), 0.05, 0.5))
+    return float(np.clip(0.5 - 0.12 * math.log(events / 170_000), 0.05, 0.5))
 
 
 def training_events(data: TrainingData) -> np.ndarray:

@@ -1,0 +1,78 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recsys_tasks.evaluation.blending import best_weight, blend
+from recsys_tasks.evaluation.protocol import VALIDATION, Questions, questions
+from recsys_tasks.features.sequences import build_timeline
+from recsys_tasks.features.vocabulary import Vocabulary
+from recsys_tasks.model import recipe
+from recsys_tasks.model.training import TrainingData
+from recsys_tasks.names import FIRST_ITEM
+from tests.shops import encoded_shop, training_data
+
+
+def _data(items: list[int], sessions: list[int]) -> TrainingData:
+    item, session = np.asarray(items) + FIRST_ITEM, np.asarray(sessions)
+    seconds = np.arange(len(item)) * 60.0
+    timeline = build_timeline(session, session, item, np.full(len(item), 2), seconds, seconds)
+    return TrainingData(timeline, np.bincount(item, minlength=20), timeline.user_start[1:], timeline.user_start[1:])
+
+
+def _vocabulary(items: int) -> Vocabulary:
+    nothing = ("",) * items
+    return Vocabulary(tuple(map(str, range(items))), nothing, nothing, nothing, (1,) * items)
+
+
+def test_whether_sessions_repeat_is_seen_in_the_training_events() -> None:
+    assert recipe.sessions_repeat(_data([1, 2, 1, 3], [0, 0, 0, 1]))
+    assert not recipe.sessions_repeat(_data([1, 2, 1, 3], [0, 0, 1, 1]))
+
+
+@given(st.integers(1, 10**9), st.integers(1, 10**9))
+def test_more_events_never_have_more_dropout(some: int, others: int) -> None:
+    few, many = sorted((some, others))
+    assert 0.05 <= recipe.dropout(many) <= recipe.dropout(few) <= 0.5
+
+
+@pytest.mark.parametrize(("items", "negatives"), [(5_000, 0), (50_000, 2048)])
+def test_large_catalogues_are_sampled(items: int, negatives: int) -> None:
+    data = _data([1, 2, 3, 4], [0, 0, 1, 1])
+    assert recipe.training_config(data, _vocabulary(items), 60, 0).negatives == negatives
+
+
+def test_one_item_is_a_catalogue() -> None:
+    data = _data([0, 0, 0], [0, 1, 1])
+    config = recipe.network_config(data, _vocabulary(1), history=False)
+    assert config.items == 1 + FIRST_ITEM
+    assert config.sessions_repeat
+
+
+def test_the_blend_takes_the_scorer_that_validation_prefers() -> None:
+    shop = encoded_shop()
+    asked, timeline = questions(shop, VALIDATION), shop.timeline
+    size = len(shop.vocabulary)
+
+    def knowing(asked: Questions) -> np.ndarray:
+        found: np.ndarray = np.eye(size)[timeline.item[asked.target]]
+        return found
+
+    def ignorant(asked: Questions) -> np.ndarray:
+        return np.tile(np.arange(size, dtype=float), (len(asked), 1))
+
+    assert best_weight(knowing, ignorant, timeline, asked, True, "mrr_20") == 0
+    assert best_weight(ignorant, knowing, timeline, asked, True, "mrr_20") > 0
+    assert blend(knowing, ignorant, 0) is knowing
+    mixed = blend(knowing, ignorant, 0.25)(asked)
+    assert mixed.sum(1) == pytest.approx(np.ones(len(asked)))
+
+
+def test_where_the_second_scorer_is_silent_the_first_decides_alone() -> None:
+    shop = encoded_shop()
+    asked = questions(shop, VALIDATION)
+    size = len(shop.vocabulary)
+    data = training_data(shop)
+    counted = np.tile(data.counts.astype(float), (len(asked), 1))
+    found = blend(lambda _: counted, lambda _: np.zeros((len(asked), size)), 0.5)(asked)
+    assert found == pytest.approx(counted / counted.sum(1, keepdims=True))
