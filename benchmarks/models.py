@@ -20,7 +20,8 @@ from matplotlib.figure import Figure
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-MODELS = ("transformer", "network", "gru", "vmis_knn", "item_knn", "recent_popularity", "popularity")
+MODELS: tuple[str, ...] = ("transformer", "network", "decoder", "gru", "vmis_knn", "item_knn")
+MODELS += ("personal_frequency", "recent_popularity", "popularity")
 # Others' figures on these very files: https://github.com/asash/gSASRec-pytorch, antklen/sasrec-bert4rec-recsys23,
 # blondered/transformer_benchmark; SR-GNN and GCE-GNN as usually quoted.
 PUBLISHED: dict[str, dict[str, dict[str, float]]] = {
@@ -39,6 +40,7 @@ PUBLISHED: dict[str, dict[str, dict[str, float]]] = {
         "eSASRec": {"recall_10": 0.0928, "ndcg_10": 0.0523},
         "SASRec, sampled softmax": {"recall_10": 0.0921, "ndcg_10": 0.0531},
     },
+    "complete-journey": {},
 }
 _SHOWN = ("recall_10", "ndcg_10", "recall_20", "mrr_20")
 
@@ -106,7 +108,7 @@ def _mean(values: list[float]) -> str:
 
 
 def _curves(given: argparse.Namespace) -> None:
-    figure = Figure(figsize=(12, 4), layout="constrained")
+    figure = Figure(figsize=(14, 4), layout="constrained")
     for place, data in enumerate(PUBLISHED, start=1):
         axes = figure.add_subplot(1, len(PUBLISHED), place, title=data, xlabel="minutes", ylabel="MRR@20 in validation")
         for model, runs in _results(data).items():

@@ -8,7 +8,7 @@ from recsys_tasks.evaluation.metrics import ranking_metrics
 from recsys_tasks.evaluation.protocol import Questions, Scorer, answer
 from recsys_tasks.features.sequences import Timeline
 
-_WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
+_WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 
 
 def blend(first: Scorer, second: Scorer, weight: float) -> Scorer:

@@ -102,19 +102,25 @@ class Past(NamedTuple):
     same_in_session: Tensor  # [B, S, W] where in session s the item of event j comes first; W: nowhere
 
 
+class SessionInputs(NamedTuple):
+    """Tokens of a session [B, T], each of which reads the event before the one it predicts."""
+
+    item: Tensor
+    kind: Tensor
+    gap: Tensor
+    words: Tensor
+    place: Tensor
+    hour: Tensor
+    weekday: Tensor
+    since: Tensor  # bucket of the time since the session before
+
+
 class Window(NamedTuple):
     """A training batch: B windows of W events of one user each, cut into S sessions; see `model.windows`."""
 
     item: Tensor  # [B, W]
-    previous: Tensor  # [B, W] item before in the session, 0 at its beginning
-    previous_kind: Tensor  # [B, W]
-    previous_gap: Tensor  # [B, W]
-    previous_words: Tensor  # [B, W, A]
-    place: Tensor  # [B, W] place in the session
+    inputs: SessionInputs  # what the decoder reads to predict each of them
     session: Tensor  # [B, W] number of the session in the window
-    session_hour: Tensor  # [B, W]
-    session_weekday: Tensor  # [B, W]
-    session_gap: Tensor  # [B, W]
     buys: Tensor  # [B, W] 1 where the session buys something with the event or later
     past: Past | None  # None where rows are single sessions
 
@@ -261,30 +267,8 @@ class Recommender(nn.Module):
         The softmax is over all items, or over the target and a sample of negatives, and over all events that can be
         copied.
         """
-        item, past = window.item, window.past
-        if sample is None:
-            # All items take part: one gradient of the whole table.
-            table, here = self.items.matrix(), item
-            previous = window.previous
-        else:
-            # Each item that takes part is looked up once, however often it comes: one small gradient.
-            taking_part, place = torch.cat([item.flatten(), window.previous.flatten(), sample.items]).unique(
-                return_inverse=True
-            )
-            table = self.items(taking_part)
-            here, previous, drawn = place.split([item.numel(), item.numel(), len(sample.items)])
-            here, previous = here.view_as(item), previous.view_as(item)
-        vectors = F.embedding(here, table)
-        session = SessionInputs(
-            window.previous,
-            window.previous_kind,
-            window.previous_gap,
-            window.previous_words,
-            window.place,
-            window.session_hour,
-            window.session_weekday,
-            window.session_gap,
-        )
+        item, inputs, past = window.item, window.inputs, window.past
+        table, vectors, read = self._look_up(item, inputs.item, sample)
         memory = states = own = None
         if past is not None:
             rows = torch.arange(len(item), device=item.device)[:, None]
@@ -292,15 +276,14 @@ class Recommender(nn.Module):
             own = local_mask(window.session, self.config.local_tokens)
             days = past.session_days[rows, window.session]  # [B, W]
             memory = self._memory(states, _before(past)[rows, window.session][:, None], days, past.events.days)
-        state = self._decode(F.embedding(previous, table), session, own, memory)
+        state = self._decode(read, inputs, own, memory)
         known = item >= FIRST_ITEM  # [B, W]
         if past is None:
-            known = known & (window.place > 0)  # without a history nothing tells how a session begins
-        wanted = item[known]
-        direction = self._direction(state[known])
+            known = known & (inputs.place > 0)  # without a history nothing tells how a session begins
+        wanted, direction = item[known], self._direction(state[known])
         generated = (direction * vectors[known]).sum(-1) + self.items.bias[wanted]
         copied, target = torch.full_like(generated, MASKED), generated
-        masses = self._copying(window, states, state, F.embedding(previous, table))
+        masses = self._copying(window, states, state, read)
         if masses is not None:
             target, copied = torch.logaddexp(generated, masses[0][known]), masses[1][known]
         if sample is None:
@@ -309,18 +292,31 @@ class Recommender(nn.Module):
         else:
             # The target counts once, with its own score, wherever it was drawn.
             bias = self.items.bias[sample.items] - sample.log_expected
-            negatives, hidden = F.embedding(drawn, table), (sample.items, wanted)
-            total = log_mass(direction, negatives, bias, torch.logaddexp(copied, generated), hidden)
+            total = log_mass(direction, table, bias, torch.logaddexp(copied, generated), (sample.items, wanted))
         buying = self.intent(state[known]).squeeze(-1)
         intent = F.binary_cross_entropy_with_logits(buying, window.buys[known], reduction="sum")
         return Loss(total - target.sum(), intent, known.sum())
+
+    def _look_up(self, item: Tensor, before: Tensor, sample: Sample | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Vectors of what competes [K or V, D], of the targets and of the items before them [B, W, D].
+
+        Each item that takes part is looked up once, however often it comes, so that its gradient is small.
+        """
+        if sample is None:
+            table = self.items.matrix()
+            return table, F.embedding(item, table), F.embedding(before, table)
+        taking_part, place = torch.cat([item.flatten(), before.flatten(), sample.items]).unique(return_inverse=True)
+        table = self.items(taking_part)
+        here, previous, drawn = place.split([item.numel(), before.numel(), len(sample.items)])
+        vectors, read = (F.embedding(part.view_as(item), table) for part in (here, previous))
+        return F.embedding(drawn, table), vectors, read
 
     def _direction(self, state: Tensor) -> Tensor:
         """States [..., D] of length τ, so that their product with an item's vector is τ times a cosine."""
         return self.temperature * F.normalize(state, dim=-1)
 
     def _copying(
-        self, window: Window, memory: Tensor | None, state: Tensor, previous: Tensor
+        self, window: Window, memory: Tensor | None, state: Tensor, read: Tensor
     ) -> tuple[Tensor, Tensor] | None:
         """Log mass of copying the target and of copying anything, [B, W] each; None where nothing is copied."""
         scores, items = [], []
@@ -335,9 +331,9 @@ class Recommender(nn.Module):
         if self.config.sessions_repeat:
             place = torch.arange(state.shape[1], device=state.device)
             usable = window.session[:, :, None] == window.session[:, None]
-            again = self._again(self._direction(state), previous, window.previous, place[:, None] - place)
+            again = self._again(self._direction(state), read, window.inputs.item, place[:, None] - place)
             scores.append(again.masked_fill(~usable, MASKED))
-            items.append(window.previous)
+            items.append(window.inputs.item)
         if not scores:
             return None
         copied, target = copy_mass(torch.cat(scores, -1), torch.cat(items, -1), window.item, allowed)
@@ -433,19 +429,6 @@ class Recommender(nn.Module):
             copied.append(self._again(self._direction(state)[:, None], vectors, query.tokens, distance).squeeze(1))
             items.append(query.tokens)
         return (torch.cat(copied, -1), torch.cat(items, -1)) if copied else (state, None)
-
-
-class SessionInputs(NamedTuple):
-    """Tokens of a session [B, T], each of which reads the event before the one it predicts."""
-
-    item: Tensor
-    kind: Tensor
-    gap: Tensor
-    words: Tensor
-    place: Tensor
-    hour: Tensor
-    weekday: Tensor
-    since: Tensor  # bucket of the time since the session before
 
 
 class Sample(NamedTuple):

@@ -20,7 +20,7 @@ from recsys_tasks.errors import InvariantError, NotEnoughData, OutOfMemory
 from recsys_tasks.features.sequences import Timeline
 from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.model import distributed
-from recsys_tasks.model.network import Events, NetworkConfig, Past, Recommender, Sample, Window
+from recsys_tasks.model.network import NetworkConfig, Recommender, Sample
 from recsys_tasks.model.windows import Spans, epoch_windows, window_batch
 from recsys_tasks.names import FIRST_ITEM
 
@@ -386,11 +386,8 @@ class _Loop:
 _COUNTERS = ("phase", "number", "tokens", "decay_from", "best", "judged", "worse")
 
 
-def _to(window: Window, device: torch.device) -> Window:
-    def move(value: Tensor) -> Tensor:
-        return value.to(device)
-
-    past = window.past
-    if past is not None:
-        past = Past(Events(*map(move, past.events)), *map(move, past[1:]))
-    return Window(*map(move, window[:-1]), past=past)  # type: ignore[misc,arg-type]
+def _to(part: Any, device: torch.device) -> Any:
+    """A batch, tuples of tensors in tuples, on a device."""
+    if part is None or isinstance(part, Tensor):
+        return part if part is None else part.to(device)
+    return type(part)(*(_to(inner, device) for inner in part))

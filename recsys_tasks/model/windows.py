@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from recsys_tasks.features.sequences import SECONDS_PER_DAY, Timeline, event_inputs, hour_of, weekday_of
-from recsys_tasks.model.network import Events, Past, Window
+from recsys_tasks.model.network import Events, Past, SessionInputs, Window
 from recsys_tasks.names import PADDING_ITEM
 
 Spans = tuple[np.ndarray, np.ndarray]
@@ -86,17 +86,20 @@ def window_batch(timeline: Timeline, start: np.ndarray, stop: np.ndarray, histor
         return _tensor(np.where(valid & ~opens, values[before], 0))
 
     began = timeline.session_seconds[index]
+    inputs = SessionInputs(
+        item=following(timeline.item),
+        kind=following(timeline.kind),
+        gap=following(timeline.gap),
+        words=_tensor(timeline.queries[np.where(valid & ~opens, timeline.text[before], 0)]),
+        place=_tensor(column - first),
+        hour=_tensor(hour_of(began)),
+        weekday=_tensor(weekday_of(began)),
+        since=_tensor(timeline.session_gap[index]),
+    )
     return Window(
         item=_tensor(np.where(valid, timeline.item[index], PADDING_ITEM)),
-        previous=following(timeline.item),
-        previous_kind=following(timeline.kind),
-        previous_gap=following(timeline.gap),
-        previous_words=_tensor(timeline.queries[np.where(valid & ~opens, timeline.text[before], 0)]),
-        place=_tensor(column - first),
+        inputs=inputs,
         session=_tensor(session),
-        session_hour=_tensor(hour_of(began)),
-        session_weekday=_tensor(weekday_of(began)),
-        session_gap=_tensor(timeline.session_gap[index]),
         buys=_tensor(timeline.buys[index].astype(np.float32)),
         past=_past(timeline, index, valid, session, first, stop) if history else None,
     )
