@@ -9,15 +9,45 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def rotate(x: Tensor, angle: Tensor) -> Tensor:
-    """Rotary embedding (Su et al. 2021, RoFormer), by angles that grow with time or with the place in a session.
+class Turn(NamedTuple):
+    """Cosine and sine of the angles of positions [B, 1, T, D/h/2]."""
 
-    Shapes: x [B, h, T, D/h], angle [B or 1, 1, T, D/h/2]. The product of two rotated vectors depends on the
-    difference of their angles only.
+    cosine: Tensor
+    sine: Tensor
+
+
+def turn(angle: Tensor) -> Turn:
+    """Of angles [B, T, D/h/2], for all heads."""
+    return Turn(angle.cos()[:, None], angle.sin()[:, None])
+
+
+def rotate(x: Tensor, by: Turn) -> Tensor:
+    """Rotary embedding (Su et al. 2021, RoFormer) of x [B, h, T, D/h], by angles that grow with time or place.
+
+    The product of two rotated vectors depends on the difference of their angles only.
     """
     a, b = x.chunk(2, -1)
-    cosine, sine = angle.cos(), angle.sin()
-    return torch.cat([a * cosine - b * sine, a * sine + b * cosine], -1)
+    return torch.cat([a * by.cosine - b * by.sine, a * by.sine + b * by.cosine], -1)
+
+
+class Dropout(nn.Module):
+    """Dropout (Srivastava et al. 2014) whose mask takes a byte of a random number for each element.
+
+    PyTorch's own draws a number for each, which on a processor is an eighth of a training step. The rate is rounded to
+    a 256th.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.dropped = round(rate * 256)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x, some of its elements zero and the others larger by as much; in evaluation x itself."""
+        if not self.training or not self.dropped:
+            return x
+        numbers = torch.empty(x.numel() // 8 + 1, dtype=torch.int64, device=x.device).random_(-(2**63), None)
+        kept = numbers.view(torch.uint8)[: x.numel()].view(x.shape) >= self.dropped
+        return x * (kept * (256 / (256 - self.dropped))).to(x.dtype)
 
 
 class Attention(nn.Module):
@@ -30,15 +60,13 @@ class Attention(nn.Module):
         self.key_value = nn.Linear(width, 2 * width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
 
-    def forward(
-        self, x: Tensor, source: Tensor, mask: Tensor | None, angles: tuple[Tensor, Tensor] | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, source: Tensor, mask: Tensor | None, turns: tuple[Turn, Turn] | None = None) -> Tensor:
         """What positions `x` [B, T, D] read of `source` [B, M, D]; without a mask each sees those not after it."""
-        query, key, value = self._project(x, source, angles)
+        query, key, value = self._project(x, source, turns)
         read = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None)
         return self._join(read)
 
-    def local(self, x: Tensor, mask: Tensor, angle: Tensor) -> Tensor:
+    def local(self, x: Tensor, mask: Tensor, by: Turn) -> Tensor:
         """Self-attention in blocks of w positions that see their own block and the one before.
 
         Cheaper than a full mask where sessions are short. Shapes: x [B, T, D], mask [B * T/w, 1, w, 2w].
@@ -46,7 +74,7 @@ class Attention(nn.Module):
         length, size = x.shape[1], mask.shape[2]
         query, key, value = (
             F.pad(part, (0, 0, 0, -length % size)).unflatten(2, (-1, size)).transpose(1, 2)  # [B, T/w, h, w, D/h]
-            for part in self._project(x, x, (angle, angle))
+            for part in self._project(x, x, (by, by))
         )
         key, value = (
             torch.cat([F.pad(part, (0, 0, 0, 0, 0, 0, 1, 0))[:, :-1], part], 3).flatten(0, 1) for part in (key, value)
@@ -54,13 +82,11 @@ class Attention(nn.Module):
         read = F.scaled_dot_product_attention(query.flatten(0, 1), key, value, attn_mask=mask)
         return self._join(read.unflatten(0, (len(x), -1)).transpose(1, 2).flatten(2, 3)[:, :, :length])
 
-    def _project(
-        self, x: Tensor, source: Tensor, angles: tuple[Tensor, Tensor] | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _project(self, x: Tensor, source: Tensor, turns: tuple[Turn, Turn] | None) -> tuple[Tensor, Tensor, Tensor]:
         query = self._split(self.query(x))
         key, value = (self._split(part) for part in self.key_value(source).chunk(2, -1))
-        if angles is not None:
-            query, key = rotate(query, angles[0]), rotate(key, angles[1])
+        if turns is not None:
+            query, key = rotate(query, turns[0]), rotate(key, turns[1])
         return query, key, value
 
     def _split(self, x: Tensor) -> Tensor:
@@ -97,12 +123,12 @@ class EncoderLayer(nn.Module):
     def __init__(self, width: int, heads: int, expansion: int, dropout: float) -> None:
         super().__init__()
         self.norm, self.attention = nn.LayerNorm(width), Attention(width, heads)
-        self.feed_forward, self.drop = FeedForward(width, expansion), nn.Dropout(dropout)
+        self.feed_forward, self.drop = FeedForward(width, expansion), Dropout(dropout)
 
-    def forward(self, x: Tensor, angle: Tensor) -> Tensor:
-        """History [B, H, D] with the angles of its times [B, 1, H, D/h/2]."""
+    def forward(self, x: Tensor, by: Turn) -> Tensor:
+        """History [B, H, D], turned by its times."""
         normed = self.norm(x)
-        x = x + self.drop(self.attention(normed, normed, None, (angle, angle)))
+        x = x + self.drop(self.attention(normed, normed, None, (by, by)))
         return x + self.drop(self.feed_forward(x))
 
 
@@ -114,20 +140,20 @@ class DecoderLayer(nn.Module):
         self.self_norm, self.self_attention = nn.LayerNorm(width), Attention(width, heads)
         if history:
             self.cross_norm, self.cross_attention = nn.LayerNorm(width), Attention(width, heads)
-        self.feed_forward, self.drop = FeedForward(width, expansion), nn.Dropout(dropout)
+        self.feed_forward, self.drop = FeedForward(width, expansion), Dropout(dropout)
 
-    def forward(self, x: Tensor, angle: Tensor, own: Tensor | None, memory: Memory | None) -> Tensor:
-        """Session tokens [B, T, D] with the angles of their places, over a memory if there is one.
+    def forward(self, x: Tensor, by: Turn, own: Tensor | None, memory: Memory | None) -> Tensor:
+        """Session tokens [B, T, D], turned by their places, over a memory if there is one.
 
         `own` is the mask of `Attention.local` where several sessions share a row, None where a row is one session.
         """
         normed = self.self_norm(x)
         if own is None:
-            x = x + self.drop(self.self_attention(normed, normed, None, (angle, angle)))
+            x = x + self.drop(self.self_attention(normed, normed, None, (by, by)))
         else:
-            x = x + self.drop(self.self_attention.local(normed, own, angle))
+            x = x + self.drop(self.self_attention.local(normed, own, by))
         if memory is not None:
-            read = self.cross_attention(self.cross_norm(x), memory.states, memory.visible, memory.angles)
+            read = self.cross_attention(self.cross_norm(x), memory.states, memory.visible, memory.turns)
             x = x + self.drop(read)
         return x + self.drop(self.feed_forward(x))
 
@@ -138,16 +164,16 @@ class RecurrentLayer(nn.Module):
     def __init__(self, width: int, dropout: float) -> None:
         super().__init__()
         self.norm, self.unit = nn.LayerNorm(width), nn.GRU(width, width, batch_first=True)
-        self.drop = nn.Dropout(dropout)
+        self.drop = Dropout(dropout)
 
-    def forward(self, x: Tensor, angle: Tensor, own: Tensor | None, memory: Memory | None) -> Tensor:
+    def forward(self, x: Tensor, by: Turn, own: Tensor | None, memory: Memory | None) -> Tensor:
         """Tokens [B, T, D] of one session a row; places follow from the order."""
         return x + self.drop(self.unit(self.norm(x))[0])
 
 
 class Memory(NamedTuple):
-    """What cross-attention reads: states [B, M, D], which of them each token sees [B, 1, T or 1, M], both angles."""
+    """What cross-attention reads: states [B, M, D], which of them each token sees [B, 1, T or 1, M], and both turns."""
 
     states: Tensor
     visible: Tensor
-    angles: tuple[Tensor, Tensor]
+    turns: tuple[Turn, Turn]

@@ -20,7 +20,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recsys_tasks.features.sequences import COUNT_BUCKETS, GAP_BUCKETS
-from recsys_tasks.model.attention import DecoderLayer, EncoderLayer, Memory, RecurrentLayer, local_mask
+from recsys_tasks.model.attention import (
+    DecoderLayer,
+    Dropout,
+    EncoderLayer,
+    Memory,
+    RecurrentLayer,
+    Turn,
+    local_mask,
+    turn,
+)
 from recsys_tasks.model.copying import copy_mass
 from recsys_tasks.model.softmax import log_mass
 from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM
@@ -196,7 +205,7 @@ class Recommender(nn.Module):
             for _ in range(config.decoder_layers)
         )
         self.decoder_norm = nn.LayerNorm(width)
-        self.drop = nn.Dropout(config.dropout)
+        self.drop = Dropout(config.dropout)
         self.intent = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 1))
         turns = width // config.heads // 2
         self.register_buffer("place_frequency", _frequencies(_PLACES, turns))
@@ -222,9 +231,9 @@ class Recommender(nn.Module):
         x = self.loudness * self._with_words(x, events.words) + self.kind(events.kind) + self.gap(events.gap)
         x = x + self.hour(events.hour) + self.weekday(events.weekday)
         x = self.drop(x + self.repeats(events.repeats) + self.recurrence(events.recurrence))
-        angle = self._angle(events.days)
+        by = self._turn(events.days)
         for layer in self.encoder:
-            x = layer(x, angle)
+            x = layer(x, by)
         memory: Tensor = self.encoder_norm(x)
         return memory
 
@@ -245,19 +254,19 @@ class Recommender(nn.Module):
         x = torch.where(session.item[..., None] == 0, self.begin, x)
         x = x + self.place(session.place.clamp(max=self.config.places - 1))
         x = self.drop(x + self.hour(session.hour) + self.weekday(session.weekday) + self.session_gap(session.since))
-        angle = (session.place[..., None] * self.place_frequency)[:, None]
+        by = turn(session.place[..., None] * self.place_frequency)
         for layer in self.decoder:
-            x = layer(x, angle, own, memory)
+            x = layer(x, by, own, memory)
         state: Tensor = self.decoder_norm(x)
         return state
 
     def _memory(self, states: Tensor, visible: Tensor, days: Tensor, memory_days: Tensor) -> Memory:
         # A last entry of zeros is always visible: attention to nothing, with score 0 whatever the time.
-        angles = (self._angle(days), self._angle(F.pad(memory_days, (0, 1))))
-        return Memory(F.pad(states, (0, 0, 0, 1)), F.pad(visible, (0, 1), value=True), angles)
+        turns = (self._turn(days), self._turn(F.pad(memory_days, (0, 1))))
+        return Memory(F.pad(states, (0, 0, 0, 1)), F.pad(visible, (0, 1), value=True), turns)
 
-    def _angle(self, days: Tensor) -> Tensor:
-        return (days[:, :, None] * self.frequency)[:, None]  # [B, T] -> [B, 1, T, D/h/2]
+    def _turn(self, days: Tensor) -> Turn:
+        return turn(days[..., None] * self.frequency)
 
     # Training: every session of a window at all positions in one pass
 

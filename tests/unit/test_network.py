@@ -8,7 +8,7 @@ from recsys_tasks.evaluation.baselines import FITS
 from recsys_tasks.evaluation.metrics import ranking_metrics
 from recsys_tasks.evaluation.protocol import TEST, VALIDATION, Questions, answer, model_ranks, model_scorer, questions
 from recsys_tasks.features.sequences import QUERY_WORDS, Timeline, build_timeline, query_inputs
-from recsys_tasks.model.attention import Attention
+from recsys_tasks.model.attention import Attention, Dropout
 from recsys_tasks.model.network import Events, Query, Recommender, Sample
 from recsys_tasks.model.training import TrainingConfig, TrainingData, build_network, train
 from recsys_tasks.model.windows import epoch_windows, training_stops, window_batch
@@ -177,3 +177,13 @@ def test_a_search_leads_to_items_with_its_words() -> None:
     lists = answer(model_scorer(network, timeline), timeline, Questions(first, first + 2)).lists[:, :5]
     colour = timeline.item[first + 2] % 4
     assert (lists % 4 == colour[:, None]).mean() > 0.8
+
+
+@given(st.floats(0, 0.9), st.integers(0, 100))
+def test_dropout_zeroes_its_share_and_keeps_the_mean(rate: float, seed: int) -> None:
+    torch.manual_seed(seed)
+    drop, x = Dropout(rate), torch.ones(64, 257)
+    dropped = drop(x)
+    assert (dropped == 0).float().mean().item() == pytest.approx(rate, abs=0.03)
+    assert dropped.mean().item() == pytest.approx(1, abs=0.1)
+    assert torch.equal(drop.eval()(x), x)
