@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from recsys_tasks.evaluation.metrics import ranking_metrics
-from recsys_tasks.evaluation.protocol import Questions, Scorer, answer
+from recsys_tasks.evaluation.protocol import Questions, Scorer, batches, rank
 from recsys_tasks.features.sequences import Timeline
 
 _WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
@@ -17,8 +17,7 @@ def blend(first: Scorer, second: Scorer, weight: float) -> Scorer:
         return first
 
     def scores(asked: Questions) -> np.ndarray:
-        ours, theirs = (_shares(scorer(asked)) for scorer in (first, second))
-        return np.where(theirs.any(1, keepdims=True), (1 - weight) * ours + weight * theirs, ours)
+        return _mixed(_shares(first(asked)), _shares(second(asked)), weight)
 
     return scores
 
@@ -27,11 +26,16 @@ def best_weight(
     first: Scorer, second: Scorer, timeline: Timeline, asked: Questions, skip_session: bool, measure: str
 ) -> float:
     """The second scorer's weight in the blend that does best on validation questions; 0 if the first alone does."""
-    found = {
-        weight: ranking_metrics(answer(blend(first, second, weight), timeline, asked, skip_session).ranks)[measure]
-        for weight in _WEIGHTS
-    }
-    return max(found, key=lambda weight: found[weight])
+    ranks = {weight: np.zeros(len(asked), np.int64) for weight in _WEIGHTS}
+    for part in batches(timeline, asked):
+        ours, theirs = _shares(first(asked[part])), _shares(second(asked[part]))
+        for weight, found in ranks.items():
+            found[part] = rank(_mixed(ours, theirs, weight), timeline, asked[part], skip_session).ranks
+    return max(ranks, key=lambda weight: ranking_metrics(ranks[weight])[measure])
+
+
+def _mixed(ours: np.ndarray, theirs: np.ndarray, weight: float) -> np.ndarray:
+    return np.where(theirs.any(1, keepdims=True), (1 - weight) * ours + weight * theirs, ours)
 
 
 def _shares(scores: np.ndarray) -> np.ndarray:

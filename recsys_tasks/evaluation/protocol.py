@@ -90,18 +90,24 @@ def answer(scorer: Scorer, timeline: Timeline, asked: Questions, skip_session: b
     """What a scorer answers; `skip_session` takes what is in the session already out of the competition."""
     ranks, lists = np.full(len(asked), MISSED), np.zeros((len(asked), LISTED), np.int64)
     for part in batches(timeline, asked):
-        scores, target = scorer(asked[part]), timeline.item[asked.target[part]]
-        scores[:, :FIRST_ITEM] = -np.inf
-        own = scores[np.arange(len(part)), target]
-        if skip_session:
-            length = asked.target[part] - asked.first[part]
-            rows = np.repeat(np.arange(len(part)), length)
-            seen = np.arange(len(rows)) - np.repeat(np.cumsum(length) - length, length) + asked.first[part][rows]
-            scores[rows, timeline.item[seen]] = -np.inf
-        lists[part] = _best(scores)
-        scores[np.arange(len(part)), target] = own
-        ranks[part] = np.where(target >= FIRST_ITEM, rank_of(scores, target), MISSED)
+        found = rank(scorer(asked[part]), timeline, asked[part], skip_session)
+        ranks[part], lists[part] = found.ranks, found.lists
     return Answers(ranks, lists)
+
+
+def rank(scores: np.ndarray, timeline: Timeline, asked: Questions, skip_session: bool) -> Answers:
+    """What scores [B, V] answer to questions [B]; the scores are used up."""
+    rows, target = np.arange(len(asked)), timeline.item[asked.target]
+    scores[:, :FIRST_ITEM] = -np.inf
+    own = scores[rows, target]
+    if skip_session:
+        length = asked.target - asked.first
+        row = np.repeat(rows, length)
+        seen = np.arange(len(row)) - np.repeat(np.cumsum(length) - length, length) + asked.first[row]
+        scores[row, timeline.item[seen]] = -np.inf
+    lists = _best(scores)
+    scores[rows, target] = own
+    return Answers(np.where(target >= FIRST_ITEM, rank_of(scores, target), MISSED), lists)
 
 
 def _best(scores: np.ndarray) -> np.ndarray:

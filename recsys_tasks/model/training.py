@@ -135,6 +135,7 @@ def train(
             figures["validation"] = loop.judge(validate)
         if loop.advance():
             loop.show(before_decay)
+            loop.begin_decay()
         loop.report.epochs.append(figures)
         on_epoch(loop.number, figures)
         log.info(
@@ -279,8 +280,12 @@ class _Loop:
         if tired or self.progress >= 1 - self.config.decay:
             by_time = self.seconds / self.config.seconds >= 1 - self.config.decay
             self.report.stopped_by = "patience" if tired else "seconds" if by_time else "epochs"
-            self.phase, self.decay_from = "decay", (self.tokens, self.seconds)
+            self.phase = "decay"
         return self.phase == "decay"
+
+    def begin_decay(self) -> None:
+        """From here on the rate falls; looking at the network before has taken its time."""
+        self.decay_from = (self.tokens, self.seconds)
 
     def finish(self) -> None:
         """Leaves the network with the average of its weights, and completes the report."""
