@@ -74,7 +74,7 @@ def _ours(path: Path, seconds: float, batch_tokens: int) -> float:
     task = read_task(path, path, None, seed=0)
     vocabulary = task.encoded.vocabulary
     config = replace(
-        recipe.network_config(task.data, vocabulary, history=False),
+        recipe.network_config(task.data, vocabulary, history=False, seconds=seconds),
         sessions_repeat=False,
         width=WIDTH,
         decoder_layers=LAYERS,

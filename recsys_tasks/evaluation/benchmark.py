@@ -69,7 +69,7 @@ def fit(task: SequenceTask, model: str, seed: int, seconds: float) -> tuple[Scor
         return scorer, {"train_seconds": time.perf_counter() - began, "epochs": 0, "parameters": 0}
     torch.manual_seed(seed)
     vocabulary, timeline = task.encoded.vocabulary, task.data.timeline
-    config = recipe.network_config(task.data, vocabulary, task.has_history)
+    config = recipe.network_config(task.data, vocabulary, task.has_history, seconds)
     if model == DECODER:
         config = replace(config, decoder_layers=config.encoder_layers + config.decoder_layers)
     network = build_network(replace(config, recurrent=model == GRU), vocabulary)

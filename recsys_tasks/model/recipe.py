@@ -13,21 +13,27 @@ from recsys_tasks.model.training import TrainingConfig, TrainingData
 from recsys_tasks.names import FIRST_ITEM
 
 _BATCHES_AN_EPOCH = 200
+# What two cores manage with the large network, roughly, and how many passes make it worth its while.
+_EVENTS_A_SECOND, _EVENTS_A_SECOND_WITH_HISTORY = 20_000, 8_000
+_ENOUGH_PASSES = 10
 _FULL_SOFTMAX_ITEMS = 10_000
 
 
-def network_config(data: TrainingData, vocabulary: Vocabulary, history: bool) -> NetworkConfig:
-    """Sizes for events and a vocabulary."""
+def network_config(data: TrainingData, vocabulary: Vocabulary, history: bool, seconds: float) -> NetworkConfig:
+    """Sizes for events, a vocabulary and a time: a smaller network where the time allows few passes."""
+    events = len(training_events(data))
+    passes = seconds * (_EVENTS_A_SECOND_WITH_HISTORY if history else _EVENTS_A_SECOND) / max(events, 1)
+    large = passes >= _ENOUGH_PASSES
     return NetworkConfig(
         items=len(vocabulary),
         content_tokens=len(vocabulary.content_names) if len(vocabulary.content_names) > 1 else 0,
         history=history,
         sessions_repeat=sessions_repeat(data),
         query_words=data.timeline.queries.shape[1],
-        width=128,
-        heads=4,
-        decoder_layers=2,
-        dropout=dropout(len(training_events(data))),
+        width=128 if large else 64,
+        heads=4 if large else 2,
+        decoder_layers=2 if large else 1,
+        dropout=dropout(events) * min(1.0, passes / _ENOUGH_PASSES),
         places=MAX_TOKENS,
     )
 

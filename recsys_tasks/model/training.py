@@ -385,7 +385,8 @@ class _Loop:
         if self.phase == "decay":
             return 1 - math.sqrt(min(self.decayed, 1.0))
         share, steps = _WARM_UP
-        return min(1.0, max((self._passes / self.config.epochs + 1e-3) / share, (self.report.steps + 1) / steps))
+        of_schedule = max(self._passes / self.config.epochs + 1e-3, self.seconds / self.config.seconds) / share
+        return min(1.0, max(of_schedule, (self.report.steps + 1) / steps))
 
 
 _COUNTERS = ("phase", "number", "tokens", "decay_from", "best", "judged", "worse")

@@ -42,9 +42,16 @@ def test_large_catalogues_are_sampled(items: int, negatives: int) -> None:
     assert recipe.training_config(data, _vocabulary(items), 60, 0).negatives == negatives
 
 
+def test_little_time_makes_a_small_network_and_little_dropout() -> None:
+    data = _data([1, 2, 3, 4] * 500, [0, 0, 1, 1] * 500)
+    hurried, patient = (recipe.network_config(data, _vocabulary(9), False, seconds) for seconds in (0.1, 60))
+    assert hurried.width < patient.width
+    assert hurried.dropout < patient.dropout
+
+
 def test_one_item_is_a_catalogue() -> None:
     data = _data([0, 0, 0], [0, 1, 1])
-    config = recipe.network_config(data, _vocabulary(1), history=False)
+    config = recipe.network_config(data, _vocabulary(1), history=False, seconds=60)
     assert config.items == 1 + FIRST_ITEM
     assert config.sessions_repeat
 
