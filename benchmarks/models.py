@@ -109,8 +109,9 @@ def _mean(values: list[float]) -> str:
 
 def _curves(given: argparse.Namespace) -> None:
     figure = Figure(figsize=(14, 4), layout="constrained")
-    for place, data in enumerate(PUBLISHED, start=1):
-        axes = figure.add_subplot(1, len(PUBLISHED), place, title=data, xlabel="minutes", ylabel="MRR@20 in validation")
+    drawn = [data for data in PUBLISHED if any(runs[0].get("curve") for runs in _results(data).values())]
+    for place, data in enumerate(drawn, start=1):
+        axes = figure.add_subplot(1, len(drawn), place, title=data, xlabel="minutes", ylabel="MRR@20 in validation")
         for model, runs in _results(data).items():
             curve = [epoch for epoch in runs[0].get("curve", []) if "validation" in epoch]
             if curve:
