@@ -55,6 +55,7 @@ RECENT_POPULARITY: Final = "recent_popularity"
 ITEM_KNN: Final = "item_knn"
 VMIS_KNN: Final = "vmis_knn"
 BASELINES: Final = (POPULARITY, RECENT_POPULARITY, PERSONAL, ITEM_KNN, VMIS_KNN)
+MUST_BEAT: Final = (POPULARITY, PERSONAL)  # what the gate asks for; the others are shown beside
 
 PADDING_ITEM: Final = 0
 UNKNOWN_ITEM: Final = 1

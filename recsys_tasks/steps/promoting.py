@@ -10,7 +10,7 @@ from pathlib import Path
 
 from recsys_tasks.errors import InputError, OtherModelFormat
 from recsys_tasks.evaluation.gate import Decision, decide
-from recsys_tasks.names import BASELINES, CHALLENGER, CHAMPION
+from recsys_tasks.names import CHALLENGER, CHAMPION, MUST_BEAT
 from recsys_tasks.promotion.build import build_bundle
 from recsys_tasks.promotion.push import push, roll_back
 from recsys_tasks.registry import runs, versions
@@ -44,8 +44,7 @@ def judge(number: str | None = None) -> tuple[str, Decision]:
             notes, rival = [f"not compared with champion version {rival.number}: {error}"], None
         else:
             runs.log_evaluation(version.run_id, {"champion": table["champion"]})
-    baselines = tuple(name for name in BASELINES if name in table)  # a run from before a baseline was added has fewer
-    decision = decide(table, baselines, "champion" if rival else None, settings().champion_margin)
+    decision = decide(table, MUST_BEAT, "champion" if rival else None, settings().champion_margin)
     decision = replace(decision, reasons=decision.reasons + notes)
     runs.tag_decision(version, "promote" if decision.promote else "refuse", decision.reasons)
     if not decision.promote:
