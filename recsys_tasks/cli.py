@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recsys_tasks.errors import ConfigurationError, InputError, RecsysError
-from recsys_tasks.names import BASELINES
+from recsys_tasks.names import BASELINES, NETWORKS, TRANSFORMER
 from recsys_tasks.settings import settings
 
 if TYPE_CHECKING:
@@ -107,8 +107,8 @@ def _parser() -> argparse.ArgumentParser:
         "--test", required=True, type=Path, metavar="F", help="the same; the last rows are the targets"
     )
     measured.add_argument("--items", type=Path, metavar="F", help="Parquet: item_id with text columns or attribute_id")
-    models = ("transformer", "network", "decoder", "gru", *BASELINES)
-    measured.add_argument("--model", default="transformer", choices=models, help="default: transformer")
+    models = (*NETWORKS, *BASELINES)
+    measured.add_argument("--model", default=TRANSFORMER, choices=models, help=f"default: {TRANSFORMER}")
     measured.add_argument("--seed", type=int, default=0, help="of every random number, default 0")
     measured.add_argument("--minutes", type=_minutes, default=30.0, help="time for training, default 30")
     measured.add_argument("--json", required=True, type=Path, metavar="OUT", help="file to write the figures to")
@@ -145,6 +145,10 @@ def _show(given: argparse.Namespace, found: dict[str, object]) -> None:
     if given.json:
         print(json.dumps(found, default=str, ensure_ascii=False))
         return
+    _show_lines(found)
+
+
+def _show_lines(found: dict[str, object]) -> None:
     for name, value in found.items():
         print(f"{name:>22}  {value}")
 
@@ -273,7 +277,7 @@ def _benchmark(given: argparse.Namespace) -> None:
     if not first:
         return
     given.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    _show(argparse.Namespace(json=False), {name: value for name, value in found.items() if name != "curve"})
+    _show_lines({name: value for name, value in found.items() if name != "curve"})
 
 
 def _status(given: argparse.Namespace) -> None:

@@ -55,6 +55,11 @@ RECENT_POPULARITY: Final = "recent_popularity"
 ITEM_KNN: Final = "item_knn"
 VMIS_KNN: Final = "vmis_knn"
 BASELINES: Final = (POPULARITY, RECENT_POPULARITY, PERSONAL, ITEM_KNN, VMIS_KNN)
+TRANSFORMER: Final = "transformer"  # the network, blended with neighbours where they help
+NETWORK: Final = "network"
+DECODER: Final = "decoder"
+GRU: Final = "gru"
+NETWORKS: Final = (TRANSFORMER, NETWORK, DECODER, GRU)
 MUST_BEAT: Final = (POPULARITY, PERSONAL)  # what the gate asks for; the others are shown beside
 
 PADDING_ITEM: Final = 0

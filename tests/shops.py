@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from sqlalchemy import Engine, text
 
 from recsys_tasks.evaluation.protocol import TRAINING, VALIDATION
@@ -17,8 +18,8 @@ from recsys_tasks.features.encoding import EncodedSnapshot, OrderedEvents
 from recsys_tasks.features.sequences import Timeline, build_timeline
 from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.ingestion.changes import record_change
-from recsys_tasks.model.network import NetworkConfig
-from recsys_tasks.model.training import TrainingData
+from recsys_tasks.model.network import NetworkConfig, Recommender
+from recsys_tasks.model.training import TrainingConfig, TrainingData, build_network, train
 from recsys_tasks.model.windows import training_stops
 from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM, PURCHASE, SEARCH, UNKNOWN_ITEM
 
@@ -68,6 +69,19 @@ def training_data(shop: EncodedSnapshot) -> TrainingData:
 def small_config(words: Vocabulary, **sizes: Any) -> NetworkConfig:
     """A narrow network for a vocabulary."""
     return NetworkConfig(**{"items": len(words), "content_tokens": len(words.content_names), "width": 16, **sizes})
+
+
+def trained_on(timeline: Timeline, users: int, epochs: int, **sizes: Any) -> Recommender:
+    """A small network without history, trained on the first users of a timeline, each of whom has one session."""
+    words = vocabulary()
+    stops = timeline.user_start[1:].copy()
+    stops[users:] = timeline.user_start[users:-1]
+    counts = np.bincount(timeline.item, minlength=len(words))
+    torch.manual_seed(0)
+    network = build_network(small_config(words, history=False, width=32, **sizes), words)
+    config = TrainingConfig(epochs=epochs, seconds=600, negatives=0, batch_tokens=256, patience=epochs)
+    train(network, TrainingData(timeline, counts, stops, stops), config, lambda _: 0.0)
+    return network
 
 
 def random_timeline(seed: int, users: int = 5) -> Timeline:

@@ -9,7 +9,7 @@ from scipy import sparse
 
 from recsys_tasks.evaluation.protocol import Questions, Scorer
 from recsys_tasks.features.sequences import Timeline
-from recsys_tasks.model.neighbours import NeighbourConfig, SessionNeighbours
+from recsys_tasks.model.neighbours import NeighbourConfig, SessionNeighbours, faded, sessions_by_items
 from recsys_tasks.model.recipe import training_events
 from recsys_tasks.model.training import TrainingData
 from recsys_tasks.names import FIRST_ITEM, ITEM_KNN, PERSONAL, POPULARITY, RECENT_POPULARITY, VMIS_KNN
@@ -51,11 +51,7 @@ def personal_frequency(data: TrainingData) -> Scorer:
 def item_neighbours(data: TrainingData) -> Scorer:
     """Item-kNN: cosine of the sessions that two items come in (Sarwar et al. 2001), summed over the session's items,
     recent ones more."""
-    session, item = session_events(data)
-    held = sparse.csr_matrix(
-        (np.ones(len(item), np.float32), (session, item)), (int(session.max()) + 1, len(data.counts))
-    )
-    held.data[:] = 1
+    held = sessions_by_items(*session_events(data), len(data.counts))
     length = np.sqrt(np.maximum(np.asarray(held.sum(0)).ravel(), 1))
     unit = held @ sparse.diags((1 / length).astype(np.float32))
     similar = (unit.T @ unit).tocsr()
@@ -63,10 +59,7 @@ def item_neighbours(data: TrainingData) -> Scorer:
 
     def scores(asked: Questions) -> np.ndarray:
         tokens = session_tokens(data.timeline, asked, _SESSION_TOKENS)
-        rows, columns = np.nonzero(tokens >= FIRST_ITEM)
-        weight = (_FADING ** np.arange(tokens.shape[1])[::-1][columns]).astype(np.float32)
-        of_session = sparse.csr_matrix((weight, (rows, tokens[rows, columns])), (len(tokens), len(data.counts)))
-        return np.asarray((of_session @ similar).todense())
+        return np.asarray((faded(tokens, _FADING, len(data.counts)) @ similar).todense())
 
     return scores
 

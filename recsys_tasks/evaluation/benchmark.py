@@ -19,10 +19,9 @@ from recsys_tasks.evaluation.sequence_files import SequenceTask, as_one_session,
 from recsys_tasks.model import recipe
 from recsys_tasks.model.network import Recommender
 from recsys_tasks.model.training import build_network, train
-from recsys_tasks.names import VMIS_KNN
+from recsys_tasks.names import DECODER, GRU, TRANSFORMER, VMIS_KNN
 
 log = logging.getLogger(__name__)
-TRANSFORMER, NETWORK, DECODER, GRU = "transformer", "network", "decoder", "gru"
 Figures = dict[str, Any]
 
 

@@ -30,9 +30,8 @@ class SessionNeighbours:
     def __init__(self, session: np.ndarray, item: np.ndarray, items: int, config: NeighbourConfig) -> None:
         """Events [N] of past sessions, numbered from 0 in the order of time, and how many item numbers there are."""
         self.config = config
-        count = int(session.max(initial=-1)) + 1
-        held = sparse.csr_matrix((np.ones(len(item), np.float32), (session, item)), (count, items))
-        held.data[:] = 1  # an item that comes twice in a session is held once
+        held = sessions_by_items(session, item, items)
+        count = held.shape[0]
         of_item = held.T.tocsr()
         of_item.sort_indices()
         frequency = np.diff(of_item.indptr)
@@ -45,12 +44,23 @@ class SessionNeighbours:
     def scores(self, tokens: np.ndarray) -> sparse.csr_matrix:
         """Scores [B, V] after the last items of sessions [B, L], newest last, 0 where there is none."""
         tokens = tokens[:, -self.config.last_items :]
-        age = np.arange(tokens.shape[1])[::-1]
-        rows, columns = np.nonzero(tokens)
-        wanted = tokens[rows, columns]
-        weight = self.config.fading ** age[columns] * self.rarity[wanted]
-        asked = sparse.csr_matrix((weight.astype(np.float32), (rows, wanted)), (len(tokens), len(self.rarity)))
+        asked = faded(tokens, self.config.fading, len(self.rarity)) @ sparse.diags(self.rarity)
         return (_largest(asked @ self._sessions_of, self.config.nearest) @ self._items_of).tocsr()
+
+
+def sessions_by_items(session: np.ndarray, item: np.ndarray, items: int) -> sparse.csr_matrix:
+    """Which sessions hold which items [S, V], of events [N]: 1 also where an item comes twice."""
+    shape = (int(session.max(initial=-1)) + 1, items)
+    held = sparse.csr_matrix((np.ones(len(item), np.float32), (session, item)), shape)
+    held.data[:] = 1
+    return held
+
+
+def faded(tokens: np.ndarray, fading: float, items: int) -> sparse.csr_matrix:
+    """Weights [B, V] of the items of sessions [B, L], newest last, each step back times `fading`; 0 is no item."""
+    rows, columns = np.nonzero(tokens)
+    weight = (fading ** np.arange(tokens.shape[1])[::-1][columns]).astype(np.float32)
+    return sparse.csr_matrix((weight, (rows, tokens[rows, columns])), (len(tokens), items))
 
 
 def _largest(matrix: sparse.csr_matrix, count: int) -> sparse.csr_matrix:

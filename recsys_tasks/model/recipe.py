@@ -10,6 +10,7 @@ from recsys_tasks.features.sequences import MAX_TOKENS
 from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.model.network import NetworkConfig
 from recsys_tasks.model.training import TrainingConfig, TrainingData
+from recsys_tasks.model.windows import events_until
 from recsys_tasks.names import FIRST_ITEM
 
 _BATCHES_AN_EPOCH = 200
@@ -70,7 +71,4 @@ def dropout(events: int) -> float:
 
 def training_events(data: TrainingData) -> np.ndarray:
     """Indices of the events that are trained on until the decay."""
-    edges = np.zeros(len(data.timeline) + 1, np.int64)
-    np.add.at(edges, data.timeline.user_start[:-1], 1)
-    np.add.at(edges, data.stops, -1)
-    return np.flatnonzero(np.cumsum(edges[:-1]) > 0)
+    return events_until(data.timeline.user_start[:-1], data.stops, len(data.timeline))

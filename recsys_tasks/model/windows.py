@@ -142,15 +142,20 @@ def _tensor(values: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(values))
 
 
+def events_until(starts: np.ndarray, stops: np.ndarray, count: int) -> np.ndarray:
+    """Indices, of `count` events, of those of each user from `starts` to `stops` [U]."""
+    edges = np.zeros(count + 1, np.int64)
+    np.add.at(edges, starts, 1)
+    np.add.at(edges, stops, -1)
+    return np.flatnonzero(np.cumsum(edges[:-1]) > 0)
+
+
 def freshness(seconds: np.ndarray, stops: np.ndarray, starts: np.ndarray) -> np.ndarray:
     """Chance of events [N], halved for each third of the training events that come after them in time.
 
     Training events are those of each user from `starts` to `stops` [U].
     """
-    edges = np.zeros(len(seconds) + 1, np.int64)
-    np.add.at(edges, starts, 1)
-    np.add.at(edges, stops, -1)
-    training = np.cumsum(edges[:-1]) > 0
-    later = len(seconds[training]) - np.searchsorted(np.sort(seconds[training]), seconds, side="right")
-    chance: np.ndarray = 0.5 ** (later / max(training.sum(), 1) / _HALF_LIFE)
+    trained = np.sort(seconds[events_until(starts, stops, len(seconds))])
+    later = len(trained) - np.searchsorted(trained, seconds, side="right")
+    chance: np.ndarray = 0.5 ** (later / max(len(trained), 1) / _HALF_LIFE)
     return chance

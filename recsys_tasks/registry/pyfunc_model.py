@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
-import numpy as np
 import pandas as pd
 
 from recsys_tasks.features.vocabulary import Vocabulary
@@ -27,9 +26,7 @@ class SessionRecommender(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         """Reads the graphs and the vocabulary among the model's artifacts."""
         folder = Path(context.artifacts["network"])
         vocabulary = Vocabulary.load(folder / VOCABULARY)
-        nothing = np.zeros(0, np.int64)
-        counts = vocabulary.all_counts()
-        histories = Histories({}, nothing, nothing, nothing, nothing.astype(float), counts, nothing.reshape(0, 0))
+        histories = Histories.of_nobody(vocabulary.all_counts())
         self._engine = Engine(Bundle(folder, {}, "", vocabulary, histories, []))
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:

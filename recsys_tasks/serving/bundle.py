@@ -35,6 +35,12 @@ class Histories:
     popularity: np.ndarray
     words: np.ndarray  # [N, A] of searches
 
+    @classmethod
+    def of_nobody(cls, popularity: np.ndarray) -> Histories:
+        """Histories without a user."""
+        nothing = np.zeros(0, np.int64)
+        return cls({}, nothing, nothing, nothing, nothing.astype(float), popularity, nothing.reshape(0, 0))
+
     def of(self, user_id: str | None) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Items, kinds, times and words of a user's events; empty for one that is not known."""
         row = self.row_of.get(user_id or "")

@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime
 
 from recsys_tasks.errors import BundleCorrupt, GoldenMismatch
-from recsys_tasks.features.sequences import QUERY_WORDS, Arrays, build_timeline, query_inputs
+from recsys_tasks.features.sequences import Arrays, build_timeline, query_inputs
 from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM
 from recsys_tasks.serving.bundle import DECODER, ENCODER, Bundle
 
@@ -172,13 +172,15 @@ class Engine:
 
     def _encoded_actions(self, actions: Sequence[Action]) -> History:
         vocabulary = self.bundle.vocabulary
+        words = np.zeros((len(actions), self._query_words), np.int64)
+        for row, action in enumerate(actions):
+            if action.query and self._query_words:
+                words[row] = vocabulary.words_of(action.query)
         return History(
             vocabulary.numbers([action.item_id for action in actions]),
             np.asarray([EVENT_TYPE_CODES[action.event_type] for action in actions], np.int64),
             np.asarray([action.seconds for action in actions], np.float64),
-            np.asarray([vocabulary.words_of(action.query) for action in actions], np.int64).reshape(-1, QUERY_WORDS)[
-                :, : self._query_words
-            ],
+            words,
         )
 
     def _scores(self, user_id: str | None, history: History, session: History, now: float) -> np.ndarray:

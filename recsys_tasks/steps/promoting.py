@@ -29,7 +29,7 @@ def judge(number: str | None = None) -> tuple[str, Decision]:
     Raises:
         InputError: there is no challenger.
     """
-    from recsys_tasks.steps.training import evaluate_run, held_out_report  # brings torch, which only judging needs
+    from recsys_tasks.steps.training import evaluate_on, evaluate_run  # brings torch, which only judging needs
 
     version = versions.version_by_number(number) if number else versions.version_by_alias(CHALLENGER)
     if version is None:
@@ -39,7 +39,7 @@ def judge(number: str | None = None) -> tuple[str, Decision]:
     rival, notes = champion if champion is not None and champion.number != version.number else None, []
     if rival is not None:
         try:
-            table["champion"] = held_out_report(rival.run_id, version.run_id, "champion").table["champion"]
+            table["champion"] = evaluate_on(rival.run_id, version.run_id)
         except OtherModelFormat as error:
             notes, rival = [f"not compared with champion version {rival.number}: {error}"], None
         else:

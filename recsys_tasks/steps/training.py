@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from recsys_tasks.evaluation.baselines import FITS
 from recsys_tasks.evaluation.calibration import purchase_intents, reliability
 from recsys_tasks.evaluation.gate import PRIMARY, Table
 from recsys_tasks.evaluation.metrics import ranking_metrics
-from recsys_tasks.evaluation.protocol import TEST, TRAINING, VALIDATION, model_ranks, model_scorer, questions
+from recsys_tasks.evaluation.protocol import TEST, TRAINING, VALIDATION, Scorer, model_ranks, model_scorer, questions
 from recsys_tasks.evaluation.report import Report, report
 from recsys_tasks.features.encoding import EncodedSnapshot, encode_snapshot, snapshot_vocabulary
 from recsys_tasks.model.export import export_graphs, verify_graphs
@@ -101,16 +102,34 @@ def train_model(snapshot_id: str | None = None) -> str:
 
 def evaluate_run(run_id: str) -> Table:
     """Metrics of a run's model and of the baselines on the test part of its snapshot, also logged to the run."""
-    report = held_out_report(run_id, run_id, "test")
-    runs.log_evaluation(run_id, report.table)
-    runs.log_report(run_id, report.as_dict(), report.as_markdown())
-    _log_calibration(run_id)
-    return report.table
-
-
-def _log_calibration(run_id: str) -> None:
-    """Compares the purchase intent of the run's model with what the test sessions did."""
     model, encoded = _judged(run_id, run_id)
+    found = _report(model, encoded, "test", FITS)
+    runs.log_evaluation(run_id, found.table)
+    runs.log_report(run_id, found.as_dict(), found.as_markdown())
+    _log_calibration(run_id, model, encoded)
+    return found.table
+
+
+def evaluate_on(run_id: str, judged_on: str) -> dict[str, float]:
+    """Metrics of a run's model alone on the test part of another run's snapshot.
+
+    Raises:
+        OtherModelFormat: the model is of another version of this package.
+    """
+    return _report(*_judged(run_id, judged_on), "model", {}).table["model"]
+
+
+def _report(
+    model: TrainedModel, encoded: EncodedSnapshot, name: str, baselines: Mapping[str, Callable[[TrainingData], Scorer]]
+) -> Report:
+    data = _training_data(encoded)
+    scorers = {name: model_scorer(model.network, encoded.timeline)}
+    scorers |= {baseline: fit(data) for baseline, fit in baselines.items()}
+    return report(scorers, data, questions(encoded, TEST), skip_session=not model.network.config.sessions_repeat)
+
+
+def _log_calibration(run_id: str, model: TrainedModel, encoded: EncodedSnapshot) -> None:
+    """Compares the purchase intent of the run's model with what the test sessions did."""
     asked = questions(encoded, TEST)
     came = encoded.timeline.buys[asked.target]
     found = reliability(purchase_intents(model.network, encoded.timeline, asked), came)
@@ -123,15 +142,6 @@ def _log_calibration(run_id: str) -> None:
 def register_run(run_id: str) -> str:
     """Registers a run's model and makes it the challenger; the version's number."""
     return runs.register(run_id).number
-
-
-def held_out_report(run_id: str, judged_on: str, name: str) -> Report:
-    """A run's model, by a name, and the baselines on the test part of another run's snapshot."""
-    model, encoded = _judged(run_id, judged_on)
-    data = _training_data(encoded)
-    scorers = {name: model_scorer(model.network, encoded.timeline)}
-    scorers |= {baseline: fit(data) for baseline, fit in FITS.items()}
-    return report(scorers, data, questions(encoded, TEST), skip_session=not model.network.config.sessions_repeat)
 
 
 def _judged(run_id: str, judged_on: str) -> tuple[TrainedModel, EncodedSnapshot]:

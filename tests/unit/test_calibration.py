@@ -2,16 +2,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys_tasks.evaluation.calibration import purchase_intents, reliability
 from recsys_tasks.evaluation.protocol import Questions
 from recsys_tasks.features.sequences import Timeline, build_timeline
-from recsys_tasks.model.training import TrainingConfig, TrainingData, build_network, train
 from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM, PURCHASE, VIEW
-from tests.shops import ITEMS, small_config, vocabulary
+from tests.shops import ITEMS, trained_on
 
 
 def test_probabilities_that_come_true_as_often_as_they_say_have_no_error(tmp_path: Path) -> None:
@@ -55,14 +53,8 @@ def test_a_session_that_still_buys_is_marked_up_to_its_last_purchase() -> None:
 
 
 def test_purchase_intent_is_learned_and_means_what_it_says() -> None:
-    timeline, words = _sessions(3_000, seed=0), vocabulary()
-    stops = timeline.user_start[1:].copy()
-    stops[2_000:] = timeline.user_start[2_000:-1]
-    counts = np.bincount(timeline.item, minlength=len(words))
-    torch.manual_seed(0)
-    network = build_network(small_config(words, history=False, width=32), words)
-    config = TrainingConfig(epochs=25, seconds=600, negatives=0, batch_tokens=256, patience=25)
-    train(network, TrainingData(timeline, counts, stops, stops), config, lambda _: 0.0)
+    timeline = _sessions(3_000, seed=0)
+    network = trained_on(timeline, users=2_000, epochs=25)
     first = timeline.session_start[2_000:-1]
     found = purchase_intents(network, timeline, Questions(first, first + 2))
     began = timeline.item[first] < FIRST_ITEM + ITEMS // 2

@@ -1,6 +1,5 @@
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -23,8 +22,7 @@ def test_the_graphs_answer_with_and_without_searches(tmp_path: Path, query_words
     save_model(TrainedModel(network, words), tmp_path)
     export_graphs(network, tmp_path)
     assert verify_graphs(network, tmp_path) < 1e-4
-    nothing = np.zeros(0, np.int64)
-    histories = Histories({}, nothing, nothing, nothing, nothing, words.all_counts(), nothing.reshape(0, 0))
+    histories = Histories.of_nobody(words.all_counts())
     engine = Engine(Bundle(tmp_path, {}, "", words, histories, []))
     session = [Action("i3", VIEW, 100.0)]
     search = Action("", "search", 101.0, query="blue item")

@@ -10,10 +10,19 @@ from recsys_tasks.evaluation.protocol import TEST, VALIDATION, Questions, answer
 from recsys_tasks.features.sequences import QUERY_WORDS, Timeline, build_timeline, query_inputs
 from recsys_tasks.model.attention import Attention, Dropout
 from recsys_tasks.model.network import Events, Query, Recommender, Sample
-from recsys_tasks.model.training import TrainingConfig, TrainingData, build_network, train
+from recsys_tasks.model.training import TrainingConfig, build_network, train
 from recsys_tasks.model.windows import epoch_windows, training_stops, window_batch
 from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM, PERSONAL, POPULARITY, SEARCH, UNKNOWN_ITEM, VIEW
-from tests.shops import COLOURS, ITEMS, encoded_shop, random_timeline, small_config, training_data, vocabulary
+from tests.shops import (
+    COLOURS,
+    ITEMS,
+    encoded_shop,
+    random_timeline,
+    small_config,
+    trained_on,
+    training_data,
+    vocabulary,
+)
 
 
 def _network(repeat: bool = False) -> Recommender:
@@ -165,14 +174,8 @@ def _searches(count: int, seed: int) -> Timeline:
 
 
 def test_a_search_leads_to_items_with_its_words() -> None:
-    timeline, words = _searches(1_500, seed=0), vocabulary()
-    stops = timeline.user_start[1:].copy()
-    stops[1_200:] = timeline.user_start[1_200:-1]
-    counts = np.bincount(timeline.item, minlength=len(words))
-    torch.manual_seed(0)
-    network = build_network(small_config(words, history=False, width=32, query_words=QUERY_WORDS), words)
-    config = TrainingConfig(epochs=20, seconds=600, negatives=0, batch_tokens=256, patience=20)
-    train(network, TrainingData(timeline, counts, stops, stops), config, lambda _: 0.0)
+    timeline = _searches(1_500, seed=0)
+    network = trained_on(timeline, users=1_200, epochs=20, query_words=QUERY_WORDS)
     first = timeline.session_start[1_200:-1]
     lists = answer(model_scorer(network, timeline), timeline, Questions(first, first + 2)).lists[:, :5]
     colour = timeline.item[first + 2] % 4
