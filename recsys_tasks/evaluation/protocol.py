@@ -64,6 +64,18 @@ def questions(encoded: EncodedSnapshot, part: int, limit: int | None = None) -> 
     return Questions(first[chosen], target[chosen])
 
 
+def moments(encoded: EncodedSnapshot, part: int) -> Questions:
+    """The sessions of a part, asked for one of their events after the first, drawn at random.
+
+    Nobody knows which event of a running session is its last, so what is said of a session as a whole is judged there.
+    """
+    timeline = encoded.timeline
+    first, length = timeline.session_start[:-1], np.diff(timeline.session_start)
+    chosen = np.flatnonzero((encoded.split == part) & (length > 1))
+    drawn = np.random.default_rng(0).integers(1, length[chosen])
+    return Questions(first[chosen], first[chosen] + drawn)
+
+
 def model_inputs(network: Recommender, timeline: Timeline, asked: Questions) -> tuple[Events, Query]:
     """What the network reads of questions."""
     device = network.items.bias.device

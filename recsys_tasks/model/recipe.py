@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
@@ -18,6 +19,7 @@ _BATCHES_AN_EPOCH = 200
 _EVENTS_A_SECOND, _EVENTS_A_SECOND_WITH_HISTORY = 20_000, 8_000
 _ENOUGH_PASSES = 10
 _FULL_SOFTMAX_ITEMS = 10_000
+_SIZES = ("history", "width", "heads", "encoder_layers", "decoder_layers", "expansion", "places", "age_rank")
 
 
 def network_config(data: TrainingData, vocabulary: Vocabulary, history: bool, seconds: float) -> NetworkConfig:
@@ -56,6 +58,12 @@ def training_config(data: TrainingData, vocabulary: Vocabulary, seconds: float, 
     )
 
 
+def in_the_sizes_of(trained: NetworkConfig, config: NetworkConfig) -> NetworkConfig:
+    """A configuration for new data in the sizes of a trained network, whose weights it is to take over."""
+    kept = {name: getattr(trained, name) for name in _SIZES}
+    return replace(config, **kept)
+
+
 def sessions_repeat(data: TrainingData) -> bool:
     """Whether the training sessions act on an item twice more often than once in a hundred events."""
     index = training_events(data)
@@ -66,7 +74,7 @@ def sessions_repeat(data: TrainingData) -> bool:
 
 def dropout(events: int) -> float:
     """The fewer events, the more passes over them, and the more a network would learn by heart."""
-    return float(np.clip(0.5 - 0.12 * math.log(events / 170_000), 0.05, 0.5))
+    return float(np.clip(0.5 - 0.12 * math.log(max(events, 1) / 170_000), 0.05, 0.5))
 
 
 def training_events(data: TrainingData) -> np.ndarray:

@@ -15,14 +15,23 @@ from recsys_tasks.evaluation.baselines import FITS
 from recsys_tasks.evaluation.calibration import purchase_intents, reliability
 from recsys_tasks.evaluation.gate import PRIMARY, Table
 from recsys_tasks.evaluation.metrics import ranking_metrics
-from recsys_tasks.evaluation.protocol import TEST, TRAINING, VALIDATION, Scorer, model_ranks, model_scorer, questions
+from recsys_tasks.evaluation.protocol import (
+    TEST,
+    TRAINING,
+    VALIDATION,
+    Scorer,
+    model_ranks,
+    model_scorer,
+    moments,
+    questions,
+)
 from recsys_tasks.evaluation.report import Report, report
 from recsys_tasks.features.encoding import EncodedSnapshot, encode_snapshot, snapshot_vocabulary
+from recsys_tasks.model import recipe
 from recsys_tasks.model.export import export_graphs, verify_graphs
 from recsys_tasks.model.files import TrainedModel, load_model, save_model, warm_start
-from recsys_tasks.model.network import NetworkConfig, Recommender
-from recsys_tasks.model.recipe import sessions_repeat
-from recsys_tasks.model.training import TrainingConfig, TrainingData, build_network, train
+from recsys_tasks.model.network import Recommender
+from recsys_tasks.model.training import TrainingData, build_network, train
 from recsys_tasks.model.windows import freshness, training_stops
 from recsys_tasks.names import CHAMPION
 from recsys_tasks.registry import runs, versions
@@ -43,27 +52,20 @@ def train_model(snapshot_id: str | None = None) -> str:
     encoded = encode_snapshot(source, vocabulary)
     data = _training_data(encoded)
     torch.manual_seed(chosen.seed)
-    config = NetworkConfig(
-        len(vocabulary),
-        content_tokens=len(vocabulary.content_names),
-        query_words=data.timeline.queries.shape[1],
-        sessions_repeat=sessions_repeat(data),
-    )
-    network = build_network(config, vocabulary)
-    schedule = TrainingConfig(epochs=chosen.training_epochs, seconds=chosen.training_seconds, seed=chosen.seed)
-    champion = versions.version_by_alias(CHAMPION)
-    started_from = "scratch"
-    if champion is not None:
-        try:
-            shared = warm_start(network, vocabulary, load_run_model(champion.run_id))
-        except OtherModelFormat as error:
-            log.warning("Training from scratch, not from champion version %s: %s", champion.number, error)
-        else:
-            # It goes on from a good place: a small rate keeps what the champion knows.
-            schedule = replace(schedule, epochs=1, seconds=chosen.incremental_seconds, rate=schedule.rate / 6)
-            started_from = champion.number
-            known = f"{shared} of {len(vocabulary)} items"
-            log.info("Going on from champion version %s, which knows %s", champion.number, known)
+    config = recipe.network_config(data, vocabulary, history=True, seconds=chosen.training_seconds)
+    schedule = recipe.training_config(data, vocabulary, chosen.training_seconds, chosen.seed)
+    schedule = replace(schedule, epochs=chosen.training_epochs)
+    found = _champion()
+    if found is None:
+        started_from, network = "scratch", build_network(config, vocabulary)
+    else:
+        started_from, champion = found
+        network = build_network(recipe.in_the_sizes_of(champion.network.config, config), vocabulary)
+        shared = warm_start(network, vocabulary, champion)
+        # It goes on from a good place: a small rate keeps what the champion knows.
+        schedule = replace(schedule, epochs=1, seconds=chosen.incremental_seconds, rate=schedule.rate / 4)
+        known = f"{shared} of {len(vocabulary)} items"
+        log.info("Going on from champion version %s, which knows %s", started_from, known)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     parameters = {
         **asdict(schedule),
@@ -100,6 +102,18 @@ def train_model(snapshot_id: str | None = None) -> str:
     return run_id
 
 
+def _champion() -> tuple[str, TrainedModel] | None:
+    """The champion's number and its model, if there is one that this version of the package can go on from."""
+    champion = versions.version_by_alias(CHAMPION)
+    if champion is None:
+        return None
+    try:
+        return champion.number, load_run_model(champion.run_id)
+    except OtherModelFormat as error:
+        log.warning("Training from scratch, not from champion version %s: %s", champion.number, error)
+        return None
+
+
 def evaluate_run(run_id: str) -> Table:
     """Metrics of a run's model and of the baselines on the test part of its snapshot, also logged to the run."""
     model, encoded = _judged(run_id, run_id)
@@ -129,8 +143,8 @@ def _report(
 
 
 def _log_calibration(run_id: str, model: TrainedModel, encoded: EncodedSnapshot) -> None:
-    """Compares the purchase intent of the run's model with what the test sessions did."""
-    asked = questions(encoded, TEST)
+    """Compares the purchase intent of the run's model, at some moment of each test session, with what followed."""
+    asked = moments(encoded, TEST)
     came = encoded.timeline.buys[asked.target]
     found = reliability(purchase_intents(model.network, encoded.timeline, asked), came)
     with tempfile.TemporaryDirectory() as folder:

@@ -14,6 +14,7 @@ import msgspec
 import pytest
 from starlette.testclient import TestClient
 
+from recsys_tasks.features.sequences import MAX_TOKENS
 from recsys_tasks.model.export import verify_graphs
 from recsys_tasks.model.files import load_model
 from recsys_tasks.serving.app import create_app
@@ -104,6 +105,20 @@ def test_a_session_told_with_the_request_is_the_same_as_one_posted_before(client
         json={"event_type": "purchase", "session_id": "posted", "item_id": "i3", "event_time": at},
     )
     assert _items(client, session=told, time=at) == _items(client, session_id="posted", time=at)
+
+
+def test_of_a_session_longer_than_the_limit_the_latest_events_count(client: TestClient) -> None:
+    began = datetime(2024, 3, 1, tzinfo=UTC)
+
+    def told(first: str, last: str) -> list[str]:
+        items = [first] * 60 + ["i5"] * (MAX_TOKENS - 2) + [last]
+        times = [(began + timedelta(seconds=row)).isoformat() for row in range(len(items))]
+        session = [
+            {"item_id": item, "event_type": "view", "event_time": at} for item, at in zip(items, times, strict=True)
+        ]
+        return _items(client, session=session, time=times[-1], k=20)
+
+    assert told("i3", "i8") == told("i9", "i8") != told("i3", "i11")
 
 
 def test_seen_items_can_be_left_out(client: TestClient) -> None:

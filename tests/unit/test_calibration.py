@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys_tasks.evaluation.calibration import purchase_intents, reliability
-from recsys_tasks.evaluation.protocol import Questions
+from recsys_tasks.evaluation.protocol import TEST, Questions, moments
 from recsys_tasks.features.sequences import Timeline, build_timeline
 from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM, PURCHASE, VIEW
-from tests.shops import ITEMS, trained_on
+from tests.shops import ITEMS, encoded_shop, trained_on
 
 
 def test_probabilities_that_come_true_as_often_as_they_say_have_no_error(tmp_path: Path) -> None:
@@ -50,6 +50,15 @@ def test_a_session_that_still_buys_is_marked_up_to_its_last_purchase() -> None:
     seconds = np.arange(5.0)
     timeline = build_timeline(np.zeros(5, int), session, np.full(5, 3), kind, seconds, seconds[[0, 0, 0, 3, 3]])
     assert timeline.buys.tolist() == [True, True, False, False, False]
+
+
+def test_a_session_is_asked_at_any_moment_after_its_first_event() -> None:
+    shop = encoded_shop()
+    asked = moments(shop, TEST)
+    assert (asked.target > asked.first).all()
+    assert (shop.timeline.session[asked.target] == shop.timeline.session[asked.first]).all()
+    assert set((asked.target - asked.first).tolist()) == {1, 2, 3}
+    assert len(asked) == int((shop.split == TEST).sum())
 
 
 def test_purchase_intent_is_learned_and_means_what_it_says() -> None:

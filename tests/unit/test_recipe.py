@@ -1,14 +1,17 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from recsys_tasks.errors import NotEnoughData
 from recsys_tasks.evaluation.blending import best_weight, blend
 from recsys_tasks.evaluation.protocol import VALIDATION, Questions, questions
 from recsys_tasks.features.sequences import build_timeline
 from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.model import recipe
-from recsys_tasks.model.training import TrainingData
+from recsys_tasks.model.training import TrainingData, build_network, train
 from recsys_tasks.names import FIRST_ITEM
 from tests.shops import encoded_shop, training_data
 
@@ -47,6 +50,23 @@ def test_little_time_makes_a_small_network_and_little_dropout() -> None:
     hurried, patient = (recipe.network_config(data, _vocabulary(9), False, seconds) for seconds in (0.1, 60))
     assert hurried.width < patient.width
     assert hurried.dropout < patient.dropout
+
+
+def test_a_network_for_new_data_can_have_the_sizes_of_a_trained_one() -> None:
+    data = _data([1, 2, 3, 4] * 500, [0, 0, 1, 1] * 500)
+    small, large = (recipe.network_config(data, _vocabulary(9), False, seconds) for seconds in (0.1, 60))
+    fitting = recipe.in_the_sizes_of(small, replace(large, items=20))
+    assert (fitting.width, fitting.heads, fitting.decoder_layers) == (small.width, small.heads, small.decoder_layers)
+    assert (fitting.items, fitting.dropout) == (20, large.dropout)
+
+
+def test_without_a_training_event_there_is_a_recipe_for_the_trainer_to_refuse() -> None:
+    data = _data([1, 2], [0, 0])
+    nothing = data._replace(stops=data.timeline.user_start[:-1])
+    network = build_network(recipe.network_config(nothing, _vocabulary(3), True, seconds=60), _vocabulary(3))
+    schedule = recipe.training_config(nothing, _vocabulary(3), 60, 0)
+    with pytest.raises(NotEnoughData):
+        train(network, nothing, schedule, lambda _: 0.0)
 
 
 def test_one_item_is_a_catalogue() -> None:

@@ -2,6 +2,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from recsys_tasks.features.sequences import QUERY_WORDS
 from recsys_tasks.features.vocabulary import Vocabulary
@@ -44,6 +46,17 @@ def test_a_query_has_the_numbers_of_the_words_that_titles_share() -> None:
     assert rows.shape == (3, QUERY_WORDS)
     assert row_of[0] == row_of[3] != row_of[2]
     assert (rows[row_of[[1, 4]]] == 0).all()
+
+
+@given(st.lists(st.text(), min_size=1, max_size=6))
+def test_titles_in_any_language_are_content_and_are_found_by_queries(titles: list[str]) -> None:
+    words = replace(vocabulary(2 * len(titles)), titles=(*titles, *titles))
+    network = build_network(small_config(words, width=8, query_words=QUERY_WORDS), words)
+    assert torch.isfinite(network.items.matrix()).all()
+    for row, title in enumerate(titles):
+        asked, row_of = words.query_words([title])
+        found = set(asked[row_of[0]].tolist()) - {0}
+        assert found <= set(words.content()[FIRST_ITEM + row].tolist())
 
 
 def test_where_no_query_has_a_word_of_a_title_none_is_read() -> None:
