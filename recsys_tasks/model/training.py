@@ -27,7 +27,19 @@ from recsys_tasks.names import FIRST_ITEM
 log = logging.getLogger(__name__)
 _Seen = TypeVar("_Seen")
 _AVERAGED = 17  # the average of weights reaches back over about a sixteenth of the steps
-_WARM_UP = (0.05, 300)  # share of the schedule, or steps, whichever is over first
+_WARM_UP = (0.05, 100)  # share of the epochs, or steps, whichever is over first
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a training decided by the clock; with it another training does the same whatever the time.
+
+    Attributes:
+        stable_steps: after how many steps the decay began; decay_events: how many events it had.
+    """
+
+    stable_steps: int
+    decay_events: int
 
 
 @dataclass(frozen=True)
@@ -39,6 +51,7 @@ class TrainingConfig:
         patience: validations without a better one after which the decay begins.
         judge_after: validate after at least so many events, when an epoch is over.
         decay: share of the training that the decay takes.
+        plan: of an earlier training, to do the same again; `seconds` does not count then.
         window: events in a row, at most; batch_tokens: events in a batch, about.
         negatives: shared by a batch; 0 takes the softmax over all items. negative_power: exponent of the items'
             counts that they are drawn by.
@@ -49,6 +62,7 @@ class TrainingConfig:
     patience: int = 3
     judge_after: int = 0
     decay: float = 0.2
+    plan: Plan | None = None
     window: int = 256
     batch_tokens: int = 2048
     negatives: int = 1024
@@ -78,14 +92,21 @@ class TrainingData(NamedTuple):
 
 @dataclass
 class TrainingReport:
-    """What happened: figures of each epoch, and what began the decay."""
+    """What happened: figures of each epoch, what began the decay, and what was decided by the clock."""
 
     epochs: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
     steps: int = 0
+    stable_steps: int = 0
+    decay_events: int = 0
     tokens_per_second: float = 0.0
     best_epoch: int = 0
     stopped_by: str = "epochs"
+
+    @property
+    def plan(self) -> Plan:
+        """For a training that is to do the same."""
+        return Plan(self.stable_steps, self.decay_events)
 
 
 def build_network(config: NetworkConfig, vocabulary: Vocabulary) -> Recommender:
@@ -177,8 +198,8 @@ class _Loop:
         self.report = TrainingReport()
         self.tokens_per_epoch = int((data.stops - data.timeline.user_start[:-1]).sum())
         self.phase, self.number, self.tokens, self.earlier_seconds = "stable", 0, 0, 0.0
-        self.decay_from, self.best, self.best_average = (0, 0.0), -math.inf, self.average
-        self.judged, self.worse = 0, 0
+        self.decay_from, self.best, self.best_average = 0, -math.inf, self.average
+        self.judged, self.worse, self.stepping = 0, 0, 0.0
         self.process, self.processes = distributed.place()
         self.clock = 0.0
         self.began = time.perf_counter()
@@ -200,12 +221,18 @@ class _Loop:
         return max(self._passes / self.config.epochs, self.seconds / self.config.seconds)
 
     @property
+    def over(self) -> bool:
+        """Whether the phase's events, or its time, are used up."""
+        if self.phase == "decay":
+            return self.decayed >= 1
+        if self.config.plan is not None:
+            return self.report.steps >= self.config.plan.stable_steps
+        return self.progress >= 1 - self.config.decay
+
+    @property
     def decayed(self) -> float:
-        """How much of the decay is done: of its share of the events so far, or of the time where that is over."""
-        tokens, seconds = self.decay_from
-        if self.report.stopped_by == "seconds" or self.seconds >= self.config.seconds:
-            return (self.seconds - seconds) / max(self.config.seconds - seconds, 1e-9)
-        return (self.tokens - tokens) / max(self.config.decay / (1 - self.config.decay) * tokens, 1)
+        """How much of the decay is done."""
+        return (self.tokens - self.decay_from) / self.report.decay_events
 
     @property
     def _passes(self) -> float:
@@ -217,7 +244,7 @@ class _Loop:
         self.network.train()
         torch.manual_seed(self.config.seed * 100_003 + self.number)
         random = np.random.default_rng([self.config.seed, self.number])
-        loss_sum, targets = 0.0, 0
+        loss_sum, targets, began = 0.0, 0, self.seconds
         with tqdm(
             total=self.tokens_per_epoch,
             desc=f"epoch {self.number}",
@@ -235,13 +262,14 @@ class _Loop:
                 bar.update(length)
                 bar.set_postfix(loss=f"{loss_sum / max(targets, 1):.3f}", refresh=False)
         self.network.eval()
+        self.stepping += self.seconds - began
         return {"loss": loss_sum / max(targets, 1), "seconds": self.seconds}
 
     def _spans(self, random: np.random.Generator) -> Iterator[Spans]:
         timeline, config = self.data.timeline, self.config
         freshness = self.data.freshness if self.phase == "decay" else None
         for span in epoch_windows(timeline, self._stops, config.window, config.batch_tokens, random, freshness):
-            if (self.progress >= 1 - config.decay) if self.phase == "stable" else (self.decayed >= 1):
+            if self.over:
                 return
             yield span
 
@@ -270,22 +298,27 @@ class _Loop:
     def advance(self) -> bool:
         """Goes on to the next phase if this one is over; whether that is the decay."""
         if self.phase == "decay":
-            self.phase = "decay" if self.decayed < 1 else "done"
+            self.phase = "done" if self.over else "decay"
             return False
         tired = self.worse >= self.config.patience
         if tired:
             with torch.no_grad():
                 torch._foreach_copy_(self.weights, self.best_average)
                 torch._foreach_copy_(self.average, self.best_average)
-        if tired or self.progress >= 1 - self.config.decay:
+        if tired or self.over:
             by_time = self.seconds / self.config.seconds >= 1 - self.config.decay
-            self.report.stopped_by = "patience" if tired else "seconds" if by_time else "epochs"
+            planned = self.config.plan is not None
+            self.report.stopped_by = "patience" if tired else "plan" if planned else "seconds" if by_time else "epochs"
             self.phase = "decay"
         return self.phase == "decay"
 
     def begin_decay(self) -> None:
-        """From here on the rate falls; looking at the network before has taken its time."""
-        self.decay_from = (self.tokens, self.seconds)
+        """From here on the rate falls, over a share of the events so far, or as many as the time is enough for."""
+        self.decay_from, self.report.stable_steps = self.tokens, self.report.steps
+        wanted = self.config.decay / (1 - self.config.decay) * self.tokens
+        left = max(self.config.seconds - self.seconds, 0.0) * self.tokens / max(self.stepping, 1e-9)
+        plan = self.config.plan
+        self.report.decay_events = max(int(min(wanted, left)) if plan is None else plan.decay_events, 1)
 
     def finish(self) -> None:
         """Leaves the network with the average of its weights, and completes the report."""
@@ -385,11 +418,10 @@ class _Loop:
         if self.phase == "decay":
             return 1 - math.sqrt(min(self.decayed, 1.0))
         share, steps = _WARM_UP
-        of_schedule = max(self._passes / self.config.epochs + 1e-3, self.seconds / self.config.seconds) / share
-        return min(1.0, max(of_schedule, (self.report.steps + 1) / steps))
+        return min(1.0, max((self._passes / self.config.epochs + 1e-3) / share, (self.report.steps + 1) / steps))
 
 
-_COUNTERS = ("phase", "number", "tokens", "decay_from", "best", "judged", "worse")
+_COUNTERS = ("phase", "number", "tokens", "decay_from", "best", "judged", "worse", "stepping")
 
 
 def _to(part: Any, device: torch.device) -> Any:

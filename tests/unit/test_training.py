@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ from recsys_tasks.errors import InvariantError, OutOfMemory
 from recsys_tasks.features.encoding import EncodedSnapshot
 from recsys_tasks.features.sequences import build_timeline
 from recsys_tasks.model.network import Recommender
-from recsys_tasks.model.training import TrainingConfig, TrainingData, build_network, train
+from recsys_tasks.model.training import TrainingConfig, TrainingData, TrainingReport, build_network, train
 from tests.shops import encoded_shop, small_config, training_data
 
 CONFIG = TrainingConfig(epochs=5, negatives=32, seconds=600)
@@ -43,6 +44,24 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(tmp_path: Path, epo
     assert checkpoint.exists()
     assert _same(_trained(data, checkpoint), _trained(data))
     assert not checkpoint.exists()
+
+
+def test_a_training_that_the_clock_ended_can_be_done_again() -> None:
+    data, words = training_data(encoded_shop(users=20)), encoded_shop(users=20).vocabulary
+    hurried = replace(CONFIG, epochs=10_000, seconds=1.0)
+
+    def trained(config: TrainingConfig) -> tuple[Recommender, TrainingReport]:
+        torch.manual_seed(0)
+        network = build_network(small_config(words, dropout=0.2), words)
+        return network, train(network, data, config, lambda _: 0.0)
+
+    network, report = trained(hurried)
+    assert report.stopped_by == "seconds"
+    again, same = trained(replace(hurried, plan=report.plan, seconds=1e9))
+    assert same.stopped_by == "plan"
+    assert same.plan == report.plan
+    assert [epoch["loss"] for epoch in same.epochs] == [epoch["loss"] for epoch in report.epochs]
+    assert _same(network, again)
 
 
 def test_the_state_of_a_training_with_other_settings_is_not_taken_up(tmp_path: Path) -> None:
