@@ -61,7 +61,7 @@ class TrainingConfig:
     seconds: float = 150.0
     patience: int = 3
     judge_after: int = 0
-    decay: float = 0.2
+    decay: float = 0.35
     plan: Plan | None = None
     window: int = 256
     batch_tokens: int = 2048

@@ -48,7 +48,7 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(tmp_path: Path, epo
 
 def test_a_training_that_the_clock_ended_can_be_done_again() -> None:
     data, words = training_data(encoded_shop(users=20)), encoded_shop(users=20).vocabulary
-    hurried = replace(CONFIG, epochs=10_000, seconds=1.0)
+    hurried = replace(CONFIG, epochs=10_000, patience=10_000, seconds=1.0)
 
     def trained(config: TrainingConfig) -> tuple[Recommender, TrainingReport]:
         torch.manual_seed(0)
