@@ -7,12 +7,15 @@ from airflow.sdk import Param, dag, task
 from airflow.sdk.exceptions import AirflowSkipException
 
 from recsys_tasks import orchestration as loop
+from recsys_tasks.settings import settings
 
 DOC = """
 ### What it does
-Compares the challenger with the baselines and the champion on the same held-out sessions. If it is good enough:
-builds its bundle (ONNX graphs, histories, checksums, golden requests with their answers), puts it on every
-endpoint of `RECSYS_ENDPOINT_URLS`, checks what they answer, and only then moves the alias `champion`.
+Builds the challenger's bundle (ONNX graphs, histories, checksums, golden requests with their answers), compares it
+with the baselines and the champion on the same held-out sessions, and judges it by the rules of the gate
+(`recsys_tasks/evaluation/gate.toml`, or `RECSYS_GATE_RULES`). If it is good enough, and with
+`RECSYS_APPROVAL=person` somebody agrees under *Required actions*: puts the bundle on every endpoint of
+`RECSYS_ENDPOINT_URLS`, checks what they answer, and only then moves the alias `champion`.
 
 **Reads** MLflow, the version's snapshot. **Writes** the endpoints, the aliases, the version's tags, a row of
 `promotions`, and the asset `champion`.
@@ -23,7 +26,8 @@ trigger it with `{"version": "7"}`. Back to the one before: `python -m recsys_ta
 
 ### When it fails
 The old champion serves everywhere, whatever failed.
-* `judge` is *skipped onward*: the gate refused; its log and `promotions.reasons` have every number.
+* `judge` is *skipped*: the gate refused; its log, `promotions.evidence` and the run's `decision.md` have every number.
+* `activate` is *skipped*: somebody rejected the version, or nobody answered in time; `promotions.reasons` says who.
 * `PushFailed`: an endpoint refused the bundle or answers otherwise than it should; those that had taken it were
   put back.
 * `UnavailableError`: an endpoint does not answer; the task is tried again.
@@ -44,35 +48,51 @@ The old champion serves everywhere, whatever failed.
 def promote_model() -> None:
     @task(multiple_outputs=False)
     @loop.step
-    def judge(params: Any = None, triggering_asset_events: Any = None) -> dict[str, Any]:
+    def build(params: Any = None, triggering_asset_events: Any = None) -> dict[str, Any]:
         from recsys_tasks.steps import promoting
 
         wanted = params["version"] or loop.from_event(triggering_asset_events, "version")
-        number, decision = promoting.judge(wanted)
-        loop.note(f"version {number}: {'; '.join(decision.reasons)}")
-        if not decision.promote:
-            raise AirflowSkipException(f"Version {number} is refused: {'; '.join(decision.reasons)}")
-        return {"version": number, "reasons": decision.reasons}
+        number, folder = promoting.build(wanted)
+        return {"version": number, "bundle": str(folder)}
 
     @task(multiple_outputs=False)
     @loop.step
-    def build(approved: dict[str, Any]) -> dict[str, Any]:
-        from recsys_tasks.steps import promoting
-
-        return approved | {"bundle": str(promoting.bundle(approved["version"]))}
-
-    @task(outlets=[loop.CHAMPION_VERSION])
-    @loop.step
-    def activate(built: dict[str, Any], outlet_events: Any = None) -> str:
+    def judge(built: dict[str, Any]) -> dict[str, Any]:
         from pathlib import Path
 
         from recsys_tasks.steps import promoting
 
-        promoting.activate(built["version"], Path(built["bundle"]), built["reasons"])
-        outlet_events[loop.CHAMPION_VERSION].extra = {"version": built["version"]}
-        return built["version"]
+        decision = promoting.judge(built["version"], Path(built["bundle"]))
+        loop.note(f"version {built['version']}: {'; '.join(decision.reasons)}")
+        if not decision.promote:
+            raise AirflowSkipException(f"Version {built['version']} is refused: {'; '.join(decision.reasons)}")
+        evidence = {"evidence": decision.as_dict(), "shown": decision.as_markdown()}
+        return {**built, "reasons": decision.reasons, **evidence}
 
-    activate(build(judge()))
+    @task(outlets=[loop.CHAMPION_VERSION])
+    @loop.step
+    def activate(judged: dict[str, Any], answer: Any = None, outlet_events: Any = None) -> str:
+        from pathlib import Path
+
+        from recsys_tasks.steps import promoting
+
+        version, evidence, who = judged["version"], judged["evidence"], promoting.AUTOMATIC
+        if answer is not None:
+            yes, who = loop.read_answer(answer)
+            if not yes:
+                promoting.reject(version, judged["reasons"], who, evidence)
+                raise AirflowSkipException(f"Version {version} was rejected by {who}")
+        promoting.activate(version, Path(judged["bundle"]), judged["reasons"], who, evidence)
+        outlet_events[loop.CHAMPION_VERSION].extra = {"version": version}
+        return version
+
+    judged = judge(build())
+    if settings().approval == "person":
+        approve = loop.asked_person()
+        judged >> approve
+        activate(judged, approve.output)
+    else:
+        activate(judged)
 
 
 promote_model()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import getpass
 import json
 import logging
 import socket
@@ -228,11 +229,11 @@ def _train(given: argparse.Namespace) -> None:
 def _promote(given: argparse.Namespace) -> None:
     from recsys_tasks.steps import promoting
 
-    number, decision = promoting.judge(given.version)
+    number, folder = promoting.build(given.version)
+    decision = promoting.judge(number, folder)
     if not decision.promote:
         raise RecsysError(f"Version {number} is refused: {'; '.join(decision.reasons)}")
-    folder = promoting.bundle(number)
-    promoting.activate(number, folder, decision.reasons)
+    promoting.activate(number, folder, decision.reasons, f"{getpass.getuser()} by hand", decision.as_dict())
     _show(given, {"version": number, "bundle": folder.name, "reasons": decision.reasons})
 
 

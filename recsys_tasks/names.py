@@ -60,7 +60,6 @@ NETWORK: Final = "network"
 DECODER: Final = "decoder"
 GRU: Final = "gru"
 NETWORKS: Final = (TRANSFORMER, NETWORK, DECODER, GRU)
-MUST_BEAT: Final = (POPULARITY, PERSONAL)  # what the gate asks for; the others are shown beside
 
 PADDING_ITEM: Final = 0
 UNKNOWN_ITEM: Final = 1

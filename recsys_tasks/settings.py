@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -43,14 +44,17 @@ class Settings(BaseSettings):
     min_item_events: int = Field(10, ge=1, description="items with fewer training events are unknown")
     validation_share: float = Field(0.04, gt=0, lt=0.5, description="share of latest sessions before the test")
     test_share: float = Field(0.04, gt=0, lt=0.5, description="share of latest sessions for the test")
-    training_epochs: int = Field(20, ge=1, description="epochs of a training, at most")
+    training_epochs: int = Field(100, ge=1, description="epochs of a training, at most")
     training_seconds: float = Field(150, gt=0, description="time budget of a training from scratch")
     incremental_seconds: float = Field(45, gt=0, description="time budget when starting from the champion")
     training_threads: int = Field(0, ge=0, description="CPU threads of a training; 0 leaves the choice to torch")
     seed: int = Field(0, description="seed of every random number")
-    champion_margin: float = Field(
-        0.01, ge=0, description="relative loss against the champion that the gate still accepts"
+    approval: Literal["automatic", "person"] = Field(
+        "automatic", description="who lets a challenger serve that passed the gate: nobody, or a person in Airflow"
     )
+    approval_hours: float = Field(24, gt=0, description="how long a person has to answer")
+    approval_default: Literal["Approve", "Reject"] = Field("Reject", description="what silence means")
+    gate_rules: Path | None = Field(None, description="rules of the gate; default: evaluation/gate.toml")
 
     sample_users: int | None = Field(
         None, ge=1, description="take only this many households of Complete Journey, for a quick look"

@@ -9,7 +9,6 @@ from recsys_tasks.names import FIRST_ITEM
 CUTS = (5, 10, 20)
 MISSED = np.iinfo(np.int64).max
 _RESAMPLES = 500
-_LEVEL = 0.95
 
 
 def rank_of(scores: np.ndarray, target: np.ndarray) -> np.ndarray:
@@ -67,8 +66,8 @@ def list_metrics(lists: np.ndarray, counts: np.ndarray) -> dict[str, float]:
     }
 
 
-def interval(values: np.ndarray, groups: np.ndarray, seed: int = 0) -> tuple[float, float]:
-    """A 95 % confidence interval of the mean of values [B], by bootstrap over groups [B] (Efron 1979).
+def interval(values: np.ndarray, groups: np.ndarray, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
+    """A two-sided confidence interval of the mean of values [B], by bootstrap over groups [B] (Efron 1979).
 
     Requests of one user are alike, so that users are drawn, not requests.
     """
@@ -79,7 +78,7 @@ def interval(values: np.ndarray, groups: np.ndarray, seed: int = 0) -> tuple[flo
     for at in range(_RESAMPLES):
         drawn = np.bincount(random.integers(len(sums), size=len(sums)), minlength=len(sums))
         means[at] = drawn @ sums / (drawn @ sizes)
-    low, high = np.quantile(means, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 

@@ -48,7 +48,7 @@ class Report:
 def report(scorers: Mapping[str, Scorer], data: TrainingData, asked: Questions, skip_session: bool) -> Report:
     """Asks each scorer the same questions."""
     timeline, users = data.timeline, data.timeline.user[asked.first]
-    parts = segments(timeline, asked)
+    parts = {name: members for name, members in segments(timeline, asked).items() if members.any()}
     found = Report({}, {}, {}, {name: int(members.sum()) for name, members in parts.items()})
     for name, scorer in scorers.items():
         answers = answer(scorer, timeline, asked, skip_session)

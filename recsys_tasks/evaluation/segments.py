@@ -10,7 +10,7 @@ from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM, SEARCH
 
 
 def segments(timeline: Timeline, asked: Questions) -> dict[str, np.ndarray]:
-    """Which questions [B] belong to each segment that has any.
+    """Which questions [B] belong to each segment.
 
     Segments are by the user (with or without an event before the session), by the target (acted on before by the user
     or not, never seen in training, its event type) and by the session (with or without a search so far).
@@ -20,7 +20,7 @@ def segments(timeline: Timeline, asked: Questions) -> dict[str, np.ndarray]:
     unseen = timeline.item[asked.target] < FIRST_ITEM
     searches = np.concatenate([[0], np.cumsum(timeline.kind == EVENT_TYPE_CODES[SEARCH])])
     searched = searches[asked.target] > searches[asked.first]
-    found = {
+    return {
         "new users": ~returning,
         "returning users": returning,
         "repeated targets": repeated,
@@ -30,4 +30,3 @@ def segments(timeline: Timeline, asked: Questions) -> dict[str, np.ndarray]:
         "without a search": ~searched,
         **{f"target: {name}": timeline.kind[asked.target] == code for name, code in EVENT_TYPE_CODES.items()},
     }
-    return {name: members for name, members in found.items() if members.any()}

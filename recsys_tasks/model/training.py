@@ -199,7 +199,7 @@ class _Loop:
         self.tokens_per_epoch = int((data.stops - data.timeline.user_start[:-1]).sum())
         self.phase, self.number, self.tokens, self.earlier_seconds = "stable", 0, 0, 0.0
         self.decay_from, self.best, self.best_average = 0, -math.inf, self.average
-        self.judged, self.worse, self.stepping = 0, 0, 0.0
+        self.judged, self.worse, self.stepping, self.best_tokens = 0, 0, 0.0, 0
         self.process, self.processes = distributed.place()
         self.clock = 0.0
         self.began = time.perf_counter()
@@ -283,7 +283,7 @@ class _Loop:
         measure = self.show(validate)
         self.judged, self.worse = self.tokens, self.worse + 1
         if measure > self.best:
-            self.best, self.report.best_epoch, self.worse = measure, self.number, 0
+            self.best, self.report.best_epoch, self.worse, self.best_tokens = measure, self.number, 0, self.tokens
             self.best_average = [weight.clone() for weight in self.average]
         return measure
 
@@ -313,9 +313,11 @@ class _Loop:
         return self.phase == "decay"
 
     def begin_decay(self) -> None:
-        """From here on the rate falls, over a share of the events so far, or as many as the time is enough for."""
+        """From here on the rate falls, over a share of the events behind the weights that it begins with, or as many
+        as the time is enough for."""
         self.decay_from, self.report.stable_steps = self.tokens, self.report.steps
-        wanted = self.config.decay / (1 - self.config.decay) * self.tokens
+        behind = self.best_tokens if self.report.stopped_by == "patience" else self.tokens
+        wanted = self.config.decay / (1 - self.config.decay) * behind
         left = max(self.config.seconds - self.seconds, 0.0) * self.tokens / max(self.stepping, 1e-9)
         plan = self.config.plan
         self.report.decay_events = max(int(min(wanted, left)) if plan is None else plan.decay_events, 1)
@@ -421,7 +423,7 @@ class _Loop:
         return min(1.0, max((self._passes / self.config.epochs + 1e-3) / share, (self.report.steps + 1) / steps))
 
 
-_COUNTERS = ("phase", "number", "tokens", "decay_from", "best", "judged", "worse", "stepping")
+_COUNTERS = ("phase", "number", "tokens", "decay_from", "best", "judged", "worse", "stepping", "best_tokens")
 
 
 def _to(part: Any, device: torch.device) -> Any:

@@ -10,10 +10,11 @@ from airflow.sdk import Asset
 
 from recsys_tasks.interval import Interval
 from recsys_tasks.orchestration.alerts import deadline, on_failure
+from recsys_tasks.orchestration.approval import asked_person, read_answer
 from recsys_tasks.orchestration.notes import note
 from recsys_tasks.settings import settings
 
-__all__ = ["deadline", "note", "on_failure"]
+__all__ = ["asked_person", "deadline", "note", "on_failure", "read_answer"]
 
 EVENTS = Asset("events", uri="x-recsys://warehouse/events")
 SNAPSHOT = Asset("snapshot", uri="x-recsys://snapshots/latest")

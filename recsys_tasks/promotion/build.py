@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,18 @@ def build_bundle(version: Version, snapshot: Snapshot, folder: Path) -> Path:
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return home
+
+
+def measure_bundle(folder: Path) -> dict[str, float]:
+    """Size of a bundle in `bundle_megabytes`, and `answer_milliseconds`, the mean of its golden requests."""
+    engine = Engine(read_bundle(folder))
+    engine.check_golden()  # what is loaded at the first answer is loaded now
+    began = time.perf_counter()
+    for case in engine.bundle.golden:
+        engine.answer_golden(case["request"])
+    spent = (time.perf_counter() - began) / max(len(engine.bundle.golden), 1)
+    size = sum(file.stat().st_size for file in folder.iterdir())
+    return {"bundle_megabytes": size / 1e6, "answer_milliseconds": 1e3 * spent}
 
 
 def histories(encoded: EncodedSnapshot, cutoff: float) -> dict[str, np.ndarray]:

@@ -13,6 +13,8 @@ from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
 from mlflow.types.schema import Array
 
+from recsys_tasks.evaluation.comparison import Comparison
+from recsys_tasks.evaluation.gate import Decision
 from recsys_tasks.features.snapshot import Snapshot
 from recsys_tasks.names import CHALLENGER, REGISTERED_MODEL
 from recsys_tasks.registry.tracking import client, experiment_id
@@ -148,12 +150,32 @@ def finish_run(run_id: str, status: str) -> None:
     client().set_terminated(run_id, status)
 
 
-def tag_decision(version: Version, decision: str, reasons: list[str]) -> None:
-    """Writes the gate's decision to the version and its run."""
-    found = client()
-    for name, value in (("decision", decision), ("reasons", "; ".join(reasons)[:4_000])):
-        found.set_model_version_tag(REGISTERED_MODEL, version.number, name, value)
-        found.set_tag(version.run_id, name, value)
+def log_comparison(run_id: str, champion: str, comparison: Comparison) -> None:
+    """Adds the comparison with a champion: its metrics, and every gain with its bounds."""
+    own = {metric: gain.rival for metric, gain in comparison.items() if ": " not in metric}
+    for metric, value in own.items():
+        client().log_metric(run_id, f"champion/{metric}", value)
+    gains = {name: gain.as_dict() for name, gain in comparison.items()}
+    client().log_dict(run_id, {"champion": champion, "gains": gains}, "comparison.json")
+
+
+def log_decision(version: Version, decision: Decision) -> None:
+    """Writes the gate's decision to the version and its run: as tags, and whole as JSON and Markdown."""
+    verdict = "promote" if decision.promote else "refuse"
+    _tag(version, decision=verdict, reasons="; ".join(decision.reasons)[:4_000])
+    client().log_dict(version.run_id, decision.as_dict(), "decision.json")
+    client().log_text(version.run_id, decision.as_markdown(), "decision.md")
+
+
+def log_approval(version: Version, approved_by: str) -> None:
+    """Writes who let a version serve to the version and its run."""
+    _tag(version, approved_by=approved_by)
+
+
+def _tag(version: Version, **tags: str) -> None:
+    for name, value in tags.items():
+        client().set_model_version_tag(REGISTERED_MODEL, version.number, name, value)
+        client().set_tag(version.run_id, name, value)
 
 
 def _code_version() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,9 +62,24 @@ def move_champion(version: Version) -> None:
     client().set_registered_model_alias(REGISTERED_MODEL, CHAMPION, version.number)
 
 
+def signature(version: Version) -> str:
+    """What the version's model takes and gives, as JSON."""
+    client()
+    found = mlflow.models.get_model_info(f"models:/{REGISTERED_MODEL}/{version.number}").signature
+    return json.dumps(found.to_dict() if found else None, sort_keys=True)
+
+
 @contextmanager
 def run_files(run_id: str) -> Iterator[Path]:
-    """The model files of a run, in a folder that lives as long as the context."""
+    """The model files of a run, in a folder that lives as long as the context.
+
+    Raises:
+        InputError: the run or its files were deleted.
+    """
     client()
     with tempfile.TemporaryDirectory() as folder:
-        yield Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=MODEL_FILES, dst_path=folder))
+        try:
+            files = mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=MODEL_FILES, dst_path=folder)
+        except (MlflowException, OSError) as error:
+            raise InputError(f"The model of run {run_id} cannot be read any more: {error}") from error
+        yield Path(files)

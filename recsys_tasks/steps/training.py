@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 
-from recsys_tasks.errors import OtherModelFormat
+from recsys_tasks.errors import InputError, OtherModelFormat
 from recsys_tasks.evaluation.baselines import FITS
 from recsys_tasks.evaluation.calibration import purchase_intents, reliability
+from recsys_tasks.evaluation.comparison import Comparison, compare
 from recsys_tasks.evaluation.gate import PRIMARY, Table
 from recsys_tasks.evaluation.metrics import ranking_metrics
 from recsys_tasks.evaluation.protocol import (
     TEST,
     TRAINING,
     VALIDATION,
-    Scorer,
+    Answers,
+    Questions,
+    answer,
     model_ranks,
     model_scorer,
     moments,
     questions,
 )
 from recsys_tasks.evaluation.report import Report, report
+from recsys_tasks.evaluation.segments import segments
 from recsys_tasks.features.encoding import EncodedSnapshot, encode_snapshot, snapshot_vocabulary
 from recsys_tasks.model import recipe
 from recsys_tasks.model.export import export_graphs, verify_graphs
@@ -109,7 +112,7 @@ def _champion() -> tuple[str, TrainedModel] | None:
         return None
     try:
         return champion.number, load_run_model(champion.run_id)
-    except OtherModelFormat as error:
+    except (OtherModelFormat, InputError) as error:
         log.warning("Training from scratch, not from champion version %s: %s", champion.number, error)
         return None
 
@@ -117,28 +120,43 @@ def _champion() -> tuple[str, TrainedModel] | None:
 def evaluate_run(run_id: str) -> Table:
     """Metrics of a run's model and of the baselines on the test part of its snapshot, also logged to the run."""
     model, encoded = _judged(run_id, run_id)
-    found = _report(model, encoded, "test", FITS)
+    found = _report(model, encoded)
     runs.log_evaluation(run_id, found.table)
     runs.log_report(run_id, found.as_dict(), found.as_markdown())
     _log_calibration(run_id, model, encoded)
     return found.table
 
 
-def evaluate_on(run_id: str, judged_on: str) -> dict[str, float]:
-    """Metrics of a run's model alone on the test part of another run's snapshot.
+def compare_runs(run_id: str, rival_id: str, confidence: float) -> Comparison:
+    """A run's model against another's on the test part of the first one's snapshot.
 
     Raises:
-        OtherModelFormat: the model is of another version of this package.
+        OtherModelFormat: a model is of another version of this package.
+        InputError: a model was deleted.
     """
-    return _report(*_judged(run_id, judged_on), "model", {}).table["model"]
+    (model, encoded), (rival, by_rival) = _judged(run_id, run_id), _judged(rival_id, run_id)
+    asked = questions(encoded, TEST)
+    timeline = encoded.timeline
+    return compare(
+        _answers(model, encoded, asked),
+        _answers(rival, by_rival, asked),
+        timeline.user[asked.first],
+        segments(timeline, asked),
+        encoded.vocabulary.all_counts(),
+        by_rival.vocabulary.all_counts(),
+        confidence,
+    )
 
 
-def _report(
-    model: TrainedModel, encoded: EncodedSnapshot, name: str, baselines: Mapping[str, Callable[[TrainingData], Scorer]]
-) -> Report:
+def _answers(model: TrainedModel, encoded: EncodedSnapshot, asked: Questions) -> Answers:
+    scorer = model_scorer(model.network, encoded.timeline)
+    return answer(scorer, encoded.timeline, asked, skip_session=not model.network.config.sessions_repeat)
+
+
+def _report(model: TrainedModel, encoded: EncodedSnapshot) -> Report:
     data = _training_data(encoded)
-    scorers = {name: model_scorer(model.network, encoded.timeline)}
-    scorers |= {baseline: fit(data) for baseline, fit in baselines.items()}
+    scorers = {"test": model_scorer(model.network, encoded.timeline)}
+    scorers |= {baseline: fit(data) for baseline, fit in FITS.items()}
     return report(scorers, data, questions(encoded, TEST), skip_session=not model.network.config.sessions_repeat)
 
 

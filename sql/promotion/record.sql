@@ -1,3 +1,14 @@
 -- Grain: one decision about one model version, with every reason.
-insert into promotions (model_version, run_id, snapshot_id, bundle_digest, decision, reasons)
-values (:model_version, :run_id, :snapshot_id, :bundle_digest, :decision, cast(:reasons as jsonb))
+insert into promotions (
+    model_version, run_id, snapshot_id, bundle_digest, decision, reasons, approved_by, evidence
+)
+values (
+    :model_version,
+    :run_id,
+    :snapshot_id,
+    :bundle_digest,
+    :decision,
+    cast(:reasons as jsonb),
+    :approved_by,
+    cast(:evidence as jsonb)
+)

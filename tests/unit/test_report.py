@@ -18,10 +18,10 @@ def test_each_question_is_in_one_segment_of_each_kind() -> None:
     asked = questions(shop, TEST)
     found = segments(shop.timeline, asked)
     assert found["returning users"].all()
-    targets = sum(found[name].sum() for name in ("repeated targets", "first-time targets") if name in found)
+    targets = sum(found[name].sum() for name in ("repeated targets", "first-time targets"))
     assert targets == len(asked)
     assert found["target: purchase"].all()
-    assert "after a search" not in found
+    assert not found["after a search"].any()
 
 
 def test_a_search_counts_only_if_it_came_before_the_target() -> None:

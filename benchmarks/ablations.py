@@ -1,0 +1,151 @@
+"""What each part of the network and its training is good for: `python benchmarks/ablations.py TRAIN TEST --minutes 6`.
+
+Trains the recipe on a sequence file once whole and once without each part, for the same time, and compares them on the
+validation part of the training file; the test file only says in which way validation is cut.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import types
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.report import machine, show, write
+from recsys_tasks.evaluation.metrics import ranking_metrics
+from recsys_tasks.evaluation.protocol import model_ranks
+from recsys_tasks.evaluation.sequence_files import SequenceTask, read_task
+from recsys_tasks.model import recipe
+from recsys_tasks.model.attention import Turn, turn
+from recsys_tasks.model.network import ItemTable, Recommender
+from recsys_tasks.model.training import TrainingConfig, TrainingData, build_network, train
+
+METRICS = ("recall_20", "mrr_20")
+Network = Callable[[Recommender], None]
+Schedule = Callable[[TrainingData, TrainingConfig], tuple[TrainingData, TrainingConfig]]
+
+
+def main() -> None:
+    """Runs the ablations that make sense for the data."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("train", type=Path)
+    parser.add_argument("test", type=Path)
+    parser.add_argument("--items", type=Path)
+    parser.add_argument("--minutes", type=float, default=6.0, help="of each training")
+    parser.add_argument("--without", nargs="+", help="only these parts; default: all")
+    parser.add_argument("--json")
+    given = parser.parse_args()
+    task = read_task(given.train, given.test, given.items, seed=0)
+    parts = given.without or [name for name, (_, _, applies) in PARTS.items() if applies(task)]
+    rows: list[dict[str, object]] = []
+    for name in ("nothing", *parts):
+        metrics = _without(name, task, 60 * given.minutes)
+        rows.append({"without": name, **metrics})
+        print(rows[-1], flush=True)
+    shown = [{name: f"{value:.4f}" if name in METRICS else value for name, value in row.items()} for row in rows]
+    about = machine("torch") | {"threads": str(torch.get_num_threads()), "minutes each": str(given.minutes)}
+    show(f"Validation of {given.train}, {len(task.validation)} questions", shown, about)
+    write(given.json, {"rows": rows, "machine": about})
+
+
+def _without(name: str, task: SequenceTask, seconds: float) -> dict[str, float]:
+    change_network, change_schedule, _ = PARTS.get(name, (_as_it_is, _as_planned, _always))
+    # What validates takes no part in the decay either.
+    data = task.data._replace(final_stops=task.data.stops)
+    vocabulary = task.encoded.vocabulary
+    torch.manual_seed(0)
+    network = build_network(recipe.network_config(data, vocabulary, task.has_history, seconds), vocabulary)
+    change_network(network)
+    data, schedule = change_schedule(data, recipe.training_config(data, vocabulary, seconds, seed=0))
+
+    def validate(trained: Recommender) -> float:
+        return ranking_metrics(model_ranks(trained, data.timeline, task.validation))["mrr_20"]
+
+    report = train(network, data, schedule, validate)
+    found = ranking_metrics(model_ranks(network, data.timeline, task.validation))
+    return {**{metric: found[metric] for metric in METRICS}, "events/s": report.tokens_per_second}
+
+
+# How a network is made to do without a part
+
+
+def _no_copying(network: Recommender) -> None:
+    def training(self: Recommender, *_: object) -> None:
+        return None
+
+    def inference(self: Recommender, encoded: object, query: object, state: Tensor) -> tuple[Tensor, None]:
+        return state, None
+
+    network._copying = types.MethodType(training, network)  # type: ignore[method-assign]
+    network._copies = types.MethodType(inference, network)  # type: ignore[method-assign]
+
+
+def _no_time(network: Recommender) -> None:
+    def still(self: Recommender, days: Tensor) -> Turn:
+        return turn(torch.zeros_like(days)[..., None] * self.frequency)
+
+    network._turn = types.MethodType(still, network)  # type: ignore[method-assign]
+
+
+def _no_places(network: Recommender) -> None:
+    network.place_frequency.zero_()
+
+
+def _no_cosine(network: Recommender) -> None:
+    def unchanged(self: ItemTable, own: Tensor, content: Tensor) -> Tensor:
+        return own + self._bags(content) if self.content.shape[1] else own
+
+    def direction(self: Recommender, state: Tensor) -> Tensor:
+        return state
+
+    network.items._unit = types.MethodType(unchanged, network.items)  # type: ignore[method-assign]
+    network._direction = types.MethodType(direction, network)  # type: ignore[method-assign]
+
+
+def _as_it_is(network: Recommender) -> None:
+    return
+
+
+# How a training is made to do without a part
+
+
+def _no_decay(data: TrainingData, schedule: TrainingConfig) -> tuple[TrainingData, TrainingConfig]:
+    return data, replace(schedule, decay=0.01)
+
+
+def _no_freshness(data: TrainingData, schedule: TrainingConfig) -> tuple[TrainingData, TrainingConfig]:
+    return data._replace(freshness=None), schedule
+
+
+def _few_negatives(data: TrainingData, schedule: TrainingConfig) -> tuple[TrainingData, TrainingConfig]:
+    return data, replace(schedule, negatives=256)
+
+
+def _as_planned(data: TrainingData, schedule: TrainingConfig) -> tuple[TrainingData, TrainingConfig]:
+    return data, schedule
+
+
+def _always(task: SequenceTask) -> bool:
+    return True
+
+
+PARTS: dict[str, tuple[Network, Schedule, Callable[[SequenceTask], bool]]] = {
+    "copying": (_no_copying, _as_planned, lambda task: task.has_history or recipe.sessions_repeat(task.data)),
+    "time in attention": (_no_time, _as_planned, lambda task: task.has_history),
+    "places in attention": (_no_places, _as_planned, _always),
+    "cosine": (_no_cosine, _as_planned, _always),
+    "the decay": (_as_it_is, _no_decay, _always),
+    "freshness in the decay": (_as_it_is, _no_freshness, lambda task: task.data.freshness is not None),
+    "2,048 negatives (256)": (_as_it_is, _few_negatives, lambda task: len(task.encoded.vocabulary) > 10_000),
+}
+
+
+if __name__ == "__main__":
+    main()
