@@ -68,14 +68,17 @@ def log_epoch(run_id: str, epoch: int, figures: dict[str, float]) -> None:
         client().log_metric(run_id, f"epoch_{name}", value, step=epoch)
 
 
-def epochs_of_latest() -> tuple[str, list[tuple[float, float]]]:
-    """The run that started last, with the loss and the validation measure of each epoch it has logged so far."""
+def epochs_of_latest() -> tuple[str, list[tuple[float, float | None]]]:
+    """The run that started last, with the loss and, where there was one, the validation of each epoch so far."""
     found = client().search_runs([experiment_id()], order_by=["attributes.start_time DESC"], max_results=1)
     if not found:
         return "", []
     run_id: str = found[0].info.run_id
-    losses, measures = (client().get_metric_history(run_id, f"epoch_{name}") for name in ("loss", "validation"))
-    return run_id, [(loss.value, measure.value) for loss, measure in zip(losses, measures, strict=False)]
+    losses, measures = (
+        {point.step: point.value for point in client().get_metric_history(run_id, f"epoch_{name}")}
+        for name in ("loss", "validation")
+    )
+    return run_id, [(loss, measures.get(epoch)) for epoch, loss in sorted(losses.items())]
 
 
 def log_model(run_id: str, folder: Path) -> None:

@@ -125,7 +125,8 @@ class Walk:
             key = ("epoch", run_id, str(number))
             if key not in self._seen:
                 self._seen.add(key)
-                self._say(f"  epoch {number}: loss {loss:.3f}, MRR@20 on validation {measure:.4f}")
+                judged = f"MRR@20 on validation {measure:.4f}" if measure is not None else "not validated"
+                self._say(f"  epoch {number}: loss {loss:.3f}, {judged}")
 
     def _say(self, line: str) -> None:
         self.console.print(f"  {datetime.now(UTC):%H:%M:%S}  {line}", soft_wrap=True)
