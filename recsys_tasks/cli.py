@@ -82,6 +82,9 @@ def _parser() -> argparse.ArgumentParser:
     train = _add(verbs, "train", _train, "train on a snapshot, evaluate, register as challenger")
     train.add_argument("--snapshot", help="default: the latest")
 
+    reproduce = _add(verbs, "reproduce", _reproduce, "do a run's training again, and compare the metrics")
+    reproduce.add_argument("run_id", help="of an MLflow run of the verb train")
+
     promote = _add(verbs, "promote", _promote, "take a version through the gate onto the endpoints")
     promote.add_argument("--version", help="default: the challenger")
 
@@ -214,7 +217,8 @@ def _validate(given: argparse.Namespace) -> None:
 def _features(given: argparse.Namespace) -> None:
     from recsys_tasks.steps import featuring
 
-    _show(given, vars(featuring.build_features(given.cutoff, given.known)))
+    built = featuring.build_features(given.cutoff, given.known)
+    _show(given, {**vars(built), "files": len(built.files)})
 
 
 def _train(given: argparse.Namespace) -> None:
@@ -226,13 +230,23 @@ def _train(given: argparse.Namespace) -> None:
     _show(given, {"run_id": run_id, "version": version, **{name: row["mrr_20"] for name, row in table.items()}})
 
 
+def _reproduce(given: argparse.Namespace) -> None:
+    from recsys_tasks.steps import training
+
+    run_id, metrics = training.reproduce(given.run_id)
+    differing = sorted(name for name, (then, now) in metrics.items() if then != now)
+    _show(given, {"run_id": run_id, **{name: f"{then:.6f}, again {now:.6f}" for name, (then, now) in metrics.items()}})
+    if differing:
+        raise RecsysError(f"Run {run_id} does not come to the figures of {given.run_id} in {', '.join(differing)}")
+
+
 def _promote(given: argparse.Namespace) -> None:
     from recsys_tasks.steps import promoting
 
     number, folder = promoting.build(given.version)
     decision = promoting.judge(number, folder)
     if not decision.promote:
-        raise RecsysError(f"Version {number} is refused: {'; '.join(decision.reasons)}")
+        raise RecsysError("\n  ".join([f"Version {number} is refused", *decision.reasons]))
     promoting.activate(number, folder, decision.reasons, f"{getpass.getuser()} by hand", decision.as_dict())
     _show(given, {"version": number, "bundle": folder.name, "reasons": decision.reasons})
 

@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
-from importlib.metadata import version
+from importlib.metadata import distributions, version
 from pathlib import Path
+from typing import Any
 
 import mlflow
+import pandas as pd
+from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
 from mlflow.types.schema import Array
 
+from recsys_tasks.errors import InputError
 from recsys_tasks.evaluation.comparison import Comparison
 from recsys_tasks.evaluation.gate import Decision
 from recsys_tasks.features.snapshot import Snapshot
+from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.names import CHALLENGER, REGISTERED_MODEL
 from recsys_tasks.registry.tracking import client, experiment_id
 from recsys_tasks.registry.versions import MODEL_FILES, Version
+from recsys_tasks.serving.bundle import VOCABULARY
 
 _PYFUNC = Path(__file__).with_name("pyfunc_model.py")
 _SCHEMA_ROWS = 1_000
+_SYSTEM = "system"  # MLflow's own metrics of the machine
 _INPUT = Schema(
     [
         ColSpec(Array(DataType.string), "history"),
@@ -34,10 +44,16 @@ _INPUT = Schema(
 _OUTPUT = Schema([ColSpec(Array(DataType.string), "item_ids"), ColSpec(Array(DataType.double), "scores")])
 
 
-def start_run(snapshot: Snapshot, parameters: dict[str, object], tags: dict[str, str]) -> str:
-    """Opens a run with its parameters, its tags and its snapshot as the logged data set; returns its id."""
+@contextmanager
+def start_run(snapshot: Snapshot, parameters: dict[str, object], tags: dict[str, str]) -> Iterator[str]:
+    """A run that is open as long as the context, with what the machine does meanwhile; yields its id.
+
+    It has its parameters, tags, the packages it runs with, and its snapshot as the logged data set. It fails with what
+    is raised within.
+    """
     client()
-    with mlflow.start_run(experiment_id=experiment_id(), run_name=f"train {snapshot.snapshot_id}") as run:
+    name = f"train {snapshot.snapshot_id}"
+    with mlflow.start_run(experiment_id=experiment_id(), run_name=name, log_system_metrics=True) as run:
         mlflow.log_params(parameters)
         mlflow.set_tags(
             {
@@ -56,10 +72,9 @@ def start_run(snapshot: Snapshot, parameters: dict[str, object], tags: dict[str,
         mlflow.log_input(dataset, context="training")
         counts = {name: value for name, value in asdict(snapshot).items() if isinstance(value, int)}
         mlflow.log_params({f"snapshot_{name}": value for name, value in counts.items()})
-        run_id: str = run.info.run_id
-    # The run stays open until its model is there.
-    client().update_run(run_id, status="RUNNING")
-    return run_id
+        installed = sorted(f"{found.name}=={found.version}" for found in distributions())
+        mlflow.log_text("\n".join(installed) + "\n", "environment.txt")
+        yield run.info.run_id
 
 
 def log_epoch(run_id: str, epoch: int, figures: dict[str, float]) -> None:
@@ -81,17 +96,46 @@ def epochs_of_latest() -> tuple[str, list[tuple[float, float | None]]]:
     return run_id, [(loss, measures.get(epoch)) for epoch, loss in sorted(losses.items())]
 
 
+def log_training(run_id: str, figures: dict[str, float], again: dict[str, Any]) -> None:
+    """Adds figures of a whole training, and what is needed to do it again; see `training_of`."""
+    for name, value in figures.items():
+        client().log_metric(run_id, name, value)
+    client().log_dict(run_id, again, "training.json")
+
+
+def training_of(run_id: str) -> dict[str, Any]:
+    """What `log_training` added.
+
+    Raises:
+        InputError: there is no such run, or it did not come that far.
+    """
+    client()
+    try:
+        text = mlflow.artifacts.load_text(f"runs:/{run_id}/training.json")
+    except MlflowException as error:
+        raise InputError(f"Run {run_id} cannot be done again: {error}") from error
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
 def log_model(run_id: str, folder: Path) -> None:
     """Keeps the model's files, and the same files as a pyfunc model with a signature."""
     client().log_artifacts(run_id, str(folder), MODEL_FILES)
-    with mlflow.start_run(run_id=run_id):
-        mlflow.pyfunc.log_model(
-            name="model",
-            python_model=str(_PYFUNC),
-            artifacts={"network": str(folder)},
-            signature=ModelSignature(_INPUT, _OUTPUT),
-            pip_requirements=[f"{name}=={version(name)}" for name in ("numpy", "onnxruntime", "pandas")],
-        )
+    mlflow.pyfunc.log_model(
+        name="model",
+        python_model=str(_PYFUNC),
+        artifacts={"network": str(folder)},
+        signature=ModelSignature(_INPUT, _OUTPUT),
+        input_example=_example(folder),
+        pip_requirements=[f"{name}=={version(name)}" for name in ("numpy", "onnxruntime", "pandas")],
+    )
+
+
+def _example(folder: Path) -> pd.DataFrame:
+    """A request of somebody who did something with the two items that are most common."""
+    items = list(Vocabulary.load(folder / VOCABULARY).item_ids[:2])
+    row = {"history": items, "history_times": [1.5e9, 1.5e9], "session": items[:1], "now": 1.6e9, "k": 5}
+    return pd.DataFrame([row])
 
 
 def log_evaluation(run_id: str, table: dict[str, dict[str, float]]) -> None:
@@ -123,7 +167,7 @@ def evaluation_of(run_id: str) -> dict[str, dict[str, float]]:
     table: dict[str, dict[str, float]] = {}
     for name, value in client().get_run(run_id).data.metrics.items():
         model, _, metric = name.rpartition("/")
-        if model:
+        if model and model != _SYSTEM:
             table.setdefault(model, {})[metric] = value
     return table
 
@@ -146,11 +190,6 @@ def register(run_id: str) -> Version:
         number = str(made.version)
     found.set_registered_model_alias(REGISTERED_MODEL, CHALLENGER, number)
     return Version(number, run_id, snapshot_id)
-
-
-def finish_run(run_id: str, status: str) -> None:
-    """Closes a run as FINISHED or FAILED."""
-    client().set_terminated(run_id, status)
 
 
 def log_comparison(run_id: str, champion: str, comparison: Comparison) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -30,11 +32,13 @@ from recsys_tasks.evaluation.protocol import (
 from recsys_tasks.evaluation.report import Report, report
 from recsys_tasks.evaluation.segments import segments
 from recsys_tasks.features.encoding import EncodedSnapshot, encode_snapshot, snapshot_vocabulary
+from recsys_tasks.features.snapshot import Snapshot
+from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.model import recipe
 from recsys_tasks.model.export import export_graphs, verify_graphs
 from recsys_tasks.model.files import TrainedModel, load_model, save_model, warm_start
-from recsys_tasks.model.network import Recommender
-from recsys_tasks.model.training import TrainingData, build_network, train
+from recsys_tasks.model.network import NetworkConfig, Recommender
+from recsys_tasks.model.training import Plan, TrainingConfig, TrainingData, TrainingReport, build_network, train
 from recsys_tasks.model.windows import freshness, training_stops
 from recsys_tasks.names import CHAMPION
 from recsys_tasks.registry import runs, versions
@@ -43,66 +47,120 @@ from recsys_tasks.settings import settings
 from recsys_tasks.steps.featuring import snapshot
 
 log = logging.getLogger(__name__)
+SCRATCH = "scratch"
 _VALIDATION_QUESTIONS = 1_500
+_NOTHING: Mapping[str, str] = {}
 
 
 def train_model(snapshot_id: str | None = None) -> str:
     """Trains on a snapshot, from the champion's weights where there is a champion; the id of the MLflow run."""
-    chosen, source = settings(), snapshot(snapshot_id)
+    chosen = settings()
     if chosen.training_threads:
         torch.set_num_threads(chosen.training_threads)
-    vocabulary = snapshot_vocabulary(source)
-    encoded = encode_snapshot(source, vocabulary)
-    data = _training_data(encoded)
-    torch.manual_seed(chosen.seed)
-    config = recipe.network_config(data, vocabulary, history=True, seconds=chosen.training_seconds)
-    schedule = recipe.training_config(data, vocabulary, chosen.training_seconds, chosen.seed)
+    task = _task(snapshot(snapshot_id))
+    config = recipe.network_config(task.data, task.vocabulary, history=True, seconds=chosen.training_seconds)
+    schedule = recipe.training_config(task.data, task.vocabulary, chosen.training_seconds, chosen.seed)
     schedule = replace(schedule, epochs=chosen.training_epochs)
     found = _champion()
     if found is None:
-        started_from, network = "scratch", build_network(config, vocabulary)
-    else:
-        started_from, champion = found
-        network = build_network(recipe.in_the_sizes_of(champion.network.config, config), vocabulary)
-        shared = warm_start(network, vocabulary, champion)
-        # It goes on from a good place: a small rate keeps what the champion knows.
-        schedule = replace(schedule, epochs=1, seconds=chosen.incremental_seconds, rate=schedule.rate / 4)
-        known = f"{shared} of {len(vocabulary)} items"
-        log.info("Going on from champion version %s, which knows %s", started_from, known)
+        return _fit(task, _fresh_network(config, task, chosen.seed), schedule, SCRATCH)
+    number, champion = found
+    network = _fresh_network(recipe.in_the_sizes_of(champion.network.config, config), task, chosen.seed)
+    known = warm_start(network, task.vocabulary, champion)
+    log.info("Going on from version %s, which knows %d of %d items", number, known, len(task.vocabulary))
+    # It goes on from a good place: a small rate keeps what the champion knows.
+    schedule = replace(schedule, epochs=1, seconds=chosen.incremental_seconds, rate=schedule.rate / 4)
+    return _fit(task, network, schedule, number)
+
+
+def reproduce(run_id: str) -> tuple[str, dict[str, tuple[float, float]]]:
+    """Does a run's training again: the same snapshot, seeds, threads, start and schedule.
+
+    Returns:
+        The new run's id, and for each metric of the evaluation what it was then and what it is now.
+
+    Raises:
+        InputError: the run, its snapshot or the version it started from is gone.
+    """
+    then = runs.training_of(run_id)
+    torch.set_num_threads(then["threads"])
+    task = _task(snapshot(client().get_run(run_id).data.tags["snapshot_id"]))
+    plan = Plan(**then["plan"])
+    schedule = replace(TrainingConfig(**then["schedule"]), plan=plan)
+    network = _fresh_network(load_run_model(run_id).network.config, task, schedule.seed)
+    if then["started_from"] != SCRATCH:
+        started_from = versions.version_by_number(then["started_from"])
+        warm_start(network, task.vocabulary, load_run_model(started_from.run_id))
+    again = _fit(task, network, schedule, then["started_from"], {"reproduces": run_id})
+    before, now = runs.evaluation_of(run_id)["test"], evaluate_run(again)["test"]
+    return again, {metric: (before[metric], now[metric]) for metric in before}
+
+
+class _Task(NamedTuple):
+    """A snapshot as training takes it."""
+
+    source: Snapshot
+    encoded: EncodedSnapshot
+    vocabulary: Vocabulary
+    data: TrainingData
+
+
+def _task(source: Snapshot) -> _Task:
+    vocabulary = snapshot_vocabulary(source)
+    encoded = encode_snapshot(source, vocabulary)
+    return _Task(source, encoded, vocabulary, _training_data(encoded))
+
+
+def _fresh_network(config: NetworkConfig, task: _Task, seed: int) -> Recommender:
+    torch.manual_seed(seed)
+    return build_network(config, task.vocabulary)
+
+
+def _fit(
+    task: _Task, network: Recommender, schedule: TrainingConfig, started_from: str, tags: Mapping[str, str] = _NOTHING
+) -> str:
+    """Trains a network as a run of its own, which gets the figures and the model; the run's id."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     parameters = {
-        **asdict(schedule),
+        **{name: value for name, value in asdict(schedule).items() if name != "plan"},
         **{f"network_{name}": value for name, value in asdict(network.config).items()},
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "threads": torch.get_num_threads(),
         "device": str(device),
     }
-    run_id = runs.start_run(source, parameters, {"started_from": started_from})
-    try:
-        asked = questions(encoded, VALIDATION, _VALIDATION_QUESTIONS)
+    asked = questions(task.encoded, VALIDATION, _VALIDATION_QUESTIONS)
 
-        def measure(trained: Recommender) -> float:
-            return ranking_metrics(model_ranks(trained, encoded.timeline, asked))[PRIMARY]
+    def measure(trained: Recommender) -> float:
+        return ranking_metrics(model_ranks(trained, task.encoded.timeline, asked))[PRIMARY]
 
-        report = train(
+    with runs.start_run(task.source, parameters, {"started_from": started_from, **tags}) as run_id:
+        found = train(
             network.to(device),
-            data,
+            task.data,
             schedule,
             measure,
             lambda epoch, figures: runs.log_epoch(run_id, epoch, figures),
-            chosen.home / "checkpoints" / f"{source.snapshot_id}-{started_from}.pt",
+            settings().home / "checkpoints" / f"{task.source.snapshot_id}-{started_from}.pt",
         )
-        runs.log_epoch(run_id, report.best_epoch, {"tokens_per_second": report.tokens_per_second})
+        _log_training(run_id, found, schedule, started_from)
         with tempfile.TemporaryDirectory() as folder:
-            save_model(TrainedModel(network.cpu(), vocabulary), Path(folder))
+            save_model(TrainedModel(network.cpu(), task.vocabulary), Path(folder))
             export_graphs(network, Path(folder))
             verify_graphs(network, Path(folder))
             runs.log_model(run_id, Path(folder))
-    except BaseException:
-        runs.finish_run(run_id, "FAILED")
-        raise
-    runs.finish_run(run_id, "FINISHED")
     return run_id
+
+
+def _log_training(run_id: str, found: TrainingReport, schedule: TrainingConfig, started_from: str) -> None:
+    figures = {name: float(getattr(found, name)) for name in ("best_epoch", "steps", "tokens_per_second")}
+    again = {
+        "schedule": {name: value for name, value in asdict(schedule).items() if name != "plan"},
+        "plan": asdict(found.plan),
+        "stopped_by": found.stopped_by,
+        "started_from": started_from,
+        "threads": torch.get_num_threads(),
+    }
+    runs.log_training(run_id, figures, again)
 
 
 def _champion() -> tuple[str, TrainedModel] | None:
