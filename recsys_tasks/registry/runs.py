@@ -89,11 +89,16 @@ def epochs_of_latest() -> tuple[str, list[tuple[float, float | None]]]:
     if not found:
         return "", []
     run_id: str = found[0].info.run_id
+    return run_id, epochs_of(run_id)
+
+
+def epochs_of(run_id: str) -> list[tuple[float, float | None]]:
+    """The loss and, where there was one, the validation of each epoch of a run."""
     losses, measures = (
         {point.step: point.value for point in client().get_metric_history(run_id, f"epoch_{name}")}
         for name in ("loss", "validation")
     )
-    return run_id, [(loss, measures.get(epoch)) for epoch, loss in sorted(losses.items())]
+    return [(loss, measures.get(epoch)) for epoch, loss in sorted(losses.items())]
 
 
 def log_training(run_id: str, figures: dict[str, float], again: dict[str, Any]) -> None:
@@ -151,6 +156,11 @@ def log_report(run_id: str, report: dict[str, object], text: str) -> None:
     """Adds the evaluation with confidence intervals and segments, as JSON and as Markdown."""
     client().log_dict(run_id, report, "segments.json")
     client().log_text(run_id, text, "evaluation.md")
+
+
+def log_files(run_id: str, folder: Path) -> None:
+    """Adds the files of a folder."""
+    client().log_artifacts(run_id, str(folder))
 
 
 def log_calibration(run_id: str, figures: dict[str, object], picture: Path) -> None:

@@ -14,9 +14,12 @@ import torch
 from recsys_tasks.errors import InputError, OtherModelFormat
 from recsys_tasks.evaluation.baselines import FITS
 from recsys_tasks.evaluation.calibration import purchase_intents, reliability
+from recsys_tasks.evaluation.card import model_card
 from recsys_tasks.evaluation.comparison import Comparison, compare
+from recsys_tasks.evaluation.examples import examples
 from recsys_tasks.evaluation.gate import PRIMARY, Table
 from recsys_tasks.evaluation.metrics import ranking_metrics
+from recsys_tasks.evaluation.pictures import draw_coverage, draw_curves, draw_segments
 from recsys_tasks.evaluation.protocol import (
     TEST,
     TRAINING,
@@ -182,7 +185,25 @@ def evaluate_run(run_id: str) -> Table:
     runs.log_evaluation(run_id, found.table)
     runs.log_report(run_id, found.as_dict(), found.as_markdown())
     _log_calibration(run_id, model, encoded)
+    _log_story(run_id, model, encoded, found)
     return found.table
+
+
+def _log_story(run_id: str, model: TrainedModel, encoded: EncodedSnapshot, found: Report) -> None:
+    """Adds pictures, examples and the model card to a run."""
+    run = client().get_run(run_id)
+    source = snapshot(run.data.tags["snapshot_id"])
+    scorer, skip = model_scorer(model.network, encoded.timeline), not model.network.config.sessions_repeat
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        draw_curves(runs.epochs_of(run_id), folder / "curves.png")
+        draw_segments(found, folder / "segments.png")
+        draw_coverage(found, folder / "coverage.png")
+        shown = examples(scorer, encoded, questions(encoded, TEST), skip)
+        (folder / "examples.md").write_text(shown, encoding="utf-8")
+        card = model_card(run_id, source, found, run.data.params)
+        (folder / "model_card.md").write_text(card, encoding="utf-8")
+        runs.log_files(run_id, folder)
 
 
 def compare_runs(run_id: str, rival_id: str, confidence: float) -> Comparison:

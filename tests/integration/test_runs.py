@@ -1,0 +1,153 @@
+"""What a training leaves in MLflow, that it can be done again, and what the gate makes of it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlflow
+import pytest
+from sqlalchemy import Engine, text
+
+from recsys_tasks.errors import InputError
+from recsys_tasks.names import CHAMPION, REGISTERED_MODEL
+from recsys_tasks.registry import runs, versions
+from recsys_tasks.registry.tracking import client
+from recsys_tasks.settings import settings
+from recsys_tasks.steps import featuring, promoting, training
+from recsys_tasks.warehouse import database_url, engine
+from tests.conftest import database, fresh_warehouse
+from tests.shops import fill
+
+RULES = """
+[baselines]
+names = ["popularity"]
+metrics = ["mrr_20"]
+[champion]
+metric = "mrr_20"
+confidence = 0.95
+least_gain = 0.0
+"""
+
+
+@dataclass(frozen=True)
+class Shop:
+    """A warehouse with a run whose model is registered as version 1."""
+
+    warehouse: Engine
+    run_id: str
+
+
+@pytest.fixture(scope="module")
+def shop(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+    home = tmp_path_factory.mktemp("runs")
+    (home / "gate.toml").write_text(RULES)
+    tracking = f"mlflow_{uuid.uuid4().hex[:12]}"
+    with fresh_warehouse(postgres) as warehouse, database(postgres, tracking), pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
+        for name, value in {
+            "HOME": home,
+            "WAREHOUSE_URL": warehouse.url.render_as_string(hide_password=False),
+            "MLFLOW_TRACKING_URI": warehouse.url.set(database=tracking).render_as_string(hide_password=False),
+            "MIN_ITEM_EVENTS": 1,
+            "TEST_SHARE": 0.2,
+            "TRAINING_EPOCHS": 8,
+            "INCREMENTAL_SECONDS": 3,
+            "GATE_RULES": home / "gate.toml",
+        }.items():
+            patch.setenv(f"RECSYS_{name}", str(value))
+        _forget_the_environment()
+        fill(warehouse)
+        featuring.build_features()
+        run_id = training.train_model()
+        training.evaluate_run(run_id)
+        training.register_run(run_id)
+        yield Shop(warehouse, run_id)
+        engine().dispose()
+    _forget_the_environment()
+
+
+def _forget_the_environment() -> None:
+    for cached in (settings, database_url, engine):
+        cached.cache_clear()
+
+
+def _text(run_id: str, name: str) -> str:
+    found: str = mlflow.artifacts.load_text(f"runs:/{run_id}/{name}")
+    return found
+
+
+def test_a_run_tells_its_story(shop: Shop) -> None:
+    run = client().get_run(shop.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.params["seed"] == "0"
+    assert run.inputs.dataset_inputs[0].dataset.digest == run.data.tags["snapshot_id"].rsplit("-", 1)[-1]
+    kept = {entry.path for entry in client().list_artifacts(shop.run_id)}
+    assert {"curves.png", "segments.png", "coverage.png", "calibration.png"} <= kept
+    assert {"evaluation.md", "examples.md", "model_card.md", "environment.txt", "training.json"} <= kept
+    assert "torch==" in _text(shop.run_id, "environment.txt")
+    card = _text(shop.run_id, "model_card.md")
+    assert run.data.tags["snapshot_id"] in card
+    assert f"reproduce {shop.run_id}" in card
+    shown = _text(shop.run_id, "examples.md")
+    assert shown.count("came next: Item ") == 6
+    assert "u1" not in shown
+
+
+def test_a_training_is_done_again_to_the_same_figures(shop: Shop) -> None:
+    again, metrics = training.reproduce(shop.run_id)
+    assert client().get_run(again).data.tags["reproduces"] == shop.run_id
+    assert len(metrics) > 10
+    assert all(then == now for then, now in metrics.values())
+
+
+def test_a_run_that_is_none_cannot_be_done_again(shop: Shop) -> None:
+    with pytest.raises(InputError, match="cannot be done again"):
+        training.reproduce("0" * 32)
+
+
+def test_the_gates_decision_is_in_the_run_the_version_and_the_warehouse(shop: Shop) -> None:
+    number, folder = promoting.build()
+    decision = promoting.judge(number, folder)
+    assert decision.promote, decision.reasons
+    assert client().get_model_version(REGISTERED_MODEL, number).tags["decision"] == "promote"
+    assert json.loads(_text(shop.run_id, "decision.json"))["promote"]
+    assert "mrr_20 above popularity" in _text(shop.run_id, "decision.md")
+
+    promoting.reject(number, decision.reasons, "somebody (7)", decision.as_dict())
+    with shop.warehouse.connect() as connection:
+        row = connection.execute(text("select * from promotions order by promotion_id desc limit 1")).one()
+    assert (row.model_version, row.decision, row.approved_by) == (number, "refused", None)
+    assert row.reasons[0] == "rejected by somebody (7)"
+    assert row.evidence["findings"][0]["kept"]
+
+
+def test_the_same_model_again_is_a_tie_and_the_champion_stays(shop: Shop) -> None:
+    first = versions.version_by_number("1")
+    versions.move_champion(first)
+    again, _ = training.reproduce(shop.run_id)
+    number = training.register_run(again)
+    decision = promoting.judge(*promoting.build(number))
+    assert not decision.promote
+    assert "a tie, the champion stays" in decision.reasons[0]
+    assert runs.evaluation_of(again)["champion"]["mrr_20"] == runs.evaluation_of(again)["test"]["mrr_20"]
+
+
+def test_a_champion_whose_files_were_deleted_leaves_the_decision_to_the_baselines(shop: Shop, tmp_path: Path) -> None:
+    next_run = training.train_model()
+    assert client().get_run(next_run).data.tags["started_from"] == "1"
+    number = training.register_run(next_run)
+    champion = versions.version_by_alias(CHAMPION)
+    assert champion is not None
+    files = Path(client().get_run(champion.run_id).info.artifact_uri.removeprefix("file://")) / versions.MODEL_FILES
+    shutil.move(files, tmp_path)
+    try:
+        decision = promoting.judge(*promoting.build(number))
+        assert any("not compared with champion version 1" in reason for reason in decision.reasons)
+        assert client().get_run(training.train_model()).data.tags["started_from"] == training.SCRATCH
+    finally:
+        shutil.move(tmp_path / versions.MODEL_FILES, files)
