@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from scipy import sparse
 
 from recsys_tasks.evaluation.protocol import Questions, Scorer
 from recsys_tasks.features.sequences import Timeline
-from recsys_tasks.model.neighbours import NeighbourConfig, SessionNeighbours, faded, sessions_by_items
-from recsys_tasks.model.recipe import training_events
+from recsys_tasks.model.neighbours import NeighbourConfig, SessionNeighbours, cosines, faded, sessions_by_items
+from recsys_tasks.model.recipe import session_events, training_events
 from recsys_tasks.model.training import TrainingData
 from recsys_tasks.names import FIRST_ITEM, ITEM_KNN, PERSONAL, POPULARITY, RECENT_POPULARITY, VMIS_KNN
 
@@ -51,11 +50,7 @@ def personal_frequency(data: TrainingData) -> Scorer:
 def item_neighbours(data: TrainingData) -> Scorer:
     """Item-kNN: cosine of the sessions that two items come in (Sarwar et al. 2001), summed over the session's items,
     recent ones more."""
-    held = sessions_by_items(*session_events(data), len(data.counts))
-    length = np.sqrt(np.maximum(np.asarray(held.sum(0)).ravel(), 1))
-    unit = held @ sparse.diags((1 / length).astype(np.float32))
-    similar = (unit.T @ unit).tocsr()
-    similar.setdiag(0)
+    similar = cosines(sessions_by_items(*session_events(data), len(data.counts)))
 
     def scores(asked: Questions) -> np.ndarray:
         tokens = session_tokens(data.timeline, asked, _SESSION_TOKENS)
@@ -82,16 +77,6 @@ FITS: dict[str, Callable[[TrainingData], Scorer]] = {
     ITEM_KNN: item_neighbours,
     VMIS_KNN: session_neighbours,
 }
-
-
-def session_events(data: TrainingData) -> tuple[np.ndarray, np.ndarray]:
-    """Sessions, numbered in the order of time, and items of the training events [N], repetitions included."""
-    timeline, events = data.timeline, training_events(data)
-    order = np.argsort(timeline.session_first_seconds, kind="stable")
-    number = np.empty(len(order), np.int64)
-    number[order] = np.arange(len(order))
-    known = events[timeline.item[events] >= FIRST_ITEM]
-    return number[timeline.session[known]], timeline.item[known]
 
 
 def session_tokens(timeline: Timeline, asked: Questions, count: int) -> np.ndarray:

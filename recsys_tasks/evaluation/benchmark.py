@@ -71,7 +71,8 @@ def fit(task: SequenceTask, model: str, seed: int, seconds: float) -> tuple[Scor
     config = recipe.network_config(task.data, vocabulary, task.has_history, seconds)
     if model == DECODER:
         config = replace(config, decoder_layers=config.encoder_layers + config.decoder_layers)
-    network = build_network(replace(config, recurrent=model == GRU), vocabulary)
+    config = replace(config, recurrent=model == GRU)
+    network = build_network(config, vocabulary, recipe.neighbours(task.data, config))
     schedule = recipe.training_config(task.data, vocabulary, seconds, seed)
     log.info("%s, %s", network.config, schedule)
     weight = 0.0

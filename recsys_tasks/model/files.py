@@ -78,6 +78,6 @@ def warm_start(network: Recommender, vocabulary: Vocabulary, champion: TrainedMo
             ours[name][to] = value[taken]
         elif name in ours and ours[name].shape == value.shape:
             ours[name] = value.clone()
-    ours["items.content"] = network.items.content
+    ours |= {f"items.{name}": getattr(network.items, name) for name in ("content", "neighbours")}
     network.load_state_dict(ours)
     return len(known)

@@ -48,6 +48,34 @@ class SessionNeighbours:
         return (_largest(asked @ self._sessions_of, self.config.nearest) @ self._items_of).tocsr()
 
 
+def nearest_items(session: np.ndarray, item: np.ndarray, items: int, count: int) -> np.ndarray:
+    """The items that come in the same sessions most, by cosine [V, count]; 0 where an item has fewer.
+
+    Of events [N]; how many item numbers there are.
+    """
+    nearest = np.zeros((items, count), np.int64)
+    if not count:
+        return nearest
+    similar = cosines(sessions_by_items(session, item, items)).tocoo()
+    order = np.lexsort((similar.col, -similar.data, similar.row))
+    row, column = similar.row[order], similar.col[order]
+    place = np.arange(len(row)) - np.searchsorted(row, row)
+    best = place < count
+    nearest[row[best], place[best]] = column[best]
+    return nearest
+
+
+def cosines(held: sparse.csr_matrix) -> sparse.csr_matrix:
+    """Cosines of the sessions that two items come in [V, V], of which items each session holds [S, V]; none with
+    itself."""
+    length = np.sqrt(np.maximum(np.asarray(held.sum(0)).ravel(), 1))
+    unit = held @ sparse.diags((1 / length).astype(np.float32))
+    similar = (unit.T @ unit).tocsr()
+    similar.setdiag(0)
+    similar.eliminate_zeros()
+    return similar
+
+
 def sessions_by_items(session: np.ndarray, item: np.ndarray, items: int) -> sparse.csr_matrix:
     """Which sessions hold which items [S, V], of events [N]: 1 also where an item comes twice."""
     shape = (int(session.max(initial=-1)) + 1, items)

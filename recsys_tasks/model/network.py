@@ -38,6 +38,7 @@ MASKED = -1e4  # finite, so that a row in which nothing is allowed still has a g
 _DAYS = (1.0, 1500.0)  # periods of the time angles
 _PLACES = (6.0, 600.0)  # periods of the place angles
 _TEMPERATURE = 12.0  # where τ begins
+_NEARNESS, _DROPPED_NEIGHBOURS = 0.5, 0.3  # where the neighbours' part begins, and how many training leaves out
 _NEGLIGIBLE = 1e-30
 
 
@@ -51,6 +52,7 @@ class NetworkConfig:
         sessions_repeat: whether an item may come twice in a session.
         query_words: how many words of a search are read; 0 where nothing is searched.
         recurrent: a decoder of recurrent units instead of attention, which cannot read a history.
+        neighbours: how many items that come in the same sessions take part in an item's vector.
         local_tokens: in training a token sees at least this many of its session before it.
     """
 
@@ -68,6 +70,7 @@ class NetworkConfig:
     dropout: float = 0.0
     places: int = 64
     local_tokens: int = 64
+    neighbours: int = 0
     age_rank: int = 8
 
 
@@ -143,16 +146,21 @@ class Loss(NamedTuple):
 
 
 class ItemTable(nn.Module):
-    """An item's vector is its own plus its content's; the same table reads items and scores them.
+    """An item's vector is its own plus its content's plus its neighbours'; the same table reads items and scores them.
 
-    Content are tokens of title, categories and attributes, so that an item that was never trained on has a vector.
+    Content are tokens of title, categories and attributes, so that an item that was never trained on has a vector. Of
+    its neighbours an item takes part of their mean, one layer of LightGCN (He et al. 2020).
     """
 
     content: Tensor
+    neighbours: Tensor
 
-    def __init__(self, config: NetworkConfig, content: Tensor, log_share: Tensor) -> None:
+    def __init__(self, config: NetworkConfig, content: Tensor, log_share: Tensor, neighbours: Tensor) -> None:
         super().__init__()
         self.register_buffer("content", content)  # [V, A], 0 where an item has fewer tokens
+        self.register_buffer("neighbours", neighbours)  # [V, G], 0 where an item has fewer
+        if config.neighbours:
+            self.nearness = nn.Parameter(torch.tensor(_NEARNESS))
         self.own = nn.Embedding(config.items, config.width)
         self.bias = nn.Parameter(log_share.clone())  # [V]
         terms = 1.0
@@ -164,22 +172,26 @@ class ItemTable(nn.Module):
 
     def forward(self, item: Tensor) -> Tensor:
         """Unit vectors [..., D] of items [...]."""
-        return self._unit(self.own(item), self.content[item])
+        return self._unit(self.own(item), self.content[item], self.neighbours[item])
 
     def matrix(self) -> Tensor:
         """Unit vectors of all items [V, D]."""
-        return self._unit(self.own.weight, self.content)
+        return self._unit(self.own.weight, self.content, self.neighbours)
 
     def read(self, tokens: Tensor) -> Tensor:
         """Unit vectors [..., D] of content alone [..., A]: of an item that is not in the vocabulary, or of a query."""
-        return F.normalize(self._bags(tokens), dim=-1)
+        return F.normalize(_sums(tokens, self.of_content.weight), dim=-1)
 
-    def _unit(self, own: Tensor, content: Tensor) -> Tensor:
-        return F.normalize(own + self._bags(content) if self.content.shape[1] else own, dim=-1)
-
-    def _bags(self, tokens: Tensor) -> Tensor:
-        bags = F.embedding_bag(tokens.flatten(0, -2), self.of_content.weight, mode="sum", padding_idx=0)
-        return bags.unflatten(0, tokens.shape[:-1])
+    def _unit(self, own: Tensor, content: Tensor, neighbours: Tensor) -> Tensor:
+        vectors = own
+        if self.content.shape[1]:
+            vectors = vectors + _sums(content, self.of_content.weight)
+        if self.neighbours.shape[1]:
+            if self.training:
+                neighbours = neighbours * (torch.rand(neighbours.shape, device=own.device) > _DROPPED_NEIGHBOURS)
+            present = (neighbours > 0).sum(-1, keepdim=True).clamp(min=1)
+            vectors = vectors + self.nearness * _sums(neighbours, self.own.weight) / present
+        return F.normalize(vectors, dim=-1)
 
 
 class Recommender(nn.Module):
@@ -188,12 +200,12 @@ class Recommender(nn.Module):
     frequency: Tensor
     place_frequency: Tensor
 
-    def __init__(self, config: NetworkConfig, content: Tensor, log_share: Tensor) -> None:
+    def __init__(self, config: NetworkConfig, content: Tensor, log_share: Tensor, neighbours: Tensor) -> None:
         super().__init__()
         self.config = config
         width = config.width
         sizes = (width, config.heads, config.expansion, config.dropout)
-        self.items = ItemTable(config, content, log_share)
+        self.items = ItemTable(config, content, log_share, neighbours)
         self.kind = _table(max(EVENT_TYPE_CODES.values()) + 1, width)
         self.hour, self.weekday = _table(24, width), _table(7, width)
         self.gap, self.session_gap = _table(GAP_BUCKETS, width), _table(GAP_BUCKETS, width)
@@ -448,6 +460,12 @@ class Sample(NamedTuple):
 
     items: Tensor
     log_expected: Tensor
+
+
+def _sums(numbers: Tensor, table: Tensor) -> Tensor:
+    """Sums [..., D] of the rows [..., N] of a table; 0 is none."""
+    sums = F.embedding_bag(numbers.flatten(0, -2), table, mode="sum", padding_idx=0)
+    return sums.unflatten(0, numbers.shape[:-1])
 
 
 def _before(past: Past) -> Tensor:

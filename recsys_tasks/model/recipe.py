@@ -9,6 +9,7 @@ import numpy as np
 
 from recsys_tasks.features.sequences import MAX_TOKENS
 from recsys_tasks.features.vocabulary import Vocabulary
+from recsys_tasks.model.neighbours import nearest_items
 from recsys_tasks.model.network import NetworkConfig
 from recsys_tasks.model.training import TrainingConfig, TrainingData
 from recsys_tasks.model.windows import events_until
@@ -19,6 +20,7 @@ _BATCHES_AN_EPOCH = 200
 _EVENTS_A_SECOND, _EVENTS_A_SECOND_WITH_HISTORY = 20_000, 8_000
 _ENOUGH_PASSES = 10
 _FULL_SOFTMAX_ITEMS = 10_000
+_NEIGHBOURS = 6
 _SIZES = ("history", "width", "heads", "encoder_layers", "decoder_layers", "expansion", "places", "age_rank")
 
 
@@ -38,6 +40,7 @@ def network_config(data: TrainingData, vocabulary: Vocabulary, history: bool, se
         decoder_layers=2 if large else 1,
         dropout=dropout(events) * min(1.0, passes / _ENOUGH_PASSES),
         places=MAX_TOKENS,
+        neighbours=0 if history else _NEIGHBOURS,
     )
 
 
@@ -56,6 +59,11 @@ def training_config(data: TrainingData, vocabulary: Vocabulary, seconds: float, 
         rate=2e-3,
         seed=seed,
     )
+
+
+def neighbours(data: TrainingData, config: NetworkConfig) -> np.ndarray:
+    """Neighbours of each item [V, config.neighbours], by the sessions that are trained on until the decay."""
+    return nearest_items(*session_events(data), len(data.counts), config.neighbours)
 
 
 def in_the_sizes_of(trained: NetworkConfig, config: NetworkConfig) -> NetworkConfig:
@@ -80,3 +88,13 @@ def dropout(events: int) -> float:
 def training_events(data: TrainingData) -> np.ndarray:
     """Indices of the events that are trained on until the decay."""
     return events_until(data.timeline.user_start[:-1], data.stops, len(data.timeline))
+
+
+def session_events(data: TrainingData) -> tuple[np.ndarray, np.ndarray]:
+    """Sessions, numbered in the order of time, and items of the training events [N], repetitions included."""
+    timeline, events = data.timeline, training_events(data)
+    order = np.argsort(timeline.session_first_seconds, kind="stable")
+    number = np.empty(len(order), np.int64)
+    number[order] = np.arange(len(order))
+    known = events[timeline.item[events] >= FIRST_ITEM]
+    return number[timeline.session[known]], timeline.item[known]

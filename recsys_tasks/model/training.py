@@ -109,11 +109,16 @@ class TrainingReport:
         return Plan(self.stable_steps, self.decay_events)
 
 
-def build_network(config: NetworkConfig, vocabulary: Vocabulary) -> Recommender:
-    """A fresh network for a vocabulary; its item biases start at the items' log shares of the training events."""
+def build_network(config: NetworkConfig, vocabulary: Vocabulary, neighbours: np.ndarray | None = None) -> Recommender:
+    """A fresh network for a vocabulary; its item biases start at the items' log shares of the training events.
+
+    `neighbours` are those of each item [V, config.neighbours]; without them there is room for them.
+    """
+    if neighbours is None:
+        neighbours = np.zeros((len(vocabulary), config.neighbours), np.int64)
     counts = np.maximum(vocabulary.all_counts(), 1)
     log_share = torch.from_numpy(np.log(counts / counts.sum())).float()
-    return Recommender(config, torch.from_numpy(vocabulary.content()), log_share)
+    return Recommender(config, torch.from_numpy(vocabulary.content()), log_share, torch.from_numpy(neighbours))
 
 
 def train(

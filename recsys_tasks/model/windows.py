@@ -13,7 +13,7 @@ from recsys_tasks.model.network import Events, Past, SessionInputs, Window
 from recsys_tasks.names import PADDING_ITEM
 
 Spans = tuple[np.ndarray, np.ndarray]
-_HALF_LIFE = 1 / 12
+_HALF_LIFE = 1 / 3
 
 
 def epoch_windows(
@@ -151,7 +151,7 @@ def events_until(starts: np.ndarray, stops: np.ndarray, count: int) -> np.ndarra
 
 
 def freshness(seconds: np.ndarray, stops: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """Chance of events [N], halved for each twelfth of the training events that come after them in time.
+    """Chance of events [N], halved for each third of the training events that come after them in time.
 
     Training events are those of each user from `starts` to `stops` [U].
     """

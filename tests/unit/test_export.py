@@ -1,16 +1,31 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from recsys_tasks.features.sequences import QUERY_WORDS
 from recsys_tasks.model.export import export_graphs, verify_graphs
-from recsys_tasks.model.files import TrainedModel, save_model
+from recsys_tasks.model.files import TrainedModel, load_model, save_model
 from recsys_tasks.model.training import build_network
 from recsys_tasks.names import VIEW
 from recsys_tasks.serving.bundle import Bundle, Histories
 from recsys_tasks.serving.engine import Action, Engine
 from tests.shops import small_config, vocabulary
+
+
+def test_a_model_with_neighbours_is_served_and_read_back(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    words = vocabulary()
+    nearest = np.roll(np.tile(np.arange(len(words)), (2, 1)), 1, 1).T.copy()
+    network = build_network(small_config(words, neighbours=2), words, nearest).eval()
+    alone = build_network(small_config(words, neighbours=2), words).eval()
+    alone.load_state_dict({**network.state_dict(), "items.neighbours": alone.items.neighbours})
+    assert not torch.allclose(network.items.matrix(), alone.items.matrix())
+    save_model(TrainedModel(network, words), tmp_path)
+    export_graphs(network, tmp_path)
+    assert verify_graphs(network, tmp_path) < 1e-4
+    assert torch.equal(load_model(tmp_path).network.items.matrix(), network.items.matrix())
 
 
 @pytest.mark.parametrize("query_words", [0, QUERY_WORDS])

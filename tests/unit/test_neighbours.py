@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys_tasks.model.neighbours import NeighbourConfig, SessionNeighbours
+from recsys_tasks.model.neighbours import NeighbourConfig, SessionNeighbours, nearest_items
 
 ITEMS = 12
 
@@ -54,3 +54,21 @@ def test_only_the_nearest_sessions_speak() -> None:
 def test_an_empty_session_has_no_neighbours() -> None:
     neighbours = SessionNeighbours(np.asarray([0, 0]), np.asarray([2, 3]), ITEMS, NeighbourConfig())
     assert neighbours.scores(np.zeros((2, 5), np.int64)).nnz == 0
+
+
+@given(sessions, st.integers(0, 6))
+def test_an_items_nearest_are_those_it_shares_most_sessions_with(log: list[list[int]], count: int) -> None:
+    session = np.repeat(np.arange(len(log)), [len(items) for items in log])
+    found = nearest_items(session, np.concatenate(log), ITEMS, count)
+    assert found.shape == (ITEMS, count)
+    held = [{number for number, items in enumerate(log) if item in items} for item in range(ITEMS)]
+    for item in range(ITEMS):
+        cosine = {
+            other: len(held[item] & held[other]) / np.sqrt(len(held[item]) * len(held[other]))
+            for other in range(ITEMS)
+            if other != item and held[item] & held[other]
+        }
+        best = sorted(cosine.values(), reverse=True)[:count]
+        named = found[item][found[item] > 0]
+        assert len(set(named.tolist())) == len(named) == len(best)
+        assert [cosine[other] for other in named.tolist()] == pytest.approx(best)
