@@ -61,7 +61,8 @@ def _without(name: str, task: SequenceTask, seconds: float) -> dict[str, float]:
     data = task.data._replace(final_stops=task.data.stops)
     vocabulary = task.encoded.vocabulary
     torch.manual_seed(0)
-    network = build_network(recipe.network_config(data, vocabulary, task.has_history, seconds), vocabulary)
+    config = recipe.network_config(data, vocabulary, task.has_history, seconds)
+    network = build_network(config, vocabulary, recipe.neighbours(data, config))
     change_network(network)
     data, schedule = change_schedule(data, recipe.training_config(data, vocabulary, seconds, seed=0))
 
@@ -98,14 +99,19 @@ def _no_places(network: Recommender) -> None:
     network.place_frequency.zero_()
 
 
+def _no_neighbours(network: Recommender) -> None:
+    network.items.neighbours.zero_()
+
+
 def _no_cosine(network: Recommender) -> None:
-    def unchanged(self: ItemTable, own: Tensor, content: Tensor) -> Tensor:
-        return own + self._bags(content) if self.content.shape[1] else own
+    def longer(self: ItemTable, own: Tensor, content: Tensor, neighbours: Tensor) -> Tensor:
+        # As long as the item's own part of it, so that its length can be learned again.
+        return ItemTable._unit(self, own, content, neighbours) * own.norm(dim=-1, keepdim=True)
 
     def direction(self: Recommender, state: Tensor) -> Tensor:
         return state
 
-    network.items._unit = types.MethodType(unchanged, network.items)  # type: ignore[method-assign]
+    network.items._unit = types.MethodType(longer, network.items)  # type: ignore[method-assign]
     network._direction = types.MethodType(direction, network)  # type: ignore[method-assign]
 
 
@@ -140,6 +146,7 @@ PARTS: dict[str, tuple[Network, Schedule, Callable[[SequenceTask], bool]]] = {
     "copying": (_no_copying, _as_planned, lambda task: task.has_history or recipe.sessions_repeat(task.data)),
     "time in attention": (_no_time, _as_planned, lambda task: task.has_history),
     "places in attention": (_no_places, _as_planned, _always),
+    "neighbours": (_no_neighbours, _as_planned, lambda task: not task.has_history),
     "cosine": (_no_cosine, _as_planned, _always),
     "the decay": (_as_it_is, _no_decay, _always),
     "freshness in the decay": (_as_it_is, _no_freshness, lambda task: task.data.freshness is not None),
