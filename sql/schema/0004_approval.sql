@@ -1,4 +1,3 @@
 -- Who let a model serve, and every number the gate saw, in the shape of `Decision.as_dict`.
-alter table promotions
-    add column approved_by text,
-    add column evidence jsonb;
+alter table promotions add column approved_by text;
+alter table promotions add column evidence jsonb;
