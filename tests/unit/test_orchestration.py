@@ -1,6 +1,9 @@
 import json
+import runpy
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from threading import Thread
 from types import SimpleNamespace
 
@@ -84,3 +87,34 @@ def test_an_alert_that_reaches_nobody_fails_nothing(monkeypatch: pytest.MonkeyPa
     settings.cache_clear()
     loop.on_failure({"reason": "task_failure", "dag": SimpleNamespace(dag_id="d"), "run_id": "r"})
     settings.cache_clear()
+
+
+@pytest.fixture
+def _person_approves(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("RECSYS_APPROVAL", "person")
+    settings.cache_clear()
+    yield
+    settings.cache_clear()
+
+
+@pytest.mark.usefixtures("_person_approves")
+def test_a_person_is_asked_between_the_gate_and_the_endpoints() -> None:
+    path = Path(__file__).parents[2] / "dags" / "promote_model.py"
+    promotion = runpy.run_path(str(path))["promote_model"]()
+    asked = promotion.get_task("approve")
+    assert promotion.get_task("judge").downstream_task_ids >= {"approve"}
+    assert asked.downstream_task_ids == {"activate"}
+    assert asked.defaults == ["Reject"]
+    assert asked.response_timeout == timedelta(hours=24)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "user", "expected"),
+    [
+        ("Approve", {"id": "7", "name": "somebody"}, (True, "somebody (7)")),
+        ("Reject", {"id": "7", "name": "somebody"}, (False, "somebody (7)")),
+        ("Reject", None, (False, "nobody within 24 hours")),
+    ],
+)
+def test_an_answer_says_whose_it_is(chosen: str, user: dict[str, str] | None, expected: tuple[bool, str]) -> None:
+    assert loop.read_answer({"chosen_options": [chosen], "responded_by_user": user}) == expected
