@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -88,8 +88,7 @@ def reproduce(run_id: str) -> tuple[str, dict[str, tuple[float, float]]]:
     then = runs.training_of(run_id)
     torch.set_num_threads(then["threads"])
     task = _task(snapshot(client().get_run(run_id).data.tags["snapshot_id"]))
-    plan = Plan(**then["plan"])
-    schedule = replace(TrainingConfig(**then["schedule"]), plan=plan)
+    schedule = TrainingConfig(**then["schedule"], plan=Plan(**then["plan"]))
     network = _fresh_network(load_run_model(run_id).network.config, task, schedule.seed)
     if then["started_from"] != SCRATCH:
         started_from = versions.version_by_number(then["started_from"])
@@ -125,7 +124,7 @@ def _fit(
     """Trains a network as a run of its own, which gets the figures and the model; the run's id."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     parameters = {
-        **{name: value for name, value in asdict(schedule).items() if name != "plan"},
+        **_without_plan(schedule),
         **{f"network_{name}": value for name, value in asdict(network.config).items()},
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "threads": torch.get_num_threads(),
@@ -154,10 +153,15 @@ def _fit(
     return run_id
 
 
+def _without_plan(schedule: TrainingConfig) -> dict[str, Any]:
+    """What a schedule was set to, not what an earlier training decided by the clock."""
+    return {name: value for name, value in asdict(schedule).items() if name != "plan"}
+
+
 def _log_training(run_id: str, found: TrainingReport, schedule: TrainingConfig, started_from: str) -> None:
     figures = {name: float(getattr(found, name)) for name in ("best_epoch", "steps", "tokens_per_second")}
     again = {
-        "schedule": {name: value for name, value in asdict(schedule).items() if name != "plan"},
+        "schedule": _without_plan(schedule),
         "plan": asdict(found.plan),
         "stopped_by": found.stopped_by,
         "started_from": started_from,
