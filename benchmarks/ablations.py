@@ -64,7 +64,7 @@ def _without(name: str, task: SequenceTask, seconds: float) -> dict[str, float]:
     config = recipe.network_config(data, vocabulary, task.has_history, seconds)
     network = build_network(config, vocabulary, recipe.neighbours(data, config))
     change_network(network)
-    data, schedule = change_schedule(data, recipe.training_config(data, vocabulary, seconds, seed=0))
+    data, schedule = change_schedule(data, recipe.training_config(data, vocabulary, task.has_history, seconds, seed=0))
 
     def validate(trained: Recommender) -> float:
         return ranking_metrics(model_ranks(trained, data.timeline, task.validation))["mrr_20"]

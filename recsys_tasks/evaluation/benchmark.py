@@ -73,7 +73,7 @@ def fit(task: SequenceTask, model: str, seed: int, seconds: float) -> tuple[Scor
         config = replace(config, decoder_layers=config.encoder_layers + config.decoder_layers)
     config = replace(config, recurrent=model == GRU)
     network = build_network(config, vocabulary, recipe.neighbours(task.data, config))
-    schedule = recipe.training_config(task.data, vocabulary, seconds, seed)
+    schedule = recipe.training_config(task.data, vocabulary, task.has_history, seconds, seed)
     log.info("%s, %s", network.config, schedule)
     weight = 0.0
 

@@ -26,8 +26,7 @@ _SIZES = ("history", "width", "heads", "encoder_layers", "decoder_layers", "expa
 
 def network_config(data: TrainingData, vocabulary: Vocabulary, history: bool, seconds: float) -> NetworkConfig:
     """Sizes for events, a vocabulary and a time: a smaller network where the time allows few passes."""
-    events = len(training_events(data))
-    passes = seconds * (_EVENTS_A_SECOND_WITH_HISTORY if history else _EVENTS_A_SECOND) / max(events, 1)
+    passes = _passes(data, history, seconds)
     large = passes >= _ENOUGH_PASSES
     return NetworkConfig(
         items=len(vocabulary),
@@ -38,14 +37,16 @@ def network_config(data: TrainingData, vocabulary: Vocabulary, history: bool, se
         width=128 if large else 64,
         heads=4 if large else 2,
         decoder_layers=2 if large else 1,
-        dropout=dropout(events) * min(1.0, passes / _ENOUGH_PASSES),
+        dropout=dropout(len(training_events(data))) * min(1.0, passes / _ENOUGH_PASSES),
         places=MAX_TOKENS,
         neighbours=0 if history else _NEIGHBOURS,
     )
 
 
-def training_config(data: TrainingData, vocabulary: Vocabulary, seconds: float, seed: int) -> TrainingConfig:
-    """A schedule for events, a vocabulary and a time."""
+def training_config(
+    data: TrainingData, vocabulary: Vocabulary, history: bool, seconds: float, seed: int
+) -> TrainingConfig:
+    """A schedule for events, a vocabulary and a time: a shorter decay where the time allows few passes."""
     events = len(training_events(data))
     sampled = len(vocabulary) > _FULL_SOFTMAX_ITEMS
     return TrainingConfig(
@@ -53,12 +54,19 @@ def training_config(data: TrainingData, vocabulary: Vocabulary, seconds: float, 
         seconds=seconds,
         patience=4,
         judge_after=500_000,
+        decay=0.35 if _passes(data, history, seconds) >= _ENOUGH_PASSES else 0.2,
         window=MAX_TOKENS,
         batch_tokens=int(np.clip(events // _BATCHES_AN_EPOCH, 128, 4096 if sampled else 2048)),
         negatives=2048 if sampled else 0,
         rate=2e-3,
         seed=seed,
     )
+
+
+def _passes(data: TrainingData, history: bool, seconds: float) -> float:
+    """How often a time is enough to go through the training events, roughly."""
+    a_second = _EVENTS_A_SECOND_WITH_HISTORY if history else _EVENTS_A_SECOND
+    return seconds * a_second / max(len(training_events(data)), 1)
 
 
 def neighbours(data: TrainingData, config: NetworkConfig) -> np.ndarray:

@@ -62,7 +62,7 @@ def train_model(snapshot_id: str | None = None) -> str:
         torch.set_num_threads(chosen.training_threads)
     task = _task(snapshot(snapshot_id))
     config = recipe.network_config(task.data, task.vocabulary, history=True, seconds=chosen.training_seconds)
-    schedule = recipe.training_config(task.data, task.vocabulary, chosen.training_seconds, chosen.seed)
+    schedule = recipe.training_config(task.data, task.vocabulary, True, chosen.training_seconds, chosen.seed)
     schedule = replace(schedule, epochs=chosen.training_epochs)
     found = _champion()
     if found is None:

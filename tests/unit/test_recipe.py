@@ -42,14 +42,16 @@ def test_more_events_never_have_more_dropout(some: int, others: int) -> None:
 @pytest.mark.parametrize(("items", "negatives"), [(5_000, 0), (50_000, 2048)])
 def test_large_catalogues_are_sampled(items: int, negatives: int) -> None:
     data = _data([1, 2, 3, 4], [0, 0, 1, 1])
-    assert recipe.training_config(data, _vocabulary(items), 60, 0).negatives == negatives
+    assert recipe.training_config(data, _vocabulary(items), False, 60, 0).negatives == negatives
 
 
-def test_little_time_makes_a_small_network_and_little_dropout() -> None:
+def test_little_time_makes_a_small_network_little_dropout_and_a_short_decay() -> None:
     data = _data([1, 2, 3, 4] * 500, [0, 0, 1, 1] * 500)
     hurried, patient = (recipe.network_config(data, _vocabulary(9), False, seconds) for seconds in (0.1, 60))
     assert hurried.width < patient.width
     assert hurried.dropout < patient.dropout
+    decays = [recipe.training_config(data, _vocabulary(9), False, seconds, 0).decay for seconds in (0.1, 60)]
+    assert decays[0] < decays[1]
 
 
 def test_a_network_for_new_data_can_have_the_sizes_of_a_trained_one() -> None:
@@ -64,7 +66,7 @@ def test_without_a_training_event_there_is_a_recipe_for_the_trainer_to_refuse() 
     data = _data([1, 2], [0, 0])
     nothing = data._replace(stops=data.timeline.user_start[:-1])
     network = build_network(recipe.network_config(nothing, _vocabulary(3), True, seconds=60), _vocabulary(3))
-    schedule = recipe.training_config(nothing, _vocabulary(3), 60, 0)
+    schedule = recipe.training_config(nothing, _vocabulary(3), False, 60, 0)
     with pytest.raises(NotEnoughData):
         train(network, nothing, schedule, lambda _: 0.0)
 
