@@ -1,6 +1,7 @@
 """The challenger through the gate and onto the endpoints."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from airflow.sdk import Param, dag, task
@@ -14,8 +15,10 @@ DOC = """
 Builds the challenger's bundle (ONNX graphs, histories, checksums, golden requests with their answers), compares it
 with the baselines and the champion on the same held-out sessions, and judges it by the rules of the gate
 (`recsys_tasks/evaluation/gate.toml`, or `RECSYS_GATE_RULES`). If it is good enough, and with
-`RECSYS_APPROVAL=person` somebody agrees under *Required actions*: puts the bundle on every endpoint of
-`RECSYS_ENDPOINT_URLS`, checks what they answer, and only then moves the alias `champion`.
+`RECSYS_APPROVAL=person` somebody agrees under *Required actions*: stages the bundle beside what serves, on every
+endpoint of `RECSYS_ENDPOINT_URLS`, each of which checks and measures it; with `RECSYS_SHADOW_SHARE` or
+`RECSYS_CANARY_SHARE` tries it there first; then lets it serve on all of them or on none, and moves the alias
+`champion`.
 
 **Reads** MLflow, the version's snapshot. **Writes** the endpoints, the aliases, the version's tags, a row of
 `promotions`, and the asset `champion`.
@@ -27,12 +30,80 @@ trigger it with `{"version": "7"}`. Back to the one before: `python -m recsys_ta
 ### When it fails
 The old champion serves everywhere, whatever failed.
 * `judge` is *skipped*: the gate refused; its log, `promotions.evidence` and the run's `decision.md` have every number.
-* `activate` is *skipped*: somebody rejected the version, or nobody answered in time; `promotions.reasons` says who.
+* `consent` is *skipped*: somebody rejected the version, or nobody answered in time; `promotions.reasons` says who.
 * `PushFailed`: an endpoint refused the bundle or answers otherwise than it should; those that had taken it were
   put back.
+* `watch_trial` fails with `TrialLost`: errors, slow answers or fewer clicks beside the champion; it is withdrawn.
 * `UnavailableError`: an endpoint does not answer; the task is tried again.
 * `ConfigurationError`: `RECSYS_ADMIN_TOKEN` differs from the endpoint's.
 """
+
+
+@task(multiple_outputs=False)
+@loop.step
+def build(params: Any = None, triggering_asset_events: Any = None) -> dict[str, Any]:
+    from recsys_tasks.steps import promoting
+
+    wanted = params["version"] or loop.from_event(triggering_asset_events, "version")
+    number, folder = promoting.build(wanted)
+    return {"version": number, "bundle": str(folder)}
+
+
+@task(multiple_outputs=False)
+@loop.step
+def judge(built: dict[str, Any]) -> dict[str, Any]:
+    from recsys_tasks.steps import promoting
+
+    decision = promoting.judge(built["version"], Path(built["bundle"]))
+    loop.note(f"version {built['version']}: {'; '.join(decision.reasons)}")
+    if not decision.promote:
+        raise AirflowSkipException(f"Version {built['version']} is refused: {'; '.join(decision.reasons)}")
+    evidence = {"evidence": decision.as_dict(), "shown": decision.as_markdown()}
+    return {**built, "reasons": decision.reasons, "approved_by": promoting.AUTOMATIC, **evidence}
+
+
+@task(multiple_outputs=False)
+@loop.step
+def consent(judged: dict[str, Any], answer: Any = None) -> dict[str, Any]:
+    from recsys_tasks.steps import promoting
+
+    yes, who = loop.read_answer(answer)
+    if not yes:
+        promoting.reject(judged["version"], judged["reasons"], who, judged["evidence"])
+        raise AirflowSkipException(f"Version {judged['version']} was rejected by {who}")
+    return {**judged, "approved_by": who}
+
+
+@task(multiple_outputs=False)
+@loop.step
+def begin_trial(agreed: dict[str, Any]) -> dict[str, Any]:
+    from recsys_tasks.steps import trying
+
+    began = trying.begin(agreed["version"], Path(agreed["bundle"]), agreed["approved_by"], agreed["evidence"])
+    return {**agreed, "began": began.isoformat()}
+
+
+@task.sensor(poke_interval=60, mode="reschedule", timeout=30 * 24 * 3600.0)
+@loop.step
+def watch_trial(tried: dict[str, Any]) -> bool:
+    from recsys_tasks.steps import trying
+
+    findings = trying.look(Path(tried["bundle"]), datetime.fromisoformat(tried["began"]))
+    if findings is None:
+        return False
+    loop.note(f"version {tried['version']} passed its trial: {'; '.join(findings)}")
+    return True
+
+
+@task(outlets=[loop.CHAMPION_VERSION])
+@loop.step
+def activate(agreed: dict[str, Any], outlet_events: Any = None) -> str:
+    from recsys_tasks.steps import promoting
+
+    version, who = agreed["version"], agreed["approved_by"]
+    promoting.activate(version, Path(agreed["bundle"]), agreed["reasons"], who, agreed["evidence"])
+    outlet_events[loop.CHAMPION_VERSION].extra = {"version": version}
+    return version
 
 
 @dag(
@@ -40,59 +111,22 @@ The old champion serves everywhere, whatever failed.
     max_active_runs=1,
     default_args=loop.DEFAULT_ARGS,
     on_failure_callback=loop.on_failure,
-    deadline=loop.deadline("promote_model", timedelta(hours=1)),
+    deadline=loop.deadline("promote_model", timedelta(hours=1) + settings().promotion_waits),
     params={"version": Param(None, type=["null", "string"], description="default: what started the run")},
     doc_md=DOC,
     tags=["model", "serving"],
 )
 def promote_model() -> None:
-    @task(multiple_outputs=False)
-    @loop.step
-    def build(params: Any = None, triggering_asset_events: Any = None) -> dict[str, Any]:
-        from recsys_tasks.steps import promoting
-
-        wanted = params["version"] or loop.from_event(triggering_asset_events, "version")
-        number, folder = promoting.build(wanted)
-        return {"version": number, "bundle": str(folder)}
-
-    @task(multiple_outputs=False)
-    @loop.step
-    def judge(built: dict[str, Any]) -> dict[str, Any]:
-        from pathlib import Path
-
-        from recsys_tasks.steps import promoting
-
-        decision = promoting.judge(built["version"], Path(built["bundle"]))
-        loop.note(f"version {built['version']}: {'; '.join(decision.reasons)}")
-        if not decision.promote:
-            raise AirflowSkipException(f"Version {built['version']} is refused: {'; '.join(decision.reasons)}")
-        evidence = {"evidence": decision.as_dict(), "shown": decision.as_markdown()}
-        return {**built, "reasons": decision.reasons, **evidence}
-
-    @task(outlets=[loop.CHAMPION_VERSION])
-    @loop.step
-    def activate(judged: dict[str, Any], answer: Any = None, outlet_events: Any = None) -> str:
-        from pathlib import Path
-
-        from recsys_tasks.steps import promoting
-
-        version, evidence, who = judged["version"], judged["evidence"], promoting.AUTOMATIC
-        if answer is not None:
-            yes, who = loop.read_answer(answer)
-            if not yes:
-                promoting.reject(version, judged["reasons"], who, evidence)
-                raise AirflowSkipException(f"Version {version} was rejected by {who}")
-        promoting.activate(version, Path(judged["bundle"]), judged["reasons"], who, evidence)
-        outlet_events[loop.CHAMPION_VERSION].extra = {"version": version}
-        return version
-
-    judged = judge(build())
+    agreed = judge(build())
     if settings().approval == "person":
         approve = loop.asked_person()
-        judged >> approve
-        activate(judged, approve.output)
+        agreed >> approve
+        agreed = consent(agreed, approve.output)
+    if settings().trial:
+        agreed = begin_trial(agreed)
+        watch_trial(agreed) >> activate(agreed)
     else:
-        activate(judged)
+        activate(agreed)
 
 
 promote_model()

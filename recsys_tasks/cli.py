@@ -8,6 +8,7 @@ import json
 import logging
 import socket
 import sys
+import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +21,7 @@ from recsys_tasks.settings import settings
 if TYPE_CHECKING:
     from recsys_tasks.ingestion.load import LoadReport
 
+_LOOK_SECONDS = 10.0
 Verb = Callable[[argparse.Namespace], None]
 
 
@@ -88,7 +90,10 @@ def _parser() -> argparse.ArgumentParser:
     promote = _add(verbs, "promote", _promote, "take a version through the gate onto the endpoints")
     promote.add_argument("--version", help="default: the challenger")
 
-    _add(verbs, "rollback", _rollback, "put the previous model back on every endpoint")
+    rollback = _add(verbs, "rollback", _rollback, "end a trial, or put the previous model back on every endpoint")
+    rollback.add_argument("--reason", default="asked for by hand", help="kept in `promotions` and with the version")
+
+    _add(verbs, "reconcile", _reconcile, "make endpoints and aliases agree with what was promoted last")
 
     serve = _add(verbs, "serve", _serve, "run the endpoint")
     serve.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1")
@@ -241,20 +246,38 @@ def _reproduce(given: argparse.Namespace) -> None:
 
 
 def _promote(given: argparse.Namespace) -> None:
-    from recsys_tasks.steps import promoting
+    from recsys_tasks.steps import promoting, trying
 
     number, folder = promoting.build(given.version)
     decision = promoting.judge(number, folder)
     if not decision.promote:
         raise RecsysError("\n  ".join([f"Version {number} is refused", *decision.reasons]))
-    promoting.activate(number, folder, decision.reasons, f"{getpass.getuser()} by hand", decision.as_dict())
+    by, evidence = _by_hand(), decision.as_dict()
+    if settings().trial:
+        began = trying.begin(number, folder, by, evidence)
+        while (findings := trying.look(folder, began)) is None:
+            time.sleep(_LOOK_SECONDS)
+        decision.notes.extend(findings)
+    promoting.activate(number, folder, decision.reasons, by, evidence)
     _show(given, {"version": number, "bundle": folder.name, "reasons": decision.reasons})
 
 
 def _rollback(given: argparse.Namespace) -> None:
     from recsys_tasks.steps import promoting
 
-    _show(given, {"version": promoting.rollback()})
+    _show(given, {"version": promoting.rollback(given.reason, _by_hand())})
+
+
+def _by_hand() -> str:
+    return f"{getpass.getuser()} by hand"
+
+
+def _reconcile(given: argparse.Namespace) -> None:
+    from recsys_tasks.steps import reconciling
+
+    found = reconciling.reconcile()
+    _show(given, found._asdict())
+    reconciling.insist(found)
 
 
 def _serve(given: argparse.Namespace) -> None:

@@ -28,14 +28,27 @@ class AdminClient:
         self._token = token
         self._refusal = refusal
 
-    def bundle(self) -> str | None:
-        """The digest of the bundle that serves, if one does."""
-        answer = self._ask("GET", "/v1/model", accept=(200, 503))
-        return str(answer.json()["bundle"]) if answer.status_code == 200 else None
+    def models(self) -> dict[str, Any]:
+        """Digests of the bundle that serves (`active`, with its `model_version`) and that served before (`previous`),
+        and what is `staged`."""
+        found: dict[str, Any] = self._ask("GET", "/v1/admin/model").json()
+        return found
 
-    def put_bundle(self, archive: bytes) -> None:
-        """Lets a bundle serve."""
-        self._ask("PUT", "/v1/admin/model", content=archive)
+    def stage(self, archive: bytes) -> dict[str, Any]:
+        """Lets a bundle be checked and kept beside the one that serves; what it showed."""
+        found: dict[str, Any] = self._ask("PUT", "/v1/admin/staged", content=archive).json()
+        return found
+
+    def change_staged(self, bundle: str, mode: str, **terms: float) -> dict[str, Any]:
+        """Lets the staged bundle serve (`active`), or be tried."""
+        found: dict[str, Any] = self._ask(
+            "POST", "/v1/admin/staged", json={"bundle": bundle, "mode": mode, **terms}
+        ).json()
+        return found
+
+    def discard_staged(self, bundle: str | None = None) -> None:
+        """Lets go of what is staged, or of a certain bundle if that is."""
+        self._ask("DELETE", "/v1/admin/staged" + (f"?bundle={bundle}" if bundle else ""))
 
     def roll_back(self, to_none: bool = False) -> str:
         """Lets the bundle serve that served before, or with `to_none` none where none did; its model version."""

@@ -11,6 +11,7 @@ RecsysError
 ├── UnavailableError        something we depend on does not answer: retrying may help
 └── InvariantError          something that must hold does not: ours to mend
     ├── BundleCorrupt           a bundle's files do not match its manifest
+    ├── BundleUnusable          a bundle crashes, or takes more memory than there is
     └── GoldenMismatch          a model does not give the answers it was exported with
 """
 
@@ -63,6 +64,10 @@ class InvariantError(RecsysError):
 
 class BundleCorrupt(InvariantError):
     """A bundle's files do not match its manifest."""
+
+
+class BundleUnusable(InvariantError):
+    """A bundle crashes where it is tried, takes more memory than there is, or does not come to an end."""
 
 
 class GoldenMismatch(InvariantError):

@@ -29,6 +29,9 @@ class Settings(BaseSettings):
         ("http://127.0.0.1:8080",), description="endpoints to promote to and collect feedback from (JSON list)"
     )
     admin_token: SecretStr | None = Field(None, description="bearer token of the endpoints' admin routes")
+    endpoint_memory_megabytes: int | None = Field(
+        None, ge=1, description="most memory of an endpoint; a bundle that needs more is refused; default: all there is"
+    )
     landing: Path | None = Field(None, description="landing folder, a folder per source in it; default: home/landing")
     suites: Path | None = Field(None, description="folder of expectation suites of your own")
     keep_events_days: int | None = Field(None, ge=1, description="older events are dropped by maintain_warehouse")
@@ -54,6 +57,10 @@ class Settings(BaseSettings):
     )
     approval_hours: float = Field(24, gt=0, description="how long a person has to answer")
     approval_default: Literal["Approve", "Reject"] = Field("Reject", description="what silence means")
+    shadow_share: float = Field(0, ge=0, le=1, description="share of requests a challenger answers unseen, before all")
+    shadow_minutes: float = Field(30, gt=0, description="for how long")
+    canary_share: float = Field(0, ge=0, lt=1, description="share of users a challenger answers, before all of them")
+    canary_hours: float = Field(24, gt=0, description="for how long, at most")
     gate_rules: Path | None = Field(None, description="rules of the gate; default: evaluation/gate.toml")
 
     sample_users: int | None = Field(
@@ -63,6 +70,7 @@ class Settings(BaseSettings):
     alert_url: SecretStr | None = Field(None, description="webhook for failures and missed deadlines")
     airflow_url: str | None = Field(None, description="Airflow's REST API, for notes; or connection recsys_airflow")
     landing_schedule: str = Field("*/10 * * * *", description="when the landing folder is looked into")
+    reconcile_schedule: str = Field("*/10 * * * *", description="when alias, endpoints and record are compared")
     feedback_schedule: str = Field("*/10 * * * *", description="when the endpoints' journals are collected")
 
     def require_admin_token(self) -> str:
@@ -74,6 +82,18 @@ class Settings(BaseSettings):
         if self.admin_token is None:
             raise ConfigurationError("RECSYS_ADMIN_TOKEN is not set; it must be the same as the endpoint's")
         return self.admin_token.get_secret_value()
+
+    @property
+    def trial(self) -> bool:
+        """Whether a challenger is tried before it serves everybody."""
+        return bool(self.shadow_share or self.canary_share)
+
+    @property
+    def promotion_waits(self) -> timedelta:
+        """How long a promotion may wait for a person and for a trial."""
+        person = timedelta(hours=self.approval_hours if self.approval == "person" else 0)
+        shadow = timedelta(minutes=self.shadow_minutes if self.shadow_share else 0)
+        return person + shadow + timedelta(hours=self.canary_hours if self.canary_share else 0)
 
     @property
     def landing_folder(self) -> Path:

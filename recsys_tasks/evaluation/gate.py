@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -33,6 +34,15 @@ class ChampionRules(msgspec.Struct, forbid_unknown_fields=True):
     least_gain: float
 
 
+class TrialRules(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """What ends a trial beside the champion; see `gate.toml`."""
+
+    error_share: float = 0.01
+    latency_ratio: float = 2.0
+    confidence: float = 0.95
+    least_people: int = 200
+
+
 class GateRules(msgspec.Struct, forbid_unknown_fields=True):
     """What `gate.toml` holds; see there."""
 
@@ -40,6 +50,7 @@ class GateRules(msgspec.Struct, forbid_unknown_fields=True):
     champion: ChampionRules
     guards: dict[str, float] = {}
     limits: dict[str, float] = {}
+    trial: TrialRules = TrialRules()
 
 
 class Finding(NamedTuple):
@@ -111,8 +122,9 @@ def read_rules(path: Path | None = None) -> GateRules:
         rules = msgspec.toml.decode(text, type=GateRules)
     except (OSError, msgspec.DecodeError) as error:  # a ValidationError is a DecodeError
         raise ConfigurationError(f"{path or _DEFAULT} cannot be read as rules of the gate: {error}") from error
-    if not 0.5 < rules.champion.confidence < 1:
-        raise ConfigurationError(f"{path}: champion.confidence is {rules.champion.confidence}; expected 0.5 to 1")
+    for name, confidence in (("champion", rules.champion.confidence), ("trial", rules.trial.confidence)):
+        if not 0.5 < confidence < 1:
+            raise ConfigurationError(f"{path}: {name}.confidence is {confidence}; expected 0.5 to 1")
     return rules
 
 
@@ -128,7 +140,7 @@ def decide(rules: GateRules, evidence: Evidence) -> Decision:
         findings += _guards(rules.guards, evidence.comparison, rules.champion.confidence)
         found = "the champion's" if evidence.same_schema else "not the champion's: callers would have to change"
         findings.append(Finding("signature", found, evidence.same_schema))
-    findings += _limits(rules.limits, evidence.measured)
+    findings += within_limits(rules.limits, evidence.measured)
     return Decision(findings, evidence.notes)
 
 
@@ -162,7 +174,8 @@ def _guards(guards: dict[str, float], comparison: Comparison, confidence: float)
     return findings
 
 
-def _limits(limits: dict[str, float], measured: dict[str, float]) -> list[Finding]:
+def within_limits(limits: Mapping[str, float], measured: dict[str, float]) -> list[Finding]:
+    """Findings about numbers that may not be larger than their limits."""
     return [
         Finding(f"{name} at most {most:g}", f"{_known(name, measured):.2f}", _known(name, measured) <= most)
         for name, most in limits.items()

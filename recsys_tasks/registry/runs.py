@@ -25,7 +25,7 @@ from recsys_tasks.evaluation.gate import Decision
 from recsys_tasks.features.snapshot import Snapshot
 from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.names import CHALLENGER, REGISTERED_MODEL
-from recsys_tasks.registry.tracking import client, experiment_id
+from recsys_tasks.registry.tracking import client, experiment_id, failure
 from recsys_tasks.registry.versions import MODEL_FILES, Version
 from recsys_tasks.serving.bundle import VOCABULARY
 
@@ -219,9 +219,16 @@ def log_decision(version: Version, decision: Decision) -> None:
     client().log_text(version.run_id, decision.as_markdown(), "decision.md")
 
 
-def log_approval(version: Version, approved_by: str) -> None:
-    """Writes who let a version serve to the version and its run."""
-    _tag(version, approved_by=approved_by)
+def tag(version: Version, **tags: str) -> None:
+    """Writes tags to a version and its run.
+
+    Raises:
+        UnavailableError: MLflow does not answer.
+    """
+    try:
+        _tag(version, **tags)
+    except MlflowException as error:
+        raise failure(error, f"Version {version.number} cannot be tagged") from error
 
 
 def _tag(version: Version, **tags: str) -> None:

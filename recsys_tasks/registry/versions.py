@@ -14,7 +14,7 @@ from mlflow.exceptions import MlflowException
 
 from recsys_tasks.errors import InputError
 from recsys_tasks.names import CHAMPION, PREVIOUS, REGISTERED_MODEL
-from recsys_tasks.registry.tracking import client
+from recsys_tasks.registry.tracking import client, failure
 
 MODEL_FILES = "network"  # the run's artifact folder with what `model.files` writes, and the graphs
 
@@ -29,13 +29,18 @@ class Version:
 
 
 def version_by_alias(alias: str) -> Version | None:
-    """The version that an alias points at, if any."""
+    """The version that an alias points at, if any.
+
+    Raises:
+        UnavailableError: MLflow does not answer.
+    """
     try:
         found = client().get_model_version_by_alias(REGISTERED_MODEL, alias)
     except MlflowException as error:
-        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+        problem = failure(error, f"No alias {alias}")
+        if isinstance(problem, InputError):
             return None
-        raise
+        raise problem from error
     return Version(str(found.version), found.run_id, found.tags["snapshot_id"])
 
 
@@ -44,22 +49,36 @@ def version_by_number(number: str) -> Version:
 
     Raises:
         InputError: there is none.
+        UnavailableError: MLflow does not answer.
     """
     try:
         found = client().get_model_version(REGISTERED_MODEL, number)
     except MlflowException as error:
-        raise InputError(f"No version {number} of {REGISTERED_MODEL}: {error.message}") from error
+        raise failure(error, f"No version {number} of {REGISTERED_MODEL}") from error
     return Version(str(found.version), found.run_id, found.tags["snapshot_id"])
 
 
-def move_champion(version: Version) -> None:
-    """Points `champion` at a version and `previous` at the one it pointed at before."""
-    before = version_by_alias(CHAMPION)
-    if before is not None and before.number == version.number:
-        return
-    if before is not None:
-        client().set_registered_model_alias(REGISTERED_MODEL, PREVIOUS, before.number)
-    client().set_registered_model_alias(REGISTERED_MODEL, CHAMPION, version.number)
+def point_aliases(champion: str, previous: str | None) -> list[str]:
+    """Points `champion` and `previous` at versions, `previous` at none where there is none; what it changed.
+
+    Raises:
+        InputError: a version is not registered (any more).
+        UnavailableError: MLflow does not answer.
+    """
+    changes = []
+    for alias, number in ((CHAMPION, champion), (PREVIOUS, previous)):
+        at = version_by_alias(alias)
+        if (at.number if at else None) == number:
+            continue
+        try:
+            if number is None:
+                client().delete_registered_model_alias(REGISTERED_MODEL, alias)
+            else:
+                client().set_registered_model_alias(REGISTERED_MODEL, alias, number)
+        except MlflowException as error:
+            raise failure(error, f"Alias {alias} cannot point at version {number}") from error
+        changes.append(f"alias {alias} from version {at.number if at else 'none'} to {number or 'none'}")
+    return changes
 
 
 def signature(version: Version) -> str:

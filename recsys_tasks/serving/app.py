@@ -10,6 +10,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -32,10 +33,12 @@ from recsys_tasks.serving.messages import (
     RequestError,
     decode_events,
     decode_request,
+    decode_staged_change,
     decode_user_id,
 )
 from recsys_tasks.serving.models import Models
 from recsys_tasks.serving.state import LiveState
+from recsys_tasks.serving.trial import Challenger, Terms
 from recsys_tasks.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -55,7 +58,7 @@ class Endpoint:
     def __init__(self, settings: Settings) -> None:
         self._token = settings.admin_token.get_secret_value() if settings.admin_token else None
         home = settings.home / "endpoint"
-        self.models = Models(home / "bundles")
+        self.models = Models(home / "bundles", settings.endpoint_memory_megabytes)
         self.journal = Journal(home / "journal")
         self.forgotten = Forgotten(home / "forgotten.jsonl")
         self.state = LiveState()
@@ -78,13 +81,16 @@ class Endpoint:
     async def recommendations(self, request: Request) -> Response:
         """`POST /v1/recommendations`"""
         asked = decode_request(await _body(request, _BODY_BYTES))
-        engine = self._engine()
         user_past, session, now = self._context(asked)
-        known_as = self._known_as(asked.user_id, engine)
-        exclude: set[str] = set()
-        if asked.exclude_seen:
-            exclude = engine.seen(known_as, user_past) | {action.item_id for action in session}
-        found = engine.recommend(known_as, user_past, session, now, asked.k, exclude)
+
+        def ask(engine: Engine) -> list[Recommendation]:
+            known_as = self._known_as(asked.user_id, engine)
+            exclude: set[str] = set()
+            if asked.exclude_seen:
+                exclude = engine.seen(known_as, user_past) | {action.item_id for action in session}
+            return engine.recommend(known_as, user_past, session, now, asked.k, exclude)
+
+        engine, found = self.models.answer(self._engine(), asked.user_id or asked.session_id, ask)
         request_id = uuid.uuid4().hex
         if asked.record:
             self._record_impressions(asked, found, request_id, engine.bundle.model_version)
@@ -106,20 +112,16 @@ class Endpoint:
         return _json({**lineage, "bundle": bundle.digest})
 
     async def put_model(self, request: Request) -> Response:
-        """`PUT /v1/admin/model`"""
+        """`PUT /v1/admin/model`: stages a bundle and lets it serve."""
         self._authorize(request)
-        archive = await _body(request, _BUNDLE_BYTES)
         async with self._swapping:
-            try:
-                engine = await run_in_threadpool(self.models.stage, archive)
-            except InvariantError as error:
-                raise RequestError(422, "Bundle refused", str(error)) from error
-            self.models.activate(engine)
+            challenger = await self._stage(request)
+            engine = await run_in_threadpool(self.models.activate, challenger.engine.bundle.digest)
         self._show_version()
-        return _json(self._serving(engine, len(engine.bundle.golden)))
+        return _json(self._serving(engine))
 
     async def delete_model(self, request: Request) -> Response:
-        """`DELETE /v1/admin/model`"""
+        """`DELETE /v1/admin/model`: back to the one before."""
         self._authorize(request)
         to_none = request.query_params.get("to_none") == "true"
         async with self._swapping:
@@ -128,7 +130,54 @@ class Endpoint:
             except InputError as error:
                 raise RequestError(409, "Nothing to go back to", str(error)) from error
         self._show_version()
-        return _json(self._serving(engine, len(engine.bundle.golden)) if engine else {"model_version": None})
+        return _json(self._serving(engine) if engine else {"model_version": None})
+
+    async def admin_model(self, request: Request) -> Response:
+        """`GET /v1/admin/model`: what serves, the bundle that served before, and what is staged."""
+        self._authorize(request)
+        engine, challenger = self.models.engine, self.models.challenger
+        return _json(
+            {
+                "active": engine.bundle.digest if engine else None,
+                "model_version": engine.bundle.model_version if engine else None,
+                "previous": self.models.serving.previous,
+                "staged": challenger.report() if challenger else None,
+            }
+        )
+
+    async def put_staged(self, request: Request) -> Response:
+        """`PUT /v1/admin/staged`: checks a bundle and keeps it beside the one that serves."""
+        self._authorize(request)
+        async with self._swapping:
+            challenger = await self._stage(request)
+        return _json(challenger.report())
+
+    async def post_staged(self, request: Request) -> Response:
+        """`POST /v1/admin/staged`: lets the staged bundle serve, or tries it."""
+        self._authorize(request)
+        asked = decode_staged_change(await _body(request, _BODY_BYTES))
+        async with self._swapping:
+            try:
+                if asked.mode == "active":
+                    engine = await run_in_threadpool(self.models.activate, asked.bundle)
+                    self._show_version()
+                    return _json(self._serving(engine))
+                terms = Terms(
+                    mode=asked.mode,
+                    share=asked.share,
+                    error_share=asked.error_share,
+                    latency_ratio=asked.latency_ratio,
+                )
+                return _json((await run_in_threadpool(self.models.begin_trial, asked.bundle, terms)).report())
+            except InputError as error:
+                raise RequestError(409, "Not staged", str(error)) from error
+
+    async def delete_staged(self, request: Request) -> Response:
+        """`DELETE /v1/admin/staged?bundle=D`: lets go of what is staged, or of that bundle only."""
+        self._authorize(request)
+        async with self._swapping:
+            await run_in_threadpool(self.models.discard, request.query_params.get("bundle"))
+        return _json({"staged": None})
 
     async def delete_user(self, request: Request) -> Response:
         """`DELETE /v1/admin/users/{user_id}`"""
@@ -139,8 +188,7 @@ class Endpoint:
                 # Nothing waits in here: what came before is the forgotten user's, what comes after a new one's.
                 entry = self.forgotten.add(user_id, end)
                 self.state.forget_user(user_id)
-                if self.models.engine is not None:
-                    self.models.engine.forget(user_id)
+                self.models.forget(user_id)
             traces = await run_in_threadpool(find_traces, self.journal, [entry])
             self.state.withdraw(traces.session_ids, traces.event_ids)
             await run_in_threadpool(erase, self.journal, traces)
@@ -253,8 +301,23 @@ class Endpoint:
         if not hmac.compare_digest(given.encode(), f"Bearer {self._token}".encode()):
             raise RequestError(401, "Not authorized", "the bearer token is missing or wrong")
 
-    def _serving(self, engine: Engine, golden: int) -> dict[str, Any]:
-        return {"model_version": engine.bundle.model_version, "bundle": engine.bundle.digest, "golden_requests": golden}
+    async def _stage(self, request: Request) -> Challenger:
+        with self.models.arriving() as archive:
+            await _body_to_file(request, archive, _BUNDLE_BYTES)
+            try:
+                return await run_in_threadpool(self.models.stage, archive)
+            except InvariantError as error:
+                raise RequestError(422, "Bundle refused", str(error)) from error
+            except InputError as error:
+                raise RequestError(409, "Another bundle is on trial", str(error)) from error
+
+    def _serving(self, engine: Engine) -> dict[str, Any]:
+        bundle = engine.bundle
+        return {
+            "model_version": bundle.model_version,
+            "bundle": bundle.digest,
+            "golden_requests": len(bundle.golden),
+        }
 
     def _show_version(self) -> None:
         if self.models.engine is not None and self.models.engine.bundle.model_version.isdecimal():
@@ -278,8 +341,12 @@ def create_app(settings: Settings) -> Starlette:
             route("/v1/recommendations", endpoint.recommendations, "POST"),
             route("/v1/events", endpoint.post_events, "POST"),
             route("/v1/model", endpoint.model, "GET"),
+            route("/v1/admin/model", endpoint.admin_model, "GET"),
             route("/v1/admin/model", endpoint.put_model, "PUT"),
             route("/v1/admin/model", endpoint.delete_model, "DELETE"),
+            route("/v1/admin/staged", endpoint.put_staged, "PUT"),
+            route("/v1/admin/staged", endpoint.post_staged, "POST"),
+            route("/v1/admin/staged", endpoint.delete_staged, "DELETE"),
             route("/v1/admin/users/{user_id:path}", endpoint.delete_user, "DELETE"),
             route("/v1/admin/journal", endpoint.journal_segments, "GET"),
             route("/v1/admin/journal/{segment}", endpoint.journal_segment, "GET"),
@@ -310,6 +377,19 @@ def _measured(endpoint: Endpoint, path: str, handler: Handler) -> Handler:
         return response
 
     return measured
+
+
+async def _body_to_file(request: Request, path: Path, most: int) -> None:
+    size = 0
+    with path.open("wb") as file:
+        async for part in request.stream():
+            size += len(part)
+            if size > most:
+                raise RequestError(413, "Body too large", f"the body has more than {most} bytes")
+            try:
+                file.write(part)
+            except OSError as error:
+                raise RequestError(503, "No room for the body", str(error)) from error
 
 
 async def _body(request: Request, most: int) -> bytes:

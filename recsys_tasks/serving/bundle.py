@@ -79,6 +79,11 @@ def seal(folder: Path, lineage: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def bundle_digest(folder: Path) -> str:
+    """The digest that names a bundle: that of its manifest, which has those of all other files."""
+    return _sha256(folder / MANIFEST)
+
+
 def read_bundle(folder: Path) -> Bundle:
     """Reads a bundle after checking every file against the manifest.
 
@@ -114,14 +119,14 @@ def pack(folder: Path) -> bytes:
     return packed.getvalue()
 
 
-def unpack(archive: bytes, folder: Path) -> None:
+def unpack(archive: Path, folder: Path) -> None:
     """Unpacks what `pack` made.
 
     Raises:
         BundleCorrupt: it is no archive, or holds anything else than a bundle's files.
     """
     try:
-        with tarfile.open(fileobj=io.BytesIO(archive), mode="r:") as packed:
+        with tarfile.open(archive, mode="r:") as packed:
             members = packed.getmembers()
             names = sorted(member.name for member in members)
             if names != sorted((MANIFEST, *FILES)) or not all(member.isfile() for member in members):
@@ -130,7 +135,7 @@ def unpack(archive: bytes, folder: Path) -> None:
                 )
             packed.extractall(folder, filter="data")
     except tarfile.TarError as error:
-        raise BundleCorrupt(f"The body is not a bundle's tar archive: {error}") from error
+        raise BundleCorrupt(f"It is not a bundle's tar archive: {error}") from error
 
 
 def _histories(path: Path) -> Histories:

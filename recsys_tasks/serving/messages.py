@@ -55,6 +55,16 @@ class SessionEvent(msgspec.Struct, forbid_unknown_fields=True):
     query: Text | None = None
 
 
+class StagedChange(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """What is to become of a staged bundle: `mode` is `active`, or how it is tried."""
+
+    bundle: Identifier
+    mode: Literal["active", "held", "shadow", "canary"]
+    share: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
+    error_share: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.01
+    latency_ratio: Annotated[float, msgspec.Meta(gt=0)] = 2.0
+
+
 class RecommendationRequest(msgspec.Struct, forbid_unknown_fields=True):
     """A request for recommendations; every field may be left out."""
 
@@ -86,6 +96,12 @@ def decode_request(body: bytes) -> RecommendationRequest:
             problem = f"{moment.isoformat()} is in the future or before {_EARLIEST_YEAR}"
             raise RequestError(422, "Invalid request", f"{problem} - at `{where}`")
     return request
+
+
+def decode_staged_change(body: bytes) -> StagedChange:
+    """What is asked to become of a staged bundle, from JSON."""
+    change: StagedChange = _decode(body, StagedChange)
+    return change
 
 
 def decode_events(body: bytes, most: int) -> list[Event]:

@@ -1,4 +1,4 @@
-"""Which bundle serves: staged, checked, swapped in, and put back, across restarts too."""
+"""Which bundle serves: staged, tried, swapped in, and put back, across restarts too."""
 
 from __future__ import annotations
 
@@ -6,65 +6,131 @@ import logging
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 
 from recsys_tasks.errors import InputError, InvariantError
-from recsys_tasks.serving.bundle import read_bundle, unpack
+from recsys_tasks.serving.bundle import bundle_digest, read_bundle, unpack
 from recsys_tasks.serving.engine import Engine
+from recsys_tasks.serving.memory import available_bytes, resident_bytes
+from recsys_tasks.serving.probe import Measured, probe
+from recsys_tasks.serving.trial import Answer, Ask, Challenger, Terms
 
 log = logging.getLogger(__name__)
 
 
+class Staged(msgspec.Struct):
+    """A bundle beside the one that serves, as it is to be found after a restart."""
+
+    bundle: str
+    measured: Measured
+    terms: Terms = Terms()
+    ended: str | None = None
+
+
 class Serving(msgspec.Struct):
-    """Digests of the bundle that serves and of the one that served before."""
+    """Digests of the bundle that serves and of the one that served before, and the staged one."""
 
     active: str | None = None
     previous: str | None = None
+    staged: Staged | None = None
 
 
 class Models:
-    """The bundles of one endpoint, each in a folder named by its digest, and the engine of the active one."""
+    """The bundles of one endpoint, each in a folder named by its digest, and the engine of the active one.
 
-    def __init__(self, folder: Path) -> None:
+    `stage`, `activate`, `discard` and `roll_back` may run beside answers in another thread, but not beside each other.
+    """
+
+    def __init__(self, folder: Path, most_megabytes: int | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
+        self._most_megabytes = most_megabytes
         self._pointer = folder / "serving.json"
-        self._serving = self._read_pointer()
-        self.engine: Engine | None = None
+        self.serving = self._read_pointer()
+        self._forget_others()  # what a kill left half unpacked
         self.engine = self._first_usable()
+        self.challenger = self._challenger_of_before()
 
-    def stage(self, archive: bytes) -> Engine:
-        """Unpacks a bundle and checks its files and golden answers; what serves stays as it is.
+    @contextmanager
+    def arriving(self) -> Iterator[Path]:
+        """A file for an archive on its way, removed when it was dealt with."""
+        file, name = tempfile.mkstemp(prefix=".arriving-", dir=self._folder)
+        os.close(file)
+        try:
+            yield Path(name)
+        finally:
+            Path(name).unlink(missing_ok=True)
+
+    def stage(self, archive: Path) -> Challenger:
+        """Unpacks a bundle, checks and measures it, and keeps it beside the one that serves, which stays as it is.
+
+        What was staged before goes, unless it is on trial.
 
         Raises:
-            BundleCorrupt, GoldenMismatch: the bundle is not to be used; nothing of it is kept.
+            BundleCorrupt, GoldenMismatch, BundleUnusable: the bundle is not to be used; nothing of it is kept.
+            InputError: another bundle is on trial.
         """
         staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=self._folder))
         try:
             unpack(archive, staging)
-            digest = read_bundle(staging).digest
+            digest = bundle_digest(staging)
+            self._refuse_beside_a_trial(digest)
+            if self.challenger is not None and self.challenger.engine.bundle.digest == digest:
+                return self.challenger
+            measured = probe(staging, self._room())
             home = self._folder / digest
             if not home.exists():
                 staging.rename(home)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
-        try:
-            return self._load(digest)
-        except InvariantError:
-            if digest not in (self._serving.active, self._serving.previous):
-                shutil.rmtree(self._folder / digest, ignore_errors=True)
-            raise
+        self.discard()
+        challenger = Challenger(Engine(read_bundle(home)), measured, Terms())
+        challenger.engine.check_golden()  # what is loaded at the first answer is loaded now
+        self._write_pointer(staged=Staged(digest, measured))
+        self.challenger = challenger
+        return challenger
 
-    def activate(self, engine: Engine) -> None:
-        """Lets a staged bundle serve; one assignment, so that each answer comes from one bundle whole."""
-        digest = engine.bundle.digest
-        if digest != self._serving.active:
-            self._write_pointer(Serving(digest, self._serving.active))
-        self.engine = engine
+    def begin_trial(self, digest: str, terms: Terms) -> Challenger:
+        """Tries the staged bundle by terms.
+
+        Raises:
+            InputError: that bundle is not staged.
+        """
+        challenger = self._staged(digest)
+        challenger.begin(terms)
+        self._write_pointer(staged=Staged(digest, challenger.measured, challenger.terms))
+        return challenger
+
+    def activate(self, digest: str) -> Engine:
+        """Lets a staged bundle serve; one assignment, so that each answer comes from one bundle whole.
+
+        Raises:
+            InputError: that bundle is neither staged nor serves.
+        """
+        if self.engine is not None and self.engine.bundle.digest == digest:
+            self.discard(digest)
+            return self.engine
+        challenger = self._staged(digest)
+        challenger.close()
+        self._write_pointer(active=digest, previous=self.serving.active, staged=None)
+        self.engine, self.challenger = challenger.engine, None
         self._forget_others()
-        log.info("Serving model version %s, bundle %s", engine.bundle.model_version, digest)
+        log.info("Serving model version %s, bundle %s", self.engine.bundle.model_version, digest)
+        return self.engine
+
+    def discard(self, digest: str | None = None) -> None:
+        """Lets go of what is staged, or only of a certain bundle."""
+        challenger = self.challenger
+        if challenger is None or digest not in (None, challenger.engine.bundle.digest):
+            return
+        self.challenger = None
+        challenger.close()
+        self._write_pointer(staged=None)
+        self._forget_others()
 
     def roll_back(self, to_none: bool = False) -> Engine | None:
         """Lets the bundle serve that served before; with `to_none`, nothing where none did.
@@ -72,26 +138,71 @@ class Models:
         Raises:
             InputError: none did.
         """
-        if self._serving.previous is None and to_none:
-            self._write_pointer(Serving())
+        if self.serving.previous is None and to_none:
+            self._write_pointer(active=None)
             self.engine = None
             return None
-        if self._serving.previous is None:
+        if self.serving.previous is None:
             raise InputError("no bundle served before this one")
-        engine = self._load(self._serving.previous)
-        self._write_pointer(Serving(self._serving.previous, None))
+        engine = self._load(self.serving.previous)
+        self._write_pointer(active=self.serving.previous, previous=None)
         self.engine = engine
         return engine
 
+    def answer(self, serving: Engine, key: str | None, ask: Ask) -> tuple[Engine, Answer]:
+        """The answer of the model whose turn it is; see `Challenger.answer`."""
+        challenger = self.challenger
+        if challenger is None:
+            return serving, ask(serving)
+        found = challenger.answer(serving, key, ask)
+        staged = self.serving.staged
+        if staged is not None and challenger.ended != staged.ended:
+            self._write_pointer(staged=msgspec.structs.replace(staged, ended=challenger.ended))
+        return found
+
+    def forget(self, user_id: str) -> None:
+        """Drops what the engines keep of a user between answers."""
+        if self.engine is not None:
+            self.engine.forget(user_id)
+        if self.challenger is not None:
+            self.challenger.forget(user_id)
+
+    def _staged(self, digest: str) -> Challenger:
+        if self.challenger is None or self.challenger.engine.bundle.digest != digest:
+            held = self.challenger.engine.bundle.digest if self.challenger else "none"
+            raise InputError(f"bundle {digest} is not staged here, but {held}")
+        return self.challenger
+
+    def _refuse_beside_a_trial(self, digest: str) -> None:
+        other = self.challenger
+        if other is not None and other.on_trial and other.engine.bundle.digest != digest:
+            raise InputError(f"version {other.engine.bundle.model_version} is on trial here; end that first")
+
+    def _room(self) -> int:
+        """How many bytes a bundle more may take."""
+        left = available_bytes()
+        return left if self._most_megabytes is None else min(left, self._most_megabytes * 10**6 - resident_bytes())
+
     def _first_usable(self) -> Engine | None:
         """The active bundle's engine; where that bundle is broken, the previous one's, or none: readiness tells."""
-        for digest in (self._serving.active, self._serving.previous):
+        for digest in (self.serving.active, self.serving.previous):
             try:
                 if digest is not None:
                     return self._load(digest)
             except InvariantError as error:
                 log.error("Bundle %s cannot serve: %s", digest, error)
         return None
+
+    def _challenger_of_before(self) -> Challenger | None:
+        staged = self.serving.staged
+        if staged is None:
+            return None
+        try:
+            return Challenger(self._load(staged.bundle), staged.measured, staged.terms, staged.ended)
+        except InvariantError as error:
+            log.error("Bundle %s is not staged any more: %s", staged.bundle, error)
+            self._write_pointer(staged=None)
+            return None
 
     def _load(self, digest: str) -> Engine:
         engine = Engine(read_bundle(self._folder / digest))
@@ -103,20 +214,22 @@ class Models:
             return msgspec.json.decode(self._pointer.read_bytes(), type=Serving)
         except FileNotFoundError:
             return Serving()
-        except msgspec.DecodeError as error:
+        except msgspec.MsgspecError as error:
             log.error("%s cannot be read: %s", self._pointer, error)
             return Serving()
 
-    def _write_pointer(self, serving: Serving) -> None:
+    def _write_pointer(self, **changes: object) -> None:
+        serving = msgspec.structs.replace(self.serving, **changes)
         written = self._pointer.with_suffix(".new")
         with written.open("wb") as file:
             file.write(msgspec.json.encode(serving))
             file.flush()
             os.fsync(file.fileno())
         written.replace(self._pointer)
-        self._serving = serving
+        self.serving = serving
 
     def _forget_others(self) -> None:
+        staged = self.serving.staged.bundle if self.serving.staged else None
         for path in self._folder.iterdir():
-            if path.is_dir() and path.name not in (self._serving.active, self._serving.previous):
+            if path.is_dir() and path.name not in (self.serving.active, self.serving.previous, staged):
                 shutil.rmtree(path, ignore_errors=True)

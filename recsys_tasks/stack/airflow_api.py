@@ -9,6 +9,7 @@ import httpx
 
 DAGS = (
     "maintain_warehouse",
+    "reconcile_champion",
     "collect_feedback",
     "promote_model",
     "train_model",

@@ -22,6 +22,7 @@ from recsys_tasks.serving.bundle import MANIFEST, pack, read_bundle, seal
 from recsys_tasks.serving.forgetting import Forgotten
 from recsys_tasks.serving.journal import Journal
 from recsys_tasks.settings import Settings
+from tests.integration.endpoints import serves_already
 
 TOKEN = {"Authorization": "Bearer secret"}
 
@@ -32,8 +33,8 @@ def _settings(home: Path) -> Settings:
 
 @pytest.fixture
 def client(tmp_path: Path, bundles: list[Path]) -> Iterator[TestClient]:
+    serves_already(tmp_path, bundles[0])
     with TestClient(create_app(_settings(tmp_path))) as found:
-        assert found.put("/v1/admin/model", content=pack(bundles[0]), headers=TOKEN).status_code == 200
         yield found
 
 

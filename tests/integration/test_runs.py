@@ -43,16 +43,19 @@ class Shop:
 
 
 @pytest.fixture(scope="module")
-def shop(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+def shop(postgres: str, tracking_template: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     home = tmp_path_factory.mktemp("runs")
     (home / "gate.toml").write_text(RULES)
-    tracking = f"mlflow_{uuid.uuid4().hex[:12]}"
-    with fresh_warehouse(postgres) as warehouse, database(postgres, tracking), pytest.MonkeyPatch.context() as patch:
+    with (
+        fresh_warehouse(postgres) as warehouse,
+        database(postgres, f"mlflow_{uuid.uuid4().hex[:12]}", tracking_template) as registry,
+        pytest.MonkeyPatch.context() as patch,
+    ):
         patch.chdir(home)
         for name, value in {
             "HOME": home,
             "WAREHOUSE_URL": warehouse.url.render_as_string(hide_password=False),
-            "MLFLOW_TRACKING_URI": warehouse.url.set(database=tracking).render_as_string(hide_password=False),
+            "MLFLOW_TRACKING_URI": registry.url.render_as_string(hide_password=False),
             "MIN_ITEM_EVENTS": 1,
             "TEST_SHARE": 0.2,
             "TRAINING_EPOCHS": 8,
@@ -127,8 +130,7 @@ def test_the_gates_decision_is_in_the_run_the_version_and_the_warehouse(shop: Sh
 
 
 def test_the_same_model_again_is_a_tie_and_the_champion_stays(shop: Shop) -> None:
-    first = versions.version_by_number("1")
-    versions.move_champion(first)
+    versions.point_aliases("1", None)
     again, _ = training.reproduce(shop.run_id)
     number = training.register_run(again)
     decision = promoting.judge(*promoting.build(number))

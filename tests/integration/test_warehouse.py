@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Engine, text
 from recsys_tasks.features.snapshot import SnapshotParameters, build_snapshot
 from recsys_tasks.ingestion.retention import drop_old, refresh_statistics
 from recsys_tasks.warehouse import migrate, run_script, statement
+from recsys_tasks.warehouse.statements import SQL_ROOT
 from tests.conftest import database
 from tests.integration.ingesting import count, ingest, line, mapping, write
 from tests.shops import START, add_batch, event, fill
@@ -55,7 +56,7 @@ def _fill_first_version(connection: Connection) -> None:
 
 def test_a_filled_warehouse_of_the_first_version_is_brought_up_to_date(postgres: str, tmp_path: Path) -> None:
     with _first_version(postgres) as engine:
-        assert migrate(engine) == ["0002_trust", "0003_searches", "0004_approval"]
+        assert migrate(engine) == sorted(path.stem for path in (SQL_ROOT / "schema").glob("*.sql"))[1:]
         assert migrate(engine) == []
         assert count(engine, "select count(*) from events") == 600
         assert count(engine, "select count(*) from items") == 10
@@ -142,7 +143,8 @@ def test_migrations_wait_for_each_other(postgres: str) -> None:
 
     with database(postgres, f"twice_{uuid.uuid4().hex[:8]}") as engine, ThreadPoolExecutor(2) as threads:
         applied = [future.result() for future in [threads.submit(migrate, engine) for _ in range(2)]]
-    assert sorted(map(len, applied)) == [0, 4]
+    assert min(applied) == []
+    assert max(applied)[0].startswith("0001_")
 
 
 def test_a_warehouse_that_is_away_is_named(tmp_path: Path) -> None:

@@ -1,11 +1,11 @@
 import json
 import runpy
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -89,23 +89,38 @@ def test_an_alert_that_reaches_nobody_fails_nothing(monkeypatch: pytest.MonkeyPa
     settings.cache_clear()
 
 
-@pytest.fixture
-def _person_approves(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("RECSYS_APPROVAL", "person")
+def _promotion(monkeypatch: pytest.MonkeyPatch, **variables: str) -> Any:
+    """The DAG, in such an environment."""
+    for name, value in variables.items():
+        monkeypatch.setenv(f"RECSYS_{name}", value)
     settings.cache_clear()
-    yield
-    settings.cache_clear()
-
-
-@pytest.mark.usefixtures("_person_approves")
-def test_a_person_is_asked_between_the_gate_and_the_endpoints() -> None:
     path = Path(__file__).parents[2] / "dags" / "promote_model.py"
-    promotion = runpy.run_path(str(path))["promote_model"]()
+    found = runpy.run_path(str(path))["promote_model"]()
+    monkeypatch.undo()
+    settings.cache_clear()
+    return found
+
+
+def test_without_a_person_and_a_trial_the_gate_is_followed_by_the_endpoints(monkeypatch: pytest.MonkeyPatch) -> None:
+    promotion = _promotion(monkeypatch)
+    assert promotion.get_task("judge").downstream_task_ids == {"activate"}
+
+
+def test_a_person_is_asked_between_the_gate_and_the_endpoints(monkeypatch: pytest.MonkeyPatch) -> None:
+    promotion = _promotion(monkeypatch, APPROVAL="person")
     asked = promotion.get_task("approve")
     assert promotion.get_task("judge").downstream_task_ids >= {"approve"}
-    assert asked.downstream_task_ids == {"activate"}
+    assert asked.downstream_task_ids == {"consent"}
+    assert promotion.get_task("consent").downstream_task_ids == {"activate"}
     assert asked.defaults == ["Reject"]
     assert asked.response_timeout == timedelta(hours=24)
+
+
+def test_a_trial_comes_between_a_persons_consent_and_everybody(monkeypatch: pytest.MonkeyPatch) -> None:
+    promotion = _promotion(monkeypatch, APPROVAL="person", CANARY_SHARE="0.1")
+    assert promotion.get_task("consent").downstream_task_ids == {"begin_trial"}
+    assert promotion.get_task("watch_trial").downstream_task_ids == {"activate"}
+    assert promotion.get_task("watch_trial").mode == "reschedule"  # it waits for a day without a worker
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,146 @@
+"""Every endpoint at once: all of them serve a bundle, or all serve what they served before; and forget users."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx
+import pytest
+
+from recsys_tasks.endpoints import AdminClient, forget
+from recsys_tasks.errors import ConfigurationError, UnavailableError
+from recsys_tasks.promotion.fleet import Fleet, PushFailed
+from recsys_tasks.serving.bundle import MANIFEST, bundle_digest, pack, read_bundle
+from recsys_tasks.stack.environment import any_free_port
+from tests.integration.endpoints import TOKEN, running_endpoint, served_versions
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
+    with ExitStack() as stack:
+        yield [stack.enter_context(running_endpoint(tmp_path_factory.mktemp("endpoint"))) for _ in range(2)]
+
+
+@pytest.fixture
+def urls(two: list[str], bundles: list[Path]) -> list[str]:
+    """Two endpoints that serve version 1."""
+    _promote(Fleet(two, TOKEN), bundles[0])
+    Fleet(two, TOKEN).discard()
+    return two
+
+
+def _promote(fleet: Fleet, folder: Path) -> None:
+    fleet.stage(folder, bundle_digest(folder))
+    fleet.activate(read_bundle(folder))
+
+
+def _staged(urls: list[str]) -> list[object]:
+    return [AdminClient(url, TOKEN).models()["staged"] for url in urls]
+
+
+def test_a_bundle_is_staged_everywhere_before_it_serves_anywhere(urls: list[str], bundles: list[Path]) -> None:
+    fleet = Fleet(urls, TOKEN)
+    measured = fleet.stage(bundles[1], bundle_digest(bundles[1]))
+    assert served_versions(urls) == ["1", "1"]
+    assert all(found["golden_requests"] > 10 and found["memory_megabytes"] > 0 for found in measured.values())
+    fleet.activate(read_bundle(bundles[1]))
+    assert served_versions(urls) == ["2", "2"]
+    _promote(fleet, bundles[1])  # again: nothing to do
+    assert served_versions(urls) == ["2", "2"]
+
+
+def test_what_served_before_is_brought_back_to_whoever_does_not_serve_it(urls: list[str], bundles: list[Path]) -> None:
+    fleet, first = Fleet(urls, TOKEN), bundle_digest(bundles[0])
+    _promote(Fleet(urls[:1], TOKEN), bundles[1])
+    asked = fleet.bring(first, lambda: bundles[0])
+    assert (list(asked.found), asked.problems) == ([urls[0]], {})
+    assert served_versions(urls) == ["1", "1"]
+
+
+def test_an_endpoint_with_another_token_stops_it_everywhere(
+    urls: list[str], bundles: list[Path], tmp_path: Path
+) -> None:
+    with running_endpoint(tmp_path / "other", "other") as other:
+        with pytest.raises(ConfigurationError, match="RECSYS_ADMIN_TOKEN"):
+            _promote(Fleet([*urls, other], TOKEN), bundles[1])
+        assert served_versions([*urls, other]) == ["1", "1", None]
+        assert _staged(urls) == [None, None]
+
+
+def test_an_endpoint_that_is_away_stops_it_everywhere(urls: list[str], bundles: list[Path]) -> None:
+    away = f"http://127.0.0.1:{any_free_port()}"
+    with pytest.raises(UnavailableError, match=f"{away}.*does not answer"):
+        _promote(Fleet([*urls, away], TOKEN), bundles[1])
+    assert (served_versions(urls), _staged(urls)) == (["1", "1"], [None, None])
+
+
+def test_an_endpoint_that_goes_away_after_staging_puts_the_others_back(
+    urls: list[str], bundles: list[Path], tmp_path: Path
+) -> None:
+    with running_endpoint(tmp_path / "third") as third:
+        fleet = Fleet([*urls, third], TOKEN)
+        fleet.stage(bundles[1], bundle_digest(bundles[1]))
+    with pytest.raises(UnavailableError, match=third):
+        fleet.activate(read_bundle(bundles[1]))
+    assert served_versions(urls) == ["1", "1"]
+
+
+def test_an_endpoint_that_lost_the_staged_bundle_puts_the_others_back(urls: list[str], bundles: list[Path]) -> None:
+    fleet, digest = Fleet(urls, TOKEN), bundle_digest(bundles[1])
+    fleet.stage(bundles[1], digest)
+    AdminClient(urls[1], TOKEN).discard_staged(digest)
+    with pytest.raises(PushFailed, match="is not staged here"):
+        fleet.activate(read_bundle(bundles[1]))
+    assert (served_versions(urls), _staged(urls)) == (["1", "1"], [None, None])
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"), [("decoder.onnx", r"decoder\.onnx does not match its checksum"), (MANIFEST, "cannot be read")]
+)
+def test_a_bundle_that_broke_on_its_way_is_refused_everywhere(
+    urls: list[str], bundles: list[Path], tmp_path: Path, name: str, problem: str
+) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(bundles[1], broken)
+    (broken / name).write_bytes(b"{}")
+    with pytest.raises(PushFailed, match=problem):
+        Fleet(urls, TOKEN).stage(broken, bundle_digest(bundles[1]))
+    assert (served_versions(urls), _staged(urls)) == (["1", "1"], [None, None])
+
+
+def test_going_back_where_nothing_was_before_says_so(tmp_path: Path, bundles: list[Path]) -> None:
+    with running_endpoint(tmp_path / "fresh") as url:
+        _promote(Fleet([url], TOKEN), bundles[0])
+        with pytest.raises(PushFailed, match="no bundle served before"):
+            AdminClient(url, TOKEN, PushFailed).roll_back()
+        assert served_versions([url]) == ["1"]
+
+
+def test_an_archive_without_a_file_is_refused(urls: list[str], bundles: list[Path]) -> None:
+    archive = pack(bundles[1])[: -(1 << 16)]
+    answer = httpx.put(f"{urls[0]}/v1/admin/staged", content=archive, headers={"Authorization": f"Bearer {TOKEN}"})
+    assert answer.status_code == 422
+    assert served_versions(urls) == ["1", "1"]
+
+
+def test_users_are_forgotten_by_every_endpoint_though_one_is_away(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    homes, users = [tmp_path / "a", tmp_path / "b"], ["a/b", "..", "ü?#%2F"]
+    event = {"event_type": "view", "item_id": "i1"}
+    with ExitStack() as stack, caplog.at_level("INFO"):
+        urls = [stack.enter_context(running_endpoint(home)) for home in homes]
+        for url in urls:
+            httpx.post(f"{url}/v1/events", json=[event | {"user_id": user} for user in users]).raise_for_status()
+        away = f"http://127.0.0.1:{any_free_port()}"
+        with pytest.raises(UnavailableError, match=f"at {away};"):
+            forget([urls[0], away, urls[1]], TOKEN, users)
+        assert forget(urls, TOKEN, users) == 0
+        with pytest.raises(ConfigurationError, match="RECSYS_ADMIN_TOKEN"):
+            forget(urls, "wrong", users)
+    journals = [path.read_text("utf-8") for home in homes for path in home.glob("endpoint/journal/*.jsonl")]
+    assert [text.split() for text in journals] == [[], []]
+    assert not any(f"users/{name}" in caplog.text for name in ("a", "%", "ü", "."))
