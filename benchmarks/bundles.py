@@ -1,0 +1,79 @@
+"""Bundles of networks that learned nothing, for a catalogue and a number of users of any size."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from recsys_tasks.features.encoding import EncodedSnapshot
+from recsys_tasks.features.sequences import build_timeline
+from recsys_tasks.features.vocabulary import Vocabulary
+from recsys_tasks.model.export import export_graphs
+from recsys_tasks.model.files import TrainedModel, save_model
+from recsys_tasks.model.network import NetworkConfig
+from recsys_tasks.model.training import build_network
+from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM, VIEW
+from recsys_tasks.promotion.build import golden_requests, histories, seal_with_golden
+from recsys_tasks.serving.bundle import HISTORIES
+
+_END = datetime(2024, 6, 1, tzinfo=UTC)
+_SESSION = 5
+
+
+def make_bundle(
+    folder: Path, version: str, run_id: str, items: int, users: int, history: int, width: int, seed: int
+) -> Path:
+    """A bundle in a folder of its own; users have so many events each, items follow Zipf's law."""
+    folder.mkdir(parents=True)
+    shop = _shop(items, users, history)
+    torch.manual_seed(seed)
+    words = shop.vocabulary
+    config = NetworkConfig(items=len(words), content_tokens=len(words.content_names), width=width)
+    network = build_network(config, words)
+    save_model(TrainedModel(network.eval(), shop.vocabulary), folder)
+    export_graphs(network, folder)
+    np.savez(folder / HISTORIES, **histories(shop, _END.timestamp()))  # type: ignore[arg-type]
+    lineage = {"model_version": version, "run_id": run_id, "snapshot_id": "s", "cutoff": _END.isoformat()}
+    seal_with_golden(folder, lineage, golden_requests(shop))
+    return folder
+
+
+def requests(items: int, users: int, count: int, seed: int = 0) -> list[bytes]:
+    """Bodies of requests: a known user each, with a session of one to twenty events, always at the same time."""
+    random = np.random.default_rng(seed)
+    moment = _END.isoformat()
+    return [
+        json.dumps(
+            {
+                "user_id": f"u{random.integers(users)}",
+                "session": [
+                    {"item_id": f"i{item}", "event_time": moment} for item in random.integers(0, items, 1 + number % 20)
+                ],
+                "time": moment,
+            }
+        ).encode()
+        for number in range(count)
+    ]
+
+
+def _shop(items: int, users: int, history: int) -> EncodedSnapshot:
+    random = np.random.default_rng(0)
+    ranks = np.minimum(random.zipf(1.2, users * history), items)
+    user = np.repeat(np.arange(users), history)
+    session = np.arange(users * history) // _SESSION
+    at = _END.timestamp() - 86_400.0 * (1 + (history - 1 - np.arange(users * history) % history) // _SESSION)
+    kind = np.full(len(ranks), EVENT_TYPE_CODES[VIEW])
+    timeline = build_timeline(user, session, ranks - 1 + FIRST_ITEM, kind, at, at)
+    vocabulary = Vocabulary(
+        item_ids=tuple(f"i{number}" for number in range(items)),
+        titles=tuple(f"Item {number}" for number in range(items)),
+        category_paths=tuple(f"D{number % 20} > C{number % 300}" for number in range(items)),
+        brands=tuple(f"B{number % 1_000}" for number in range(items)),
+        counts=tuple(np.bincount(ranks - 1, minlength=items).tolist()),
+    )
+    split = np.zeros(int(session[-1]) + 1, np.int8)
+    return EncodedSnapshot(timeline, vocabulary, [f"u{number}" for number in range(users)], split)

@@ -1,0 +1,162 @@
+"""Promotions and rollbacks under load: `python benchmarks/promotion.py --promotions 200 --endpoints 1`.
+
+Whole ones, with a warehouse and a registry, while a client sends requests at half of what the endpoints can answer;
+and how long it takes from an approval until the last endpoint serves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import httpx
+import psutil
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.bundles import make_bundle, requests
+from benchmarks.load import Caller, Load, capacity, shown
+from benchmarks.report import machine, show, write
+from recsys_tasks.names import REGISTERED_MODEL
+from recsys_tasks.registry.tracking import client
+from recsys_tasks.stack.environment import any_free_port
+from recsys_tasks.steps import promoting
+
+_QUESTIONS = 400
+_MOST_SECONDS = 1_800.0
+
+
+def main() -> None:
+    """Runs the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--promotions", type=int, default=200, help="and rollbacks, by turns")
+    parser.add_argument("--endpoints", type=int, default=1)
+    parser.add_argument("--items", type=int, default=10_000)
+    parser.add_argument("--users", type=int, default=5_000, help="with a history of 100 events each")
+    parser.add_argument("--quiet-seconds", type=float, default=30.0)
+    parser.add_argument("--pause", type=float, default=0.0, help="seconds between one and the next")
+    parser.add_argument("--json")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        home = Path(folder)
+        os.environ |= {"RECSYS_HOME": folder, "RECSYS_ADMIN_TOKEN": "benchmark"}
+        endpoints = [stack.enter_context(_endpoint(home / f"endpoint{n}")) for n in range(given.endpoints)]
+        os.environ["RECSYS_ENDPOINT_URLS"] = json.dumps([url for url, _ in endpoints])
+        fields = _measure(given, home, endpoints)
+    about = machine("onnxruntime", "granian") | {"items": f"{given.items:,}", "users": f"{given.users:,}"}
+    title = f"{given.promotions} promotions and rollbacks, {given.endpoints} endpoint(s)"
+    show(title, [{"figure": name, "value": value} for name, value in fields.items()], about)
+    write(given.json, {**fields, "machine": about})
+
+
+def _measure(given: argparse.Namespace, home: Path, endpoints: Sequence[tuple[str, int]]) -> dict[str, float]:
+    urls = [url for url, _ in endpoints]
+    folders = [_registered(home, number, given) for number in ("1", "2")]
+    bodies = requests(given.items, given.users, _QUESTIONS)
+    expected, seconds_to_serve = {}, []
+    for number, bundle in zip(("1", "2"), folders, strict=True):
+        began = time.perf_counter()
+        promoting.activate(number, bundle)
+        seconds_to_serve.append(time.perf_counter() - began)
+        expected[number] = [_items(urls[0], body) for body in bodies]
+    most = capacity(urls, bodies, 10.0)
+    quiet = Caller(urls, bodies, most / 2, expected, _MOST_SECONDS)
+    with quiet:
+        time.sleep(given.quiet_seconds)
+    before = sum(_resident(pid) for _, pid in endpoints)
+    busy, took = Caller(urls, bodies, most / 2, expected, _MOST_SECONDS), []
+    with busy:
+        for turn in range(given.promotions):
+            began = time.perf_counter()
+            if turn % 2 == 0:
+                promoting.rollback()
+            else:
+                promoting.activate("2", folders[1])
+            took.append(time.perf_counter() - began)
+            time.sleep(given.pause)
+    after = sum(_resident(pid) for _, pid in endpoints)
+    return _fields(most, _done(quiet), _done(busy), took) | {
+        "seconds_to_serve": max(seconds_to_serve),
+        "megabytes_before": before,
+        "megabytes_after": after,
+    }
+
+
+def _fields(most: float, quiet: Load, busy: Load, took: list[float]) -> dict[str, float]:
+    return {
+        "capacity_requests_s": most,
+        "requests": len(busy.seconds),
+        "failed_requests": quiet.failed + busy.failed,
+        "mixed_answers": quiet.mixed + busy.mixed,
+        "quiet_p50_ms": quiet.milliseconds(50),
+        "quiet_p99_ms": quiet.milliseconds(99),
+        "p50_ms": busy.milliseconds(50),
+        "p99_ms": busy.milliseconds(99),
+        "max_ms": busy.milliseconds(100),
+        "p99_ratio": busy.milliseconds(99) / quiet.milliseconds(99),
+        "promotion_seconds": statistics.median(took[1::2]),
+        "rollback_seconds": statistics.median(took[::2]),
+        "longest_rollback_seconds": max(took[::2]),
+    }
+
+
+def _done(caller: Caller) -> Load:
+    assert caller.load is not None, "the context is closed"  # noqa: S101
+    return caller.load
+
+
+def _registered(home: Path, number: str, given: argparse.Namespace) -> Path:
+    if number == "1":
+        client().create_registered_model(REGISTERED_MODEL)
+    run = client().create_run(client().create_experiment(f"of version {number}")).info.run_id
+    client().create_model_version(REGISTERED_MODEL, f"runs:/{run}/model", run, tags={"snapshot_id": "s"})
+    return make_bundle(home / "made" / number, number, run, given.items, given.users, 100, 64, int(number))
+
+
+def _items(url: str, body: bytes) -> list[str]:
+    answer = httpx.post(f"{url}/v1/recommendations", content=body)
+    answer.raise_for_status()
+    return shown(answer.json())
+
+
+@contextmanager
+def _endpoint(home: Path) -> Iterator[tuple[str, int]]:
+    """Address and process of an endpoint."""
+    home.mkdir()
+    port = any_free_port()
+    command = [sys.executable, "-W", "ignore", "-m", "recsys_tasks", "serve", "--port", str(port)]
+    environment = {**os.environ, "RECSYS_HOME": str(home), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, env=environment)  # noqa: S603
+    try:
+        while True:
+            try:
+                httpx.get(f"http://127.0.0.1:{port}/healthz")
+                break
+            except httpx.TransportError:
+                if process.poll() is not None:
+                    raise
+                time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}", process.pid
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
+
+
+def _resident(pid: int) -> float:
+    """Megabytes of a process and those it started."""
+    process = psutil.Process(pid)
+    return sum(one.memory_info().rss for one in (process, *process.children(recursive=True))) / 1e6
+
+
+if __name__ == "__main__":
+    main()
