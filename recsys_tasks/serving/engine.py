@@ -53,6 +53,15 @@ class History(NamedTuple):
     words: np.ndarray
 
 
+class _Kept(NamedTuple):
+    """A user's encoded history, by what it was made of, and from what and when that was asked for."""
+
+    fingerprint: bytes
+    encoded: Arrays
+    past: Sequence[Action]
+    now: float
+
+
 class Engine:
     """Runs the graphs of one bundle. Not for use by several threads at once."""
 
@@ -66,7 +75,7 @@ class Engine:
         self._decoder_inputs = {given.name for given in self._decoder.get_inputs()}
         # A model whose data had no searches reads none.
         self._query_words = int(self._encoder_inputs.get("words", [0])[-1])
-        self._encoded: OrderedDict[str, tuple[bytes, Arrays]] = OrderedDict()
+        self._encoded: OrderedDict[str, _Kept] = OrderedDict()
 
     def recommend(
         self,
@@ -94,7 +103,7 @@ class Engine:
         if not known_items and not words.any() and not history.words.any():
             return self._popular(k, set(exclude))
         session_events = History(item, kind, np.maximum(seconds, now), words)
-        scores = self._scores(user_id, history, session_events, now)
+        scores = self._scores(user_id, past, history, session_events, now)
         top = scores.max()
         scores = np.exp(scores - top)
         scores /= scores[FIRST_ITEM:].sum()
@@ -103,6 +112,23 @@ class Engine:
     def forget(self, user_id: str) -> None:
         """Drops what is kept of a user between answers; the bundle stays as it is."""
         self._encoded.pop(user_id, None)
+
+    def warm(self, serving: Engine, most: int = 1_000) -> None:
+        """Encodes the histories of those who asked another engine last, so that taking over from it costs nobody time.
+
+        That one may answer and forget users meanwhile; whom it forgets is not kept here either.
+        """
+        for user_id, kept in list(serving._encoded.items())[-most:]:
+            history = self._history(user_id, kept.past, kept.now)
+            events, _ = self._inputs(history, self._encoded_actions(()), kept.now)
+            self._encode(user_id, events, kept.past, kept.now)
+            if user_id not in serving._encoded:
+                self.forget(user_id)
+
+    def rest(self, most: int = 500) -> None:
+        """Keeps no more than this of users between answers, for an engine that does not serve any more."""
+        while len(self._encoded) > most:
+            self._encoded.popitem(last=False)
 
     def seen(self, user_id: str | None, past: Sequence[Action]) -> set[str]:
         """Ids of the items that a user did something with."""
@@ -183,7 +209,18 @@ class Engine:
             words,
         )
 
-    def _scores(self, user_id: str | None, history: History, session: History, now: float) -> np.ndarray:
+    def _scores(
+        self, user_id: str | None, past: Sequence[Action], history: History, session: History, now: float
+    ) -> np.ndarray:
+        events, query = self._inputs(history, session, now)
+        memory = self._encode(user_id, events, past, now)
+        inputs = {**memory, "days": events["days"], **{f"query_{name}": value for name, value in query.items()}}
+        wanted = {name: value for name, value in inputs.items() if name in self._decoder_inputs}
+        scores: np.ndarray = self._decoder.run(None, wanted)[0][0]
+        return scores
+
+    def _inputs(self, history: History, session: History, now: float) -> tuple[Arrays, Arrays]:
+        """What the encoder reads of a history, and the decoder of a session and the event that is asked for."""
         past, count = len(history.item), len(session.item)
         # The event that is asked for stands at the end; nothing but its session's beginning is read of it.
         nothing = np.zeros(1, np.int64)
@@ -198,26 +235,21 @@ class Engine:
         timeline = build_timeline(
             np.zeros_like(item), session_number, item, kind, seconds.astype(np.float64), began, text, queries
         )
-        events, query = query_inputs(timeline, np.asarray([past]), np.asarray([past + count]), HISTORY)
-        memory = self._encode(user_id, events)
-        inputs = {**memory, "days": events["days"], **{f"query_{name}": value for name, value in query.items()}}
-        wanted = {name: value for name, value in inputs.items() if name in self._decoder_inputs}
-        scores: np.ndarray = self._decoder.run(None, wanted)[0][0]
-        return scores
+        return query_inputs(timeline, np.asarray([past]), np.asarray([past + count]), HISTORY)
 
-    def _encode(self, user_id: str | None, events: Arrays) -> Arrays:
+    def _encode(self, user_id: str | None, events: Arrays, past: Sequence[Action], now: float) -> Arrays:
         """The encoder's output for a history, kept for users whose history has not changed."""
         # Time counts in the encoder by differences only, so days since the last event serve any request.
         given = {**events, "days": events["days"] - events["days"][:, -1:]}
         fingerprint = b"".join(given[name].tobytes() for name in sorted(given))
         kept = self._encoded.get(user_id) if user_id else None
-        if user_id and kept is not None and kept[0] == fingerprint:
+        if user_id and kept is not None and kept.fingerprint == fingerprint:
             self._encoded.move_to_end(user_id)
-            return kept[1]
+            return kept.encoded
         wanted = {name: value for name, value in given.items() if name in self._encoder_inputs}
         encoded = dict(zip(_MEMORY, self._encoder.run(None, wanted), strict=True))
         if user_id:
-            self._encoded[user_id] = (fingerprint, encoded)
+            self._encoded[user_id] = _Kept(fingerprint, encoded, past, now)
             if len(self._encoded) > _CACHED_USERS:
                 self._encoded.popitem(last=False)
         return encoded

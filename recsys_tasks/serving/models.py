@@ -54,6 +54,7 @@ class Models:
         self._forget_others()  # what a kill left half unpacked
         self.engine = self._first_usable()
         self.challenger = self._challenger_of_before()
+        self._before: Engine | None = None
 
     @contextmanager
     def arriving(self) -> Iterator[Path]:
@@ -90,6 +91,8 @@ class Models:
         self.discard()
         challenger = Challenger(Engine(read_bundle(home)), measured, Terms())
         challenger.engine.check_golden()  # what is loaded at the first answer is loaded now
+        if self.engine is not None:
+            challenger.engine.warm(self.engine)
         self._write_pointer(staged=Staged(digest, measured))
         self.challenger = challenger
         return challenger
@@ -117,6 +120,7 @@ class Models:
         challenger = self._staged(digest)
         challenger.close()
         self._write_pointer(active=digest, previous=self.serving.active, staged=None)
+        self._rest(self.engine)
         self.engine, self.challenger = challenger.engine, None
         self._forget_others()
         log.info("Serving model version %s, bundle %s", self.engine.bundle.model_version, digest)
@@ -144,10 +148,12 @@ class Models:
             return None
         if self.serving.previous is None:
             raise InputError("no bundle served before this one")
-        engine = self._load(self.serving.previous)
+        back = self._before
+        if back is None or back.bundle.digest != self.serving.previous:
+            back = self._load(self.serving.previous)
         self._write_pointer(active=self.serving.previous, previous=None)
-        self.engine = engine
-        return engine
+        self.engine, self._before = back, None
+        return back
 
     def answer(self, serving: Engine, key: str | None, ask: Ask) -> tuple[Engine, Answer]:
         """The answer of the model whose turn it is; see `Challenger.answer`."""
@@ -164,8 +170,16 @@ class Models:
         """Drops what the engines keep of a user between answers."""
         if self.engine is not None:
             self.engine.forget(user_id)
+        if self._before is not None:
+            self._before.forget(user_id)
         if self.challenger is not None:
             self.challenger.forget(user_id)
+
+    def _rest(self, engine: Engine | None) -> None:
+        """Keeps the engine that served at hand: going back is not to wait for it."""
+        if engine is not None:
+            engine.rest()
+        self._before = engine
 
     def _staged(self, digest: str) -> Challenger:
         if self.challenger is None or self.challenger.engine.bundle.digest != digest:

@@ -12,9 +12,9 @@ from rich.table import Table
 from sqlalchemy import Engine, text
 
 from recsys_tasks.errors import InvariantError
+from recsys_tasks.promotion.record import standing
 from recsys_tasks.stack.environment import Ports
 from recsys_tasks.stack.loop import Walk
-from recsys_tasks.warehouse import statement
 
 _COLUMNS = ("recall_20", "mrr_20", "ndcg_20", "precision_20", "f1_20")
 
@@ -26,9 +26,8 @@ def verify(walk: Walk, ports: Ports) -> str:
         InvariantError: it is not so; says what was found.
     """
     serving = httpx.get(f"{ports.url('endpoint')}/v1/model", timeout=30).json()
-    with walk.warehouse.connect() as connection:
-        latest = connection.execute(statement("promotion/latest")).one_or_none()
-    promoted = latest.model_version if latest else None
+    served = standing(walk.warehouse).served
+    promoted = served[-1].model_version if served else None
     if serving.get("model_version") != promoted:
         raise InvariantError(f"The endpoint serves {serving.get('model_version')}, but {promoted} was promoted")
     (feedback,) = _rows(walk.warehouse, "select count(*) from events where source = 'feedback'")[0]
