@@ -113,17 +113,20 @@ class Engine:
         """Drops what is kept of a user between answers; the bundle stays as it is."""
         self._encoded.pop(user_id, None)
 
-    def warm(self, serving: Engine, most: int = 1_000) -> None:
+    def warm(self, serving: Engine, most: int = 500) -> None:
         """Encodes the histories of those who asked another engine last, so that taking over from it costs nobody time.
 
-        That one may answer and forget users meanwhile; whom it forgets is not kept here either.
+        That one may answer and forget users meanwhile; whom it forgets is not kept here either. Three quarters of the
+        time are left to its answers.
         """
         for user_id, kept in list(serving._encoded.items())[-most:]:
+            began = time.perf_counter()
             history = self._history(user_id, kept.past, kept.now)
             events, _ = self._inputs(history, self._encoded_actions(()), kept.now)
             self._encode(user_id, events, kept.past, kept.now)
             if user_id not in serving._encoded:
                 self.forget(user_id)
+            time.sleep(3 * (time.perf_counter() - began))
 
     def rest(self, most: int = 500) -> None:
         """Keeps no more than this of users between answers, for an engine that does not serve any more."""
@@ -141,6 +144,11 @@ class Engine:
         session = [Action(item, kind, seconds, query=query) for item, kind, seconds, query in request["session"]]
         found = self.recommend(request["user_id"], (), session, request["now"], request["k"])
         return [{"item_id": item.item_id, "score": item.score} for item in found]
+
+    def first_answer(self) -> None:
+        """Answers one golden request, so that what is loaded at the first answer is loaded now."""
+        for case in self.bundle.golden[-1:]:
+            self.answer_golden(case["request"])
 
     def check_golden(self) -> int:
         """Answers the bundle's golden requests as the model did that was exported; returns their number.

@@ -90,7 +90,7 @@ class Models:
             shutil.rmtree(staging, ignore_errors=True)
         self.discard()
         challenger = Challenger(Engine(read_bundle(home)), measured, Terms())
-        challenger.engine.check_golden()  # what is loaded at the first answer is loaded now
+        challenger.engine.first_answer()
         if self.engine is not None:
             challenger.engine.warm(self.engine)
         self._write_pointer(staged=Staged(digest, measured))

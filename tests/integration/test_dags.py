@@ -34,7 +34,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
         "RECSYS_MLFLOW_TRACKING_URI": embedded.url(server, "mlflow"),
         "RECSYS_SAMPLE_USERS": "400",
         "RECSYS_MIN_ITEM_EVENTS": "5",
-        "RECSYS_TRAINING_SECONDS": "90",
+        "RECSYS_TRAINING_SECONDS": "150",
     }
     _airflow(environment, "db", "migrate")
     endpoint = subprocess.Popen(
