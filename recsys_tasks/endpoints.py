@@ -14,6 +14,7 @@ from recsys_tasks.errors import ConfigurationError, RecsysError, UnavailableErro
 log = logging.getLogger(__name__)
 logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs every address, and one of them names a user
 _SECONDS = 60.0
+_STAGE_SECONDS = 600.0  # a bundle is sent, tried and loaded
 
 
 class AdminClient:
@@ -36,7 +37,7 @@ class AdminClient:
 
     def stage(self, archive: bytes) -> dict[str, Any]:
         """Lets a bundle be checked and kept beside the one that serves; what it showed."""
-        found: dict[str, Any] = self._ask("PUT", "/v1/admin/staged", content=archive).json()
+        found: dict[str, Any] = self._ask("PUT", "/v1/admin/staged", seconds=_STAGE_SECONDS, content=archive).json()
         return found
 
     def change_staged(self, bundle: str, mode: str, **terms: float) -> dict[str, Any]:
@@ -83,10 +84,10 @@ class AdminClient:
             raise self._failure(answer)(f"{method} {self.url}{path}: status {answer.status_code}: {answer.text[:300]}")
         return answer
 
-    def _send(self, method: str, path: str, **body: Any) -> httpx.Response:
+    def _send(self, method: str, path: str, seconds: float = _SECONDS, **body: Any) -> httpx.Response:
         headers = {"Authorization": f"Bearer {self._token}"}
         try:
-            answer = httpx.request(method, f"{self.url}{path}", headers=headers, timeout=_SECONDS, **body)
+            answer = httpx.request(method, f"{self.url}{path}", headers=headers, timeout=seconds, **body)
         except httpx.TransportError as error:
             raise UnavailableError(f"{method} {self.url}: the endpoint does not answer ({error})") from error
         if answer.status_code in (401, 403):

@@ -33,39 +33,54 @@ class Fleet:
     def __init__(self, urls: Sequence[str], token: str) -> None:
         self._clients = [AdminClient(url, token, PushFailed) for url in urls]
 
-    def stage(self, folder: Path, digest: str) -> dict[str, dict[str, Any]]:
+    def stage(self, folder: Path, digest: str, serving: str | None = None) -> dict[str, dict[str, Any]]:
         """Puts a bundle beside what serves, at every endpoint; what each measured of it, by address.
+
+        Args:
+            folder: the bundle; digest: its name.
+            serving: digest of what is to serve on if this fails, which may be the bundle itself.
 
         Raises:
             PushFailed: an endpoint refused it; it is staged nowhere.
             UnavailableError, ConfigurationError: an endpoint does not answer, or not to this token; likewise.
         """
-        asked = self._ask(lambda client: _staged(client, folder, digest))
+        asked = self.stage_again(folder, digest)
         if asked.problems:
-            self.discard(digest)
+            self._put_back(digest, serving)
             raise _all_of(asked.problems)
         return asked.found
 
-    def activate(self, bundle: Bundle) -> None:
+    def stage_again(self, folder: Path, digest: str) -> Asked:
+        """Puts a bundle beside what serves, where it is not, at every endpoint that can be reached."""
+        return self._ask(lambda client: _staged(client, folder, digest))
+
+    def activate(self, bundle: Bundle, serving: str | None = None) -> None:
         """Lets a staged bundle serve at every endpoint, and asks each as a caller would.
+
+        Args:
+            bundle: what is staged.
+            serving: digest of what is to serve on if this fails, which may be the bundle itself.
 
         Raises:
             PushFailed: an endpoint refused or answers wrongly; those that serve it were put back.
             UnavailableError, ConfigurationError: likewise.
         """
-        before = self._ask(AdminClient.models)
-        if before.problems:
-            raise _all_of(before.problems)
-        asked = self._ask(lambda client: _activate(client, bundle))
+        asked = self._ask(AdminClient.models)
+        if not asked.problems:
+            asked = self._ask(lambda client: _activate(client, bundle))
         if asked.problems:
-            # An answer that was lost on its way does not mean that nothing was done: all are looked at.
-            changed = [url for url, models in before.found.items() if models["active"] != bundle.digest]
-            back = self._ask(lambda client: _put_back(client, bundle.digest), changed)
-            for url, error in back.problems.items():
-                log.error("%s could not be put back, and is for reconciling to put right: %s", url, error)
+            self._put_back(bundle.digest, serving)
             raise _all_of(asked.problems)
         for client in self._clients:
             log.info("%s serves version %s, bundle %s", client.url, bundle.model_version, bundle.digest)
+
+    def _put_back(self, digest: str, serving: str | None) -> None:
+        # An answer that was lost on its way does not mean that nothing was done, and what was killed before may have
+        # got half way: all endpoints are looked at.
+        if digest == serving:
+            return
+        for url, error in self._ask(lambda client: _put_back(client, digest)).problems.items():
+            log.error("%s could not be put back, and is for reconciling to put right: %s", url, error)
 
     def bring(self, digest: str, folder: Callable[[], Path]) -> Asked:
         """Lets every endpoint that can be reached serve a bundle that served before.
@@ -111,6 +126,9 @@ class Fleet:
                     asked.found[client.url] = answer.result()
                 except RecsysError as error:
                     asked.problems[client.url] = error
+                except (ValueError, KeyError, TypeError) as error:  # not what an endpoint answers
+                    problem = f"{client.url} answers what no endpoint does: {type(error).__name__}: {error}"
+                    asked.problems[client.url] = PushFailed(problem)
         return asked
 
 

@@ -117,6 +117,7 @@ class Endpoint:
         async with self._swapping:
             challenger = await self._stage(request)
             engine = await run_in_threadpool(self.models.activate, challenger.engine.bundle.digest)
+            self.models.rest()
         self._show_version()
         return _json(self._serving(engine))
 
@@ -160,6 +161,7 @@ class Endpoint:
             try:
                 if asked.mode == "active":
                     engine = await run_in_threadpool(self.models.activate, asked.bundle)
+                    self.models.rest()
                     self._show_version()
                     return _json(self._serving(engine))
                 terms = Terms(

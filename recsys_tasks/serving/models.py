@@ -83,18 +83,20 @@ class Models:
             if self.challenger is not None and self.challenger.engine.bundle.digest == digest:
                 return self.challenger
             measured = probe(staging, self._room())
+            self._let_go()
             home = self._folder / digest
-            if not home.exists():
+            if digest != self.serving.active:
+                shutil.rmtree(home, ignore_errors=True)
                 staging.rename(home)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
-        self.discard()
         challenger = Challenger(Engine(read_bundle(home)), measured, Terms())
         challenger.engine.first_answer()
         if self.engine is not None:
             challenger.engine.warm(self.engine)
         self._write_pointer(staged=Staged(digest, measured))
         self.challenger = challenger
+        self._forget_others()
         return challenger
 
     def begin_trial(self, digest: str, terms: Terms) -> Challenger:
@@ -120,7 +122,7 @@ class Models:
         challenger = self._staged(digest)
         challenger.close()
         self._write_pointer(active=digest, previous=self.serving.active, staged=None)
-        self._rest(self.engine)
+        self._before = self.engine  # going back is not to wait for it
         self.engine, self.challenger = challenger.engine, None
         self._forget_others()
         log.info("Serving model version %s, bundle %s", self.engine.bundle.model_version, digest)
@@ -131,8 +133,7 @@ class Models:
         challenger = self.challenger
         if challenger is None or digest not in (None, challenger.engine.bundle.digest):
             return
-        self.challenger = None
-        challenger.close()
+        self._let_go()
         self._write_pointer(staged=None)
         self._forget_others()
 
@@ -175,11 +176,16 @@ class Models:
         if self.challenger is not None:
             self.challenger.forget(user_id)
 
-    def _rest(self, engine: Engine | None) -> None:
-        """Keeps the engine that served at hand: going back is not to wait for it."""
-        if engine is not None:
-            engine.rest()
-        self._before = engine
+    def _let_go(self) -> None:
+        challenger, self.challenger = self.challenger, None
+        if challenger is not None:
+            challenger.close()
+
+    def rest(self) -> None:
+        """Lets the engine that served before take less memory. For the thread that answers: it may be in the midst of
+        an answer of that engine still."""
+        if self._before is not None:
+            self._before.rest()
 
     def _staged(self, digest: str) -> Challenger:
         if self.challenger is None or self.challenger.engine.bundle.digest != digest:
@@ -195,7 +201,9 @@ class Models:
     def _room(self) -> int:
         """How many bytes a bundle more may take."""
         left = available_bytes()
-        return left if self._most_megabytes is None else min(left, self._most_megabytes * 10**6 - resident_bytes())
+        if self._most_megabytes is not None:
+            left = min(left, self._most_megabytes * 10**6 - resident_bytes())
+        return max(left, 0)
 
     def _first_usable(self) -> Engine | None:
         """The active bundle's engine; where that bundle is broken, the previous one's, or none: readiness tells."""

@@ -192,7 +192,10 @@ class Challenger:
         if not self._room.acquire(blocking=False):
             self._skipped += 1
             return
-        self._shadow.submit(self._answer_copy, ask, [item.item_id for item in answer])
+        try:
+            self._shadow.submit(self._answer_copy, ask, [item.item_id for item in answer])
+        except RuntimeError:  # it was closed a moment ago, in the thread that lets it serve or go
+            self._room.release()
 
     def _answer_copy(self, ask: Ask, shown: list[str]) -> None:
         try:

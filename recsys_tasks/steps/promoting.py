@@ -66,11 +66,11 @@ def activate(
     with record.one_at_a_time(engine()):
         with failure_on_record(bundle, approved_by, evidence):
             versions.version_by_number(number)  # a registry that is away is found out before anything is changed
-            fleet = endpoints()
-            stage(fleet, bundle)
-            fleet.activate(bundle)
-        standing = record.standing(engine())
-        if not standing.served or standing.served[-1].bundle_digest != bundle.digest:
+            fleet, served = endpoints(), record.standing(engine()).served
+            serving = served[-1].bundle_digest if served else None
+            stage(fleet, bundle, serving)
+            fleet.activate(bundle, serving)
+        if serving != bundle.digest:
             record.record(engine(), subject_of(bundle), record.PROMOTED, reasons, approved_by, evidence)
         _tell_registry(f"champion since {_now()}", approved_by=approved_by)
 
@@ -145,14 +145,14 @@ def find_bundle(subject: record.Subject) -> Path:
     return folder
 
 
-def stage(fleet: Fleet, bundle: Bundle) -> None:
+def stage(fleet: Fleet, bundle: Bundle, serving: str | None) -> None:
     """Puts a bundle beside what serves, everywhere, if it keeps the limits everywhere.
 
     Raises:
         PushFailed: an endpoint refused it, or it is beyond a limit there; it is staged nowhere.
     """
     limits = read_rules(settings().gate_rules).limits
-    for url, measured in fleet.stage(bundle.folder, bundle.digest).items():
+    for url, measured in fleet.stage(bundle.folder, bundle.digest, serving).items():
         here = {name: most for name, most in limits.items() if name in measured}
         broken = [f"{rule}: {found}" for rule, found, kept in within_limits(here, measured) if not kept]
         if broken:

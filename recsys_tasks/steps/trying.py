@@ -43,11 +43,11 @@ def begin(number: str, folder: Path, approved_by: str, evidence: object = None) 
     bundle = read_bundle(folder)
     with record.one_at_a_time(engine()), failure_on_record(bundle, approved_by, evidence):
         versions.version_by_number(number)
-        trial = record.standing(engine()).trial
+        served, trial = record.standing(engine())
         if trial is not None and trial.subject.bundle_digest == bundle.digest:
             return trial.decided_at
         fleet = endpoints()
-        stage(fleet, bundle)
+        stage(fleet, bundle, served[-1].bundle_digest if served else None)
         began = datetime.now(UTC)
         phase = phases(began)[0]
         asked = fleet.begin_trial(bundle.digest, _terms(phase, _rules()))
@@ -105,10 +105,10 @@ def _look_at(bundle: Bundle, phase: Phase | None, began: datetime) -> tuple[list
         asked = fleet.models()
         reports = {url: models["staged"] for url, models in asked.found.items()}
     else:
-        stage(fleet, bundle)  # where it is not, any more
+        fleet.stage_again(bundle.folder, bundle.digest)
         asked = fleet.begin_trial(bundle.digest, _terms(phase, rules))
         reports = asked.found
-    problems, findings = [], [f"{url} is away: {error}" for url, error in asked.problems.items()]
+    problems, findings = [], [f"{url} takes no part: {error}" for url, error in asked.problems.items()]
     for url, report in reports.items():
         if report is None or report["bundle"] != bundle.digest:
             continue

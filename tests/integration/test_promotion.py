@@ -272,6 +272,17 @@ def test_a_promotion_killed_half_way_through_activation_is_taken_back_or_done_by
             assert all(AdminClient(url, TOKEN).models()["staged"] is None for url in shop.urls)
 
 
+def test_what_was_activated_before_a_kill_is_taken_back_where_trying_again_fails(shop: Shop) -> None:
+    digest = bundle_digest(shop.folders["2"])
+    promoting.endpoints().stage(shop.folders["2"], digest)
+    AdminClient(shop.urls[0], TOKEN).change_staged(digest, "active")
+    leaving = _away()
+    shop.talk_to(*shop.urls, leaving)
+    with pytest.raises(UnavailableError, match=leaving):
+        shop.promote("2")
+    assert shop.serving() == ["1", "1", "1"]
+
+
 def test_two_promotions_at_once_come_one_after_the_other(shop: Shop) -> None:
     problems: list[Exception] = []
 
@@ -355,6 +366,11 @@ class TestTrial:
 
     def test_an_endpoint_that_lost_it_takes_part_again(self, shop: Shop, began: datetime) -> None:
         AdminClient(shop.urls[1], TOKEN).discard_staged()
+        assert trying.look(shop.folders["2"], began) is None
+        assert self._modes(shop) == ["shadow"] * 3
+
+    def test_with_an_endpoint_away_it_goes_on_at_the_others(self, shop: Shop, began: datetime) -> None:
+        shop.talk_to(*shop.urls, _away())
         assert trying.look(shop.folders["2"], began) is None
         assert self._modes(shop) == ["shadow"] * 3
 

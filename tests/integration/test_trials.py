@@ -14,6 +14,7 @@ from starlette.testclient import TestClient
 from recsys_tasks.errors import BundleUnusable, GoldenMismatch
 from recsys_tasks.serving.app import create_app
 from recsys_tasks.serving.bundle import DECODER, GOLDEN, MANIFEST, bundle_digest, pack, read_bundle, seal
+from recsys_tasks.serving.engine import Engine
 from recsys_tasks.serving.memory import available_bytes
 from recsys_tasks.serving.probe import probe
 from recsys_tasks.settings import Settings
@@ -97,6 +98,28 @@ def test_only_the_staged_bundle_can_be_activated(client: TestClient, bundles: li
     client.delete("/v1/admin/staged", headers=HEADERS)
     assert _change(client, bundle_digest(bundles[1]), "active") == 409
     assert _version(client) == "1"
+
+
+def test_a_staged_bundle_makes_way_for_another(client: TestClient, bundles: list[Path], tmp_path: Path) -> None:
+    _stage(client, _failing(bundles[1], tmp_path / "other"))
+    digest = _stage(client, bundles[1])
+    assert _change(client, digest, "active") == 200
+    with TestClient(create_app(_settings(tmp_path))) as again:
+        assert _version(again) == "2"
+
+
+def test_who_asked_before_a_swap_is_known_to_the_new_model(tmp_path: Path, bundles: list[Path]) -> None:
+    old, new = (Engine(read_bundle(bundle)) for bundle in bundles)
+    now = new.bundle.golden[0]["request"]["now"]
+    for user in ("u1", "u2"):
+        old.recommend(user, (), (), now, 5)
+    new.warm(old)
+    assert list(new._encoded) == ["u1", "u2"]
+    cold = Engine(read_bundle(bundles[1]))
+    assert new.recommend("u1", (), (), now, 5) == cold.recommend("u1", (), (), now, 5)
+    assert len(new._encoded) == 2
+    new.rest(1)
+    assert list(new._encoded) == ["u1"]
 
 
 def test_a_canary_has_a_share_of_the_users_and_always_the_same_ones(
