@@ -80,7 +80,7 @@ def begin_trial(agreed: dict[str, Any]) -> dict[str, Any]:
     from recsys_tasks.steps import trying
 
     began = trying.begin(agreed["version"], Path(agreed["bundle"]), agreed["approved_by"], agreed["evidence"])
-    return {**agreed, "began": began.isoformat()}
+    return {**agreed, "began": began and began.isoformat()}
 
 
 @task.sensor(poke_interval=60, mode="reschedule", timeout=30 * 24 * 3600.0)
@@ -88,7 +88,8 @@ def begin_trial(agreed: dict[str, Any]) -> dict[str, Any]:
 def watch_trial(tried: dict[str, Any]) -> bool:
     from recsys_tasks.steps import trying
 
-    findings = trying.look(Path(tried["bundle"]), datetime.fromisoformat(tried["began"]))
+    began = tried["began"] and datetime.fromisoformat(tried["began"])
+    findings = trying.look(Path(tried["bundle"]), began)
     if findings is None:
         return False
     loop.note(f"version {tried['version']} passed its trial: {'; '.join(findings)}")

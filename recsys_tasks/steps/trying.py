@@ -34,8 +34,10 @@ class Phase(NamedTuple):
     ends: datetime
 
 
-def begin(number: str, folder: Path, approved_by: str, evidence: object = None) -> datetime:
+def begin(number: str, folder: Path, approved_by: str, evidence: object = None) -> datetime | None:
     """Stages a version's bundle everywhere and begins its trial; when that was. A trial that is on goes on.
+
+    None without a champion: there is nothing to try a first model beside, and nobody to answer the others meanwhile.
 
     Raises:
         PushFailed, UnavailableError: as `promoting.activate`; the champion serves as before.
@@ -46,8 +48,10 @@ def begin(number: str, folder: Path, approved_by: str, evidence: object = None) 
         served, trial = record.standing(engine())
         if trial is not None and trial.subject.bundle_digest == bundle.digest:
             return trial.decided_at
+        if not served:
+            return None
         fleet = endpoints()
-        stage(fleet, bundle, served[-1].bundle_digest if served else None)
+        stage(fleet, bundle, served[-1].bundle_digest)
         began = datetime.now(UTC)
         phase = phases(began)[0]
         asked = fleet.begin_trial(bundle.digest, _terms(phase, _rules()))
@@ -59,7 +63,7 @@ def begin(number: str, folder: Path, approved_by: str, evidence: object = None) 
     return began
 
 
-def look(folder: Path, began: datetime) -> list[str] | None:
+def look(folder: Path, began: datetime | None) -> list[str] | None:
     """Looks after a trial: what it came to if it is over and passed, None if it goes on.
 
     Endpoints that came back meanwhile take part again; one that is away is left out until then.
@@ -67,6 +71,8 @@ def look(folder: Path, began: datetime) -> list[str] | None:
     Raises:
         TrialLost: the challenger failed, or somebody ended its trial. It is withdrawn everywhere.
     """
+    if began is None:
+        return ["there was no champion to be tried beside"]
     bundle = read_bundle(folder)
     with record.one_at_a_time(engine()):
         trial = record.standing(engine()).trial
@@ -125,8 +131,7 @@ def _look_at(bundle: Bundle, phase: Phase | None, began: datetime) -> tuple[list
 
 def _clicks(bundle: Bundle, since: datetime, rules: TrialRules) -> tuple[bool, str]:
     """Whether fewer people act on what the challenger shows, and the figures."""
-    champion = record.standing(engine()).served
-    against = champion[-1].model_version if champion else ""
+    against = record.standing(engine()).served[-1].model_version
     names = {"since": since, "challenger": bundle.model_version, "champion": against}
     with engine().connect() as connection:
         rows = connection.execute(statement("promotion/trial_clicks"), names).all()

@@ -344,7 +344,9 @@ class TestTrial:
     @pytest.fixture
     def began(self, shop: Shop) -> datetime:
         shop.set(SHADOW_SHARE=1.0, SHADOW_MINUTES=60, CANARY_SHARE=0.5, CANARY_HOURS=24)
-        return trying.begin("2", shop.folders["2"], "somebody")
+        began = trying.begin("2", shop.folders["2"], "somebody")
+        assert began is not None
+        return began
 
     def _modes(self, shop: Shop) -> list[str | None]:
         staged = [AdminClient(url, TOKEN).models()["staged"] for url in shop.urls]
@@ -353,7 +355,9 @@ class TestTrial:
     def test_it_goes_through_its_phases_and_ends_with_a_finding(self, shop: Shop, began: datetime) -> None:
         folder = shop.folders["2"]
         assert self._modes(shop) == ["shadow"] * 3
-        assert trying.begin("2", folder, "somebody") < began + timedelta(seconds=1)  # again: it goes on
+        again = trying.begin("2", folder, "somebody")  # it goes on
+        assert again is not None
+        assert again < began + timedelta(seconds=1)
         assert trying.look(folder, began) is None
         assert trying.look(folder, began - timedelta(hours=2)) is None
         assert self._modes(shop) == ["canary"] * 3
@@ -363,6 +367,14 @@ class TestTrial:
         assert shop.serving() == ["1", "1", "1"]
         shop.promote("2")
         assert (shop.serving(), self._modes(shop)) == (["2", "2", "2"], [None] * 3)
+
+    def test_a_first_model_has_nothing_to_be_tried_beside(self, shop: Shop) -> None:
+        shop.set(CANARY_SHARE=0.5)
+        with shop.warehouse.begin() as connection:
+            connection.execute(text("delete from promotions"))
+        began = trying.begin("2", shop.folders["2"], "somebody")
+        assert began is None
+        assert trying.look(shop.folders["2"], began) == ["there was no champion to be tried beside"]
 
     def test_an_endpoint_that_lost_it_takes_part_again(self, shop: Shop, began: datetime) -> None:
         AdminClient(shop.urls[1], TOKEN).discard_staged()
