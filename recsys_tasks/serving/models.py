@@ -196,7 +196,9 @@ class Models:
     def _refuse_beside_a_trial(self, digest: str) -> None:
         other = self.challenger
         if other is not None and other.on_trial and other.engine.bundle.digest != digest:
-            raise InputError(f"version {other.engine.bundle.model_version} is on trial here; end that first")
+            raise InputError(
+                f"version {other.engine.bundle.model_version} is on trial here; wait, or end that by a rollback"
+            )
 
     def _room(self) -> int:
         """How many bytes a bundle more may take."""

@@ -38,9 +38,11 @@ def reconcile() -> Reconciled:
     """
     with record.one_at_a_time(engine(), wait_seconds=_NO_WAIT):
         standing = record.standing(engine())
+        fleet = endpoints()
         if not standing.served:
+            fleet.discard()
             return Reconciled(None, [], [])
-        serving, fleet = standing.served[-1], endpoints()
+        serving = standing.served[-1]
         standing = _without_forsaken_trial(standing, fleet)
         changes, problems = _endpoints(standing, fleet)
         try:
