@@ -70,14 +70,26 @@ class Processes:
 
 
 def sweep(home: Path) -> None:
-    """Ends every process that carries this stack's mark, but this one."""
-    left = [process for process in psutil.process_iter() if process.pid != os.getpid() and _marked(process, home)]
+    """Ends every process that carries this stack's mark, and what such a one has started, but not this one.
+
+    Airflow's workers write their titles over the mark, and keep the transactions of a scheduler that was killed open.
+    """
+    marked = [process for process in psutil.process_iter() if process.pid != os.getpid() and _marked(process, home)]
+    left = list({*marked, *(child for process in marked for child in _children(process))})
     for process in left:
         _signal(process, signal.SIGTERM)
     _, stubborn = psutil.wait_procs(left, timeout=5)
     for process in stubborn:
         _signal(process, signal.SIGKILL)
     psutil.wait_procs(stubborn, timeout=5)
+
+
+def _children(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        found: list[psutil.Process] = process.children(recursive=True)
+    except psutil.Error:
+        return []
+    return found
 
 
 def _marked(process: psutil.Process, home: Path) -> bool:
