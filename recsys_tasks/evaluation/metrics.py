@@ -34,10 +34,17 @@ def gains(ranks: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def ranking_metrics(ranks: np.ndarray) -> dict[str, float]:
-    """Means of `gains`, and precision and f1: precision is recall divided by k, f1 their harmonic mean."""
-    found = {name: _mean(values) for name, values in gains(ranks).items()}
+    """Means of `gains`, with precision and f1."""
+    return with_precision({name: _mean(values) for name, values in gains(ranks).items()})
+
+
+def with_precision(means: dict[str, float]) -> dict[str, float]:
+    """Adds to every recall_k its precision_k, which with one target is recall divided by k, and f1_k of the two."""
+    found = dict(means)
     for k in CUTS:
-        recall = found[f"recall_{k}"]
+        recall = found.get(f"recall_{k}")
+        if recall is None:
+            continue
         precision = recall / k
         found[f"precision_{k}"] = precision
         found[f"f1_{k}"] = 2 * precision * recall / (precision + recall) if recall else 0.0

@@ -22,6 +22,7 @@ from mlflow.types.schema import Array
 from recsys_tasks.errors import InputError
 from recsys_tasks.evaluation.comparison import Comparison
 from recsys_tasks.evaluation.gate import Decision
+from recsys_tasks.evaluation.metrics import with_precision
 from recsys_tasks.features.snapshot import Snapshot
 from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.names import CHALLENGER, REGISTERED_MODEL
@@ -204,7 +205,7 @@ def register(run_id: str) -> Version:
 
 def log_comparison(run_id: str, champion: str, comparison: Comparison) -> None:
     """Adds the comparison with a champion: its metrics, and every gain with its bounds."""
-    own = {metric: gain.rival for metric, gain in comparison.items() if ": " not in metric}
+    own = with_precision({metric: gain.rival for metric, gain in comparison.items() if ": " not in metric})
     for metric, value in own.items():
         client().log_metric(run_id, f"champion/{metric}", value)
     gains = {name: gain.as_dict() for name, gain in comparison.items()}

@@ -16,7 +16,7 @@ from recsys_tasks.promotion.record import standing
 from recsys_tasks.stack.environment import Ports
 from recsys_tasks.stack.loop import Walk
 
-_COLUMNS = ("recall_20", "mrr_20", "ndcg_20", "precision_20", "f1_20")
+COLUMNS = ("recall_20", "mrr_20", "ndcg_20", "precision_20", "f1_20")
 
 
 def verify(walk: Walk, ports: Ports) -> str:
@@ -50,11 +50,11 @@ def show_metrics(console: Console, mlflow_url: str, version: str) -> None:
     rows = runs.evaluation_of(versions.version_by_number(version).run_id)
     table = Table(title=f"Held-out sessions: version {version} against the baselines ({mlflow_url})")
     table.add_column("model")
-    for column in _COLUMNS:
+    for column in COLUMNS:
         table.add_column(column, justify="right")
     for name, metrics in rows.items():
         label = {"test": f"version {version}", "champion": "the champion before"}.get(name, name)
-        table.add_row(label, *(f"{metrics[column]:.4f}" for column in _COLUMNS))
+        table.add_row(label, *(f"{metrics[column]:.4f}" for column in COLUMNS))
     console.print(table)
 
 
