@@ -27,6 +27,7 @@ from recsys_tasks.names import IMPRESSION, SEARCH
 from recsys_tasks.serving.engine import Action, Engine, Recommendation, unix_now
 from recsys_tasks.serving.forgetting import Forgotten, erase, find_traces
 from recsys_tasks.serving.journal import Journal
+from recsys_tasks.serving.memory import give_back_unused
 from recsys_tasks.serving.messages import (
     Event,
     RecommendationRequest,
@@ -37,6 +38,7 @@ from recsys_tasks.serving.messages import (
     decode_user_id,
 )
 from recsys_tasks.serving.models import Models
+from recsys_tasks.serving.pace import rest_after
 from recsys_tasks.serving.state import LiveState
 from recsys_tasks.serving.trial import Challenger, Terms
 from recsys_tasks.settings import Settings
@@ -62,7 +64,7 @@ class Endpoint:
         self.journal = Journal(home / "journal")
         self.forgotten = Forgotten(home / "forgotten.jsonl")
         self.state = LiveState()
-        self._swapping = asyncio.Lock()  # one bundle comes or goes at a time
+        self._swapping = asyncio.Lock()
         self._forgetting = asyncio.Lock()  # one user goes at a time
         erase(self.journal, find_traces(self.journal, self.forgotten.entries()))  # what a kill left undone
         replayed = self.state.replay(self.journal.lines())
@@ -114,7 +116,7 @@ class Endpoint:
     async def put_model(self, request: Request) -> Response:
         """`PUT /v1/admin/model`: stages a bundle and lets it serve."""
         self._authorize(request)
-        async with self._swapping:
+        async with self._one_swap():
             challenger = await self._stage(request)
             engine = await run_in_threadpool(self.models.activate, challenger.engine.bundle.digest)
             self.models.rest()
@@ -125,7 +127,7 @@ class Endpoint:
         """`DELETE /v1/admin/model`: back to the one before."""
         self._authorize(request)
         to_none = request.query_params.get("to_none") == "true"
-        async with self._swapping:
+        async with self._one_swap():
             try:
                 engine = await run_in_threadpool(self.models.roll_back, to_none)
             except InputError as error:
@@ -149,7 +151,7 @@ class Endpoint:
     async def put_staged(self, request: Request) -> Response:
         """`PUT /v1/admin/staged`: checks a bundle and keeps it beside the one that serves."""
         self._authorize(request)
-        async with self._swapping:
+        async with self._one_swap():
             challenger = await self._stage(request)
         return _json(challenger.report())
 
@@ -157,7 +159,7 @@ class Endpoint:
         """`POST /v1/admin/staged`: lets the staged bundle serve, or tries it."""
         self._authorize(request)
         asked = decode_staged_change(await _body(request, _BODY_BYTES))
-        async with self._swapping:
+        async with self._one_swap():
             try:
                 if asked.mode == "active":
                     engine = await run_in_threadpool(self.models.activate, asked.bundle)
@@ -177,7 +179,7 @@ class Endpoint:
     async def delete_staged(self, request: Request) -> Response:
         """`DELETE /v1/admin/staged?bundle=D`: lets go of what is staged, or of that bundle only."""
         self._authorize(request)
-        async with self._swapping:
+        async with self._one_swap():
             await run_in_threadpool(self.models.discard, request.query_params.get("bundle"))
         return _json({"staged": None})
 
@@ -313,6 +315,15 @@ class Endpoint:
             except InputError as error:
                 raise RequestError(409, "Another bundle is on trial", str(error)) from error
 
+    @asynccontextmanager
+    async def _one_swap(self) -> AsyncIterator[None]:
+        """One bundle comes or goes at a time, and the memory of those that went is given back."""
+        async with self._swapping:
+            try:
+                yield
+            finally:
+                await run_in_threadpool(give_back_unused)
+
     def _serving(self, engine: Engine) -> dict[str, Any]:
         bundle = engine.bundle
         return {
@@ -388,10 +399,12 @@ async def _body_to_file(request: Request, path: Path, most: int) -> None:
             size += len(part)
             if size > most:
                 raise RequestError(413, "Body too large", f"the body has more than {most} bytes")
+            began = time.perf_counter()
             try:
                 file.write(part)
             except OSError as error:
                 raise RequestError(503, "No room for the body", str(error)) from error
+            await asyncio.sleep(rest_after(began))
 
 
 async def _body(request: Request, most: int) -> bytes:

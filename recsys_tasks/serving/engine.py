@@ -15,6 +15,7 @@ from recsys_tasks.errors import BundleCorrupt, GoldenMismatch
 from recsys_tasks.features.sequences import Arrays, build_timeline, query_inputs
 from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM
 from recsys_tasks.serving.bundle import DECODER, ENCODER, Bundle
+from recsys_tasks.serving.pace import rest_after
 
 HISTORY = 512
 _CACHED_USERS = 2_000
@@ -113,20 +114,23 @@ class Engine:
         """Drops what is kept of a user between answers; the bundle stays as it is."""
         self._encoded.pop(user_id, None)
 
-    def warm(self, serving: Engine, most: int = 500) -> None:
-        """Encodes the histories of those who asked another engine last, so that taking over from it costs nobody time.
+    def warm(self, serving: Engine, seconds: float = 2.0) -> None:
+        """Encodes the histories of those who asked another engine last, so that taking over from it costs them no time.
 
-        That one may answer and forget users meanwhile; whom it forgets is not kept here either. Three quarters of the
-        time are left to its answers.
+        That one may answer and forget users meanwhile; whom it forgets is not kept here either.
         """
-        for user_id, kept in list(serving._encoded.items())[-most:]:
+        end = time.perf_counter() + seconds
+        for user_id, kept in reversed(list(serving._encoded.items())):
             began = time.perf_counter()
+            if began > end:
+                return
             history = self._history(user_id, kept.past, kept.now)
             events, _ = self._inputs(history, self._encoded_actions(()), kept.now)
             self._encode(user_id, events, kept.past, kept.now)
+            self._encoded.move_to_end(user_id, last=False)
             if user_id not in serving._encoded:
                 self.forget(user_id)
-            time.sleep(3 * (time.perf_counter() - began))
+            time.sleep(rest_after(began))
 
     def rest(self, most: int = 500) -> None:
         """Keeps no more than this of users between answers, for an engine that does not serve any more."""

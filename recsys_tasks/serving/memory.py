@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import resource
 from pathlib import Path
 
@@ -24,6 +25,16 @@ def resident_bytes() -> int:
     """What this process takes."""
     resident: int = psutil.Process().memory_info().rss
     return resident
+
+
+def give_back_unused() -> None:
+    """Gives the system what was freed but kept for later: models come seldom, and each is most of a process.
+
+    Only the GNU library keeps so much and can be told; elsewhere nothing happens.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def allow_more(most: int) -> None:

@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from recsys_tasks.errors import InputError, InvariantError
 from recsys_tasks.serving.bundle import bundle_digest, read_bundle, unpack
 from recsys_tasks.serving.engine import Engine
 from recsys_tasks.serving.memory import available_bytes, resident_bytes
+from recsys_tasks.serving.pace import rest_after
 from recsys_tasks.serving.probe import Measured, probe
 from recsys_tasks.serving.trial import Answer, Ask, Challenger, Terms
 
@@ -90,8 +92,7 @@ class Models:
                 staging.rename(home)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
-        challenger = Challenger(Engine(read_bundle(home)), measured, Terms())
-        challenger.engine.first_answer()
+        challenger = Challenger(_beside_answers(home), measured, Terms())
         if self.engine is not None:
             challenger.engine.warm(self.engine)
         self._write_pointer(staged=Staged(digest, measured))
@@ -257,3 +258,17 @@ class Models:
         for path in self._folder.iterdir():
             if path.is_dir() and path.name not in (self.serving.active, self.serving.previous, staged):
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def _beside_answers(folder: Path) -> Engine:
+    """The engine of a bundle that was tried, loaded piece by piece."""
+    began = time.perf_counter()
+    bundle = read_bundle(folder)
+    time.sleep(rest_after(began))
+    began = time.perf_counter()
+    engine = Engine(bundle)
+    time.sleep(rest_after(began))
+    began = time.perf_counter()
+    engine.first_answer()
+    time.sleep(rest_after(began))
+    return engine

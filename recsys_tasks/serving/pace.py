@@ -1,0 +1,16 @@
+"""Work beside answers: a model that comes may take its time, those who wait for an answer may not."""
+
+from __future__ import annotations
+
+import time
+
+_REST = 7
+
+
+def rest_after(began: float) -> float:
+    """Seconds to sleep, so that what was done since `began` (of `time.perf_counter`) is an eighth of the time.
+
+    Two threads that share an interpreter halve each other's speed. An endpoint at half of what it can do would answer
+    later and later as long as the other one works; after a short piece of work and a rest it has caught up.
+    """
+    return _REST * (time.perf_counter() - began)
