@@ -27,7 +27,6 @@ from recsys_tasks.names import IMPRESSION, SEARCH
 from recsys_tasks.serving.engine import Action, Engine, Recommendation, unix_now
 from recsys_tasks.serving.forgetting import Forgotten, erase, find_traces
 from recsys_tasks.serving.journal import Journal
-from recsys_tasks.serving.memory import give_back_unused
 from recsys_tasks.serving.messages import (
     Event,
     RecommendationRequest,
@@ -64,7 +63,7 @@ class Endpoint:
         self.journal = Journal(home / "journal")
         self.forgotten = Forgotten(home / "forgotten.jsonl")
         self.state = LiveState()
-        self._swapping = asyncio.Lock()
+        self._swapping = asyncio.Lock()  # one bundle comes or goes at a time
         self._forgetting = asyncio.Lock()  # one user goes at a time
         erase(self.journal, find_traces(self.journal, self.forgotten.entries()))  # what a kill left undone
         replayed = self.state.replay(self.journal.lines())
@@ -116,7 +115,7 @@ class Endpoint:
     async def put_model(self, request: Request) -> Response:
         """`PUT /v1/admin/model`: stages a bundle and lets it serve."""
         self._authorize(request)
-        async with self._one_swap():
+        async with self._swapping:
             challenger = await self._stage(request)
             engine = await run_in_threadpool(self.models.activate, challenger.engine.bundle.digest)
             self.models.rest()
@@ -127,7 +126,7 @@ class Endpoint:
         """`DELETE /v1/admin/model`: back to the one before."""
         self._authorize(request)
         to_none = request.query_params.get("to_none") == "true"
-        async with self._one_swap():
+        async with self._swapping:
             try:
                 engine = await run_in_threadpool(self.models.roll_back, to_none)
             except InputError as error:
@@ -151,7 +150,7 @@ class Endpoint:
     async def put_staged(self, request: Request) -> Response:
         """`PUT /v1/admin/staged`: checks a bundle and keeps it beside the one that serves."""
         self._authorize(request)
-        async with self._one_swap():
+        async with self._swapping:
             challenger = await self._stage(request)
         return _json(challenger.report())
 
@@ -159,7 +158,7 @@ class Endpoint:
         """`POST /v1/admin/staged`: lets the staged bundle serve, or tries it."""
         self._authorize(request)
         asked = decode_staged_change(await _body(request, _BODY_BYTES))
-        async with self._one_swap():
+        async with self._swapping:
             try:
                 if asked.mode == "active":
                     engine = await run_in_threadpool(self.models.activate, asked.bundle)
@@ -179,7 +178,7 @@ class Endpoint:
     async def delete_staged(self, request: Request) -> Response:
         """`DELETE /v1/admin/staged?bundle=D`: lets go of what is staged, or of that bundle only."""
         self._authorize(request)
-        async with self._one_swap():
+        async with self._swapping:
             await run_in_threadpool(self.models.discard, request.query_params.get("bundle"))
         return _json({"staged": None})
 
@@ -314,15 +313,6 @@ class Endpoint:
                 raise RequestError(422, "Bundle refused", str(error)) from error
             except InputError as error:
                 raise RequestError(409, "Another bundle is on trial", str(error)) from error
-
-    @asynccontextmanager
-    async def _one_swap(self) -> AsyncIterator[None]:
-        """One bundle comes or goes at a time, and the memory of those that went is given back."""
-        async with self._swapping:
-            try:
-                yield
-            finally:
-                await run_in_threadpool(give_back_unused)
 
     def _serving(self, engine: Engine) -> dict[str, Any]:
         bundle = engine.bundle
