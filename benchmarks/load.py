@@ -21,17 +21,21 @@ Expected = Mapping[str, Sequence[Sequence[str]]]
 
 
 class Load(NamedTuple):
-    """What requests met with: seconds each took from when it was due, how many failed, and how many answers were of
-    no version alone; versions seen."""
+    """What requests met with: when each was due (of `time.perf_counter`), seconds it took from then, how many failed,
+    and how many answers were of no version alone; versions seen."""
 
+    due: np.ndarray
     seconds: np.ndarray
     failed: int
     mixed: int
     versions: dict[str, int]
 
-    def milliseconds(self, percentile: float) -> float:
-        """A percentile of the times."""
-        return float(1e3 * np.percentile(self.seconds, percentile))
+    def milliseconds(self, percentile: float, spans: Sequence[tuple[float, float]] = ((-np.inf, np.inf),)) -> float:
+        """A percentile of the times of what was due in any of some spans of time."""
+        within = np.zeros(len(self.due), bool)
+        for began, ended in spans:
+            within |= (self.due >= began) & (self.due < ended)
+        return float(1e3 * np.percentile(self.seconds[within], percentile))
 
 
 def capacity(urls: Sequence[str], bodies: Sequence[bytes], seconds: float, connections: int = 8) -> float:
@@ -99,6 +103,7 @@ async def _open_loop(
     urls: Sequence[str], bodies: Sequence[bytes], rate: float, expected: Expected, most_seconds: float, stop: Event
 ) -> Load:
     random = np.random.default_rng(0)
+    dues: list[float] = []
     seconds: list[float] = []
     failed = mixed = 0
     versions: dict[str, int] = {}
@@ -112,6 +117,7 @@ async def _open_loop(
         except aiohttp.ClientError:
             failed += 1
             return
+        dues.append(due)
         seconds.append(time.perf_counter() - due)
         if answer.status != 200:
             failed += 1
@@ -135,7 +141,7 @@ async def _open_loop(
             running.add(task)
             task.add_done_callback(running.discard)
         await asyncio.gather(*running)
-    return Load(np.asarray(seconds), failed, mixed, versions)
+    return Load(np.asarray(dues), np.asarray(seconds), failed, mixed, versions)
 
 
 def shown(answer: Mapping[str, Any]) -> list[str]:
