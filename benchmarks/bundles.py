@@ -12,13 +12,13 @@ import torch
 from recsys_tasks.features.encoding import EncodedSnapshot
 from recsys_tasks.features.sequences import build_timeline
 from recsys_tasks.features.vocabulary import Vocabulary
-from recsys_tasks.model.export import export_graphs
+from recsys_tasks.model.export import export_graphs, item_vectors
 from recsys_tasks.model.files import TrainedModel, save_model
 from recsys_tasks.model.network import NetworkConfig
 from recsys_tasks.model.training import build_network
 from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM, VIEW
-from recsys_tasks.promotion.build import golden_requests, histories, seal_with_golden
-from recsys_tasks.serving.bundle import HISTORIES
+from recsys_tasks.promotion.build import golden_requests, seal_with_golden, write_data
+from recsys_tasks.serving.catalogue import Columns
 
 _END = datetime(2024, 6, 1, tzinfo=UTC)
 _SESSION = 5
@@ -36,7 +36,7 @@ def make_bundle(
     network = build_network(config, words)
     save_model(TrainedModel(network.eval(), shop.vocabulary), folder)
     export_graphs(network, folder)
-    np.savez(folder / HISTORIES, **histories(shop, _END.timestamp()))  # type: ignore[arg-type]
+    write_data(folder, item_vectors(network), Columns.unknown(items), shop, _END.timestamp())
     lineage = {"model_version": version, "run_id": run_id, "snapshot_id": "s", "cutoff": _END.isoformat()}
     seal_with_golden(folder, lineage, golden_requests(shop))
     return folder

@@ -56,10 +56,9 @@ class AdminClient:
         answer = self._ask("DELETE", "/v1/admin/model" + ("?to_none=true" if to_none else ""))
         return str(answer.json()["model_version"])
 
-    def recommendations_for_nobody(self, k: int) -> list[str]:
-        """The items for somebody of whom nothing is known, as any caller gets them, but not recorded as shown."""
-        answer = self._ask("POST", "/v1/recommendations", json={"k": k, "record": False})
-        return [item["item_id"] for item in answer.json()["items"]]
+    def answering_version(self) -> str:
+        """The version that answers any caller, who is told nothing that would be recorded as shown."""
+        return str(self._ask("POST", "/v1/recommendations", json={"record": False}).json()["model_version"])
 
     def journal(self) -> dict[str, Any]:
         """The journal's `instance` and its `segments`, each with `name` and `bytes`."""

@@ -32,6 +32,7 @@ class Settings(BaseSettings):
     endpoint_memory_megabytes: int | None = Field(
         None, ge=1, description="most memory of an endpoint; a bundle that needs more is refused; default: all there is"
     )
+    rules: Path | None = Field(None, description="TOML file of the shop's rules for lists: boosts, pins, limits")
     landing: Path | None = Field(None, description="landing folder, a folder per source in it; default: home/landing")
     suites: Path | None = Field(None, description="folder of expectation suites of your own")
     keep_events_days: int | None = Field(None, ge=1, description="older events are dropped by maintain_warehouse")

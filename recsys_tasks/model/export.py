@@ -70,6 +70,13 @@ def export_graphs(network: Recommender, folder: Path) -> None:
     )
 
 
+def item_vectors(network: Recommender) -> np.ndarray:
+    """Unit vectors of all items [V, D] as the graphs have them."""
+    with torch.inference_mode():
+        vectors: np.ndarray = network.eval().items.matrix().cpu().numpy()
+    return vectors
+
+
 class _Vectors(nn.Module):
     """An item table whose vectors are made: what a graph needs of it."""
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from recsys_tasks.features.encoding import EncodedSnapshot, encode_snapshot
 from recsys_tasks.features.sequences import SECONDS_PER_DAY
@@ -18,14 +20,17 @@ from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM
 from recsys_tasks.registry.versions import Version, run_files
 from recsys_tasks.serving.bundle import (
+    CATALOGUE,
     DECODER,
     ENCODER,
     GOLDEN,
     HISTORIES,
+    VECTORS,
     VOCABULARY,
     read_bundle,
     seal,
 )
+from recsys_tasks.serving.catalogue import Columns
 from recsys_tasks.serving.engine import HISTORY, Engine
 from recsys_tasks.serving.memory import available_bytes
 from recsys_tasks.serving.probe import probe
@@ -36,14 +41,19 @@ _GOLDEN_USERS = 6
 
 def build_bundle(version: Version, snapshot: Snapshot, folder: Path) -> Path:
     """The version's bundle, in a folder named by its digest under `folder`."""
+    from recsys_tasks.model.export import item_vectors  # brings torch, which nothing else here needs
+    from recsys_tasks.model.files import load_model
+
     folder.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(prefix=".building-", dir=folder))
     try:
         with run_files(version.run_id) as files:
             for name in (ENCODER, DECODER, VOCABULARY):
                 shutil.copy(files / name, building / name)
-        encoded = encode_snapshot(snapshot, Vocabulary.load(building / VOCABULARY))
-        np.savez(building / HISTORIES, **histories(encoded, snapshot.cutoff.timestamp()))  # type: ignore[arg-type]
+            model = load_model(files)
+        encoded = encode_snapshot(snapshot, model.vocabulary)
+        columns = catalogue_columns(snapshot.item_table(), model.vocabulary)
+        write_data(building, item_vectors(model.network), columns, encoded, snapshot.cutoff.timestamp())
         lineage = {
             "model_version": version.number,
             "run_id": version.run_id,
@@ -64,6 +74,27 @@ def measure_bundle(folder: Path) -> dict[str, float]:
     """Size of a bundle in `bundle_megabytes`, and what trying it showed, as `probe` names it."""
     size = sum(file.stat().st_size for file in folder.iterdir())
     return {"bundle_megabytes": size / 1e6, **msgspec.structs.asdict(probe(folder, available_bytes()))}
+
+
+def write_data(building: Path, vectors: np.ndarray, columns: Columns, encoded: EncodedSnapshot, cutoff: float) -> None:
+    """Writes what a bundle has beside its graphs and vocabulary, but for the golden requests."""
+    np.save(building / VECTORS, vectors.astype(np.float32))
+    columns.save(building / CATALOGUE)
+    np.savez(building / HISTORIES, **histories(encoded, cutoff))  # type: ignore[arg-type]
+
+
+def catalogue_columns(items: pa.Table, vocabulary: Vocabulary) -> Columns:
+    """What a snapshot's catalogue knows of the items of a vocabulary."""
+    rows = items.take(pc.index_in(pa.array(vocabulary.item_ids), items["item_id"].combine_chunks()))
+    moments = {
+        name: [None if moment is None else moment.timestamp() for moment in rows[name].to_pylist()]
+        for name in ("available_from", "available_until")
+    }
+    return Columns(
+        price=rows["price"].to_pylist(),
+        properties=[json.loads(text or "{}") for text in rows["properties"].to_pylist()],
+        **moments,
+    )
 
 
 def histories(encoded: EncodedSnapshot, cutoff: float) -> dict[str, np.ndarray]:

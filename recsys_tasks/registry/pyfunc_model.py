@@ -15,8 +15,9 @@ import pandas as pd
 from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.model.files import VOCABULARY
 from recsys_tasks.names import VIEW
-from recsys_tasks.serving.bundle import Bundle, Histories
+from recsys_tasks.serving.bundle import Bundle
 from recsys_tasks.serving.engine import Action, Engine
+from recsys_tasks.serving.ranking import Wishes
 
 
 class SessionRecommender(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
@@ -25,9 +26,7 @@ class SessionRecommender(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
     def load_context(self, context: Any) -> None:
         """Reads the graphs and the vocabulary among the model's artifacts."""
         folder = Path(context.artifacts["network"])
-        vocabulary = Vocabulary.load(folder / VOCABULARY)
-        histories = Histories.of_nobody(vocabulary.all_counts())
-        self._engine = Engine(Bundle(folder, {}, "", vocabulary, histories, []))
+        self._engine = Engine(Bundle.of_model(folder, Vocabulary.load(folder / VOCABULARY)))
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """One list of items for each row."""
@@ -36,7 +35,7 @@ class SessionRecommender(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
     def _answer(self, row: dict[str, Any]) -> dict[str, list[Any]]:
         past = [Action(i, VIEW, float(t)) for i, t in zip(row["history"], row["history_times"], strict=True)]
         session = [Action(item, VIEW, float(row["now"])) for item in row["session"]]
-        found = self._engine.recommend(None, past, session, float(row["now"]), int(row["k"]))
+        found = self._engine.recommend(None, past, session, float(row["now"]), Wishes(int(row["k"])))
         return {"item_ids": [item.item_id for item in found], "scores": [item.score for item in found]}
 
 

@@ -23,7 +23,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from recsys_tasks.errors import InputError, InvariantError, UnavailableError
-from recsys_tasks.names import IMPRESSION, SEARCH
+from recsys_tasks.names import ADD_TO_CART, IMPRESSION, PURCHASE, SEARCH
 from recsys_tasks.serving.engine import Action, Engine, Recommendation, unix_now
 from recsys_tasks.serving.forgetting import Forgotten, erase, find_traces
 from recsys_tasks.serving.journal import Journal
@@ -31,13 +31,19 @@ from recsys_tasks.serving.messages import (
     Event,
     RecommendationRequest,
     RequestError,
+    SearchRequest,
+    decode_batch,
+    decode_count,
     decode_events,
     decode_request,
+    decode_search,
     decode_staged_change,
     decode_user_id,
 )
 from recsys_tasks.serving.models import Models
 from recsys_tasks.serving.pace import rest_after
+from recsys_tasks.serving.ranking import Wishes
+from recsys_tasks.serving.rules import read_rules
 from recsys_tasks.serving.state import LiveState
 from recsys_tasks.serving.trial import Challenger, Terms
 from recsys_tasks.settings import Settings
@@ -59,7 +65,7 @@ class Endpoint:
     def __init__(self, settings: Settings) -> None:
         self._token = settings.admin_token.get_secret_value() if settings.admin_token else None
         home = settings.home / "endpoint"
-        self.models = Models(home / "bundles", settings.endpoint_memory_megabytes)
+        self.models = Models(home / "bundles", settings.endpoint_memory_megabytes, read_rules(settings.rules))
         self.journal = Journal(home / "journal")
         self.forgotten = Forgotten(home / "forgotten.jsonl")
         self.state = LiveState()
@@ -81,21 +87,29 @@ class Endpoint:
 
     async def recommendations(self, request: Request) -> Response:
         """`POST /v1/recommendations`"""
-        asked = decode_request(await _body(request, _BODY_BYTES))
-        user_past, session, now = self._context(asked)
+        return _json(self._recommend(decode_request(await _body(request, _BODY_BYTES))))
 
-        def ask(engine: Engine) -> list[Recommendation]:
-            known_as = self._known_as(asked.user_id, engine)
-            exclude: set[str] = set()
-            if asked.exclude_seen:
-                exclude = engine.seen(known_as, user_past) | {action.item_id for action in session}
-            return engine.recommend(known_as, user_past, session, now, asked.k, exclude)
+    async def recommendation_batch(self, request: Request) -> Response:
+        """`POST /v1/recommendations/batch`: answers in the order of the requests."""
+        answers = []
+        for asked in decode_batch(await _body(request, _BODY_BYTES)):
+            answers.append(self._recommend(asked))
+            await asyncio.sleep(0)  # nobody who asks for one list waits for a hundred
+        return _json({"answers": answers})
 
-        engine, found = self.models.answer(self._engine(), asked.user_id or asked.session_id, ask)
-        request_id = uuid.uuid4().hex
-        if asked.record:
-            self._record_impressions(asked, found, request_id, engine.bundle.model_version)
-        return _json({"request_id": request_id, "model_version": engine.bundle.model_version, "items": found})
+    async def search(self, request: Request) -> Response:
+        """`POST /v1/search`"""
+        return _json(self._search(decode_search(await _body(request, _BODY_BYTES))))
+
+    async def similar(self, request: Request) -> Response:
+        """`GET /v1/items/{item_id}/similar?k=N`"""
+        wishes = Wishes(decode_count(request.query_params.get("k", "20")))
+        engine = self._engine()
+        try:
+            found = engine.similar(request.path_params["item_id"], wishes, unix_now())
+        except InputError as error:
+            raise RequestError(404, "No such item", str(error)) from error
+        return _json({"model_version": engine.bundle.model_version, "items": found})
 
     async def post_events(self, request: Request) -> Response:
         """`POST /v1/events`"""
@@ -229,6 +243,56 @@ class Endpoint:
 
     # What they share
 
+    def _recommend(self, asked: RecommendationRequest) -> dict[str, Any]:
+        past, session, now = self._context(asked)
+
+        def ask(engine: Engine) -> list[Recommendation]:
+            known_as, wishes = self._wishes(asked, engine, [*past, *session])
+            return engine.recommend(known_as, past, session, now, wishes)
+
+        return self._answer(asked, ask, uuid.uuid4().hex)
+
+    def _search(self, asked: SearchRequest) -> dict[str, Any]:
+        """Where no item has a word of the query, what else may please, marked as such."""
+        past, session, now = self._context(asked)
+        request_id = uuid.uuid4().hex
+
+        def ask(engine: Engine) -> list[Recommendation]:
+            known_as, wishes = self._wishes(asked, engine, [*past, *session])
+            found = engine.search(known_as, past, session, now, asked.query, wishes)
+            return found or engine.recommend(known_as, past, session, now, wishes)
+
+        answer = self._answer(asked, ask, request_id)
+        if asked.record:
+            self._record_search(asked, request_id)
+        return {**answer, "fallback": not any(item.source == "search" for item in answer["items"])}
+
+    def _answer(
+        self, asked: RecommendationRequest, ask: Callable[[Engine], list[Recommendation]], request_id: str
+    ) -> dict[str, Any]:
+        engine, found = self.models.answer(self._engine(), asked.user_id or asked.session_id, ask)
+        if asked.record:
+            self._record_impressions(asked, found, request_id, engine.bundle.model_version)
+        return {"request_id": request_id, "model_version": engine.bundle.model_version, "items": found}
+
+    def _wishes(self, asked: RecommendationRequest, engine: Engine, actions: list[Action]) -> tuple[str | None, Wishes]:
+        """By what id the bundle knows the user, and what is wanted of the list."""
+        known_as = self._known_as(asked.user_id, engine)
+        exclude = self._excluded(asked, engine, known_as, actions)
+        return known_as, Wishes(asked.k, exclude, asked.filter, asked.diversity, asked.at_most_per_category)
+
+    def _excluded(
+        self, asked: RecommendationRequest, engine: Engine, known_as: str | None, actions: list[Action]
+    ) -> frozenset[str]:
+        """Ids of the items that the caller does not want in the list."""
+        found = {*asked.exclude, *asked.context_items}
+        if asked.exclude_seen:
+            found |= engine.seen(known_as) | {action.item_id for action in actions}
+        if asked.exclude_bought:
+            found |= engine.seen(known_as, PURCHASE)
+            found |= {action.item_id for action in actions if action.event_type == PURCHASE}
+        return frozenset(found)
+
     def _engine(self) -> Engine:
         if self.models.engine is None:
             raise RequestError(503, "No model yet", "no model was promoted to this endpoint so far")
@@ -258,9 +322,10 @@ class Endpoint:
         known = {(action.item_id, action.event_type, action.query) for action in live}
         session = live + [action for action in told if (action.item_id, action.event_type, action.query) not in known]
         session.sort(key=lambda action: action.seconds)
+        latest = max([now, *(action.seconds for action in session)])
         if asked.query is not None:
-            latest = max([now, *(action.seconds for action in session)])
             session.append(Action("", SEARCH, latest, query=asked.query))
+        session += [Action(item_id, ADD_TO_CART, latest) for item_id in asked.context_items]
         of_session = {action.event_id for action in live}
         in_session = {(action.item_id, action.event_type, action.seconds) for action in session}
         past = [
@@ -296,6 +361,23 @@ class Endpoint:
             self.journal.note(b"".join(line + b"\n" for line in lines))
         except OSError as error:
             log.error("Impressions of request %s were lost: %s", request_id, error)
+
+    def _record_search(self, asked: SearchRequest, request_id: str) -> None:
+        """Notes the search as something that the user did, which counts in the next answer."""
+        event = Event(
+            event_type=SEARCH,
+            event_id=request_id,
+            user_id=asked.user_id,
+            session_id=asked.session_id or (None if asked.user_id else f"anonymous-{request_id}"),
+            event_time=(asked.time or datetime.now(UTC)).astimezone(UTC),
+            query=asked.query,
+            request_id=request_id,
+        )
+        try:
+            self.journal.note(msgspec.json.encode(event) + b"\n")
+        except OSError as error:
+            log.error("The search of request %s was lost: %s", request_id, error)
+        self.state.add(event)
 
     def _authorize(self, request: Request) -> None:
         if self._token is None:
@@ -342,6 +424,9 @@ def create_app(settings: Settings) -> Starlette:
     return Starlette(
         routes=[
             route("/v1/recommendations", endpoint.recommendations, "POST"),
+            route("/v1/recommendations/batch", endpoint.recommendation_batch, "POST"),
+            route("/v1/search", endpoint.search, "POST"),
+            route("/v1/items/{item_id:path}/similar", endpoint.similar, "GET"),
             route("/v1/events", endpoint.post_events, "POST"),
             route("/v1/model", endpoint.model, "GET"),
             route("/v1/admin/model", endpoint.admin_model, "GET"),

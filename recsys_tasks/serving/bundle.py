@@ -16,11 +16,12 @@ import numpy as np
 
 from recsys_tasks.errors import BundleCorrupt
 from recsys_tasks.features.vocabulary import Vocabulary
+from recsys_tasks.serving.catalogue import Catalogue, Columns
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST, GOLDEN, HISTORIES, VOCABULARY = "manifest.json", "golden.json", "histories.npz", "vocabulary.json"
-ENCODER, DECODER = "encoder.onnx", "decoder.onnx"
-FILES = (ENCODER, DECODER, VOCABULARY, HISTORIES, GOLDEN)
+ENCODER, DECODER, VECTORS, CATALOGUE = "encoder.onnx", "decoder.onnx", "items.npy", "catalogue.json"
+FILES = (ENCODER, DECODER, VECTORS, VOCABULARY, CATALOGUE, HISTORIES, GOLDEN)
 
 
 @dataclass(frozen=True)
@@ -50,14 +51,23 @@ class Histories:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle whose files were checked against its manifest."""
+    """A bundle whose files were checked against its manifest; `vectors` of items are of length 1 [V, D]."""
 
     folder: Path
     manifest: dict[str, Any]
     digest: str
     vocabulary: Vocabulary
+    vectors: np.ndarray
+    catalogue: Catalogue
     histories: Histories
     golden: list[dict[str, Any]]
+
+    @classmethod
+    def of_model(cls, folder: Path, vocabulary: Vocabulary) -> Bundle:
+        """Graphs and their vocabulary alone: no users, and nothing known of the items beside their titles."""
+        catalogue = Catalogue(vocabulary, Columns.unknown(len(vocabulary.item_ids)))
+        vectors = np.zeros((len(vocabulary), 0), np.float32)
+        return cls(folder, {}, "", vocabulary, vectors, catalogue, Histories.of_nobody(vocabulary.all_counts()), [])
 
     @property
     def model_version(self) -> str:
@@ -100,11 +110,18 @@ def read_bundle(folder: Path) -> Bundle:
                 raise BundleCorrupt(f"{name} does not match its checksum in the manifest")
         _cutoff(manifest)
         vocabulary = Vocabulary.load(folder / VOCABULARY)
+        vectors = np.load(folder / VECTORS, mmap_mode="r", allow_pickle=False)
+        if vectors.ndim != 2 or len(vectors) != len(vocabulary):
+            raise BundleCorrupt(
+                f"{VECTORS} has the shape {vectors.shape}; the vocabulary has {len(vocabulary)} numbers"
+            )
+        catalogue = Catalogue(vocabulary, Columns.load(folder / CATALOGUE, len(vocabulary.item_ids)))
         histories = _histories(folder / HISTORIES)
         golden = json.loads((folder / GOLDEN).read_text(encoding="utf-8"))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BundleCorrupt(f"The bundle cannot be read: {type(error).__name__}: {error}") from error
-    return Bundle(folder, manifest, hashlib.sha256(text).hexdigest(), vocabulary, histories, golden)
+    digest = hashlib.sha256(text).hexdigest()
+    return Bundle(folder, manifest, digest, vocabulary, vectors, catalogue, histories, golden)
 
 
 def pack(folder: Path) -> bytes:

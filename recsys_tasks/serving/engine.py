@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import onnxruntime
 
-from recsys_tasks.errors import BundleCorrupt, GoldenMismatch
+from recsys_tasks.errors import BundleCorrupt, GoldenMismatch, InputError
 from recsys_tasks.features.sequences import Arrays, build_timeline, query_inputs
 from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM
 from recsys_tasks.serving.bundle import DECODER, ENCODER, Bundle
 from recsys_tasks.serving.pace import rest_after
+from recsys_tasks.serving.ranking import Ranking, Wishes
+from recsys_tasks.serving.reasons import MATCHES, PINNED, Reason, Reasons
+from recsys_tasks.serving.rules import Rules
+
+if TYPE_CHECKING:
+    from recsys_tasks.serving.search import TextIndex
 
 HISTORY = 512
+_MOST_FOUND = 1_000
+_PERSONAL = 0.5
+_TINY = 1e-30
 _CACHED_USERS = 2_000
 _TOLERANCE = 1e-4
 _MEMORY = ("memory", "copy_key", "age_curve")
@@ -37,12 +47,15 @@ class Action:
 
 @dataclass(frozen=True)
 class Recommendation:
-    """An item with its share of the model's probability, and where it comes from: `model` or `popular`."""
+    """An item with its share of the model's probability, where it comes from (`model`, `popular` or `pinned`), and why
+    it is there: in words, and the item that the words are about, if they are about one."""
 
     item_id: str
     title: str
     score: float
     source: str
+    reason: str
+    because_of: str | None = None
 
 
 class History(NamedTuple):
@@ -64,10 +77,13 @@ class _Kept(NamedTuple):
 
 
 class Engine:
-    """Runs the graphs of one bundle. Not for use by several threads at once."""
+    """Runs the graphs of one bundle and ranks by the rules of a shop. Not for use by several threads at once."""
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(self, bundle: Bundle, rules: Rules | None = None) -> None:
         self.bundle = bundle
+        self._unruled = Ranking(bundle.catalogue, bundle.vectors, Rules())
+        self._ranking = Ranking(bundle.catalogue, bundle.vectors, rules) if rules else self._unruled
+        self._reasons = Reasons(bundle.vocabulary, bundle.vectors)
         try:
             self._encoder, self._decoder = (_graph(str(bundle.folder / name)) for name in (ENCODER, DECODER))
         except Exception as error:  # onnxruntime raises many kinds, all of them saying that the graph is unusable
@@ -79,36 +95,111 @@ class Engine:
         self._encoded: OrderedDict[str, _Kept] = OrderedDict()
 
     def recommend(
-        self,
-        user_id: str | None,
-        past: Sequence[Action],
-        session: Sequence[Action],
-        now: float,
-        k: int,
-        exclude: Iterable[str] = (),
+        self, user_id: str | None, past: Sequence[Action], session: Sequence[Action], now: float, wishes: Wishes
     ) -> list[Recommendation]:
-        """The k best items for a user in a session at a time.
+        """The best items for a user in a session at a time.
 
         Args:
             user_id: whose history in the bundle to read, if any.
             past: what the user did since the bundle's cut-off, outside the session.
             session: what the session did, oldest first.
             now: when the session began.
-            k: how many, at most.
-            exclude: item ids that may not be recommended.
+            wishes: what the caller wants of the list.
         """
+        return self._recommend(self._ranking, user_id, past, session, now, wishes)
+
+    def search(
+        self,
+        user_id: str | None,
+        past: Sequence[Action],
+        session: Sequence[Action],
+        now: float,
+        query: str,
+        wishes: Wishes,
+    ) -> list[Recommendation]:
+        """The items that a query is about, those first that fit the query and the user; none if no item has its words.
+
+        An item's score is that of its words as a share of the best one's, and half as much again for what the model
+        thinks of it, whose session ends with the query: as a share of the best one's among those found.
+
+        Args:
+            user_id, past, session, now, wishes: as for `recommend`; the session ends with the search.
+            query: what was searched for.
+        """
+        numbers, matching = self._text.find(query, _MOST_FOUND)
+        if not len(numbers):
+            return []
+        _, personal = self._probabilities(user_id, past, session, now)[:2]
+        scores = np.zeros(len(self.bundle.vocabulary))
+        scores[numbers] = matching / matching.max() + _PERSONAL * personal[numbers] / max(
+            personal[numbers].max(), 1e-30
+        )
+        shown, pinned = self._ranking.rank(scores, wishes, session[-1].seconds)
+        return self._listed(shown, pinned, scores, "search", [(MATCHES, None)] * len(shown))
+
+    def similar(self, item_id: str, wishes: Wishes, now: float) -> list[Recommendation]:
+        """The items most like one, as the model sees them; the score is the cosine of their vectors.
+
+        Raises:
+            InputError: the model does not know the item.
+        """
+        number = int(self.bundle.vocabulary.numbers([item_id])[0])
+        if number < FIRST_ITEM:
+            raise InputError(f"the model does not know the item {item_id!r}")
+        likeness = self.bundle.vectors @ self.bundle.vectors[number]
+        likeness[number] = 0.0
+        shown, pinned = self._unruled.rank(likeness, wishes, now)
+        reason = f"like {self.bundle.vocabulary.title(number)}", item_id
+        return self._listed(shown, pinned, likeness, "model", [reason] * len(shown))
+
+    def _recommend(
+        self,
+        ranking: Ranking,
+        user_id: str | None,
+        past: Sequence[Action],
+        session: Sequence[Action],
+        now: float,
+        wishes: Wishes,
+    ) -> list[Recommendation]:
+        source, scores, did, latest = self._probabilities(user_id, past, session, now)
+        shown, pinned = ranking.rank(scores, wishes, latest)
+        return self._listed(shown, pinned, scores, source, self._reasons.of(shown, did.item, did.kind))
+
+    def _probabilities(
+        self, user_id: str | None, past: Sequence[Action], session: Sequence[Action], now: float
+    ) -> tuple[str, np.ndarray, History, float]:
+        """Where they are from (`model` or `popular`), the items' probabilities [V], what the user did, until when."""
         history = self._history(user_id, past, now)
         known = [action for action in session if action.event_type in EVENT_TYPE_CODES]
         item, kind, seconds, words = self._encoded_actions(known)
         known_items = max(history.item.max(initial=0), item.max(initial=0)) >= FIRST_ITEM
         if not known_items and not words.any() and not history.words.any():
-            return self._popular(k, set(exclude))
-        session_events = History(item, kind, np.maximum(seconds, now), words)
-        scores = self._scores(user_id, past, history, session_events, now)
-        top = scores.max()
-        scores = np.exp(scores - top)
-        scores /= scores[FIRST_ITEM:].sum()
-        return self._best(scores, k, set(exclude), "model")
+            source, scores = (
+                "popular",
+                self.bundle.histories.popularity / max(self.bundle.histories.popularity.sum(), 1),
+            )
+        else:
+            session_events = History(item, kind, np.maximum(seconds, now), words)
+            source, scores = "model", self._scores(user_id, past, history, session_events, now)
+            scores = np.exp(scores - scores.max())
+            scores /= scores[FIRST_ITEM:].sum()
+        did = _joined(history, History(item, kind, seconds, words))
+        return source, scores, did, max([now, *seconds.tolist()])
+
+    def _listed(
+        self, shown: Sequence[int], pinned: Set[int], scores: np.ndarray, source: str, reasons: Sequence[Reason]
+    ) -> list[Recommendation]:
+        vocabulary = self.bundle.vocabulary
+        return [
+            Recommendation(
+                vocabulary.item_id(number),
+                vocabulary.title(number),
+                float(scores[number]),
+                "pinned" if number in pinned else source,
+                *((PINNED, None) if number in pinned else reason),
+            )
+            for number, reason in zip(shown, reasons, strict=True)
+        ]
 
     def forget(self, user_id: str) -> None:
         """Drops what is kept of a user between answers; the bundle stays as it is."""
@@ -137,20 +228,23 @@ class Engine:
         while len(self._encoded) > most:
             self._encoded.popitem(last=False)
 
-    def seen(self, user_id: str | None, past: Sequence[Action]) -> set[str]:
-        """Ids of the items that a user did something with."""
-        numbers = set(self.bundle.histories.of(user_id)[0].tolist())
-        vocabulary = self.bundle.vocabulary
-        return {vocabulary.item_id(n) for n in numbers if n >= FIRST_ITEM} | {action.item_id for action in past}
+    def seen(self, user_id: str | None, event_type: str | None = None) -> set[str]:
+        """Ids of the items that a user did something with until the bundle's cut-off, or a certain thing."""
+        item, kind, _, _ = self.bundle.histories.of(user_id)
+        if event_type is not None:
+            item = item[kind == EVENT_TYPE_CODES[event_type]]
+        return {self.bundle.vocabulary.item_id(number) for number in set(item.tolist()) if number >= FIRST_ITEM}
 
     def answer_golden(self, request: dict[str, Any]) -> list[dict[str, Any]]:
         """The answer to one golden request: from the bundle alone, whatever happened since."""
         session = [Action(item, kind, seconds, query=query) for item, kind, seconds, query in request["session"]]
-        found = self.recommend(request["user_id"], (), session, request["now"], request["k"])
+        wishes = Wishes(request["k"])
+        found = self._recommend(self._unruled, request["user_id"], (), session, request["now"], wishes)
         return [{"item_id": item.item_id, "score": item.score} for item in found]
 
     def first_answer(self) -> None:
-        """Answers one golden request, so that what is loaded at the first answer is loaded now."""
+        """Answers one golden request and prepares for searches, so that nobody waits for what the first one needs."""
+        self._text.find(" ", 1)
         for case in self.bundle.golden[-1:]:
             self.answer_golden(case["request"])
 
@@ -179,6 +273,12 @@ class Engine:
                 if abs(by_id.get(entry["item_id"], last) - entry["score"]) > _TOLERANCE:
                     raise GoldenMismatch(f"Golden request {number}: {entry} is not in the answer with that score")
         return len(self.bundle.golden)
+
+    @cached_property
+    def _text(self) -> TextIndex:
+        from recsys_tasks.serving.search import TextIndex  # a library that only an endpoint needs
+
+        return TextIndex(self.bundle.vocabulary)
 
     def _history(self, user_id: str | None, past: Sequence[Action], now: float) -> History:
         """A user's last events up to a time, those since the cut-off among them."""
@@ -265,25 +365,6 @@ class Engine:
             if len(self._encoded) > _CACHED_USERS:
                 self._encoded.popitem(last=False)
         return encoded
-
-    def _popular(self, k: int, exclude: set[str]) -> list[Recommendation]:
-        counts = self.bundle.histories.popularity.astype(np.float64)
-        return self._best(counts / max(counts.sum(), 1.0), k, exclude, "popular")
-
-    def _best(self, scores: np.ndarray, k: int, exclude: set[str], source: str) -> list[Recommendation]:
-        vocabulary = self.bundle.vocabulary
-        scores = scores.copy()
-        scores[:FIRST_ITEM] = -1
-        hidden = vocabulary.numbers(sorted(exclude))
-        scores[hidden[hidden >= FIRST_ITEM]] = -1
-        k = min(k, len(scores))
-        best = np.argpartition(-scores, k - 1)[:k]
-        best = best[np.lexsort((best, -scores[best]))]
-        return [
-            Recommendation(vocabulary.item_id(number), vocabulary.title(number), float(scores[number]), source)
-            for number in best.tolist()
-            if scores[number] > 0
-        ]
 
 
 def _joined(*parts: History) -> History:

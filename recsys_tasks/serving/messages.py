@@ -8,7 +8,9 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from recsys_tasks.errors import InputError
 from recsys_tasks.names import SEARCH
+from recsys_tasks.serving.filters import Filter, check
 
 _CLOCK_SKEW = timedelta(minutes=5)
 _EARLIEST_YEAR = 1970
@@ -66,36 +68,93 @@ class StagedChange(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class RecommendationRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """A request for recommendations; every field may be left out."""
+    """A request for recommendations; every field may be left out.
+
+    Attributes:
+        context_items: what the list is to go with, as the items of a cart; they are not in it.
+        filter: what all items fulfil, see `filters`.
+        exclude: items that may not be in the list; exclude_seen, exclude_bought: what the user acted on, or bought.
+        diversity: from 0, the best items, to 1, items as different as there are.
+    """
 
     user_id: Identifier | None = None
     session_id: Identifier | None = None
     session: Annotated[list[SessionEvent], msgspec.Meta(max_length=1_000)] = []
+    context_items: Annotated[list[Identifier], msgspec.Meta(max_length=100)] = []
     query: Text | None = None
     k: Annotated[int, msgspec.Meta(ge=1, le=500)] = 20
+    filter: Filter | None = None
+    exclude: Annotated[list[Identifier], msgspec.Meta(max_length=1_000)] = []
     exclude_seen: bool = False
+    exclude_bought: bool = False
+    diversity: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
+    at_most_per_category: Annotated[int, msgspec.Meta(ge=1, le=500)] | None = None
     time: Moment | None = None
     record: bool = True
+
+
+class SearchRequest(RecommendationRequest, forbid_unknown_fields=True, kw_only=True):
+    """A search: as a request for recommendations, but with a query."""
+
+    query: Text
+
+
+class RecommendationBatch(msgspec.Struct, forbid_unknown_fields=True):
+    """Several requests for recommendations at once."""
+
+    requests: Annotated[list[RecommendationRequest], msgspec.Meta(min_length=1, max_length=100)]
 
 
 def decode_request(body: bytes) -> RecommendationRequest:
     """A request for recommendations from JSON."""
     request: RecommendationRequest = _decode(body or b"{}", RecommendationRequest)
+    _check_request(request, "$")
+    return request
+
+
+def decode_search(body: bytes) -> SearchRequest:
+    """A search from JSON."""
+    request: SearchRequest = _decode(body, SearchRequest)
+    _check_request(request, "$")
+    return request
+
+
+def decode_batch(body: bytes) -> list[RecommendationRequest]:
+    """Requests for recommendations from JSON."""
+    batch: RecommendationBatch = _decode(body, RecommendationBatch)
+    for place, request in enumerate(batch.requests):
+        _check_request(request, f"$.requests[{place}]")
+    return batch.requests
+
+
+def decode_count(text: str) -> int:
+    """How many items to list, from the query of a URL."""
+    try:
+        return int(msgspec.convert(text, Annotated[int, msgspec.Meta(ge=1, le=500)], strict=False))
+    except msgspec.ValidationError as error:
+        raise RequestError(422, "Invalid request", f"`k`: {error}") from error
+
+
+def _check_request(request: RecommendationRequest, where: str) -> None:
     for place, event in enumerate(request.session):
         if event.event_type == SEARCH and event.query is None:
-            raise RequestError(422, "Invalid request", f"a search needs `query` - at `$.session[{place}]`")
+            raise RequestError(422, "Invalid request", f"a search needs `query` - at `{where}.session[{place}]`")
         if event.event_type != SEARCH and event.item_id is None:
             raise RequestError(
-                422, "Invalid request", f"a {event.event_type} needs `item_id` - at `$.session[{place}]`"
+                422, "Invalid request", f"a {event.event_type} needs `item_id` - at `{where}.session[{place}]`"
             )
-    moments = {"$.time": request.time}
-    moments |= {f"$.session[{place}].event_time": event.event_time for place, event in enumerate(request.session)}
+    moments = {f"{where}.time": request.time}
+    moments |= {f"{where}.session[{place}].event_time": event.event_time for place, event in enumerate(request.session)}
     latest = datetime.now(UTC) + _CLOCK_SKEW
-    for where, moment in moments.items():
+    for place_of, moment in moments.items():
         if moment is not None and not (moment.year >= _EARLIEST_YEAR and moment <= latest):
             problem = f"{moment.isoformat()} is in the future or before {_EARLIEST_YEAR}"
-            raise RequestError(422, "Invalid request", f"{problem} - at `{where}`")
-    return request
+            raise RequestError(422, "Invalid request", f"{problem} - at `{place_of}`")
+    if request.filter is not None:
+        try:
+            check(request.filter, f"{where}.filter")
+        except InputError as error:
+            raise RequestError(422, "Invalid request", str(error)) from error
 
 
 def decode_staged_change(body: bytes) -> StagedChange:

@@ -19,6 +19,7 @@ from recsys_tasks.serving.engine import Engine
 from recsys_tasks.serving.memory import available_bytes, resident_bytes
 from recsys_tasks.serving.pace import rest_after
 from recsys_tasks.serving.probe import Measured, probe
+from recsys_tasks.serving.rules import Rules
 from recsys_tasks.serving.trial import Answer, Ask, Challenger, Terms
 
 log = logging.getLogger(__name__)
@@ -47,10 +48,11 @@ class Models:
     `stage`, `activate`, `discard` and `roll_back` may run beside answers in another thread, but not beside each other.
     """
 
-    def __init__(self, folder: Path, most_megabytes: int | None = None) -> None:
+    def __init__(self, folder: Path, most_megabytes: int | None = None, rules: Rules | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._most_megabytes = most_megabytes
+        self._rules = rules
         self._pointer = folder / "serving.json"
         self.serving = self._read_pointer()
         self._forget_others()  # what a kill left half unpacked
@@ -92,7 +94,7 @@ class Models:
                 staging.rename(home)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
-        challenger = Challenger(_beside_answers(home), measured, Terms())
+        challenger = Challenger(self._beside_answers(home), measured, Terms())
         if self.engine is not None:
             challenger.engine.warm(self.engine)
         self._write_pointer(staged=Staged(digest, measured))
@@ -229,9 +231,23 @@ class Models:
             self._write_pointer(staged=None)
             return None
 
+    def _beside_answers(self, folder: Path) -> Engine:
+        """The engine of a bundle that was tried, loaded piece by piece."""
+        began = time.perf_counter()
+        bundle = read_bundle(folder)
+        time.sleep(rest_after(began))
+        began = time.perf_counter()
+        engine = Engine(bundle, self._rules)
+        time.sleep(rest_after(began))
+        began = time.perf_counter()
+        engine.first_answer()
+        time.sleep(rest_after(began))
+        return engine
+
     def _load(self, digest: str) -> Engine:
-        engine = Engine(read_bundle(self._folder / digest))
+        engine = Engine(read_bundle(self._folder / digest), self._rules)
         engine.check_golden()
+        engine.first_answer()
         return engine
 
     def _read_pointer(self) -> Serving:
@@ -258,17 +274,3 @@ class Models:
         for path in self._folder.iterdir():
             if path.is_dir() and path.name not in (self.serving.active, self.serving.previous, staged):
                 shutil.rmtree(path, ignore_errors=True)
-
-
-def _beside_answers(folder: Path) -> Engine:
-    """The engine of a bundle that was tried, loaded piece by piece."""
-    began = time.perf_counter()
-    bundle = read_bundle(folder)
-    time.sleep(rest_after(began))
-    began = time.perf_counter()
-    engine = Engine(bundle)
-    time.sleep(rest_after(began))
-    began = time.perf_counter()
-    engine.first_answer()
-    time.sleep(rest_after(began))
-    return engine

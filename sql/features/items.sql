@@ -17,6 +17,7 @@ select
     category_path,
     brand,
     cast(price as double precision) as price,
+    cast(properties as text) as properties,
     available_from,
     available_until
 from told

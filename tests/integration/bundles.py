@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from recsys_tasks.features.sequences import QUERY_WORDS
-from recsys_tasks.model.export import export_graphs, verify_graphs
+from recsys_tasks.model.export import export_graphs, item_vectors, verify_graphs
 from recsys_tasks.model.files import TrainedModel, save_model
 from recsys_tasks.model.training import TrainingConfig, build_network, train
-from recsys_tasks.promotion.build import golden_requests, histories, seal_with_golden
-from recsys_tasks.serving.bundle import HISTORIES
+from recsys_tasks.promotion.build import golden_requests, seal_with_golden, write_data
+from recsys_tasks.serving.catalogue import Columns
 from tests.shops import START, encoded_shop, small_config, training_data
 
 
@@ -24,7 +23,17 @@ def small_bundle(folder: Path, version: str, seed: int) -> Path:
     save_model(TrainedModel(network, shop.vocabulary), folder)
     export_graphs(network, folder)
     assert verify_graphs(network, folder) < 1e-4
-    np.savez(folder / HISTORIES, **histories(shop, float(shop.timeline.seconds.max())))  # type: ignore[arg-type]
+    columns = catalogue_columns(len(shop.vocabulary.item_ids))
+    write_data(folder, item_vectors(network), columns, shop, float(shop.timeline.seconds.max()))
     lineage = {"model_version": version, "run_id": "r", "snapshot_id": "s", "cutoff": START.isoformat()}
     seal_with_golden(folder, lineage, golden_requests(shop))
     return folder
+
+
+def catalogue_columns(items: int) -> Columns:
+    """Item `iN` costs N and is of size N modulo 3; `i7` is not to be had any more, of `i8` nothing is known."""
+    columns = Columns.unknown(items)
+    columns.price = [None if number == 8 else float(number) for number in range(items)]
+    columns.properties = [{} if number == 8 else {"size": number % 3, "tags": ["new"]} for number in range(items)]
+    columns.available_until[7] = START.timestamp()
+    return columns

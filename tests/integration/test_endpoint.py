@@ -8,12 +8,14 @@ import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import msgspec
 import pytest
 from starlette.testclient import TestClient
 
+from recsys_tasks.errors import InputError
 from recsys_tasks.features.sequences import MAX_TOKENS
 from recsys_tasks.model.export import verify_graphs
 from recsys_tasks.model.files import load_model
@@ -131,7 +133,7 @@ def test_seen_items_can_be_left_out(client: TestClient) -> None:
 def read_bundle_items(client: TestClient, user_id: str) -> set[str]:
     endpoint = client.app.routes[0].endpoint.__closure__  # type: ignore[attr-defined]
     owner = next(cell.cell_contents for cell in endpoint if hasattr(cell.cell_contents, "models"))
-    seen: set[str] = owner.models.engine.seen(user_id, [])
+    seen: set[str] = owner.models.engine.seen(user_id)
     return seen
 
 
@@ -415,3 +417,132 @@ def test_no_file_and_no_log_names_a_forgotten_user(
     assert "somebody-special" not in "".join(
         record.getMessage() for record in caplog.records if "recsys" in record.name
     )
+
+
+def test_all_items_fulfil_the_filter_and_the_list_is_as_long_as_it_can_be(client: TestClient) -> None:
+    asked = {"all": [{"field": "price", "at_most": 9}, {"not": {"field": "category", "under": ["D0"]}}]}
+    for user in ("u1", "nobody"):
+        assert set(_items(client, user_id=user, filter=asked, k=50)) == {"i1", "i3", "i5", "i9"}  # i7 is sold out
+
+
+def test_a_filter_that_is_wrong_says_where(client: TestClient) -> None:
+    bad = {"any": [{"field": "price", "at_least": 1}, {"field": "colour", "one_of": ["red"]}]}
+    answer = client.post("/v1/recommendations", json={"filter": bad})
+    assert answer.status_code == 422
+    assert "no field 'colour'" in answer.json()["detail"]
+    assert "`$.filter.any[1]`" in answer.json()["detail"]
+
+
+def test_a_list_that_goes_with_a_cart_depends_on_it_and_does_not_repeat_it(client: TestClient) -> None:
+    alone = _items(client, user_id="u1")
+    together = _items(client, user_id="u1", context_items=["i3", "i4"])
+    assert not {"i3", "i4"} & set(together)
+    assert together != [item for item in alone if item not in ("i3", "i4")][: len(together)]
+
+
+def test_what_was_bought_can_be_left_out_and_what_was_only_viewed_stays(client: TestClient) -> None:
+    for item, kind in (("i3", "purchase"), ("i4", "view")):
+        event = {"event_type": kind, "user_id": "fresh", "session_id": f"of {item}", "item_id": item}
+        client.post("/v1/events", json={**event, "event_time": "2024-06-01T00:00:00Z"}).raise_for_status()
+    left = _items(client, user_id="fresh", exclude_bought=True, exclude=["i5"], k=50)
+    assert "i4" in left
+    assert not {"i3", "i5"} & set(left)
+
+
+def test_every_item_comes_with_a_reason(client: TestClient) -> None:
+    answer = client.post("/v1/recommendations", json={"session": [{"item_id": "i3"}], "k": 3}).json()
+    assert {item["reason"] for item in answer["items"]} == {"because you viewed Item 3, yellow"}
+    assert {item["because_of"] for item in answer["items"]} == {"i3"}
+    answer = client.post("/v1/recommendations", json={"k": 3}).json()
+    assert {item["reason"] for item in answer["items"]} == {"popular"}
+
+
+def test_a_batch_is_answered_like_its_requests_one_by_one(client: TestClient) -> None:
+    at = "2024-06-01T00:00:00Z"
+    asked = [{"user_id": f"u{number}", "k": 4, "time": at, "record": False} for number in range(5)]
+    answers = client.post("/v1/recommendations/batch", json={"requests": asked}).json()["answers"]
+    assert [[item["item_id"] for item in answer["items"]] for answer in answers] == [
+        _items(client, **one) for one in asked
+    ]
+    answer = client.post("/v1/recommendations/batch", json={"requests": [{}, {"filter": {}}]})
+    assert answer.status_code == 422
+    assert "`$.requests[1].filter`" in answer.json()["detail"]
+
+
+def test_similar_items_are_those_whose_vectors_are_nearest(client: TestClient, bundles: list[Path]) -> None:
+    bundle = read_bundle(bundles[0])
+    number = int(bundle.vocabulary.numbers(["i3"])[0])
+    likeness = bundle.vectors @ bundle.vectors[number]
+    answer = client.get("/v1/items/i3/similar", params={"k": 4}).json()
+    found = [item["item_id"] for item in answer["items"]]
+    nearest = [bundle.vocabulary.item_id(int(n)) for n in likeness.argsort()[::-1] if n > 1]
+    assert found == [item for item in nearest if item not in ("i3", "i7")][:4]
+    assert client.get("/v1/items/unheard%20of/similar").status_code == 404
+    for k in ("0", "501", "many"):
+        assert client.get("/v1/items/i3/similar", params={"k": k}).status_code == 422
+
+
+def test_rules_of_the_shop_hold_at_the_endpoint_and_broken_ones_stop_its_start(
+    tmp_path: Path, bundles: list[Path]
+) -> None:
+    serves_already(tmp_path, bundles[0])
+    rules = tmp_path / "rules.toml"
+    rules.write_text("[[pin]]\nitem_id = 'i30'\nposition = 1\n", encoding="utf-8")
+    ruled = Settings(home=tmp_path, rules=rules)
+    with TestClient(create_app(ruled)) as client:
+        first = client.post("/v1/recommendations", json={"user_id": "u1"}).json()["items"][0]
+    assert (first["item_id"], first["source"], first["reason"]) == ("i30", "pinned", "chosen by the shop")
+    rules.write_text("pin = 'i30'", encoding="utf-8")
+    with pytest.raises(InputError, match=r"rules\.toml"):
+        create_app(ruled)
+
+
+def _search(client: TestClient, **body: object) -> dict[str, Any]:
+    answer = client.post("/v1/search", json=body)
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def test_a_search_finds_items_with_its_words_and_nothing_else(client: TestClient) -> None:
+    found = _search(client, query="blue", k=50)
+    assert not found["fallback"]
+    assert {item["title"].split(", ")[1] for item in found["items"]} == {"blue"}
+    assert {(item["source"], item["reason"]) for item in found["items"]} == {("search", "matches the search")}
+    cheap = _search(client, query="blue", filter={"field": "price", "at_most": 10})["items"]
+    assert {item["item_id"] for item in cheap} == {"i2", "i6", "i10"}
+
+
+def test_of_items_that_match_alike_those_that_suit_the_user_come_first(client: TestClient) -> None:
+    at = "2024-06-01T00:00:00Z"
+    orders = {
+        tuple(
+            item["item_id"] for item in _search(client, query="blue", user_id=f"u{n}", time=at, record=False)["items"]
+        )
+        for n in range(6)
+    }
+    assert len(orders) > 1
+    assert len({frozenset(order) for order in orders}) == 1
+
+
+def test_a_search_that_finds_nothing_is_answered_with_something_else_and_says_so(client: TestClient) -> None:
+    found = _search(client, query="teapot", k=5)
+    assert found["fallback"]
+    assert len(found["items"]) == 5
+    assert {item["source"] for item in found["items"]} == {"popular"}
+
+
+def test_a_search_counts_in_the_next_answer_and_after_a_restart(tmp_path: Path, client: TestClient) -> None:
+    before = _items(client, user_id="fresh", session_id="s")
+    _search(client, query="blue", user_id="fresh", session_id="s", record=False)
+    assert _items(client, user_id="fresh", session_id="s") == before
+    _search(client, query="blue", user_id="fresh", session_id="s")
+    after = _items(client, user_id="fresh", session_id="s")
+    assert after != before
+    with TestClient(create_app(_settings(tmp_path))) as again:
+        assert _items(again, user_id="fresh", session_id="s") == after
+
+
+def test_a_search_needs_a_query(client: TestClient) -> None:
+    for body in ({}, {"query": ""}, {"query": None}):
+        assert client.post("/v1/search", json=body).status_code == 422

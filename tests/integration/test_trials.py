@@ -17,6 +17,7 @@ from recsys_tasks.serving.bundle import DECODER, GOLDEN, MANIFEST, bundle_digest
 from recsys_tasks.serving.engine import Engine
 from recsys_tasks.serving.memory import available_bytes
 from recsys_tasks.serving.probe import probe
+from recsys_tasks.serving.ranking import Wishes
 from recsys_tasks.settings import Settings
 from tests.integration.endpoints import serves_already
 
@@ -112,11 +113,11 @@ def test_who_asked_before_a_swap_is_known_to_the_new_model(tmp_path: Path, bundl
     old, new = (Engine(read_bundle(bundle)) for bundle in bundles)
     now = new.bundle.golden[0]["request"]["now"]
     for user in ("u1", "u2"):
-        old.recommend(user, (), (), now, 5)
+        old.recommend(user, (), (), now, Wishes(5))
     new.warm(old)
     assert list(new._encoded) == ["u1", "u2"]
     cold = Engine(read_bundle(bundles[1]))
-    assert new.recommend("u1", (), (), now, 5) == cold.recommend("u1", (), (), now, 5)
+    assert new.recommend("u1", (), (), now, Wishes(5)) == cold.recommend("u1", (), (), now, Wishes(5))
     assert len(new._encoded) == 2
     new.rest(1)
     assert list(new._encoded) == ["u1"]

@@ -9,8 +9,9 @@ from recsys_tasks.model.export import export_graphs, verify_graphs
 from recsys_tasks.model.files import TrainedModel, load_model, save_model
 from recsys_tasks.model.training import build_network
 from recsys_tasks.names import VIEW
-from recsys_tasks.serving.bundle import Bundle, Histories
+from recsys_tasks.serving.bundle import Bundle
 from recsys_tasks.serving.engine import Action, Engine
+from recsys_tasks.serving.ranking import Wishes
 from tests.shops import small_config, vocabulary
 
 
@@ -37,12 +38,11 @@ def test_the_graphs_answer_with_and_without_searches(tmp_path: Path, query_words
     save_model(TrainedModel(network, words), tmp_path)
     export_graphs(network, tmp_path)
     assert verify_graphs(network, tmp_path) < 1e-4
-    histories = Histories.of_nobody(words.all_counts())
-    engine = Engine(Bundle(tmp_path, {}, "", words, histories, []))
+    engine = Engine(Bundle.of_model(tmp_path, words))
     session = [Action("i3", VIEW, 100.0)]
     search = Action("", "search", 101.0, query="blue item")
     plain, searched, alone = (
-        engine.recommend(None, [], actions, 100.0, 5) for actions in (session, [*session, search], [search])
+        engine.recommend(None, [], actions, 100.0, Wishes(5)) for actions in (session, [*session, search], [search])
     )
     assert {item.source for item in plain + searched} == {"model"}
     assert {item.source for item in alone} == {"model" if query_words else "popular"}

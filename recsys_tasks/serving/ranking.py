@@ -1,0 +1,136 @@
+"""From the model's probabilities to the list that is shown: what may be, how varied, and by which rules."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from recsys_tasks.names import FIRST_ITEM
+from recsys_tasks.serving.catalogue import Catalogue
+from recsys_tasks.serving.filters import Filter, Filters
+from recsys_tasks.serving.rules import Rules
+
+_WIDER = 5  # candidates for each place in a varied list
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What a caller wants of a list.
+
+    Attributes:
+        k: how many items, at most.
+        exclude: ids of items that may not be in it.
+        filter: what all of its items fulfil; it was checked.
+        diversity: from 0, the best items, to 1, items as different from each other as there are.
+        at_most_per_category: how many of one category path.
+    """
+
+    k: int
+    exclude: frozenset[str] = field(default_factory=frozenset)
+    filter: Filter | None = None
+    diversity: float = 0.0
+    at_most_per_category: int | None = None
+
+
+class Ranking:
+    """Ranks the items of one catalogue.
+
+    Args:
+        catalogue: what is known of them.
+        vectors: of length 1, by item number [V, D], as the model sees them.
+        rules: of the shop.
+    """
+
+    def __init__(self, catalogue: Catalogue, vectors: np.ndarray, rules: Rules) -> None:
+        self._catalogue = catalogue
+        self._vectors = vectors
+        self._filters = Filters(catalogue)
+        self._most_per_category = rules.at_most_per_category
+        self._weights: np.ndarray | None = None
+        if rules.weigh:
+            self._weights = np.ones(len(catalogue.vocabulary))
+            for weigh in rules.weigh:
+                self._weights[self._filters.allowed(weigh.filter)] *= weigh.factor
+        known = catalogue.vocabulary.numbers([pin.item_id for pin in rules.pin]).tolist()
+        self._pins = sorted(
+            (pin.position, number) for pin, number in zip(rules.pin, known, strict=True) if number >= FIRST_ITEM
+        )
+
+    def rank(self, scores: np.ndarray, wishes: Wishes, now: float) -> tuple[list[int], set[int]]:
+        """Item numbers in the order in which to show them, and which of them stand there by a pin.
+
+        Args:
+            scores: of each item [V]; what is not above 0 is not shown.
+            wishes: what the caller wants.
+            now: items are to be had at this time, seconds since 1970.
+        """
+        scores = self._allowed(scores, wishes, now)
+        most = wishes.at_most_per_category or self._most_per_category
+        pins = [(position, number) for position, number in self._pins if scores[number] > 0 and position <= wishes.k]
+        scores[[number for _, number in pins]] = 0.0
+        found = self._varied(scores, wishes, most) if wishes.diversity or most else best(scores, wishes.k)
+        for position, number in pins:
+            found.insert(position - 1, number)
+        shown = found[: wishes.k]
+        return shown, {number for _, number in pins}.intersection(shown)
+
+    def _allowed(self, scores: np.ndarray, wishes: Wishes, now: float) -> np.ndarray:
+        scores = scores.copy() if self._weights is None else scores * self._weights
+        scores[:FIRST_ITEM] = 0.0
+        if wishes.exclude:
+            hidden = self._catalogue.vocabulary.numbers(sorted(wishes.exclude))
+            scores[hidden] = 0.0
+        if wishes.filter is not None:
+            scores[~self._filters.allowed(wishes.filter)] = 0.0
+        available = self._catalogue.available(now)
+        if available is not None:
+            scores[~available] = 0.0
+        return scores
+
+    def _varied(self, scores: np.ndarray, wishes: Wishes, most: int | None) -> list[int]:
+        """The list among the best few, or more of them where those have too many of one category."""
+        few = _WIDER * wishes.k
+        while True:
+            candidates = np.asarray(best(scores, few), np.int64)
+            found = self._marginally_best(candidates, scores[candidates], wishes, most)
+            if len(found) == wishes.k or len(candidates) < few:
+                return found
+            few *= _WIDER
+
+    def _marginally_best(
+        self, candidates: np.ndarray, scores: np.ndarray, wishes: Wishes, most: int | None
+    ) -> list[int]:
+        """The best by maximal marginal relevance (Carbonell and Goldstein 1998), no more than so many of a category.
+
+        The next item is that with the most of (1 - diversity) relevance - diversity * similarity to the nearest one
+        before it: relevance as a share of the best one's, similarity as the cosine of their vectors.
+        """
+        diversity, vectors = wishes.diversity, self._vectors[candidates]
+        category, taken = self._catalogue.categories.codes[candidates], Counter[int]()
+        relevance = (1 - diversity) * scores / max(scores.max(initial=0.0), np.finfo(scores.dtype).tiny)
+        nearest = np.zeros(len(candidates))
+        chosen: list[int] = []
+        for _ in range(min(wishes.k, len(candidates))):
+            place = int((relevance - diversity * nearest).argmax())
+            if relevance[place] == -np.inf:
+                break
+            chosen.append(int(candidates[place]))
+            relevance[place] = -np.inf
+            code = int(category[place])
+            taken[code] += 1
+            if code >= 0 and taken[code] == most:
+                relevance[category == code] = -np.inf
+            if diversity:
+                np.maximum(nearest, vectors @ vectors[place], out=nearest)
+        return chosen
+
+
+def best(scores: np.ndarray, k: int) -> list[int]:
+    """Numbers of the k best scores above 0, best first; of equal ones the lower number first."""
+    k = min(k, len(scores))
+    found = np.argpartition(-scores, k - 1)[:k]
+    found = found[np.lexsort((found, -scores[found]))]
+    numbers: list[int] = found[scores[found] > 0].tolist()
+    return numbers
