@@ -41,6 +41,7 @@ from recsys_tasks.serving.messages import (
     decode_user_id,
 )
 from recsys_tasks.serving.models import Models
+from recsys_tasks.serving.openapi import document
 from recsys_tasks.serving.pace import rest_after
 from recsys_tasks.serving.ranking import Wishes
 from recsys_tasks.serving.rules import read_rules
@@ -241,6 +242,10 @@ class Endpoint:
         """`GET /metrics`"""
         return Response(generate_latest(self.registry), media_type="text/plain; version=0.0.4")
 
+    async def openapi(self, request: Request) -> Response:
+        """`GET /openapi.json`: all of this for machines that write clients."""
+        return Response(document(), media_type="application/json")
+
     # What they share
 
     def _recommend(self, asked: RecommendationRequest) -> dict[str, Any]:
@@ -438,6 +443,7 @@ def create_app(settings: Settings) -> Starlette:
             route("/v1/admin/users/{user_id:path}", endpoint.delete_user, "DELETE"),
             route("/v1/admin/journal", endpoint.journal_segments, "GET"),
             route("/v1/admin/journal/{segment}", endpoint.journal_segment, "GET"),
+            route("/openapi.json", endpoint.openapi, "GET"),
             route("/healthz", endpoint.healthz, "GET"),
             route("/readyz", endpoint.readyz, "GET"),
             route("/metrics", endpoint.metrics, "GET"),
