@@ -29,6 +29,8 @@ class Settings(BaseSettings):
         ("http://127.0.0.1:8080",), description="endpoints to promote to and collect feedback from (JSON list)"
     )
     admin_token: SecretStr | None = Field(None, description="bearer token of the endpoints' admin routes")
+    read_keys: tuple[SecretStr, ...] = Field((), description="keys for lists and searches; none: open (JSON list)")
+    write_keys: tuple[SecretStr, ...] = Field((), description="keys for posting events; none: open (JSON list)")
     endpoint_memory_megabytes: int | None = Field(
         None, ge=1, description="most memory of an endpoint; a bundle that needs more is refused; default: all there is"
     )

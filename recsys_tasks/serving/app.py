@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import logging
 import time
 import uuid
@@ -24,11 +23,13 @@ from starlette.routing import Route
 
 from recsys_tasks.errors import InputError, InvariantError, UnavailableError
 from recsys_tasks.names import ADD_TO_CART, IMPRESSION, PURCHASE, SEARCH
-from recsys_tasks.serving.engine import Action, Engine, Recommendation, unix_now
+from recsys_tasks.serving.access import ADMIN, OPEN, READ, WRITE, Access, Scope
+from recsys_tasks.serving.engine import Action, Engine, unix_now
 from recsys_tasks.serving.forgetting import Forgotten, erase, find_traces
 from recsys_tasks.serving.journal import Journal
 from recsys_tasks.serving.messages import (
     Event,
+    Recommendation,
     RecommendationRequest,
     RequestError,
     SearchRequest,
@@ -64,7 +65,7 @@ class Endpoint:
     """One endpoint: its models, its journal, and what it remembers of users and sessions."""
 
     def __init__(self, settings: Settings) -> None:
-        self._token = settings.admin_token.get_secret_value() if settings.admin_token else None
+        self.access = Access(settings)
         home = settings.home / "endpoint"
         self.models = Models(home / "bundles", settings.endpoint_memory_megabytes, read_rules(settings.rules))
         self.journal = Journal(home / "journal")
@@ -129,7 +130,6 @@ class Endpoint:
 
     async def put_model(self, request: Request) -> Response:
         """`PUT /v1/admin/model`: stages a bundle and lets it serve."""
-        self._authorize(request)
         async with self._swapping:
             challenger = await self._stage(request)
             engine = await run_in_threadpool(self.models.activate, challenger.engine.bundle.digest)
@@ -139,7 +139,6 @@ class Endpoint:
 
     async def delete_model(self, request: Request) -> Response:
         """`DELETE /v1/admin/model`: back to the one before."""
-        self._authorize(request)
         to_none = request.query_params.get("to_none") == "true"
         async with self._swapping:
             try:
@@ -151,7 +150,6 @@ class Endpoint:
 
     async def admin_model(self, request: Request) -> Response:
         """`GET /v1/admin/model`: what serves, the bundle that served before, and what is staged."""
-        self._authorize(request)
         engine, challenger = self.models.engine, self.models.challenger
         return _json(
             {
@@ -164,14 +162,12 @@ class Endpoint:
 
     async def put_staged(self, request: Request) -> Response:
         """`PUT /v1/admin/staged`: checks a bundle and keeps it beside the one that serves."""
-        self._authorize(request)
         async with self._swapping:
             challenger = await self._stage(request)
         return _json(challenger.report())
 
     async def post_staged(self, request: Request) -> Response:
         """`POST /v1/admin/staged`: lets the staged bundle serve, or tries it."""
-        self._authorize(request)
         asked = decode_staged_change(await _body(request, _BODY_BYTES))
         async with self._swapping:
             try:
@@ -192,14 +188,12 @@ class Endpoint:
 
     async def delete_staged(self, request: Request) -> Response:
         """`DELETE /v1/admin/staged?bundle=D`: lets go of what is staged, or of that bundle only."""
-        self._authorize(request)
         async with self._swapping:
             await run_in_threadpool(self.models.discard, request.query_params.get("bundle"))
         return _json({"staged": None})
 
     async def delete_user(self, request: Request) -> Response:
         """`DELETE /v1/admin/users/{user_id}`"""
-        self._authorize(request)
         user_id = decode_user_id(request.path_params["user_id"])
         async with self._forgetting:
             async with self.journal.quiet() as end:
@@ -214,13 +208,11 @@ class Endpoint:
 
     async def journal_segments(self, request: Request) -> Response:
         """`GET /v1/admin/journal`"""
-        self._authorize(request)
         segments = [{"name": segment.name, "bytes": segment.bytes} for segment in self.journal.segments()]
         return _json({"instance": self.journal.instance, "segments": segments})
 
     async def journal_segment(self, request: Request) -> Response:
         """`GET /v1/admin/journal/{segment}?offset=N`"""
-        self._authorize(request)
         offset = request.query_params.get("offset", "0")
         if not offset.isdecimal() or len(offset) > 18:
             raise RequestError(422, "Invalid request", f"`offset` is {offset!r}; expected a number of bytes")
@@ -384,13 +376,6 @@ class Endpoint:
             log.error("The search of request %s was lost: %s", request_id, error)
         self.state.add(event)
 
-    def _authorize(self, request: Request) -> None:
-        if self._token is None:
-            raise RequestError(403, "Admin routes are off", "this endpoint has no RECSYS_ADMIN_TOKEN")
-        given = request.headers.get("authorization", "")
-        if not hmac.compare_digest(given.encode(), f"Bearer {self._token}".encode()):
-            raise RequestError(401, "Not authorized", "the bearer token is missing or wrong")
-
     async def _stage(self, request: Request) -> Challenger:
         with self.models.arriving() as archive:
             await _body_to_file(request, archive, _BUNDLE_BYTES)
@@ -423,42 +408,43 @@ def create_app(settings: Settings) -> Starlette:
         yield
         endpoint.journal.close()
 
-    def route(path: str, handler: Handler, method: str) -> Route:
-        return Route(path, _measured(endpoint, path, handler), methods=[method])
+    def route(path: str, handler: Handler, method: str, scope: Scope) -> Route:
+        return Route(path, _measured(endpoint, path, handler, scope), methods=[method])
 
     return Starlette(
         routes=[
-            route("/v1/recommendations", endpoint.recommendations, "POST"),
-            route("/v1/recommendations/batch", endpoint.recommendation_batch, "POST"),
-            route("/v1/search", endpoint.search, "POST"),
-            route("/v1/items/{item_id:path}/similar", endpoint.similar, "GET"),
-            route("/v1/events", endpoint.post_events, "POST"),
-            route("/v1/model", endpoint.model, "GET"),
-            route("/v1/admin/model", endpoint.admin_model, "GET"),
-            route("/v1/admin/model", endpoint.put_model, "PUT"),
-            route("/v1/admin/model", endpoint.delete_model, "DELETE"),
-            route("/v1/admin/staged", endpoint.put_staged, "PUT"),
-            route("/v1/admin/staged", endpoint.post_staged, "POST"),
-            route("/v1/admin/staged", endpoint.delete_staged, "DELETE"),
-            route("/v1/admin/users/{user_id:path}", endpoint.delete_user, "DELETE"),
-            route("/v1/admin/journal", endpoint.journal_segments, "GET"),
-            route("/v1/admin/journal/{segment}", endpoint.journal_segment, "GET"),
-            route("/openapi.json", endpoint.openapi, "GET"),
-            route("/healthz", endpoint.healthz, "GET"),
-            route("/readyz", endpoint.readyz, "GET"),
-            route("/metrics", endpoint.metrics, "GET"),
+            route("/v1/recommendations", endpoint.recommendations, "POST", READ),
+            route("/v1/recommendations/batch", endpoint.recommendation_batch, "POST", READ),
+            route("/v1/search", endpoint.search, "POST", READ),
+            route("/v1/items/{item_id:path}/similar", endpoint.similar, "GET", READ),
+            route("/v1/events", endpoint.post_events, "POST", WRITE),
+            route("/v1/model", endpoint.model, "GET", READ),
+            route("/v1/admin/model", endpoint.admin_model, "GET", ADMIN),
+            route("/v1/admin/model", endpoint.put_model, "PUT", ADMIN),
+            route("/v1/admin/model", endpoint.delete_model, "DELETE", ADMIN),
+            route("/v1/admin/staged", endpoint.put_staged, "PUT", ADMIN),
+            route("/v1/admin/staged", endpoint.post_staged, "POST", ADMIN),
+            route("/v1/admin/staged", endpoint.delete_staged, "DELETE", ADMIN),
+            route("/v1/admin/users/{user_id:path}", endpoint.delete_user, "DELETE", ADMIN),
+            route("/v1/admin/journal", endpoint.journal_segments, "GET", ADMIN),
+            route("/v1/admin/journal/{segment}", endpoint.journal_segment, "GET", ADMIN),
+            route("/openapi.json", endpoint.openapi, "GET", OPEN),
+            route("/healthz", endpoint.healthz, "GET", OPEN),
+            route("/readyz", endpoint.readyz, "GET", OPEN),
+            route("/metrics", endpoint.metrics, "GET", OPEN),
         ],
         exception_handlers={HTTPException: _http_problem},
         lifespan=lifespan,
     )
 
 
-def _measured(endpoint: Endpoint, path: str, handler: Handler) -> Handler:
-    """The handler with its time measured and what it raises turned into a problem document."""
+def _measured(endpoint: Endpoint, path: str, handler: Handler, scope: Scope) -> Handler:
+    """The handler for whom it is meant, with its time measured and what it raises turned into a problem document."""
 
     async def measured(request: Request) -> Response:
         began = time.perf_counter()
         try:
+            endpoint.access.check(request.headers.get("authorization"), scope)
             response = await handler(request)
         except RequestError as error:
             response = _problem(error.status, error.title, error.detail)

@@ -16,6 +16,7 @@ from recsys_tasks.errors import BundleCorrupt, GoldenMismatch, InputError
 from recsys_tasks.features.sequences import Arrays, build_timeline, query_inputs
 from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM
 from recsys_tasks.serving.bundle import DECODER, ENCODER, Bundle
+from recsys_tasks.serving.messages import Recommendation
 from recsys_tasks.serving.pace import rest_after
 from recsys_tasks.serving.ranking import Ranking, Wishes
 from recsys_tasks.serving.reasons import MATCHES, PINNED, Reason, Reasons
@@ -43,19 +44,6 @@ class Action:
     session_id: str | None = None
     event_id: str | None = None
     query: str = ""
-
-
-@dataclass(frozen=True)
-class Recommendation:
-    """An item with its share of the model's probability, where it comes from (`model`, `popular` or `pinned`), and why
-    it is there: in words, and the item that the words are about, if they are about one."""
-
-    item_id: str
-    title: str
-    score: float
-    source: str
-    reason: str
-    because_of: str | None = None
 
 
 class History(NamedTuple):

@@ -105,6 +105,71 @@ class RecommendationBatch(msgspec.Struct, forbid_unknown_fields=True):
     requests: Annotated[list[RecommendationRequest], msgspec.Meta(min_length=1, max_length=100)]
 
 
+class Recommendation(msgspec.Struct, frozen=True):
+    """An item with its share of the model's probability, where it comes from (`model`, `search`, `popular` or
+    `pinned`), and why it is there: in words, and the item that the words are about, if they are about one."""
+
+    item_id: str
+    title: str
+    score: float
+    source: str
+    reason: str
+    because_of: str | None = None
+
+
+class RecommendationAnswer(msgspec.Struct):
+    """A list of items, best first; give its `request_id` with the events that follow from it."""
+
+    request_id: str
+    model_version: str
+    items: list[Recommendation]
+
+
+class BatchAnswer(msgspec.Struct):
+    """Answers in the order of the requests."""
+
+    answers: list[RecommendationAnswer]
+
+
+class SearchAnswer(RecommendationAnswer):
+    """Items that match, or with `fallback` others, because none does."""
+
+    fallback: bool
+
+
+class SimilarAnswer(msgspec.Struct):
+    """Items most like one."""
+
+    model_version: str
+    items: list[Recommendation]
+
+
+class EventsAnswer(msgspec.Struct):
+    """How many events are durable now, and their ids."""
+
+    accepted: int
+    event_ids: list[str]
+
+
+class ModelAnswer(msgspec.Struct):
+    """The version that serves, and where it comes from."""
+
+    model_version: str
+    run_id: str
+    snapshot_id: str
+    cutoff: str
+    bundle: str
+
+
+class Problem(msgspec.Struct):
+    """What was wrong and where (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+
+
 def decode_request(body: bytes) -> RecommendationRequest:
     """A request for recommendations from JSON."""
     request: RecommendationRequest = _decode(body or b"{}", RecommendationRequest)

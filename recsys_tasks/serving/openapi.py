@@ -9,71 +9,24 @@ from typing import Any
 
 import msgspec
 
-from recsys_tasks.serving.engine import Recommendation
 from recsys_tasks.serving.messages import (
+    BatchAnswer,
     Event,
+    EventsAnswer,
     Identifier,
+    ModelAnswer,
+    Problem,
+    RecommendationAnswer,
     RecommendationBatch,
     RecommendationRequest,
+    SearchAnswer,
     SearchRequest,
+    SimilarAnswer,
     StagedChange,
 )
 
 _JSON, _BUNDLE, _PROBLEM = "application/json", "application/octet-stream", "application/problem+json"
 _REFERENCE = "#/components/schemas/{name}"
-
-
-class RecommendationAnswer(msgspec.Struct):
-    """A list of items, best first; give its `request_id` with the events that follow from it."""
-
-    request_id: str
-    model_version: str
-    items: list[Recommendation]
-
-
-class BatchAnswer(msgspec.Struct):
-    """Answers in the order of the requests."""
-
-    answers: list[RecommendationAnswer]
-
-
-class SearchAnswer(RecommendationAnswer):
-    """Items that match, or with `fallback` others, because none does."""
-
-    fallback: bool
-
-
-class SimilarAnswer(msgspec.Struct):
-    """Items most like one."""
-
-    model_version: str
-    items: list[Recommendation]
-
-
-class EventsAnswer(msgspec.Struct):
-    """How many events are durable now, and their ids."""
-
-    accepted: int
-    event_ids: list[str]
-
-
-class ModelAnswer(msgspec.Struct):
-    """The version that serves, and where it comes from."""
-
-    model_version: str
-    run_id: str
-    snapshot_id: str
-    cutoff: str
-    bundle: str
-
-
-class Problem(msgspec.Struct):
-    """What was wrong and where (RFC 9457)."""
-
-    type: str
-    title: str
-    status: int
-    detail: str
 
 
 @dataclass(frozen=True)
@@ -196,7 +149,8 @@ def _operation(one: Operation, schema_of: dict[str, Any]) -> dict[str, Any]:
     problem = {"description": "What was wrong and where", "content": {_PROBLEM: {"schema": schema_of[str(Problem)]}}}
     found["responses"] = {"200": {"description": "Done", "content": {answered: {"schema": schema}}}}
     found["responses"] |= dict.fromkeys(("400", "404", "413", "422", "503"), problem)
-    if one.path.startswith("/v1/admin"):
-        found["security"] = [{"token": []}]
-        found["responses"] |= dict.fromkeys(("401", "403", "409"), problem)
+    if one.path.startswith("/v1"):
+        admin = one.path.startswith("/v1/admin")
+        found["security"] = [{"token": []}] if admin else [{"token": []}, {}]  # without keys, lists are open
+        found["responses"] |= dict.fromkeys(("401", "403", "409") if admin else ("401",), problem)
     return found

@@ -14,7 +14,8 @@ from typing import Annotated, Final, Literal
 import msgspec
 import numpy as np
 
-from recsys_tasks.serving.engine import Engine, Recommendation
+from recsys_tasks.serving.engine import Engine
+from recsys_tasks.serving.messages import Recommendation
 from recsys_tasks.serving.probe import Measured
 
 log = logging.getLogger(__name__)

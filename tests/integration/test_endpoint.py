@@ -546,3 +546,36 @@ def test_a_search_counts_in_the_next_answer_and_after_a_restart(tmp_path: Path, 
 def test_a_search_needs_a_query(client: TestClient) -> None:
     for body in ({}, {"query": ""}, {"query": None}):
         assert client.post("/v1/search", json=body).status_code == 422
+
+
+@pytest.mark.parametrize(
+    ("key", "lists", "events", "admin"),
+    [
+        (None, 401, 401, 401),
+        ("wrong", 401, 401, 401),
+        ("reader", 200, 401, 401),
+        ("another reader", 200, 401, 401),
+        ("writer", 401, 200, 401),
+        ("secret", 200, 200, 200),
+        ("ключ", 401, 401, 401),
+    ],
+)
+def test_a_key_opens_what_its_scope_says(
+    tmp_path: Path, bundles: list[Path], key: str | None, lists: int, events: int, admin: int
+) -> None:
+    serves_already(tmp_path, bundles[0])
+    keys = Settings(
+        home=tmp_path,
+        admin_token="secret",  # noqa: S106
+        read_keys=("reader", "another reader"),
+        write_keys=("writer",),
+    )
+    headers = {} if key is None else {b"Authorization": f"Bearer {key}".encode()}
+    with TestClient(create_app(keys)) as client:
+        assert client.post("/v1/recommendations", headers=headers).status_code == lists
+        assert client.post("/v1/search", json={"query": "blue"}, headers=headers).status_code == lists
+        event = {"event_type": "view", "user_id": "u", "item_id": "i3"}
+        assert client.post("/v1/events", json=event, headers=headers).status_code == events
+        assert client.get("/v1/admin/model", headers=headers).status_code == admin
+        for path in ("/healthz", "/readyz", "/metrics", "/openapi.json"):
+            assert client.get(path).status_code == 200

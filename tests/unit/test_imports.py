@@ -1,12 +1,22 @@
-"""The endpoint's container has none of the pipeline's packages: importing it must not ask for them."""
+"""The endpoint's container has none of the pipeline's packages, and a shop that calls it none of the endpoint's."""
 
 import subprocess
 import sys
 
-HEAVY = ("airflow", "mlflow", "great_expectations", "pandas", "torch", "pyarrow", "sqlalchemy")
+import pytest
+
+PIPELINE = {"airflow", "mlflow", "great_expectations", "pandas", "torch", "pyarrow", "sqlalchemy"}
+ENDPOINT = {"onnxruntime", "starlette", "granian", "prometheus_client", "tantivy"}
 
 
-def test_the_endpoint_imports_no_heavy_package() -> None:
-    program = "import sys, recsys_tasks.serving.server; print(' '.join(sys.modules))"
+@pytest.mark.parametrize(
+    ("modules", "heavy"),
+    [
+        ("recsys_tasks.serving.server, recsys_tasks.serving.search", PIPELINE),
+        ("recsys_tasks.client", PIPELINE | ENDPOINT),
+    ],
+)
+def test_nobody_imports_what_is_not_there(modules: str, heavy: set[str]) -> None:
+    program = f"import sys, {modules}; print(' '.join(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
-    assert not set(HEAVY) & set(loaded)
+    assert not heavy & set(loaded)
