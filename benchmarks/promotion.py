@@ -10,27 +10,24 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
-import psutil
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.bundles import make_bundle, requests
+from benchmarks.endpoints import resident_megabytes, running_endpoint
 from benchmarks.load import Caller, Load, capacity, shown
 from benchmarks.report import machine, show, write
 from recsys_tasks.names import REGISTERED_MODEL
 from recsys_tasks.registry.tracking import client
-from recsys_tasks.stack.environment import any_free_port
 from recsys_tasks.steps import promoting
 
 _QUESTIONS = 400
@@ -52,7 +49,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         home = Path(folder)
         os.environ |= {"RECSYS_HOME": folder, "RECSYS_ADMIN_TOKEN": "benchmark"}
-        endpoints = [stack.enter_context(_endpoint(home / f"endpoint{n}")) for n in range(given.endpoints)]
+        endpoints = [stack.enter_context(running_endpoint(home / f"endpoint{n}")) for n in range(given.endpoints)]
         os.environ["RECSYS_ENDPOINT_URLS"] = json.dumps([url for url, _ in endpoints])
         fields = _measure(given, home, endpoints)
     about = machine("onnxruntime", "granian") | {"items": f"{given.items:,}", "users": f"{given.users:,}"}
@@ -72,7 +69,7 @@ def _measure(given: argparse.Namespace, home: Path, endpoints: Sequence[tuple[st
         seconds_to_serve.append(time.perf_counter() - began)
         expected[number] = [_items(urls[0], body) for body in bodies]
     most = capacity(urls, bodies, 10.0)
-    before = sum(_resident(pid) for _, pid in endpoints)
+    before = sum(resident_megabytes(pid) for _, pid in endpoints)
     caller, turns, quiet = Caller(urls, bodies, most / 2, expected, _MOST_SECONDS), [], []
     with caller:
         os.nice(10)  # from here on, what the pipeline does, which has a machine of its own elsewhere
@@ -85,7 +82,7 @@ def _measure(given: argparse.Namespace, home: Path, endpoints: Sequence[tuple[st
             turns.append((began, time.perf_counter()))
             time.sleep(given.pause)
             quiet.append((turns[-1][1] + _AFTERWARDS, time.perf_counter()))
-    after = sum(_resident(pid) for _, pid in endpoints)
+    after = sum(resident_megabytes(pid) for _, pid in endpoints)
     return _fields(most, _done(caller), turns, quiet) | {
         "seconds_to_serve": max(seconds_to_serve),
         "megabytes_before": before,
@@ -129,35 +126,6 @@ def _items(url: str, body: bytes) -> list[str]:
     answer = httpx.post(f"{url}/v1/recommendations", content=body)
     answer.raise_for_status()
     return shown(answer.json())
-
-
-@contextmanager
-def _endpoint(home: Path) -> Iterator[tuple[str, int]]:
-    """Address and process of an endpoint."""
-    home.mkdir()
-    port = any_free_port()
-    command = [sys.executable, "-W", "ignore", "-m", "recsys_tasks", "serve", "--port", str(port)]
-    environment = {**os.environ, "RECSYS_HOME": str(home), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, env=environment)  # noqa: S603
-    try:
-        while True:
-            try:
-                httpx.get(f"http://127.0.0.1:{port}/healthz")
-                break
-            except httpx.TransportError:
-                if process.poll() is not None:
-                    raise
-                time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}", process.pid
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(30)
-
-
-def _resident(pid: int) -> float:
-    """Megabytes of a process and those it started."""
-    process = psutil.Process(pid)
-    return sum(one.memory_info().rss for one in (process, *process.children(recursive=True))) / 1e6
 
 
 if __name__ == "__main__":
