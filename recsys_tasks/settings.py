@@ -34,6 +34,8 @@ class Settings(BaseSettings):
     endpoint_memory_megabytes: int | None = Field(
         None, ge=1, description="most memory of an endpoint; a bundle that needs more is refused; default: all there is"
     )
+    log_format: Literal["text", "json"] = Field("text", description="of the endpoint's log")
+    access_log: bool = Field(False, description="whether the endpoint logs every request, without who asked what")
     rules: Path | None = Field(None, description="TOML file of the shop's rules for lists: boosts, pins, limits")
     landing: Path | None = Field(None, description="landing folder, a folder per source in it; default: home/landing")
     suites: Path | None = Field(None, description="folder of expectation suites of your own")

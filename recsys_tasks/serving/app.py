@@ -27,6 +27,7 @@ from recsys_tasks.serving.access import ADMIN, OPEN, READ, WRITE, Access, Scope
 from recsys_tasks.serving.engine import Action, Engine, unix_now
 from recsys_tasks.serving.forgetting import Forgotten, erase, find_traces
 from recsys_tasks.serving.journal import Journal
+from recsys_tasks.serving.logs import REQUEST_ID, access, begin_request
 from recsys_tasks.serving.messages import (
     Event,
     Recommendation,
@@ -442,7 +443,7 @@ def _measured(endpoint: Endpoint, path: str, handler: Handler, scope: Scope) -> 
     """The handler for whom it is meant, with its time measured and what it raises turned into a problem document."""
 
     async def measured(request: Request) -> Response:
-        began = time.perf_counter()
+        request_id, began = begin_request(request.headers.get(REQUEST_ID)), time.perf_counter()
         try:
             endpoint.access.check(request.headers.get("authorization"), scope)
             response = await handler(request)
@@ -453,7 +454,11 @@ def _measured(endpoint: Endpoint, path: str, handler: Handler, scope: Scope) -> 
         except Exception:
             log.exception("%s %s failed", request.method, path)
             response = _problem(500, "Internal error", "this is our mistake; the log of the endpoint says more")
-        endpoint.latency.labels(path, str(response.status_code)).observe(time.perf_counter() - began)
+        spent, status = time.perf_counter() - began, response.status_code
+        endpoint.latency.labels(path, str(status)).observe(spent)
+        fields = {"method": request.method, "route": path, "status": status, "milliseconds": round(1e3 * spent, 3)}
+        access.info("%(method)s %(route)s %(status)s %(milliseconds)s ms", fields, extra={"fields": fields})
+        response.headers[REQUEST_ID] = request_id
         return response
 
     return measured

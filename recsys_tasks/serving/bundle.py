@@ -110,7 +110,9 @@ def read_bundle(folder: Path) -> Bundle:
                 raise BundleCorrupt(f"{name} does not match its checksum in the manifest")
         _cutoff(manifest)
         vocabulary = Vocabulary.load(folder / VOCABULARY)
-        vectors = np.load(folder / VECTORS, mmap_mode="r", allow_pickle=False)
+        vectors = np.asarray(
+            np.load(folder / VECTORS, mmap_mode="r", allow_pickle=False)
+        )  # shared with other processes
         if vectors.ndim != 2 or len(vectors) != len(vocabulary):
             raise BundleCorrupt(
                 f"{VECTORS} has the shape {vectors.shape}; the vocabulary has {len(vocabulary)} numbers"

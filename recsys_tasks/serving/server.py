@@ -9,6 +9,7 @@ from granian.constants import Interfaces
 from starlette.applications import Starlette
 
 from recsys_tasks.serving.app import create_app
+from recsys_tasks.serving.logs import configure
 from recsys_tasks.serving.memory import return_what_is_freed
 from recsys_tasks.settings import settings
 
@@ -20,6 +21,7 @@ def application() -> Starlette:
     # Whoever waits for an answer does not wait five milliseconds more for a thread that loads the next model.
     sys.setswitchinterval(_SWITCH_SECONDS)
     return_what_is_freed()
+    configure(settings())
     return create_app(settings())
 
 
