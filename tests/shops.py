@@ -26,6 +26,16 @@ from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM, PURCHASE, SEARCH, U
 START = datetime(2024, 1, 1, 8, tzinfo=UTC)
 ITEMS = 40
 COLOURS = ("red", "green", "blue", "yellow")
+# Rules of a gate for models that learned for a few seconds.
+EASY_RULES = """
+[baselines]
+names = ["popularity"]
+metrics = ["mrr_20"]
+[champion]
+metric = "mrr_20"
+confidence = 0.95
+least_gain = 0.0
+"""
 QUERIES = (*COLOURS, "nothing of the kind")
 
 

@@ -19,6 +19,7 @@ from recsys_tasks.stack.environment import Ports, any_free_port, stack_environme
 from recsys_tasks.stack.processes import sweep
 from recsys_tasks.warehouse import embedded
 from tests.integration.ingesting import age, line, mapping, write
+from tests.shops import EASY_RULES
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,8 +38,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
         "RECSYS_TRAINING_SECONDS": "30",
         "RECSYS_GATE_RULES": str(home / "gate.toml"),
     }
-    # What half a minute on busy cores teaches: the way to the endpoint is what is walked here.
-    (home / "gate.toml").write_text('[baselines]\nnames = ["popularity"]\nmetrics = ["mrr_20"]\n', encoding="utf-8")
+    (home / "gate.toml").write_text(EASY_RULES)
     _airflow(environment, "db", "migrate")
     endpoint = subprocess.Popen(
         [sys.executable, "-m", "recsys_tasks", "serve", "--port", str(ports.endpoint)], env=environment

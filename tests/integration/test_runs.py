@@ -22,17 +22,7 @@ from recsys_tasks.stack import closing
 from recsys_tasks.steps import featuring, promoting, training
 from recsys_tasks.warehouse import database_url, engine
 from tests.conftest import database, fresh_warehouse
-from tests.shops import fill
-
-RULES = """
-[baselines]
-names = ["popularity"]
-metrics = ["mrr_20"]
-[champion]
-metric = "mrr_20"
-confidence = 0.95
-least_gain = 0.0
-"""
+from tests.shops import EASY_RULES, fill
 
 
 @dataclass(frozen=True)
@@ -46,7 +36,7 @@ class Shop:
 @pytest.fixture(scope="module")
 def shop(postgres: str, tracking_template: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     home = tmp_path_factory.mktemp("runs")
-    (home / "gate.toml").write_text(RULES)
+    (home / "gate.toml").write_text(EASY_RULES)
     with (
         fresh_warehouse(postgres) as warehouse,
         database(postgres, f"mlflow_{uuid.uuid4().hex[:12]}", tracking_template) as registry,
