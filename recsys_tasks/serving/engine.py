@@ -233,6 +233,7 @@ class Engine:
     def first_answer(self) -> None:
         """Answers one golden request and prepares for searches, so that nobody waits for what the first one needs."""
         self._text.find(" ", 1)
+        self.bundle.vocabulary.words_of(" ")
         for case in self.bundle.golden[-1:]:
             self.answer_golden(case["request"])
 
