@@ -59,4 +59,7 @@ where
         held.title, held.category_path, held.brand, held.price, held.properties, held.available_from,
         held.available_until
     )
+-- Sorted, so that all is read before any of it is written: whoever reads this table through for each row, as the
+-- planner does where it was analyzed when empty, would go through what is being written, too.
+order by dated.row_number
 on conflict (item_id, valid_from, batch) do nothing

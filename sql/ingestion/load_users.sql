@@ -41,4 +41,7 @@ left join lateral (
     limit 1
 ) as held on true
 where held.user_id is null or held.implied or dated.properties is distinct from held.properties
+-- Sorted, so that all is read before any of it is written: whoever reads this table through for each row, as the
+-- planner does where it was analyzed when empty, would go through what is being written, too.
+order by dated.row_number
 on conflict (user_id, valid_from, batch) do nothing
