@@ -30,6 +30,7 @@ from recsys_tasks.serving.journal import Journal
 from recsys_tasks.serving.logs import REQUEST_ID, access, begin_request
 from recsys_tasks.serving.messages import (
     Event,
+    Problem,
     Recommendation,
     RecommendationRequest,
     RequestError,
@@ -495,7 +496,7 @@ def _json(value: object) -> Response:
 
 def _problem(status: int, title: str, detail: str) -> Response:
     """A problem document (RFC 9457)."""
-    body = msgspec.json.encode({"type": "about:blank", "title": title, "status": status, "detail": detail})
+    body = msgspec.json.encode(Problem("about:blank", title, status, detail))
     headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None
     return Response(body, status, headers=headers, media_type="application/problem+json")
 

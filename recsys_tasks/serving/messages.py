@@ -19,6 +19,7 @@ _NO_NUL = r"^[^\x00]*$"
 
 Identifier = Annotated[str, msgspec.Meta(min_length=1, max_length=200, pattern=_NO_NUL)]
 Text = Annotated[str, msgspec.Meta(min_length=1, max_length=1_000, pattern=_NO_NUL)]
+Count = Annotated[int, msgspec.Meta(ge=1, le=500)]
 Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 EventType = Literal["search", "impression", "view", "add_to_cart", "purchase"]
 
@@ -82,13 +83,13 @@ class RecommendationRequest(msgspec.Struct, forbid_unknown_fields=True):
     session: Annotated[list[SessionEvent], msgspec.Meta(max_length=1_000)] = []
     context_items: Annotated[list[Identifier], msgspec.Meta(max_length=100)] = []
     query: Text | None = None
-    k: Annotated[int, msgspec.Meta(ge=1, le=500)] = 20
+    k: Count = 20
     filter: Filter | None = None
     exclude: Annotated[list[Identifier], msgspec.Meta(max_length=1_000)] = []
     exclude_seen: bool = False
     exclude_bought: bool = False
     diversity: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
-    at_most_per_category: Annotated[int, msgspec.Meta(ge=1, le=500)] | None = None
+    at_most_per_category: Count | None = None
     time: Moment | None = None
     record: bool = True
 
@@ -195,7 +196,7 @@ def decode_batch(body: bytes) -> list[RecommendationRequest]:
 def decode_count(text: str) -> int:
     """How many items to list, from the query of a URL."""
     try:
-        return int(msgspec.convert(text, Annotated[int, msgspec.Meta(ge=1, le=500)], strict=False))
+        return int(msgspec.convert(text, Count, strict=False))
     except msgspec.ValidationError as error:
         raise RequestError(422, "Invalid request", f"`k`: {error}") from error
 

@@ -11,6 +11,7 @@ import msgspec
 
 from recsys_tasks.serving.messages import (
     BatchAnswer,
+    Count,
     Event,
     EventsAnswer,
     Identifier,
@@ -44,7 +45,7 @@ class Operation:
     optional: bool = False
 
 
-_K = {"k": {"type": "integer", "minimum": 1, "maximum": 500, "default": 20}}
+_K = {"k": {**msgspec.json.schema(Count), "default": 20}}
 _EVENT = {"event_type": "view", "user_id": "36", "session_id": "s1", "item_id": "1082185"}
 OPERATIONS = (
     Operation(
