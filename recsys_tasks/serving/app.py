@@ -118,7 +118,7 @@ class Endpoint:
     async def post_events(self, request: Request) -> Response:
         """`POST /v1/events`"""
         events = decode_events(await _body(request, _BODY_BYTES), _BATCH_EVENTS)
-        await self.journal.append(b"".join(msgspec.json.encode(event) + b"\n" for event in events))
+        await self.journal.append(_lines(events))
         for event in events:
             self.state.add(event)
             self.events.labels(event.event_type).inc()
@@ -338,45 +338,31 @@ class Endpoint:
     def _record_impressions(
         self, asked: RecommendationRequest, found: list[Recommendation], request_id: str, version: str
     ) -> None:
-        session_id = asked.session_id or (None if asked.user_id else f"anonymous-{request_id}")
-        shown_at = (asked.time or datetime.now(UTC)).astimezone(UTC)
-        lines = [
-            msgspec.json.encode(
-                Event(
-                    event_type=IMPRESSION,
-                    event_id=f"{request_id}-{position}",
-                    user_id=asked.user_id,
-                    session_id=session_id,
-                    item_id=item.item_id,
-                    event_time=shown_at,
-                    request_id=request_id,
-                    position=position,
-                    properties={"model_version": version, "score": item.score, "source": item.source},
-                )
+        shared = _who_and_when(asked, request_id)
+        impressions = [
+            Event(
+                event_type=IMPRESSION,
+                event_id=f"{request_id}-{position}",
+                item_id=item.item_id,
+                position=position,
+                properties={"model_version": version, "score": item.score, "source": item.source},
+                **shared,
             )
             for position, item in enumerate(found, start=1)
         ]
-        try:
-            self.journal.note(b"".join(line + b"\n" for line in lines))
-        except OSError as error:
-            log.error("Impressions of request %s were lost: %s", request_id, error)
+        self._note(impressions, f"Impressions of request {request_id}")
 
     def _record_search(self, asked: SearchRequest, request_id: str) -> None:
         """Notes the search as something that the user did, which counts in the next answer."""
-        event = Event(
-            event_type=SEARCH,
-            event_id=request_id,
-            user_id=asked.user_id,
-            session_id=asked.session_id or (None if asked.user_id else f"anonymous-{request_id}"),
-            event_time=(asked.time or datetime.now(UTC)).astimezone(UTC),
-            query=asked.query,
-            request_id=request_id,
-        )
-        try:
-            self.journal.note(msgspec.json.encode(event) + b"\n")
-        except OSError as error:
-            log.error("The search of request %s was lost: %s", request_id, error)
+        event = Event(event_type=SEARCH, event_id=request_id, query=asked.query, **_who_and_when(asked, request_id))
+        self._note([event], f"The words of search {request_id}")
         self.state.add(event)
+
+    def _note(self, events: list[Event], what: str) -> None:
+        try:
+            self.journal.note(_lines(events))
+        except OSError as error:
+            log.error("%s were lost: %s", what, error)
 
     async def _stage(self, request: Request) -> Challenger:
         with self.models.arriving() as archive:
@@ -463,6 +449,20 @@ def _measured(endpoint: Endpoint, path: str, handler: Handler, scope: Scope) -> 
         return response
 
     return measured
+
+
+def _who_and_when(asked: RecommendationRequest, request_id: str) -> dict[str, Any]:
+    """What every event of a request has: one of nobody is in a session of its own."""
+    return {
+        "user_id": asked.user_id,
+        "session_id": asked.session_id or (None if asked.user_id else f"anonymous-{request_id}"),
+        "event_time": (asked.time or datetime.now(UTC)).astimezone(UTC),
+        "request_id": request_id,
+    }
+
+
+def _lines(events: list[Event]) -> bytes:
+    return b"".join(msgspec.json.encode(event) + b"\n" for event in events)
 
 
 async def _body_to_file(request: Request, path: Path, most: int) -> None:
