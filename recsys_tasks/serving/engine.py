@@ -200,9 +200,9 @@ class Engine:
         """
         end = time.perf_counter() + seconds
         for user_id, kept in reversed(list(serving._encoded.items())):
-            began = time.perf_counter()
-            if began > end:
+            if time.perf_counter() > end:
                 return
+            began = time.thread_time()
             history = self._history(user_id, kept.past, kept.now)
             events, _ = self._inputs(history, self._encoded_actions(()), kept.now)
             self._encode(user_id, events, kept.past, kept.now)

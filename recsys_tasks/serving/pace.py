@@ -8,9 +8,11 @@ _REST = 7
 
 
 def rest_after(began: float) -> float:
-    """Seconds to sleep, so that what was done since `began` (of `time.perf_counter`) is an eighth of the time.
+    """Seconds to sleep, so that what this thread did since `began` (of `time.thread_time`) is an eighth of the time.
+
+    It is the processor's time: one who waited for others meanwhile has rested already.
 
     Two threads that share an interpreter halve each other's speed. An endpoint at half of what it can do would answer
     later and later as long as the other one works; after a short piece of work and a rest it has caught up.
     """
-    return _REST * (time.perf_counter() - began)
+    return _REST * (time.thread_time() - began)

@@ -90,7 +90,7 @@ def measure(folder: Path) -> Measured:
     for case in engine.bundle.golden * _ROUNDS:
         if case["request"]["user_id"] is not None:
             engine.forget(case["request"]["user_id"])
-        began, used = time.perf_counter(), time.process_time()
+        began, used = time.thread_time(), time.process_time()
         engine.answer_golden(case["request"])
         spent.append(1e3 * (time.process_time() - used))
         time.sleep(rest_after(began))
