@@ -16,6 +16,7 @@ from sqlalchemy import Engine, text
 from recsys_tasks.errors import BatchRejected, MalformedFile
 from recsys_tasks.ingestion.land import land
 from recsys_tasks.ingestion.load import LoadReport, load
+from recsys_tasks.ingestion.retention import refresh_statistics
 from recsys_tasks.ingestion.sources import read_source
 from recsys_tasks.interval import Interval
 from recsys_tasks.settings import settings
@@ -220,6 +221,25 @@ def test_a_batch_that_is_bad_as_a_whole_is_rejected_and_nothing_of_it_loaded(war
         _ingest(warehouse, tmp_path, "feedback", file)
     assert count(warehouse, "select count(*) from events") == 0
     assert count(warehouse, "select count(*) from batches where status = 'rejected'") == 1
+
+
+def test_a_first_catalogue_is_not_read_through_for_each_of_its_items_or_users(warehouse: Engine, tmp_path: Path) -> None:
+    """Where statistics say that there is nothing, as after maintaining an empty warehouse."""
+    count_of = 1_500
+    refresh_statistics(warehouse)
+    for kind, column in (("items", "item_id"), ("users", "user_id")):
+        mapping = tmp_path / f"{kind}.toml"
+        mapping.write_text(
+            f'source = "{kind}"\nkind = "{kind}"\nformat = "jsonl"\n[columns]\n{column} = "id"', encoding="utf-8"
+        )
+        file = tmp_path / f"{kind}.jsonl"
+        write_lines(file, [{"id": f"n{number}"} for number in range(count_of)])
+        _ingest(warehouse, tmp_path, str(mapping), file)
+    warehouse.dispose()  # sessions that end report what they read
+    for table in ("item_versions", "user_versions"):
+        assert count(warehouse, f"select count(*) from {table}") == count_of
+        read = f"select seq_tup_read + coalesce(idx_tup_fetch, 0) from pg_stat_user_tables where relname = '{table}'"
+        assert count(warehouse, read) < 10 * count_of
 
 
 def test_two_households_of_the_default_source(
