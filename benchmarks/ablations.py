@@ -12,6 +12,7 @@ import types
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ from recsys_tasks.evaluation.protocol import model_ranks
 from recsys_tasks.evaluation.sequence_files import SequenceTask, read_task
 from recsys_tasks.model import recipe
 from recsys_tasks.model.attention import Turn, turn
-from recsys_tasks.model.network import ItemTable, Recommender
+from recsys_tasks.model.network import ItemTable, Reading, Recommender
 from recsys_tasks.model.training import TrainingConfig, TrainingData, build_network, train
 
 METRICS = ("recall_20", "mrr_20")
@@ -81,11 +82,11 @@ def _no_copying(network: Recommender) -> None:
     def training(self: Recommender, *_: object) -> None:
         return None
 
-    def inference(self: Recommender, encoded: object, query: object, state: Tensor) -> tuple[Tensor, None]:
-        return state, None
+    def inference(self: Recommender, *session: Any) -> Reading:
+        return Recommender.read_session(self, *session)._replace(of_history=None, of_session=None)
 
     network._copying = types.MethodType(training, network)  # type: ignore[method-assign]
-    network._copies = types.MethodType(inference, network)  # type: ignore[method-assign]
+    network.read_session = types.MethodType(inference, network)  # type: ignore[method-assign]
 
 
 def _no_time(network: Recommender) -> None:

@@ -12,7 +12,7 @@ import torch
 from recsys_tasks.features.encoding import EncodedSnapshot
 from recsys_tasks.features.sequences import build_timeline
 from recsys_tasks.features.vocabulary import Vocabulary
-from recsys_tasks.model.export import export_graphs, item_vectors
+from recsys_tasks.model.export import export_graphs
 from recsys_tasks.model.files import TrainedModel, save_model
 from recsys_tasks.model.network import NetworkConfig
 from recsys_tasks.model.training import build_network
@@ -36,7 +36,7 @@ def make_bundle(
     network = build_network(config, words)
     save_model(TrainedModel(network.eval(), shop.vocabulary), folder)
     export_graphs(network, folder)
-    write_data(folder, item_vectors(network), Columns.unknown(items), shop, _END.timestamp())
+    write_data(folder, Columns.unknown(items), shop, _END.timestamp())
     lineage = {"model_version": version, "run_id": run_id, "snapshot_id": "s", "cutoff": _END.isoformat()}
     seal_with_golden(folder, lineage, golden_requests(shop))
     return folder

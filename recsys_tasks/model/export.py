@@ -1,8 +1,8 @@
-"""The two ONNX graphs that serving runs: `encoder.onnx` once a history, `decoder.onnx` once a request."""
+"""What serving needs of a network: two ONNX graphs, `encoder.onnx` run once a history and `decoder.onnx` once a
+request, and beside them the vectors that they are given, of items and of words, as arrays that can be mapped."""
 
 from __future__ import annotations
 
-import copy
 import logging
 import warnings
 from pathlib import Path
@@ -10,20 +10,23 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import Dim
 
 from recsys_tasks.errors import InvariantError
 from recsys_tasks.features.sequences import Timeline, build_timeline, query_inputs
-from recsys_tasks.model.network import Events, ItemTable, NetworkConfig, Query, Recommender
+from recsys_tasks.model.network import Encoded, Events, NetworkConfig, Query, Reading, Recommender
 from recsys_tasks.names import FIRST_ITEM
+from recsys_tasks.serving.bundle import BIAS, DECODER, ENCODER, VECTORS, WORDS
+from recsys_tasks.serving.scoring import ItemVectors, masses, word_vectors
 
-ENCODER, DECODER = "encoder.onnx", "decoder.onnx"
-MEMORY = ("memory", "copy_key", "age_curve")
 _ROUNDING = 1e-3
+_LEAST = -25.0  # scores so far below the best one are as good as none
+# What is given to the graphs as vectors is not read as numbers.
+_OF_EVENTS = tuple(name for name in Events._fields if name not in ("item", "words"))
+_OF_QUERY = tuple(name for name in Query._fields if name != "token_words")
 _ALONG_HISTORY = ("history", "age_bucket", "is_last")
-_ALONG_SESSION = ("tokens", "token_kinds", "token_gaps", "token_words")
+_ALONG_SESSION = ("tokens", "token_kinds", "token_gaps")
 
 
 class _Encoder(nn.Module):
@@ -31,8 +34,9 @@ class _Encoder(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, *events: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return self.network.encode_history(Events(*events))
+    def forward(self, vectors: Tensor, *events: Tensor) -> Encoded:
+        read = dict(zip(_OF_EVENTS, events, strict=True))
+        return self.network.kept_of(self.network.encode_vectors(vectors, Events(item=vectors, words=vectors, **read)))
 
 
 class _Decoder(nn.Module):
@@ -40,69 +44,52 @@ class _Decoder(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, memory: Tensor, copy_key: Tensor, age_curve: Tensor, days: Tensor, *query: Tensor) -> Tensor:
-        return self.network.decode_session((memory, copy_key, age_curve), days, Query(*query))
+    def forward(
+        self,
+        memory: Tensor,
+        copy_key: Tensor,
+        age_curve: Tensor,
+        days: Tensor,
+        vectors: Tensor,
+        bias: Tensor,
+        *query: Tensor,
+    ) -> tuple[Tensor, ...]:
+        asked = Query(token_words=vectors, **dict(zip(_OF_QUERY, query, strict=True)))
+        reading = self.network.read_session(Encoded(memory, copy_key, age_curve), days, asked, vectors, bias)
+        return tuple(part for part in reading if part is not None)
 
 
 def export_graphs(network: Recommender, folder: Path) -> None:
-    """Writes both graphs, for any length of history and session, one request at a time."""
-    network = _folded(network)
-    events, query = _example(network.config)
+    """Writes both graphs, for any length of history and session, one request at a time, and the vectors."""
+    network = network.eval()
+    items = network.items
+    words = items.of_content.weight if network.config.content_tokens else items.own.weight[:1]
     with torch.inference_mode():
-        memory = [part.clone() for part in network.encode_history(events)]
+        arrays = {VECTORS: items.matrix(), BIAS: items.bias, WORDS: words}
+        for name, array in arrays.items():
+            np.save(folder / name, array.cpu().numpy().astype(np.float32))
+        events, query = _example(network.config)
+        encoded = [part.clone() for part in network.encode_history(events)]
+        of_events = network.items(events.item).clone()
+        of_tokens, bias = network.items(query.tokens).clone(), items.bias[query.tokens].clone()
     long = Dim.DYNAMIC
     _export(
         _Encoder(network),
-        tuple(events),
+        (of_events, *(getattr(events, name) for name in _OF_EVENTS)),
         folder / ENCODER,
-        list(Events._fields),
-        list(MEMORY),
-        (tuple({1: long} for _ in events),),
+        ["vectors", *_OF_EVENTS],
+        list(Encoded._fields),
+        ({1: long}, tuple({1: long} for _ in _OF_EVENTS)),
     )
-    per_query = tuple({1: long} if name in (*_ALONG_HISTORY, *_ALONG_SESSION) else None for name in Query._fields)
+    per_query = tuple({1: long} if name in (*_ALONG_HISTORY, *_ALONG_SESSION) else None for name in _OF_QUERY)
     _export(
         _Decoder(network),
-        (*memory, events.days, *query),
+        (*encoded, events.days, of_tokens, bias, *(getattr(query, name) for name in _OF_QUERY)),
         folder / DECODER,
-        [*MEMORY, "days", *(f"query_{name}" for name in Query._fields)],
-        ["scores"],
-        (*({1: long},) * 4, per_query),
+        [*Encoded._fields, "days", "vectors", "bias", *_OF_QUERY],
+        [name for name in Reading._fields if name != "of_session" or network.config.sessions_repeat],
+        (*({1: long},) * 6, per_query),
     )
-
-
-def item_vectors(network: Recommender) -> np.ndarray:
-    """Unit vectors of all items [V, D] as the graphs have them."""
-    with torch.inference_mode():
-        vectors: np.ndarray = network.eval().items.matrix().cpu().numpy()
-    return vectors
-
-
-class _Vectors(nn.Module):
-    """An item table whose vectors are made: what a graph needs of it."""
-
-    def __init__(self, table: ItemTable) -> None:
-        super().__init__()
-        self.vectors = nn.Parameter(table.matrix().detach().clone())
-        self.bias = nn.Parameter(table.bias.detach().clone())
-        words = table.of_content.weight if hasattr(table, "of_content") else self.vectors[:1]
-        self.words = nn.Parameter(words.detach().clone())
-
-    def forward(self, item: Tensor) -> Tensor:
-        return F.embedding(item, self.vectors)
-
-    def matrix(self) -> Tensor:
-        return self.vectors
-
-    def read(self, tokens: Tensor) -> Tensor:
-        known = (tokens > 0).to(self.words.dtype)[..., None]
-        return F.normalize((F.embedding(tokens, self.words) * known).sum(-2), dim=-1)
-
-
-def _folded(network: Recommender) -> Recommender:
-    """The same network with the items' vectors made once, not at every request."""
-    folded = copy.deepcopy(network).eval()
-    folded.items = _Vectors(network.items)  # type: ignore[assignment]
-    return folded
 
 
 def verify_graphs(network: Recommender, folder: Path) -> float:
@@ -113,12 +100,21 @@ def verify_graphs(network: Recommender, folder: Path) -> float:
     """
     events, query = _example(network.config)
     with torch.inference_mode():
-        expected = network.answer(events, query).numpy()
+        expected = network.answer(events, query).numpy()[0]
+    vectors, bias, words = (np.load(folder / name) for name in (VECTORS, BIAS, WORDS))
     encoder, decoder = (onnxruntime.InferenceSession(folder / name) for name in (ENCODER, DECODER))
-    memory = encoder.run(None, _wanted(encoder, {name: value.numpy() for name, value in events._asdict().items()}))
-    given = {**dict(zip(MEMORY, memory, strict=True)), "days": events.days.numpy()}
-    given |= {f"query_{name}": value.numpy() for name, value in query._asdict().items()}
-    scores = decoder.run(None, _wanted(decoder, given))[0]
+    given = {name: value.numpy() for name, value in events._asdict().items()}
+    given["vectors"] = word_vectors(words, given["words"], vectors[given["item"]])
+    kept = dict(zip(Encoded._fields, encoder.run(None, _wanted(encoder, given)), strict=True))
+    asked = {name: value.numpy() for name, value in query._asdict().items()}
+    asked |= {"vectors": word_vectors(words, asked["token_words"], vectors[asked["tokens"]])}
+    asked |= {"bias": bias[asked["tokens"]], "days": given["days"], **kept}
+    names = [output.name for output in decoder.get_outputs()]
+    reading = dict(zip(names, decoder.run(None, _wanted(decoder, asked)), strict=True))
+    found = masses(ItemVectors(vectors, bias), reading, asked["history"][0], asked["tokens"][0])
+    with np.errstate(divide="ignore"):
+        scores = np.log(found)
+    scores, expected = (np.maximum(part - part.max(), _LEAST) for part in (scores, expected))
     difference = float(np.abs(scores - expected).max())
     if not difference < _ROUNDING:
         raise InvariantError(f"The ONNX graphs differ from the network by {difference:.2g} in a score")

@@ -17,8 +17,9 @@ from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.model.network import NetworkConfig, Recommender
 from recsys_tasks.model.training import build_network
 from recsys_tasks.names import FIRST_ITEM
+from recsys_tasks.serving.bundle import NETWORK, VOCABULARY
 
-CONFIG, VOCABULARY, WEIGHTS = "network.json", "vocabulary.json", "weights.npz"
+WEIGHTS = "weights.npz"
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class TrainedModel:
 def save_model(model: TrainedModel, folder: Path) -> None:
     """Writes the network's sizes, weights and vocabulary."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG).write_text(json.dumps(asdict(model.network.config), indent=2), encoding="utf-8")
+    (folder / NETWORK).write_text(json.dumps(asdict(model.network.config), indent=2), encoding="utf-8")
     model.vocabulary.save(folder / VOCABULARY)
     weights = {name: value.cpu().numpy() for name, value in model.network.state_dict().items()}
     np.savez(folder / WEIGHTS, **weights)
@@ -46,7 +47,7 @@ def load_model(folder: Path) -> TrainedModel:
         OtherModelFormat: the weights are of another network than this version's.
     """
     try:
-        stored = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        stored = json.loads((folder / NETWORK).read_text(encoding="utf-8"))
         vocabulary = Vocabulary.load(folder / VOCABULARY)
         network = build_network(NetworkConfig(**stored), vocabulary)
         with np.load(folder / WEIGHTS, allow_pickle=False) as weights:

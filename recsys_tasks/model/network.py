@@ -145,6 +145,26 @@ class Loss(NamedTuple):
     targets: Tensor
 
 
+class Encoded(NamedTuple):
+    """What can be kept of a history between sessions."""
+
+    memory: Tensor  # [B, H, D]
+    copy_key: Tensor  # [B, H, D]
+    age_curve: Tensor  # [B, H, 2 * GAP_BUCKETS] biases of copying at each age
+
+
+class Reading(NamedTuple):
+    """What a session says of the item that comes next, before any item is looked at.
+
+    The score of item i is log(exp(direction · e_i + b_i) + the exponentials of its copies).
+    """
+
+    direction: Tensor  # [B, D], of length τ
+    intent: Tensor  # [B] probability that the session goes on to buy something
+    of_history: Tensor | None  # [B, H] scores of copying each event of the history
+    of_session: Tensor | None  # [B, T] the same of the session; None where no session repeats an item
+
+
 class ItemTable(nn.Module):
     """An item's vector is its own plus its content's plus its neighbours'; the same table reads items and scores them.
 
@@ -237,10 +257,11 @@ class Recommender(nn.Module):
 
     def encode(self, events: Events) -> Tensor:
         """Memory [B, H, D] of a history, oldest first, padded at the end (which causal attention never sees)."""
-        return self._encode(self.items(events.item), events)
+        return self.encode_vectors(self._with_words(self.items(events.item), events.words), events)
 
-    def _encode(self, x: Tensor, events: Events) -> Tensor:
-        x = self.loudness * self._with_words(x, events.words) + self.kind(events.kind) + self.gap(events.gap)
+    def encode_vectors(self, x: Tensor, events: Events) -> Tensor:
+        """The same from the vectors of the events' items and searches [B, H, D], whose numbers are not read."""
+        x = self.loudness * x + self.kind(events.kind) + self.gap(events.gap)
         x = x + self.hour(events.hour) + self.weekday(events.weekday)
         x = self.drop(x + self.repeats(events.repeats) + self.recurrence(events.recurrence))
         by = self._turn(events.days)
@@ -261,8 +282,9 @@ class Recommender(nn.Module):
         return F.linear(self.age_weight(memory), self.age_table, self.age_offset)
 
     def _decode(self, x: Tensor, session: SessionInputs, own: Tensor | None, memory: Memory | None) -> Tensor:
-        """States [B, T, D] of tokens, of which `x` are the items' vectors; row by row those that predict."""
-        x = self.loudness * self._with_words(x, session.words) + self.kind(session.kind) + self.gap(session.gap)
+        """States [B, T, D] of tokens, of which `x` are the items' or searches' vectors; row by row those that
+        predict."""
+        x = self.loudness * x + self.kind(session.kind) + self.gap(session.gap)
         x = torch.where(session.item[..., None] == 0, self.begin, x)
         x = x + self.place(session.place.clamp(max=self.config.places - 1))
         x = self.drop(x + self.hour(session.hour) + self.weekday(session.weekday) + self.session_gap(session.since))
@@ -293,11 +315,11 @@ class Recommender(nn.Module):
         memory = states = own = None
         if past is not None:
             rows = torch.arange(len(item), device=item.device)[:, None]
-            states = self._encode(vectors, past.events)
+            states = self.encode_vectors(self._with_words(vectors, past.events.words), past.events)
             own = local_mask(window.session, self.config.local_tokens)
             days = past.session_days[rows, window.session]  # [B, W]
             memory = self._memory(states, _before(past)[rows, window.session][:, None], days, past.events.days)
-        state = self._decode(read, inputs, own, memory)
+        state = self._decode(self._with_words(read, inputs.words), inputs, own, memory)
         known = item >= FIRST_ITEM  # [B, W]
         if past is None:
             known = known & (inputs.place > 0)  # without a history nothing tells how a session begins
@@ -352,7 +374,8 @@ class Recommender(nn.Module):
         if self.config.sessions_repeat:
             place = torch.arange(state.shape[1], device=state.device)
             usable = window.session[:, :, None] == window.session[:, None]
-            again = self._again(self._direction(state), read, window.inputs.item, place[:, None] - place)
+            before, bias = window.inputs.item, self.items.bias[window.inputs.item]
+            again = self._again(self._direction(state), read, bias, before, place[:, None] - place)
             scores.append(again.masked_fill(~usable, MASKED))
             items.append(window.inputs.item)
         if not scores:
@@ -360,9 +383,9 @@ class Recommender(nn.Module):
         copied, target = copy_mass(torch.cat(scores, -1), torch.cat(items, -1), window.item, allowed)
         return target, copied
 
-    def _again(self, direction: Tensor, vectors: Tensor, item: Tensor, distance: Tensor) -> Tensor:
+    def _again(self, direction: Tensor, vectors: Tensor, bias: Tensor, item: Tensor, distance: Tensor) -> Tensor:
         """Scores [B, T', T] of taking an item [B, T] of the session again: its own, and how long ago it was."""
-        scores = direction @ vectors.transpose(1, 2) + self.items.bias[item][:, None]
+        scores = direction @ vectors.transpose(1, 2) + bias[:, None]
         scores = scores + self.distance[distance.clamp(0, self.config.places - 1)]
         return scores.masked_fill((distance < 0) | (item < FIRST_ITEM)[:, None], MASKED)
 
@@ -380,29 +403,22 @@ class Recommender(nn.Module):
 
     # Inference: the history is encoded once, sessions are decoded per request
 
-    def encode_history(self, events: Events) -> tuple[Tensor, Tensor, Tensor]:
-        """What of a history can be kept: memory [B, H, D], copy keys [B, H, D], copy biases [B, H, 2 * GAP_BUCKETS]."""
-        memory = self.encode(events)
-        return memory, self.copy_key(memory), self.age_curve(memory)
+    def encode_history(self, events: Events) -> Encoded:
+        """What of a history can be kept."""
+        return self.kept_of(self.encode(events))
+
+    def kept_of(self, memory: Tensor) -> Encoded:
+        """What is kept of a history beside its memory."""
+        return Encoded(memory, self.copy_key(memory), self.age_curve(memory))
 
     def answer(self, events: Events, query: Query) -> Tensor:
-        """Scores [B, V] as `decode_session` gives them, whether there is a history to encode or not."""
-        encoded = self.encode_history(events) if self.config.history else None
-        return self.decode_session(encoded, events.days, query)
-
-    def purchase_intent(self, events: Events, query: Query) -> Tensor:
-        """Probability [B] that the session goes on to buy something."""
-        encoded = self.encode_history(events) if self.config.history else None
-        return self.intent(self._last_state(encoded, events.days, query)).squeeze(-1).sigmoid()
-
-    def decode_session(
-        self, encoded: tuple[Tensor, Tensor, Tensor] | None, memory_days: Tensor, query: Query
-    ) -> Tensor:
         """Scores [B, V] of the next item: log masses, not normalised. Items that cannot come are at `MASKED`."""
-        state = self._last_state(encoded, memory_days, query)
-        scores = self._direction(state) @ self.items.matrix().T + self.items.bias  # [B, V]
-        copied, items = self._copies(encoded, query, state)
-        if items is not None:
+        reading = self._read(events, query)
+        scores = reading.direction @ self.items.matrix().T + self.items.bias  # [B, V]
+        parts = ((reading.of_history, query.history), (reading.of_session, query.tokens))
+        copies = [(part, items) for part, items in parts if part is not None]
+        if copies:
+            copied, items = (torch.cat(columns, -1) for columns in zip(*copies, strict=True))
             top = torch.maximum(scores.amax(-1, keepdim=True), copied.amax(-1, keepdim=True))
             mass = torch.scatter_add((scores - top).exp(), 1, items, (copied - top).exp())
             scores = mass.clamp(min=_NEGLIGIBLE).log() + top
@@ -411,7 +427,41 @@ class Recommender(nn.Module):
             scores = scores.scatter(1, query.tokens, torch.full_like(query.tokens, MASKED, dtype=scores.dtype))
         return scores
 
-    def _last_state(self, encoded: tuple[Tensor, Tensor, Tensor] | None, memory_days: Tensor, query: Query) -> Tensor:
+    def purchase_intent(self, events: Events, query: Query) -> Tensor:
+        """Probability [B] that the session goes on to buy something."""
+        return self._read(events, query).intent
+
+    def _read(self, events: Events, query: Query) -> Reading:
+        encoded = self.encode_history(events) if self.config.history else None
+        vectors = self._with_words(self.items(query.tokens), query.token_words)
+        return self.read_session(encoded, events.days, query, vectors, self.items.bias[query.tokens])
+
+    def read_session(
+        self, encoded: Encoded | None, memory_days: Tensor, query: Query, vectors: Tensor, bias: Tensor
+    ) -> Reading:
+        """What a session says of the item that comes next, whatever items there are.
+
+        Args:
+            encoded: the history; memory_days: when its events were [B, H], from the session's begin.
+            query: of which `token_words` are not read.
+            vectors: of the tokens' items and searches [B, T, D]; bias: of their items [B, T].
+        """
+        state = self._last_state(encoded, memory_days, query, vectors)
+        direction = self._direction(state)
+        of_history = of_session = None
+        if encoded is not None:
+            wanted = (self.copy_query(state) / math.sqrt(self.config.width))[..., None]
+            age = query.age_bucket + GAP_BUCKETS * query.is_last
+            of_history = (encoded.copy_key @ wanted).squeeze(-1)
+            of_history = of_history + encoded.age_curve.gather(2, age[..., None]).squeeze(-1)
+            of_history = of_history.masked_fill(query.history < FIRST_ITEM, MASKED)
+        if self.config.sessions_repeat:
+            place = torch.arange(query.tokens.shape[1], device=query.tokens.device)
+            distance = (query.length[:, None] - 1 - place)[:, None]  # [B, 1, T]
+            of_session = self._again(direction[:, None], vectors, bias, query.tokens, distance).squeeze(1)
+        return Reading(direction, self.intent(state).squeeze(-1).sigmoid(), of_history, of_session)
+
+    def _last_state(self, encoded: Encoded | None, memory_days: Tensor, query: Query, vectors: Tensor) -> Tensor:
         """State [B, D] of the token that predicts what comes next."""
         place = torch.arange(query.tokens.shape[1], device=query.tokens.device)[None]
         session = SessionInputs(
@@ -427,29 +477,10 @@ class Recommender(nn.Module):
         memory = None
         if encoded is not None:
             now = torch.zeros_like(query.length[:, None]).to(memory_days.dtype)  # days count from the session's start
-            memory = self._memory(encoded[0], (query.history > 0)[:, None, None], now, memory_days)
-        states = self._decode(self.items(query.tokens), session, None, memory)
+            memory = self._memory(encoded.memory, (query.history > 0)[:, None, None], now, memory_days)
+        states = self._decode(vectors, session, None, memory)
         last = (query.length - 1)[:, None, None].expand(-1, 1, states.shape[-1])
         return states.gather(1, last).squeeze(1)
-
-    def _copies(
-        self, encoded: tuple[Tensor, Tensor, Tensor] | None, query: Query, state: Tensor
-    ) -> tuple[Tensor, Tensor | None]:
-        """Scores of copying each event of the history and the session, and their items, [B, H + T]."""
-        copied, items = [], []
-        if encoded is not None:
-            wanted = (self.copy_query(state) / math.sqrt(self.config.width))[..., None]
-            age = query.age_bucket + GAP_BUCKETS * query.is_last
-            of_history = (encoded[1] @ wanted).squeeze(-1) + encoded[2].gather(2, age[..., None]).squeeze(-1)
-            copied.append(of_history.masked_fill(query.history < FIRST_ITEM, MASKED))
-            items.append(query.history)
-        if self.config.sessions_repeat:
-            place = torch.arange(query.tokens.shape[1], device=query.tokens.device)
-            distance = (query.length[:, None] - 1 - place)[:, None]  # [B, 1, T]
-            vectors = self.items(query.tokens)
-            copied.append(self._again(self._direction(state)[:, None], vectors, query.tokens, distance).squeeze(1))
-            items.append(query.tokens)
-        return (torch.cat(copied, -1), torch.cat(items, -1)) if copied else (state, None)
 
 
 class Sample(NamedTuple):

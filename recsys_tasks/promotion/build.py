@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from recsys_tasks.errors import OtherModelFormat
 from recsys_tasks.features.encoding import EncodedSnapshot, encode_snapshot
 from recsys_tasks.features.sequences import SECONDS_PER_DAY
 from recsys_tasks.features.snapshot import Snapshot
@@ -21,11 +22,9 @@ from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM
 from recsys_tasks.registry.versions import Version, run_files
 from recsys_tasks.serving.bundle import (
     CATALOGUE,
-    DECODER,
-    ENCODER,
     GOLDEN,
     HISTORIES,
-    VECTORS,
+    MODEL,
     VOCABULARY,
     read_bundle,
     seal,
@@ -40,20 +39,25 @@ _GOLDEN_USERS = 6
 
 
 def build_bundle(version: Version, snapshot: Snapshot, folder: Path) -> Path:
-    """The version's bundle, in a folder named by its digest under `folder`."""
-    from recsys_tasks.model.export import item_vectors  # brings torch, which nothing else here needs
-    from recsys_tasks.model.files import load_model
+    """The version's bundle, in a folder named by its digest under `folder`.
 
+    Raises:
+        OtherModelFormat: the version was trained by a package that this one cannot serve.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(prefix=".building-", dir=folder))
     try:
         with run_files(version.run_id) as files:
-            for name in (ENCODER, DECODER, VOCABULARY):
+            for name in MODEL:
+                if not (files / name).exists():
+                    raise OtherModelFormat(
+                        f"Version {version.number} was trained by another version of this package: it has no {name};"
+                        " train it again"
+                    )
                 shutil.copy(files / name, building / name)
-            model = load_model(files)
-        encoded = encode_snapshot(snapshot, model.vocabulary)
-        columns = catalogue_columns(snapshot.item_table(), model.vocabulary)
-        write_data(building, item_vectors(model.network), columns, encoded, snapshot.cutoff.timestamp())
+        encoded = encode_snapshot(snapshot, Vocabulary.load(building / VOCABULARY))
+        columns = catalogue_columns(snapshot.item_table(), encoded.vocabulary)
+        write_data(building, columns, encoded, snapshot.cutoff.timestamp())
         lineage = {
             "model_version": version.number,
             "run_id": version.run_id,
@@ -76,9 +80,8 @@ def measure_bundle(folder: Path) -> dict[str, float]:
     return {"bundle_megabytes": size / 1e6, **msgspec.structs.asdict(probe(folder, available_bytes()))}
 
 
-def write_data(building: Path, vectors: np.ndarray, columns: Columns, encoded: EncodedSnapshot, cutoff: float) -> None:
-    """Writes what a bundle has beside its graphs and vocabulary, but for the golden requests."""
-    np.save(building / VECTORS, vectors.astype(np.float32))
+def write_data(building: Path, columns: Columns, encoded: EncodedSnapshot, cutoff: float) -> None:
+    """Writes what a bundle has beside its model, but for the golden requests."""
     columns.save(building / CATALOGUE)
     np.savez(building / HISTORIES, **histories(encoded, cutoff))  # type: ignore[arg-type]
 

@@ -13,9 +13,8 @@ import mlflow
 import pandas as pd
 
 from recsys_tasks.features.vocabulary import Vocabulary
-from recsys_tasks.model.files import VOCABULARY
 from recsys_tasks.names import VIEW
-from recsys_tasks.serving.bundle import Bundle
+from recsys_tasks.serving.bundle import VOCABULARY, Bundle
 from recsys_tasks.serving.engine import Action, Engine
 from recsys_tasks.serving.ranking import Wishes
 
@@ -36,7 +35,7 @@ class SessionRecommender(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         past = [Action(i, VIEW, float(t)) for i, t in zip(row["history"], row["history_times"], strict=True)]
         session = [Action(item, VIEW, float(row["now"])) for item in row["session"]]
         found = self._engine.recommend(None, past, session, float(row["now"]), Wishes(int(row["k"])))
-        return {"item_ids": [item.item_id for item in found], "scores": [item.score for item in found]}
+        return {"item_ids": [item.item_id for item in found.items], "scores": [item.score for item in found.items]}
 
 
 mlflow.models.set_model(SessionRecommender())

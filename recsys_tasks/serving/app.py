@@ -24,7 +24,7 @@ from starlette.routing import Route
 from recsys_tasks.errors import InputError, InvariantError, UnavailableError
 from recsys_tasks.names import ADD_TO_CART, IMPRESSION, PURCHASE, SEARCH
 from recsys_tasks.serving.access import ADMIN, OPEN, READ, WRITE, Access, Scope
-from recsys_tasks.serving.engine import Action, Engine, unix_now
+from recsys_tasks.serving.engine import Action, Answer, Engine, unix_now
 from recsys_tasks.serving.forgetting import Forgotten, erase, find_traces
 from recsys_tasks.serving.journal import Journal
 from recsys_tasks.serving.logs import REQUEST_ID, access, begin_request
@@ -32,8 +32,10 @@ from recsys_tasks.serving.messages import (
     Event,
     Problem,
     Recommendation,
+    RecommendationAnswer,
     RecommendationRequest,
     RequestError,
+    SearchAnswer,
     SearchRequest,
     decode_batch,
     decode_count,
@@ -242,37 +244,38 @@ class Endpoint:
 
     # What they share
 
-    def _recommend(self, asked: RecommendationRequest) -> dict[str, Any]:
+    def _recommend(self, asked: RecommendationRequest) -> RecommendationAnswer:
         past, session, now = self._context(asked)
 
-        def ask(engine: Engine) -> list[Recommendation]:
+        def ask(engine: Engine) -> Answer:
             known_as, wishes = self._wishes(asked, engine, [*past, *session])
             return engine.recommend(known_as, past, session, now, wishes)
 
         return self._answer(asked, ask, uuid.uuid4().hex)
 
-    def _search(self, asked: SearchRequest) -> dict[str, Any]:
+    def _search(self, asked: SearchRequest) -> SearchAnswer:
         """Where no item has a word of the query, what else may please, marked as such."""
         past, session, now = self._context(asked)
         request_id = uuid.uuid4().hex
 
-        def ask(engine: Engine) -> list[Recommendation]:
+        def ask(engine: Engine) -> Answer:
             known_as, wishes = self._wishes(asked, engine, [*past, *session])
             found = engine.search(known_as, past, session, now, asked.query, wishes)
-            return found or engine.recommend(known_as, past, session, now, wishes)
+            return found if found.items else engine.recommend(known_as, past, session, now, wishes)
 
         answer = self._answer(asked, ask, request_id)
         if asked.record:
             self._record_search(asked, request_id)
-        return {**answer, "fallback": not any(item.source == "search" for item in answer["items"])}
+        fallback = not any(item.source == "search" for item in answer.items)
+        return SearchAnswer(**msgspec.structs.asdict(answer), fallback=fallback)
 
     def _answer(
-        self, asked: RecommendationRequest, ask: Callable[[Engine], list[Recommendation]], request_id: str
-    ) -> dict[str, Any]:
+        self, asked: RecommendationRequest, ask: Callable[[Engine], Answer], request_id: str
+    ) -> RecommendationAnswer:
         engine, found = self.models.answer(self._engine(), asked.user_id or asked.session_id, ask)
         if asked.record:
-            self._record_impressions(asked, found, request_id, engine.bundle.model_version)
-        return {"request_id": request_id, "model_version": engine.bundle.model_version, "items": found}
+            self._record_impressions(asked, found.items, request_id, engine.bundle.model_version)
+        return RecommendationAnswer(request_id, engine.bundle.model_version, found.purchase_intent, found.items)
 
     def _wishes(self, asked: RecommendationRequest, engine: Engine, actions: list[Action]) -> tuple[str | None, Wishes]:
         """By what id the bundle knows the user, and what is wanted of the list."""

@@ -17,11 +17,14 @@ import numpy as np
 from recsys_tasks.errors import BundleCorrupt
 from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.serving.catalogue import Catalogue, Columns
+from recsys_tasks.serving.scoring import ItemVectors
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST, GOLDEN, HISTORIES, VOCABULARY = "manifest.json", "golden.json", "histories.npz", "vocabulary.json"
-ENCODER, DECODER, VECTORS, CATALOGUE = "encoder.onnx", "decoder.onnx", "items.npy", "catalogue.json"
-FILES = (ENCODER, DECODER, VECTORS, VOCABULARY, CATALOGUE, HISTORIES, GOLDEN)
+ENCODER, DECODER, CATALOGUE = "encoder.onnx", "decoder.onnx", "catalogue.json"
+NETWORK, VECTORS, BIAS, WORDS = "network.json", "items.npy", "bias.npy", "words.npy"
+MODEL = (NETWORK, ENCODER, DECODER, VECTORS, BIAS, WORDS, VOCABULARY)  # what a trained model has of its own
+FILES = (*MODEL, CATALOGUE, HISTORIES, GOLDEN)
 
 
 @dataclass(frozen=True)
@@ -51,23 +54,31 @@ class Histories:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle whose files were checked against its manifest; `vectors` of items are of length 1 [V, D]."""
+    """A bundle whose files were checked against its manifest.
+
+    Attributes:
+        items: vectors by the vocabulary's numbers; words: vectors [C, D] of content tokens.
+        reads_searches: whether the model makes anything of them.
+    """
 
     folder: Path
     manifest: dict[str, Any]
     digest: str
     vocabulary: Vocabulary
-    vectors: np.ndarray
+    items: ItemVectors
+    words: np.ndarray
+    reads_searches: bool
     catalogue: Catalogue
     histories: Histories
     golden: list[dict[str, Any]]
 
     @classmethod
     def of_model(cls, folder: Path, vocabulary: Vocabulary) -> Bundle:
-        """Graphs and their vocabulary alone: no users, and nothing known of the items beside their titles."""
+        """A model alone: no users, and nothing known of the items beside their titles."""
         catalogue = Catalogue(vocabulary, Columns.unknown(len(vocabulary.item_ids)))
-        vectors = np.zeros((len(vocabulary), 0), np.float32)
-        return cls(folder, {}, "", vocabulary, vectors, catalogue, Histories.of_nobody(vocabulary.all_counts()), [])
+        users = Histories.of_nobody(vocabulary.all_counts())
+        vectors = _vectors(folder, len(vocabulary))
+        return cls(folder, {}, "", vocabulary, *vectors, _reads_searches(folder), catalogue, users, [])
 
     @property
     def model_version(self) -> str:
@@ -110,20 +121,15 @@ def read_bundle(folder: Path) -> Bundle:
                 raise BundleCorrupt(f"{name} does not match its checksum in the manifest")
         _cutoff(manifest)
         vocabulary = Vocabulary.load(folder / VOCABULARY)
-        vectors = np.asarray(
-            np.load(folder / VECTORS, mmap_mode="r", allow_pickle=False)
-        )  # shared with other processes
-        if vectors.ndim != 2 or len(vectors) != len(vocabulary):
-            raise BundleCorrupt(
-                f"{VECTORS} has the shape {vectors.shape}; the vocabulary has {len(vocabulary)} numbers"
-            )
+        items, words = _vectors(folder, len(vocabulary))
+        reads = _reads_searches(folder)
         catalogue = Catalogue(vocabulary, Columns.load(folder / CATALOGUE, len(vocabulary.item_ids)))
         histories = _histories(folder / HISTORIES)
         golden = json.loads((folder / GOLDEN).read_text(encoding="utf-8"))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BundleCorrupt(f"The bundle cannot be read: {type(error).__name__}: {error}") from error
     digest = hashlib.sha256(text).hexdigest()
-    return Bundle(folder, manifest, digest, vocabulary, vectors, catalogue, histories, golden)
+    return Bundle(folder, manifest, digest, vocabulary, items, words, reads, catalogue, histories, golden)
 
 
 def pack(folder: Path) -> bytes:
@@ -155,6 +161,24 @@ def unpack(archive: Path, folder: Path) -> None:
             packed.extractall(folder, filter="data")
     except tarfile.TarError as error:
         raise BundleCorrupt(f"It is not a bundle's tar archive: {error}") from error
+
+
+def _vectors(folder: Path, items: int) -> tuple[ItemVectors, np.ndarray]:
+    """Of items, and of words; both mapped from their files, which processes share."""
+    vectors, bias, words = (
+        np.asarray(np.load(folder / name, mmap_mode="r", allow_pickle=False)) for name in (VECTORS, BIAS, WORDS)
+    )
+    if vectors.ndim != 2 or bias.shape != (items,) or words.shape[1:] != vectors.shape[1:] or len(vectors) != items:
+        shapes = ", ".join(
+            f"{name} {array.shape}" for name, array in ((VECTORS, vectors), (BIAS, bias), (WORDS, words))
+        )
+        raise BundleCorrupt(f"The vocabulary has {items} numbers, but the arrays are of the shapes {shapes}")
+    return ItemVectors(vectors, bias), words
+
+
+def _reads_searches(folder: Path) -> bool:
+    """Whether the model was trained on searches; one that was not makes nothing of them."""
+    return bool(json.loads((folder / NETWORK).read_text(encoding="utf-8"))["query_words"])
 
 
 def _histories(path: Path) -> Histories:

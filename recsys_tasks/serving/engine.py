@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,14 +13,16 @@ import numpy as np
 import onnxruntime
 
 from recsys_tasks.errors import BundleCorrupt, GoldenMismatch, InputError
-from recsys_tasks.features.sequences import Arrays, build_timeline, query_inputs
+from recsys_tasks.features.sequences import QUERY_WORDS, Arrays
 from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM
 from recsys_tasks.serving.bundle import DECODER, ENCODER, Bundle
+from recsys_tasks.serving.inputs import History, history_inputs, joined, session_inputs
 from recsys_tasks.serving.messages import Recommendation
 from recsys_tasks.serving.pace import rest_after
 from recsys_tasks.serving.ranking import Ranking, Wishes
 from recsys_tasks.serving.reasons import MATCHES, PINNED, Reason, Reasons
 from recsys_tasks.serving.rules import Rules
+from recsys_tasks.serving.scoring import masses, word_vectors
 
 if TYPE_CHECKING:
     from recsys_tasks.serving.search import TextIndex
@@ -28,10 +30,9 @@ if TYPE_CHECKING:
 HISTORY = 512
 _MOST_FOUND = 1_000
 _PERSONAL = 0.5
-_TINY = 1e-30
 _CACHED_USERS = 2_000
 _TOLERANCE = 1e-4
-_MEMORY = ("memory", "copy_key", "age_curve")
+_TINY = 1e-30
 
 
 @dataclass(frozen=True)
@@ -46,22 +47,41 @@ class Action:
     query: str = ""
 
 
-class History(NamedTuple):
-    """Events, oldest first: item numbers [N], kinds [N], seconds since 1970 [N], words of searches [N, A]."""
-
-    item: np.ndarray
-    kind: np.ndarray
-    seconds: np.ndarray
-    words: np.ndarray
+Happened = tuple[tuple[str, str, float, str], ...]
 
 
 class _Kept(NamedTuple):
-    """A user's encoded history, by what it was made of, and from what and when that was asked for."""
+    """What is kept of a user between answers, for the same events until the same place in the history."""
 
-    fingerprint: bytes
+    happened: Happened  # since the bundle's cut-off
+    known: History  # with those before it
+    end: int  # how many of them came before the session
+    past: History  # the last of those
+    inputs: Arrays
     encoded: Arrays
-    past: Sequence[Action]
     now: float
+
+
+class Answer(NamedTuple):
+    """What a model answers.
+
+    Attributes:
+        items: best first.
+        purchase_intent: probability that the session goes on to buy something; None where the model was not asked.
+    """
+
+    items: list[Recommendation]
+    purchase_intent: float | None
+
+
+class _Likely(NamedTuple):
+    """Probabilities of the items [V], where they are from (`model` or `popular`), and what the user did, until when."""
+
+    source: str
+    scores: np.ndarray
+    intent: float | None
+    did: History
+    latest: float
 
 
 class Engine:
@@ -69,22 +89,22 @@ class Engine:
 
     def __init__(self, bundle: Bundle, rules: Rules | None = None) -> None:
         self.bundle = bundle
-        self._unruled = Ranking(bundle.catalogue, bundle.vectors, Rules())
-        self._ranking = Ranking(bundle.catalogue, bundle.vectors, rules) if rules else self._unruled
-        self._reasons = Reasons(bundle.vocabulary, bundle.vectors)
+        self._unruled = Ranking(bundle.catalogue, bundle.items, Rules())
+        self._ranking = Ranking(bundle.catalogue, bundle.items, rules) if rules else self._unruled
+        self._reasons = Reasons(bundle.vocabulary, bundle.items)
         try:
             self._encoder, self._decoder = (_graph(str(bundle.folder / name)) for name in (ENCODER, DECODER))
         except Exception as error:  # onnxruntime raises many kinds, all of them saying that the graph is unusable
             raise BundleCorrupt(f"A graph cannot be loaded: {error}") from error
-        self._encoder_inputs = {given.name: given.shape for given in self._encoder.get_inputs()}
+        self._encoder_inputs = {given.name for given in self._encoder.get_inputs()}
         self._decoder_inputs = {given.name for given in self._decoder.get_inputs()}
-        # A model whose data had no searches reads none.
-        self._query_words = int(self._encoder_inputs.get("words", [0])[-1])
-        self._encoded: OrderedDict[str, _Kept] = OrderedDict()
+        self._encoded_as = [output.name for output in self._encoder.get_outputs()]
+        self._read_as = [output.name for output in self._decoder.get_outputs()]
+        self._kept: OrderedDict[str | None, _Kept] = OrderedDict()
 
     def recommend(
         self, user_id: str | None, past: Sequence[Action], session: Sequence[Action], now: float, wishes: Wishes
-    ) -> list[Recommendation]:
+    ) -> Answer:
         """The best items for a user in a session at a time.
 
         Args:
@@ -104,7 +124,7 @@ class Engine:
         now: float,
         query: str,
         wishes: Wishes,
-    ) -> list[Recommendation]:
+    ) -> Answer:
         """The items that a query is about, those first that fit the query and the user; none if no item has its words.
 
         An item's score is that of its words as a share of the best one's, and half as much again for what the model
@@ -116,14 +136,16 @@ class Engine:
         """
         numbers, matching = self._text.find(query, _MOST_FOUND)
         if not len(numbers):
-            return []
-        _, personal = self._probabilities(user_id, past, session, now)[:2]
+            return Answer([], None)
+        likely = self._probabilities(user_id, past, session, now)
+        personal = likely.scores
         scores = np.zeros(len(self.bundle.vocabulary))
         scores[numbers] = matching / matching.max() + _PERSONAL * personal[numbers] / max(
             personal[numbers].max(), 1e-30
         )
         shown, pinned = self._ranking.rank(scores, wishes, session[-1].seconds)
-        return self._listed(shown, pinned, scores, "search", [(MATCHES, None)] * len(shown))
+        listed = self._listed(shown, pinned, scores, "search", [(MATCHES, None)] * len(shown))
+        return Answer(listed, likely.intent)
 
     def similar(self, item_id: str, wishes: Wishes, now: float) -> list[Recommendation]:
         """The items most like one, as the model sees them; the score is the cosine of their vectors.
@@ -134,7 +156,7 @@ class Engine:
         number = int(self.bundle.vocabulary.numbers([item_id])[0])
         if number < FIRST_ITEM:
             raise InputError(f"the model does not know the item {item_id!r}")
-        likeness = self.bundle.vectors @ self.bundle.vectors[number]
+        likeness = self.bundle.items.products(self.bundle.items[np.asarray([number])][0])
         likeness[number] = 0.0
         shown, pinned = self._unruled.rank(likeness, wishes, now)
         reason = f"like {self.bundle.vocabulary.title(number)}", item_id
@@ -148,31 +170,30 @@ class Engine:
         session: Sequence[Action],
         now: float,
         wishes: Wishes,
-    ) -> list[Recommendation]:
-        source, scores, did, latest = self._probabilities(user_id, past, session, now)
-        shown, pinned = ranking.rank(scores, wishes, latest)
-        return self._listed(shown, pinned, scores, source, self._reasons.of(shown, did.item, did.kind))
+    ) -> Answer:
+        likely = self._probabilities(user_id, past, session, now)
+        shown, pinned = ranking.rank(likely.scores, wishes, likely.latest)
+        reasons = self._reasons.of(shown, likely.did.item, likely.did.kind)
+        return Answer(self._listed(shown, pinned, likely.scores, likely.source, reasons), likely.intent)
 
     def _probabilities(
         self, user_id: str | None, past: Sequence[Action], session: Sequence[Action], now: float
-    ) -> tuple[str, np.ndarray, History, float]:
-        """Where they are from (`model` or `popular`), the items' probabilities [V], what the user did, until when."""
-        history = self._history(user_id, past, now)
-        known = [action for action in session if action.event_type in EVENT_TYPE_CODES]
-        item, kind, seconds, words = self._encoded_actions(known)
-        known_items = max(history.item.max(initial=0), item.max(initial=0)) >= FIRST_ITEM
-        if not known_items and not words.any() and not history.words.any():
-            source, scores = (
-                "popular",
-                self.bundle.histories.popularity / max(self.bundle.histories.popularity.sum(), 1),
-            )
-        else:
-            session_events = History(item, kind, np.maximum(seconds, now), words)
-            source, scores = "model", self._scores(user_id, past, history, session_events, now)
-            scores = np.exp(scores - scores.max())
-            scores /= scores[FIRST_ITEM:].sum()
-        did = _joined(history, History(item, kind, seconds, words))
-        return source, scores, did, max([now, *seconds.tolist()])
+    ) -> _Likely:
+        kept = self._read(user_id, past, now)
+        told = self._encoded_actions([action for action in session if action.event_type in EVENT_TYPE_CODES])
+        did = joined(kept.past, told) if len(told.item) else kept.past
+        latest = max([now, *told.seconds.tolist()])
+        if did.item.max(initial=0) < FIRST_ITEM and not (self.bundle.reads_searches and did.words.any()):
+            popularity = self.bundle.histories.popularity
+            return _Likely("popular", popularity / max(popularity.sum(), 1), None, did, latest)
+        inputs = session_inputs(kept.past, kept.inputs, told._replace(seconds=np.maximum(told.seconds, now)), now)
+        items, tokens = self.bundle.items, inputs["tokens"]
+        inputs["vectors"] = self._vectors(tokens, inputs["token_words"])
+        inputs["bias"] = items.bias[tokens]
+        read = _run(self._decoder, self._decoder_inputs, self._read_as, {**kept.encoded, **inputs})
+        scores = masses(items, read, inputs["history"][0], tokens[0])
+        scores /= max(scores.sum(), _TINY)
+        return _Likely("model", scores, float(read["intent"][0]), did, latest)
 
     def _listed(
         self, shown: Sequence[int], pinned: Set[int], scores: np.ndarray, source: str, reasons: Sequence[Reason]
@@ -191,7 +212,7 @@ class Engine:
 
     def forget(self, user_id: str) -> None:
         """Drops what is kept of a user between answers; the bundle stays as it is."""
-        self._encoded.pop(user_id, None)
+        self._kept.pop(user_id, None)
 
     def warm(self, serving: Engine, seconds: float = 2.0) -> None:
         """Encodes the histories of those who asked another engine last, so that taking over from it costs them no time.
@@ -199,22 +220,23 @@ class Engine:
         That one may answer and forget users meanwhile; whom it forgets is not kept here either.
         """
         end = time.perf_counter() + seconds
-        for user_id, kept in reversed(list(serving._encoded.items())):
+        for user_id, kept in reversed(list(serving._kept.items())):
             if time.perf_counter() > end:
                 return
+            if user_id is None:
+                continue
             began = time.thread_time()
-            history = self._history(user_id, kept.past, kept.now)
-            events, _ = self._inputs(history, self._encoded_actions(()), kept.now)
-            self._encode(user_id, events, kept.past, kept.now)
-            self._encoded.move_to_end(user_id, last=False)
-            if user_id not in serving._encoded:
+            happened = [Action(item, kind, at, query=query) for item, kind, at, query in kept.happened]
+            self._read(user_id, happened, kept.now)
+            self._kept.move_to_end(user_id, last=False)
+            if user_id not in serving._kept:
                 self.forget(user_id)
             time.sleep(rest_after(began))
 
     def rest(self, most: int = 500) -> None:
         """Keeps no more than this of users between answers, for an engine that does not serve any more."""
-        while len(self._encoded) > most:
-            self._encoded.popitem(last=False)
+        while len(self._kept) > most:
+            self._kept.popitem(last=False)
 
     def seen(self, user_id: str | None, event_type: str | None = None) -> set[str]:
         """Ids of the items that a user did something with until the bundle's cut-off, or a certain thing."""
@@ -228,7 +250,7 @@ class Engine:
         session = [Action(item, kind, seconds, query=query) for item, kind, seconds, query in request["session"]]
         wishes = Wishes(request["k"])
         found = self._recommend(self._unruled, request["user_id"], (), session, request["now"], wishes)
-        return [{"item_id": item.item_id, "score": item.score} for item in found]
+        return [{"item_id": item.item_id, "score": item.score} for item in found.items]
 
     def first_answer(self) -> None:
         """Answers one golden request and prepares for searches, so that nobody waits for what the first one needs."""
@@ -269,39 +291,55 @@ class Engine:
 
         return TextIndex(self.bundle.vocabulary)
 
-    def _history(self, user_id: str | None, past: Sequence[Action], now: float) -> History:
-        """A user's last events up to a time, those since the cut-off among them."""
-        known = self._stored(user_id)
-        if past:
-            stored = {
-                (round(at * 1e3), number)
-                for at, number in zip(known.seconds[-HISTORY:], known.item[-HISTORY:], strict=True)
-            }
-            acted = [action for action in past if action.event_type in EVENT_TYPE_CODES]
-            numbers = self.bundle.vocabulary.numbers([action.item_id for action in acted])
-            new = [
-                action
-                for number, action in zip(numbers.tolist(), acted, strict=True)
-                if (round(action.seconds * 1e3), number) not in stored
-            ]
-            if new:
-                known = _joined(known, self._encoded_actions(new))
-                order = np.argsort(known.seconds, kind="stable")
-                known = History(*(column[order] for column in known))
-        stop = int(np.searchsorted(known.seconds, now, side="right"))
-        return History(*(column[max(0, stop - HISTORY) : stop] for column in known))
+    def _read(self, user_id: str | None, past: Sequence[Action], now: float) -> _Kept:
+        """A user's history up to a time, encoded; made anew only where it is another than at the last request."""
+        happened = tuple((action.item_id, action.event_type, action.seconds, action.query) for action in past)
+        key = None if user_id is None and not happened else user_id
+        kept = self._kept.get(key)
+        same = kept is not None and kept.happened == happened
+        known = kept.known if kept is not None and same else self._known(user_id, past)
+        end = int(np.searchsorted(known.seconds, now, side="right"))
+        if kept is not None and same and kept.end == end:
+            self._kept.move_to_end(key)
+            return kept
+        before = known.up_to(end, HISTORY)
+        inputs = history_inputs(before)
+        vectors = self._vectors(inputs["item"], inputs["words"])
+        encoded = _run(self._encoder, self._encoder_inputs, self._encoded_as, {**inputs, "vectors": vectors})
+        kept = _Kept(happened, known, end, before, inputs, encoded, now)
+        if key is not None or not happened:
+            self._kept[key] = kept
+            if len(self._kept) > _CACHED_USERS:
+                self._kept.popitem(last=False)
+        return kept
 
-    def _stored(self, user_id: str | None) -> History:
-        item, kind, seconds, words = self.bundle.histories.of(user_id)
-        if words.shape[1] != self._query_words:
-            words = np.zeros((len(item), self._query_words), np.int64)
-        return History(item, kind, seconds, words)
+    def _known(self, user_id: str | None, past: Sequence[Action]) -> History:
+        """What is known that a user did: until the bundle's cut-off, and since."""
+        known = History(*self.bundle.histories.of(user_id))
+        if known.words.shape[1] != QUERY_WORDS:
+            known = known._replace(words=np.zeros((len(known.item), QUERY_WORDS), np.int64))
+        acted = [action for action in past if action.event_type in EVENT_TYPE_CODES]
+        if not acted:
+            return joined(known)
+        stored = {
+            (round(at * 1e3), number)
+            for at, number in zip(known.seconds[-HISTORY:], known.item[-HISTORY:], strict=True)
+        }
+        numbers = self.bundle.vocabulary.numbers([action.item_id for action in acted])
+        new = [
+            action
+            for number, action in zip(numbers.tolist(), acted, strict=True)
+            if (round(action.seconds * 1e3), number) not in stored
+        ]
+        known = joined(known, self._encoded_actions(new))
+        order = np.argsort(known.seconds, kind="stable")
+        return History(*(column[order] for column in known))
 
     def _encoded_actions(self, actions: Sequence[Action]) -> History:
         vocabulary = self.bundle.vocabulary
-        words = np.zeros((len(actions), self._query_words), np.int64)
+        words = np.zeros((len(actions), QUERY_WORDS), np.int64)
         for row, action in enumerate(actions):
-            if action.query and self._query_words:
+            if action.query:
                 words[row] = vocabulary.words_of(action.query)
         return History(
             vocabulary.numbers([action.item_id for action in actions]),
@@ -310,55 +348,17 @@ class Engine:
             words,
         )
 
-    def _scores(
-        self, user_id: str | None, past: Sequence[Action], history: History, session: History, now: float
-    ) -> np.ndarray:
-        events, query = self._inputs(history, session, now)
-        memory = self._encode(user_id, events, past, now)
-        inputs = {**memory, "days": events["days"], **{f"query_{name}": value for name, value in query.items()}}
-        wanted = {name: value for name, value in inputs.items() if name in self._decoder_inputs}
-        scores: np.ndarray = self._decoder.run(None, wanted)[0][0]
-        return scores
-
-    def _inputs(self, history: History, session: History, now: float) -> tuple[Arrays, Arrays]:
-        """What the encoder reads of a history, and the decoder of a session and the event that is asked for."""
-        past, count = len(history.item), len(session.item)
-        # The event that is asked for stands at the end; nothing but its session's beginning is read of it.
-        nothing = np.zeros(1, np.int64)
-        last = np.asarray([max([now, *session.seconds.tolist()])])
-        asked = History(nothing, nothing, last, np.zeros((1, self._query_words), np.int64))
-        item, kind, seconds, words = _joined(history, session, asked)
-        in_session = np.arange(past + count + 1) >= past
-        began = np.where(in_session, now, seconds)
-        session_number = np.where(in_session, past, np.arange(past + count + 1))
-        text = np.where(words.any(1), np.arange(1, len(words) + 1), 0)
-        queries = np.concatenate([np.zeros((1, self._query_words), np.int64), words])
-        timeline = build_timeline(
-            np.zeros_like(item), session_number, item, kind, seconds.astype(np.float64), began, text, queries
-        )
-        return query_inputs(timeline, np.asarray([past]), np.asarray([past + count]), HISTORY)
-
-    def _encode(self, user_id: str | None, events: Arrays, past: Sequence[Action], now: float) -> Arrays:
-        """The encoder's output for a history, kept for users whose history has not changed."""
-        # Time counts in the encoder by differences only, so days since the last event serve any request.
-        given = {**events, "days": events["days"] - events["days"][:, -1:]}
-        fingerprint = b"".join(given[name].tobytes() for name in sorted(given))
-        kept = self._encoded.get(user_id) if user_id else None
-        if user_id and kept is not None and kept.fingerprint == fingerprint:
-            self._encoded.move_to_end(user_id)
-            return kept.encoded
-        wanted = {name: value for name, value in given.items() if name in self._encoder_inputs}
-        encoded = dict(zip(_MEMORY, self._encoder.run(None, wanted), strict=True))
-        if user_id:
-            self._encoded[user_id] = _Kept(fingerprint, encoded, past, now)
-            if len(self._encoded) > _CACHED_USERS:
-                self._encoded.popitem(last=False)
-        return encoded
+    def _vectors(self, items: np.ndarray, words: np.ndarray) -> np.ndarray:
+        """Vectors [1, L, D] of events: of a search its words', of the others their items'."""
+        vectors = self.bundle.items[items]
+        return word_vectors(self.bundle.words, words, vectors) if self.bundle.reads_searches else vectors
 
 
-def _joined(*parts: History) -> History:
-    item, kind, seconds, words = (np.concatenate(columns) for columns in zip(*parts, strict=True))
-    return History(item.astype(np.int64), kind.astype(np.int64), seconds, words.astype(np.int64))
+def _run(
+    graph: onnxruntime.InferenceSession, wanted: Set[str], names: Sequence[str], given: Mapping[str, np.ndarray]
+) -> Arrays:
+    found = graph.run(None, {name: value for name, value in given.items() if name in wanted})
+    return dict(zip(names, found, strict=True))
 
 
 def _graph(path: str) -> onnxruntime.InferenceSession:

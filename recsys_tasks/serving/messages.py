@@ -119,10 +119,15 @@ class Recommendation(msgspec.Struct, frozen=True):
 
 
 class RecommendationAnswer(msgspec.Struct):
-    """A list of items, best first; give its `request_id` with the events that follow from it."""
+    """A list of items, best first; give its `request_id` with the events that follow from it.
+
+    `purchase_intent` is the probability that the session goes on to buy something, as the model sees it; null where it
+    knows nothing of the user.
+    """
 
     request_id: str
     model_version: str
+    purchase_intent: float | None
     items: list[Recommendation]
 
 

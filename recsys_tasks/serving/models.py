@@ -15,12 +15,12 @@ import msgspec
 
 from recsys_tasks.errors import InputError, InvariantError
 from recsys_tasks.serving.bundle import bundle_digest, read_bundle, unpack
-from recsys_tasks.serving.engine import Engine
+from recsys_tasks.serving.engine import Answer, Engine
 from recsys_tasks.serving.memory import available_bytes, resident_bytes
 from recsys_tasks.serving.pace import rest_after
 from recsys_tasks.serving.probe import Measured, probe
 from recsys_tasks.serving.rules import Rules
-from recsys_tasks.serving.trial import Answer, Ask, Challenger, Terms
+from recsys_tasks.serving.trial import Ask, Challenger, Terms
 
 log = logging.getLogger(__name__)
 

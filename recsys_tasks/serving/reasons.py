@@ -10,6 +10,7 @@ import numpy as np
 
 from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.names import ADD_TO_CART, EVENT_TYPE_CODES, FIRST_ITEM, PURCHASE, VIEW
+from recsys_tasks.serving.scoring import ItemVectors
 
 _LOOKED_AT = 20  # the user's last actions, of the session and before
 _AGAIN = 2
@@ -18,6 +19,7 @@ _DID: Final = {
     EVENT_TYPE_CODES[ADD_TO_CART]: "you put in the cart",
     EVENT_TYPE_CODES[PURCHASE]: "you bought",
 }
+_EXPLAINS = np.isin(np.arange(max(EVENT_TYPE_CODES.values()) + 1), list(_DID))
 BOUGHT_AGAIN: Final = "often bought again"
 POPULAR: Final = "popular"
 PINNED: Final = "chosen by the shop"
@@ -31,10 +33,10 @@ class Reasons:
 
     Args:
         vocabulary: its items.
-        vectors: of length 1, by item number [V, D].
+        vectors: of the items.
     """
 
-    def __init__(self, vocabulary: Vocabulary, vectors: np.ndarray) -> None:
+    def __init__(self, vocabulary: Vocabulary, vectors: ItemVectors) -> None:
         self._vocabulary = vocabulary
         self._vectors = vectors
 
@@ -45,11 +47,11 @@ class Reasons:
             shown: item numbers.
             item, kind: numbers and kinds of what the user did [N], oldest first.
         """
-        bought = Counter(item[(kind == EVENT_TYPE_CODES[PURCHASE]) & (item >= FIRST_ITEM)].tolist())
-        known = np.flatnonzero((item >= FIRST_ITEM) & np.isin(kind, list(_DID)))[-_LOOKED_AT:][::-1]
+        bought = Counter(item[kind == EVENT_TYPE_CODES[PURCHASE]].tolist())
+        known = np.flatnonzero((item >= FIRST_ITEM) & _EXPLAINS[kind])[-_LOOKED_AT:][::-1]
         if not len(known) or not shown:
             return [(POPULAR, None)] * len(shown)
-        likeness = self._vectors[list(shown)] @ self._vectors[item[known]].T
+        likeness = self._vectors[np.asarray(shown)] @ self._vectors[item[known]].T
         nearest = known[likeness.argmax(1)]  # the latest of equal ones
         return [
             (BOUGHT_AGAIN, self._vocabulary.item_id(number))

@@ -14,8 +14,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 import numpy as np
 
-from recsys_tasks.serving.engine import Engine
-from recsys_tasks.serving.messages import Recommendation
+from recsys_tasks.serving.engine import Answer, Engine
 from recsys_tasks.serving.probe import Measured
 
 log = logging.getLogger(__name__)
@@ -24,7 +23,6 @@ HELD: Final = "held"
 SHADOW: Final = "shadow"
 CANARY: Final = "canary"
 Mode = Literal["held", "shadow", "canary"]
-Answer = list[Recommendation]
 Ask = Callable[[Engine], Answer]
 
 _REMEMBERED = 5_000  # latest times of each model
@@ -194,7 +192,7 @@ class Challenger:
             self._skipped += 1
             return
         try:
-            self._shadow.submit(self._answer_copy, ask, [item.item_id for item in answer])
+            self._shadow.submit(self._answer_copy, ask, [item.item_id for item in answer.items])
         except RuntimeError:  # it was closed a moment ago, in the thread that lets it serve or go
             self._room.release()
 
@@ -204,7 +202,7 @@ class Challenger:
                 found = self._timed(ask)
             if found is not None and shown:
                 self._compared += 1
-                self._overlaps += len({item.item_id for item in found} & set(shown)) / len(shown)
+                self._overlaps += len({item.item_id for item in found.items} & set(shown)) / len(shown)
         finally:
             self._room.release()
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from recsys_tasks.features.sequences import QUERY_WORDS
-from recsys_tasks.model.export import export_graphs, item_vectors, verify_graphs
+from recsys_tasks.model.export import export_graphs, verify_graphs
 from recsys_tasks.model.files import TrainedModel, save_model
 from recsys_tasks.model.training import TrainingConfig, build_network, train
 from recsys_tasks.promotion.build import golden_requests, seal_with_golden, write_data
@@ -24,7 +24,7 @@ def small_bundle(folder: Path, version: str, seed: int) -> Path:
     export_graphs(network, folder)
     assert verify_graphs(network, folder) < 1e-4
     columns = catalogue_columns(len(shop.vocabulary.item_ids))
-    write_data(folder, item_vectors(network), columns, shop, float(shop.timeline.seconds.max()))
+    write_data(folder, columns, shop, float(shop.timeline.seconds.max()))
     lineage = {"model_version": version, "run_id": "r", "snapshot_id": "s", "cutoff": START.isoformat()}
     seal_with_golden(folder, lineage, golden_requests(shop))
     return folder

@@ -471,8 +471,7 @@ def test_a_batch_is_answered_like_its_requests_one_by_one(client: TestClient) ->
 
 def test_similar_items_are_those_whose_vectors_are_nearest(client: TestClient, bundles: list[Path]) -> None:
     bundle = read_bundle(bundles[0])
-    number = int(bundle.vocabulary.numbers(["i3"])[0])
-    likeness = bundle.vectors @ bundle.vectors[number]
+    likeness = bundle.items.products(bundle.items[bundle.vocabulary.numbers(["i3"])][0])
     answer = client.get("/v1/items/i3/similar", params={"k": 4}).json()
     found = [item["item_id"] for item in answer["items"]]
     nearest = [bundle.vocabulary.item_id(int(n)) for n in likeness.argsort()[::-1] if n > 1]

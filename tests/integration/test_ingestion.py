@@ -223,7 +223,9 @@ def test_a_batch_that_is_bad_as_a_whole_is_rejected_and_nothing_of_it_loaded(war
     assert count(warehouse, "select count(*) from batches where status = 'rejected'") == 1
 
 
-def test_a_first_catalogue_is_not_read_through_for_each_of_its_items_or_users(warehouse: Engine, tmp_path: Path) -> None:
+def test_a_first_catalogue_is_not_read_through_for_each_of_its_items_or_users(
+    warehouse: Engine, tmp_path: Path
+) -> None:
     """Where statistics say that there is nothing, as after maintaining an empty warehouse."""
     count_of = 1_500
     refresh_statistics(warehouse)

@@ -115,12 +115,12 @@ def test_who_asked_before_a_swap_is_known_to_the_new_model(tmp_path: Path, bundl
     for user in ("u1", "u2"):
         old.recommend(user, (), (), now, Wishes(5))
     new.warm(old)
-    assert list(new._encoded) == ["u1", "u2"]
+    assert list(new._kept) == ["u1", "u2"]
     cold = Engine(read_bundle(bundles[1]))
     assert new.recommend("u1", (), (), now, Wishes(5)) == cold.recommend("u1", (), (), now, Wishes(5))
-    assert len(new._encoded) == 2
+    assert len(new._kept) == 2
     new.rest(1)
-    assert list(new._encoded) == ["u1"]
+    assert list(new._kept) == ["u1"]
 
 
 def test_a_canary_has_a_share_of_the_users_and_always_the_same_ones(

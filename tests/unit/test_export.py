@@ -42,7 +42,8 @@ def test_the_graphs_answer_with_and_without_searches(tmp_path: Path, query_words
     session = [Action("i3", VIEW, 100.0)]
     search = Action("", "search", 101.0, query="blue item")
     plain, searched, alone = (
-        engine.recommend(None, [], actions, 100.0, Wishes(5)) for actions in (session, [*session, search], [search])
+        engine.recommend(None, [], actions, 100.0, Wishes(5)).items
+        for actions in (session, [*session, search], [search])
     )
     assert {item.source for item in plain + searched} == {"model"}
     assert {item.source for item in alone} == {"model" if query_words else "popular"}

@@ -18,6 +18,7 @@ from recsys_tasks.serving.filters import Filter, Filters, check
 from recsys_tasks.serving.ranking import Ranking, Wishes
 from recsys_tasks.serving.reasons import BOUGHT_AGAIN, POPULAR, Reasons
 from recsys_tasks.serving.rules import Pin, Rules, read_rules
+from recsys_tasks.serving.scoring import ItemVectors
 from tests.integration.bundles import catalogue_columns
 from tests.shops import ITEMS, START, vocabulary
 
@@ -33,7 +34,7 @@ def _vectors() -> np.ndarray:
     return found
 
 
-VECTORS = _vectors()
+VECTORS = ItemVectors(_vectors(), np.zeros(len(WORDS), np.float32))
 SCORES = np.linspace(1, 0.01, len(WORDS)).astype(np.float32)  # the lower the number, the better
 
 

@@ -1,0 +1,75 @@
+"""What the endpoint makes of one user's history and session, against what training makes of many."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recsys_tasks.features.sequences import MAX_TOKENS, build_timeline, query_inputs
+from recsys_tasks.names import FIRST_ITEM, UNKNOWN_ITEM
+from recsys_tasks.serving.inputs import History, history_inputs, session_inputs
+from recsys_tasks.serving.ranking import best
+
+NOW = 1.7e9
+MOST = 30
+EVENTS = st.lists(
+    st.tuples(
+        st.integers(UNKNOWN_ITEM, FIRST_ITEM + 4),
+        st.integers(1, 4),
+        st.integers(0, 10**6),
+        st.lists(st.integers(0, 5), min_size=8, max_size=8),
+    ),
+    max_size=2 * MOST,
+)
+
+
+def _history(events: list[tuple[int, int, int, list[int]]], after: float) -> History:
+    events = sorted(events, key=lambda event: event[2])
+    return History(
+        np.asarray([event[0] for event in events], np.int64),
+        np.asarray([event[1] for event in events], np.int64),
+        np.asarray([after + event[2] for event in events], np.float64),
+        np.asarray([event[3] for event in events], np.int64).reshape(-1, 8),
+    )
+
+
+@given(EVENTS, EVENTS, st.integers(0, 3))
+@settings(deadline=None)
+def test_one_session_is_read_as_many_are(before: list, during: list, times: int) -> None:  # type: ignore[type-arg]
+    past = _history(before, NOW - 2e6)
+    session = _history(during * (1 + 4 * times), NOW)  # some longer than what is read of them
+    last = max([NOW, *session.seconds.tolist()])
+    asked = History(np.zeros(1, np.int64), np.zeros(1, np.int64), np.asarray([last]), np.zeros((1, 8), np.int64))
+    item, kind, seconds, words = (np.concatenate(columns) for columns in zip(past, session, asked, strict=True))
+    count = len(past.item)
+    later = np.arange(len(item)) >= count
+    timeline = build_timeline(
+        np.zeros_like(item),
+        np.where(later, count, np.arange(len(item))),
+        item,
+        kind,
+        seconds,
+        np.where(later, NOW, seconds),
+        np.where(words.any(1), np.arange(1, len(words) + 1), 0),
+        np.concatenate([np.zeros((1, 8), np.int64), words]),
+    )
+    events, query = query_inputs(timeline, np.asarray([count]), np.asarray([len(item) - 1]), len(item))
+    kept = history_inputs(past)
+    found = session_inputs(past, kept, session, NOW)
+    of_history = ("history", "age_bucket", "is_last")
+    for name, expected in query.items():
+        if count or name not in of_history:  # of padding nothing is read
+            np.testing.assert_array_equal(found[name], expected, err_msg=name)
+    assert found["tokens"].shape[1] <= MAX_TOKENS
+    if count:
+        np.testing.assert_allclose(found["days"], events["days"], atol=1e-4)
+        for name in ("item", "kind", "hour", "weekday", "gap", "repeats", "recurrence", "words"):
+            np.testing.assert_array_equal(kept[name], events[name], err_msg=name)
+
+
+@given(st.lists(st.integers(-3, 40), min_size=1, max_size=3_000), st.integers(1, 20))
+@settings(deadline=None)
+def test_the_best_are_those_that_sorting_finds(scores: list[int], k: int) -> None:
+    expected = sorted((number for number, score in enumerate(scores) if score > 0), key=lambda n: (-scores[n], n))
+    assert best(np.asarray(scores, np.float32), k) == expected[:k]
