@@ -47,7 +47,7 @@ def main() -> None:
             bodies = requests(given.items, given.users, _QUESTIONS)
             most = capacity([url], bodies, _WARM_SECONDS)
             rows = [_at(url, bodies, rate, given.seconds, process) for rate in given.rate]
-    about = machine("onnxruntime", "granian") | {"one after the other on 8 connections": f"{most:.0f} requests/s"}
+    about = machine("onnxruntime", "uvicorn") | {"one after the other on 8 connections": f"{most:.0f} requests/s"}
     show(f"{given.items:,} items, {given.users:,} users", rows, about)
     write(given.json, {"rows": rows, **rows[-1], "machine": about})
 

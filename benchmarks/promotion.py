@@ -52,7 +52,7 @@ def main() -> None:
         endpoints = [stack.enter_context(running_endpoint(home / f"endpoint{n}")) for n in range(given.endpoints)]
         os.environ["RECSYS_ENDPOINT_URLS"] = json.dumps([url for url, _ in endpoints])
         fields = _measure(given, home, endpoints)
-    about = machine("onnxruntime", "granian") | {"items": f"{given.items:,}", "users": f"{given.users:,}"}
+    about = machine("onnxruntime", "uvicorn") | {"items": f"{given.items:,}", "users": f"{given.users:,}"}
     title = f"{given.promotions} promotions and rollbacks, {given.endpoints} endpoint(s)"
     show(title, [{"figure": name, "value": value} for name, value in fields.items()], about)
     write(given.json, {**fields, "machine": about})

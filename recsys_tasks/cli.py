@@ -6,7 +6,6 @@ import argparse
 import getpass
 import json
 import logging
-import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -98,6 +97,9 @@ def _parser() -> argparse.ArgumentParser:
     serve = _add(verbs, "serve", _serve, "run the endpoint")
     serve.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1")
     serve.add_argument("--port", type=int, default=8080, help="default: 8080")
+    serve.add_argument(
+        "--workers", type=int, default=1, help="processes that share the port; each has one more of its own after it"
+    )
 
     _add(verbs, "feedback", _feedback, "collect the endpoints' journals into the warehouse")
 
@@ -283,15 +285,7 @@ def _reconcile(given: argparse.Namespace) -> None:
 def _serve(given: argparse.Namespace) -> None:
     from recsys_tasks.serving.server import serve
 
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((given.host, given.port))
-        except (OSError, OverflowError) as error:
-            raise ConfigurationError(
-                f"{given.host}:{given.port} cannot be listened on ({error}); give another --port"
-            ) from error
-    serve(given.host, given.port)
+    serve(given.host, given.port, given.workers)
 
 
 def _feedback(given: argparse.Namespace) -> None:

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,9 @@ from recsys_tasks.serving.pace import rest_after
 from recsys_tasks.serving.ranking import Wishes
 from recsys_tasks.serving.rules import read_rules
 from recsys_tasks.serving.state import LiveState
+from recsys_tasks.serving.tail import Tail
 from recsys_tasks.serving.trial import Challenger, Terms
+from recsys_tasks.serving.workers import Place
 from recsys_tasks.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -68,17 +71,23 @@ Handler = Callable[[Request], Awaitable[Response]]
 class Endpoint:
     """One endpoint: its models, its journal, and what it remembers of users and sessions."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, place: Place) -> None:
         self.access = Access(settings)
-        home = settings.home / "endpoint"
-        self.models = Models(home / "bundles", settings.endpoint_memory_megabytes, read_rules(settings.rules))
+        home = place.home
+        self.models = Models(
+            home / "bundles",
+            settings.endpoint_memory_megabytes,
+            read_rules(settings.rules),
+            [other / "bundles" for other in place.others],
+        )
         self.journal = Journal(home / "journal")
         self.forgotten = Forgotten(home / "forgotten.jsonl")
         self.state = LiveState()
         self._swapping = asyncio.Lock()  # one bundle comes or goes at a time
         self._forgetting = asyncio.Lock()  # one user goes at a time
         erase(self.journal, find_traces(self.journal, self.forgotten.entries()))  # what a kill left undone
-        replayed = self.state.replay(self.journal.lines())
+        self.others = Tail([other / "journal" for other in place.others])
+        replayed = self.state.replay(chain(self.journal.lines(), self.others.lines()))
         log.info("Read %d events from the journal", replayed)
         registry = CollectorRegistry()
         self.registry = registry
@@ -202,6 +211,7 @@ class Endpoint:
         async with self._forgetting:
             async with self.journal.quiet() as end:
                 # Nothing waits in here: what came before is the forgotten user's, what comes after a new one's.
+                self._listen()
                 entry = self.forgotten.add(user_id, end)
                 self.state.forget_user(user_id)
                 self.models.forget(user_id)
@@ -295,6 +305,10 @@ class Endpoint:
             found |= {action.item_id for action in actions if action.event_type == PURCHASE}
         return frozenset(found)
 
+    def _listen(self) -> None:
+        """Takes in what other workers were told meanwhile."""
+        self.state.replay(self.others.lines())
+
     def _engine(self) -> Engine:
         if self.models.engine is None:
             raise RequestError(503, "No model yet", "no model was promoted to this endpoint so far")
@@ -307,6 +321,7 @@ class Endpoint:
 
     def _context(self, asked: RecommendationRequest) -> tuple[list[Action], list[Action], float]:
         """What the user did outside the session, what the session did, and when it began."""
+        self._listen()
         now = asked.time.timestamp() if asked.time else unix_now()
         session_id = asked.session_id
         if session_id is None and not asked.session:
@@ -390,9 +405,9 @@ class Endpoint:
             self.version.set(int(self.models.engine.bundle.model_version))
 
 
-def create_app(settings: Settings) -> Starlette:
-    """The endpoint as an ASGI application."""
-    endpoint = Endpoint(settings)
+def create_app(settings: Settings, place: Place | None = None) -> Starlette:
+    """The endpoint as an ASGI application, alone or as one of several workers."""
+    endpoint = Endpoint(settings, place or Place.of_worker(settings.home, 0, 1))
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:

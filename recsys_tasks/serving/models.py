@@ -7,8 +7,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -48,11 +48,18 @@ class Models:
     `stage`, `activate`, `discard` and `roll_back` may run beside answers in another thread, but not beside each other.
     """
 
-    def __init__(self, folder: Path, most_megabytes: int | None = None, rules: Rules | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        most_megabytes: int | None = None,
+        rules: Rules | None = None,
+        others: Sequence[Path] = (),
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._most_megabytes = most_megabytes
         self._rules = rules
+        self._others = others
         self._pointer = folder / "serving.json"
         self.serving = self._read_pointer()
         self._forget_others()  # what a kill left half unpacked
@@ -86,6 +93,7 @@ class Models:
             self._refuse_beside_a_trial(digest)
             if self.challenger is not None and self.challenger.engine.bundle.digest == digest:
                 return self.challenger
+            self._share_files(staging, digest)
             measured = probe(staging, self._room())
             self._let_go()
             home = self._folder / digest
@@ -189,6 +197,16 @@ class Models:
         an answer of that engine still."""
         if self._before is not None:
             self._before.rest()
+
+    def _share_files(self, folder: Path, digest: str) -> None:
+        """Files of a bundle that another worker of this machine has are the same ones, in memory too: what is mapped
+        from them is there once."""
+        for other in self._others:
+            for file in folder.iterdir():
+                with suppress(OSError):  # it went away meanwhile, or lies on another disk
+                    link = file.with_suffix(".link")
+                    link.hardlink_to(other / digest / file.name)
+                    link.replace(file)
 
     def _staged(self, digest: str) -> Challenger:
         if self.challenger is None or self.challenger.engine.bundle.digest != digest:

@@ -2,38 +2,73 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import sys
 
-from granian import Granian
-from granian.constants import Interfaces
-from starlette.applications import Starlette
+import uvicorn
 
+from recsys_tasks.errors import ConfigurationError
 from recsys_tasks.serving.app import create_app
 from recsys_tasks.serving.logs import configure
 from recsys_tasks.serving.memory import return_what_is_freed
+from recsys_tasks.serving.workers import WORKER, Place, own_port, run_workers
 from recsys_tasks.settings import settings
 
 _SWITCH_SECONDS = 0.0005
+_BACKLOG = 2048
+_DRAIN_SECONDS = 20
 
 
-def application() -> Starlette:
-    """What the server's worker process loads."""
+def serve(host: str, port: int, workers: int = 1) -> None:
+    """Serves until SIGINT or SIGTERM, then answers what is under way and stops.
+
+    Raises:
+        ConfigurationError: an address cannot be listened on.
+    """
+    worker = os.environ.get(WORKER)
+    if workers > 1 and worker is None:
+        for number in range(workers):
+            _listening(host, own_port(port, number, workers)).close()  # says now what each worker would say again
+        run_workers(host, port, workers)
+    else:
+        _serve_one(host, port, int(worker or 0), workers)
+
+
+def _serve_one(host: str, port: int, worker: int, workers: int) -> None:
     # Whoever waits for an answer does not wait five milliseconds more for a thread that loads the next model.
     sys.setswitchinterval(_SWITCH_SECONDS)
     return_what_is_freed()
     configure(settings())
-    return create_app(settings())
+    sockets = [_listening(host, own_port(port, worker, workers))]
+    if workers > 1:
+        sockets.append(_listening(host, port, shared=True))
+    app = create_app(settings(), Place.of_worker(settings().home, worker, workers))
+    config = uvicorn.Config(
+        app,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        timeout_graceful_shutdown=_DRAIN_SECONDS,
+    )
+    uvicorn.Server(config).run(sockets)
 
 
-def serve(host: str, port: int) -> None:
-    """Serves until SIGINT or SIGTERM, then answers what is under way and stops."""
-    Granian(
-        "recsys_tasks.serving.server:application",
-        address=host,
-        port=port,
-        interface=Interfaces.ASGI,
-        factory=True,
-        workers=1,
-        websockets=False,
-        process_name="recsys-endpoint",
-    ).serve()
+def _listening(host: str, port: int, shared: bool = False) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    found = socket.socket(family)
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if shared:
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        found.bind((host, port))
+    except (OSError, OverflowError) as error:
+        found.close()
+        raise ConfigurationError(f"{host}:{port} cannot be listened on ({error}); give another --port") from error
+    found.listen(_BACKLOG)
+    return found

@@ -16,6 +16,7 @@ log = logging.getLogger(__name__)
 
 _REMEMBERED = 200_000  # users, and sessions
 _SESSION_SECONDS = 30 * 60
+_SHOWN = b'{"event_type":"' + IMPRESSION.encode() + b'"'
 
 
 class LiveState:
@@ -26,10 +27,12 @@ class LiveState:
         self._sessions: OrderedDict[str, list[Action]] = OrderedDict()
 
     def replay(self, lines: Iterable[bytes]) -> int:
-        """Takes in the events of a journal; returns how many."""
+        """Takes in what users did, from a journal's lines; returns how many things."""
         decode = msgspec.json.Decoder(Event).decode
         count = 0
         for line in lines:
+            if line.startswith(_SHOWN):
+                continue
             try:
                 self.add(decode(line))
             except msgspec.MsgspecError as error:
@@ -56,8 +59,10 @@ class LiveState:
                 _remember(table, key, action)
 
     def forget_user(self, user_id: str) -> None:
-        """Drops a user's actions; those in sessions stay, see `withdraw`."""
-        self._users.pop(user_id, None)
+        """Drops a user's actions, and from sessions those of them that are remembered; see `withdraw` for others."""
+        actions = self._users.pop(user_id, [])
+        sessions = {action.session_id for action in actions if action.session_id is not None}
+        self.withdraw(sessions, {action.event_id for action in actions if action.event_id is not None})
 
     def withdraw(self, session_ids: Set[str], event_ids: Set[str]) -> None:
         """Drops events from sessions."""

@@ -16,6 +16,7 @@ import msgspec
 
 from recsys_tasks.serving.bundle import bundle_digest
 from recsys_tasks.serving.models import Serving
+from recsys_tasks.serving.workers import own_port
 from recsys_tasks.stack.environment import any_free_port
 
 TOKEN = "secret"  # noqa: S105
@@ -24,23 +25,36 @@ TOKEN = "secret"  # noqa: S105
 @contextmanager
 def running_endpoint(home: Path, token: str = TOKEN, port: int | None = None) -> Iterator[str]:
     """The address of an endpoint that lives as long as the context, with what its home remembers."""
-    home.mkdir(exist_ok=True)
     port = port or any_free_port()
-    environment = {**os.environ, "RECSYS_HOME": str(home), "RECSYS_ADMIN_TOKEN": token}
-    command = [sys.executable, "-m", "recsys_tasks", "serve", "--port", str(port)]
+    with running_process(home, token, port):
+        yield f"http://127.0.0.1:{port}"
+
+
+@contextmanager
+def running_process(home: Path, token: str, port: int, workers: int = 1, **more: str) -> Iterator[int]:
+    """The process of an endpoint whose workers all answer, or of the one that watches them."""
+    home.mkdir(exist_ok=True)
+    environment = {**os.environ, "RECSYS_HOME": str(home), "RECSYS_ADMIN_TOKEN": token, **more}
+    command = [sys.executable, "-m", "recsys_tasks", "serve", "--port", str(port), "--workers", str(workers)]
     process = subprocess.Popen(command, env=environment, cwd=home)
-    url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 30
-    while True:
-        try:
-            httpx.get(f"{url}/healthz")
-            break
-        except httpx.TransportError:
-            assert time.monotonic() < deadline, "the endpoint did not come up"
     try:
-        yield url
+        for worker in range(workers):
+            wait_for(f"http://127.0.0.1:{own_port(port, worker, workers)}")
+        yield process.pid
     finally:
         process.terminate()
         process.wait(20)
+
+
+def wait_for(url: str) -> None:
+    """Returns when an endpoint answers."""
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            httpx.get(f"{url}/healthz")
+            return
+        except httpx.TransportError:
+            assert time.monotonic() < deadline, "the endpoint did not come up"
 
 
 def serves_already(home: Path, bundle: Path) -> None:

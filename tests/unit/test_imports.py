@@ -6,7 +6,7 @@ import sys
 import pytest
 
 PIPELINE = {"airflow", "mlflow", "great_expectations", "pandas", "torch", "pyarrow", "sqlalchemy"}
-ENDPOINT = {"onnxruntime", "starlette", "granian", "prometheus_client", "tantivy"}
+ENDPOINT = {"onnxruntime", "starlette", "uvicorn", "prometheus_client", "tantivy"}
 
 
 @pytest.mark.parametrize(
