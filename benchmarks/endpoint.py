@@ -1,7 +1,8 @@
-"""Recommendations under an open load: `python benchmarks/endpoint.py --items 10000 --rate 500 --seconds 20`.
+"""Recommendations under an open load: `python benchmarks/endpoint.py --items 10000 --rate 500 1500 --workers 2`.
 
 Users with histories of 100 events, sessions of 1 to 20, and a client on the same cores that sends when a request is due
-and not when the one before was answered: a time counts from when the request was due.
+and not when the one before was answered: a time counts from when the request was due. With `--rivals`, beside it in the
+same run: FastAPI with the same network in PyTorch, and FastAPI with VMIS-kNN.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -18,10 +21,12 @@ import httpx
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.bundles import make_bundle, requests
-from benchmarks.endpoints import resident_megabytes, running_endpoint
+from benchmarks.endpoints import own_addresses, resident_megabytes, running_endpoint, running_server
 from benchmarks.load import Caller, capacity
 from benchmarks.report import machine, show, write
+from benchmarks.rivals import RIVALS
 from recsys_tasks.serving.bundle import pack
+from recsys_tasks.stack.environment import any_free_port
 
 _TOKEN = "benchmark"  # noqa: S105
 _QUESTIONS = 400
@@ -36,20 +41,50 @@ def main() -> None:
     parser.add_argument("--users", type=int, default=5_000)
     parser.add_argument("--rate", type=float, nargs="+", default=[500.0], help="requests a second")
     parser.add_argument("--seconds", type=float, default=20.0, help="at each rate")
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--rivals", action="store_true")
     parser.add_argument("--json")
     given = parser.parse_args()
+    rows = []
     with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
         os.environ["RECSYS_ADMIN_TOKEN"] = _TOKEN
-        bundle = make_bundle(Path(folder) / "bundle", "1", "r", given.items, given.users, 100, 64, 0)
-        with running_endpoint(Path(folder) / "home") as (url, process):
-            archive, header = pack(bundle), {"Authorization": f"Bearer {_TOKEN}"}
-            httpx.put(f"{url}/v1/admin/model", content=archive, headers=header, timeout=600).raise_for_status()
-            bodies = requests(given.items, given.users, _QUESTIONS)
-            most = capacity([url], bodies, _WARM_SECONDS)
-            rows = [_at(url, bodies, rate, given.seconds, process) for rate in given.rate]
-    about = machine("onnxruntime", "uvicorn") | {"one after the other on 8 connections": f"{most:.0f} requests/s"}
+        bundle = make_bundle(home / "bundle", "1", "r", given.items, given.users, 100, 64, 0)
+        bodies = requests(given.items, given.users, _QUESTIONS)
+        for name in ("endpoint", *(RIVALS if given.rivals else ())):
+            with _running(name, bundle, home / name, given.workers) as (url, process):
+                most = capacity([url], bodies, _WARM_SECONDS)
+                for rate in given.rate:
+                    measured = _at(url, bodies, rate, given.seconds, process)
+                    rows.append({"who": name, "most_rps": most, "rate": rate, **measured})
+    about = machine("onnxruntime", "uvicorn", "torch", "fastapi") | {"workers": str(given.workers)}
     show(f"{given.items:,} items, {given.users:,} users", rows, about)
-    write(given.json, {"rows": rows, **rows[-1], "machine": about})
+    own: Mapping[str, object] = [row for row in rows if row["who"] == "endpoint"][-1]
+    write(given.json, {"rows": rows, **own, "machine": about})
+
+
+@contextmanager
+def _running(name: str, bundle: Path, home: Path, workers: int) -> Iterator[tuple[str, int]]:
+    """The address of an endpoint with the bundle, or of a rival, and its process."""
+    if name in RIVALS:
+        port = any_free_port()
+        command = [
+            sys.executable,
+            "-W",
+            "ignore",
+            str(Path(__file__).parent / "rivals.py"),
+            name,
+            str(bundle),
+            str(port),
+        ]
+        with running_server(command, home, [port]) as process:
+            yield f"http://127.0.0.1:{port}", process
+    else:
+        with running_endpoint(home, workers) as (url, process):
+            archive, header = pack(bundle), {"Authorization": f"Bearer {_TOKEN}"}
+            for own in own_addresses(url, workers):
+                httpx.put(f"{own}/v1/admin/model", content=archive, headers=header, timeout=600).raise_for_status()
+            yield url, process
 
 
 def _at(url: str, bodies: list[bytes], rate: float, seconds: float, process: int) -> dict[str, float]:
@@ -60,7 +95,6 @@ def _at(url: str, bodies: list[bytes], rate: float, seconds: float, process: int
     assert load is not None, "the context is closed"  # noqa: S101
     took = float((load.due + load.seconds).max() - load.due.min())
     return {
-        "rate": rate,
         "achieved_rps": len(load.seconds) / took,
         "p50_ms": load.milliseconds(50),
         "p90_ms": load.milliseconds(90),

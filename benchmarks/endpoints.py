@@ -7,40 +7,61 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import psutil
 
+from recsys_tasks.serving.workers import own_port
 from recsys_tasks.stack.environment import any_free_port
 
 
 @contextmanager
-def running_endpoint(home: Path) -> Iterator[tuple[str, int]]:
-    """Address and process of an endpoint on one thread, in a folder of its own."""
-    home.mkdir()
+def running_endpoint(home: Path, workers: int = 1) -> Iterator[tuple[str, int]]:
+    """Address and process of an endpoint, a thread a worker, in a folder of its own."""
     port = any_free_port()
     command = [sys.executable, "-W", "ignore", "-m", "recsys_tasks", "serve", "--port", str(port)]
+    with running_server(
+        [*command, "--workers", str(workers)], home, [own_port(port, n, workers) for n in range(workers)]
+    ) as process:
+        yield f"http://127.0.0.1:{port}", process
+
+
+def own_addresses(url: str, workers: int) -> list[str]:
+    """Where each worker of an endpoint is promoted to."""
+    host, port = url.rsplit(":", 1)
+    return [f"{host}:{own_port(int(port), worker, workers)}" for worker in range(workers)]
+
+
+@contextmanager
+def running_server(command: Sequence[str], home: Path, ports: Sequence[int]) -> Iterator[int]:
+    """The process of a server that answers `/healthz` on some ports."""
+    home.mkdir()
     environment = {**os.environ, "RECSYS_HOME": str(home), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, env=environment)  # noqa: S603
     try:
-        while True:
-            try:
-                httpx.get(f"http://127.0.0.1:{port}/healthz")
-                break
-            except httpx.TransportError:
-                if process.poll() is not None:
-                    raise
-                time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}", process.pid
+        for port in ports:
+            _wait_for(f"http://127.0.0.1:{port}/healthz", process)
+        yield process.pid
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(30)
 
 
+def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
+    while True:
+        try:
+            httpx.get(url)
+            return
+        except httpx.TransportError:
+            if process.poll() is not None:
+                raise
+            time.sleep(0.1)
+
+
 def resident_megabytes(pid: int) -> float:
-    """Megabytes of a process and those it started."""
+    """Megabytes of a process and those it started; what they share is counted in parts."""
     process = psutil.Process(pid)
-    return sum(one.memory_info().rss for one in (process, *process.children(recursive=True))) / 1e6
+    return sum(one.memory_full_info().pss for one in (process, *process.children(recursive=True))) / 1e6

@@ -9,14 +9,17 @@ import time
 from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Event
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
+from urllib.parse import urlsplit
 
-import aiohttp
+import httptools
 import msgspec
 import numpy as np
+import uvloop
 
 _PATH = "/v1/recommendations"
 _CONNECTIONS = 64
+_MOST_WAIT = 30.0
 Expected = Mapping[str, Sequence[Sequence[str]]]
 
 
@@ -43,22 +46,22 @@ def capacity(urls: Sequence[str], bodies: Sequence[bytes], seconds: float, conne
 
     async def run() -> float:
         done, end = 0, time.perf_counter() + seconds
-        async with _session() as session:
 
-            async def one(start: int) -> None:
-                nonlocal done
-                for number in itertools.count(start, connections):
-                    if time.perf_counter() >= end:
-                        return
-                    url, body = urls[number % len(urls)], bodies[number % len(bodies)]
-                    async with session.post(url + _PATH, data=body) as answer:
-                        await answer.read()
-                    done += 1
+        async def one(start: int) -> None:
+            nonlocal done
+            url = urls[start % len(urls)]
+            connection = await _connected(url)
+            for number in itertools.count(start, connections):
+                if time.perf_counter() >= end:
+                    connection.close()
+                    return
+                await connection.ask(_request(url, bodies[number % len(bodies)]))
+                done += 1
 
-            await asyncio.gather(*(one(start) for start in range(connections)))
+        await asyncio.gather(*(one(start) for start in range(connections)))
         return done / seconds
 
-    return asyncio.run(run())
+    return uvloop.run(run())
 
 
 class Caller:
@@ -96,52 +99,73 @@ def _call(
     results: Connection,
 ) -> None:
     results.send("ready")
-    results.send(asyncio.run(_open_loop(urls, bodies, rate, expected, most_seconds, stop)))
+    results.send(uvloop.run(_open_loop(urls, bodies, rate, expected, most_seconds, stop)))
 
 
 async def _open_loop(
     urls: Sequence[str], bodies: Sequence[bytes], rate: float, expected: Expected, most_seconds: float, stop: Event
 ) -> Load:
     random = np.random.default_rng(0)
-    dues: list[float] = []
-    seconds: list[float] = []
-    failed = mixed = 0
-    versions: dict[str, int] = {}
+    crowd = _Crowd(urls, bodies, expected)
+    await crowd.connect()
+    began = due = time.perf_counter()
+    running: set[asyncio.Task[None]] = set()
+    for number in itertools.count():
+        due += random.exponential(1 / rate)
+        if stop.is_set() or due - began > most_seconds:
+            break
+        wait = due - time.perf_counter()
+        if wait > 0:
+            await asyncio.sleep(wait)
+        task = asyncio.create_task(crowd.ask(number, due))
+        running.add(task)
+        task.add_done_callback(running.discard)
+    await asyncio.gather(*running)
+    return Load(np.asarray(crowd.dues), np.asarray(crowd.seconds), crowd.failed, crowd.mixed, crowd.versions)
 
-    async def one(session: aiohttp.ClientSession, number: int, due: float) -> None:
-        nonlocal failed, mixed
-        which = number % len(bodies)
+
+class _Crowd:
+    """Many who ask, over as many connections as there are at most, and what they met with."""
+
+    def __init__(self, urls: Sequence[str], bodies: Sequence[bytes], expected: Expected) -> None:
+        self._urls = urls
+        self._requests = [[_request(url, body) for body in bodies] for url in urls]
+        self._expected = expected
+        self._free: list[asyncio.Queue[_Connection]] = [asyncio.Queue() for _ in urls]
+        self.dues: list[float] = []
+        self.seconds: list[float] = []
+        self.failed = self.mixed = 0
+        self.versions: dict[str, int] = {}
+
+    async def connect(self) -> None:
+        for url, free in zip(self._urls, self._free, strict=True):
+            for _ in range(_CONNECTIONS // len(self._urls)):
+                free.put_nowait(await _connected(url))
+
+    async def ask(self, number: int, due: float) -> None:
+        where, which = number % len(self._urls), number % len(self._requests[0])
+        connection = await self._free[where].get()
         try:
-            async with session.post(urls[number % len(urls)] + _PATH, data=bodies[which]) as answer:
-                body = await answer.read()
-        except aiohttp.ClientError:
-            failed += 1
+            status, body = await connection.ask(self._requests[where][which])
+        except (OSError, TimeoutError):
+            self.failed += 1
+            connection.close()
+            connection = await _connected(self._urls[where])
             return
-        dues.append(due)
-        seconds.append(time.perf_counter() - due)
-        if answer.status != 200:
-            failed += 1
-            return
+        finally:
+            self._free[where].put_nowait(connection)
+        self.dues.append(due)
+        self.seconds.append(time.perf_counter() - due)
+        if status != 200:
+            self.failed += 1
+        elif self._expected:
+            self._compare(body, which)
+
+    def _compare(self, body: bytes, which: int) -> None:
         found = msgspec.json.decode(body)
         version = found["model_version"]
-        versions[version] = versions.get(version, 0) + 1
-        mixed += version in expected and shown(found) != list(expected[version][which])
-
-    async with _session() as session:
-        began = due = time.perf_counter()
-        running: set[asyncio.Task[None]] = set()
-        for number in itertools.count():
-            due += random.exponential(1 / rate)
-            if stop.is_set() or due - began > most_seconds:
-                break
-            wait = due - time.perf_counter()
-            if wait > 0:
-                await asyncio.sleep(wait)
-            task = asyncio.create_task(one(session, number, due))
-            running.add(task)
-            task.add_done_callback(running.discard)
-        await asyncio.gather(*running)
-    return Load(np.asarray(dues), np.asarray(seconds), failed, mixed, versions)
+        self.versions[version] = self.versions.get(version, 0) + 1
+        self.mixed += version in self._expected and shown(found) != list(self._expected[version][which])
 
 
 def shown(answer: Mapping[str, Any]) -> list[str]:
@@ -149,7 +173,57 @@ def shown(answer: Mapping[str, Any]) -> list[str]:
     return [item["item_id"] for item in answer["items"]]
 
 
-def _session() -> aiohttp.ClientSession:
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=_CONNECTIONS), timeout=aiohttp.ClientTimeout(total=30)
+class _Connection(asyncio.Protocol):
+    """One request at a time. A client that shares the cores with what it measures has to be light."""
+
+    def __init__(self) -> None:
+        self._transport: asyncio.Transport | None = None
+        self._answered: asyncio.Future[tuple[int, bytes]] | None = None
+        self._parser: httptools.HttpResponseParser
+        self._body = bytearray()
+
+    async def ask(self, request: bytes) -> tuple[int, bytes]:
+        """Status and body of the answer."""
+        if self._transport is None or self._transport.is_closing():
+            raise ConnectionError("the server closed the connection")
+        self._parser, self._body = httptools.HttpResponseParser(self), bytearray()
+        self._answered = asyncio.get_running_loop().create_future()
+        self._transport.write(request)
+        return await asyncio.wait_for(self._answered, _MOST_WAIT)
+
+    def close(self) -> None:
+        """Ends it."""
+        if self._transport is not None:
+            self._transport.close()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._parser.feed_data(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._answered is not None and not self._answered.done():
+            self._answered.set_exception(exc or ConnectionError("the server closed the connection"))
+
+    def on_body(self, body: bytes) -> None:
+        """A part of the body, from the parser."""
+        self._body += body
+
+    def on_message_complete(self) -> None:
+        """The end of the answer, from the parser."""
+        if self._answered is not None and not self._answered.done():
+            self._answered.set_result((self._parser.get_status_code(), bytes(self._body)))
+
+
+async def _connected(url: str) -> _Connection:
+    parts = urlsplit(url)
+    _, connection = await asyncio.get_running_loop().create_connection(
+        _Connection, parts.hostname or "", parts.port or 80
     )
+    return connection
+
+
+def _request(url: str, body: bytes) -> bytes:
+    head = f"POST {_PATH} HTTP/1.1\r\nHost: {urlsplit(url).netloc}\r\nContent-Type: application/json\r\n"
+    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body

@@ -1,0 +1,120 @@
+"""What the endpoint is compared with: `python benchmarks/rivals.py pytorch|vmis_knn BUNDLE PORT`.
+
+FastAPI as people write it, one process: around the same network, run by PyTorch on one thread over the same histories,
+or around VMIS-kNN over the same sessions. They read the same requests and answer such lists, without filters, rules,
+reasons, live state or a record of what was shown.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+import uvicorn
+from fastapi import FastAPI
+from pydantic import BaseModel
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from recsys_tasks.features.sequences import build_timeline, query_inputs
+from recsys_tasks.model.files import load_model
+from recsys_tasks.model.neighbours import NeighbourConfig, SessionNeighbours
+from recsys_tasks.model.network import Events, Query
+from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM, VIEW
+from recsys_tasks.serving.bundle import read_bundle
+
+_HISTORY = 512
+_SESSION = 5  # as benchmarks.bundles parts its histories
+Scores = Callable[[str | None, list[int], float], np.ndarray]
+
+
+class Viewed(BaseModel):
+    """An event of the session."""
+
+    item_id: str
+    event_time: datetime
+
+
+class Request(BaseModel):
+    """What is asked."""
+
+    user_id: str | None = None
+    session: list[Viewed] = []
+    time: datetime
+    k: int = 20
+
+
+def app(folder: Path, scores: Scores) -> FastAPI:
+    """The server around scores [V] of a user's session."""
+    vocabulary = read_bundle(folder).vocabulary
+    found = FastAPI()
+
+    @found.get("/healthz")
+    def healthz() -> dict[str, str]:
+        return {"status": "alive"}
+
+    @found.post("/v1/recommendations")
+    async def recommendations(asked: Request) -> dict[str, object]:
+        numbers = vocabulary.numbers([event.item_id for event in asked.session]).tolist()
+        of_items = scores(asked.user_id, numbers, asked.time.timestamp())
+        best = np.argpartition(-of_items, asked.k)[: asked.k]
+        best = best[np.argsort(-of_items[best])]
+        items = [
+            {"item_id": vocabulary.item_id(n), "title": vocabulary.title(n), "score": float(of_items[n])}
+            for n in best.tolist()
+        ]
+        return {"model_version": "1", "items": items}
+
+    return found
+
+
+def pytorch(folder: Path) -> Scores:
+    """The network itself."""
+    torch.set_num_threads(1)
+    bundle, network = read_bundle(folder), load_model(folder).network
+
+    def scores(user_id: str | None, session: list[int], now: float) -> np.ndarray:
+        past, kinds, times, _ = (column[-_HISTORY:] for column in bundle.histories.of(user_id))
+        count = len(session)
+        item = np.concatenate([past, session, [0]]).astype(np.int64)
+        kind = np.concatenate([kinds, np.full(count, EVENT_TYPE_CODES[VIEW]), [0]]).astype(np.int64)
+        seconds = np.concatenate([times, np.full(count + 1, now)])
+        numbers = np.minimum(np.arange(len(item)), len(past))
+        began = np.where(numbers == len(past), now, seconds)
+        timeline = build_timeline(np.zeros_like(item), numbers, item, kind, seconds, began)
+        first, target = np.asarray([len(past)]), np.asarray([len(item) - 1])
+        events, query = (
+            {name: torch.from_numpy(values) for name, values in part.items()}
+            for part in query_inputs(timeline, first, target, _HISTORY)
+        )
+        with torch.inference_mode():
+            answer: np.ndarray = network.answer(Events(**events), Query(**query)).softmax(-1).numpy()[0]
+        return answer
+
+    return scores
+
+
+def vmis_knn(folder: Path) -> Scores:
+    """Nearest sessions."""
+    bundle = read_bundle(folder)
+    item = bundle.histories.item.astype(np.int64)
+    neighbours = SessionNeighbours(np.arange(len(item)) // _SESSION, item, len(bundle.vocabulary), NeighbourConfig())
+
+    def scores(user_id: str | None, session: list[int], now: float) -> np.ndarray:
+        known = [number for number in session if number >= FIRST_ITEM] or [0]
+        answer: np.ndarray = neighbours.scores(np.asarray([known])).toarray()[0]
+        return answer
+
+    return scores
+
+
+RIVALS: dict[str, Callable[[Path], Scores]] = {"pytorch": pytorch, "vmis_knn": vmis_knn}
+
+
+if __name__ == "__main__":
+    _, rival, where, port = sys.argv
+    uvicorn.run(app(Path(where), RIVALS[rival](Path(where))), port=int(port), log_level="warning")
