@@ -20,6 +20,8 @@ from recsys_tasks.serving.messages import (
     BatchAnswer,
     Event,
     EventsAnswer,
+    Item,
+    ItemAnswer,
     Problem,
     RecommendationAnswer,
     RecommendationRequest,
@@ -29,7 +31,15 @@ from recsys_tasks.serving.messages import (
     SimilarAnswer,
 )
 
-__all__ = ["EndpointRefused", "Event", "RecommendationRequest", "RecommenderClient", "SearchRequest", "SessionEvent"]
+__all__ = [
+    "EndpointRefused",
+    "Event",
+    "Item",
+    "RecommendationRequest",
+    "RecommenderClient",
+    "SearchRequest",
+    "SessionEvent",
+]
 
 _SECONDS = 2.0
 Answer = TypeVar("Answer")
@@ -66,6 +76,10 @@ class RecommenderClient:
     def recommend_many(self, requests: Sequence[RecommendationRequest]) -> list[RecommendationAnswer]:
         """A list for each of up to 100 requests."""
         return self._ask("POST", "/v1/recommendations/batch", BatchAnswer, {"requests": requests}).answers
+
+    def put_item(self, item_id: str, item: Item) -> ItemAnswer:
+        """Tells of an item, so that it may be in the very next list; wants the administrator's key."""
+        return self._ask("PUT", f"/v1/items/{quote(item_id, safe='')}", ItemAnswer, item)
 
     def search(self, request: SearchRequest) -> SearchAnswer:
         """What a query finds."""

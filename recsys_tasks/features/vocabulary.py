@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -58,6 +58,40 @@ class Vocabulary:
     def title(self, number: int) -> str:
         """The title of a number's item, or its id where it has none."""
         return self.titles[number - FIRST_ITEM] or self.item_id(number)
+
+    def with_items(self, told: Mapping[str, tuple[str, str, str]]) -> Vocabulary:
+        """The same with titles, category paths and brands of some items told anew; those not known come at the end.
+
+        Numbers stay as they are, of tokens too.
+        """
+        later = [item_id for item_id in told if item_id not in self.number_of]
+        columns = [[*column, *[""] * len(later)] for column in (self.titles, self.category_paths, self.brands)]
+        number_of = {**self.number_of, **{item_id: n for n, item_id in enumerate(later, start=len(self))}}
+        for item_id, texts in told.items():
+            for column, text in zip(columns, texts, strict=True):
+                column[number_of[item_id] - FIRST_ITEM] = text
+        titles, category_paths, brands = (tuple(column) for column in columns)
+        nothing = [()] * len(later) if self.attributes else []
+        found = Vocabulary(
+            (*self.item_ids, *later),
+            titles,
+            category_paths,
+            brands,
+            (*self.counts, *[0] * len(later)),
+            (*self.attributes, *nothing),
+        )
+        # Made anew, tokens would be numbered by what the later items have.
+        kept = {"content_names": self.content_names, "_number_of_token": self._number_of_token}
+        found.__dict__.update(number_of=number_of, **kept)
+        return found
+
+    def content_of(self, number: int) -> np.ndarray:
+        """Numbers of one item's content tokens [A], those that items of the training have."""
+        place = number - FIRST_ITEM
+        attributes = self.attributes[place] if self.attributes else ()
+        tokens = content_tokens(self.titles[place], self.category_paths[place], self.brands[place], attributes)
+        known = [self._number_of_token[token] for token in tokens if token in self._number_of_token]
+        return np.asarray(known[:_MOST_TOKENS], np.int64)
 
     def all_counts(self) -> np.ndarray:
         """Training counts [V] by number; zero for padding and unknown."""

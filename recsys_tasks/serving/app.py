@@ -25,12 +25,14 @@ from starlette.routing import Route
 from recsys_tasks.errors import InputError, InvariantError, UnavailableError
 from recsys_tasks.names import ADD_TO_CART, IMPRESSION, PURCHASE, SEARCH
 from recsys_tasks.serving.access import ADMIN, OPEN, READ, WRITE, Access, Scope
+from recsys_tasks.serving.additions import Addition, Additions
 from recsys_tasks.serving.engine import Action, Answer, Engine, unix_now
 from recsys_tasks.serving.forgetting import Forgotten, erase, find_traces
 from recsys_tasks.serving.journal import Journal
 from recsys_tasks.serving.logs import REQUEST_ID, access, begin_request
 from recsys_tasks.serving.messages import (
     Event,
+    ItemAnswer,
     Problem,
     Recommendation,
     RecommendationAnswer,
@@ -41,10 +43,11 @@ from recsys_tasks.serving.messages import (
     decode_batch,
     decode_count,
     decode_events,
+    decode_id,
+    decode_item,
     decode_request,
     decode_search,
     decode_staged_change,
-    decode_user_id,
 )
 from recsys_tasks.serving.models import Models
 from recsys_tasks.serving.openapi import document
@@ -63,6 +66,7 @@ _BODY_BYTES = 1 << 20
 _BUNDLE_BYTES = 2 << 30
 _BATCH_EVENTS = 1_000
 _JOURNAL_CHUNK = 8 << 20
+_HEAR_SECONDS = 0.5
 _LATENCIES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -74,11 +78,15 @@ class Endpoint:
     def __init__(self, settings: Settings, place: Place) -> None:
         self.access = Access(settings)
         home = place.home
+        self.items = Journal(home / "items")
+        self.others_items = Tail([other / "items" for other in place.others])
+        self.additions = Additions(chain(self.items.lines(), self.others_items.lines()))
         self.models = Models(
             home / "bundles",
             settings.endpoint_memory_megabytes,
             read_rules(settings.rules),
             [other / "bundles" for other in place.others],
+            self.additions,
         )
         self.journal = Journal(home / "journal")
         self.forgotten = Forgotten(home / "forgotten.jsonl")
@@ -125,6 +133,26 @@ class Endpoint:
         except InputError as error:
             raise RequestError(404, "No such item", str(error)) from error
         return _json({"model_version": engine.bundle.model_version, "items": found})
+
+    async def put_item(self, request: Request) -> Response:
+        """`PUT /v1/items/{item_id}`"""
+        item_id = decode_id(request.path_params["item_id"], "item")
+        addition = Addition(item_id, datetime.now(UTC), decode_item(await _body(request, _BODY_BYTES)))
+        line = msgspec.json.encode(addition) + b"\n"
+        await self.items.append(line)
+        async with self._swapping:
+            await run_in_threadpool(self.models.put_items, self.additions.replay([line]))
+        trained = self.models.engine is not None and self.models.engine.is_trained(item_id)
+        return _json(ItemAnswer(item_id, trained))
+
+    async def hear_of_items(self) -> None:
+        """Takes in what other workers are told of items, as long as this one serves."""
+        while True:
+            await asyncio.sleep(_HEAR_SECONDS)
+            news = self.additions.replay(self.others_items.lines())
+            if news:
+                async with self._swapping:
+                    await run_in_threadpool(self.models.put_items, news)
 
     async def post_events(self, request: Request) -> Response:
         """`POST /v1/events`"""
@@ -207,7 +235,7 @@ class Endpoint:
 
     async def delete_user(self, request: Request) -> Response:
         """`DELETE /v1/admin/users/{user_id}`"""
-        user_id = decode_user_id(request.path_params["user_id"])
+        user_id = decode_id(request.path_params["user_id"], "user")
         async with self._forgetting:
             async with self.journal.quiet() as end:
                 # Nothing waits in here: what came before is the forgotten user's, what comes after a new one's.
@@ -291,7 +319,9 @@ class Endpoint:
         """By what id the bundle knows the user, and what is wanted of the list."""
         known_as = self._known_as(asked.user_id, engine)
         exclude = self._excluded(asked, engine, known_as, actions)
-        return known_as, Wishes(asked.k, exclude, asked.filter, asked.diversity, asked.at_most_per_category)
+        return known_as, Wishes(
+            asked.k, exclude, asked.filter, asked.diversity, asked.at_most_per_category, asked.interests
+        )
 
     def _excluded(
         self, asked: RecommendationRequest, engine: Engine, known_as: str | None, actions: list[Action]
@@ -407,12 +437,17 @@ class Endpoint:
 
 def create_app(settings: Settings, place: Place | None = None) -> Starlette:
     """The endpoint as an ASGI application, alone or as one of several workers."""
-    endpoint = Endpoint(settings, place or Place.of_worker(settings.home, 0, 1))
+    place = place or Place.of_worker(settings.home, 0, 1)
+    endpoint = Endpoint(settings, place)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        hearing = asyncio.create_task(endpoint.hear_of_items()) if place.others else None
         yield
+        if hearing is not None:
+            hearing.cancel()
         endpoint.journal.close()
+        endpoint.items.close()
 
     def route(path: str, handler: Handler, method: str, scope: Scope) -> Route:
         return Route(path, _measured(endpoint, path, handler, scope), methods=[method])
@@ -423,6 +458,7 @@ def create_app(settings: Settings, place: Place | None = None) -> Starlette:
             route("/v1/recommendations/batch", endpoint.recommendation_batch, "POST", READ),
             route("/v1/search", endpoint.search, "POST", READ),
             route("/v1/items/{item_id:path}/similar", endpoint.similar, "GET", READ),
+            route("/v1/items/{item_id:path}", endpoint.put_item, "PUT", ADMIN),
             route("/v1/events", endpoint.post_events, "POST", WRITE),
             route("/v1/model", endpoint.model, "GET", READ),
             route("/v1/admin/model", endpoint.admin_model, "GET", ADMIN),

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -13,6 +13,9 @@ import numpy as np
 from recsys_tasks.errors import BundleCorrupt
 from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.names import FIRST_ITEM
+
+if TYPE_CHECKING:
+    from recsys_tasks.serving.messages import Item
 
 Value = str | float | bool
 
@@ -71,6 +74,20 @@ class Catalogue:
         self.vocabulary = vocabulary
         self._columns = columns
         self._properties: dict[str, list[Any]] = {}
+
+    def with_items(self, vocabulary: Vocabulary, told: Mapping[str, Item]) -> Catalogue:
+        """The same for a vocabulary with more items at its end, with what was told of some items anew."""
+        later = Columns.unknown(len(vocabulary.item_ids) - len(self._columns.price))
+        columns = Columns(
+            *([*getattr(self._columns, name), *getattr(later, name)] for name in Columns.__struct_fields__)
+        )
+        for item_id, item in told.items():
+            place = vocabulary.number_of[item_id] - FIRST_ITEM
+            columns.price[place] = item.price
+            columns.available_from[place] = item.available_from.timestamp() if item.available_from else None
+            columns.available_until[place] = item.available_until.timestamp() if item.available_until else None
+            columns.properties[place] = item.properties
+        return Catalogue(vocabulary, columns)
 
     @cached_property
     def price(self) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence, Set
@@ -15,12 +16,13 @@ import onnxruntime
 from recsys_tasks.errors import BundleCorrupt, GoldenMismatch, InputError
 from recsys_tasks.features.sequences import QUERY_WORDS, Arrays
 from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM
+from recsys_tasks.serving.additions import Addition, with_additions
 from recsys_tasks.serving.bundle import DECODER, ENCODER, Bundle
 from recsys_tasks.serving.inputs import History, history_inputs, joined, session_inputs
 from recsys_tasks.serving.messages import Recommendation
 from recsys_tasks.serving.pace import rest_after
 from recsys_tasks.serving.ranking import Ranking, Wishes
-from recsys_tasks.serving.reasons import MATCHES, PINNED, Reason, Reasons
+from recsys_tasks.serving.reasons import LIKED, MATCHES, PINNED, POPULAR, Reason, Reasons
 from recsys_tasks.serving.rules import Rules
 from recsys_tasks.serving.scoring import masses, word_vectors
 
@@ -88,10 +90,9 @@ class Engine:
     """Runs the graphs of one bundle and ranks by the rules of a shop. Not for use by several threads at once."""
 
     def __init__(self, bundle: Bundle, rules: Rules | None = None) -> None:
-        self.bundle = bundle
-        self._unruled = Ranking(bundle.catalogue, bundle.items, Rules())
-        self._ranking = Ranking(bundle.catalogue, bundle.items, rules) if rules else self._unruled
-        self._reasons = Reasons(bundle.vocabulary, bundle.items)
+        self._rules = rules
+        self._trained_items = len(bundle.vocabulary.item_ids)
+        self._look_at(bundle)
         try:
             self._encoder, self._decoder = (_graph(str(bundle.folder / name)) for name in (ENCODER, DECODER))
         except Exception as error:  # onnxruntime raises many kinds, all of them saying that the graph is unusable
@@ -101,6 +102,26 @@ class Engine:
         self._encoded_as = [output.name for output in self._encoder.get_outputs()]
         self._read_as = [output.name for output in self._decoder.get_outputs()]
         self._kept: OrderedDict[str | None, _Kept] = OrderedDict()
+
+    def with_items(self, additions: Mapping[str, Addition]) -> Engine:
+        """An engine that knows more of items, new ones among them; it shares with this one whatever stays the same."""
+        found = copy.copy(self)
+        found._look_at(with_additions(self.bundle, additions))
+        found._kept = OrderedDict(
+            (user_id, kept)
+            for user_id, kept in list(self._kept.items())
+            if not any(item_id in additions for item_id, *_ in kept.happened)
+        )
+        if "_text" in self.__dict__:
+            vocabulary = found.bundle.vocabulary
+            self._text.put(vocabulary, [vocabulary.number_of[item_id] for item_id in additions])
+        return found
+
+    def _look_at(self, bundle: Bundle) -> None:
+        self.bundle = bundle
+        self._unruled = Ranking(bundle.catalogue, bundle.items, Rules())
+        self._ranking = Ranking(bundle.catalogue, bundle.items, self._rules) if self._rules else self._unruled
+        self._reasons = Reasons(bundle.vocabulary, bundle.items)
 
     def recommend(
         self, user_id: str | None, past: Sequence[Action], session: Sequence[Action], now: float, wishes: Wishes
@@ -134,7 +155,7 @@ class Engine:
             user_id, past, session, now, wishes: as for `recommend`; the session ends with the search.
             query: what was searched for.
         """
-        numbers, matching = self._text.find(query, _MOST_FOUND)
+        numbers, matching = self._find(query)
         if not len(numbers):
             return Answer([], None)
         likely = self._probabilities(user_id, past, session, now)
@@ -146,6 +167,16 @@ class Engine:
         shown, pinned = self._ranking.rank(scores, wishes, session[-1].seconds)
         listed = self._listed(shown, pinned, scores, "search", [(MATCHES, None)] * len(shown))
         return Answer(listed, likely.intent)
+
+    def is_trained(self, item_id: str) -> bool:
+        """Whether the model has seen what users did with an item."""
+        number = int(self.bundle.vocabulary.numbers([item_id])[0])
+        return FIRST_ITEM <= number < FIRST_ITEM + self._trained_items
+
+    def _find(self, query: str) -> tuple[np.ndarray, np.ndarray]:
+        numbers, matching = self._text.find(query, _MOST_FOUND)
+        known = numbers < len(self.bundle.vocabulary)  # the index may have an item already that this engine has not
+        return numbers[known], matching[known]
 
     def similar(self, item_id: str, wishes: Wishes, now: float) -> list[Recommendation]:
         """The items most like one, as the model sees them; the score is the cosine of their vectors.
@@ -172,9 +203,22 @@ class Engine:
         wishes: Wishes,
     ) -> Answer:
         likely = self._probabilities(user_id, past, session, now)
+        if likely.source == "popular" and wishes.interests:
+            return self._of_interests(ranking, likely, wishes)
         shown, pinned = ranking.rank(likely.scores, wishes, likely.latest)
         reasons = self._reasons.of(shown, likely.did.item, likely.did.kind)
         return Answer(self._listed(shown, pinned, likely.scores, likely.source, reasons), likely.intent)
+
+    def _of_interests(self, ranking: Ranking, likely: _Likely, wishes: Wishes) -> Answer:
+        """Items that are about what the user is said to like, popular ones first, then what is popular anyway."""
+        numbers, matching = self._find(" ".join(wishes.interests))
+        scores = likely.scores.copy()
+        if len(numbers):
+            scores[numbers] += matching / matching.max() * (1.0 + scores[numbers] / scores.max())
+        shown, pinned = ranking.rank(scores, wishes, likely.latest)
+        liked = set(numbers.tolist())
+        reasons: list[Reason] = [(LIKED if number in liked else POPULAR, None) for number in shown]
+        return Answer(self._listed(shown, pinned, scores, "interests", reasons), None)
 
     def _probabilities(
         self, user_id: str | None, past: Sequence[Action], session: Sequence[Action], now: float

@@ -58,6 +58,18 @@ class SessionEvent(msgspec.Struct, forbid_unknown_fields=True):
     query: Text | None = None
 
 
+class Item(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
+    """What is known of an item, in the columns of the warehouse; all that is left out is not known."""
+
+    title: Text
+    category_path: Annotated[str, msgspec.Meta(max_length=1_000, pattern=_NO_NUL)] = ""
+    brand: Annotated[str, msgspec.Meta(max_length=200, pattern=_NO_NUL)] = ""
+    price: Annotated[float, msgspec.Meta(ge=0, le=1e12)] | None = None
+    properties: dict[str, Any] = {}
+    available_from: Moment | None = None
+    available_until: Moment | None = None
+
+
 class StagedChange(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """What is to become of a staged bundle: `mode` is `active`, or how it is tried."""
 
@@ -72,6 +84,7 @@ class RecommendationRequest(msgspec.Struct, forbid_unknown_fields=True):
     """A request for recommendations; every field may be left out.
 
     Attributes:
+        interests: what the user is said to like, in any words; for one of whom nothing else is known.
         context_items: what the list is to go with, as the items of a cart; they are not in it.
         filter: what all items fulfil, see `filters`.
         exclude: items that may not be in the list; exclude_seen, exclude_bought: what the user acted on, or bought.
@@ -81,6 +94,7 @@ class RecommendationRequest(msgspec.Struct, forbid_unknown_fields=True):
     user_id: Identifier | None = None
     session_id: Identifier | None = None
     session: Annotated[list[SessionEvent], msgspec.Meta(max_length=1_000)] = []
+    interests: Annotated[list[Text], msgspec.Meta(max_length=20)] = []
     context_items: Annotated[list[Identifier], msgspec.Meta(max_length=100)] = []
     query: Text | None = None
     k: Count = 20
@@ -107,7 +121,7 @@ class RecommendationBatch(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Recommendation(msgspec.Struct, frozen=True):
-    """An item with its share of the model's probability, where it comes from (`model`, `search`, `popular` or
+    """An item with its share of the probability, where it comes from (`model`, `search`, `interests`, `popular` or
     `pinned`), and why it is there: in words, and the item that the words are about, if they are about one."""
 
     item_id: str
@@ -155,6 +169,13 @@ class EventsAnswer(msgspec.Struct):
 
     accepted: int
     event_ids: list[str]
+
+
+class ItemAnswer(msgspec.Struct):
+    """An item that may be in the very next list; `trained` if the model has seen what users did with it."""
+
+    item_id: str
+    trained: bool
 
 
 class ModelAnswer(msgspec.Struct):
@@ -246,12 +267,20 @@ def decode_events(body: bytes, most: int) -> list[Event]:
     return [_completed(event, f"$[{place}]" if batch else "$", latest) for place, event in enumerate(events)]
 
 
-def decode_user_id(text: str) -> str:
-    """The id of a user from the path of a request."""
+def decode_item(body: bytes) -> Item:
+    """What is known of an item, from JSON."""
+    item: Item = _decode(body, Item)
+    if _depth(item.properties) > _DEEPEST:
+        raise RequestError(422, "Invalid item", f"`properties` are nested more than {_DEEPEST} deep")
+    return item
+
+
+def decode_id(text: str, whose: str) -> str:
+    """An id from the path of a request."""
     try:
         return msgspec.convert(text, Identifier)
     except msgspec.ValidationError as error:
-        raise RequestError(422, "Invalid request", f"the user's id: {error}") from error
+        raise RequestError(422, "Invalid request", f"the {whose}'s id: {error}") from error
 
 
 def _completed(event: Event, where: str, latest: datetime) -> Event:

@@ -7,13 +7,14 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
 
 from recsys_tasks.errors import InputError, InvariantError
+from recsys_tasks.serving.additions import Addition, Additions
 from recsys_tasks.serving.bundle import bundle_digest, read_bundle, unpack
 from recsys_tasks.serving.engine import Answer, Engine
 from recsys_tasks.serving.memory import available_bytes, resident_bytes
@@ -54,12 +55,14 @@ class Models:
         most_megabytes: int | None = None,
         rules: Rules | None = None,
         others: Sequence[Path] = (),
+        additions: Additions | None = None,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._most_megabytes = most_megabytes
         self._rules = rules
         self._others = others
+        self._additions = additions or Additions()
         self._pointer = folder / "serving.json"
         self.serving = self._read_pointer()
         self._forget_others()  # what a kill left half unpacked
@@ -178,6 +181,15 @@ class Models:
             self._write_pointer(staged=msgspec.structs.replace(staged, ended=challenger.ended))
         return found
 
+    def put_items(self, news: Mapping[str, Addition]) -> None:
+        """Lets every model know what was told of items; `stage` and those must not run beside it."""
+        if self.engine is not None:
+            self.engine = self.engine.with_items(news)
+        if self._before is not None:
+            self._before = self._before.with_items(news)
+        if self.challenger is not None:
+            self.challenger.put_items(news)
+
     def forget(self, user_id: str) -> None:
         """Drops what the engines keep of a user between answers."""
         if self.engine is not None:
@@ -260,13 +272,17 @@ class Models:
         began = time.thread_time()
         engine.first_answer()
         time.sleep(rest_after(began))
-        return engine
+        return self._with_additions(engine)
 
     def _load(self, digest: str) -> Engine:
         engine = Engine(read_bundle(self._folder / digest), self._rules)
         engine.check_golden()
         engine.first_answer()
-        return engine
+        return self._with_additions(engine)
+
+    def _with_additions(self, engine: Engine) -> Engine:
+        news = self._additions.after(engine.bundle)
+        return engine.with_items(news) if news else engine
 
     def _read_pointer(self) -> Serving:
         try:

@@ -15,6 +15,8 @@ from recsys_tasks.serving.messages import (
     Event,
     EventsAnswer,
     Identifier,
+    Item,
+    ItemAnswer,
     ModelAnswer,
     Problem,
     RecommendationAnswer,
@@ -43,6 +45,11 @@ class Operation:
     content: str = _JSON
     query: dict[str, Any] = field(default_factory=dict)
     optional: bool = False
+
+    @property
+    def admin(self) -> bool:
+        """Whether it wants the administrator's token."""
+        return self.path.startswith("/v1/admin") or self.body is Item
 
 
 _K = {"k": {**msgspec.json.schema(Count), "default": 20}}
@@ -74,6 +81,14 @@ OPERATIONS = (
         {"query": "chocolate milk", "user_id": "36", "k": 5},
     ),
     Operation("get", "/v1/items/{item_id}/similar", "Items most like one", SimilarAnswer, query=_K),
+    Operation(
+        "put",
+        "/v1/items/{item_id}",
+        "Tells of a new item, or anew of a known one; it may be in the very next list",
+        ItemAnswer,
+        Item,
+        {"title": "Chocolate milk, 1 l", "category_path": "DAIRY > MILK", "price": 1.89},
+    ),
     Operation(
         "post",
         "/v1/events",
@@ -151,7 +166,7 @@ def _operation(one: Operation, schema_of: dict[str, Any]) -> dict[str, Any]:
     found["responses"] = {"200": {"description": "Done", "content": {answered: {"schema": schema}}}}
     found["responses"] |= dict.fromkeys(("400", "404", "413", "422", "503"), problem)
     if one.path.startswith("/v1"):
-        admin = one.path.startswith("/v1/admin")
+        admin = one.admin
         found["security"] = [{"token": []}] if admin else [{"token": []}, {}]  # without keys, lists are open
         found["responses"] |= dict.fromkeys(("401", "403", "409") if admin else ("401",), problem)
     return found

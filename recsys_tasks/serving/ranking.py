@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -27,6 +28,7 @@ class Wishes:
         filter: what all of its items fulfil; it was checked.
         diversity: from 0, the best items, to 1, items as different from each other as there are.
         at_most_per_category: how many of one category path.
+        interests: what the user is said to like, for one of whom nothing else is known.
     """
 
     k: int
@@ -34,6 +36,7 @@ class Wishes:
     filter: Filter | None = None
     diversity: float = 0.0
     at_most_per_category: int | None = None
+    interests: Sequence[str] = ()
 
 
 class Ranking:

@@ -23,6 +23,7 @@ _EXPLAINS = np.isin(np.arange(max(EVENT_TYPE_CODES.values()) + 1), list(_DID))
 BOUGHT_AGAIN: Final = "often bought again"
 POPULAR: Final = "popular"
 PINNED: Final = "chosen by the shop"
+LIKED: Final = "fits what the user likes"
 MATCHES: Final = "matches the search"
 Reason = tuple[str, str | None]
 """A text, and the id of the item that it is about, if it is about one."""

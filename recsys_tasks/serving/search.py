@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import tantivy
 
@@ -27,21 +29,27 @@ class TextIndex:
         builder = tantivy.SchemaBuilder()
         for name in _WEIGHTS:
             builder.add_text_field(name, tokenizer_name="whitespace", index_option="freq")
-        builder.add_unsigned_field(_NUMBER, stored=True)
+        builder.add_unsigned_field(_NUMBER, stored=True, indexed=True)
         self._schema = builder.build()
-        index = tantivy.Index(self._schema)
-        writer = index.writer(_HEAP_BYTES, num_threads=1)
-        columns = zip(vocabulary.titles, vocabulary.brands, vocabulary.category_paths, strict=True)
-        for number, (title, brand, category) in enumerate(columns, start=FIRST_ITEM):
+        self._index = tantivy.Index(self._schema)
+        self.put(vocabulary, range(FIRST_ITEM, len(vocabulary)), new=True)
+
+    def put(self, vocabulary: Vocabulary, numbers: Iterable[int], new: bool = False) -> None:
+        """Takes in items of a vocabulary, in place of what was known of them unless all are new."""
+        writer = self._index.writer(_HEAP_BYTES, num_threads=1)
+        for number in numbers:
+            place = number - FIRST_ITEM
+            if not new:
+                writer.delete_documents_by_term(_NUMBER, number)
             document = tantivy.Document()
-            document.add_text(_TITLE, " ".join(words(f"{title} {brand}")))
-            document.add_text(_CATEGORY, " ".join(words(category)))
+            document.add_text(_TITLE, " ".join(words(f"{vocabulary.titles[place]} {vocabulary.brands[place]}")))
+            document.add_text(_CATEGORY, " ".join(words(vocabulary.category_paths[place])))
             document.add_unsigned(_NUMBER, number)
             writer.add_document(document)
         writer.commit()
         writer.wait_merging_threads()
-        index.reload()
-        self._searcher = index.searcher()
+        self._index.reload()
+        self._searcher = self._index.searcher()
 
     def find(self, query: str, most: int) -> tuple[np.ndarray, np.ndarray]:
         """Numbers [N] and scores [N] of the items that have words of a query, best first.

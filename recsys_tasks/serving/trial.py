@@ -7,13 +7,14 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Final, Literal
 
 import msgspec
 import numpy as np
 
+from recsys_tasks.serving.additions import Addition
 from recsys_tasks.serving.engine import Answer, Engine
 from recsys_tasks.serving.probe import Measured
 
@@ -128,6 +129,11 @@ class Challenger:
         """Drops what its engine keeps of a user between answers."""
         with self._engine_in_use:
             self.engine.forget(user_id)
+
+    def put_items(self, news: Mapping[str, Addition]) -> None:
+        """Lets its engine know what was told of items."""
+        with self._engine_in_use:
+            self.engine = self.engine.with_items(news)
 
     def takes(self, key: str) -> bool:
         """Whether a user's requests are among the share that is tried; the same users at every endpoint."""

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import signal
+import socket
+import time
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import httpx
@@ -12,26 +15,30 @@ import pytest
 
 from recsys_tasks.serving.bundle import VECTORS, bundle_digest, pack
 from recsys_tasks.stack.environment import any_free_port
-from tests.integration.bundles import small_bundle
 from tests.integration.endpoints import TOKEN, running_process, wait_for
 
 HEADERS = {"Authorization": f"Bearer {TOKEN}"}
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_bundle(tmp_path_factory.mktemp("bundle"), "1", 0)
-
-
 @pytest.fixture
-def workers(tmp_path: Path, bundle: Path) -> Iterator[tuple[int, str, list[str]]]:
+def workers(tmp_path: Path, bundles: list[Path]) -> Iterator[tuple[int, str, list[str]]]:
     """The process that watches them, the port they share and their own."""
-    port = any_free_port()
+    port = _three_free_ports()
     urls = [f"http://127.0.0.1:{port + number}" for number in range(3)]
     with running_process(tmp_path / "home", TOKEN, port, workers=2) as watcher:
         for url in urls[1:]:
-            httpx.put(f"{url}/v1/admin/model", content=pack(bundle), headers=HEADERS, timeout=60).raise_for_status()
+            httpx.put(f"{url}/v1/admin/model", content=pack(bundles[0]), headers=HEADERS, timeout=60).raise_for_status()
         yield watcher, urls[0], urls[1:]
+
+
+def _three_free_ports() -> int:
+    """The first of three in a row that nothing listens on now."""
+    while True:
+        port = any_free_port()
+        with ExitStack() as stack, suppress(OSError, OverflowError):
+            for number in range(3):
+                stack.enter_context(socket.socket()).bind(("127.0.0.1", port + number))
+            return port
 
 
 def _items(url: str, **asked: object) -> list[str]:
@@ -45,7 +52,7 @@ def _tell(url: str, **event: object) -> None:
 
 
 def test_what_one_worker_is_told_counts_in_the_very_next_answer_of_the_other(
-    workers: tuple[int, str, list[str]], tmp_path: Path, bundle: Path
+    workers: tuple[int, str, list[str]], tmp_path: Path, bundles: list[Path]
 ) -> None:
     watcher, shared, (first, second) = workers
     before = _items(second, session_id="s")
@@ -68,7 +75,14 @@ def test_what_one_worker_is_told_counts_in_the_very_next_answer_of_the_other(
     httpx.delete(f"{first}/v1/admin/users/new", headers=HEADERS).raise_for_status()
     assert _items(first, session_id="s") == _items(first, session_id="another")
 
-    homes = [tmp_path / "home" / name / "bundles" / bundle_digest(bundle) for name in ("endpoint", "endpoint-1")]
+    item = {"title": "Bottle, blue"}
+    httpx.put(f"{first}/v1/items/bottle", json=item, headers=HEADERS).raise_for_status()
+    assert "bottle" in _items(first, k=60)
+    deadline = time.monotonic() + 10
+    while "bottle" not in _items(second, k=60):
+        assert time.monotonic() < deadline, "the other worker has not heard of the item"
+
+    homes = [tmp_path / "home" / name / "bundles" / bundle_digest(bundles[0]) for name in ("endpoint", "endpoint-1")]
     assert len({(home / VECTORS).stat().st_ino for home in homes}) == 1
 
 

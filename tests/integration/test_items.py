@@ -1,0 +1,120 @@
+"""Items told to a running endpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from recsys_tasks.serving.app import create_app
+from recsys_tasks.serving.bundle import pack
+from recsys_tasks.settings import Settings
+from tests.integration.endpoints import TOKEN
+from tests.shops import START
+
+HEADERS = {"Authorization": f"Bearer {TOKEN}"}
+BLUE = {"title": "Bottle, blue", "category_path": "D1 > C1", "price": 500.0}
+
+
+@pytest.fixture
+def client(tmp_path: Path, bundles: list[Path]) -> Iterator[TestClient]:
+    with TestClient(create_app(_settings(tmp_path))) as found:
+        _promote(found, bundles[0])
+        yield found
+
+
+def _settings(tmp_path: Path) -> Settings:
+    return Settings(home=tmp_path, admin_token=TOKEN)
+
+
+def _promote(client: TestClient, bundle: Path) -> None:
+    assert client.put("/v1/admin/model", content=pack(bundle), headers=HEADERS).status_code == 200
+
+
+def _tell(client: TestClient, item_id: str, item: dict[str, Any]) -> bool:
+    answer = client.put(f"/v1/items/{item_id}", json=item, headers=HEADERS)
+    assert answer.status_code == 200, answer.text
+    return bool(answer.json()["trained"])
+
+
+def _listed(client: TestClient, **asked: Any) -> list[str]:
+    answer = client.post("/v1/recommendations", json={"k": 60, "record": False, **asked})
+    assert answer.status_code == 200, answer.text
+    return [item["item_id"] for item in answer.json()["items"]]
+
+
+def _found(client: TestClient, query: str, **asked: Any) -> list[dict[str, Any]]:
+    answer = client.post("/v1/search", json={"query": query, "record": False, **asked}).json()
+    return [] if answer["fallback"] else list(answer["items"])
+
+
+def test_a_new_item_is_in_the_very_next_list_and_search(client: TestClient) -> None:
+    assert "bottle" not in _listed(client, user_id="u1")
+    assert not _found(client, "bottle")
+    assert _tell(client, "bottle", BLUE) is False
+    assert "bottle" in _listed(client, user_id="u1")
+    assert [item["title"] for item in _found(client, "bottle")] == ["Bottle, blue"]
+    assert _listed(client, user_id="u1", filter={"field": "price", "at_least": 400}) == ["bottle"]
+    similar = client.get("/v1/items/bottle/similar?k=1").json()["items"][0]
+    assert similar["title"].endswith("blue")
+
+
+def test_it_stands_near_what_it_shares_words_and_category_with(client: TestClient) -> None:
+    _tell(client, "near", {"title": "Item, green", "category_path": "D1 > C4"})  # like i9
+    _tell(client, "far", {"title": "Lamp, red", "category_path": "D0 > C0"})
+    likeness = {}
+    for name in ("near", "far"):
+        found = client.get(f"/v1/items/{name}/similar?k=60").json()["items"]
+        likeness[name] = {item["item_id"]: item["score"] for item in found}
+    assert likeness["near"]["i9"] > likeness["far"].get("i9", 0.0)
+
+
+def test_what_is_done_with_it_counts(client: TestClient) -> None:
+    _tell(client, "bottle", BLUE)
+    answer = client.post("/v1/recommendations", json={"session": [{"item_id": "bottle"}], "record": False}).json()
+    assert answer["items"][0]["source"] == "model"
+    assert answer["items"][0]["reason"].startswith("because you viewed Bottle, blue")
+
+
+def test_a_known_item_is_told_anew(client: TestClient) -> None:
+    before = _listed(client, user_id="u1")
+    assert _tell(client, before[0], {"title": "Lamp", "price": 9.0, "available_until": START.isoformat()}) is True
+    assert before[0] not in _listed(client, user_id="u1")
+    _tell(client, before[0], {"title": "Lamp", "price": 9.0})
+    assert _listed(client, user_id="u1")[0] == before[0]
+    assert [item["item_id"] for item in _found(client, "lamp")] == [before[0]]
+
+
+def test_it_is_there_after_a_restart_and_in_another_model(
+    client: TestClient, tmp_path: Path, bundles: list[Path]
+) -> None:
+    _tell(client, "bottle", BLUE)
+    listed = _listed(client, user_id="u1")
+    with TestClient(create_app(_settings(tmp_path))) as again:
+        assert _listed(again, user_id="u1") == listed
+        _promote(again, bundles[1])
+        assert _found(again, "bottle")
+        again.delete("/v1/admin/model", headers=HEADERS)
+        assert _listed(again, user_id="u1") == listed
+
+
+@pytest.mark.parametrize(
+    "item", [{}, {"title": ""}, {"title": "t", "price": -1}, {"title": "t", "unknown": 1}, {"title": "t\0"}]
+)
+def test_what_is_no_item_is_refused(client: TestClient, item: dict[str, Any]) -> None:
+    assert client.put("/v1/items/i1", json=item, headers=HEADERS).status_code == 422
+    assert client.put("/v1/items/i1", json=BLUE).status_code == 401
+
+
+def test_of_one_who_is_not_known_interests_count(client: TestClient) -> None:
+    asked = {"interests": ["green things", "blue"], "k": 30, "record": False}
+    items = client.post("/v1/recommendations", json={"user_id": "nobody", **asked}).json()["items"]
+    colours = [item["title"].split(", ")[1] for item in items]
+    assert set(colours[:20]) == {"green", "blue"}
+    assert not {"green", "blue"} & set(colours[20:])
+    assert {item["source"] for item in items} == {"interests"}
+    known = client.post("/v1/recommendations", json={"user_id": "u1", **asked}).json()["items"]
+    assert {item["source"] for item in known} == {"model"}
