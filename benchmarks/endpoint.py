@@ -99,7 +99,8 @@ def _at(url: str, bodies: list[bytes], rate: float, seconds: float, process: int
         "p50_ms": load.milliseconds(50),
         "p90_ms": load.milliseconds(90),
         "p99_ms": load.milliseconds(99),
-        "errors": load.failed,
+        "errors": load.failed - load.refused,
+        "refused": load.refused,
         "rss_mb": resident_megabytes(process),
     }
 

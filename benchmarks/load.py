@@ -18,18 +18,21 @@ import numpy as np
 import uvloop
 
 _PATH = "/v1/recommendations"
-_CONNECTIONS = 64
+_CONNECTIONS = 512
 _MOST_WAIT = 30.0
+_REFUSED = (429, 503)
 Expected = Mapping[str, Sequence[Sequence[str]]]
 
 
 class Load(NamedTuple):
-    """What requests met with: when each was due (of `time.perf_counter`), seconds it took from then, how many failed,
-    and how many answers were of no version alone; versions seen."""
+    """What requests met with: when each that was answered was due (of `time.perf_counter`), seconds it took from then;
+    how many were not, of those how many were refused for the time being; and how many answers were of no version alone;
+    versions seen."""
 
     due: np.ndarray
     seconds: np.ndarray
     failed: int
+    refused: int
     mixed: int
     versions: dict[str, int]
 
@@ -121,7 +124,9 @@ async def _open_loop(
         running.add(task)
         task.add_done_callback(running.discard)
     await asyncio.gather(*running)
-    return Load(np.asarray(crowd.dues), np.asarray(crowd.seconds), crowd.failed, crowd.mixed, crowd.versions)
+    return Load(
+        np.asarray(crowd.dues), np.asarray(crowd.seconds), crowd.failed, crowd.refused, crowd.mixed, crowd.versions
+    )
 
 
 class _Crowd:
@@ -134,7 +139,7 @@ class _Crowd:
         self._free: list[asyncio.Queue[_Connection]] = [asyncio.Queue() for _ in urls]
         self.dues: list[float] = []
         self.seconds: list[float] = []
-        self.failed = self.mixed = 0
+        self.failed = self.refused = self.mixed = 0
         self.versions: dict[str, int] = {}
 
     async def connect(self) -> None:
@@ -154,11 +159,13 @@ class _Crowd:
             return
         finally:
             self._free[where].put_nowait(connection)
-        self.dues.append(due)
-        self.seconds.append(time.perf_counter() - due)
         if status != 200:
             self.failed += 1
-        elif self._expected:
+            self.refused += status in _REFUSED
+            return
+        self.dues.append(due)
+        self.seconds.append(time.perf_counter() - due)
+        if self._expected:
             self._compare(body, which)
 
     def _compare(self, body: bytes, which: int) -> None:

@@ -36,6 +36,16 @@ class Settings(BaseSettings):
     )
     log_format: Literal["text", "json"] = Field("text", description="of the endpoint's log")
     access_log: bool = Field(False, description="whether the endpoint logs every request, without who asked what")
+    most_wait_milliseconds: float = Field(
+        100, gt=0, description="requests for lists are refused while they wait longer than this for their turn"
+    )
+    rate_limit: float | None = Field(None, gt=0, description="requests a second of one key or address; none: any")
+    drain_seconds: float = Field(
+        0, ge=0, description="how long an endpoint that is told to stop goes on, not ready any more"
+    )
+    explore_share: float = Field(
+        0, ge=0, lt=1, description="share of places in recorded lists filled by chance, with the chance noted"
+    )
     rules: Path | None = Field(None, description="TOML file of the shop's rules for lists: boosts, pins, limits")
     landing: Path | None = Field(None, description="landing folder, a folder per source in it; default: home/landing")
     suites: Path | None = Field(None, description="folder of expectation suites of your own")

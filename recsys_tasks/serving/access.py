@@ -35,11 +35,17 @@ class Access:
         """Raises `RequestError` where a header does not give a key of a scope; takes as long for any wrong key."""
         if scope not in self._guarded:
             return
-        accepted = self._accepted[scope]
-        if not accepted:
+        if not self._accepted[scope]:
             raise RequestError(403, "Admin routes are off", "this endpoint has no RECSYS_ADMIN_TOKEN")
-        given = (authorization or "").encode()
-        if sum(hmac.compare_digest(given, key) for key in accepted) == 0:
+        if not self._given(authorization, scope):
             raise RequestError(
                 401, "Not authorized", f"the bearer token is missing, or no key with the scope `{scope}`"
             )
+
+    def is_admin(self, authorization: str | None) -> bool:
+        """Whether a header gives the administrator's token."""
+        return self._given(authorization, ADMIN)
+
+    def _given(self, authorization: str | None, scope: Scope) -> bool:
+        given = (authorization or "").encode()
+        return sum(hmac.compare_digest(given, key) for key in self._accepted[scope]) > 0

@@ -64,16 +64,29 @@ class _Kept(NamedTuple):
     now: float
 
 
+class Spent(NamedTuple):
+    """Seconds that parts of an answer took, and whether the history was kept from an answer before."""
+
+    kept: bool
+    history: float
+    decoder: float
+    ranking: float = 0.0
+
+
 class Answer(NamedTuple):
     """What a model answers.
 
     Attributes:
         items: best first.
         purchase_intent: probability that the session goes on to buy something; None where the model was not asked.
+        propensities: with what chance each item came to its place, where chance took part.
+        spent: on what the time went, where the model was asked.
     """
 
     items: list[Recommendation]
     purchase_intent: float | None
+    propensities: list[float] | None = None
+    spent: Spent | None = None
 
 
 class _Likely(NamedTuple):
@@ -84,6 +97,7 @@ class _Likely(NamedTuple):
     intent: float | None
     did: History
     latest: float
+    spent: Spent | None = None
 
 
 class Engine:
@@ -205,9 +219,16 @@ class Engine:
         likely = self._probabilities(user_id, past, session, now)
         if likely.source == "popular" and wishes.interests:
             return self._of_interests(ranking, likely, wishes)
-        shown, pinned = ranking.rank(likely.scores, wishes, likely.latest)
+        began = time.perf_counter()
+        chances = None
+        if wishes.explore is not None:
+            shown, pinned, chances = ranking.draw(likely.scores, wishes, wishes.explore, likely.latest)
+        else:
+            shown, pinned = ranking.rank(likely.scores, wishes, likely.latest)
         reasons = self._reasons.of(shown, likely.did.item, likely.did.kind)
-        return Answer(self._listed(shown, pinned, likely.scores, likely.source, reasons), likely.intent)
+        listed = self._listed(shown, pinned, likely.scores, likely.source, reasons)
+        spent = likely.spent and likely.spent._replace(ranking=time.perf_counter() - began)
+        return Answer(listed, likely.intent, chances, spent)
 
     def _of_interests(self, ranking: Ranking, likely: _Likely, wishes: Wishes) -> Answer:
         """Items that are about what the user is said to like, popular ones first, then what is popular anyway."""
@@ -223,7 +244,10 @@ class Engine:
     def _probabilities(
         self, user_id: str | None, past: Sequence[Action], session: Sequence[Action], now: float
     ) -> _Likely:
+        began = time.perf_counter()
+        before = self._kept.get(user_id)
         kept = self._read(user_id, past, now)
+        read_at = time.perf_counter()
         told = self._encoded_actions([action for action in session if action.event_type in EVENT_TYPE_CODES])
         did = joined(kept.past, told) if len(told.item) else kept.past
         latest = max([now, *told.seconds.tolist()])
@@ -237,7 +261,8 @@ class Engine:
         read = _run(self._decoder, self._decoder_inputs, self._read_as, {**kept.encoded, **inputs})
         scores = masses(items, read, inputs["history"][0], tokens[0])
         scores /= max(scores.sum(), _TINY)
-        return _Likely("model", scores, float(read["intent"][0]), did, latest)
+        spent = Spent(kept is before, read_at - began, time.perf_counter() - read_at)
+        return _Likely("model", scores, float(read["intent"][0]), did, latest, spent)
 
     def _listed(
         self, shown: Sequence[int], pinned: Set[int], scores: np.ndarray, source: str, reasons: Sequence[Reason]

@@ -52,6 +52,7 @@ class Journal:
         self._flushing: asyncio.Task[None] | None = None
         self._appending = asyncio.Lock()
         self._blanking = threading.Lock()  # nobody reads half a line
+        self._asked_from = Segment("", 0)
         self._name = f"{max((int(segment.name) for segment in self.segments()), default=0) + 1:08d}"
         self._size = 0
         self._file = self._open_segment()
@@ -59,6 +60,15 @@ class Journal:
     def segments(self) -> list[Segment]:
         """All files, oldest first."""
         return [Segment(path.stem, path.stat().st_size) for path in sorted(self.folder.glob("*.jsonl"))]
+
+    def uncollected(self) -> int:
+        """Bytes behind the furthest place that was read from since the start: who reads on has what came before."""
+        reached = self._asked_from
+        return sum(
+            segment.bytes - (reached.bytes if segment.name == reached.name else 0)
+            for segment in self.segments()
+            if segment.name >= reached.name
+        )
 
     def read(self, name: str, offset: int, limit: int) -> bytes:
         """Whole lines of a file from an offset, about `limit` bytes of them.
@@ -71,6 +81,7 @@ class Journal:
         with self._blanking, self._path(name).open("rb") as file:
             file.seek(offset)
             chunk = file.read(limit)
+        self._asked_from = max(self._asked_from, Segment(name, offset))
         return chunk[: chunk.rfind(b"\n") + 1]
 
     def lines(self) -> Iterator[bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 
@@ -195,6 +196,11 @@ class Problem(msgspec.Struct):
     title: str
     status: int
     detail: str
+
+
+def as_lines(events: Iterable[Event]) -> bytes:
+    """Events as the journal keeps them."""
+    return b"".join(msgspec.json.encode(event) + b"\n" for event in events)
 
 
 def decode_request(body: bytes) -> RecommendationRequest:

@@ -164,7 +164,7 @@ def _operation(one: Operation, schema_of: dict[str, Any]) -> dict[str, Any]:
     schema = schema_of[str(one.answer)] if one.answer else {}
     problem = {"description": "What was wrong and where", "content": {_PROBLEM: {"schema": schema_of[str(Problem)]}}}
     found["responses"] = {"200": {"description": "Done", "content": {answered: {"schema": schema}}}}
-    found["responses"] |= dict.fromkeys(("400", "404", "413", "422", "503"), problem)
+    found["responses"] |= dict.fromkeys(("400", "404", "408", "413", "422", "429", "503"), problem)
     if one.path.startswith("/v1"):
         admin = one.admin
         found["security"] = [{"token": []}] if admin else [{"token": []}, {}]  # without keys, lists are open

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence, Set
+from dataclasses import dataclass, field, replace
+from random import Random
 
 import numpy as np
 
@@ -15,7 +16,41 @@ from recsys_tasks.serving.rules import Rules
 from recsys_tasks.serving.scoring import ItemVectors
 
 _BLOCK = 128
+_MOST_RANKED = 500
 _WIDER = 5  # candidates for each place in a varied list
+
+
+@dataclass(frozen=True)
+class Exploration:
+    """That a share of the places is filled by chance, so that something is learned of items that are never best.
+
+    The same seed draws the same.
+    """
+
+    share: float
+    seed: str
+
+    def draw(self, ranked: Sequence[int], fixed: Set[int], k: int) -> tuple[list[int], list[float]]:
+        """Items for k places, and with what chance each came to its place, given those before it.
+
+        Args:
+            ranked: more items than places, best first; of those that are left, the best comes with a chance of
+                1 - share, and otherwise any of them.
+            fixed: those of `ranked` that stay where they are.
+        """
+        random = Random(self.seed)  # noqa: S311
+        places = {place: number for place, number in enumerate(ranked[:k]) if number in fixed}
+        left = [number for number in ranked if number not in fixed]
+        shown, chances = [], []
+        for place in range(min(k, len(ranked))):
+            if place in places:
+                shown.append(places[place])
+                chances.append(1.0)
+            elif left:
+                drawn = random.randrange(len(left)) if random.random() < self.share else 0
+                chances.append(self.share / len(left) + (1 - self.share) * (drawn == 0))
+                shown.append(left.pop(drawn))
+        return shown, chances
 
 
 @dataclass(frozen=True)
@@ -29,6 +64,7 @@ class Wishes:
         diversity: from 0, the best items, to 1, items as different from each other as there are.
         at_most_per_category: how many of one category path.
         interests: what the user is said to like, for one of whom nothing else is known.
+        explore: how places are filled by chance, if they are.
     """
 
     k: int
@@ -37,6 +73,7 @@ class Wishes:
     diversity: float = 0.0
     at_most_per_category: int | None = None
     interests: Sequence[str] = ()
+    explore: Exploration | None = None
 
 
 class Ranking:
@@ -80,6 +117,15 @@ class Ranking:
             found.insert(position - 1, number)
         shown = found[: wishes.k]
         return shown, {number for _, number in pins}.intersection(shown)
+
+    def draw(
+        self, scores: np.ndarray, wishes: Wishes, explore: Exploration, now: float
+    ) -> tuple[list[int], set[int], list[float]]:
+        """As `rank`, with some places filled by chance; and the chances."""
+        wider = replace(wishes, k=max(wishes.k, min(_WIDER * wishes.k, _MOST_RANKED)))
+        ranked, pinned = self.rank(scores, wider, now)
+        shown, chances = explore.draw(ranked, pinned, wishes.k)
+        return shown, pinned.intersection(shown), chances
 
     def _allowed(self, scores: np.ndarray, wishes: Wishes, now: float) -> np.ndarray:
         scores = scores.copy() if self._weights is None else scores * self._weights

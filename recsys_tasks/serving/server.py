@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import threading
+from types import FrameType
 
 import uvicorn
+from starlette.applications import Starlette
 
 from recsys_tasks.errors import ConfigurationError
 from recsys_tasks.serving.app import create_app
@@ -56,7 +59,23 @@ def _serve_one(host: str, port: int, worker: int, workers: int) -> None:
         date_header=False,
         timeout_graceful_shutdown=_DRAIN_SECONDS,
     )
-    uvicorn.Server(config).run(sockets)
+    _Server(config, app, settings().drain_seconds).run(sockets)
+
+
+class _Server(uvicorn.Server):
+    """Goes on for a while after it is told to stop, so that those who ask whether it is ready send nobody any more."""
+
+    def __init__(self, config: uvicorn.Config, app: Starlette, drain_seconds: float) -> None:
+        super().__init__(config)
+        self._app, self._drain_seconds = app, drain_seconds
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        endpoint = self._app.state.endpoint
+        if endpoint.leaving or not self._drain_seconds:
+            super().handle_exit(sig, frame)
+            return
+        endpoint.leaving = True
+        threading.Timer(self._drain_seconds, super().handle_exit, (sig, frame)).start()
 
 
 def _listening(host: str, port: int, shared: bool = False) -> socket.socket:
