@@ -43,7 +43,7 @@ from recsys_tasks.serving.messages import (
 from recsys_tasks.serving.metrics import Metrics
 from recsys_tasks.serving.models import Models
 from recsys_tasks.serving.openapi import document
-from recsys_tasks.serving.overload import Overload, RateLimit
+from recsys_tasks.serving.overload import Overload, RateLimit, Shedding
 from recsys_tasks.serving.ranking import Wishes
 from recsys_tasks.serving.rules import read_rules
 from recsys_tasks.serving.state import LiveState
@@ -94,7 +94,11 @@ class Endpoint:
 
     async def recommendations(self, request: Request) -> Response:
         """`POST /v1/recommendations`"""
-        return answer(self.lists.recommend(decode_request(await read_body(request))))
+        asked = decode_request(await read_body(request))
+        began = time.perf_counter()
+        found = answer(self.lists.recommend(asked))
+        self.overload.took(time.perf_counter() - began)
+        return found
 
     async def recommendation_batch(self, request: Request) -> Response:
         """`POST /v1/recommendations/batch`: answers in the order of the requests."""
@@ -174,15 +178,14 @@ class Endpoint:
         return Response(document(), media_type="application/json")
 
     def guarded(self, path: str, handler: Handler, scope: Scope) -> Handler:
-        """The handler for whom it is meant and while there is time for it, measured, with what it raises turned into a
-        problem document."""
+        """The handler for whom it is meant, measured, with what it raises turned into a problem document."""
 
         async def measured(request: Request) -> Response:
             request_id, began = begin_request(request.headers.get(REQUEST_ID)), time.perf_counter()
             try:
                 authorization = request.headers.get("authorization")
                 self.access.check(authorization, scope)
-                self._check_load(request, authorization, scope)
+                self._check_rate(request, authorization, scope)
                 response = await handler(request)
             except RequestError as error:
                 response = problem(error.status, error.title, error.detail)
@@ -200,19 +203,14 @@ class Endpoint:
 
         return measured
 
-    def _check_load(self, request: Request, authorization: str | None, scope: Scope) -> None:
-        """Refuses lists while too many are asked for; events, of which each counts, only of one who sends too many; and
-        nothing that the administrator asks."""
-        if scope not in (READ, WRITE) or self.access.is_admin(authorization):
+    def _check_rate(self, request: Request, authorization: str | None, scope: Scope) -> None:
+        """Refuses what one caller asks too much, but nothing that the administrator asks."""
+        if self.rate_limit is None or scope not in (READ, WRITE) or self.access.is_admin(authorization):
             return
-        if scope == READ and self.overload.refuses():
-            self.metrics.refused("busy")
-            raise RequestError(503, "Too busy", "more is asked than can be answered in time; ask again later")
-        if self.rate_limit is not None:
-            caller = authorization or (request.client.host if request.client else "")
-            if self.rate_limit.refuses(caller, time.monotonic()):
-                self.metrics.refused("rate")
-                raise RequestError(429, "Too many requests", "this caller asks more than it may; ask again later")
+        caller = authorization or (request.client.host if request.client else "")
+        if self.rate_limit.refuses(caller, time.monotonic()):
+            self.metrics.refused("rate")
+            raise RequestError(429, "Too many requests", "this caller asks more than it may; ask again later")
 
 
 def create_app(settings: Settings, place: Place | None = None) -> Starlette:
@@ -223,12 +221,10 @@ def create_app(settings: Settings, place: Place | None = None) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        beside = [asyncio.create_task(endpoint.overload.watch())]
-        if place.others:
-            beside.append(asyncio.create_task(endpoint.hear_of_items()))
+        hearing = asyncio.create_task(endpoint.hear_of_items()) if place.others else None
         yield
-        for task in beside:
-            task.cancel()
+        if hearing is not None:
+            hearing.cancel()
         endpoint.journal.close()
         endpoint.items.close()
 
@@ -262,4 +258,10 @@ def create_app(settings: Settings, place: Place | None = None) -> Starlette:
         lifespan=lifespan,
     )
     found.state.endpoint = endpoint
+    found.add_middleware(
+        Shedding,
+        overload=endpoint.overload,
+        spared=endpoint.access.is_admin,
+        refused=lambda: endpoint.metrics.refused("busy"),
+    )
     return found

@@ -2,50 +2,103 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
-_EVERY_SECONDS = 0.005
-_MORE, _LESS = 0.1, 0.02  # of all requests, at each look
+import msgspec
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from recsys_tasks.serving.messages import Problem
+
+_WEIGHT = 0.02  # of the latest list, in the mean of what one takes
 _CALLERS = 10_000
+_LISTS, _ITEMS = ("/v1/recommendations", "/v1/search"), "/v1/items/"
+_REFUSAL = msgspec.json.encode(
+    Problem("about:blank", "Too busy", 503, "more is asked than can be answered in time; ask again later")
+)
+_REFUSAL_HEADERS = [
+    (b"content-type", b"application/problem+json"),
+    (b"content-length", str(len(_REFUSAL)).encode()),
+    (b"retry-after", b"1"),
+]
 
 
 class Overload:
-    """Refuses a share of requests while those that are taken wait too long for their turn.
+    """How long requests wait for their turn: as many as have come and not begun, times what one takes.
 
-    Requests that arrive wait for the event loop, so a task that wants its turn every few milliseconds sees how long
-    they wait. The share grows while that is more than is allowed and shrinks while it is not, as in routers that keep
-    queues short (Nichols and Jacobson 2012, CoDel): who is taken is answered in time, and a refusal costs next to
-    nothing.
+    Args:
+        most_seconds: requests for lists are refused while it is longer than this.
+
+    Attributes:
+        arrived: how many requests have come and are not answered; the server sets it.
     """
 
     def __init__(self, most_seconds: float) -> None:
         self._most_seconds = most_seconds
-        self.wait_seconds = 0.0
-        self.refused_share = 0.0
-        self._owed = 0.0
+        self._mean_seconds = 0.0
+        self._begun = 0
+        self.arrived: Callable[[], int] = lambda: 0
 
-    async def watch(self) -> None:
-        """Looks as long as the endpoint serves."""
-        while True:
-            began = time.perf_counter()
-            await asyncio.sleep(_EVERY_SECONDS)
-            self.look(time.perf_counter() - began - _EVERY_SECONDS)
+    @contextmanager
+    def begun(self) -> Iterator[None]:
+        """That a request has had its turn; what it waits for from then on keeps nobody else waiting."""
+        self._begun += 1
+        try:
+            yield
+        finally:
+            self._begun -= 1
 
-    def look(self, waited: float) -> None:
-        """Takes in how long something waited for its turn, seconds."""
-        self.wait_seconds = max(waited, 0.0)
-        change = _MORE if self.wait_seconds > self._most_seconds else -_LESS
-        self.refused_share = min(max(self.refused_share + change, 0.0), 1.0)
+    def took(self, seconds: float) -> None:
+        """Takes in how long a list took."""
+        self._mean_seconds += _WEIGHT * (seconds - self._mean_seconds)
+
+    @property
+    def wait_seconds(self) -> float:
+        """How long the next request waits."""
+        return max(self.arrived() - self._begun, 0) * self._mean_seconds
 
     def refuses(self) -> bool:
-        """Whether the next request is one to refuse."""
-        self._owed += self.refused_share
-        if self._owed < 1.0:
-            return False
-        self._owed -= 1.0
-        return True
+        """Whether a list is not to be made now, so that those behind it wait less."""
+        return self.wait_seconds > self._most_seconds
+
+
+class Shedding:
+    """An application in front of another, which refuses lists without asking that one: refusing has to be cheap where
+    many are refused.
+
+    Args:
+        app: what answers.
+        overload: says what to refuse.
+        spared: whether a request's header `Authorization` gets an answer all the same.
+        refused: is told of each refusal.
+    """
+
+    def __init__(
+        self, app: ASGIApp, overload: Overload, spared: Callable[[str], bool], refused: Callable[[], None]
+    ) -> None:
+        self._app, self._overload, self._spared, self._refused = app, overload, spared, refused
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers a request, or refuses it."""
+        if not (_is_for_a_list(scope) and self._overload.refuses()) or self._spared(_authorization(scope)):
+            with self._overload.begun():
+                await self._app(scope, receive, send)
+            return
+        self._refused()
+        await send({"type": "http.response.start", "status": 503, "headers": _REFUSAL_HEADERS})
+        await send({"type": "http.response.body", "body": _REFUSAL})
+
+
+def _is_for_a_list(scope: Scope) -> bool:
+    if scope["type"] != "http":
+        return False
+    path: str = scope["path"]
+    return path.startswith(_LISTS) or (path.startswith(_ITEMS) and scope["method"] == "GET")
+
+
+def _authorization(scope: Scope) -> str:
+    return next((value.decode("latin-1") for name, value in scope["headers"] if name == b"authorization"), "")
 
 
 class RateLimit:

@@ -61,11 +61,11 @@ def test_while_all_wait_lists_are_refused_and_events_and_the_administrator_are_n
 ) -> None:
     with _client(tmp_path, bundles[0]) as client:
         endpoint = client.app.state.endpoint  # type: ignore[attr-defined]
-        endpoint.overload.refused_share = 1.0
+        endpoint.overload.took(0.05)
+        endpoint.overload.arrived = lambda: 1_000
         refused = client.post("/v1/recommendations", json=ASKED)
         assert refused.status_code == 503
         assert refused.headers["retry-after"] == "1"
-        endpoint.overload.refused_share = 1.0
         event = {"event_type": "view", "user_id": "u1", "item_id": "i1"}
         assert client.post("/v1/events", json=event).status_code == 200
         assert client.post("/v1/recommendations", json={"record": False}, headers=HEADERS).status_code == 200

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import ExitStack
 
 import pytest
 from hypothesis import given
@@ -12,31 +13,25 @@ from recsys_tasks.serving.overload import Overload, RateLimit
 from recsys_tasks.serving.ranking import Exploration
 
 
-def test_nothing_is_refused_while_nobody_waits() -> None:
+@given(st.integers(0, 500), st.integers(0, 100), st.floats(0.001, 0.01))
+def test_lists_are_refused_while_what_waits_takes_longer_than_is_allowed(
+    arrived: int, begun: int, seconds: float
+) -> None:
     overload = Overload(0.1)
-    overload.look(0.05)
-    assert not any(overload.refuses() for _ in range(100))
+    overload.arrived = lambda: arrived + begun
+    for _ in range(1_000):
+        overload.took(seconds)
+    with ExitStack() as stack:
+        for _ in range(begun):
+            stack.enter_context(overload.begun())
+        if abs(arrived * seconds - 0.1) > 1e-3:
+            assert overload.refuses() == (arrived * seconds > 0.1)
 
 
-def test_as_long_as_all_wait_too_long_more_is_refused_and_afterwards_nothing() -> None:
+def test_before_anything_took_time_nothing_is_refused() -> None:
     overload = Overload(0.1)
-    refused = []
-    for _ in range(12):
-        overload.look(0.2)
-        refused.append(sum(overload.refuses() for _ in range(100)))
-    assert refused == sorted(refused)
-    assert refused[-1] == 100
-    for _ in range(60):
-        overload.look(0.0)
-    assert not any(overload.refuses() for _ in range(100))
-
-
-@given(st.floats(0.0, 1.0), st.integers(1, 500))
-def test_the_share_that_is_refused_is_the_share(share: float, requests: int) -> None:
-    overload = Overload(0.1)
-    overload.refused_share = share
-    refused = sum(overload.refuses() for _ in range(requests))
-    assert refused == pytest.approx(share * requests, abs=1)
+    overload.arrived = lambda: 10_000
+    assert not overload.refuses()
 
 
 @given(st.lists(st.floats(0.0, 0.5), min_size=1, max_size=200), st.floats(0.5, 20.0))
