@@ -13,7 +13,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recsys_tasks.errors import OtherModelFormat
 from recsys_tasks.features.encoding import EncodedSnapshot, encode_snapshot
 from recsys_tasks.features.sequences import SECONDS_PER_DAY
 from recsys_tasks.features.snapshot import Snapshot
@@ -25,6 +24,7 @@ from recsys_tasks.serving.bundle import (
     GOLDEN,
     HISTORIES,
     MODEL,
+    NETWORK,
     VOCABULARY,
     read_bundle,
     seal,
@@ -42,19 +42,13 @@ def build_bundle(version: Version, snapshot: Snapshot, folder: Path) -> Path:
     """The version's bundle, in a folder named by its digest under `folder`.
 
     Raises:
-        OtherModelFormat: the version was trained by a package that this one cannot serve.
+        OtherModelFormat: the version was trained by a package whose networks this one does not know.
     """
     folder.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(prefix=".building-", dir=folder))
     try:
         with run_files(version.run_id) as files:
-            for name in MODEL:
-                if not (files / name).exists():
-                    raise OtherModelFormat(
-                        f"Version {version.number} was trained by another version of this package: it has no {name};"
-                        " train it again"
-                    )
-                shutil.copy(files / name, building / name)
+            copy_model(files, building)
         encoded = encode_snapshot(snapshot, Vocabulary.load(building / VOCABULARY))
         columns = catalogue_columns(snapshot.item_table(), encoded.vocabulary)
         write_data(building, columns, encoded, snapshot.cutoff.timestamp())
@@ -72,6 +66,23 @@ def build_bundle(version: Version, snapshot: Snapshot, folder: Path) -> Path:
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return home
+
+
+def copy_model(files: Path, building: Path) -> None:
+    """Copies what a trained model has for serving; made anew from its weights where an earlier version of this package
+    left something else.
+
+    Raises:
+        OtherModelFormat: it cannot be.
+    """
+    ready = all((files / name).exists() for name in MODEL)
+    for name in MODEL if ready else (NETWORK, VOCABULARY):
+        shutil.copy(files / name, building / name)
+    if not ready:
+        from recsys_tasks.model.export import export_graphs  # brings torch, which nothing else here needs
+        from recsys_tasks.model.files import load_model
+
+        export_graphs(load_model(files).network, building)
 
 
 def measure_bundle(folder: Path) -> dict[str, float]:

@@ -9,7 +9,8 @@ from recsys_tasks.model.export import export_graphs, verify_graphs
 from recsys_tasks.model.files import TrainedModel, load_model, save_model
 from recsys_tasks.model.training import build_network
 from recsys_tasks.names import VIEW
-from recsys_tasks.serving.bundle import Bundle
+from recsys_tasks.promotion.build import copy_model
+from recsys_tasks.serving.bundle import MODEL, Bundle
 from recsys_tasks.serving.engine import Action, Engine
 from recsys_tasks.serving.ranking import Wishes
 from tests.shops import small_config, vocabulary
@@ -27,6 +28,18 @@ def test_a_model_with_neighbours_is_served_and_read_back(tmp_path: Path) -> None
     export_graphs(network, tmp_path)
     assert verify_graphs(network, tmp_path) < 1e-4
     assert torch.equal(load_model(tmp_path).network.items.matrix(), network.items.matrix())
+
+
+def test_a_model_of_before_that_left_no_vectors_can_be_served(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    words = vocabulary()
+    network = build_network(small_config(words, query_words=QUERY_WORDS), words).eval()
+    files, building = tmp_path / "files", tmp_path / "building"
+    save_model(TrainedModel(network, words), files)
+    building.mkdir()
+    copy_model(files, building)
+    assert {path.name for path in building.iterdir()} == set(MODEL)
+    assert verify_graphs(network, building) < 1e-4
 
 
 @pytest.mark.parametrize("query_words", [0, QUERY_WORDS])
