@@ -48,6 +48,7 @@ from recsys_tasks.serving.ranking import Wishes
 from recsys_tasks.serving.rules import read_rules
 from recsys_tasks.serving.state import LiveState
 from recsys_tasks.serving.tail import Tail
+from recsys_tasks.serving.tracing import tracing
 from recsys_tasks.serving.workers import Place
 from recsys_tasks.settings import Settings
 
@@ -65,6 +66,7 @@ class Endpoint:
     def __init__(self, settings: Settings, place: Place) -> None:
         home = place.home
         self.access = Access(settings)
+        self.tracing = tracing(settings)
         self.overload = Overload(settings.most_wait_milliseconds / 1e3)
         self.rate_limit = RateLimit(settings.rate_limit) if settings.rate_limit else None
         self.items = Journal(home / "items")
@@ -182,18 +184,9 @@ class Endpoint:
 
         async def measured(request: Request) -> Response:
             request_id, began = begin_request(request.headers.get(REQUEST_ID)), time.perf_counter()
-            try:
-                authorization = request.headers.get("authorization")
-                self.access.check(authorization, scope)
-                self._check_rate(request, authorization, scope)
-                response = await handler(request)
-            except RequestError as error:
-                response = problem(error.status, error.title, error.detail)
-            except UnavailableError as error:
-                response = problem(503, "Not available", str(error))
-            except Exception:
-                log.exception("%s %s failed", request.method, path)
-                response = problem(500, "Internal error", "this is our mistake; the log of the endpoint says more")
+            with self.tracing.request(request.method, path, request.headers) as answered:
+                response = await self._answered(request, handler, path, scope)
+                answered(response.status_code)
             spent, status = time.perf_counter() - began, response.status_code
             self.metrics.request(path, status, spent)
             fields = {"method": request.method, "route": path, "status": status, "milliseconds": round(1e3 * spent, 3)}
@@ -202,6 +195,20 @@ class Endpoint:
             return response
 
         return measured
+
+    async def _answered(self, request: Request, handler: Handler, path: str, scope: Scope) -> Response:
+        try:
+            authorization = request.headers.get("authorization")
+            self.access.check(authorization, scope)
+            self._check_rate(request, authorization, scope)
+            return await handler(request)
+        except RequestError as error:
+            return problem(error.status, error.title, error.detail)
+        except UnavailableError as error:
+            return problem(503, "Not available", str(error))
+        except Exception:
+            log.exception("%s %s failed", request.method, path)
+            return problem(500, "Internal error", "this is our mistake; the log of the endpoint says more")
 
     def _check_rate(self, request: Request, authorization: str | None, scope: Scope) -> None:
         """Refuses what one caller asks too much, but nothing that the administrator asks."""
@@ -227,6 +234,7 @@ def create_app(settings: Settings, place: Place | None = None) -> Starlette:
             hearing.cancel()
         endpoint.journal.close()
         endpoint.items.close()
+        await run_in_threadpool(endpoint.tracing.close)
 
     def route(path: str, handler: Handler, method: str, scope: Scope) -> Route:
         return Route(path, endpoint.guarded(path, handler, scope), methods=[method])
