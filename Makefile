@@ -38,6 +38,6 @@ test: check  ## all checks and tests, on real PostgreSQL, MLflow and Airflow
 	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 lock:  ## write requirements.txt anew from what pyproject.toml resolves to in a fresh environment
-	python3 -m venv .lock && .lock/bin/pip install --quiet '.[serving,tracing,pipeline,dev]' \
+	python3 -m venv .lock && .lock/bin/pip install --quiet '.[serving,shared,tracing,pipeline,dev]' \
 	  && (sed -n "/^#/p" requirements.txt; .lock/bin/pip freeze --exclude session-recommender | sed "s/+cpu//") > requirements.new \
 	  && mv requirements.new requirements.txt; rm -rf .lock

@@ -27,8 +27,8 @@ from benchmarks.report import PeakMemory, Stopwatch, machine, show, write
 from recsys_tasks.features.encoding import load_events, snapshot_vocabulary
 from recsys_tasks.features.sequences import build_timeline
 from recsys_tasks.features.snapshot import Snapshot, SnapshotParameters, build_snapshot
+from recsys_tasks.sql import source
 from recsys_tasks.warehouse import ArrowReader, embedded
-from recsys_tasks.warehouse.statements import source
 
 PARAMETERS = SnapshotParameters(validation_share=0.04, test_share=0.04, min_item_events=5)
 

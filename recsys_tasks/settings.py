@@ -46,6 +46,10 @@ class Settings(BaseSettings):
     explore_share: float = Field(
         0, ge=0, lt=1, description="share of places in recorded lists filled by chance, with the chance noted"
     )
+    shared_state: SecretStr | None = Field(
+        None, description="PostgreSQL URL of the warehouse, for endpoints that share what users just did"
+    )
+    keep_shared_hours: float = Field(48, gt=0, description="what endpoints share is dropped after this long")
     tracing: bool = Field(False, description="whether the endpoint tells OpenTelemetry of requests (OTEL_… says where)")
     rules: Path | None = Field(None, description="TOML file of the shop's rules for lists: boosts, pins, limits")
     landing: Path | None = Field(None, description="landing folder, a folder per source in it; default: home/landing")

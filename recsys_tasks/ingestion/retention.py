@@ -18,21 +18,27 @@ _WAITING = timedelta(days=7)  # how long the rows of a batch that was never load
 
 @dataclass(frozen=True)
 class Dropped:
-    """What went: partitions of whole months, rows of quarantine, landing schemas of batches that were never loaded."""
+    """What went: partitions of whole months, rows of quarantine, landing schemas of batches that were never loaded, and
+    rows by which endpoints share what users did."""
 
     months: list[str]
     quarantined: int
     landings: int
+    live_events: int
 
 
-def drop_old(engine: Engine, kept_from: datetime, keep_quarantine: timedelta, *, dry_run: bool = False) -> Dropped:
-    """Drops months of events that lie wholly before `kept_from`, old quarantine and forsaken landings.
+def drop_old(
+    engine: Engine, kept_from: datetime, keep_quarantine: timedelta, keep_shared: timedelta, *, dry_run: bool = False
+) -> Dropped:
+    """Drops months of events that lie wholly before `kept_from`, old quarantine, what endpoints shared, and forsaken
+    landings.
 
     A month goes at once, as a table, and with it what is noted of its days. With `dry_run` nothing goes.
     """
     with engine.begin() as connection:
         months = _months_before(connection, kept_from)
         quarantined = connection.execute(statement("maintenance/drop_quarantine"), {"keep": keep_quarantine}).rowcount
+        live = connection.execute(statement("maintenance/drop_live_events"), {"keep": keep_shared}).rowcount
         landings = _drop_landings(connection)
         for month in months:
             connection.execute(text(f"drop table {month}"))
@@ -47,7 +53,7 @@ def drop_old(engine: Engine, kept_from: datetime, keep_quarantine: timedelta, *,
                 )
         if dry_run:
             connection.rollback()
-    dropped = Dropped(months, quarantined, landings)
+    dropped = Dropped(months, quarantined, landings, live)
     log.info("%s %s", "Would drop" if dry_run else "Dropped", dropped)
     return dropped
 

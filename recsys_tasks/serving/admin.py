@@ -18,6 +18,7 @@ from recsys_tasks.serving.lists import Lists
 from recsys_tasks.serving.messages import RequestError, decode_id, decode_staged_change
 from recsys_tasks.serving.metrics import Metrics
 from recsys_tasks.serving.models import Models
+from recsys_tasks.serving.shared import SharedState
 from recsys_tasks.serving.state import LiveState
 from recsys_tasks.serving.trial import Challenger, Terms
 
@@ -34,11 +35,12 @@ class Admin:
         journal: Journal,
         forgotten: Forgotten,
         state: LiveState,
+        shared: SharedState,
         lists: Lists,
         metrics: Metrics,
     ) -> None:
         self._models, self._journal, self._forgotten = models, journal, forgotten
-        self._state, self._lists, self._metrics = state, lists, metrics
+        self._state, self._shared, self._lists, self._metrics = state, shared, lists, metrics
         self.swapping = asyncio.Lock()  # one bundle comes or goes at a time
         self._forgetting = asyncio.Lock()  # one user goes at a time
 
@@ -110,6 +112,8 @@ class Admin:
         """`DELETE /v1/admin/users/{user_id}`"""
         user_id = decode_id(request.path_params["user_id"], "user")
         async with self._forgetting:
+            if not await self._shared.forget(user_id):
+                raise RequestError(503, "Shared state away", "what endpoints share does not answer; ask again later")
             async with self._journal.quiet() as end:
                 # Nothing waits in here: what came before is the forgotten user's, what comes after a new one's.
                 self._lists.listen()

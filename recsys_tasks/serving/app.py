@@ -46,6 +46,7 @@ from recsys_tasks.serving.openapi import document
 from recsys_tasks.serving.overload import Overload, RateLimit, Shedding
 from recsys_tasks.serving.ranking import Wishes
 from recsys_tasks.serving.rules import read_rules
+from recsys_tasks.serving.shared import SharedState
 from recsys_tasks.serving.state import LiveState
 from recsys_tasks.serving.tail import Tail
 from recsys_tasks.serving.tracing import tracing
@@ -86,19 +87,22 @@ class Endpoint:
         self.state = LiveState()
         replayed = self.state.replay(chain(self.journal.lines(), others.lines()))
         log.info("Read %d events from the journal", replayed)
+        url = settings.shared_state.get_secret_value() if settings.shared_state else None
+        self.shared = SharedState(url, self.state)
         self.metrics = Metrics(self.journal, self.overload)
         self.metrics.serving(self.models.engine)
         self.lists = Lists(
             self.models, forgotten, self.state, others, self.journal, self.metrics, settings.explore_share
         )
-        self.admin = Admin(self.models, self.journal, forgotten, self.state, self.lists, self.metrics)
+        self.admin = Admin(self.models, self.journal, forgotten, self.state, self.shared, self.lists, self.metrics)
         self.leaving = False
 
     async def recommendations(self, request: Request) -> Response:
         """`POST /v1/recommendations`"""
         asked = decode_request(await read_body(request))
+        complete = await self.shared.hear(asked.user_id, asked.session_id)
         began = time.perf_counter()
-        found = answer(self.lists.recommend(asked))
+        found = answer(self.lists.recommend(asked, complete))
         self.overload.took(time.perf_counter() - began)
         return found
 
@@ -106,13 +110,18 @@ class Endpoint:
         """`POST /v1/recommendations/batch`: answers in the order of the requests."""
         answers = []
         for asked in decode_batch(await read_body(request)):
-            answers.append(self.lists.recommend(asked))
+            complete = await self.shared.hear(asked.user_id, asked.session_id)
+            answers.append(self.lists.recommend(asked, complete))
             await asyncio.sleep(0)  # nobody who asks for one list waits for a hundred
         return answer({"answers": answers})
 
     async def search(self, request: Request) -> Response:
         """`POST /v1/search`"""
-        return answer(self.lists.search(decode_search(await read_body(request))))
+        asked = decode_search(await read_body(request))
+        complete = await self.shared.hear(asked.user_id, asked.session_id)
+        found, events = self.lists.search(asked, complete)
+        await self.shared.tell(events)
+        return answer(found)
 
     async def similar(self, request: Request) -> Response:
         """`GET /v1/items/{item_id}/similar?k=N`"""
@@ -150,6 +159,7 @@ class Endpoint:
         """`POST /v1/events`"""
         events = decode_events(await read_body(request), _BATCH_EVENTS)
         await self.journal.append(as_lines(events))
+        await self.shared.tell(events)
         for event in events:
             self.state.add(event)
             self.metrics.event(event.event_type)
@@ -169,7 +179,9 @@ class Endpoint:
         """`GET /readyz`: a model serves, and will for a while."""
         if self.leaving:
             raise RequestError(503, "Leaving", "this endpoint was told to stop; it answers what still comes")
-        return answer({"status": "ready", "model_version": self.lists.engine().bundle.model_version})
+        version = self.lists.engine().bundle.model_version
+        shared = {} if self.shared.reached is None else {"shared_state": "reached" if self.shared.reached else "away"}
+        return answer({"status": "ready", "model_version": version, **shared})
 
     async def show_metrics(self, request: Request) -> Response:
         """`GET /metrics`"""
@@ -228,10 +240,13 @@ def create_app(settings: Settings, place: Place | None = None) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        hearing = asyncio.create_task(endpoint.hear_of_items()) if place.others else None
+        beside = [asyncio.create_task(endpoint.hear_of_items())] if place.others else []
+        if endpoint.shared.reached is not None:
+            beside.append(asyncio.create_task(endpoint.shared.keep_telling()))
         yield
-        if hearing is not None:
-            hearing.cancel()
+        for task in beside:
+            task.cancel()
+        await endpoint.shared.close()
         endpoint.journal.close()
         endpoint.items.close()
         await run_in_threadpool(endpoint.tracing.close)

@@ -56,7 +56,7 @@ class Lists:
         self._models, self._forgotten, self._state, self._others = models, forgotten, state, others
         self._journal, self._metrics, self._explore_share = journal, metrics, explore_share
 
-    def recommend(self, asked: RecommendationRequest) -> RecommendationAnswer:
+    def recommend(self, asked: RecommendationRequest, complete: bool = True) -> RecommendationAnswer:
         """What a user in a session may want next."""
         past, session, now = self._context(asked)
         request_id = uuid.uuid4().hex
@@ -66,10 +66,11 @@ class Lists:
             known_as, wishes = self._wishes(asked, engine, [*past, *session])
             return engine.recommend(known_as, past, session, now, replace(wishes, explore=explore))
 
-        return self._answer(asked, ask, request_id)
+        return self._answer(asked, ask, request_id, complete)
 
-    def search(self, asked: SearchRequest) -> SearchAnswer:
-        """Items that match; where no item has a word of the query, what else may please, marked as such."""
+    def search(self, asked: SearchRequest, complete: bool = True) -> tuple[SearchAnswer, list[Event]]:
+        """Items that match; where no item has a word of the query, what else may please, marked as such. And the search
+        as something that the user did, if it is to be recorded."""
         past, session, now = self._context(asked)
         request_id = uuid.uuid4().hex
 
@@ -78,20 +79,20 @@ class Lists:
             found = engine.search(known_as, past, session, now, asked.query, wishes)
             return found if found.items else engine.recommend(known_as, past, session, now, wishes)
 
-        answer = self._answer(asked, ask, request_id)
-        if asked.record:
-            self._record_search(asked, request_id)
+        answer = self._answer(asked, ask, request_id, complete)
         fallback = not any(item.source == "search" for item in answer.items)
-        return SearchAnswer(**msgspec.structs.asdict(answer), fallback=fallback)
+        events = self._record_search(asked, request_id) if asked.record else []
+        return SearchAnswer(**msgspec.structs.asdict(answer), fallback=fallback), events
 
     def _answer(
-        self, asked: RecommendationRequest, ask: Callable[[Engine], Answer], request_id: str
+        self, asked: RecommendationRequest, ask: Callable[[Engine], Answer], request_id: str, complete: bool
     ) -> RecommendationAnswer:
         engine, found = self._models.answer(self.engine(), asked.user_id or asked.session_id, ask)
         self._metrics.list_made(found)
         if asked.record:
             self._record_impressions(asked, found, request_id, engine.bundle.model_version)
-        return RecommendationAnswer(request_id, engine.bundle.model_version, found.purchase_intent, found.items)
+        version = engine.bundle.model_version
+        return RecommendationAnswer(request_id, version, found.purchase_intent, complete, found.items)
 
     def _wishes(self, asked: RecommendationRequest, engine: Engine, actions: list[Action]) -> tuple[str | None, Wishes]:
         """By what id the bundle knows the user, and what is wanted of the list."""
@@ -182,11 +183,12 @@ class Lists:
         ]
         self._note(impressions, f"Impressions of request {request_id}")
 
-    def _record_search(self, asked: SearchRequest, request_id: str) -> None:
+    def _record_search(self, asked: SearchRequest, request_id: str) -> list[Event]:
         """Notes the search as something that the user did, which counts in the next answer."""
         event = Event(event_type=SEARCH, event_id=request_id, query=asked.query, **_who_and_when(asked, request_id))
         self._note([event], f"The words of search {request_id}")
         self._state.add(event)
+        return [event]
 
     def _note(self, events: list[Event], what: str) -> None:
         try:

@@ -136,6 +136,7 @@ class Recommendation(msgspec.Struct, frozen=True):
 class RecommendationAnswer(msgspec.Struct):
     """A list of items, best first; give its `request_id` with the events that follow from it.
 
+    `complete` is false where other endpoints could not be asked what they were told of the user a moment ago.
     `purchase_intent` is the probability that the session goes on to buy something, as the model sees it; null where it
     knows nothing of the user.
     """
@@ -143,6 +144,7 @@ class RecommendationAnswer(msgspec.Struct):
     request_id: str
     model_version: str
     purchase_intent: float | None
+    complete: bool
     items: list[Recommendation]
 
 

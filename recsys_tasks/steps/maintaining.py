@@ -21,7 +21,13 @@ class Maintained(Dropped):
 def maintain(*, dry_run: bool = False) -> Maintained:
     """Drops what the settings `keep_…` no longer keep and refreshes the statistics that queries are planned by."""
     chosen = settings()
-    dropped = drop_old(engine(), chosen.kept_from, timedelta(days=chosen.keep_quarantine_days), dry_run=dry_run)
+    dropped = drop_old(
+        engine(),
+        chosen.kept_from,
+        timedelta(days=chosen.keep_quarantine_days),
+        timedelta(hours=chosen.keep_shared_hours),
+        dry_run=dry_run,
+    )
     keep = timedelta(days=chosen.keep_snapshots_days)
     snapshots = drop_snapshots(engine(), chosen.snapshots, keep, dry_run=dry_run)
     if not dry_run:

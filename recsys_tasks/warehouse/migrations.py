@@ -6,7 +6,8 @@ import logging
 
 from sqlalchemy import Engine, text
 
-from recsys_tasks.warehouse.statements import SQL_ROOT, run_script
+from recsys_tasks.sql import SQL_ROOT
+from recsys_tasks.warehouse.statements import run_script
 
 log = logging.getLogger(__name__)
 _LOCK = 7_236_101  # any number, the same in every process

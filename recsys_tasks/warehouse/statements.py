@@ -1,20 +1,10 @@
-"""Reads SQL from the `sql/` folder: beside the package in a checkout, inside it when installed."""
+"""SQL of the `sql/` folder as SQLAlchemy executes it."""
 
 from __future__ import annotations
 
-from functools import cache
-from pathlib import Path
-
 from sqlalchemy import Connection, TextClause, text
 
-_PACKAGE = Path(__file__).parent.parent
-SQL_ROOT = next(folder for folder in (_PACKAGE.parent / "sql", _PACKAGE / "sql") if folder.is_dir())
-
-
-@cache
-def source(name: str) -> str:
-    """The text of `sql/<name>.sql`."""
-    return (SQL_ROOT / f"{name}.sql").read_text(encoding="utf-8")
+from recsys_tasks.sql import source
 
 
 def statement(name: str) -> TextClause:

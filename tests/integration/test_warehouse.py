@@ -14,8 +14,8 @@ from sqlalchemy import Connection, Engine, text
 
 from recsys_tasks.features.snapshot import SnapshotParameters, build_snapshot
 from recsys_tasks.ingestion.retention import drop_old, refresh_statistics
+from recsys_tasks.sql import SQL_ROOT
 from recsys_tasks.warehouse import migrate, run_script, statement
-from recsys_tasks.warehouse.statements import SQL_ROOT
 from tests.conftest import database
 from tests.integration.ingesting import count, ingest, line, mapping, write
 from tests.shops import START, add_batch, event, fill
@@ -118,12 +118,12 @@ def test_whole_months_go_when_they_are_too_old(warehouse: Engine, tmp_path: Path
     before = count(warehouse, "select count(*) from events")
     keep = timedelta(days=90)
     kept_from = START - timedelta(days=300)
-    assert drop_old(warehouse, kept_from, keep, dry_run=True).months == ["events_2022_11"]
+    assert drop_old(warehouse, kept_from, keep, keep, dry_run=True).months == ["events_2022_11"]
     assert count(warehouse, "select count(*) from events") == before
-    assert drop_old(warehouse, kept_from, keep).months == ["events_2022_11"]
+    assert drop_old(warehouse, kept_from, keep, keep).months == ["events_2022_11"]
     assert count(warehouse, "select count(*) from events") == before - 1
     assert count(warehouse, "select count(*) from batch_days where day < '2023-01-01'") == 0
-    assert drop_old(warehouse, kept_from, keep).months == []
+    assert drop_old(warehouse, kept_from, keep, keep).months == []
 
 
 def test_events_older_than_what_is_kept_do_not_come_back(warehouse: Engine, tmp_path: Path) -> None:
