@@ -1,4 +1,7 @@
-"""Requests to endpoints on this machine: as many as they answer, or at a rate whatever they do; bounded in time."""
+"""Requests to endpoints on this machine: as many as they answer, or at a rate whatever they do; bounded in time.
+
+They ask for recommendations where an address has no path.
+"""
 
 from __future__ import annotations
 
@@ -236,5 +239,6 @@ async def _connected(url: str) -> _Connection:
 
 
 def _request(url: str, body: bytes) -> bytes:
-    head = f"POST {_PATH} HTTP/1.1\r\nHost: {urlsplit(url).netloc}\r\nContent-Type: application/json\r\n"
+    parts = urlsplit(url)
+    head = f"POST {parts.path or _PATH} HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Type: application/json\r\n"
     return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body

@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import torch
 from torch import Tensor, nn
@@ -17,10 +18,12 @@ from recsys_tasks.errors import InvariantError
 from recsys_tasks.features.sequences import Timeline, build_timeline, query_inputs
 from recsys_tasks.model.network import Encoded, Events, NetworkConfig, Query, Reading, Recommender
 from recsys_tasks.names import FIRST_ITEM
-from recsys_tasks.serving.bundle import BIAS, DECODER, ENCODER, VECTORS, WORDS
-from recsys_tasks.serving.scoring import ItemVectors, masses, word_vectors
+from recsys_tasks.serving.bundle import BIAS, DECODER, ENCODER, SCAN, VECTORS, WORDS
+from recsys_tasks.serving.scoring import ItemVectors, Masses, word_vectors
 
 _ROUNDING = 1e-3
+_MOST_BYTE, _LEAST_SCALE = 127, 1e-6
+_OPSET, _IR_VERSION = 17, 9
 _LEAST = -25.0  # scores so far below the best one are as good as none
 # What is given to the graphs as vectors is not read as numbers.
 _OF_EVENTS = tuple(name for name in Events._fields if name not in ("item", "words"))
@@ -68,6 +71,7 @@ def export_graphs(network: Recommender, folder: Path) -> None:
         arrays = {VECTORS: items.matrix(), BIAS: items.bias, WORDS: words}
         for name, array in arrays.items():
             np.save(folder / name, array.cpu().numpy().astype(np.float32))
+        _export_scan(items.matrix().cpu().numpy(), items.bias.cpu().numpy(), folder / SCAN)
         events, query = _example(network.config)
         encoded = [part.clone() for part in network.encode_history(events)]
         of_events = network.items(events.item).clone()
@@ -92,6 +96,25 @@ def export_graphs(network: Recommender, folder: Path) -> None:
     )
 
 
+def _export_scan(vectors: np.ndarray, bias: np.ndarray, path: Path) -> None:
+    """Writes the graph that multiplies a direction [1, D] with the vectors of all items, rounded to bytes, and adds
+    their biases."""
+    scale = max(float(np.abs(vectors).max(initial=0.0)), _LEAST_SCALE) / _MOST_BYTE
+    constants = {
+        "items": np.ascontiguousarray(np.round(vectors / scale).astype(np.int8).T),
+        "scale": np.asarray(scale, np.float32),
+        "zero": np.asarray(0, np.int8),
+        "bias": bias.astype(np.float32),
+    }
+    node = onnx.helper.make_node("DynamicQuantizeMatMul", ["direction", *constants], ["logits"], domain="com.microsoft")
+    given = onnx.helper.make_tensor_value_info("direction", onnx.TensorProto.FLOAT, [1, vectors.shape[1]])
+    made = onnx.helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, [1, len(vectors)])
+    held = [onnx.numpy_helper.from_array(array, name) for name, array in constants.items()]
+    graph = onnx.helper.make_graph([node], "scan", [given], [made], held)
+    opsets = [onnx.helper.make_opsetid("", _OPSET), onnx.helper.make_opsetid("com.microsoft", 1)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION), path)
+
+
 def verify_graphs(network: Recommender, folder: Path) -> float:
     """Runs both graphs beside the network and returns the largest difference between their scores.
 
@@ -111,9 +134,10 @@ def verify_graphs(network: Recommender, folder: Path) -> float:
     asked |= {"bias": bias[asked["tokens"]], "days": given["days"], **kept}
     names = [output.name for output in decoder.get_outputs()]
     reading = dict(zip(names, decoder.run(None, _wanted(decoder, asked)), strict=True))
-    found = masses(ItemVectors(vectors, bias), reading, asked["history"][0], asked["tokens"][0])
+    logits = vectors @ reading["direction"][0] + bias
+    found = Masses(ItemVectors(vectors, bias), logits, reading, asked["history"][0], asked["tokens"][0])
     with np.errstate(divide="ignore"):
-        scores = np.log(found)
+        scores = np.log(found.values)
     scores, expected = (np.maximum(part - part.max(), _LEAST) for part in (scores, expected))
     difference = float(np.abs(scores - expected).max())
     if not difference < _ROUNDING:

@@ -22,8 +22,8 @@ from recsys_tasks.serving.scoring import ItemVectors
 FORMAT = 3
 MANIFEST, GOLDEN, HISTORIES, VOCABULARY = "manifest.json", "golden.json", "histories.npz", "vocabulary.json"
 ENCODER, DECODER, CATALOGUE = "encoder.onnx", "decoder.onnx", "catalogue.json"
-NETWORK, VECTORS, BIAS, WORDS = "network.json", "items.npy", "bias.npy", "words.npy"
-MODEL = (NETWORK, ENCODER, DECODER, VECTORS, BIAS, WORDS, VOCABULARY)  # what a trained model has of its own
+NETWORK, SCAN, VECTORS, BIAS, WORDS = "network.json", "scan.onnx", "items.npy", "bias.npy", "words.npy"
+MODEL = (NETWORK, ENCODER, DECODER, SCAN, VECTORS, BIAS, WORDS, VOCABULARY)  # what a trained model has of its own
 FILES = (*MODEL, CATALOGUE, HISTORIES, GOLDEN)
 
 

@@ -17,14 +17,14 @@ from recsys_tasks.errors import BundleCorrupt, GoldenMismatch, InputError
 from recsys_tasks.features.sequences import QUERY_WORDS, Arrays
 from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM
 from recsys_tasks.serving.additions import Addition, with_additions
-from recsys_tasks.serving.bundle import DECODER, ENCODER, Bundle
+from recsys_tasks.serving.bundle import DECODER, ENCODER, SCAN, Bundle
 from recsys_tasks.serving.inputs import History, history_inputs, joined, session_inputs
 from recsys_tasks.serving.messages import Recommendation
 from recsys_tasks.serving.pace import rest_after
-from recsys_tasks.serving.ranking import Ranking, Wishes
+from recsys_tasks.serving.ranking import Exactly, Ranking, Wishes
 from recsys_tasks.serving.reasons import LIKED, MATCHES, PINNED, POPULAR, Reason, Reasons
 from recsys_tasks.serving.rules import Rules
-from recsys_tasks.serving.scoring import masses, word_vectors
+from recsys_tasks.serving.scoring import Masses, word_vectors
 
 if TYPE_CHECKING:
     from recsys_tasks.serving.search import TextIndex
@@ -34,7 +34,6 @@ _MOST_FOUND = 1_000
 _PERSONAL = 0.5
 _CACHED_USERS = 2_000
 _TOLERANCE = 1e-4
-_TINY = 1e-30
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,8 @@ class Answer(NamedTuple):
 
 
 class _Likely(NamedTuple):
-    """Probabilities of the items [V], where they are from (`model` or `popular`), and what the user did, until when."""
+    """Probabilities of the items [V], where they are from (`model` or `popular`), and what the user did, until when.
+    Where they are rounded, `exactly` makes up for it."""
 
     source: str
     scores: np.ndarray
@@ -98,6 +98,7 @@ class _Likely(NamedTuple):
     did: History
     latest: float
     spent: Spent | None = None
+    exactly: Exactly | None = None
 
 
 class Engine:
@@ -108,7 +109,9 @@ class Engine:
         self._trained_items = len(bundle.vocabulary.item_ids)
         self._look_at(bundle)
         try:
-            self._encoder, self._decoder = (_graph(str(bundle.folder / name)) for name in (ENCODER, DECODER))
+            self._encoder, self._decoder, self._scan = (
+                _graph(str(bundle.folder / name)) for name in (ENCODER, DECODER, SCAN)
+            )
         except Exception as error:  # onnxruntime raises many kinds, all of them saying that the graph is unusable
             raise BundleCorrupt(f"A graph cannot be loaded: {error}") from error
         self._encoder_inputs = {given.name for given in self._encoder.get_inputs()}
@@ -222,9 +225,11 @@ class Engine:
         began = time.perf_counter()
         chances = None
         if wishes.explore is not None:
-            shown, pinned, chances = ranking.draw(likely.scores, wishes, wishes.explore, likely.latest)
+            shown, pinned, chances = ranking.draw(likely.scores, wishes, wishes.explore, likely.latest, likely.exactly)
         else:
-            shown, pinned = ranking.rank(likely.scores, wishes, likely.latest)
+            shown, pinned = ranking.rank(likely.scores, wishes, likely.latest, likely.exactly)
+        if likely.exactly is not None:
+            likely.scores[shown] = likely.exactly(np.asarray(shown, np.int64))
         reasons = self._reasons.of(shown, likely.did.item, likely.did.kind)
         listed = self._listed(shown, pinned, likely.scores, likely.source, reasons)
         spent = likely.spent and likely.spent._replace(ranking=time.perf_counter() - began)
@@ -259,10 +264,12 @@ class Engine:
         inputs["vectors"] = self._vectors(tokens, inputs["token_words"])
         inputs["bias"] = items.bias[tokens]
         read = _run(self._decoder, self._decoder_inputs, self._read_as, {**kept.encoded, **inputs})
-        scores = masses(items, read, inputs["history"][0], tokens[0])
-        scores /= max(scores.sum(), _TINY)
+        logits = self._scan.run(None, {"direction": read["direction"]})[0][0]
+        if len(items) > len(logits):
+            logits = np.concatenate([logits, items.later_logits(read["direction"][0])])
+        masses = Masses(items, logits, read, inputs["history"][0], tokens[0])
         spent = Spent(kept is before, read_at - began, time.perf_counter() - read_at)
-        return _Likely("model", scores, float(read["intent"][0]), did, latest, spent)
+        return _Likely("model", masses.shares(), float(read["intent"][0]), did, latest, spent, masses.exactly)
 
     def _listed(
         self, shown: Sequence[int], pinned: Set[int], scores: np.ndarray, source: str, reasons: Sequence[Reason]

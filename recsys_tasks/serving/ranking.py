@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field, replace
 from random import Random
 
@@ -17,6 +17,9 @@ from recsys_tasks.serving.scoring import ItemVectors
 
 _BLOCK = 128
 _MOST_RANKED = 500
+Exactly = Callable[[np.ndarray], np.ndarray]
+
+_AT_LEAST = 50
 _WIDER = 5  # candidates for each place in a varied list
 
 
@@ -100,15 +103,21 @@ class Ranking:
             (pin.position, number) for pin, number in zip(rules.pin, known, strict=True) if number >= FIRST_ITEM
         )
 
-    def rank(self, scores: np.ndarray, wishes: Wishes, now: float) -> tuple[list[int], set[int]]:
+    def rank(
+        self, scores: np.ndarray, wishes: Wishes, now: float, exactly: Exactly | None = None
+    ) -> tuple[list[int], set[int]]:
         """Item numbers in the order in which to show them, and which of them stand there by a pin.
 
         Args:
             scores: of each item [V]; what is not above 0 is not shown.
             wishes: what the caller wants.
             now: items are to be had at this time, seconds since 1970.
+            exactly: scores of some items, where `scores` are rounded; those that may be shown are looked up there.
         """
         scores = self._allowed(scores, wishes, now)
+        if exactly is not None:
+            few = np.asarray(best(scores, _WIDER * wishes.k + _AT_LEAST), np.int64)
+            scores[few] = exactly(few) * (1.0 if self._weights is None else self._weights[few])
         most = wishes.at_most_per_category or self._most_per_category
         pins = [(position, number) for position, number in self._pins if scores[number] > 0 and position <= wishes.k]
         scores[[number for _, number in pins]] = 0.0
@@ -119,11 +128,16 @@ class Ranking:
         return shown, {number for _, number in pins}.intersection(shown)
 
     def draw(
-        self, scores: np.ndarray, wishes: Wishes, explore: Exploration, now: float
+        self,
+        scores: np.ndarray,
+        wishes: Wishes,
+        explore: Exploration,
+        now: float,
+        exactly: Exactly | None = None,
     ) -> tuple[list[int], set[int], list[float]]:
         """As `rank`, with some places filled by chance; and the chances."""
         wider = replace(wishes, k=max(wishes.k, min(_WIDER * wishes.k, _MOST_RANKED)))
-        ranked, pinned = self.rank(scores, wider, now)
+        ranked, pinned = self.rank(scores, wider, now, exactly)
         shown, chances = explore.draw(ranked, pinned, wishes.k)
         return shown, pinned.intersection(shown), chances
 

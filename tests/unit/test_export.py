@@ -30,6 +30,31 @@ def test_a_model_with_neighbours_is_served_and_read_back(tmp_path: Path) -> None
     assert torch.equal(load_model(tmp_path).network.items.matrix(), network.items.matrix())
 
 
+class _NotRounded:
+    """In place of the scan, which rounds."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._items = engine.bundle.items
+
+    def run(self, _: None, given: dict[str, np.ndarray]) -> list[np.ndarray]:
+        return [(self._items.products(given["direction"][0]) + self._items.bias)[None]]
+
+
+def test_lists_are_those_of_vectors_that_are_not_rounded(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    words = vocabulary(4_000)
+    network = build_network(small_config(words, query_words=QUERY_WORDS), words)
+    save_model(TrainedModel(network, words), tmp_path)
+    export_graphs(network, tmp_path)
+    rounded, exact = (Engine(Bundle.of_model(tmp_path, words)) for _ in range(2))
+    exact._scan = _NotRounded(exact)
+    for number in range(40):
+        session = [Action(f"i{(7 * number + step) % 4_000}", VIEW, 100.0 + step) for step in range(1 + number % 7)]
+        found, wanted = (engine.recommend(None, [], session, 100.0, Wishes(20)).items for engine in (rounded, exact))
+        assert [item.item_id for item in found] == [item.item_id for item in wanted]
+        np.testing.assert_allclose([item.score for item in found], [item.score for item in wanted], rtol=1e-2)
+
+
 def test_a_model_of_before_that_left_no_vectors_can_be_served(tmp_path: Path) -> None:
     torch.manual_seed(0)
     words = vocabulary()

@@ -1,0 +1,83 @@
+"""Durable events under an open load: `python benchmarks/events.py --rate 5000 --batch 50 --seconds 20`.
+
+Batches are posted when they are due, whatever became of the ones before; a time counts from when a batch was due, and
+an answer says that its events are on the disk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.endpoints import resident_megabytes, running_endpoint
+from benchmarks.load import Caller
+from benchmarks.report import machine, show, write
+
+_BATCHES = 200
+_USERS, _ITEMS = 50_000, 10_000
+_MOST_SECONDS = 300.0
+
+
+def main() -> None:
+    """Runs the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rate", type=float, nargs="+", default=[5_000.0], help="events a second")
+    parser.add_argument("--batch", type=int, default=50)
+    parser.add_argument("--seconds", type=float, default=20.0, help="at each rate")
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--json")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder, running_endpoint(Path(folder) / "home", given.workers) as (url, pid):
+        bodies = _batches(given.batch)
+        rows = [_at(f"{url}/v1/events", bodies, rate, given, pid) for rate in given.rate]
+    about = machine("uvicorn") | {"workers": str(given.workers), "batch": str(given.batch)}
+    show("Durable events", rows, about)
+    write(given.json, {"rows": rows, **rows[-1], "machine": about})
+
+
+def _batches(size: int) -> list[bytes]:
+    random = np.random.default_rng(0)
+    return [
+        json.dumps(
+            [
+                {
+                    "event_type": "view",
+                    "user_id": f"u{random.integers(_USERS)}",
+                    "session_id": f"s{random.integers(_USERS)}",
+                    "item_id": f"i{random.integers(_ITEMS)}",
+                }
+                for _ in range(size)
+            ]
+        ).encode()
+        for _ in range(_BATCHES)
+    ]
+
+
+def _at(url: str, bodies: list[bytes], rate: float, given: argparse.Namespace, pid: int) -> dict[str, float]:
+    caller = Caller([url], bodies, rate / given.batch, {}, _MOST_SECONDS)
+    with caller:
+        time.sleep(given.seconds)
+    load = caller.load
+    assert load is not None, "the context is closed"  # noqa: S101
+    took = float((load.due + load.seconds).max() - load.due.min())
+    return {
+        "events_s": rate,
+        "achieved_events_s": given.batch * len(load.seconds) / took,
+        "p50_ms": load.milliseconds(50),
+        "p99_ms": load.milliseconds(99),
+        "max_ms": load.milliseconds(100),
+        "errors": load.failed,
+        "rss_mb": resident_megabytes(pid),
+    }
+
+
+if __name__ == "__main__":
+    main()
