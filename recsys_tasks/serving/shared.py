@@ -36,7 +36,7 @@ _AGAIN_SECONDS = 1.0  # one that does not answer is asked no more often than thi
 _BACK = timedelta(seconds=10)
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 _KEYS = 200_000
-_MOST_OWED = 100_000
+_MOST_OWED, _MOST_TOLD = 100_000, 1_000
 _PARAMETER, _DIALECT = re.compile(r"(?<!:):(\w+)"), re.compile(r"^postgresql\+\w+://")
 
 
@@ -111,17 +111,20 @@ class SharedState:
 
     async def tell_what_is_owed(self) -> None:
         """Tells of what could not be told before."""
-        if not self._owed:
-            return
-        events = list(self._owed)
-        self._owed.clear()
+        while self._owed:
+            events = [self._owed.popleft() for _ in range(min(len(self._owed), _MOST_TOLD))]
+            if not await self._told(events):
+                self._owed.extendleft(reversed(events))
+                return
+
+    async def _told(self, events: Sequence[Event]) -> bool:
         rows = [
             (f"{kind}:{key}", event)
             for event in events
             for kind, key in (("user", event.user_id), ("session", event.session_id))
             if key is not None
         ]
-        told = await self._ask(
+        answer = await self._ask(
             "tell",
             keys=[key for key, _ in rows],
             event_ids=[event.event_id for _, event in rows],
@@ -129,8 +132,7 @@ class SharedState:
             event_times=[event.event_time for _, event in rows],
             events=[msgspec.json.encode(event).decode() for _, event in rows],
         )
-        if told is None:
-            self._owed.extendleft(reversed(events))
+        return answer is not None
 
     async def keep_telling(self) -> None:
         """Tells of what is owed as soon as that can be done, as long as the endpoint serves."""

@@ -95,7 +95,10 @@ def test_without_the_database_lists_go_on_and_say_so_and_nothing_is_lost(
     replicas: tuple[TestClient, TestClient], tmp_path: Path, bundles: list[Path], warehouse: Engine
 ) -> None:
     with _replica(tmp_path / "lonely", bundles[0], NOWHERE) as lonely:
-        _tell(lonely, session_id="s", item_id="i3", event_id="kept")
+        _tell(lonely, session_id="s", item_id="i3")
+        many = [{"event_type": "view", "user_id": f"many{number}", "item_id": "i1"} for number in range(700)]
+        for _ in range(3):
+            assert lonely.post("/v1/events", json=many).status_code == 200
         answer = _asked(lonely, session_id="s")
         assert answer["complete"] is False
         assert answer["items"][0]["source"] == "model"
@@ -105,6 +108,7 @@ def test_without_the_database_lists_go_on_and_say_so_and_nothing_is_lost(
         shared._url = _url(warehouse).replace("+psycopg", "")  # it comes back
         shared._away_until = 0.0
         assert _asked(lonely, session_id="s")["complete"] is True
+        assert count(warehouse, "select count(*) from live_events where key like 'user:many%'") == 3 * len(many)
         assert lonely.get("/readyz").json()["shared_state"] == "reached"
     assert _items(replicas[0], session_id="s") == [item["item_id"] for item in answer["items"]]
 
