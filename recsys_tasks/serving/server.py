@@ -21,6 +21,7 @@ from recsys_tasks.settings import settings
 _SWITCH_SECONDS = 0.0005
 _BACKLOG = 2048
 _DRAIN_SECONDS = 20
+_KEEP_SECONDS = 75  # callers with many connections use each of them seldom
 
 
 def serve(host: str, port: int, workers: int = 1) -> None:
@@ -57,6 +58,7 @@ def _serve_one(host: str, port: int, worker: int, workers: int) -> None:
         access_log=False,
         server_header=False,
         date_header=False,
+        timeout_keep_alive=_KEEP_SECONDS,
         timeout_graceful_shutdown=_DRAIN_SECONDS,
     )
     _Server(config, app, settings().drain_seconds).run(sockets)
