@@ -37,7 +37,7 @@ class Settings(BaseSettings):
     log_format: Literal["text", "json"] = Field("text", description="of the endpoint's log")
     access_log: bool = Field(False, description="whether the endpoint logs every request, without who asked what")
     most_wait_milliseconds: float = Field(
-        100, gt=0, description="requests for lists are refused while they wait longer than this for their turn"
+        500, gt=0, description="requests for lists are refused while they wait longer than this for their turn"
     )
     rate_limit: float | None = Field(None, gt=0, description="requests a second of one key or address; none: any")
     drain_seconds: float = Field(
