@@ -21,7 +21,7 @@ from recsys_tasks.names import FIRST_ITEM
 from recsys_tasks.serving.bundle import BIAS, DECODER, ENCODER, SCAN, VECTORS, WORDS
 from recsys_tasks.serving.scoring import ItemVectors, Masses, word_vectors
 
-_ROUNDING = 1e-3
+_ROUNDING, _MOST_ROUNDED = 1e-3, 0.5  # of a score; that of vectors rounded to bytes
 _MOST_BYTE, _LEAST_SCALE = 127, 1e-6
 _OPSET, _IR_VERSION = 17, 9
 _LEAST = -25.0  # scores so far below the best one are as good as none
@@ -116,7 +116,8 @@ def _export_scan(vectors: np.ndarray, bias: np.ndarray, path: Path) -> None:
 
 
 def verify_graphs(network: Recommender, folder: Path) -> float:
-    """Runs both graphs beside the network and returns the largest difference between their scores.
+    """Runs both graphs beside the network and returns the largest difference between their scores; and looks whether
+    the scan of all items is that of their vectors.
 
     Raises:
         InvariantError: they differ by more than rounding explains.
@@ -135,6 +136,10 @@ def verify_graphs(network: Recommender, folder: Path) -> float:
     names = [output.name for output in decoder.get_outputs()]
     reading = dict(zip(names, decoder.run(None, _wanted(decoder, asked)), strict=True))
     logits = vectors @ reading["direction"][0] + bias
+    scan = onnxruntime.InferenceSession(folder / SCAN)
+    rounded = float(np.abs(scan.run(None, {"direction": reading["direction"]})[0][0] - logits).max())
+    if not rounded < _MOST_ROUNDED:
+        raise InvariantError(f"The graph over all items differs from their vectors by {rounded:.2g} in a score")
     found = Masses(ItemVectors(vectors, bias), logits, reading, asked["history"][0], asked["tokens"][0])
     with np.errstate(divide="ignore"):
         scores = np.log(found.values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
@@ -13,6 +14,8 @@ from recsys_tasks.names import FIRST_ITEM
 from recsys_tasks.serving.bundle import Bundle
 from recsys_tasks.serving.messages import Item
 from recsys_tasks.serving.scoring import word_vectors
+
+log = logging.getLogger(__name__)
 
 _RAREST = 0.1
 
@@ -37,7 +40,11 @@ class Additions:
         decode = msgspec.json.Decoder(Addition).decode
         news: dict[str, Addition] = {}
         for line in lines:
-            addition = decode(line)
+            try:
+                addition = decode(line)
+            except msgspec.MsgspecError as error:
+                log.error("A line that tells of an item cannot be read and counts for nothing here: %s", error)
+                continue
             known = self._latest.get(addition.item_id)
             if known is None or known.time <= addition.time:
                 self._latest[addition.item_id] = news[addition.item_id] = addition

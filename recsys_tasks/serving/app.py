@@ -150,10 +150,12 @@ class Endpoint:
             await self._take_in(list(self.others_items.lines()))
 
     async def _take_in(self, lines: list[bytes]) -> None:
-        news = self.additions.replay(lines)
-        if news:
+        if lines:
+            # A model that is being loaded reads what was told so far: nothing is added meanwhile.
             async with self.admin.swapping:
-                await run_in_threadpool(self.models.put_items, news)
+                news = self.additions.replay(lines)
+                if news:
+                    await run_in_threadpool(self.models.put_items, news)
 
     async def post_events(self, request: Request) -> Response:
         """`POST /v1/events`"""

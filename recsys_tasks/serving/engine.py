@@ -370,21 +370,20 @@ class Engine:
     def _read(self, user_id: str | None, past: Sequence[Action], now: float) -> _Kept:
         """A user's history up to a time, encoded; made anew only where it is another than at the last request."""
         happened = tuple((action.item_id, action.event_type, action.seconds, action.query) for action in past)
-        key = None if user_id is None and not happened else user_id
-        kept = self._kept.get(key)
+        kept = self._kept.get(user_id)  # of nobody, what is kept is that nothing happened
         same = kept is not None and kept.happened == happened
         known = kept.known if kept is not None and same else self._known(user_id, past)
         end = int(np.searchsorted(known.seconds, now, side="right"))
         if kept is not None and same and kept.end == end:
-            self._kept.move_to_end(key)
+            self._kept.move_to_end(user_id)
             return kept
         before = known.up_to(end, HISTORY)
         inputs = history_inputs(before)
         vectors = self._vectors(inputs["item"], inputs["words"])
         encoded = _run(self._encoder, self._encoder_inputs, self._encoded_as, {**inputs, "vectors": vectors})
         kept = _Kept(happened, known, end, before, inputs, encoded, now)
-        if key is not None or not happened:
-            self._kept[key] = kept
+        if user_id is not None or not happened:
+            self._kept[user_id] = kept
             if len(self._kept) > _CACHED_USERS:
                 self._kept.popitem(last=False)
         return kept

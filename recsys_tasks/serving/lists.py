@@ -89,9 +89,9 @@ class Lists:
     ) -> RecommendationAnswer:
         engine, found = self._models.answer(self.engine(), asked.user_id or asked.session_id, ask)
         self._metrics.list_made(found)
-        if asked.record:
-            self._record_impressions(asked, found, request_id, engine.bundle.model_version)
         version = engine.bundle.model_version
+        if asked.record:
+            self._record_impressions(asked, found, request_id, version)
         return RecommendationAnswer(request_id, version, found.purchase_intent, complete, found.items)
 
     def _wishes(self, asked: RecommendationRequest, engine: Engine, actions: list[Action]) -> tuple[str | None, Wishes]:

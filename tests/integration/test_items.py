@@ -101,6 +101,15 @@ def test_it_is_there_after_a_restart_and_in_another_model(
         assert _listed(again, user_id="u1") == listed
 
 
+def test_a_line_that_cannot_be_read_stops_neither_the_start_nor_what_was_told_besides(
+    client: TestClient, tmp_path: Path
+) -> None:
+    _tell(client, "bottle", BLUE)
+    next((tmp_path / "endpoint" / "items").glob("*.jsonl")).open("ab").write(b"{not json}\n")
+    with TestClient(create_app(_settings(tmp_path))) as again:
+        assert _found(again, "bottle")
+
+
 @pytest.mark.parametrize(
     "item", [{}, {"title": ""}, {"title": "t", "price": -1}, {"title": "t", "unknown": 1}, {"title": "t\0"}]
 )

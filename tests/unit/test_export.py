@@ -1,16 +1,18 @@
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from recsys_tasks.errors import InvariantError
 from recsys_tasks.features.sequences import QUERY_WORDS
 from recsys_tasks.model.export import export_graphs, verify_graphs
 from recsys_tasks.model.files import TrainedModel, load_model, save_model
 from recsys_tasks.model.training import build_network
 from recsys_tasks.names import VIEW
 from recsys_tasks.promotion.build import copy_model
-from recsys_tasks.serving.bundle import MODEL, Bundle
+from recsys_tasks.serving.bundle import MODEL, SCAN, Bundle
 from recsys_tasks.serving.engine import Action, Engine
 from recsys_tasks.serving.ranking import Wishes
 from tests.shops import small_config, vocabulary
@@ -53,6 +55,18 @@ def test_lists_are_those_of_vectors_that_are_not_rounded(tmp_path: Path) -> None
         found, wanted = (engine.recommend(None, [], session, 100.0, Wishes(20)).items for engine in (rounded, exact))
         assert [item.item_id for item in found] == [item.item_id for item in wanted]
         np.testing.assert_allclose([item.score for item in found], [item.score for item in wanted], rtol=1e-2)
+
+
+def test_a_scan_of_other_vectors_is_found_out(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    words = vocabulary()
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        network = build_network(small_config(words), words).eval()
+        export_graphs(network, tmp_path / name)
+    shutil.copy(tmp_path / "one" / SCAN, tmp_path / "two" / SCAN)
+    with pytest.raises(InvariantError, match="all items"):
+        verify_graphs(network, tmp_path / "two")
 
 
 def test_a_model_of_before_that_left_no_vectors_can_be_served(tmp_path: Path) -> None:
