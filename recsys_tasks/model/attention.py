@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -50,6 +51,17 @@ class Dropout(nn.Module):
         return x * (kept * (256 / (256 - self.dropped))).to(x.dtype)
 
 
+class KeyValue(NamedTuple):
+    """What attention reads of positions: their keys and values [B, h, M, D/h]."""
+
+    key: Tensor
+    value: Tensor
+
+    def followed_by(self, later: KeyValue) -> KeyValue:
+        """These positions and some after them."""
+        return KeyValue(torch.cat([self.key, later.key], 2), torch.cat([self.value, later.value], 2))
+
+
 class Attention(nn.Module):
     """Multi-head scaled dot-product attention, softmax(Q Kᵀ / √d) V (Vaswani et al. 2017, equation 1)."""
 
@@ -62,9 +74,21 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, source: Tensor, mask: Tensor | None, turns: tuple[Turn, Turn] | None = None) -> Tensor:
         """What positions `x` [B, T, D] read of `source` [B, M, D]; without a mask each sees those not after it."""
-        query, key, value = self._project(x, source, turns)
+        query, (key, value) = self._query(x, turns and turns[0]), self.keep(source, turns and turns[1])
         read = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None)
         return self._join(read)
+
+    def keep(self, source: Tensor, by: Turn | None) -> KeyValue:
+        """What can be kept of `source` [B, M, D] for all who read it."""
+        key, value = (self._split(part) for part in self.key_value(source).chunk(2, -1))
+        return KeyValue(key if by is None else rotate(key, by), value)
+
+    def read(self, x: Tensor, by: Turn, kept: KeyValue, hidden: Tensor | None) -> Tensor:
+        """What positions `x` [B, T, D] read of what was kept; `hidden` [B, 1, 1 or T, M] is added to the scores."""
+        scores = self._query(x, by) @ (kept.key.transpose(2, 3) / math.sqrt(kept.key.shape[-1]))
+        if hidden is not None:
+            scores = scores + hidden
+        return self._join(scores.softmax(-1) @ kept.value)
 
     def local(self, x: Tensor, mask: Tensor, by: Turn) -> Tensor:
         """Self-attention in blocks of w positions that see their own block and the one before.
@@ -74,7 +98,7 @@ class Attention(nn.Module):
         length, size = x.shape[1], mask.shape[2]
         query, key, value = (
             F.pad(part, (0, 0, 0, -length % size)).unflatten(2, (-1, size)).transpose(1, 2)  # [B, T/w, h, w, D/h]
-            for part in self._project(x, x, (by, by))
+            for part in (self._query(x, by), *self.keep(x, by))
         )
         key, value = (
             torch.cat([F.pad(part, (0, 0, 0, 0, 0, 0, 1, 0))[:, :-1], part], 3).flatten(0, 1) for part in (key, value)
@@ -82,12 +106,9 @@ class Attention(nn.Module):
         read = F.scaled_dot_product_attention(query.flatten(0, 1), key, value, attn_mask=mask)
         return self._join(read.unflatten(0, (len(x), -1)).transpose(1, 2).flatten(2, 3)[:, :, :length])
 
-    def _project(self, x: Tensor, source: Tensor, turns: tuple[Turn, Turn] | None) -> tuple[Tensor, Tensor, Tensor]:
+    def _query(self, x: Tensor, by: Turn | None) -> Tensor:
         query = self._split(self.query(x))
-        key, value = (self._split(part) for part in self.key_value(source).chunk(2, -1))
-        if turns is not None:
-            query, key = rotate(query, turns[0]), rotate(key, turns[1])
-        return query, key, value
+        return query if by is None else rotate(query, by)
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [B, T, D] -> [B, h, T, D/h]
@@ -156,6 +177,32 @@ class DecoderLayer(nn.Module):
             read = self.cross_attention(self.cross_norm(x), memory.states, memory.visible, memory.turns)
             x = x + self.drop(read)
         return x + self.drop(self.feed_forward(x))
+
+    def keep(self, x: Tensor, by: Turn) -> KeyValue:
+        """What later tokens of the session read of tokens [B, T, D]."""
+        return self.self_attention.keep(self.self_norm(x), by)
+
+    def read(
+        self,
+        x: Tensor,
+        by: Turn,
+        session: KeyValue,
+        later: Tensor | None,
+        history: tuple[KeyValue, Tensor, Turn] | None,
+    ) -> Tensor:
+        """The same as `forward` without dropout, for tokens [B, T, D] over what was kept.
+
+        Args:
+            x, by: some tokens of a session and their turns.
+            session: of all its tokens; later: [B, 1, 1 or T, M], what hides those after each.
+            history: what was kept of it, what hides its padding, and the turn of the session's time.
+        """
+        x = x + self.self_attention.read(self.self_norm(x), by, session, later)
+        if history is not None:
+            kept, hidden, since = history
+            x = x + self.cross_attention.read(self.cross_norm(x), since, kept, hidden)
+        found: Tensor = x + self.feed_forward(x)
+        return found
 
 
 class RecurrentLayer(nn.Module):

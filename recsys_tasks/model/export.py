@@ -6,30 +6,40 @@ from __future__ import annotations
 import logging
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from torch import Tensor, nn
 from torch.export import Dim
+from torch.utils import _pytree as pytree
 
 from recsys_tasks.errors import InvariantError
 from recsys_tasks.features.sequences import Timeline, build_timeline, query_inputs
-from recsys_tasks.model.network import Encoded, Events, NetworkConfig, Query, Reading, Recommender
+from recsys_tasks.model.network import (
+    Encoded,
+    Events,
+    NetworkConfig,
+    Query,
+    Reading,
+    Recommender,
+    SessionInputs,
+    SessionState,
+)
 from recsys_tasks.names import FIRST_ITEM
 from recsys_tasks.serving.bundle import BIAS, DECODER, ENCODER, SCAN, VECTORS, WORDS
-from recsys_tasks.serving.scoring import ItemVectors, Masses, word_vectors
+from recsys_tasks.serving.graphs import AFTER, BEFORE, Graph, state_after
+from recsys_tasks.serving.scoring import ItemVectors, NextItem, word_vectors
 
 _ROUNDING, _MOST_ROUNDED = 1e-3, 0.5  # of a score; that of vectors rounded to bytes
 _MOST_BYTE, _LEAST_SCALE = 127, 1e-6
 _OPSET, _IR_VERSION = 17, 9
 _LEAST = -25.0  # scores so far below the best one are as good as none
 # What is given to the graphs as vectors is not read as numbers.
-_OF_EVENTS = tuple(name for name in Events._fields if name not in ("item", "words"))
-_OF_QUERY = tuple(name for name in Query._fields if name != "token_words")
-_ALONG_HISTORY = ("history", "age_bucket", "is_last")
-_ALONG_SESSION = ("tokens", "token_kinds", "token_gaps")
+_OF_EVENTS = tuple(name for name in Events._fields if name != "words")
+_OF_SESSION = tuple(name for name in SessionInputs._fields if name != "words")
+_ALONG_SESSION = ("item", "kind", "gap", "place")
 
 
 class _Encoder(nn.Module):
@@ -37,9 +47,9 @@ class _Encoder(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, vectors: Tensor, *events: Tensor) -> Encoded:
-        read = dict(zip(_OF_EVENTS, events, strict=True))
-        return self.network.kept_of(self.network.encode_vectors(vectors, Events(item=vectors, words=vectors, **read)))
+    def forward(self, vectors: Tensor, *columns: Tensor) -> Encoded:
+        events = Events(words=vectors, **dict(zip(_OF_EVENTS, columns, strict=True)))
+        return self.network.kept_of(self.network.encode_vectors(vectors, events), events)
 
 
 class _Decoder(nn.Module):
@@ -49,17 +59,17 @@ class _Decoder(nn.Module):
 
     def forward(
         self,
-        memory: Tensor,
-        copy_key: Tensor,
-        age_curve: Tensor,
+        encoded: Encoded,
+        ages: Tensor,
         days: Tensor,
+        state: SessionState,
         vectors: Tensor,
         bias: Tensor,
-        *query: Tensor,
+        *columns: Tensor,
     ) -> tuple[Tensor, ...]:
-        asked = Query(token_words=vectors, **dict(zip(_OF_QUERY, query, strict=True)))
-        reading = self.network.read_session(Encoded(memory, copy_key, age_curve), days, asked, vectors, bias)
-        return tuple(part for part in reading if part is not None)
+        session = SessionInputs(words=vectors, **dict(zip(_OF_SESSION, columns, strict=True)))
+        reading, after = self.network.read_session((encoded, ages, days), session, vectors, bias, state)
+        return tuple(part for part in (*reading, *(after or ())) if part is not None)
 
 
 def export_graphs(network: Recommender, folder: Path) -> None:
@@ -73,27 +83,48 @@ def export_graphs(network: Recommender, folder: Path) -> None:
             np.save(folder / name, array.cpu().numpy().astype(np.float32))
         _export_scan(items.matrix().cpu().numpy(), items.bias.cpu().numpy(), folder / SCAN)
         events, query = _example(network.config)
-        encoded = [part.clone() for part in network.encode_history(events)]
-        of_events = network.items(events.item).clone()
-        of_tokens, bias = network.items(query.tokens).clone(), items.bias[query.tokens].clone()
-    long = Dim.DYNAMIC
+        ages, days, session = _asked(events, query)
+        encoded = network.encode_history(events)
+        vectors, bias = network.items(session.item), items.bias[session.item]
+        _, state = network.read_session((encoded, ages, days), session, vectors, bias)
+        assert state is not None, "a recurrent decoder reads no history"  # noqa: S101
+        of_events = network.items(events.item)
+    long, config = Dim.DYNAMIC, network.config
     _export(
         _Encoder(network),
-        (of_events, *(getattr(events, name) for name in _OF_EVENTS)),
+        _apart((of_events, *(getattr(events, name) for name in _OF_EVENTS))),
         folder / ENCODER,
         ["vectors", *_OF_EVENTS],
         list(Encoded._fields),
         ({1: long}, tuple({1: long} for _ in _OF_EVENTS)),
     )
-    per_query = tuple({1: long} if name in (*_ALONG_HISTORY, *_ALONG_SESSION) else None for name in _OF_QUERY)
+    state_names = [name for name, part in state._asdict().items() if part is not None]
+    per_column = tuple({1: long} if name in _ALONG_SESSION else None for name in _OF_SESSION)
+    along = SessionState({3: long}, {3: long}, *(None if part is None else {1: long} for part in state[2:]))
     _export(
         _Decoder(network),
-        (*encoded, events.days, of_tokens, bias, *(getattr(query, name) for name in _OF_QUERY)),
+        _apart((encoded, ages, days, state, vectors, bias, *(getattr(session, name) for name in _OF_SESSION))),
         folder / DECODER,
-        [*Encoded._fields, "days", "vectors", "bias", *_OF_QUERY],
-        [name for name in Reading._fields if name != "of_session" or network.config.sessions_repeat],
-        (*({1: long},) * 6, per_query),
+        [*Encoded._fields, "ages", "days", *(BEFORE + name for name in state_names), "vectors", "bias", *_OF_SESSION],
+        [
+            *(name for name in Reading._fields if name != "of_session" or config.sessions_repeat),
+            *(AFTER + name for name in state_names),
+        ],
+        (
+            Encoded({3: long}, {3: long}, {3: long}, {1: long}, {1: long}),
+            {1: long},
+            None,
+            along,
+            {1: long},
+            {1: long},
+            per_column,
+        ),
     )
+
+
+def _apart(example: Any) -> Any:
+    """Copies of tensors that share no memory with others: an export takes one that comes twice for one input."""
+    return pytree.tree_map_only(Tensor, torch.clone, example)
 
 
 def _export_scan(vectors: np.ndarray, bias: np.ndarray, path: Path) -> None:
@@ -126,23 +157,25 @@ def verify_graphs(network: Recommender, folder: Path) -> float:
     with torch.inference_mode():
         expected = network.answer(events, query).numpy()[0]
     vectors, bias, words = (np.load(folder / name) for name in (VECTORS, BIAS, WORDS))
-    encoder, decoder = (onnxruntime.InferenceSession(folder / name) for name in (ENCODER, DECODER))
+    encoder, decoder, scan = (Graph(folder / name) for name in (ENCODER, DECODER, SCAN))
     given = {name: value.numpy() for name, value in events._asdict().items()}
     given["vectors"] = word_vectors(words, given["words"], vectors[given["item"]])
-    kept = dict(zip(Encoded._fields, encoder.run(None, _wanted(encoder, given)), strict=True))
-    asked = {name: value.numpy() for name, value in query._asdict().items()}
-    asked |= {"vectors": word_vectors(words, asked["token_words"], vectors[asked["tokens"]])}
-    asked |= {"bias": bias[asked["tokens"]], "days": given["days"], **kept}
-    names = [output.name for output in decoder.get_outputs()]
-    reading = dict(zip(names, decoder.run(None, _wanted(decoder, asked)), strict=True))
+    ages, days, session = _asked(events, query)
+    asked = {name: value.numpy() for name, value in session._asdict().items()} | encoder(given)
+    asked |= {"vectors": word_vectors(words, asked["words"], vectors[asked["item"]]), "bias": bias[asked["item"]]}
+    asked |= {"ages": ages.numpy(), "days": days.numpy()}
+    state = decoder.beginning()
+    for part in (slice(0, -1), slice(-1, None)):  # the last token in a session that goes on
+        tokens = {name: asked[name][:, part] for name in ("vectors", "bias", *_ALONG_SESSION)}
+        reading = decoder({**asked, **tokens, **state})
+        state = state_after(reading)
     logits = vectors @ reading["direction"][0] + bias
-    scan = onnxruntime.InferenceSession(folder / SCAN)
-    rounded = float(np.abs(scan.run(None, {"direction": reading["direction"]})[0][0] - logits).max())
+    rounded = float(np.abs(scan(reading)["logits"][0] - logits).max())
     if not rounded < _MOST_ROUNDED:
         raise InvariantError(f"The graph over all items differs from their vectors by {rounded:.2g} in a score")
-    found = Masses(ItemVectors(vectors, bias), logits, reading, asked["history"][0], asked["tokens"][0])
+    found = NextItem(ItemVectors(vectors, bias), logits, reading, query.history.numpy()[0], query.tokens.numpy()[0])
     with np.errstate(divide="ignore"):
-        scores = np.log(found.values)
+        scores = np.log(found.exactly(np.arange(len(vectors))))
     scores, expected = (np.maximum(part - part.max(), _LEAST) for part in (scores, expected))
     difference = float(np.abs(scores - expected).max())
     if not difference < _ROUNDING:
@@ -150,8 +183,9 @@ def verify_graphs(network: Recommender, folder: Path) -> float:
     return difference
 
 
-def _wanted(graph: onnxruntime.InferenceSession, given: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {needed.name: given[needed.name] for needed in graph.get_inputs()}
+def _asked(events: Events, query: Query) -> tuple[Tensor, Tensor, SessionInputs]:
+    """A request as the decoder's graph reads it: ages of the history's events, days, and tokens."""
+    return query.ages(), torch.zeros_like(events.days[:, 0]), query.session()
 
 
 def _export(

@@ -24,6 +24,7 @@ from recsys_tasks.model.attention import (
     DecoderLayer,
     Dropout,
     EncoderLayer,
+    KeyValue,
     Memory,
     RecurrentLayer,
     Turn,
@@ -103,6 +104,17 @@ class Query(NamedTuple):
     weekday: Tensor  # [B]
     session_gap: Tensor  # [B]
 
+    def ages(self) -> Tensor:
+        """Where in the copy head's curves each event of the history is [B, H]."""
+        return self.age_bucket + GAP_BUCKETS * self.is_last
+
+    def session(self) -> SessionInputs:
+        """Its tokens."""
+        place = torch.arange(self.tokens.shape[1], device=self.tokens.device).expand(self.tokens.shape)
+        begin = (self.hour, self.weekday, self.session_gap)
+        columns = (self.tokens, self.token_kinds, self.token_gaps, self.token_words, place)
+        return SessionInputs(*columns, *(column[:, None] for column in begin))
+
 
 class Past(NamedTuple):
     """What the sessions of a window have before them: the window's own events; see `model.windows`."""
@@ -146,11 +158,25 @@ class Loss(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """What can be kept of a history between sessions."""
+    """What can be kept of a history between sessions: what each decoder layer attends to, and what copying reads.
 
-    memory: Tensor  # [B, H, D]
+    The last position [H] that is attended to is of nothing, and always visible.
+    """
+
+    keys: Tensor  # [B, N, h, H + 1, D/h] of N layers
+    values: Tensor  # [B, N, h, H + 1, D/h]
+    hidden: Tensor  # [B, 1, 1, H + 1] what is added to hide padding
     copy_key: Tensor  # [B, H, D]
-    age_curve: Tensor  # [B, H, 2 * GAP_BUCKETS] biases of copying at each age
+    age_weight: Tensor  # [B, H, R] of the biases of copying at each age
+
+
+class SessionState(NamedTuple):
+    """What can be kept of a session's first tokens for those that follow them."""
+
+    keys: Tensor  # [B, N, h, T, D/h] of N layers
+    values: Tensor  # [B, N, h, T, D/h]
+    vectors: Tensor | None  # [B, T, D]; None where no session repeats an item
+    bias: Tensor | None  # [B, T] of their items, `MASKED` where there is none
 
 
 class Reading(NamedTuple):
@@ -284,15 +310,19 @@ class Recommender(nn.Module):
     def _decode(self, x: Tensor, session: SessionInputs, own: Tensor | None, memory: Memory | None) -> Tensor:
         """States [B, T, D] of tokens, of which `x` are the items' or searches' vectors; row by row those that
         predict."""
-        x = self.loudness * x + self.kind(session.kind) + self.gap(session.gap)
-        x = torch.where(session.item[..., None] == 0, self.begin, x)
-        x = x + self.place(session.place.clamp(max=self.config.places - 1))
-        x = self.drop(x + self.hour(session.hour) + self.weekday(session.weekday) + self.session_gap(session.since))
-        by = turn(session.place[..., None] * self.place_frequency)
+        x, by = self._tokens(x, session)
         for layer in self.decoder:
             x = layer(x, by, own, memory)
         state: Tensor = self.decoder_norm(x)
         return state
+
+    def _tokens(self, x: Tensor, session: SessionInputs) -> tuple[Tensor, Turn]:
+        """What the decoder's first layer reads, and the turns of the tokens' places."""
+        x = self.loudness * x + self.kind(session.kind) + self.gap(session.gap)
+        x = torch.where(session.item[..., None] == 0, self.begin, x)
+        x = x + self.place(session.place.clamp(max=self.config.places - 1))
+        x = self.drop(x + self.hour(session.hour) + self.weekday(session.weekday) + self.session_gap(session.since))
+        return x, turn(session.place[..., None] * self.place_frequency)
 
     def _memory(self, states: Tensor, visible: Tensor, days: Tensor, memory_days: Tensor) -> Memory:
         # A last entry of zeros is always visible: attention to nothing, with score 0 whatever the time.
@@ -401,22 +431,26 @@ class Recommender(nn.Module):
         picks = F.one_hot(window.session, past.session_first.shape[1]).to(bias.dtype)  # [B, W, S]
         return torch.cat([query, picks], -1) @ torch.cat([self.copy_key(memory), bias], -1).transpose(1, 2)
 
-    # Inference: the history is encoded once, sessions are decoded per request
+    # Inference: the history is encoded once, sessions are decoded from where they were
 
     def encode_history(self, events: Events) -> Encoded:
         """What of a history can be kept."""
-        return self.kept_of(self.encode(events))
+        return self.kept_of(self.encode(events), events)
 
-    def kept_of(self, memory: Tensor) -> Encoded:
-        """What is kept of a history beside its memory."""
-        return Encoded(memory, self.copy_key(memory), self.age_curve(memory))
+    def kept_of(self, memory: Tensor, events: Events) -> Encoded:
+        """What is kept of a memory [B, H, D] of events, of whose items only 0, padding, is read."""
+        padded = F.pad(memory, (0, 0, 0, 1))
+        by = self._turn(F.pad(events.days, (0, 1)))
+        keys, values = _stacked([layer.cross_attention.keep(padded, by) for layer in self.decoder])
+        hidden = F.pad((events.item == 0).to(memory.dtype) * MASKED, (0, 1))[:, None, None]
+        return Encoded(keys, values, hidden, self.copy_key(memory), self.age_weight(memory))
 
     def answer(self, events: Events, query: Query) -> Tensor:
         """Scores [B, V] of the next item: log masses, not normalised. Items that cannot come are at `MASKED`."""
         reading = self._read(events, query)
         scores = reading.direction @ self.items.matrix().T + self.items.bias  # [B, V]
         parts = ((reading.of_history, query.history), (reading.of_session, query.tokens))
-        copies = [(part, items) for part, items in parts if part is not None]
+        copies = [(part.masked_fill(items < FIRST_ITEM, MASKED), items) for part, items in parts if part is not None]
         if copies:
             copied, items = (torch.cat(columns, -1) for columns in zip(*copies, strict=True))
             top = torch.maximum(scores.amax(-1, keepdim=True), copied.amax(-1, keepdim=True))
@@ -432,55 +466,108 @@ class Recommender(nn.Module):
         return self._read(events, query).intent
 
     def _read(self, events: Events, query: Query) -> Reading:
-        encoded = self.encode_history(events) if self.config.history else None
+        history = None
+        if self.config.history:
+            history = self.encode_history(events), query.ages(), torch.zeros_like(events.days[:, 0])
         vectors = self._with_words(self.items(query.tokens), query.token_words)
-        return self.read_session(encoded, events.days, query, vectors, self.items.bias[query.tokens])
+        bias = self.items.bias[query.tokens]
+        return self.read_session(history, query.session(), vectors, bias, length=query.length)[0]
 
     def read_session(
-        self, encoded: Encoded | None, memory_days: Tensor, query: Query, vectors: Tensor, bias: Tensor
-    ) -> Reading:
-        """What a session says of the item that comes next, whatever items there are.
+        self,
+        history: tuple[Encoded, Tensor, Tensor] | None,
+        session: SessionInputs,
+        vectors: Tensor,
+        bias: Tensor,
+        state: SessionState | None = None,
+        length: Tensor | None = None,
+    ) -> tuple[Reading, SessionState]:
+        """What a session says of the item that comes next, whatever items there are; and its state after that.
 
         Args:
-            encoded: the history; memory_days: when its events were [B, H], from the session's begin.
-            query: of which `token_words` are not read.
+            history: what was kept of it, for each event the bucket of its age, and `GAP_BUCKETS` more where it is the
+                last with its item [B, H], and the time of the session's begin in the days of the events [B].
+            session: tokens, of which `words` are not read.
             vectors: of the tokens' items and searches [B, T, D]; bias: of their items [B, T].
+            state: of the tokens before these; None where there are none.
+            length: where these are the whole session and some rows end in padding, how many are not [B].
         """
-        state = self._last_state(encoded, memory_days, query, vectors)
-        direction = self._direction(state)
-        of_history = of_session = None
-        if encoded is not None:
-            wanted = (self.copy_query(state) / math.sqrt(self.config.width))[..., None]
-            age = query.age_bucket + GAP_BUCKETS * query.is_last
-            of_history = (encoded.copy_key @ wanted).squeeze(-1)
-            of_history = of_history + encoded.age_curve.gather(2, age[..., None]).squeeze(-1)
-            of_history = of_history.masked_fill(query.history < FIRST_ITEM, MASKED)
+        x, by = self._tokens(vectors, session)
+        x, keys = self._go_on(x, by, history, session.place, state, length)
+        read = self.decoder_norm(x).squeeze(1)
+        direction = self._direction(read)
+        of_history = None if history is None else self._of_history(read, *history[:2])
+        of_session = all_vectors = all_bias = None
         if self.config.sessions_repeat:
-            place = torch.arange(query.tokens.shape[1], device=query.tokens.device)
-            distance = (query.length[:, None] - 1 - place)[:, None]  # [B, 1, T]
-            of_session = self._again(direction[:, None], vectors, bias, query.tokens, distance).squeeze(1)
-        return Reading(direction, self.intent(state).squeeze(-1).sigmoid(), of_history, of_session)
+            all_vectors, all_bias = vectors, bias.masked_fill(session.item < FIRST_ITEM, MASKED)
+            if state is not None and state.vectors is not None and state.bias is not None:
+                all_vectors = torch.cat([state.vectors, all_vectors], 1)
+                all_bias = torch.cat([state.bias, all_bias], 1)
+            of_session = self._of_session(direction, all_vectors, all_bias, length)
+        reading = Reading(direction, self.intent(read).squeeze(-1).sigmoid(), of_history, of_session)
+        return reading, keys and SessionState(*keys, all_vectors, all_bias)
 
-    def _last_state(self, encoded: Encoded | None, memory_days: Tensor, query: Query, vectors: Tensor) -> Tensor:
-        """State [B, D] of the token that predicts what comes next."""
-        place = torch.arange(query.tokens.shape[1], device=query.tokens.device)[None]
-        session = SessionInputs(
-            query.tokens,
-            query.token_kinds,
-            query.token_gaps,
-            query.token_words,
-            place,
-            query.hour[:, None],
-            query.weekday[:, None],
-            query.session_gap[:, None],
-        )
-        memory = None
-        if encoded is not None:
-            now = torch.zeros_like(query.length[:, None]).to(memory_days.dtype)  # days count from the session's start
-            memory = self._memory(encoded.memory, (query.history > 0)[:, None, None], now, memory_days)
-        states = self._decode(vectors, session, None, memory)
-        last = (query.length - 1)[:, None, None].expand(-1, 1, states.shape[-1])
-        return states.gather(1, last).squeeze(1)
+    def _go_on(
+        self,
+        x: Tensor,
+        by: Turn,
+        history: tuple[Encoded, Tensor, Tensor] | None,
+        place: Tensor,
+        state: SessionState | None,
+        length: Tensor | None,
+    ) -> tuple[Tensor, KeyValue | None]:
+        """The last token's state [B, 1, D], and what later ones read of all tokens, [B, N, ...] of N layers; a
+        recurrent decoder keeps nothing."""
+        if self.config.recurrent:
+            for layer in self.decoder:
+                x = layer(x, by, None, None)
+            return _last(x, length), None
+        before = 0 if state is None else state.keys.shape[3]
+        column = torch.arange(before + place.shape[1], device=place.device)
+        past, kept = None, []
+        for number, layer in enumerate(self.decoder):
+            own = layer.keep(x, by)
+            if state is not None:
+                own = KeyValue(state.keys[:, number], state.values[:, number]).followed_by(own)
+            kept.append(own)
+            if number < len(self.decoder) - 1:
+                later = (column > place[..., None])[:, None] * MASKED
+            else:  # of the last layer only the last token's state is of use
+                x, by = _last(x, length), Turn(*(_last(part, length, 2) for part in by))
+                later = None if length is None else (column >= length[:, None])[:, None, None] * MASKED
+            if history is not None:
+                encoded, _, since = history
+                of_layer = KeyValue(encoded.keys[:, number], encoded.values[:, number])
+                past = of_layer, encoded.hidden, self._turn(since[:, None])
+            x = layer.read(x, by, own, later, past)
+        return x, _stacked(kept)
+
+    def _of_history(self, state: Tensor, encoded: Encoded, ages: Tensor) -> Tensor:
+        """Scores [B, H] of copying events of the history, each at the bucket of its age."""
+        query = self.copy_query(state) / math.sqrt(self.config.width)
+        of_age = (encoded.age_weight * self.age_table[ages]).sum(-1) + self.age_offset[ages]
+        return (encoded.copy_key @ query[..., None]).squeeze(-1) + of_age
+
+    def _of_session(self, direction: Tensor, vectors: Tensor, bias: Tensor, length: Tensor | None) -> Tensor:
+        """Scores [B, T] of taking an item of the session again: its own, and how long ago it was."""
+        count = vectors.shape[1] if length is None else length[:, None]
+        distance = count - 1 - torch.arange(vectors.shape[1], device=vectors.device)
+        of_distance = self.distance[distance.clamp(min=0, max=self.config.places - 1)]
+        return (vectors @ direction[..., None]).squeeze(-1) + bias + of_distance
+
+
+def _last(x: Tensor, length: Tensor | None, dim: int = 1) -> Tensor:
+    """The last position of each row [B, ...], or the last before its padding; the dimension stays."""
+    if length is None:
+        return x.select(dim, -1).unsqueeze(dim)
+    index = (length - 1).view(-1, *[1] * (x.dim() - 1)).expand_as(x.select(dim, 0).unsqueeze(dim))
+    return x.gather(dim, index)
+
+
+def _stacked(layers: list[KeyValue]) -> KeyValue:
+    """Keys and values [B, N, ...] of N layers."""
+    keys, values = zip(*layers, strict=True)
+    return KeyValue(torch.stack(keys, 1), torch.stack(values, 1))
 
 
 class Sample(NamedTuple):

@@ -21,6 +21,7 @@ from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM
 from recsys_tasks.registry.versions import Version, run_files
 from recsys_tasks.serving.bundle import (
     CATALOGUE,
+    DECODER,
     GOLDEN,
     HISTORIES,
     MODEL,
@@ -30,9 +31,11 @@ from recsys_tasks.serving.bundle import (
     seal,
 )
 from recsys_tasks.serving.catalogue import Columns
-from recsys_tasks.serving.engine import HISTORY, Engine
+from recsys_tasks.serving.engine import Engine
+from recsys_tasks.serving.graphs import Graph
 from recsys_tasks.serving.memory import available_bytes
 from recsys_tasks.serving.probe import probe
+from recsys_tasks.serving.reader import HISTORY
 
 _POPULAR_DAYS = 28
 _GOLDEN_USERS = 6
@@ -75,7 +78,7 @@ def copy_model(files: Path, building: Path) -> None:
     Raises:
         OtherModelFormat: it cannot be.
     """
-    ready = all((files / name).exists() for name in MODEL)
+    ready = all((files / name).exists() for name in MODEL) and Graph(files / DECODER).beginning()
     for name in MODEL if ready else (NETWORK, VOCABULARY):
         shutil.copy(files / name, building / name)
     if not ready:

@@ -15,8 +15,9 @@ import pandas as pd
 from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.names import VIEW
 from recsys_tasks.serving.bundle import VOCABULARY, Bundle
-from recsys_tasks.serving.engine import Action, Engine
+from recsys_tasks.serving.engine import Engine
 from recsys_tasks.serving.ranking import Wishes
+from recsys_tasks.serving.reader import Action
 
 
 class SessionRecommender(mlflow.pyfunc.PythonModel):  # type: ignore[misc]

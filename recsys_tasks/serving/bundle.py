@@ -19,7 +19,7 @@ from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.serving.catalogue import Catalogue, Columns
 from recsys_tasks.serving.scoring import ItemVectors
 
-FORMAT = 3
+FORMAT = 4
 MANIFEST, GOLDEN, HISTORIES, VOCABULARY = "manifest.json", "golden.json", "histories.npz", "vocabulary.json"
 ENCODER, DECODER, CATALOGUE = "encoder.onnx", "decoder.onnx", "catalogue.json"
 NETWORK, SCAN, VECTORS, BIAS, WORDS = "network.json", "scan.onnx", "items.npy", "bias.npy", "words.npy"

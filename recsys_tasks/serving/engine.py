@@ -4,63 +4,33 @@ from __future__ import annotations
 
 import copy
 import time
-from collections import OrderedDict
-from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import onnxruntime
 
-from recsys_tasks.errors import BundleCorrupt, GoldenMismatch, InputError
-from recsys_tasks.features.sequences import QUERY_WORDS, Arrays
+from recsys_tasks.errors import GoldenMismatch, InputError
 from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM
 from recsys_tasks.serving.additions import Addition, with_additions
-from recsys_tasks.serving.bundle import DECODER, ENCODER, SCAN, Bundle
-from recsys_tasks.serving.inputs import History, history_inputs, joined, session_inputs
+from recsys_tasks.serving.bundle import SCAN, Bundle
+from recsys_tasks.serving.graphs import Graph
+from recsys_tasks.serving.inputs import History, joined
 from recsys_tasks.serving.messages import Recommendation
-from recsys_tasks.serving.pace import rest_after
-from recsys_tasks.serving.ranking import Exactly, Ranking, Wishes
+from recsys_tasks.serving.ranking import Ranked, Ranking, Wishes
+from recsys_tasks.serving.reader import KEPT_BYTES, Action, Reader
 from recsys_tasks.serving.reasons import LIKED, MATCHES, PINNED, POPULAR, Reason, Reasons
 from recsys_tasks.serving.rules import Rules
-from recsys_tasks.serving.scoring import Masses, word_vectors
+from recsys_tasks.serving.scoring import Known, NextItem, Scores
 
 if TYPE_CHECKING:
     from recsys_tasks.serving.search import TextIndex
 
-HISTORY = 512
 _MOST_FOUND = 1_000
 _PERSONAL = 0.5
-_CACHED_USERS = 2_000
+_WARM_SECONDS = 2.0
 _TOLERANCE = 1e-4
-
-
-@dataclass(frozen=True)
-class Action:
-    """One thing a user did with an item, or a search (which has no item, but a query); seconds since 1970."""
-
-    item_id: str
-    event_type: str
-    seconds: float
-    session_id: str | None = None
-    event_id: str | None = None
-    query: str = ""
-
-
-Happened = tuple[tuple[str, str, float, str], ...]
-
-
-class _Kept(NamedTuple):
-    """What is kept of a user between answers, for the same events until the same place in the history."""
-
-    happened: Happened  # since the bundle's cut-off
-    known: History  # with those before it
-    end: int  # how many of them came before the session
-    past: History  # the last of those
-    inputs: Arrays
-    encoded: Arrays
-    now: float
 
 
 class Spent(NamedTuple):
@@ -89,46 +59,37 @@ class Answer(NamedTuple):
 
 
 class _Likely(NamedTuple):
-    """Probabilities of the items [V], where they are from (`model` or `popular`), and what the user did, until when.
-    Where they are rounded, `exactly` makes up for it."""
+    """How likely items are, by what (`model` or `popular`), and what the user did, until when."""
 
     source: str
-    scores: np.ndarray
+    scores: Scores
     intent: float | None
     did: History
     latest: float
     spent: Spent | None = None
-    exactly: Exactly | None = None
 
 
 class Engine:
-    """Runs the graphs of one bundle and ranks by the rules of a shop. Not for use by several threads at once."""
+    """Runs the graphs of one bundle and ranks by the rules of a shop. Not for use by several threads at once.
 
-    def __init__(self, bundle: Bundle, rules: Rules | None = None) -> None:
+    Args:
+        bundle: the model and what it knows.
+        rules: of the shop.
+        kept_bytes: how much is kept of users and sessions between answers.
+    """
+
+    def __init__(self, bundle: Bundle, rules: Rules | None = None, kept_bytes: int = KEPT_BYTES) -> None:
         self._rules = rules
         self._trained_items = len(bundle.vocabulary.item_ids)
         self._look_at(bundle)
-        try:
-            self._encoder, self._decoder, self._scan = (
-                _graph(str(bundle.folder / name)) for name in (ENCODER, DECODER, SCAN)
-            )
-        except Exception as error:  # onnxruntime raises many kinds, all of them saying that the graph is unusable
-            raise BundleCorrupt(f"A graph cannot be loaded: {error}") from error
-        self._encoder_inputs = {given.name for given in self._encoder.get_inputs()}
-        self._decoder_inputs = {given.name for given in self._decoder.get_inputs()}
-        self._encoded_as = [output.name for output in self._encoder.get_outputs()]
-        self._read_as = [output.name for output in self._decoder.get_outputs()]
-        self._kept: OrderedDict[str | None, _Kept] = OrderedDict()
+        self._reader = Reader(bundle, kept_bytes)
+        self._scan = Graph(bundle.folder / SCAN)
 
     def with_items(self, additions: Mapping[str, Addition]) -> Engine:
         """An engine that knows more of items, new ones among them; it shares with this one whatever stays the same."""
         found = copy.copy(self)
         found._look_at(with_additions(self.bundle, additions))
-        found._kept = OrderedDict(
-            (user_id, kept)
-            for user_id, kept in list(self._kept.items())
-            if not any(item_id in additions for item_id, *_ in kept.happened)
-        )
+        found._reader = self._reader.of(found.bundle, additions)
         if "_text" in self.__dict__:
             vocabulary = found.bundle.vocabulary
             self._text.put(vocabulary, [vocabulary.number_of[item_id] for item_id in additions])
@@ -175,15 +136,12 @@ class Engine:
         numbers, matching = self._find(query)
         if not len(numbers):
             return Answer([], None)
-        likely = self._probabilities(user_id, past, session, now)
-        personal = likely.scores
+        likely = self._likely(user_id, past, session, now)
+        personal = likely.scores.exactly(numbers)
         scores = np.zeros(len(self.bundle.vocabulary))
-        scores[numbers] = matching / matching.max() + _PERSONAL * personal[numbers] / max(
-            personal[numbers].max(), 1e-30
-        )
-        shown, pinned = self._ranking.rank(scores, wishes, session[-1].seconds)
-        listed = self._listed(shown, pinned, scores, "search", [(MATCHES, None)] * len(shown))
-        return Answer(listed, likely.intent)
+        scores[numbers] = matching / matching.max() + _PERSONAL * personal / max(personal.max(), 1e-30)
+        ranked = self._ranking.rank(Known(scores), wishes, session[-1].seconds)
+        return Answer(self._listed(ranked, "search", [(MATCHES, None)] * len(ranked.numbers)), likely.intent)
 
     def is_trained(self, item_id: str) -> bool:
         """Whether the model has seen what users did with an item."""
@@ -206,9 +164,9 @@ class Engine:
             raise InputError(f"the model does not know the item {item_id!r}")
         likeness = self.bundle.items.products(self.bundle.items[np.asarray([number])][0])
         likeness[number] = 0.0
-        shown, pinned = self._unruled.rank(likeness, wishes, now)
+        ranked = self._unruled.rank(Known(likeness), wishes, now)
         reason = f"like {self.bundle.vocabulary.title(number)}", item_id
-        return self._listed(shown, pinned, likeness, "model", [reason] * len(shown))
+        return self._listed(ranked, "model", [reason] * len(ranked.numbers))
 
     def _recommend(
         self,
@@ -219,100 +177,78 @@ class Engine:
         now: float,
         wishes: Wishes,
     ) -> Answer:
-        likely = self._probabilities(user_id, past, session, now)
+        likely = self._likely(user_id, past, session, now)
         if likely.source == "popular" and wishes.interests:
             return self._of_interests(ranking, likely, wishes)
         began = time.perf_counter()
-        chances = None
-        if wishes.explore is not None:
-            shown, pinned, chances = ranking.draw(likely.scores, wishes, wishes.explore, likely.latest, likely.exactly)
-        else:
-            shown, pinned = ranking.rank(likely.scores, wishes, likely.latest, likely.exactly)
-        if likely.exactly is not None:
-            likely.scores[shown] = likely.exactly(np.asarray(shown, np.int64))
-        reasons = self._reasons.of(shown, likely.did.item, likely.did.kind)
-        listed = self._listed(shown, pinned, likely.scores, likely.source, reasons)
+        ranked = ranking.rank(likely.scores, wishes, likely.latest)
+        reasons = self._reasons.of(ranked.numbers, likely.did.item, likely.did.kind)
+        listed = self._listed(ranked, likely.source, reasons)
         spent = likely.spent and likely.spent._replace(ranking=time.perf_counter() - began)
-        return Answer(listed, likely.intent, chances, spent)
+        return Answer(listed, likely.intent, ranked.chances, spent)
 
     def _of_interests(self, ranking: Ranking, likely: _Likely, wishes: Wishes) -> Answer:
         """Items that are about what the user is said to like, popular ones first, then what is popular anyway."""
         numbers, matching = self._find(" ".join(wishes.interests))
-        scores = likely.scores.copy()
+        scores = self._popular()
         if len(numbers):
             scores[numbers] += matching / matching.max() * (1.0 + scores[numbers] / scores.max())
-        shown, pinned = ranking.rank(scores, wishes, likely.latest)
+        ranked = ranking.rank(Known(scores), replace(wishes, explore=None), likely.latest)
         liked = set(numbers.tolist())
-        reasons: list[Reason] = [(LIKED if number in liked else POPULAR, None) for number in shown]
-        return Answer(self._listed(shown, pinned, scores, "interests", reasons), None)
+        reasons: list[Reason] = [(LIKED if number in liked else POPULAR, None) for number in ranked.numbers]
+        return Answer(self._listed(ranked, "interests", reasons), None)
 
-    def _probabilities(
-        self, user_id: str | None, past: Sequence[Action], session: Sequence[Action], now: float
-    ) -> _Likely:
+    def _popular(self) -> np.ndarray:
+        popularity = self.bundle.histories.popularity
+        shares: np.ndarray = popularity / max(popularity.sum(), 1)
+        return shares
+
+    def _likely(self, user_id: str | None, since: Sequence[Action], session: Sequence[Action], now: float) -> _Likely:
         began = time.perf_counter()
-        before = self._kept.get(user_id)
-        kept = self._read(user_id, past, now)
+        past, kept = self._reader.past(user_id, since, now)
         read_at = time.perf_counter()
-        told = self._encoded_actions([action for action in session if action.event_type in EVENT_TYPE_CODES])
-        did = joined(kept.past, told) if len(told.item) else kept.past
+        told = self._reader.encoded(session)
+        did = joined(past.events, told) if len(told.item) else past.events
         latest = max([now, *told.seconds.tolist()])
         if did.item.max(initial=0) < FIRST_ITEM and not (self.bundle.reads_searches and did.words.any()):
-            popularity = self.bundle.histories.popularity
-            return _Likely("popular", popularity / max(popularity.sum(), 1), None, did, latest)
-        inputs = session_inputs(kept.past, kept.inputs, told._replace(seconds=np.maximum(told.seconds, now)), now)
-        items, tokens = self.bundle.items, inputs["tokens"]
-        inputs["vectors"] = self._vectors(tokens, inputs["token_words"])
-        inputs["bias"] = items.bias[tokens]
-        read = _run(self._decoder, self._decoder_inputs, self._read_as, {**kept.encoded, **inputs})
-        logits = self._scan.run(None, {"direction": read["direction"]})[0][0]
+            return _Likely("popular", Known(self._popular()), None, did, latest)
+        told = told._replace(seconds=np.maximum(told.seconds, now))
+        read, tokens = self._reader.read(user_id, past, told, now)
+        items = self.bundle.items
+        logits = self._scan(read)["logits"][0]
         if len(items) > len(logits):
             logits = np.concatenate([logits, items.later_logits(read["direction"][0])])
-        masses = Masses(items, logits, read, inputs["history"][0], tokens[0])
-        spent = Spent(kept is before, read_at - began, time.perf_counter() - read_at)
-        return _Likely("model", masses.shares(), float(read["intent"][0]), did, latest, spent, masses.exactly)
+        scores = NextItem(items, logits, read, past.inputs["item"][0], tokens.columns[0])
+        spent = Spent(kept, read_at - began, time.perf_counter() - read_at)
+        return _Likely("model", scores, float(read["intent"][0]), did, latest, spent)
 
-    def _listed(
-        self, shown: Sequence[int], pinned: Set[int], scores: np.ndarray, source: str, reasons: Sequence[Reason]
-    ) -> list[Recommendation]:
+    def _listed(self, ranked: Ranked, source: str, reasons: Sequence[Reason]) -> list[Recommendation]:
         vocabulary = self.bundle.vocabulary
         return [
             Recommendation(
                 vocabulary.item_id(number),
                 vocabulary.title(number),
-                float(scores[number]),
-                "pinned" if number in pinned else source,
-                *((PINNED, None) if number in pinned else reason),
+                score,
+                "pinned" if number in ranked.pinned else source,
+                *((PINNED, None) if number in ranked.pinned else reason),
             )
-            for number, reason in zip(shown, reasons, strict=True)
+            for number, score, reason in zip(ranked.numbers, ranked.scores, reasons, strict=True)
         ]
 
     def forget(self, user_id: str) -> None:
         """Drops what is kept of a user between answers; the bundle stays as it is."""
-        self._kept.pop(user_id, None)
+        self._reader.forget(user_id)
 
-    def warm(self, serving: Engine, seconds: float = 2.0) -> None:
+    def warm(self, serving: Engine, seconds: float = _WARM_SECONDS) -> None:
         """Encodes the histories of those who asked another engine last, so that taking over from it costs them no time.
 
         That one may answer and forget users meanwhile; whom it forgets is not kept here either.
         """
-        end = time.perf_counter() + seconds
-        for user_id, kept in reversed(list(serving._kept.items())):
-            if time.perf_counter() > end:
-                return
-            if user_id is None:
-                continue
-            began = time.thread_time()
-            happened = [Action(item, kind, at, query=query) for item, kind, at, query in kept.happened]
-            self._read(user_id, happened, kept.now)
-            self._kept.move_to_end(user_id, last=False)
-            if user_id not in serving._kept:
-                self.forget(user_id)
-            time.sleep(rest_after(began))
+        self._reader.warm(serving._reader, seconds)
 
-    def rest(self, most: int = 500) -> None:
-        """Keeps no more than this of users between answers, for an engine that does not serve any more."""
-        while len(self._kept) > most:
-            self._kept.popitem(last=False)
+    def rest(self) -> None:
+        """Keeps less between answers, for an engine that does not serve any more."""
+        self._reader.rest()
 
     def seen(self, user_id: str | None, event_type: str | None = None) -> set[str]:
         """Ids of the items that a user did something with until the bundle's cut-off, or a certain thing."""
@@ -366,81 +302,6 @@ class Engine:
         from recsys_tasks.serving.search import TextIndex  # a library that only an endpoint needs
 
         return TextIndex(self.bundle.vocabulary)
-
-    def _read(self, user_id: str | None, past: Sequence[Action], now: float) -> _Kept:
-        """A user's history up to a time, encoded; made anew only where it is another than at the last request."""
-        happened = tuple((action.item_id, action.event_type, action.seconds, action.query) for action in past)
-        kept = self._kept.get(user_id)  # of nobody, what is kept is that nothing happened
-        same = kept is not None and kept.happened == happened
-        known = kept.known if kept is not None and same else self._known(user_id, past)
-        end = int(np.searchsorted(known.seconds, now, side="right"))
-        if kept is not None and same and kept.end == end:
-            self._kept.move_to_end(user_id)
-            return kept
-        before = known.up_to(end, HISTORY)
-        inputs = history_inputs(before)
-        vectors = self._vectors(inputs["item"], inputs["words"])
-        encoded = _run(self._encoder, self._encoder_inputs, self._encoded_as, {**inputs, "vectors": vectors})
-        kept = _Kept(happened, known, end, before, inputs, encoded, now)
-        if user_id is not None or not happened:
-            self._kept[user_id] = kept
-            if len(self._kept) > _CACHED_USERS:
-                self._kept.popitem(last=False)
-        return kept
-
-    def _known(self, user_id: str | None, past: Sequence[Action]) -> History:
-        """What is known that a user did: until the bundle's cut-off, and since."""
-        known = History(*self.bundle.histories.of(user_id))
-        if known.words.shape[1] != QUERY_WORDS:
-            known = known._replace(words=np.zeros((len(known.item), QUERY_WORDS), np.int64))
-        acted = [action for action in past if action.event_type in EVENT_TYPE_CODES]
-        if not acted:
-            return joined(known)
-        stored = {
-            (round(at * 1e3), number)
-            for at, number in zip(known.seconds[-HISTORY:], known.item[-HISTORY:], strict=True)
-        }
-        numbers = self.bundle.vocabulary.numbers([action.item_id for action in acted])
-        new = [
-            action
-            for number, action in zip(numbers.tolist(), acted, strict=True)
-            if (round(action.seconds * 1e3), number) not in stored
-        ]
-        known = joined(known, self._encoded_actions(new))
-        order = np.argsort(known.seconds, kind="stable")
-        return History(*(column[order] for column in known))
-
-    def _encoded_actions(self, actions: Sequence[Action]) -> History:
-        vocabulary = self.bundle.vocabulary
-        words = np.zeros((len(actions), QUERY_WORDS), np.int64)
-        for row, action in enumerate(actions):
-            if action.query:
-                words[row] = vocabulary.words_of(action.query)
-        return History(
-            vocabulary.numbers([action.item_id for action in actions]),
-            np.asarray([EVENT_TYPE_CODES[action.event_type] for action in actions], np.int64),
-            np.asarray([action.seconds for action in actions], np.float64),
-            words,
-        )
-
-    def _vectors(self, items: np.ndarray, words: np.ndarray) -> np.ndarray:
-        """Vectors [1, L, D] of events: of a search its words', of the others their items'."""
-        vectors = self.bundle.items[items]
-        return word_vectors(self.bundle.words, words, vectors) if self.bundle.reads_searches else vectors
-
-
-def _run(
-    graph: onnxruntime.InferenceSession, wanted: Set[str], names: Sequence[str], given: Mapping[str, np.ndarray]
-) -> Arrays:
-    found = graph.run(None, {name: value for name, value in given.items() if name in wanted})
-    return dict(zip(names, found, strict=True))
-
-
-def _graph(path: str) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1  # two threads on two busy cores wait for each other
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
 def unix_now() -> float:

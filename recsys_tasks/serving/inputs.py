@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from recsys_tasks.features.sequences import (
+    GAP_BUCKETS,
     MAX_TOKENS,
     SECONDS_PER_DAY,
     Arrays,
@@ -65,36 +66,55 @@ def history_inputs(past: History) -> Arrays:
     return {name: values[None] for name, values in columns.items()}
 
 
-def session_inputs(past: History, kept: Arrays, session: History, now: float) -> Arrays:
-    """The decoder's inputs of a session that began at a time: tokens [1, L], the beginning (0) first, ages of the
-    history's events [1, H].
+class Tokens(NamedTuple):
+    """What the decoder reads of a session, the beginning (0) first: columns [4, L] of items, kinds, buckets of gaps and
+    places; words [L, A] of searches."""
 
-    Args:
-        past: the history; kept: what `history_inputs` made of it.
-        session: its events, oldest first.
-        now: when it began.
-    """
+    columns: np.ndarray
+    words: np.ndarray
+
+    def shared_with(self, other: Tokens) -> int:
+        """How many of the first ones are the same."""
+        most = min(len(self.words), len(other.words))
+        same = (self.columns[:, :most] == other.columns[:, :most]).all(0)
+        same &= (self.words[:most] == other.words[:most]).all(1)
+        return most if same.all() else int(same.argmin())
+
+    def inputs(self, begin: int) -> Arrays:
+        """The decoder's inputs [1, L - begin] of those from a place on."""
+        return {name: self.columns[None, row, begin:] for row, name in enumerate(("item", "kind", "gap", "place"))}
+
+
+def session_tokens(past: History, session: History) -> Tokens:
+    """Of a session's last events, oldest first, after a history."""
     last = past.seconds[-1:]  # of the history, if there is one
     before = np.concatenate([last, session.seconds])
     gaps = np.full(len(session.item), -1.0)
     gaps[len(gaps) - len(before) + 1 :] = np.maximum(np.diff(before), 0.0)
     recent = slice(max(0, len(gaps) - MAX_TOKENS + 1), None)
-    count = len(gaps[recent])
-    tokens = np.zeros((3, count + 1), np.int64)
-    tokens[:, 1:] = session.item[recent], session.kind[recent], gap_bucket(gaps[recent])
-    moment = np.asarray([now])
-    seconds = past.seconds[None] if len(last) else moment[None]
+    columns = np.zeros((4, len(gaps[recent]) + 1), np.int64)
+    columns[:3, 1:] = session.item[recent], session.kind[recent], gap_bucket(gaps[recent])
+    columns[3] = np.arange(columns.shape[1])
+    words = np.zeros((columns.shape[1], session.words.shape[1]), np.int64)
+    words[1:] = session.words[recent]
+    return Tokens(columns, words)
+
+
+def moment_inputs(past: History, kept: Arrays, now: float) -> Arrays:
+    """The decoder's inputs that stay the same as long as a session goes on: where the ages of the history's events are
+    in the curves of copying [1, H], and when the session began.
+
+    Args:
+        past: the history; kept: what `history_inputs` made of it.
+        now: when the session began.
+    """
+    last = past.seconds[-1:]
+    moment = np.asarray([[now]])
+    seconds = past.seconds[None] if len(last) else moment
     return {
-        "history": kept["item"],
-        "age_bucket": gap_bucket(np.maximum(now - seconds, 0.0)),
-        "is_last": kept["is_last"],
-        "tokens": tokens[None, 0],
-        "token_kinds": tokens[None, 1],
-        "token_gaps": tokens[None, 2],
-        "token_words": np.concatenate([np.zeros((1, session.words.shape[1]), np.int64), session.words[recent]])[None],
-        "length": np.asarray([count + 1]),
+        "ages": gap_bucket(np.maximum(now - seconds, 0.0)) + GAP_BUCKETS * kept["is_last"],
+        "days": ((now - last if len(last) else np.zeros(1)) / SECONDS_PER_DAY).astype(np.float32),
         "hour": hour_of(moment),
         "weekday": weekday_of(moment),
-        "session_gap": gap_bucket(np.maximum(moment - last, 0.0) if len(last) else np.full(1, -1.0)),
-        "days": kept["days"] + np.float32((last[0] - now) / SECONDS_PER_DAY if len(last) else 0.0),
+        "since": gap_bucket(np.maximum(moment - last, 0.0) if len(last) else np.full((1, 1), -1.0)),
     }

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from recsys_tasks.names import ADD_TO_CART, IMPRESSION, PURCHASE, SEARCH
-from recsys_tasks.serving.engine import Action, Answer, Engine, unix_now
+from recsys_tasks.serving.engine import Answer, Engine, unix_now
 from recsys_tasks.serving.forgetting import Forgotten
 from recsys_tasks.serving.journal import Journal
 from recsys_tasks.serving.messages import (
@@ -27,6 +27,7 @@ from recsys_tasks.serving.messages import (
 from recsys_tasks.serving.metrics import Metrics
 from recsys_tasks.serving.models import Models
 from recsys_tasks.serving.ranking import Exploration, Wishes
+from recsys_tasks.serving.reader import Action
 from recsys_tasks.serving.state import LiveState
 from recsys_tasks.serving.tail import Tail
 

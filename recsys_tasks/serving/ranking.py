@@ -1,11 +1,13 @@
-"""From the model's probabilities to the list that is shown: what may be, how varied, and by which rules."""
+"""From scores of items to the list that is shown: what may be, how varied, and by which rules."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field, replace
 from random import Random
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,14 +15,11 @@ from recsys_tasks.names import FIRST_ITEM
 from recsys_tasks.serving.catalogue import Catalogue
 from recsys_tasks.serving.filters import Filter, Filters
 from recsys_tasks.serving.rules import Rules
-from recsys_tasks.serving.scoring import ItemVectors
+from recsys_tasks.serving.scoring import ItemVectors, Scores
 
-_BLOCK = 128
 _MOST_RANKED = 500
-Exactly = Callable[[np.ndarray], np.ndarray]
-
 _AT_LEAST = 50
-_WIDER = 5  # candidates for each place in a varied list
+_WIDER = 5  # candidates for each place in a list
 
 
 @dataclass(frozen=True)
@@ -79,6 +78,16 @@ class Wishes:
     explore: Exploration | None = None
 
 
+class Ranked(NamedTuple):
+    """A list: item numbers in the order in which to show them, the model's scores of them, which of them stand there by
+    a pin, and where chance took part, with what chance each came to its place."""
+
+    numbers: list[int]
+    scores: list[float]
+    pinned: Set[int]
+    chances: list[float] | None = None
+
+
 class Ranking:
     """Ranks the items of one catalogue.
 
@@ -98,76 +107,86 @@ class Ranking:
             self._weights = np.ones(len(catalogue.vocabulary))
             for weigh in rules.weigh:
                 self._weights[self._filters.allowed(weigh.filter)] *= weigh.factor
+            with np.errstate(divide="ignore"):
+                self._log_weights = np.log(self._weights)
         known = catalogue.vocabulary.numbers([pin.item_id for pin in rules.pin]).tolist()
         self._pins = sorted(
             (pin.position, number) for pin, number in zip(rules.pin, known, strict=True) if number >= FIRST_ITEM
         )
 
-    def rank(
-        self, scores: np.ndarray, wishes: Wishes, now: float, exactly: Exactly | None = None
-    ) -> tuple[list[int], set[int]]:
-        """Item numbers in the order in which to show them, and which of them stand there by a pin.
+    def rank(self, scores: Scores, wishes: Wishes, now: float) -> Ranked:
+        """The best items.
 
         Args:
-            scores: of each item [V]; what is not above 0 is not shown.
+            scores: of each item.
             wishes: what the caller wants.
             now: items are to be had at this time, seconds since 1970.
-            exactly: scores of some items, where `scores` are rounded; those that may be shown are looked up there.
         """
-        scores = self._allowed(scores, wishes, now)
-        if exactly is not None:
-            few = np.asarray(best(scores, _WIDER * wishes.k + _AT_LEAST), np.int64)
-            scores[few] = exactly(few) * (1.0 if self._weights is None else self._weights[few])
-        most = wishes.at_most_per_category or self._most_per_category
-        pins = [(position, number) for position, number in self._pins if scores[number] > 0 and position <= wishes.k]
-        scores[[number for _, number in pins]] = 0.0
-        found = self._varied(scores, wishes, most) if wishes.diversity or most else best(scores, wishes.k)
-        for position, number in pins:
-            found.insert(position - 1, number)
-        shown = found[: wishes.k]
-        return shown, {number for _, number in pins}.intersection(shown)
+        if wishes.explore is not None:
+            return self._explore(scores, wishes, wishes.explore, now)
+        rough = scores.rough
+        self._hide(rough, wishes, now)
+        pins = [(place, number) for place, number in self._pins if rough[number] > -np.inf and place <= wishes.k]
+        pinned = np.asarray([number for _, number in pins], np.int64)
+        of_pins = scores.exactly(pinned).tolist() if pins else []
+        rough[pinned] = -np.inf
+        numbers, values = self._chosen(scores, wishes)
+        for (place, number), score in zip(pins, of_pins, strict=True):
+            numbers.insert(place - 1, number)
+            values.insert(place - 1, score)
+        numbers = numbers[: wishes.k]
+        return Ranked(numbers, values[: wishes.k], set(pinned.tolist()).intersection(numbers))
 
-    def draw(
-        self,
-        scores: np.ndarray,
-        wishes: Wishes,
-        explore: Exploration,
-        now: float,
-        exactly: Exactly | None = None,
-    ) -> tuple[list[int], set[int], list[float]]:
-        """As `rank`, with some places filled by chance; and the chances."""
-        wider = replace(wishes, k=max(wishes.k, min(_WIDER * wishes.k, _MOST_RANKED)))
-        ranked, pinned = self.rank(scores, wider, now, exactly)
-        shown, chances = explore.draw(ranked, pinned, wishes.k)
-        return shown, pinned.intersection(shown), chances
+    def _explore(self, scores: Scores, wishes: Wishes, explore: Exploration, now: float) -> Ranked:
+        wider = replace(wishes, k=max(wishes.k, min(_WIDER * wishes.k, _MOST_RANKED)), explore=None)
+        ranked = self.rank(scores, wider, now)
+        score_of = dict(zip(ranked.numbers, ranked.scores, strict=True))
+        shown, chances = explore.draw(ranked.numbers, ranked.pinned, wishes.k)
+        return Ranked(shown, [score_of[number] for number in shown], ranked.pinned.intersection(shown), chances)
 
-    def _allowed(self, scores: np.ndarray, wishes: Wishes, now: float) -> np.ndarray:
-        scores = scores.copy() if self._weights is None else scores * self._weights
-        scores[:FIRST_ITEM] = 0.0
+    def _hide(self, rough: np.ndarray, wishes: Wishes, now: float) -> None:
+        """Takes out what may not be shown, and weighs the rest by the rules."""
+        rough[:FIRST_ITEM] = -np.inf
+        if self._weights is not None:
+            rough += self._log_weights
         if wishes.exclude:
-            hidden = self._catalogue.vocabulary.numbers(sorted(wishes.exclude))
-            scores[hidden] = 0.0
+            rough[self._catalogue.vocabulary.numbers(sorted(wishes.exclude))] = -np.inf
         if wishes.filter is not None:
-            scores[~self._filters.allowed(wishes.filter)] = 0.0
+            rough[~self._filters.allowed(wishes.filter)] = -np.inf
         available = self._catalogue.available(now)
         if available is not None:
-            scores[~available] = 0.0
-        return scores
+            rough[~available] = -np.inf
 
-    def _varied(self, scores: np.ndarray, wishes: Wishes, most: int | None) -> list[int]:
-        """The list among the best few, or more of them where those have too many of one category."""
-        few = _WIDER * wishes.k
+    def _chosen(self, scores: Scores, wishes: Wishes) -> tuple[list[int], list[float]]:
+        """Numbers and scores of the list without pins: among the best few, or more of them where those have too many of
+        one category."""
+        most = wishes.at_most_per_category or self._most_per_category
+        few = _WIDER * wishes.k + _AT_LEAST
         while True:
-            candidates = np.asarray(best(scores, few), np.int64)
-            found = self._marginally_best(candidates, scores[candidates], wishes, most)
-            if len(found) == wishes.k or len(candidates) < few:
-                return found
+            candidates, found, values = self._best_few(scores, few)
+            if not wishes.diversity and not most:
+                return candidates[: wishes.k].tolist(), found[: wishes.k].tolist()
+            chosen = self._marginally_best(candidates, values, wishes, most)
+            if len(chosen) == wishes.k or len(candidates) < few:
+                return candidates[chosen].tolist(), found[chosen].tolist()
             few *= _WIDER
+
+    def _best_few(self, scores: Scores, few: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Numbers of the best few items and of those that may be as good, their scores, and these as the rules weigh
+        them, which they are sorted by; of equal ones the lower number first."""
+        numbers = best(scores.rough, few)
+        also = scores.also[scores.rough[scores.also] > -np.inf]
+        if len(also):
+            numbers = np.union1d(numbers, also)
+        found = scores.exactly(numbers)
+        values = found if self._weights is None else found * self._weights[numbers]
+        order = np.argsort(-values, kind="stable")
+        return numbers[order], found[order], values[order]
 
     def _marginally_best(
         self, candidates: np.ndarray, scores: np.ndarray, wishes: Wishes, most: int | None
     ) -> list[int]:
-        """The best by maximal marginal relevance (Carbonell and Goldstein 1998), no more than so many of a category.
+        """Places of the best by maximal marginal relevance (Carbonell, Goldstein 1998), so many of a category at most.
 
         The next item is that with the most of (1 - diversity) relevance - diversity * similarity to the nearest one
         before it: relevance as a share of the best one's, similarity as the cosine of their vectors.
@@ -181,7 +200,7 @@ class Ranking:
             place = int((relevance - diversity * nearest).argmax())
             if relevance[place] == -np.inf:
                 break
-            chosen.append(int(candidates[place]))
+            chosen.append(place)
             relevance[place] = -np.inf
             code = int(category[place])
             taken[code] += 1
@@ -192,24 +211,30 @@ class Ranking:
         return chosen
 
 
-def best(scores: np.ndarray, k: int) -> list[int]:
-    """Numbers of the k best scores above 0, best first; of equal ones the lower number first.
+def best(rough: np.ndarray, k: int) -> np.ndarray:
+    """Numbers of the k best [V] above -inf, in their own order; of equal ones those with lower numbers.
 
     Looks at the best of each block first: the k best are in no more blocks than k.
     """
-    candidates = np.arange(len(scores))
-    whole = len(scores) // _BLOCK
-    if whole > 2 * k:
-        blocks = scores[: whole * _BLOCK].reshape(whole, _BLOCK)
-        most = blocks.max(1)
-        least = np.partition(most, whole - k)[whole - k]  # k scores or more are as high as this
-        rest = candidates[whole * _BLOCK :]
-        candidates = np.concatenate([candidates[: whole * _BLOCK].reshape(whole, _BLOCK)[most >= least].ravel(), rest])
-    of_candidates = scores[candidates]
+    size = math.isqrt(len(rough) // k)  # so that there are about as many blocks as entries in k of them
+    candidates = np.arange(len(rough)) if size < 2 else _of_best_blocks(rough, k, size)
+    values = rough[candidates]
     if len(candidates) > k:
-        least = np.partition(of_candidates, len(candidates) - k)[len(candidates) - k]
-        few = of_candidates >= least
-        candidates, of_candidates = candidates[few], of_candidates[few]
-    order = np.lexsort((candidates, -of_candidates))[:k]
-    numbers: list[int] = candidates[order[of_candidates[order] > 0]].tolist()
-    return numbers
+        least = np.partition(values, len(values) - k)[len(values) - k]
+        few = values > least
+        if least > -np.inf:
+            few[np.flatnonzero(values == least)[: k - np.count_nonzero(few)]] = True
+        return candidates[few]
+    return candidates[values > -np.inf]
+
+
+def _of_best_blocks(rough: np.ndarray, k: int, size: int) -> np.ndarray:
+    """Numbers of all in the k best blocks of so many, in their own order, and of those that are in no block.
+
+    A block is a column where the numbers stand in rows, which are compared a row at a time.
+    """
+    blocks = len(rough) // size
+    most = rough[: size * blocks].reshape(size, blocks).max(0)
+    columns = np.flatnonzero(most >= np.partition(most, blocks - k)[blocks - k])
+    chosen = (blocks * np.arange(size)[:, None] + columns).ravel()
+    return np.concatenate([chosen, np.arange(size * blocks, len(rough))])

@@ -1,4 +1,4 @@
-"""From what the decoder read of a session to a mass for each item: the products with all items' vectors, and copies.
+"""From what the decoder read of a session to how likely each item is: products with all items' vectors, and copies.
 
 All items are looked at with their vectors rounded to bytes (`scan.onnx`), which is a matter of how fast memory can be
 read; those that may be shown are looked at again exactly.
@@ -7,13 +7,54 @@ read; those that may be shown are looked at again exactly.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from recsys_tasks.names import FIRST_ITEM
 
 _SAMPLE = 256
-_TINY = 1e-30
+_TINY, _LEAST = 1e-30, -1e4
+_CHUNK = 1 << 15  # numbers that stay in the cache from one pass to the next
+
+
+class Scores(Protocol):
+    """How good each item is.
+
+    Attributes:
+        rough: logarithms [V], maybe rounded, and used up by ranking; what is -inf cannot be shown.
+        also: numbers of items that may be better than `rough` says.
+    """
+
+    rough: np.ndarray
+    also: np.ndarray
+
+    def exactly(self, numbers: np.ndarray) -> np.ndarray:
+        """Scores [N] of some items, not rounded."""
+        ...
+
+
+class Known:
+    """Scores [V] that are known of all items; those that are not above 0 cannot be shown."""
+
+    def __init__(self, scores: np.ndarray) -> None:
+        self._scores = scores
+        self.rough = np.log(scores, out=np.full(len(scores), -np.inf), where=scores > 0)
+        self.also = np.zeros(0, np.int64)
+
+    def exactly(self, numbers: np.ndarray) -> np.ndarray:
+        """Of some items [N]."""
+        found: np.ndarray = self._scores[numbers]
+        return found
+
+
+class Sample(NamedTuple):
+    """Some items, as good as any others: their numbers, vectors and biases."""
+
+    numbers: np.ndarray
+    vectors: np.ndarray
+    bias: np.ndarray
 
 
 class ItemVectors:
@@ -39,6 +80,12 @@ class ItemVectors:
         found[late] = self._later[numbers[late] - len(self._first)]
         return found
 
+    @cached_property
+    def sample(self) -> Sample:
+        """Items all over the catalogue."""
+        numbers = np.unique(np.linspace(FIRST_ITEM, len(self._first) - 1, _SAMPLE).astype(np.int64))
+        return Sample(numbers, self._first[numbers], self.bias[numbers])
+
     def products(self, direction: np.ndarray) -> np.ndarray:
         """Products [V] of all of them with a vector [D]."""
         found: np.ndarray = self._first @ direction
@@ -55,8 +102,8 @@ class ItemVectors:
         return ItemVectors(self._first, np.concatenate([self.bias, bias.astype(np.float32)]), later)
 
 
-class Masses:
-    """How likely each item comes next, as a share of the likeliest that is generated or copied; 0 where it cannot.
+class NextItem:
+    """How likely each item comes next, generated or copied.
 
     Args:
         items: of the model.
@@ -64,9 +111,6 @@ class Masses:
             up.
         reading: the decoder's outputs, as `model.network.Reading` names them, of one session.
         history, tokens: item numbers that copies are of, [H] and [T].
-
-    Attributes:
-        values: of all items [V]; total: their sum.
     """
 
     def __init__(
@@ -79,41 +123,45 @@ class Masses:
     ) -> None:
         self._items, self._direction = items, reading["direction"][0]
         copied, copies = reading["of_history"][0], history
-        again = reading.get("of_session")
-        if again is not None:
-            copied, copies = np.concatenate([copied, again[0]]), np.concatenate([copies, tokens])
         logits[:FIRST_ITEM] = -np.inf
-        self._top = max(logits.max(), copied.max(initial=-np.inf))
-        logits -= self._top
-        np.exp(logits, out=logits)
-        self.values = logits
-        self._set_right()
-        self._copied, place = np.unique(copies, return_inverse=True)
-        self._copied_mass = np.bincount(place, np.exp(copied - self._top)).astype(np.float32)
-        self.values[self._copied] += self._copied_mass
-        self.values[:FIRST_ITEM] = 0.0
-        if again is None:
-            self.values[tokens] = 0.0
-        self.total = max(float(self.values.sum()), _TINY)
-
-    def _set_right(self) -> None:
-        """Makes up for what rounding the direction does to all items alike, by a sample that is looked at exactly."""
-        sample = np.linspace(FIRST_ITEM, len(self.values) - 1, _SAMPLE).astype(np.int64)
-        exact = np.exp(self._items[sample] @ self._direction + self._items.bias[sample] - self._top)
-        self.values *= exact.sum() / max(self.values[sample].sum(), _TINY)
-
-    def shares(self) -> np.ndarray:
-        """Probabilities of all items [V]."""
-        found: np.ndarray = self.values / self.total
-        return found
+        if "of_session" in reading:
+            copied, copies = np.concatenate([copied, reading["of_session"][0]]), np.concatenate([copies, tokens])
+        else:
+            logits[tokens] = -np.inf
+        self.rough = logits
+        possible = logits[copies] > -np.inf
+        copied, copies = copied[possible], copies[possible]
+        self._top = max(logits.max(), copied.max(initial=_LEAST))
+        self.also, place = np.unique(copies, return_inverse=True)
+        self._copied_mass = np.bincount(place, np.exp(copied - self._top))
+        generated = _sum_of_exponentials(logits, self._top) * self._rounded_away()
+        self._total = max(generated + float(self._copied_mass.sum()), _TINY)
 
     def exactly(self, numbers: np.ndarray) -> np.ndarray:
-        """Probabilities of some items [N] that may come, from vectors that are not rounded."""
+        """Probabilities of some items [N], from vectors that are not rounded."""
         found = np.exp(self._items[numbers] @ self._direction + self._items.bias[numbers] - self._top)
-        place = np.minimum(np.searchsorted(self._copied, numbers), len(self._copied) - 1)
-        found += np.where(self._copied[place] == numbers, self._copied_mass[place], 0.0)
-        exact: np.ndarray = found / self.total
+        if len(self.also):
+            place = np.minimum(np.searchsorted(self.also, numbers), len(self.also) - 1)
+            found += np.where(self.also[place] == numbers, self._copied_mass[place], 0.0)
+        found[self.rough[numbers] == -np.inf] = 0.0
+        exact: np.ndarray = found / self._total
         return exact
+
+    def _rounded_away(self) -> float:
+        """What rounding the direction does to all items alike, by a sample that is looked at exactly."""
+        numbers, vectors, bias = self._items.sample
+        rounded = np.exp(self.rough[numbers] - self._top)
+        exact = np.exp(vectors @ self._direction + bias - self._top)
+        of_rounded = float(rounded.sum())
+        return float(exact[rounded > 0].sum()) / of_rounded if of_rounded > _TINY else 1.0
+
+
+def _sum_of_exponentials(logits: np.ndarray, top: float) -> float:
+    total = 0.0
+    for start in range(0, len(logits), _CHUNK):
+        part = logits[start : start + _CHUNK] - top
+        total += float(np.exp(part, out=part).sum())
+    return total
 
 
 def word_vectors(table: np.ndarray, words: np.ndarray, otherwise: np.ndarray) -> np.ndarray:

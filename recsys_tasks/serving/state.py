@@ -9,8 +9,8 @@ from collections.abc import Iterable, Set
 import msgspec
 
 from recsys_tasks.names import IMPRESSION, SEARCH
-from recsys_tasks.serving.engine import HISTORY, Action
 from recsys_tasks.serving.messages import Event
+from recsys_tasks.serving.reader import HISTORY, Action
 
 log = logging.getLogger(__name__)
 

@@ -13,8 +13,9 @@ from recsys_tasks.model.training import build_network
 from recsys_tasks.names import VIEW
 from recsys_tasks.promotion.build import copy_model
 from recsys_tasks.serving.bundle import MODEL, SCAN, Bundle
-from recsys_tasks.serving.engine import Action, Engine
+from recsys_tasks.serving.engine import Engine
 from recsys_tasks.serving.ranking import Wishes
+from recsys_tasks.serving.reader import Action
 from tests.shops import small_config, vocabulary
 
 
@@ -38,8 +39,8 @@ class _NotRounded:
     def __init__(self, engine: Engine) -> None:
         self._items = engine.bundle.items
 
-    def run(self, _: None, given: dict[str, np.ndarray]) -> list[np.ndarray]:
-        return [(self._items.products(given["direction"][0]) + self._items.bias)[None]]
+    def __call__(self, given: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {"logits": (self._items.products(given["direction"][0]) + self._items.bias)[None]}
 
 
 def test_lists_are_those_of_vectors_that_are_not_rounded(tmp_path: Path) -> None:

@@ -6,10 +6,11 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys_tasks.features.sequences import MAX_TOKENS, build_timeline, query_inputs
+from recsys_tasks.features.sequences import GAP_BUCKETS, MAX_TOKENS, build_timeline, query_inputs
 from recsys_tasks.names import FIRST_ITEM, UNKNOWN_ITEM
-from recsys_tasks.serving.inputs import History, history_inputs, session_inputs
+from recsys_tasks.serving.inputs import History, history_inputs, joined, moment_inputs, session_tokens
 from recsys_tasks.serving.ranking import best
+from recsys_tasks.serving.scoring import Known
 
 NOW = 1.7e9
 MOST = 30
@@ -56,20 +57,39 @@ def test_one_session_is_read_as_many_are(before: list, during: list, times: int)
     )
     events, query = query_inputs(timeline, np.asarray([count]), np.asarray([len(item) - 1]), len(item))
     kept = history_inputs(past)
-    found = session_inputs(past, kept, session, NOW)
-    of_history = ("history", "age_bucket", "is_last")
-    for name, expected in query.items():
-        if count or name not in of_history:  # of padding nothing is read
-            np.testing.assert_array_equal(found[name], expected, err_msg=name)
-    assert found["tokens"].shape[1] <= MAX_TOKENS
-    if count:
-        np.testing.assert_allclose(found["days"], events["days"], atol=1e-4)
+    tokens, found = session_tokens(past, session), moment_inputs(past, kept, NOW)
+    assert tokens.columns.shape[1] <= MAX_TOKENS
+    for row, name in enumerate(("tokens", "token_kinds", "token_gaps")):
+        np.testing.assert_array_equal(tokens.columns[None, row], query[name], err_msg=name)
+    np.testing.assert_array_equal(tokens.words[None], query["token_words"])
+    for name, expected in {"hour": "hour", "weekday": "weekday", "since": "session_gap"}.items():
+        np.testing.assert_array_equal(found[name][0], query[expected], err_msg=name)
+    if count:  # of padding nothing is read
+        np.testing.assert_array_equal(found["ages"], query["age_bucket"] + GAP_BUCKETS * query["is_last"])
+        np.testing.assert_allclose(kept["days"] - found["days"], events["days"], atol=1e-4)
         for name in ("item", "kind", "hour", "weekday", "gap", "repeats", "recurrence", "words"):
             np.testing.assert_array_equal(kept[name], events[name], err_msg=name)
+
+
+@given(EVENTS, EVENTS, st.integers(0, 10))
+@settings(deadline=None)
+def test_tokens_are_shared_as_far_as_they_are_the_same(during: list, later: list, at: int) -> None:  # type: ignore[type-arg]
+    nothing = _history([], NOW)
+    session = _history(during, NOW)
+    longer = joined(session, _history(later, NOW + 1e6))
+    tokens, more = session_tokens(nothing, session), session_tokens(nothing, longer)
+    whole = len(longer.item) < MAX_TOKENS
+    if whole:
+        assert tokens.shared_with(more) == more.shared_with(tokens) == len(tokens.words)
+    if at < len(session.item):
+        changed = session.words.copy()
+        changed[at, 0] += 1
+        assert tokens.shared_with(session_tokens(nothing, session._replace(words=changed))) == at + 1
 
 
 @given(st.lists(st.integers(-3, 40), min_size=1, max_size=3_000), st.integers(1, 20))
 @settings(deadline=None)
 def test_the_best_are_those_that_sorting_finds(scores: list[int], k: int) -> None:
     expected = sorted((number for number, score in enumerate(scores) if score > 0), key=lambda n: (-scores[n], n))
-    assert best(np.asarray(scores, np.float32), k) == expected[:k]
+    known = Known(np.asarray(scores, np.float32))
+    assert best(known.rough, k).tolist() == sorted(expected[:k])

@@ -18,7 +18,7 @@ from recsys_tasks.serving.filters import Filter, Filters, check
 from recsys_tasks.serving.ranking import Ranking, Wishes
 from recsys_tasks.serving.reasons import BOUGHT_AGAIN, POPULAR, Reasons
 from recsys_tasks.serving.rules import Pin, Rules, read_rules
-from recsys_tasks.serving.scoring import ItemVectors
+from recsys_tasks.serving.scoring import ItemVectors, Known
 from tests.integration.bundles import catalogue_columns
 from tests.shops import ITEMS, START, vocabulary
 
@@ -50,8 +50,8 @@ def _fulfil(asked: dict[str, Any]) -> set[int]:
 
 def _ranked(rules: Rules | None = None, now: float = LONG_AGO, **wishes: Any) -> list[str]:
     ranking = Ranking(CATALOGUE, VECTORS, rules or Rules())
-    shown, _ = ranking.rank(SCORES, Wishes(**{"k": 10, **wishes}), now)
-    return [WORDS.item_id(number) for number in shown]
+    ranked = ranking.rank(Known(SCORES), Wishes(**{"k": 10, **wishes}), now)
+    return [WORDS.item_id(number) for number in ranked.numbers]
 
 
 EVERY = set(range(ITEMS))
