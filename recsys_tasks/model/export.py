@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import torch
 from torch import Tensor, nn
 from torch.export import Dim
 from torch.utils import _pytree as pytree
 
 from recsys_tasks.errors import InvariantError
-from recsys_tasks.features.sequences import Timeline, build_timeline, query_inputs
+from recsys_tasks.features.sequences import Arrays, Timeline, build_timeline, query_inputs
 from recsys_tasks.model.network import (
     Encoded,
     Events,
@@ -27,15 +26,14 @@ from recsys_tasks.model.network import (
     SessionInputs,
     SessionState,
 )
+from recsys_tasks.model.scan import export_scan
 from recsys_tasks.names import FIRST_ITEM
 from recsys_tasks.serving.bundle import BIAS, DECODER, ENCODER, SCAN, VECTORS, WORDS
 from recsys_tasks.serving.graphs import AFTER, BEFORE, Graph, state_after
-from recsys_tasks.serving.scoring import ItemVectors, NextItem, word_vectors
+from recsys_tasks.serving.scoring import Copies, ItemVectors, NextItem, word_vectors
 
 _ROUNDING, _MOST_ROUNDED = 1e-3, 0.5  # of a score; that of vectors rounded to bytes
-_MOST_BYTE, _LEAST_SCALE = 127, 1e-6
-_OPSET, _IR_VERSION = 17, 9
-_LEAST = -25.0  # scores so far below the best one are as good as none
+_LEAST, _NEGLIGIBLE = -25.0, 1e-30  # scores so far below the best one are as good as none
 # What is given to the graphs as vectors is not read as numbers.
 _OF_EVENTS = tuple(name for name in Events._fields if name != "words")
 _OF_SESSION = tuple(name for name in SessionInputs._fields if name != "words")
@@ -81,7 +79,7 @@ def export_graphs(network: Recommender, folder: Path) -> None:
         arrays = {VECTORS: items.matrix(), BIAS: items.bias, WORDS: words}
         for name, array in arrays.items():
             np.save(folder / name, array.cpu().numpy().astype(np.float32))
-        _export_scan(items.matrix().cpu().numpy(), items.bias.cpu().numpy(), folder / SCAN)
+        export_scan(items.matrix().cpu().numpy(), items.bias.cpu().numpy(), folder / SCAN)
         events, query = _example(network.config)
         ages, days, session = _asked(events, query)
         encoded = network.encode_history(events)
@@ -100,7 +98,7 @@ def export_graphs(network: Recommender, folder: Path) -> None:
     )
     state_names = [name for name, part in state._asdict().items() if part is not None]
     per_column = tuple({1: long} if name in _ALONG_SESSION else None for name in _OF_SESSION)
-    along = SessionState({3: long}, {3: long}, *(None if part is None else {1: long} for part in state[2:]))
+    along = SessionState._make(({3: long}, {3: long}, *(None if part is None else {1: long} for part in state[2:])))
     _export(
         _Decoder(network),
         _apart((encoded, ages, days, state, vectors, bias, *(getattr(session, name) for name in _OF_SESSION))),
@@ -111,7 +109,7 @@ def export_graphs(network: Recommender, folder: Path) -> None:
             *(AFTER + name for name in state_names),
         ],
         (
-            Encoded({3: long}, {3: long}, {3: long}, {1: long}, {1: long}),
+            Encoded._make(({3: long}, {3: long}, {3: long}, {1: long}, {1: long})),
             {1: long},
             None,
             along,
@@ -125,25 +123,6 @@ def export_graphs(network: Recommender, folder: Path) -> None:
 def _apart(example: Any) -> Any:
     """Copies of tensors that share no memory with others: an export takes one that comes twice for one input."""
     return pytree.tree_map_only(Tensor, torch.clone, example)
-
-
-def _export_scan(vectors: np.ndarray, bias: np.ndarray, path: Path) -> None:
-    """Writes the graph that multiplies a direction [1, D] with the vectors of all items, rounded to bytes, and adds
-    their biases."""
-    scale = max(float(np.abs(vectors).max(initial=0.0)), _LEAST_SCALE) / _MOST_BYTE
-    constants = {
-        "items": np.ascontiguousarray(np.round(vectors / scale).astype(np.int8).T),
-        "scale": np.asarray(scale, np.float32),
-        "zero": np.asarray(0, np.int8),
-        "bias": bias.astype(np.float32),
-    }
-    node = onnx.helper.make_node("DynamicQuantizeMatMul", ["direction", *constants], ["logits"], domain="com.microsoft")
-    given = onnx.helper.make_tensor_value_info("direction", onnx.TensorProto.FLOAT, [1, vectors.shape[1]])
-    made = onnx.helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, [1, len(vectors)])
-    held = [onnx.numpy_helper.from_array(array, name) for name, array in constants.items()]
-    graph = onnx.helper.make_graph([node], "scan", [given], [made], held)
-    opsets = [onnx.helper.make_opsetid("", _OPSET), onnx.helper.make_opsetid("com.microsoft", 1)]
-    onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION), path)
 
 
 def verify_graphs(network: Recommender, folder: Path) -> float:
@@ -169,18 +148,32 @@ def verify_graphs(network: Recommender, folder: Path) -> float:
         tokens = {name: asked[name][:, part] for name in ("vectors", "bias", *_ALONG_SESSION)}
         reading = decoder({**asked, **tokens, **state})
         state = state_after(reading)
-    logits = vectors @ reading["direction"][0] + bias
-    rounded = float(np.abs(scan(reading)["logits"][0] - logits).max())
-    if not rounded < _MOST_ROUNDED:
-        raise InvariantError(f"The graph over all items differs from their vectors by {rounded:.2g} in a score")
-    found = NextItem(ItemVectors(vectors, bias), logits, reading, query.history.numpy()[0], query.tokens.numpy()[0])
-    with np.errstate(divide="ignore"):
-        scores = np.log(found.exactly(np.arange(len(vectors))))
-    scores, expected = (np.maximum(part - part.max(), _LEAST) for part in (scores, expected))
+    items = ItemVectors(vectors, bias)
+    _check_rounding(items, scan, reading["direction"])
+    of_history, tokens = Copies.of(query.history.numpy()[0]), session.item.numpy()[0]
+    found = NextItem(items, scan, reading, of_history, tokens).best(1, also=np.arange(len(items)))
+    shares = np.full(len(items), _NEGLIGIBLE)
+    np.maximum.at(shares, found.numbers, found.scores)
+    scores, expected = (np.maximum(part - part.max(), _LEAST) for part in (np.log(shares), expected))
     difference = float(np.abs(scores - expected).max())
     if not difference < _ROUNDING:
         raise InvariantError(f"The ONNX graphs differ from the network by {difference:.2g} in a score")
     return difference
+
+
+def _check_rounding(items: ItemVectors, scan: Graph, direction: np.ndarray) -> None:
+    known = np.arange(FIRST_ITEM, len(items))
+    nothing: Arrays = {
+        "copies": np.zeros(1, np.int64),
+        "place": np.zeros(1, np.int64),
+        "copied": np.zeros(1, np.float32),
+    }
+    amount: Arrays = {"gone": known[:0], "offset": np.zeros(1, np.float32), "few": np.ones(1, np.int64)}
+    found = scan({"direction": direction, "items": items.first, "also": known, **nothing, **amount})
+    exact = items.products(direction[0]) + items.bias
+    rounded = float(np.abs(found["rounded"] - exact[found["numbers"]])[-len(known) :].max(initial=0.0))
+    if not rounded < _MOST_ROUNDED:
+        raise InvariantError(f"The graph over all items differs from their vectors by {rounded:.2g} in a score")
 
 
 def _asked(events: Events, query: Query) -> tuple[Tensor, Tensor, SessionInputs]:

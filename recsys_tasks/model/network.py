@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -431,6 +431,11 @@ class Recommender(nn.Module):
         picks = F.one_hot(window.session, past.session_first.shape[1]).to(bias.dtype)  # [B, W, S]
         return torch.cat([query, picks], -1) @ torch.cat([self.copy_key(memory), bias], -1).transpose(1, 2)
 
+    @property
+    def _layers(self) -> list[DecoderLayer]:
+        """Those of a decoder that is not recurrent."""
+        return cast("list[DecoderLayer]", list(self.decoder))
+
     # Inference: the history is encoded once, sessions are decoded from where they were
 
     def encode_history(self, events: Events) -> Encoded:
@@ -441,7 +446,7 @@ class Recommender(nn.Module):
         """What is kept of a memory [B, H, D] of events, of whose items only 0, padding, is read."""
         padded = F.pad(memory, (0, 0, 0, 1))
         by = self._turn(F.pad(events.days, (0, 1)))
-        keys, values = _stacked([layer.cross_attention.keep(padded, by) for layer in self.decoder])
+        keys, values = _stacked([layer.cross_attention.keep(padded, by) for layer in self._layers])
         hidden = F.pad((events.item == 0).to(memory.dtype) * MASKED, (0, 1))[:, None, None]
         return Encoded(keys, values, hidden, self.copy_key(memory), self.age_weight(memory))
 
@@ -481,7 +486,7 @@ class Recommender(nn.Module):
         bias: Tensor,
         state: SessionState | None = None,
         length: Tensor | None = None,
-    ) -> tuple[Reading, SessionState]:
+    ) -> tuple[Reading, SessionState | None]:
         """What a session says of the item that comes next, whatever items there are; and its state after that.
 
         Args:
@@ -505,7 +510,7 @@ class Recommender(nn.Module):
                 all_bias = torch.cat([state.bias, all_bias], 1)
             of_session = self._of_session(direction, all_vectors, all_bias, length)
         reading = Reading(direction, self.intent(read).squeeze(-1).sigmoid(), of_history, of_session)
-        return reading, keys and SessionState(*keys, all_vectors, all_bias)
+        return reading, None if keys is None else SessionState(*keys, all_vectors, all_bias)
 
     def _go_on(
         self,
@@ -519,19 +524,20 @@ class Recommender(nn.Module):
         """The last token's state [B, 1, D], and what later ones read of all tokens, [B, N, ...] of N layers; a
         recurrent decoder keeps nothing."""
         if self.config.recurrent:
-            for layer in self.decoder:
-                x = layer(x, by, None, None)
+            for unit in self.decoder:
+                x = unit(x, by, None, None)
             return _last(x, length), None
         before = 0 if state is None else state.keys.shape[3]
         column = torch.arange(before + place.shape[1], device=place.device)
-        past, kept = None, []
-        for number, layer in enumerate(self.decoder):
+        past: tuple[KeyValue, Tensor, Turn] | None = None
+        kept = []
+        for number, layer in enumerate(self._layers):
             own = layer.keep(x, by)
             if state is not None:
                 own = KeyValue(state.keys[:, number], state.values[:, number]).followed_by(own)
             kept.append(own)
             if number < len(self.decoder) - 1:
-                later = (column > place[..., None])[:, None] * MASKED
+                later: Tensor | None = (column > place[..., None])[:, None] * MASKED
             else:  # of the last layer only the last token's state is of use
                 x, by = _last(x, length), Turn(*(_last(part, length, 2) for part in by))
                 later = None if length is None else (column >= length[:, None])[:, None, None] * MASKED

@@ -137,8 +137,11 @@ class Engine:
         if not len(numbers):
             return Answer([], None)
         likely = self._likely(user_id, past, session, now)
-        personal = likely.scores.exactly(numbers)
         scores = np.zeros(len(self.bundle.vocabulary))
+        personal = scores.copy()
+        found = likely.scores.best(1, also=numbers)
+        np.maximum.at(personal, found.numbers, found.scores)
+        personal = personal[numbers]
         scores[numbers] = matching / matching.max() + _PERSONAL * personal / max(personal.max(), 1e-30)
         ranked = self._ranking.rank(Known(scores), wishes, session[-1].seconds)
         return Answer(self._listed(ranked, "search", [(MATCHES, None)] * len(ranked.numbers)), likely.intent)
@@ -214,11 +217,7 @@ class Engine:
             return _Likely("popular", Known(self._popular()), None, did, latest)
         told = told._replace(seconds=np.maximum(told.seconds, now))
         read, tokens = self._reader.read(user_id, past, told, now)
-        items = self.bundle.items
-        logits = self._scan(read)["logits"][0]
-        if len(items) > len(logits):
-            logits = np.concatenate([logits, items.later_logits(read["direction"][0])])
-        scores = NextItem(items, logits, read, past.inputs["item"][0], tokens.columns[0])
+        scores = NextItem(self.bundle.items, self._scan, read, past.copies, tokens.columns[0])
         spent = Spent(kept, read_at - began, time.perf_counter() - read_at)
         return _Likely("model", scores, float(read["intent"][0]), did, latest, spent)
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence, Set
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from random import Random
 from typing import NamedTuple
 
@@ -15,11 +15,11 @@ from recsys_tasks.names import FIRST_ITEM
 from recsys_tasks.serving.catalogue import Catalogue
 from recsys_tasks.serving.filters import Filter, Filters
 from recsys_tasks.serving.rules import Rules
-from recsys_tasks.serving.scoring import ItemVectors, Scores
+from recsys_tasks.serving.scoring import Found, ItemVectors, Scores
 
 _MOST_RANKED = 500
-_AT_LEAST = 50
-_WIDER = 5  # candidates for each place in a list
+_MORE = 20  # candidates than twice the places, as scores are rounded where they are looked up
+_WIDER = 5  # candidates for each place in a varied list
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Ranked(NamedTuple):
 
     numbers: list[int]
     scores: list[float]
-    pinned: Set[int]
+    pinned: set[int]
     chances: list[float] | None = None
 
 
@@ -102,13 +102,13 @@ class Ranking:
         self._vectors = vectors
         self._filters = Filters(catalogue)
         self._most_per_category = rules.at_most_per_category
-        self._weights: np.ndarray | None = None
+        self._log_weights: np.ndarray | None = None
         if rules.weigh:
-            self._weights = np.ones(len(catalogue.vocabulary))
+            weights = np.ones(len(catalogue.vocabulary))
             for weigh in rules.weigh:
-                self._weights[self._filters.allowed(weigh.filter)] *= weigh.factor
+                weights[self._filters.allowed(weigh.filter)] *= weigh.factor
             with np.errstate(divide="ignore"):
-                self._log_weights = np.log(self._weights)
+                self._log_weights = np.log(weights)
         known = catalogue.vocabulary.numbers([pin.item_id for pin in rules.pin]).tolist()
         self._pins = sorted(
             (pin.position, number) for pin, number in zip(rules.pin, known, strict=True) if number >= FIRST_ITEM
@@ -124,18 +124,15 @@ class Ranking:
         """
         if wishes.explore is not None:
             return self._explore(scores, wishes, wishes.explore, now)
-        rough = scores.rough
-        self._hide(rough, wishes, now)
-        pins = [(place, number) for place, number in self._pins if rough[number] > -np.inf and place <= wishes.k]
-        pinned = np.asarray([number for _, number in pins], np.int64)
-        of_pins = scores.exactly(pinned).tolist() if pins else []
-        rough[pinned] = -np.inf
-        numbers, values = self._chosen(scores, wishes)
-        for (place, number), score in zip(pins, of_pins, strict=True):
-            numbers.insert(place - 1, number)
-            values.insert(place - 1, score)
+        excluded = self._excluded(wishes)
+        pins = [(place, number) for place, number in self._pins if number not in excluded and place <= wishes.k]
+        numbers, score_of = self._chosen(scores, wishes, excluded, self._offset(wishes, now), [n for _, n in pins])
+        for place, number in pins:
+            if score_of.get(number, 0.0) > 0:
+                numbers.insert(place - 1, number)
         numbers = numbers[: wishes.k]
-        return Ranked(numbers, values[: wishes.k], set(pinned.tolist()).intersection(numbers))
+        pinned = {number for _, number in pins}.intersection(numbers)
+        return Ranked(numbers, [score_of[number] for number in numbers], pinned)
 
     def _explore(self, scores: Scores, wishes: Wishes, explore: Exploration, now: float) -> Ranked:
         wider = replace(wishes, k=max(wishes.k, min(_WIDER * wishes.k, _MOST_RANKED)), explore=None)
@@ -144,44 +141,47 @@ class Ranking:
         shown, chances = explore.draw(ranked.numbers, ranked.pinned, wishes.k)
         return Ranked(shown, [score_of[number] for number in shown], ranked.pinned.intersection(shown), chances)
 
-    def _hide(self, rough: np.ndarray, wishes: Wishes, now: float) -> None:
-        """Takes out what may not be shown, and weighs the rest by the rules."""
-        rough[:FIRST_ITEM] = -np.inf
-        if self._weights is not None:
-            rough += self._log_weights
-        if wishes.exclude:
-            rough[self._catalogue.vocabulary.numbers(sorted(wishes.exclude))] = -np.inf
-        if wishes.filter is not None:
-            rough[~self._filters.allowed(wishes.filter)] = -np.inf
+    def _excluded(self, wishes: Wishes) -> set[int]:
+        return set(self._catalogue.vocabulary.numbers(sorted(wishes.exclude)).tolist()) if wishes.exclude else set()
+
+    def _offset(self, wishes: Wishes, now: float) -> np.ndarray | None:
+        """What the rules and the caller add to the logarithm of each score [V]; None for nothing."""
+        allowed = None if wishes.filter is None else self._filters.allowed(wishes.filter)
         available = self._catalogue.available(now)
         if available is not None:
-            rough[~available] = -np.inf
+            allowed = available if allowed is None else allowed & available
+        if allowed is None:
+            return self._log_weights
+        return np.where(allowed, 0.0 if self._log_weights is None else self._log_weights, -np.inf)
 
-    def _chosen(self, scores: Scores, wishes: Wishes) -> tuple[list[int], list[float]]:
-        """Numbers and scores of the list without pins: among the best few, or more of them where those have too many of
-        one category."""
+    def _chosen(
+        self, scores: Scores, wishes: Wishes, excluded: set[int], offset: np.ndarray | None, pins: Sequence[int]
+    ) -> tuple[list[int], dict[int, float]]:
+        """Numbers of the list without pins, and scores of these and of the pins: of the best few, or of more where
+        those have too many of one category."""
         most = wishes.at_most_per_category or self._most_per_category
-        few = _WIDER * wishes.k + _AT_LEAST
+        varied = wishes.diversity > 0 or most is not None
+        hidden = excluded.union(pins)
+        wanted = np.asarray(pins, np.int64)
+        few = (_WIDER if varied else 2) * wishes.k + _MORE
         while True:
-            candidates, found, values = self._best_few(scores, few)
-            if not wishes.diversity and not most:
-                return candidates[: wishes.k].tolist(), found[: wishes.k].tolist()
+            found = scores.best(few + len(hidden), offset, wanted)
+            order = np.argsort(-self._weighed(found), kind="stable")
+            numbers, scored = found.numbers[order].tolist(), found.scores[order].tolist()
+            score_of = dict(zip(reversed(numbers), reversed(scored), strict=True))  # the higher one of an item's
+            listed = (number for number in dict.fromkeys(numbers) if number not in hidden and score_of[number] > 0)
+            if not varied:
+                return list(islice(listed, wishes.k)), score_of
+            candidates = np.fromiter(listed, np.int64)
+            values = self._weighed(Found(candidates, np.asarray([score_of[number] for number in candidates.tolist()])))
             chosen = self._marginally_best(candidates, values, wishes, most)
             if len(chosen) == wishes.k or len(candidates) < few:
-                return candidates[chosen].tolist(), found[chosen].tolist()
+                return candidates[chosen].tolist(), score_of
             few *= _WIDER
 
-    def _best_few(self, scores: Scores, few: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Numbers of the best few items and of those that may be as good, their scores, and these as the rules weigh
-        them, which they are sorted by; of equal ones the lower number first."""
-        numbers = best(scores.rough, few)
-        also = scores.also[scores.rough[scores.also] > -np.inf]
-        if len(also):
-            numbers = np.union1d(numbers, also)
-        found = scores.exactly(numbers)
-        values = found if self._weights is None else found * self._weights[numbers]
-        order = np.argsort(-values, kind="stable")
-        return numbers[order], found[order], values[order]
+    def _weighed(self, found: Found) -> np.ndarray:
+        """Scores as the rules weigh them."""
+        return found.scores if self._log_weights is None else found.scores * np.exp(self._log_weights[found.numbers])
 
     def _marginally_best(
         self, candidates: np.ndarray, scores: np.ndarray, wishes: Wishes, most: int | None
@@ -209,32 +209,3 @@ class Ranking:
             if diversity:
                 np.maximum(nearest, vectors @ vectors[place], out=nearest)
         return chosen
-
-
-def best(rough: np.ndarray, k: int) -> np.ndarray:
-    """Numbers of the k best [V] above -inf, in their own order; of equal ones those with lower numbers.
-
-    Looks at the best of each block first: the k best are in no more blocks than k.
-    """
-    size = math.isqrt(len(rough) // k)  # so that there are about as many blocks as entries in k of them
-    candidates = np.arange(len(rough)) if size < 2 else _of_best_blocks(rough, k, size)
-    values = rough[candidates]
-    if len(candidates) > k:
-        least = np.partition(values, len(values) - k)[len(values) - k]
-        few = values > least
-        if least > -np.inf:
-            few[np.flatnonzero(values == least)[: k - np.count_nonzero(few)]] = True
-        return candidates[few]
-    return candidates[values > -np.inf]
-
-
-def _of_best_blocks(rough: np.ndarray, k: int, size: int) -> np.ndarray:
-    """Numbers of all in the k best blocks of so many, in their own order, and of those that are in no block.
-
-    A block is a column where the numbers stand in rows, which are compared a row at a time.
-    """
-    blocks = len(rough) // size
-    most = rough[: size * blocks].reshape(size, blocks).max(0)
-    columns = np.flatnonzero(most >= np.partition(most, blocks - k)[blocks - k])
-    chosen = (blocks * np.arange(size)[:, None] + columns).ravel()
-    return np.concatenate([chosen, np.arange(size * blocks, len(rough))])

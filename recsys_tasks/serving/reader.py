@@ -18,7 +18,7 @@ from recsys_tasks.serving.graphs import BEFORE, Graph, state_after
 from recsys_tasks.serving.inputs import History, Tokens, history_inputs, joined, moment_inputs, session_tokens
 from recsys_tasks.serving.pace import rest_after
 from recsys_tasks.serving.recent import Recent
-from recsys_tasks.serving.scoring import word_vectors
+from recsys_tasks.serving.scoring import Copies, word_vectors
 
 HISTORY = 512
 KEPT_BYTES = 64 << 20
@@ -52,6 +52,7 @@ class Past(NamedTuple):
     events: History  # the last of those
     inputs: Arrays
     encoded: Arrays
+    copies: Copies
     now: float
 
     def bytes(self) -> int:
@@ -123,7 +124,7 @@ class Reader:
         events = known.up_to(end, HISTORY)
         inputs = history_inputs(events)
         encoded = self._encoder({**inputs, "vectors": self._vectors(inputs["item"], inputs["words"])})
-        found = Past(happened, known, end, events, inputs, encoded, now)
+        found = Past(happened, known, end, events, inputs, encoded, Copies.of(inputs["item"][0]), now)
         if user_id is not None or not happened:
             self._pasts.put(user_id, found)
         return found, False

@@ -1,60 +1,74 @@
-"""From what the decoder read of a session to how likely each item is: products with all items' vectors, and copies.
-
-All items are looked at with their vectors rounded to bytes (`scan.onnx`), which is a matter of how fast memory can be
-read; those that may be shown are looked at again exactly.
-"""
+"""How likely each item is: from what the decoder read of a session, by the scan of all items, or known otherwise."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cached_property
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from recsys_tasks.names import FIRST_ITEM
+from recsys_tasks.serving.graphs import Graph
 
-_SAMPLE = 256
-_TINY, _LEAST = 1e-30, -1e4
-_CHUNK = 1 << 15  # numbers that stay in the cache from one pass to the next
+_PADDING = 256
+_TINY = 1e-30
+_NO_ITEMS = np.zeros(0, np.int64)
+_NO_OFFSET = np.zeros(1, np.float32)
+
+
+def padded(items: int) -> int:
+    """To how many the scan adds up a number of items."""
+    return -(-items // _PADDING) * _PADDING
+
+
+class Found(NamedTuple):
+    """Items [N], in no order, and their scores; 0 is for what cannot be shown. Of an item that comes twice the higher
+    score is its own."""
+
+    numbers: np.ndarray
+    scores: np.ndarray
 
 
 class Scores(Protocol):
-    """How good each item is.
+    """How good each item is."""
 
-    Attributes:
-        rough: logarithms [V], maybe rounded, and used up by ranking; what is -inf cannot be shown.
-        also: numbers of items that may be better than `rough` says.
-    """
+    def best(self, few: int, offset: np.ndarray | None = None, also: np.ndarray = _NO_ITEMS) -> Found:
+        """The best few items and some others.
 
-    rough: np.ndarray
-    also: np.ndarray
-
-    def exactly(self, numbers: np.ndarray) -> np.ndarray:
-        """Scores [N] of some items, not rounded."""
+        Args:
+            few: at least so many of the best, if there are.
+            offset: added to the logarithms of the scores before the best are chosen [V], -inf for what may not be
+                shown; the scores that are given back are without it.
+            also: numbers of others that are asked for.
+        """
         ...
 
 
 class Known:
-    """Scores [V] that are known of all items; those that are not above 0 cannot be shown."""
+    """Scores [V] by the vocabulary's numbers that are known; what is not above 0 cannot be shown."""
 
     def __init__(self, scores: np.ndarray) -> None:
         self._scores = scores
-        self.rough = np.log(scores, out=np.full(len(scores), -np.inf), where=scores > 0)
-        self.also = np.zeros(0, np.int64)
 
-    def exactly(self, numbers: np.ndarray) -> np.ndarray:
-        """Of some items [N]."""
-        found: np.ndarray = self._scores[numbers]
-        return found
+    def best(self, few: int, offset: np.ndarray | None = None, also: np.ndarray = _NO_ITEMS) -> Found:
+        """See `Scores`; the best few are in the order of their numbers."""
+        logs = np.log(self._scores, out=np.full(len(self._scores), -np.inf), where=self._scores > 0)
+        logs[:FIRST_ITEM] = -np.inf
+        if offset is not None:
+            logs += offset
+        numbers = np.concatenate([largest(logs, few), also])
+        return Found(numbers, np.where(logs[numbers] > -np.inf, self._scores[numbers], 0.0))
 
 
-class Sample(NamedTuple):
-    """Some items, as good as any others: their numbers, vectors and biases."""
-
-    numbers: np.ndarray
-    vectors: np.ndarray
-    bias: np.ndarray
+def largest(logs: np.ndarray, k: int) -> np.ndarray:
+    """Numbers of the k largest [V] above -inf, in their own order; of equal ones those with lower numbers."""
+    if len(logs) > k:
+        least = np.partition(logs, len(logs) - k)[len(logs) - k]
+        few = logs > least
+        if least > -np.inf:
+            few[np.flatnonzero(logs == least)[: k - np.count_nonzero(few)]] = True
+        return np.flatnonzero(few)
+    return np.flatnonzero(logs > -np.inf)
 
 
 class ItemVectors:
@@ -70,6 +84,11 @@ class ItemVectors:
         """How many there are, V."""
         return len(self._first) + len(self._later)
 
+    @property
+    def first(self) -> np.ndarray:
+        """Vectors of those that did not come later."""
+        return self._first
+
     def __getitem__(self, numbers: np.ndarray) -> np.ndarray:
         """Vectors [..., D] of items [...]."""
         if not len(self._later):
@@ -79,12 +98,6 @@ class ItemVectors:
         late = numbers >= len(self._first)
         found[late] = self._later[numbers[late] - len(self._first)]
         return found
-
-    @cached_property
-    def sample(self) -> Sample:
-        """Items all over the catalogue."""
-        numbers = np.unique(np.linspace(FIRST_ITEM, len(self._first) - 1, _SAMPLE).astype(np.int64))
-        return Sample(numbers, self._first[numbers], self.bias[numbers])
 
     def products(self, direction: np.ndarray) -> np.ndarray:
         """Products [V] of all of them with a vector [D]."""
@@ -102,66 +115,90 @@ class ItemVectors:
         return ItemVectors(self._first, np.concatenate([self.bias, bias.astype(np.float32)]), later)
 
 
+class Copies(NamedTuple):
+    """Of which items the events are that may be copied: their numbers [U], without repetition, and for each event which
+    of them [C]."""
+
+    items: np.ndarray
+    place: np.ndarray
+
+    @classmethod
+    def of(cls, item: np.ndarray) -> Copies:
+        """Of events [C]."""
+        return cls(*np.unique(item, return_inverse=True))
+
+    def and_then(self, item: np.ndarray) -> Copies:
+        """These and a few more."""
+        place_of = {number: place for place, number in enumerate(self.items.tolist())}
+        places = [place_of.setdefault(number, len(place_of)) for number in item.tolist()]
+        return Copies(np.fromiter(place_of, np.int64, len(place_of)), np.concatenate([self.place, places]))
+
+
 class NextItem:
     """How likely each item comes next, generated or copied.
 
     Args:
-        items: of the model.
-        logits: products of all items with the decoder's direction, and biases [V], which may be rounded; they are used
-            up.
+        items: of the model; scan: of all of them, see `model.scan`.
         reading: the decoder's outputs, as `model.network.Reading` names them, of one session.
-        history, tokens: item numbers that copies are of, [H] and [T].
+        history: what of it can be copied; tokens: item numbers of the session [T].
     """
 
     def __init__(
-        self,
-        items: ItemVectors,
-        logits: np.ndarray,
-        reading: Mapping[str, np.ndarray],
-        history: np.ndarray,
-        tokens: np.ndarray,
+        self, items: ItemVectors, scan: Graph, reading: Mapping[str, np.ndarray], history: Copies, tokens: np.ndarray
     ) -> None:
-        self._items, self._direction = items, reading["direction"][0]
-        copied, copies = reading["of_history"][0], history
-        logits[:FIRST_ITEM] = -np.inf
-        if "of_session" in reading:
-            copied, copies = np.concatenate([copied, reading["of_session"][0]]), np.concatenate([copies, tokens])
-        else:
-            logits[tokens] = -np.inf
-        self.rough = logits
-        possible = logits[copies] > -np.inf
-        copied, copies = copied[possible], copies[possible]
-        self._top = max(logits.max(), copied.max(initial=_LEAST))
-        self.also, place = np.unique(copies, return_inverse=True)
-        self._copied_mass = np.bincount(place, np.exp(copied - self._top))
-        generated = _sum_of_exponentials(logits, self._top) * self._rounded_away()
-        self._total = max(generated + float(self._copied_mass.sum()), _TINY)
+        self._items, self._scan = items, scan
+        self._direction = reading["direction"]
+        self._copies, self._copied, gone = history, reading["of_history"][0], tokens
+        if "of_session" in reading:  # sessions repeat items
+            self._copies = history.and_then(tokens)
+            self._copied = np.concatenate([self._copied, reading["of_session"][0]])
+            gone = _NO_ITEMS
+        self._gone = gone
 
-    def exactly(self, numbers: np.ndarray) -> np.ndarray:
-        """Probabilities of some items [N], from vectors that are not rounded."""
-        found = np.exp(self._items[numbers] @ self._direction + self._items.bias[numbers] - self._top)
-        if len(self.also):
-            place = np.minimum(np.searchsorted(self.also, numbers), len(self.also) - 1)
-            found += np.where(self.also[place] == numbers, self._copied_mass[place], 0.0)
-        found[self.rough[numbers] == -np.inf] = 0.0
-        exact: np.ndarray = found / self._total
-        return exact
+    def best(self, few: int, offset: np.ndarray | None = None, also: np.ndarray = _NO_ITEMS) -> Found:
+        """See `Scores`; the scores are probabilities."""
+        first = self._items.first
+        if len(self._items) > len(first):
+            return self._with_later(few, offset, also)
+        found = self._look(few, offset, self._copies.items, self._gone, also)
+        return Found(found["numbers"], found["shares"])
 
-    def _rounded_away(self) -> float:
-        """What rounding the direction does to all items alike, by a sample that is looked at exactly."""
-        numbers, vectors, bias = self._items.sample
-        rounded = np.exp(self.rough[numbers] - self._top)
-        exact = np.exp(vectors @ self._direction + bias - self._top)
-        of_rounded = float(rounded.sum())
-        return float(exact[rounded > 0].sum()) / of_rounded if of_rounded > _TINY else 1.0
+    def _look(
+        self, few: int, offset: np.ndarray | None, copies: np.ndarray, gone: np.ndarray, also: np.ndarray
+    ) -> Mapping[str, np.ndarray]:
+        first = self._items.first
+        if offset is not None:
+            offset = np.pad(offset, (0, padded(len(first)) - len(first)))
+        return self._scan(
+            {
+                "direction": self._direction,
+                "items": first,
+                "copies": copies,
+                "place": self._copies.place,
+                "copied": self._copied,
+                "gone": gone,
+                "also": also,
+                "offset": _NO_OFFSET if offset is None else offset.astype(np.float32),
+                "few": np.asarray([min(few, len(first))]),
+            }
+        )
 
-
-def _sum_of_exponentials(logits: np.ndarray, top: float) -> float:
-    total = 0.0
-    for start in range(0, len(logits), _CHUNK):
-        part = logits[start : start + _CHUNK] - top
-        total += float(np.exp(part, out=part).sum())
-    return total
+    def _with_later(self, few: int, offset: np.ndarray | None, also: np.ndarray) -> Found:
+        """The same where there are items that the scan does not know, which are all looked at."""
+        known = len(self._items.first)
+        copies, gone = (np.where(part < known, part, 0) for part in (self._copies.items, self._gone))
+        found = self._look(few, None if offset is None else offset[:known], copies, gone, also[also < known])
+        top, total = float(found["top"]), float(found["total"])
+        mass = np.exp(self._items.later_logits(self._direction[0]).astype(np.float64) - top)
+        item = self._copies.items[self._copies.place]
+        np.add.at(mass, item[item >= known] - known, np.exp(self._copied[item >= known] - top))
+        mass[self._gone[self._gone >= known] - known] = 0.0
+        whole = max(total + float(mass.sum()), _TINY)
+        shares = mass / whole
+        if offset is not None:
+            shares[offset[known:] == -np.inf] = 0.0
+        numbers = np.concatenate([found["numbers"], np.arange(known, len(self._items))])
+        return Found(numbers, np.concatenate([found["shares"] * (total / whole), shares]))
 
 
 def word_vectors(table: np.ndarray, words: np.ndarray, otherwise: np.ndarray) -> np.ndarray:

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from recsys_tasks.features.sequences import GAP_BUCKETS, MAX_TOKENS, build_timeline, query_inputs
 from recsys_tasks.names import FIRST_ITEM, UNKNOWN_ITEM
 from recsys_tasks.serving.inputs import History, history_inputs, joined, moment_inputs, session_tokens
-from recsys_tasks.serving.ranking import best
 from recsys_tasks.serving.scoring import Known
 
 NOW = 1.7e9
@@ -90,6 +89,8 @@ def test_tokens_are_shared_as_far_as_they_are_the_same(during: list, later: list
 @given(st.lists(st.integers(-3, 40), min_size=1, max_size=3_000), st.integers(1, 20))
 @settings(deadline=None)
 def test_the_best_are_those_that_sorting_finds(scores: list[int], k: int) -> None:
-    expected = sorted((number for number, score in enumerate(scores) if score > 0), key=lambda n: (-scores[n], n))
-    known = Known(np.asarray(scores, np.float32))
-    assert best(known.rough, k).tolist() == sorted(expected[:k])
+    possible = [number for number, score in enumerate(scores) if score > 0 and number >= FIRST_ITEM]
+    expected = sorted(possible, key=lambda n: (-scores[n], n))
+    found = Known(np.asarray(scores, np.float32)).best(k)
+    assert found.numbers.tolist() == sorted(expected[:k])
+    assert found.scores.tolist() == [scores[number] for number in found.numbers]
