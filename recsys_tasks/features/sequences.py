@@ -5,6 +5,7 @@ Letters in shapes: N events, U users, S sessions, B requests, H events of histor
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +24,7 @@ Arrays = dict[str, np.ndarray]
 
 # From how many seconds on a gap is in bucket 2, 3, …: about 1.6 buckets an e-fold of minutes.
 _GAP_STEPS = 60.0 * np.expm1(np.arange(1, GAP_BUCKETS - 1) / 1.6)
+_GAP_STEP_LIST: list[float] = _GAP_STEPS.tolist()
 _COUNT_OF = np.minimum(1 + 2 * np.log(np.maximum(np.arange(256), 1)), COUNT_BUCKETS - 1).astype(np.int64)
 _COUNT_OF[:4] = range(4)
 
@@ -30,6 +32,11 @@ _COUNT_OF[:4] = range(4)
 def gap_bucket(seconds: np.ndarray) -> np.ndarray:
     """Bucket of a gap in seconds: 0 for a negative one (none), 1 below a minute or so, then logarithmic."""
     return np.where(seconds < 0, 0, 1 + np.searchsorted(_GAP_STEPS, seconds, side="right"))
+
+
+def gap_bucket_of(seconds: float) -> int:
+    """`gap_bucket` of one gap, in less time."""
+    return 0 if seconds < 0 else 1 + bisect_right(_GAP_STEP_LIST, seconds)
 
 
 def count_bucket(count: np.ndarray) -> np.ndarray:

@@ -16,11 +16,10 @@ from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM
 from recsys_tasks.serving.additions import Addition, with_additions
 from recsys_tasks.serving.bundle import SCAN, Bundle
 from recsys_tasks.serving.graphs import Graph
-from recsys_tasks.serving.inputs import History, joined
 from recsys_tasks.serving.messages import Recommendation
 from recsys_tasks.serving.ranking import Ranked, Ranking, Wishes
 from recsys_tasks.serving.reader import KEPT_BYTES, Action, Reader
-from recsys_tasks.serving.reasons import LIKED, MATCHES, PINNED, POPULAR, Reason, Reasons
+from recsys_tasks.serving.reasons import LIKED, MATCHES, PINNED, POPULAR, Deeds, Reason, Reasons
 from recsys_tasks.serving.rules import Rules
 from recsys_tasks.serving.scoring import Known, NextItem, Scores
 
@@ -64,7 +63,7 @@ class _Likely(NamedTuple):
     source: str
     scores: Scores
     intent: float | None
-    did: History
+    deeds: Deeds
     latest: float
     spent: Spent | None = None
 
@@ -185,7 +184,7 @@ class Engine:
             return self._of_interests(ranking, likely, wishes)
         began = time.perf_counter()
         ranked = ranking.rank(likely.scores, wishes, likely.latest)
-        reasons = self._reasons.of(ranked.numbers, likely.did.item, likely.did.kind)
+        reasons = self._reasons.of(ranked.numbers, likely.deeds)
         listed = self._listed(ranked, likely.source, reasons)
         spent = likely.spent and likely.spent._replace(ranking=time.perf_counter() - began)
         return Answer(listed, likely.intent, ranked.chances, spent)
@@ -210,16 +209,14 @@ class Engine:
         began = time.perf_counter()
         past, kept = self._reader.past(user_id, since, now)
         read_at = time.perf_counter()
-        told = self._reader.encoded(session)
-        did = joined(past.events, told) if len(told.item) else past.events
-        latest = max([now, *told.seconds.tolist()])
-        if did.item.max(initial=0) < FIRST_ITEM and not (self.bundle.reads_searches and did.words.any()):
-            return _Likely("popular", Known(self._popular()), None, did, latest)
-        told = told._replace(seconds=np.maximum(told.seconds, now))
-        read, tokens = self._reader.read(user_id, past, told, now)
-        scores = NextItem(self.bundle.items, self._scan, read, past.copies, tokens.columns[0])
+        running = self._reader.session(user_id, past, session, now)
+        deeds = past.deeds.and_then(running.tokens.columns)
+        if not self._reader.tells(running):
+            return _Likely("popular", Known(self._popular()), None, deeds, running.latest)
+        read = self._reader.read(user_id, running)
+        scores = NextItem(self.bundle.items, self._scan, read, past.copies, running.tokens.columns[0])
         spent = Spent(kept, read_at - began, time.perf_counter() - read_at)
-        return _Likely("model", scores, float(read["intent"][0]), did, latest, spent)
+        return _Likely("model", scores, float(read["intent"][0]), deeds, running.latest, spent)
 
     def _listed(self, ranked: Ranked, source: str, reasons: Sequence[Reason]) -> list[Recommendation]:
         vocabulary = self.bundle.vocabulary

@@ -6,17 +6,18 @@ Letters in shapes: N events, H events of a history (at least 1), L tokens of a s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from recsys_tasks.features.sequences import (
     GAP_BUCKETS,
-    MAX_TOKENS,
     SECONDS_PER_DAY,
     Arrays,
     build_timeline,
     gap_bucket,
+    gap_bucket_of,
     hour_of,
     weekday_of,
 )
@@ -66,6 +67,15 @@ def history_inputs(past: History) -> Arrays:
     return {name: values[None] for name, values in columns.items()}
 
 
+class Did(NamedTuple):
+    """One thing that a session did: the item's number, its kind, seconds since 1970, and words of a search [A]."""
+
+    item: int
+    kind: int
+    seconds: float
+    words: np.ndarray
+
+
 class Tokens(NamedTuple):
     """What the decoder reads of a session, the beginning (0) first: columns [4, L] of items, kinds, buckets of gaps and
     places; words [L, A] of searches."""
@@ -73,31 +83,31 @@ class Tokens(NamedTuple):
     columns: np.ndarray
     words: np.ndarray
 
-    def shared_with(self, other: Tokens) -> int:
-        """How many of the first ones are the same."""
-        most = min(len(self.words), len(other.words))
-        same = (self.columns[:, :most] == other.columns[:, :most]).all(0)
-        same &= (self.words[:most] == other.words[:most]).all(1)
-        return most if same.all() else int(same.argmin())
-
     def inputs(self, begin: int) -> Arrays:
         """The decoder's inputs [1, L - begin] of those from a place on."""
         return {name: self.columns[None, row, begin:] for row, name in enumerate(("item", "kind", "gap", "place"))}
 
+    def first(self, count: int) -> Tokens:
+        """So many of them."""
+        return Tokens(self.columns[:, :count], self.words[:count])
 
-def session_tokens(past: History, session: History) -> Tokens:
-    """Of a session's last events, oldest first, after a history."""
-    last = past.seconds[-1:]  # of the history, if there is one
-    before = np.concatenate([last, session.seconds])
-    gaps = np.full(len(session.item), -1.0)
-    gaps[len(gaps) - len(before) + 1 :] = np.maximum(np.diff(before), 0.0)
-    recent = slice(max(0, len(gaps) - MAX_TOKENS + 1), None)
-    columns = np.zeros((4, len(gaps[recent]) + 1), np.int64)
-    columns[:3, 1:] = session.item[recent], session.kind[recent], gap_bucket(gaps[recent])
-    columns[3] = np.arange(columns.shape[1])
-    words = np.zeros((columns.shape[1], session.words.shape[1]), np.int64)
-    words[1:] = session.words[recent]
-    return Tokens(columns, words)
+    def and_then(self, later: Sequence[Did], before: float | None) -> Tokens:
+        """These and what the session did after that, oldest first; `before` is when the last thing was done."""
+        rows = []
+        for place, (item, kind, seconds, _) in enumerate(later, start=len(self.words)):
+            gap = -1.0 if before is None else max(seconds - before, 0.0)
+            rows.append((item, kind, gap_bucket_of(gap), place))
+            before = seconds
+        columns = np.asarray(rows, np.int64).reshape(-1, 4).T
+        words = [did.words for did in later]
+        return Tokens(
+            np.concatenate([self.columns, columns], 1), np.concatenate([self.words, words]) if words else self.words
+        )
+
+
+def beginning(words: int) -> Tokens:
+    """Tokens of a session that did nothing yet, searches of which have so many words."""
+    return Tokens(np.zeros((4, 1), np.int64), np.zeros((1, words), np.int64))
 
 
 def moment_inputs(past: History, kept: Arrays, now: float) -> Arrays:

@@ -11,17 +11,19 @@ from typing import NamedTuple
 import numpy as np
 
 from recsys_tasks.errors import BundleCorrupt
-from recsys_tasks.features.sequences import QUERY_WORDS, Arrays
-from recsys_tasks.names import EVENT_TYPE_CODES
+from recsys_tasks.features.sequences import MAX_TOKENS, QUERY_WORDS, Arrays
+from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM, UNKNOWN_ITEM
 from recsys_tasks.serving.bundle import DECODER, ENCODER, Bundle
 from recsys_tasks.serving.graphs import BEFORE, Graph, state_after
-from recsys_tasks.serving.inputs import History, Tokens, history_inputs, joined, moment_inputs, session_tokens
+from recsys_tasks.serving.inputs import Did, History, Tokens, beginning, history_inputs, joined, moment_inputs
 from recsys_tasks.serving.pace import rest_after
+from recsys_tasks.serving.reasons import Deeds
 from recsys_tasks.serving.recent import Recent
 from recsys_tasks.serving.scoring import Copies, word_vectors
 
 HISTORY = 512
 KEPT_BYTES = 64 << 20
+_NO_WORDS = np.zeros(QUERY_WORDS, np.int64)
 _OF_SESSIONS = 4  # a quarter of that is for them
 _RESTING = 4  # of an engine that does not serve, a quarter stays
 _ALONG_KEYS, _ALONG_TOKENS = 3, 1
@@ -53,6 +55,8 @@ class Past(NamedTuple):
     inputs: Arrays
     encoded: Arrays
     copies: Copies
+    deeds: Deeds
+    tells: bool  # whether the model makes anything of it
     now: float
 
     def bytes(self) -> int:
@@ -60,15 +64,20 @@ class Past(NamedTuple):
         return _bytes(self.inputs) + _bytes(self.encoded) + sum(column.nbytes for column in self.known)
 
 
-class _Session(NamedTuple):
-    """What is kept of a session between answers, over the same history."""
+class Session(NamedTuple):
+    """A session over a history, whose first tokens were read before."""
 
     past: Past
+    now: float  # when it began
     moment: Arrays
+    happened: Happened  # in it
     tokens: Tokens
-    state: Arrays
+    latest: float  # when the last thing was done
+    read: int  # how many of the tokens were
+    state: Arrays  # after those
 
     def bytes(self) -> int:
+        """How much memory that takes, roughly, without what is kept of the history."""
         return _bytes(self.moment) + _bytes(self.state) + self.tokens.columns.nbytes + self.tokens.words.nbytes
 
 
@@ -94,7 +103,7 @@ class Reader:
     def _forget_all(self) -> None:
         of_sessions = self._most_bytes // _OF_SESSIONS
         self._pasts: Recent[str | None, Past] = Recent(self._most_bytes - of_sessions, Past.bytes)
-        self._sessions: Recent[tuple[str | None, float], _Session] = Recent(of_sessions, _Session.bytes)
+        self._sessions: Recent[tuple[str | None, float], Session] = Recent(of_sessions, Session.bytes)
 
     def of(self, bundle: Bundle, changed: Mapping[str, object]) -> Reader:
         """One for the same model that knows more of some items; what is kept of others stays."""
@@ -124,51 +133,69 @@ class Reader:
         events = known.up_to(end, HISTORY)
         inputs = history_inputs(events)
         encoded = self._encoder({**inputs, "vectors": self._vectors(inputs["item"], inputs["words"])})
-        found = Past(happened, known, end, events, inputs, encoded, Copies.of(inputs["item"][0]), now)
+        found = Past(
+            happened,
+            known,
+            end,
+            events,
+            inputs,
+            encoded,
+            Copies.of(inputs["item"][0]),
+            Deeds.of(events.item, events.kind),
+            self._tells(events.item, events.words),
+            now,
+        )
         if user_id is not None or not happened:
             self._pasts.put(user_id, found)
         return found, False
 
-    def encoded(self, actions: Sequence[Action]) -> History:
-        """What was done, as the model reads it; what it does not know is left out."""
-        vocabulary = self._bundle.vocabulary
-        actions = [action for action in actions if action.event_type in EVENT_TYPE_CODES]
-        words = np.zeros((len(actions), QUERY_WORDS), np.int64)
-        for row, action in enumerate(actions):
-            if action.query:
-                words[row] = vocabulary.words_of(action.query)
-        return History(
-            vocabulary.numbers([action.item_id for action in actions]),
-            np.asarray([EVENT_TYPE_CODES[action.event_type] for action in actions], np.int64),
-            np.asarray([action.seconds for action in actions], np.float64),
-            words,
-        )
-
-    def read(self, user_id: str | None, past: Past, session: History, now: float) -> tuple[Arrays, Tokens]:
-        """The decoder's outputs for a session over a history, and the session's tokens.
+    def session(self, user_id: str | None, past: Past, actions: Sequence[Action], now: float) -> Session:
+        """A session over a history, with what is kept of it from answers before.
 
         Args:
             user_id: whose session, if it is known.
             past: the history.
-            session: what the session did, oldest first.
+            actions: what the session did, oldest first.
             now: when it began.
         """
-        tokens = session_tokens(past.events, session)
+        happened = tuple(
+            (action.item_id, action.event_type, max(action.seconds, now), action.query)
+            for action in actions
+            if action.event_type in EVENT_TYPE_CODES
+        )
         kept = self._sessions.get((user_id, now))
-        if kept is not None and kept.past is past:
-            moment = kept.moment
-            known = min(tokens.shared_with(kept.tokens), len(tokens.words) - 1)  # the last one is read in any case
-            state = {name: _first(name, value, known) for name, value in kept.state.items()}
-        else:
-            moment, known, state = moment_inputs(past.events, past.inputs, now), 0, self._decoder.beginning()
+        if kept is None or kept.past is not past:
+            moment = moment_inputs(past.events, past.inputs, now)
+            kept = Session(past, now, moment, (), beginning(QUERY_WORDS), now, 0, self._decoder.beginning())
+        known = _shared(kept.happened, happened)
+        tokens, read = kept.tokens.first(1 + known), min(kept.read, 1 + known)
+        skipped = max(len(happened) - MAX_TOKENS + 1, 0)
+        if skipped:  # what comes after those that are not read has another place at each request
+            known, tokens, read = skipped, tokens.first(1), 0
+        before = happened[known - 1][2] if known else float(past.events.seconds[-1]) if past.end else None
+        tokens = tokens.and_then([self._did(*entry) for entry in happened[known:]], before)
+        latest = happened[-1][2] if happened else now
+        return kept._replace(happened=() if skipped else happened, tokens=tokens, latest=latest, read=read)
+
+    def read(self, user_id: str | None, session: Session) -> Arrays:
+        """The decoder's outputs for a session."""
+        past, tokens, known = session.past, session.tokens, min(session.read, len(session.tokens.words) - 1)
+        state = {name: _first(name, value, known) for name, value in session.state.items()}
         new = tokens.inputs(known)
-        items = new["item"]
-        new["vectors"] = self._vectors(items, tokens.words[None, known:])
-        new["bias"] = self._bundle.items.bias[items]
-        read = self._decoder({**past.encoded, **moment, **state, **new})
-        if len(session.item):
-            self._sessions.put((user_id, now), _Session(past, moment, tokens, state_after(read)))
-        return read, tokens
+        new["vectors"] = self._vectors(new["item"], tokens.words[None, known:])
+        new["bias"] = self._bundle.items.bias[new["item"]]
+        read = self._decoder({**past.encoded, **session.moment, **state, **new})
+        if session.happened:
+            kept = session._replace(read=len(tokens.words), state=state_after(read))
+            self._sessions.put((user_id, session.now), kept)
+        return read
+
+    def tells(self, session: Session) -> bool:
+        """Whether the model makes anything of a session and the history before it."""
+        return session.past.tells or self._tells(session.tokens.columns[0], session.tokens.words)
+
+    def _tells(self, item: np.ndarray, words: np.ndarray) -> bool:
+        return bool(item.max(initial=0) >= FIRST_ITEM or (self._bundle.reads_searches and words.any()))
 
     def forget(self, user_id: str) -> None:
         """Drops what is kept of a user between answers."""
@@ -220,14 +247,37 @@ class Reader:
             for number, action in zip(numbers.tolist(), acted, strict=True)
             if (round(action.seconds * 1e3), number) not in stored
         ]
-        known = joined(known, self.encoded(new))
+        known = joined(known, self._history(new))
         order = np.argsort(known.seconds, kind="stable")
         return History(*(column[order] for column in known))
+
+    def _history(self, actions: Sequence[Action]) -> History:
+        done = [self._did(action.item_id, action.event_type, action.seconds, action.query) for action in actions]
+        item, kind, seconds, words = zip(*done, strict=True) if done else ((), (), (), np.zeros((0, QUERY_WORDS)))
+        return History(
+            np.asarray(item, np.int64),
+            np.asarray(kind, np.int64),
+            np.asarray(seconds, np.float64),
+            np.asarray(words, np.int64),
+        )
+
+    def _did(self, item_id: str, event_type: str, seconds: float, query: str) -> Did:
+        vocabulary = self._bundle.vocabulary
+        number = vocabulary.number_of.get(item_id, UNKNOWN_ITEM)
+        return Did(number, EVENT_TYPE_CODES[event_type], seconds, vocabulary.words_of(query) if query else _NO_WORDS)
 
     def _vectors(self, items: np.ndarray, words: np.ndarray) -> np.ndarray:
         """Vectors [1, L, D] of events: of a search its words', of the others their items'."""
         vectors = self._bundle.items[items]
         return word_vectors(self._bundle.words, words, vectors) if self._bundle.reads_searches else vectors
+
+
+def _shared(one: Happened, other: Happened) -> int:
+    """How many things at the beginning are the same."""
+    most = min(len(one), len(other))
+    if one[:most] == other[:most]:
+        return most
+    return next(place for place in range(most) if one[place] != other[place])
 
 
 def _first(name: str, value: np.ndarray, count: int) -> np.ndarray:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -19,7 +19,7 @@ _DID: Final = {
     EVENT_TYPE_CODES[ADD_TO_CART]: "you put in the cart",
     EVENT_TYPE_CODES[PURCHASE]: "you bought",
 }
-_EXPLAINS = np.isin(np.arange(max(EVENT_TYPE_CODES.values()) + 1), list(_DID))
+_BUYS: Final = EVENT_TYPE_CODES[PURCHASE]
 BOUGHT_AGAIN: Final = "often bought again"
 POPULAR: Final = "popular"
 PINNED: Final = "chosen by the shop"
@@ -27,6 +27,28 @@ LIKED: Final = "fits what the user likes"
 MATCHES: Final = "matches the search"
 Reason = tuple[str, str | None]
 """A text, and the id of the item that it is about, if it is about one."""
+
+
+class Deeds(NamedTuple):
+    """What a user did that explains something: item numbers and kinds of the last few, oldest first, and how often each
+    item was bought."""
+
+    lately: Sequence[tuple[int, int]]
+    bought: Mapping[int, int]
+
+    @classmethod
+    def of(cls, item: np.ndarray, kind: np.ndarray) -> Deeds:
+        """Of events [N], oldest first."""
+        return cls((), {}).and_then(np.stack([item, kind]))
+
+    def and_then(self, columns: np.ndarray) -> Deeds:
+        """These and later ones, whose items and kinds are the first two of some columns [C, N]."""
+        item, kind = columns[:2].tolist()
+        new = [deed for deed in zip(item, kind, strict=True) if deed[0] >= FIRST_ITEM and deed[1] in _DID]
+        bought = [number for number, code in new if code == _BUYS]
+        return Deeds(
+            [*self.lately, *new][-_LOOKED_AT:], self.bought if not bought else Counter(self.bought) + Counter(bought)
+        )
 
 
 class Reasons:
@@ -41,24 +63,19 @@ class Reasons:
         self._vocabulary = vocabulary
         self._vectors = vectors
 
-    def of(self, shown: Sequence[int], item: np.ndarray, kind: np.ndarray) -> list[Reason]:
-        """A reason for each item that is shown.
-
-        Args:
-            shown: item numbers.
-            item, kind: numbers and kinds of what the user did [N], oldest first.
-        """
-        bought = Counter(item[kind == EVENT_TYPE_CODES[PURCHASE]].tolist())
-        known = np.flatnonzero((item >= FIRST_ITEM) & _EXPLAINS[kind])[-_LOOKED_AT:][::-1]
-        if not len(known) or not shown:
+    def of(self, shown: Sequence[int], deeds: Deeds) -> list[Reason]:
+        """A reason for each item that is shown, by what the user did."""
+        if not deeds.lately or not shown:
             return [(POPULAR, None)] * len(shown)
-        likeness = self._vectors[np.asarray(shown)] @ self._vectors[item[known]].T
-        nearest = known[likeness.argmax(1)]  # the latest of equal ones
+        known = deeds.lately[::-1]
+        likeness = self._vectors[np.asarray(shown)] @ self._vectors[np.asarray([number for number, _ in known])].T
+        nearest = likeness.argmax(1).tolist()  # the latest of equal ones
+        because = {place: self._because(*known[place]) for place in set(nearest)}
         return [
             (BOUGHT_AGAIN, self._vocabulary.item_id(number))
-            if bought[number] >= _AGAIN
-            else self._because(int(item[place]), int(kind[place]))
-            for number, place in zip(shown, nearest.tolist(), strict=True)
+            if deeds.bought.get(number, 0) >= _AGAIN
+            else because[place]
+            for number, place in zip(shown, nearest, strict=True)
         ]
 
     def _because(self, number: int, kind: int) -> Reason:

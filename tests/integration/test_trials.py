@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 
 from recsys_tasks.errors import BundleUnusable, GoldenMismatch
 from recsys_tasks.serving.app import create_app
-from recsys_tasks.serving.bundle import DECODER, GOLDEN, MANIFEST, bundle_digest, pack, read_bundle, seal
+from recsys_tasks.serving.bundle import DECODER, GOLDEN, MANIFEST, SCAN, bundle_digest, pack, read_bundle, seal
 from recsys_tasks.serving.engine import Engine
 from recsys_tasks.serving.memory import available_bytes
 from recsys_tasks.serving.probe import probe
@@ -64,7 +64,7 @@ def _version(client: TestClient, **asked: object) -> str:
 def _failing(bundle: Path, folder: Path) -> Path:
     """A bundle whose graph fails at every request; its golden requests are none, so that this is not found out."""
     shutil.copytree(bundle, folder)
-    shutil.copy(folder / "encoder.onnx", folder / DECODER)
+    shutil.copy(folder / "encoder.onnx", folder / SCAN)
     (folder / GOLDEN).write_text("[]")
     return _sealed(folder)
 
@@ -208,7 +208,7 @@ def test_a_bundle_that_takes_more_memory_than_it_has_bytes_is_found_out(bundles:
 def test_a_graph_that_crashes_is_found_out_before_it_comes_near_anybody(bundles: list[Path], tmp_path: Path) -> None:
     folder = tmp_path / "crashing"
     shutil.copytree(bundles[0], folder)
-    shutil.copy(folder / "encoder.onnx", folder / DECODER)
+    shutil.copy(folder / "encoder.onnx", folder / SCAN)
     with pytest.raises(GoldenMismatch, match=r"Golden request \d+ failed"):
         probe(_sealed(folder), available_bytes())
 

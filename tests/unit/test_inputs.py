@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from recsys_tasks.features.sequences import GAP_BUCKETS, MAX_TOKENS, build_timeline, query_inputs
 from recsys_tasks.names import FIRST_ITEM, UNKNOWN_ITEM
-from recsys_tasks.serving.inputs import History, history_inputs, joined, moment_inputs, session_tokens
+from recsys_tasks.serving.inputs import Did, History, Tokens, beginning, history_inputs, moment_inputs
 from recsys_tasks.serving.scoring import Known
 
 NOW = 1.7e9
@@ -34,6 +34,17 @@ def _history(events: list[tuple[int, int, int, list[int]]], after: float) -> His
     )
 
 
+def _tokens(past: History, session: History) -> Tokens:
+    """The tokens of a session's last events, made one after the other."""
+    skipped = max(len(session.item) - MAX_TOKENS + 1, 0)
+    found, seconds = beginning(8), [*past.seconds[-1:], *session.seconds]
+    for place, did in enumerate(zip(*session, strict=True)):
+        before = seconds[place + len(seconds) - len(session.item) - 1] if len(past.item) or place else None
+        if place >= skipped:
+            found = found.and_then([Did(*did)], before)
+    return found
+
+
 @given(EVENTS, EVENTS, st.integers(0, 3))
 @settings(deadline=None)
 def test_one_session_is_read_as_many_are(before: list, during: list, times: int) -> None:  # type: ignore[type-arg]
@@ -56,7 +67,7 @@ def test_one_session_is_read_as_many_are(before: list, during: list, times: int)
     )
     events, query = query_inputs(timeline, np.asarray([count]), np.asarray([len(item) - 1]), len(item))
     kept = history_inputs(past)
-    tokens, found = session_tokens(past, session), moment_inputs(past, kept, NOW)
+    tokens, found = _tokens(past, session), moment_inputs(past, kept, NOW)
     assert tokens.columns.shape[1] <= MAX_TOKENS
     for row, name in enumerate(("tokens", "token_kinds", "token_gaps")):
         np.testing.assert_array_equal(tokens.columns[None, row], query[name], err_msg=name)
@@ -68,22 +79,6 @@ def test_one_session_is_read_as_many_are(before: list, during: list, times: int)
         np.testing.assert_allclose(kept["days"] - found["days"], events["days"], atol=1e-4)
         for name in ("item", "kind", "hour", "weekday", "gap", "repeats", "recurrence", "words"):
             np.testing.assert_array_equal(kept[name], events[name], err_msg=name)
-
-
-@given(EVENTS, EVENTS, st.integers(0, 10))
-@settings(deadline=None)
-def test_tokens_are_shared_as_far_as_they_are_the_same(during: list, later: list, at: int) -> None:  # type: ignore[type-arg]
-    nothing = _history([], NOW)
-    session = _history(during, NOW)
-    longer = joined(session, _history(later, NOW + 1e6))
-    tokens, more = session_tokens(nothing, session), session_tokens(nothing, longer)
-    whole = len(longer.item) < MAX_TOKENS
-    if whole:
-        assert tokens.shared_with(more) == more.shared_with(tokens) == len(tokens.words)
-    if at < len(session.item):
-        changed = session.words.copy()
-        changed[at, 0] += 1
-        assert tokens.shared_with(session_tokens(nothing, session._replace(words=changed))) == at + 1
 
 
 @given(st.lists(st.integers(-3, 40), min_size=1, max_size=3_000), st.integers(1, 20))

@@ -16,7 +16,7 @@ from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM
 from recsys_tasks.serving.catalogue import Catalogue
 from recsys_tasks.serving.filters import Filter, Filters, check
 from recsys_tasks.serving.ranking import Ranking, Wishes
-from recsys_tasks.serving.reasons import BOUGHT_AGAIN, POPULAR, Reasons
+from recsys_tasks.serving.reasons import BOUGHT_AGAIN, POPULAR, Deeds, Reasons
 from recsys_tasks.serving.rules import Pin, Rules, read_rules
 from recsys_tasks.serving.scoring import ItemVectors, Known
 from tests.integration.bundles import catalogue_columns
@@ -204,10 +204,10 @@ def test_an_item_is_explained_by_what_the_user_did_that_is_most_like_it() -> Non
     view, buy = EVENT_TYPE_CODES["view"], EVENT_TYPE_CODES["purchase"]
     did = WORDS.numbers(["i1", "i2", "i1", "i3"])
     shown = WORDS.numbers(["i3", "i2", "i1"]).tolist()
-    assert reasons.of(shown, did, np.asarray([buy, view, buy, view])) == [
+    assert reasons.of(shown, Deeds.of(did, np.asarray([buy, view, buy, view]))) == [
         ("because you viewed Item 3, yellow", "i3"),
         ("because you viewed Item 2, blue", "i2"),
         (BOUGHT_AGAIN, "i1"),
     ]
     nothing = np.zeros(0, np.int64)
-    assert reasons.of(shown, nothing, nothing) == [(POPULAR, None)] * 3
+    assert reasons.of(shown, Deeds.of(nothing, nothing)) == [(POPULAR, None)] * 3
