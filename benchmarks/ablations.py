@@ -25,7 +25,7 @@ from recsys_tasks.evaluation.protocol import model_ranks
 from recsys_tasks.evaluation.sequence_files import SequenceTask, read_task
 from recsys_tasks.model import recipe
 from recsys_tasks.model.attention import Turn, turn
-from recsys_tasks.model.network import ItemTable, Reading, Recommender
+from recsys_tasks.model.network import ItemTable, Reading, Recommender, SessionState
 from recsys_tasks.model.training import TrainingConfig, TrainingData, build_network, train
 
 METRICS = ("recall_20", "mrr_20")
@@ -82,8 +82,9 @@ def _no_copying(network: Recommender) -> None:
     def training(self: Recommender, *_: object) -> None:
         return None
 
-    def inference(self: Recommender, *session: Any) -> Reading:
-        return Recommender.read_session(self, *session)._replace(of_history=None, of_session=None)
+    def inference(self: Recommender, *session: Any, **rest: Any) -> tuple[Reading, SessionState | None]:
+        reading, state = Recommender.read_session(self, *session, **rest)
+        return reading._replace(of_history=None, of_session=None), state
 
     network._copying = types.MethodType(training, network)  # type: ignore[method-assign]
     network.read_session = types.MethodType(inference, network)  # type: ignore[method-assign]

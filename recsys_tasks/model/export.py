@@ -10,13 +10,15 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import Dim
 from torch.utils import _pytree as pytree
 
 from recsys_tasks.errors import InvariantError
-from recsys_tasks.features.sequences import Arrays, Timeline, build_timeline, query_inputs
+from recsys_tasks.features.sequences import MAX_TOKENS, Arrays, Timeline, build_timeline, query_inputs
 from recsys_tasks.model.network import (
+    MASKED,
     Encoded,
     Events,
     NetworkConfig,
@@ -27,17 +29,17 @@ from recsys_tasks.model.network import (
     SessionState,
 )
 from recsys_tasks.model.scan import export_scan
-from recsys_tasks.names import FIRST_ITEM
+from recsys_tasks.names import FIRST_ITEM, PADDING_ITEM
 from recsys_tasks.serving.bundle import BIAS, DECODER, ENCODER, SCAN, VECTORS, WORDS
 from recsys_tasks.serving.graphs import AFTER, BEFORE, Graph, state_after
+from recsys_tasks.serving.inputs import CODES
 from recsys_tasks.serving.scoring import Copies, ItemVectors, NextItem, word_vectors
 
 _ROUNDING, _MOST_ROUNDED = 1e-3, 0.5  # of a score; that of vectors rounded to bytes
 _LEAST, _NEGLIGIBLE = -25.0, 1e-30  # scores so far below the best one are as good as none
 # What is given to the graphs as vectors is not read as numbers.
 _OF_EVENTS = tuple(name for name in Events._fields if name != "words")
-_OF_SESSION = tuple(name for name in SessionInputs._fields if name != "words")
-_ALONG_SESSION = ("item", "kind", "gap", "place")
+_ALONG_SESSION = ("place", "codes", "vectors", "bias")
 
 
 class _Encoder(nn.Module):
@@ -51,9 +53,22 @@ class _Encoder(nn.Module):
 
 
 class _Decoder(nn.Module):
+    """The decoder, all of whose tables are one: with `codes` [1, T, C] in the order of `serving.inputs.CODES`."""
+
+    table: Tensor
+    begin: Tensor
+
     def __init__(self, network: Recommender) -> None:
         super().__init__()
         self.network = network
+        places = network.place.weight[torch.arange(MAX_TOKENS).clamp(max=network.config.places - 1)]
+        # The beginning has gap 0, no vector, and a kind for itself.
+        kinds = torch.cat([(network.begin - network.gap.weight[0])[None], network.kind.weight[1:]])
+        moments = (network.hour.weight, network.weekday.weight, network.session_gap.weight)
+        tables = [kinds, network.gap.weight, places, *moments]
+        begins = np.cumsum([0, *(len(table) for table in tables[:-1])])
+        self.register_buffer("table", torch.cat(tables).detach())
+        self.register_buffer("begin", torch.as_tensor(begins))
 
     def forward(
         self,
@@ -61,12 +76,13 @@ class _Decoder(nn.Module):
         ages: Tensor,
         days: Tensor,
         state: SessionState,
+        place: Tensor,
+        codes: Tensor,
         vectors: Tensor,
         bias: Tensor,
-        *columns: Tensor,
     ) -> tuple[Tensor, ...]:
-        session = SessionInputs(words=vectors, **dict(zip(_OF_SESSION, columns, strict=True)))
-        reading, after = self.network.read_session((encoded, ages, days), session, vectors, bias, state)
+        x = self.network.loudness * vectors + F.embedding(codes + self.begin, self.table).sum(-2)
+        reading, after = self.network.read_session((encoded, ages, days), x, place, vectors, bias, state)
         return tuple(part for part in (*reading, *(after or ())) if part is not None)
 
 
@@ -76,15 +92,19 @@ def export_graphs(network: Recommender, folder: Path) -> None:
     items = network.items
     words = items.of_content.weight if network.config.content_tokens else items.own.weight[:1]
     with torch.inference_mode():
-        arrays = {VECTORS: items.matrix(), BIAS: items.bias, WORDS: words}
+        matrix, item_bias = items.matrix(), items.bias.clone()
+        matrix[PADDING_ITEM] = 0.0
+        item_bias[:FIRST_ITEM] = MASKED
+        arrays = {VECTORS: matrix, BIAS: item_bias, WORDS: words}
         for name, array in arrays.items():
             np.save(folder / name, array.cpu().numpy().astype(np.float32))
-        export_scan(items.matrix().cpu().numpy(), items.bias.cpu().numpy(), folder / SCAN)
+        export_scan(matrix.cpu().numpy(), item_bias.cpu().numpy(), folder / SCAN)
         events, query = _example(network.config)
         ages, days, session = _asked(events, query)
         encoded = network.encode_history(events)
-        vectors, bias = network.items(session.item), items.bias[session.item]
-        _, state = network.read_session((encoded, ages, days), session, vectors, bias)
+        vectors, bias = matrix[session.item], item_bias[session.item]
+        read = network.tokens(vectors, session)
+        _, state = network.read_session((encoded, ages, days), read, session.place, vectors, bias)
         assert state is not None, "a recurrent decoder reads no history"  # noqa: S101
         of_events = network.items(events.item)
     long, config = Dim.DYNAMIC, network.config
@@ -97,13 +117,12 @@ def export_graphs(network: Recommender, folder: Path) -> None:
         ({1: long}, tuple({1: long} for _ in _OF_EVENTS)),
     )
     state_names = [name for name, part in state._asdict().items() if part is not None]
-    per_column = tuple({1: long} if name in _ALONG_SESSION else None for name in _OF_SESSION)
     along = SessionState._make(({3: long}, {3: long}, *(None if part is None else {1: long} for part in state[2:])))
     _export(
         _Decoder(network),
-        _apart((encoded, ages, days, state, vectors, bias, *(getattr(session, name) for name in _OF_SESSION))),
+        _apart((encoded, ages, days, state, session.place, _codes(session), vectors, bias)),
         folder / DECODER,
-        [*Encoded._fields, "ages", "days", *(BEFORE + name for name in state_names), "vectors", "bias", *_OF_SESSION],
+        [*Encoded._fields, "ages", "days", *(BEFORE + name for name in state_names), *_ALONG_SESSION],
         [
             *(name for name in Reading._fields if name != "of_session" or config.sessions_repeat),
             *(AFTER + name for name in state_names),
@@ -113,9 +132,7 @@ def export_graphs(network: Recommender, folder: Path) -> None:
             {1: long},
             None,
             along,
-            {1: long},
-            {1: long},
-            per_column,
+            *({1: long} for _ in _ALONG_SESSION),
         ),
     )
 
@@ -140,18 +157,19 @@ def verify_graphs(network: Recommender, folder: Path) -> float:
     given = {name: value.numpy() for name, value in events._asdict().items()}
     given["vectors"] = word_vectors(words, given["words"], vectors[given["item"]])
     ages, days, session = _asked(events, query)
-    asked = {name: value.numpy() for name, value in session._asdict().items()} | encoder(given)
-    asked |= {"vectors": word_vectors(words, asked["words"], vectors[asked["item"]]), "bias": bias[asked["item"]]}
-    asked |= {"ages": ages.numpy(), "days": days.numpy()}
+    asked = encoder(given) | {"ages": ages.numpy(), "days": days.numpy()}
+    item = session.item.numpy()
+    asked |= {"vectors": word_vectors(words, session.words.numpy(), vectors[item]), "bias": bias[item]}
+    asked |= {"place": session.place.numpy(), "codes": _codes(session).numpy()}
     state = decoder.beginning()
     for part in (slice(0, -1), slice(-1, None)):  # the last token in a session that goes on
-        tokens = {name: asked[name][:, part] for name in ("vectors", "bias", *_ALONG_SESSION)}
+        tokens = {name: asked[name][:, part] for name in _ALONG_SESSION}
         reading = decoder({**asked, **tokens, **state})
         state = state_after(reading)
     items = ItemVectors(vectors, bias)
     _check_rounding(items, scan, reading["direction"])
-    of_history, tokens = Copies.of(query.history.numpy()[0]), session.item.numpy()[0]
-    found = NextItem(items, scan, reading, of_history, tokens).best(1, also=np.arange(len(items)))
+    of_history = Copies.of(query.history.numpy()[0])
+    found = NextItem(items, scan, reading, of_history, item[0]).best(1, also=np.arange(len(items)))
     shares = np.full(len(items), _NEGLIGIBLE)
     np.maximum.at(shares, found.numbers, found.scores)
     scores, expected = (np.maximum(part - part.max(), _LEAST) for part in (np.log(shares), expected))
@@ -179,6 +197,12 @@ def _check_rounding(items: ItemVectors, scan: Graph, direction: np.ndarray) -> N
 def _asked(events: Events, query: Query) -> tuple[Tensor, Tensor, SessionInputs]:
     """A request as the decoder's graph reads it: ages of the history's events, days, and tokens."""
     return query.ages(), torch.zeros_like(events.days[:, 0]), query.session()
+
+
+def _codes(session: SessionInputs) -> Tensor:
+    """What a session says beside its items, in the order of `serving.inputs.CODES` [1, T, C]."""
+    columns = [getattr(session, name).expand(session.item.shape) for name in CODES]
+    return torch.stack(columns, -1)
 
 
 def _export(

@@ -310,19 +310,23 @@ class Recommender(nn.Module):
     def _decode(self, x: Tensor, session: SessionInputs, own: Tensor | None, memory: Memory | None) -> Tensor:
         """States [B, T, D] of tokens, of which `x` are the items' or searches' vectors; row by row those that
         predict."""
-        x, by = self._tokens(x, session)
+        x, by = self.tokens(x, session), self._turn_of(session.place)
         for layer in self.decoder:
             x = layer(x, by, own, memory)
         state: Tensor = self.decoder_norm(x)
         return state
 
-    def _tokens(self, x: Tensor, session: SessionInputs) -> tuple[Tensor, Turn]:
-        """What the decoder's first layer reads, and the turns of the tokens' places."""
+    def tokens(self, x: Tensor, session: SessionInputs) -> Tensor:
+        """What the decoder's first layer reads [B, T, D], from vectors of the tokens' items or searches."""
         x = self.loudness * x + self.kind(session.kind) + self.gap(session.gap)
         x = torch.where(session.item[..., None] == 0, self.begin, x)
         x = x + self.place(session.place.clamp(max=self.config.places - 1))
-        x = self.drop(x + self.hour(session.hour) + self.weekday(session.weekday) + self.session_gap(session.since))
-        return x, turn(session.place[..., None] * self.place_frequency)
+        x = x + self.hour(session.hour) + self.weekday(session.weekday) + self.session_gap(session.since)
+        read: Tensor = self.drop(x)
+        return read
+
+    def _turn_of(self, place: Tensor) -> Turn:
+        return turn(place[..., None] * self.place_frequency)
 
     def _memory(self, states: Tensor, visible: Tensor, days: Tensor, memory_days: Tensor) -> Memory:
         # A last entry of zeros is always visible: attention to nothing, with score 0 whatever the time.
@@ -474,14 +478,17 @@ class Recommender(nn.Module):
         history = None
         if self.config.history:
             history = self.encode_history(events), query.ages(), torch.zeros_like(events.days[:, 0])
-        vectors = self._with_words(self.items(query.tokens), query.token_words)
-        bias = self.items.bias[query.tokens]
-        return self.read_session(history, query.session(), vectors, bias, length=query.length)[0]
+        session = query.session()
+        vectors = self._with_words(self.items(session.item), session.words)
+        bias = self.items.bias[session.item].masked_fill(session.item < FIRST_ITEM, MASKED)
+        read = self.tokens(vectors, session)
+        return self.read_session(history, read, session.place, vectors, bias, length=query.length)[0]
 
     def read_session(
         self,
         history: tuple[Encoded, Tensor, Tensor] | None,
-        session: SessionInputs,
+        x: Tensor,
+        place: Tensor,
         vectors: Tensor,
         bias: Tensor,
         state: SessionState | None = None,
@@ -492,22 +499,21 @@ class Recommender(nn.Module):
         Args:
             history: what was kept of it, for each event the bucket of its age, and `GAP_BUCKETS` more where it is the
                 last with its item [B, H], and the time of the session's begin in the days of the events [B].
-            session: tokens, of which `words` are not read.
-            vectors: of the tokens' items and searches [B, T, D]; bias: of their items [B, T].
+            x: the session's tokens [B, T, D]; place: theirs in the session [B, T].
+            vectors: of the tokens' items and searches [B, T, D]; bias: of their items [B, T], `MASKED` where there is
+                none.
             state: of the tokens before these; None where there are none.
             length: where these are the whole session and some rows end in padding, how many are not [B].
         """
-        x, by = self._tokens(vectors, session)
-        x, keys = self._go_on(x, by, history, session.place, state, length)
+        x, keys = self._go_on(x, history, place, state, length)
         read = self.decoder_norm(x).squeeze(1)
         direction = self._direction(read)
         of_history = None if history is None else self._of_history(read, *history[:2])
         of_session = all_vectors = all_bias = None
         if self.config.sessions_repeat:
-            all_vectors, all_bias = vectors, bias.masked_fill(session.item < FIRST_ITEM, MASKED)
+            all_vectors, all_bias = vectors, bias
             if state is not None and state.vectors is not None and state.bias is not None:
-                all_vectors = torch.cat([state.vectors, all_vectors], 1)
-                all_bias = torch.cat([state.bias, all_bias], 1)
+                all_vectors, all_bias = torch.cat([state.vectors, vectors], 1), torch.cat([state.bias, bias], 1)
             of_session = self._of_session(direction, all_vectors, all_bias, length)
         reading = Reading(direction, self.intent(read).squeeze(-1).sigmoid(), of_history, of_session)
         return reading, None if keys is None else SessionState(*keys, all_vectors, all_bias)
@@ -515,7 +521,6 @@ class Recommender(nn.Module):
     def _go_on(
         self,
         x: Tensor,
-        by: Turn,
         history: tuple[Encoded, Tensor, Tensor] | None,
         place: Tensor,
         state: SessionState | None,
@@ -523,6 +528,7 @@ class Recommender(nn.Module):
     ) -> tuple[Tensor, KeyValue | None]:
         """The last token's state [B, 1, D], and what later ones read of all tokens, [B, N, ...] of N layers; a
         recurrent decoder keeps nothing."""
+        by = self._turn_of(place)
         if self.config.recurrent:
             for unit in self.decoder:
                 x = unit(x, by, None, None)
@@ -551,7 +557,7 @@ class Recommender(nn.Module):
     def _of_history(self, state: Tensor, encoded: Encoded, ages: Tensor) -> Tensor:
         """Scores [B, H] of copying events of the history, each at the bucket of its age."""
         query = self.copy_query(state) / math.sqrt(self.config.width)
-        of_age = (encoded.age_weight * self.age_table[ages]).sum(-1) + self.age_offset[ages]
+        of_age = (encoded.age_weight * F.embedding(ages, self.age_table)).sum(-1) + self.age_offset[ages]
         return (encoded.copy_key @ query[..., None]).squeeze(-1) + of_age
 
     def _of_session(self, direction: Tensor, vectors: Tensor, bias: Tensor, length: Tensor | None) -> Tensor:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import msgspec
 import numpy as np
 
 from recsys_tasks.errors import GoldenMismatch, InputError
@@ -195,7 +195,7 @@ class Engine:
         scores = self._popular()
         if len(numbers):
             scores[numbers] += matching / matching.max() * (1.0 + scores[numbers] / scores.max())
-        ranked = ranking.rank(Known(scores), replace(wishes, explore=None), likely.latest)
+        ranked = ranking.rank(Known(scores), msgspec.structs.replace(wishes, explore=None), likely.latest)
         liked = set(numbers.tolist())
         reasons: list[Reason] = [(LIKED if number in liked else POPULAR, None) for number in ranked.numbers]
         return Answer(self._listed(ranked, "interests", reasons), None)

@@ -22,6 +22,9 @@ from recsys_tasks.features.sequences import (
     weekday_of,
 )
 
+CODES = ("kind", "gap", "place", "hour", "weekday", "since")
+"""What a token says beside its item, in the order in which the decoder reads it."""
+
 
 class History(NamedTuple):
     """Events, oldest first: item numbers [N], kinds [N], seconds since 1970 [N], words of searches [N, A]."""
@@ -83,9 +86,13 @@ class Tokens(NamedTuple):
     columns: np.ndarray
     words: np.ndarray
 
-    def inputs(self, begin: int) -> Arrays:
-        """The decoder's inputs [1, L - begin] of those from a place on."""
-        return {name: self.columns[None, row, begin:] for row, name in enumerate(("item", "kind", "gap", "place"))}
+    def inputs(self, begin: int, moment: np.ndarray) -> Arrays:
+        """The decoder's inputs [1, L - begin] of those from a place on, of a session that began at a moment."""
+        columns = self.columns[:, begin:]
+        codes = np.empty((1, columns.shape[1], len(CODES)), np.int64)
+        codes[0, :, :3] = columns[1:].T
+        codes[0, :, 3:] = moment
+        return {"place": columns[None, 3], "codes": codes}
 
     def first(self, count: int) -> Tokens:
         """So many of them."""
@@ -110,21 +117,26 @@ def beginning(words: int) -> Tokens:
     return Tokens(np.zeros((4, 1), np.int64), np.zeros((1, words), np.int64))
 
 
-def moment_inputs(past: History, kept: Arrays, now: float) -> Arrays:
-    """The decoder's inputs that stay the same as long as a session goes on: where the ages of the history's events are
-    in the curves of copying [1, H], and when the session began.
+class Moment(NamedTuple):
+    """What stays the same as long as a session goes on: the decoder's inputs of ages of the history's events, as places
+    in the curves of copying [1, H], and of the days since the history's last event [1]; and the last of its `CODES`."""
 
-    Args:
-        past: the history; kept: what `history_inputs` made of it.
-        now: when the session began.
-    """
-    last = past.seconds[-1:]
-    moment = np.asarray([[now]])
-    seconds = past.seconds[None] if len(last) else moment
-    return {
-        "ages": gap_bucket(np.maximum(now - seconds, 0.0)) + GAP_BUCKETS * kept["is_last"],
-        "days": ((now - last if len(last) else np.zeros(1)) / SECONDS_PER_DAY).astype(np.float32),
-        "hour": hour_of(moment),
-        "weekday": weekday_of(moment),
-        "since": gap_bucket(np.maximum(moment - last, 0.0) if len(last) else np.full((1, 1), -1.0)),
-    }
+    inputs: Arrays
+    codes: np.ndarray
+
+    @classmethod
+    def of(cls, past: History, kept: Arrays, now: float) -> Moment:
+        """Of a session that began at a time.
+
+        Args:
+            past: the history; kept: what `history_inputs` made of it.
+            now: when the session began.
+        """
+        last = float(past.seconds[-1]) if len(past.seconds) else None
+        seconds = np.full((1, 1), now) if last is None else past.seconds[None]
+        ages = gap_bucket(np.maximum(now - seconds, 0.0)) + GAP_BUCKETS * kept["is_last"]
+        days = np.asarray([0.0 if last is None else (now - last) / SECONDS_PER_DAY], np.float32)
+        moment = np.asarray([now])
+        since = gap_bucket_of(-1.0 if last is None else max(now - last, 0.0))
+        codes = np.asarray([hour_of(moment)[0], weekday_of(moment)[0], since])
+        return cls({"ages": ages, "days": days}, codes)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -64,8 +63,8 @@ class Lists:
         explore = Exploration(self._explore_share, request_id) if asked.record and self._explore_share else None
 
         def ask(engine: Engine) -> Answer:
-            known_as, wishes = self._wishes(asked, engine, [*past, *session])
-            return engine.recommend(known_as, past, session, now, replace(wishes, explore=explore))
+            known_as, wishes = self._wishes(asked, engine, [*past, *session], explore)
+            return engine.recommend(known_as, past, session, now, wishes)
 
         return self._answer(asked, ask, request_id, complete)
 
@@ -95,12 +94,18 @@ class Lists:
             self._record_impressions(asked, found, request_id, version)
         return RecommendationAnswer(request_id, version, found.purchase_intent, complete, found.items)
 
-    def _wishes(self, asked: RecommendationRequest, engine: Engine, actions: list[Action]) -> tuple[str | None, Wishes]:
+    def _wishes(
+        self,
+        asked: RecommendationRequest,
+        engine: Engine,
+        actions: list[Action],
+        explore: Exploration | None = None,
+    ) -> tuple[str | None, Wishes]:
         """By what id the bundle knows the user, and what is wanted of the list."""
         known_as = self._known_as(asked.user_id, engine)
         exclude = self._excluded(asked, engine, known_as, actions)
         return known_as, Wishes(
-            asked.k, exclude, asked.filter, asked.diversity, asked.at_most_per_category, asked.interests
+            asked.k, exclude, asked.filter, asked.diversity, asked.at_most_per_category, asked.interests, explore
         )
 
     def _excluded(
@@ -151,21 +156,25 @@ class Lists:
             )
             for event in asked.session
         ]
-        known = {(action.item_id, action.event_type, action.query) for action in live}
-        session = live + [action for action in told if (action.item_id, action.event_type, action.query) not in known]
+        if live:
+            known = {(action.item_id, action.event_type, action.query) for action in live}
+            told = [action for action in told if (action.item_id, action.event_type, action.query) not in known]
+        session = live + told
         session.sort(key=lambda action: action.seconds)
         latest = max([now, *(action.seconds for action in session)])
         if asked.query is not None:
             session.append(Action("", SEARCH, latest, query=asked.query))
         session += [Action(item_id, ADD_TO_CART, latest) for item_id in asked.context_items]
-        of_session = {action.event_id for action in live}
-        in_session = {(action.item_id, action.event_type, action.seconds) for action in session}
-        past = [
-            action
-            for action in self._state.of_user(asked.user_id)
-            if action.event_id not in of_session
-            and (action.item_id, action.event_type, action.seconds) not in in_session
-        ]
+        past = self._state.of_user(asked.user_id)
+        if past:
+            of_session = {action.event_id for action in live}
+            in_session = {(action.item_id, action.event_type, action.seconds) for action in session}
+            past = [
+                action
+                for action in past
+                if action.event_id not in of_session
+                and (action.item_id, action.event_type, action.seconds) not in in_session
+            ]
         return past, session, min([now, *(action.seconds for action in session)])
 
     def _record_impressions(self, asked: RecommendationRequest, found: Answer, request_id: str, version: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 
@@ -17,6 +17,7 @@ _CLOCK_SKEW = timedelta(minutes=5)
 _EARLIEST_YEAR = 1970
 _DEEPEST = 20
 _NO_NUL = r"^[^\x00]*$"
+_LINES = msgspec.json.Encoder()
 
 Identifier = Annotated[str, msgspec.Meta(min_length=1, max_length=200, pattern=_NO_NUL)]
 Text = Annotated[str, msgspec.Meta(min_length=1, max_length=1_000, pattern=_NO_NUL)]
@@ -200,9 +201,9 @@ class Problem(msgspec.Struct):
     detail: str
 
 
-def as_lines(events: Iterable[Event]) -> bytes:
+def as_lines(events: Sequence[Event]) -> bytes:
     """Events as the journal keeps them."""
-    return b"".join(msgspec.json.encode(event) + b"\n" for event in events)
+    return _LINES.encode_lines(events)
 
 
 def decode_request(body: bytes) -> RecommendationRequest:

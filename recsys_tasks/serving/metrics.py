@@ -20,12 +20,14 @@ class Metrics:
         self._latency = Histogram(
             "recsys_request_seconds", "Time to answer", ["route", "status"], buckets=_LATENCIES, registry=registry
         )
-        self._stages = Histogram(
+        stages = Histogram(
             "recsys_stage_seconds", "Parts of a model's time to answer", ["stage"], buckets=_STAGES, registry=registry
         )
-        self._histories = Counter(
+        self._of_stage = {stage: stages.labels(stage) for stage in ("history", "decoder", "ranking")}
+        histories = Counter(
             "recsys_histories_total", "Histories asked for, by whether they were kept", ["kept"], registry=registry
         )
+        self._histories = {kept: histories.labels("yes" if kept else "no") for kept in (True, False)}
         self._refused = Counter("recsys_refused_total", "Requests not taken on", ["why"], registry=registry)
         self._events = Counter("recsys_events_total", "Events that became durable", ["event_type"], registry=registry)
         self._version = Gauge("recsys_model_version", "Version of the model that serves", registry=registry)
@@ -48,9 +50,9 @@ class Metrics:
         """A model made a list."""
         spent = answer.spent
         if spent is not None:
-            self._histories.labels("yes" if spent.kept else "no").inc()
-            for stage in ("history", "decoder", "ranking"):
-                self._stages.labels(stage).observe(getattr(spent, stage))
+            self._histories[spent.kept].inc()
+            for stage, histogram in self._of_stage.items():
+                histogram.observe(getattr(spent, stage))
 
     def event(self, event_type: str) -> None:
         """An event became durable."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence, Set
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from itertools import islice
 from random import Random
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 
 from recsys_tasks.names import FIRST_ITEM
@@ -55,8 +56,7 @@ class Exploration:
         return shown, chances
 
 
-@dataclass(frozen=True)
-class Wishes:
+class Wishes(msgspec.Struct, frozen=True):
     """What a caller wants of a list.
 
     Attributes:
@@ -70,7 +70,7 @@ class Wishes:
     """
 
     k: int
-    exclude: frozenset[str] = field(default_factory=frozenset)
+    exclude: frozenset[str] = frozenset()
     filter: Filter | None = None
     diversity: float = 0.0
     at_most_per_category: int | None = None
@@ -135,7 +135,7 @@ class Ranking:
         return Ranked(numbers, [score_of[number] for number in numbers], pinned)
 
     def _explore(self, scores: Scores, wishes: Wishes, explore: Exploration, now: float) -> Ranked:
-        wider = replace(wishes, k=max(wishes.k, min(_WIDER * wishes.k, _MOST_RANKED)), explore=None)
+        wider = msgspec.structs.replace(wishes, k=max(wishes.k, min(_WIDER * wishes.k, _MOST_RANKED)), explore=None)
         ranked = self.rank(scores, wider, now)
         score_of = dict(zip(ranked.numbers, ranked.scores, strict=True))
         shown, chances = explore.draw(ranked.numbers, ranked.pinned, wishes.k)

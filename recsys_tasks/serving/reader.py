@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 
 from recsys_tasks.errors import BundleCorrupt
@@ -15,7 +15,7 @@ from recsys_tasks.features.sequences import MAX_TOKENS, QUERY_WORDS, Arrays
 from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM, UNKNOWN_ITEM
 from recsys_tasks.serving.bundle import DECODER, ENCODER, Bundle
 from recsys_tasks.serving.graphs import BEFORE, Graph, state_after
-from recsys_tasks.serving.inputs import Did, History, Tokens, beginning, history_inputs, joined, moment_inputs
+from recsys_tasks.serving.inputs import Did, History, Moment, Tokens, beginning, history_inputs, joined
 from recsys_tasks.serving.pace import rest_after
 from recsys_tasks.serving.reasons import Deeds
 from recsys_tasks.serving.recent import Recent
@@ -30,8 +30,7 @@ _ALONG_KEYS, _ALONG_TOKENS = 3, 1
 _AXIS = {"keys": _ALONG_KEYS, "values": _ALONG_KEYS, "vectors": _ALONG_TOKENS, "bias": _ALONG_TOKENS}
 
 
-@dataclass(frozen=True)
-class Action:
+class Action(msgspec.Struct, frozen=True):
     """One thing a user did with an item, or a search (which has no item, but a query); seconds since 1970."""
 
     item_id: str
@@ -69,7 +68,7 @@ class Session(NamedTuple):
 
     past: Past
     now: float  # when it began
-    moment: Arrays
+    moment: Moment
     happened: Happened  # in it
     tokens: Tokens
     latest: float  # when the last thing was done
@@ -78,7 +77,7 @@ class Session(NamedTuple):
 
     def bytes(self) -> int:
         """How much memory that takes, roughly, without what is kept of the history."""
-        return _bytes(self.moment) + _bytes(self.state) + self.tokens.columns.nbytes + self.tokens.words.nbytes
+        return _bytes(self.moment.inputs) + _bytes(self.state) + self.tokens.columns.nbytes + self.tokens.words.nbytes
 
 
 class Reader:
@@ -165,7 +164,7 @@ class Reader:
         )
         kept = self._sessions.get((user_id, now))
         if kept is None or kept.past is not past:
-            moment = moment_inputs(past.events, past.inputs, now)
+            moment = Moment.of(past.events, past.inputs, now)
             kept = Session(past, now, moment, (), beginning(QUERY_WORDS), now, 0, self._decoder.beginning())
         known = _shared(kept.happened, happened)
         tokens, read = kept.tokens.first(1 + known), min(kept.read, 1 + known)
@@ -181,10 +180,10 @@ class Reader:
         """The decoder's outputs for a session."""
         past, tokens, known = session.past, session.tokens, min(session.read, len(session.tokens.words) - 1)
         state = {name: _first(name, value, known) for name, value in session.state.items()}
-        new = tokens.inputs(known)
-        new["vectors"] = self._vectors(new["item"], tokens.words[None, known:])
-        new["bias"] = self._bundle.items.bias[new["item"]]
-        read = self._decoder({**past.encoded, **session.moment, **state, **new})
+        items, new = tokens.columns[None, 0, known:], tokens.inputs(known, session.moment.codes)
+        new["vectors"] = self._vectors(items, tokens.words[None, known:])
+        new["bias"] = self._bundle.items.bias[items]
+        read = self._decoder({**past.encoded, **session.moment.inputs, **state, **new})
         if session.happened:
             kept = session._replace(read=len(tokens.words), state=state_after(read))
             self._sessions.put((user_id, session.now), kept)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from recsys_tasks.features.sequences import GAP_BUCKETS, MAX_TOKENS, build_timeline, query_inputs
 from recsys_tasks.names import FIRST_ITEM, UNKNOWN_ITEM
-from recsys_tasks.serving.inputs import Did, History, Tokens, beginning, history_inputs, moment_inputs
+from recsys_tasks.serving.inputs import CODES, Did, History, Moment, Tokens, beginning, history_inputs
 from recsys_tasks.serving.scoring import Known
 
 NOW = 1.7e9
@@ -67,16 +67,20 @@ def test_one_session_is_read_as_many_are(before: list, during: list, times: int)
     )
     events, query = query_inputs(timeline, np.asarray([count]), np.asarray([len(item) - 1]), len(item))
     kept = history_inputs(past)
-    tokens, found = _tokens(past, session), moment_inputs(past, kept, NOW)
+    tokens, found = _tokens(past, session), Moment.of(past, kept, NOW)
     assert tokens.columns.shape[1] <= MAX_TOKENS
     for row, name in enumerate(("tokens", "token_kinds", "token_gaps")):
         np.testing.assert_array_equal(tokens.columns[None, row], query[name], err_msg=name)
     np.testing.assert_array_equal(tokens.words[None], query["token_words"])
+    codes = tokens.inputs(0, found.codes)["codes"]
+    for name, expected in {"kind": "token_kinds", "gap": "token_gaps"}.items():
+        np.testing.assert_array_equal(codes[..., CODES.index(name)], query[expected], err_msg=name)
     for name, expected in {"hour": "hour", "weekday": "weekday", "since": "session_gap"}.items():
-        np.testing.assert_array_equal(found[name][0], query[expected], err_msg=name)
+        np.testing.assert_array_equal(np.unique(codes[..., CODES.index(name)]), query[expected], err_msg=name)
+    np.testing.assert_array_equal(codes[0, :, CODES.index("place")], np.arange(codes.shape[1]))
     if count:  # of padding nothing is read
-        np.testing.assert_array_equal(found["ages"], query["age_bucket"] + GAP_BUCKETS * query["is_last"])
-        np.testing.assert_allclose(kept["days"] - found["days"], events["days"], atol=1e-4)
+        np.testing.assert_array_equal(found.inputs["ages"], query["age_bucket"] + GAP_BUCKETS * query["is_last"])
+        np.testing.assert_allclose(kept["days"] - found.inputs["days"], events["days"], atol=1e-4)
         for name in ("item", "kind", "hour", "weekday", "gap", "repeats", "recurrence", "words"):
             np.testing.assert_array_equal(kept[name], events[name], err_msg=name)
 

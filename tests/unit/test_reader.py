@@ -85,7 +85,7 @@ def test_of_a_session_that_goes_on_only_what_is_new_is_decoded(engines: tuple[En
         beginning = staticmethod(decoder.beginning)
 
         def __call__(self, given: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-            read.append(given["item"].shape[1])
+            read.append(given["place"].shape[1])
             return decoder(given)
 
     engine._reader._decoder = Watched()  # type: ignore[assignment]
