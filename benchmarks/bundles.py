@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from recsys_tasks.serving.catalogue import Columns
 
 _END = datetime(2024, 6, 1, tzinfo=UTC)
 _SESSION = 5
+_AT_ONCE, _SESSION_EVENTS, _EVERY = 100, 20, timedelta(seconds=30)
 
 
 def make_bundle(
@@ -43,21 +44,25 @@ def make_bundle(
 
 
 def requests(items: int, users: int, count: int, seed: int = 0) -> list[bytes]:
-    """Bodies of requests: a known user each, with a session of one to twenty events, always at the same time."""
+    """Bodies of requests of a hundred users at a time, each of whom asks again after every event of a session."""
     random = np.random.default_rng(seed)
-    moment = _END.isoformat()
-    return [
-        json.dumps(
-            {
-                "user_id": f"u{random.integers(users)}",
-                "session": [
-                    {"item_id": f"i{item}", "event_time": moment} for item in random.integers(0, items, 1 + number % 20)
-                ],
-                "time": moment,
-            }
-        ).encode()
-        for number in range(count)
-    ]
+    found: list[bytes] = []
+    while len(found) < count:
+        who = random.integers(0, users, _AT_ONCE)
+        events = [
+            [{"item_id": f"i{item}", "event_time": _after(place)} for place, item in enumerate(session)]
+            for session in random.integers(0, items, (_AT_ONCE, _SESSION_EVENTS)).tolist()
+        ]
+        found += [
+            json.dumps({"user_id": f"u{user}", "session": session[:length], "time": _after(length)}).encode()
+            for length in range(1, _SESSION_EVENTS + 1)
+            for user, session in zip(who.tolist(), events, strict=True)
+        ]
+    return found[:count]
+
+
+def _after(events: int) -> str:
+    return (_END + events * _EVERY).isoformat()
 
 
 def _shop(items: int, users: int, history: int) -> EncodedSnapshot:

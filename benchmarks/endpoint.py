@@ -1,8 +1,8 @@
 """Recommendations under an open load: `python benchmarks/endpoint.py --items 10000 --rate 500 1500 --workers 2`.
 
-Users with histories of 100 events, sessions of 1 to 20, and a client on the same cores that sends when a request is due
-and not when the one before was answered: a time counts from when the request was due. With `--rivals`, beside it in the
-same run: FastAPI with the same network in PyTorch, and FastAPI with VMIS-kNN.
+Users with histories of 100 events ask again after each of a session's 20 events; a client on the same cores
+sends when a request is due and not when the one before was answered: a time counts from when the request was due. With
+`--rivals`, beside it in the same run: FastAPI with the same network in PyTorch, and FastAPI with VMIS-kNN.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from recsys_tasks.serving.bundle import pack
 from recsys_tasks.stack.environment import any_free_port
 
 _TOKEN = "benchmark"  # noqa: S105
-_QUESTIONS = 400
+_QUESTIONS = 20_000
 _MOST_SECONDS = 300.0
 _WARM_SECONDS = 5.0
 

@@ -17,7 +17,8 @@ import onnx.parser
 from recsys_tasks.names import FIRST_ITEM
 from recsys_tasks.serving.scoring import padded
 
-_MOST_BYTE, _LEAST_SCALE = 127, 1e-6
+_MOST_BYTE, _ZERO, _LEAST_SCALE = 127, 128, 1e-6
+_CACHE_BYTES, _LEAST_BLOCK = 16 << 20, 16
 _SAMPLE = 256
 _USUAL = 60  # best ones
 _LARGEST_BLOCK = 256
@@ -25,14 +26,18 @@ _LEAST, _TINY = -1e4, 1e-30
 
 # The score of an item is log(exp(direction · vector + bias) + the exponentials of its copies). What rounding does to
 # all scores alike is made up for by a sample. The K best are in the K blocks whose best is best.
+# The kernel of whole rows is the faster one where memory has to be read, the other one where the cache holds it all.
+_BY_COLUMNS = "DynamicQuantizeMatMul (direction, bytes, scale, zero, bias)"
+_BY_ROWS = """MatMulNBits <K = {width}, N = {items}, bits = 8, block_size = {width}, accuracy_level = 4>
+        (direction, bytes, scale, "", "", bias)"""
 _TEXT = """
 <ir_version: 9, opset_import: ["" : 18, "com.microsoft" : 1]>
 scan (
     float[1, D] direction, float[V, D] items, int64[U] copies, int64[C] place, float[C] copied,
     int64[G] gone, int64[A] also, float[O] offset, int64[1] few
 ) => (int64[N] numbers, float[N] shares, float[N] rounded, float top, float total)
-{
-    row = com.microsoft.DynamicQuantizeMatMul (direction, bytes, scale, zero, bias)
+{{
+    row = com.microsoft.{product}
     scores = Reshape (row, flat)
     each_gone = Shape (gone)
     never = Expand (nothing, each_gone)
@@ -96,7 +101,7 @@ scan (
     rounded = Gather (moved, numbers)
     may_be_shown = Greater (rounded, least)
     shares = Where (may_be_shown, own_share, naught)
-}
+}}
 """
 
 
@@ -116,15 +121,12 @@ def export_scan(vectors: np.ndarray, bias: np.ndarray, path: Path) -> None:
     size = min(2 ** round(math.log2(max(len(vectors) / _USUAL, 1)) / 2), _LARGEST_BLOCK)
     count = padded(len(vectors)) // size
     padding = (0, size * count - len(vectors))
-    scale = max(float(np.abs(vectors).max(initial=0.0)), _LEAST_SCALE) / _MOST_BYTE
     numbers = np.arange(len(vectors))
     bias = np.where(numbers < FIRST_ITEM, -np.inf, bias).astype(np.float32)
     sample = np.unique(np.linspace(min(FIRST_ITEM, len(vectors) - 1), len(vectors) - 1, _SAMPLE).astype(np.int64))
-    rounded = np.pad(np.round(vectors / scale).astype(np.int8), (padding, (0, 0)))
+    product, held = _rounded(np.pad(vectors, (padding, (0, 0))))
     constants = {
-        "bytes": np.ascontiguousarray(rounded.T),
-        "scale": np.float32(scale),
-        "zero": np.int8(0),
+        **held,
         "bias": np.pad(bias, padding, constant_values=-np.inf),
         "sample": sample,
         "sample_vectors": np.ascontiguousarray(vectors[sample].T),
@@ -140,6 +142,18 @@ def export_scan(vectors: np.ndarray, bias: np.ndarray, path: Path) -> None:
         "least": np.float32(_LEAST),
         "tiny": np.float32(_TINY),
     }
-    model = onnx.parser.parse_model(_TEXT)
+    model = onnx.parser.parse_model(_TEXT.format(product=product))
     model.graph.initializer.extend(onnx.numpy_helper.from_array(np.asarray(v), name) for name, v in constants.items())
     onnx.save(model, path)
+
+
+def _rounded(vectors: np.ndarray) -> tuple[str, dict[str, np.ndarray]]:
+    """The node that multiplies a direction with vectors [P, D] rounded to bytes, and what it needs of them."""
+    count, width = vectors.shape
+    each = np.maximum(np.abs(vectors).max(1, keepdims=True), _LEAST_SCALE) / _MOST_BYTE
+    if vectors.size > _CACHE_BYTES and width & (width - 1) == 0 and width >= _LEAST_BLOCK:
+        found = (np.round(vectors / each) + _ZERO).astype(np.uint8).reshape(count, 1, width)
+        return _BY_ROWS.format(width=width, items=count), {"bytes": found, "scale": each.astype(np.float32).ravel()}
+    scale = float(each.max())
+    found = np.ascontiguousarray(np.round(vectors / scale).astype(np.int8).T)
+    return _BY_COLUMNS, {"bytes": found, "scale": np.asarray(scale, np.float32), "zero": np.asarray(0, np.int8)}
