@@ -79,6 +79,7 @@ class Endpoint:
             read_rules(settings.rules),
             [other / "bundles" for other in place.others],
             self.additions,
+            settings.kept_megabytes,
         )
         self.journal = Journal(home / "journal")
         forgotten = Forgotten(home / "forgotten.jsonl")

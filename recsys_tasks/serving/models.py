@@ -56,6 +56,7 @@ class Models:
         rules: Rules | None = None,
         others: Sequence[Path] = (),
         additions: Additions | None = None,
+        kept_megabytes: int = 64,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
@@ -63,6 +64,7 @@ class Models:
         self._rules = rules
         self._others = others
         self._additions = additions or Additions()
+        self._kept_bytes = kept_megabytes << 20
         self._pointer = folder / "serving.json"
         self.serving = self._read_pointer()
         self._forget_others()  # what a kill left half unpacked
@@ -267,7 +269,7 @@ class Models:
         bundle = read_bundle(folder)
         time.sleep(rest_after(began))
         began = time.thread_time()
-        engine = Engine(bundle, self._rules)
+        engine = Engine(bundle, self._rules, self._kept_bytes)
         time.sleep(rest_after(began))
         began = time.thread_time()
         engine.first_answer()
@@ -275,7 +277,7 @@ class Models:
         return self._with_additions(engine)
 
     def _load(self, digest: str) -> Engine:
-        engine = Engine(read_bundle(self._folder / digest), self._rules)
+        engine = Engine(read_bundle(self._folder / digest), self._rules, self._kept_bytes)
         engine.check_golden()
         engine.first_answer()
         return self._with_additions(engine)
