@@ -35,7 +35,7 @@ class Settings(BaseSettings):
         None, ge=1, description="most memory of an endpoint; a bundle that needs more is refused; default: all there is"
     )
     kept_megabytes: int = Field(
-        64, ge=1, description="what an endpoint keeps of users and sessions between answers has no more than this"
+        64, ge=1, description="what each model of an endpoint keeps of users and sessions has no more than this"
     )
     log_format: Literal["text", "json"] = Field("text", description="of the endpoint's log")
     access_log: bool = Field(False, description="whether the endpoint logs every request, without who asked what")

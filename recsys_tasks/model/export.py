@@ -1,5 +1,6 @@
-"""What serving needs of a network: two ONNX graphs, `encoder.onnx` run once a history and `decoder.onnx` once a
-request, and beside them the vectors that they are given, of items and of words, as arrays that can be mapped."""
+"""What serving needs of a network: ONNX graphs, `encoder.onnx` run once a history, `decoder.onnx` and `scan.onnx` (see
+`model.scan`) once a request, and beside them the vectors that they are given, of items and of words, as arrays that can
+be mapped."""
 
 from __future__ import annotations
 
@@ -87,7 +88,7 @@ class _Decoder(nn.Module):
 
 
 def export_graphs(network: Recommender, folder: Path) -> None:
-    """Writes both graphs, for any length of history and session, one request at a time, and the vectors."""
+    """Writes the graphs, for any length of history and session, one request at a time, and the vectors."""
     network = network.eval()
     items = network.items
     words = items.of_content.weight if network.config.content_tokens else items.own.weight[:1]
@@ -143,7 +144,7 @@ def _apart(example: Any) -> Any:
 
 
 def verify_graphs(network: Recommender, folder: Path) -> float:
-    """Runs both graphs beside the network and returns the largest difference between their scores; and looks whether
+    """Runs the graphs beside the network and returns the largest difference between their scores; and looks whether
     the scan of all items is that of their vectors.
 
     Raises:

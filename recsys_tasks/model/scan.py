@@ -2,7 +2,7 @@
 read, and again exactly at the best of them and at those that are asked for.
 
 Letters in shapes: D width, V vocabulary, P the same with padding, B blocks, C copies, U their items, A items asked for,
-G items that cannot come, K best ones.
+G items that cannot come, O what is added to scores, N numbers that come out.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from recsys_tasks.errors import BundleCorrupt
 from recsys_tasks.features.encoding import EncodedSnapshot, encode_snapshot
 from recsys_tasks.features.sequences import SECONDS_PER_DAY
 from recsys_tasks.features.snapshot import Snapshot
@@ -78,7 +79,7 @@ def copy_model(files: Path, building: Path) -> None:
     Raises:
         OtherModelFormat: it cannot be.
     """
-    ready = all((files / name).exists() for name in MODEL) and Graph(files / DECODER).beginning()
+    ready = all((files / name).exists() for name in MODEL) and _goes_on(files)
     for name in MODEL if ready else (NETWORK, VOCABULARY):
         shutil.copy(files / name, building / name)
     if not ready:
@@ -86,6 +87,14 @@ def copy_model(files: Path, building: Path) -> None:
         from recsys_tasks.model.files import load_model
 
         export_graphs(load_model(files).network, building)
+
+
+def _goes_on(files: Path) -> bool:
+    """Whether the decoder of a model is one of this version, which goes on from where a session was."""
+    try:
+        return bool(Graph(files / DECODER).beginning())
+    except BundleCorrupt:
+        return False
 
 
 def measure_bundle(folder: Path) -> dict[str, float]:

@@ -74,6 +74,7 @@ class Catalogue:
         self.vocabulary = vocabulary
         self._columns = columns
         self._properties: dict[str, list[Any]] = {}
+        self._available: tuple[int, np.ndarray] | None = None
 
     def with_items(self, vocabulary: Vocabulary, told: Mapping[str, Item]) -> Catalogue:
         """The same for a vocabulary with more items at its end, with what was told of some items anew."""
@@ -105,12 +106,14 @@ class Catalogue:
         return Coded(self.vocabulary.brands)
 
     def available(self, now: float) -> np.ndarray | None:
-        """Which items [V] are to be had at a time; None for all."""
+        """Which items [V] are to be had at a time; None for all. The same array until an item comes or goes."""
         if not self._ends:
             return None
         began, ended = self._availability
-        found: np.ndarray = (began <= now) & (now < ended)
-        return found
+        changes = int(np.searchsorted(self._changes, now, side="right"))
+        if self._available is None or self._available[0] != changes:
+            self._available = changes, (began <= now) & (now < ended)
+        return self._available[1]
 
     def property(self, name: str) -> list[Any]:
         """A property of each item, in the order of the vocabulary; None where it has none."""
@@ -126,6 +129,11 @@ class Catalogue:
     @cached_property
     def _availability(self) -> tuple[np.ndarray, np.ndarray]:
         return _numbers(self._columns.available_from, -np.inf), _numbers(self._columns.available_until, np.inf)
+
+    @cached_property
+    def _changes(self) -> np.ndarray:
+        """When an item comes or goes, in order."""
+        return np.unique(np.concatenate(self._availability))
 
 
 def _numbers(values: Sequence[float | None], unknown: float) -> np.ndarray:

@@ -96,6 +96,9 @@ class Engine:
 
     def _look_at(self, bundle: Bundle) -> None:
         self.bundle = bundle
+        popularity = bundle.histories.popularity
+        self._shares = popularity / max(popularity.sum(), 1)
+        self._popular = Known(self._shares)
         self._unruled = Ranking(bundle.catalogue, bundle.items, Rules())
         self._ranking = Ranking(bundle.catalogue, bundle.items, self._rules) if self._rules else self._unruled
         self._reasons = Reasons(bundle.vocabulary, bundle.items)
@@ -192,7 +195,7 @@ class Engine:
     def _of_interests(self, ranking: Ranking, likely: _Likely, wishes: Wishes) -> Answer:
         """Items that are about what the user is said to like, popular ones first, then what is popular anyway."""
         numbers, matching = self._find(" ".join(wishes.interests))
-        scores = self._popular()
+        scores = self._shares.copy()
         if len(numbers):
             scores[numbers] += matching / matching.max() * (1.0 + scores[numbers] / scores.max())
         ranked = ranking.rank(Known(scores), msgspec.structs.replace(wishes, explore=None), likely.latest)
@@ -200,20 +203,15 @@ class Engine:
         reasons: list[Reason] = [(LIKED if number in liked else POPULAR, None) for number in ranked.numbers]
         return Answer(self._listed(ranked, "interests", reasons), None)
 
-    def _popular(self) -> np.ndarray:
-        popularity = self.bundle.histories.popularity
-        shares: np.ndarray = popularity / max(popularity.sum(), 1)
-        return shares
-
     def _likely(self, user_id: str | None, since: Sequence[Action], session: Sequence[Action], now: float) -> _Likely:
         began = time.perf_counter()
         past, kept = self._reader.past(user_id, since, now)
         read_at = time.perf_counter()
         running = self._reader.session(user_id, past, session, now)
         deeds = past.deeds.and_then(running.tokens.columns)
-        if not self._reader.tells(running):
-            return _Likely("popular", Known(self._popular()), None, deeds, running.latest)
-        read = self._reader.read(user_id, running)
+        if not self._reader.tells(past, running):
+            return _Likely("popular", self._popular, None, deeds, running.latest)
+        read = self._reader.read(user_id, past, running)
         scores = NextItem(self.bundle.items, self._scan, read, past.copies, running.tokens.columns[0])
         spent = Spent(kept, read_at - began, time.perf_counter() - read_at)
         return _Likely("model", scores, float(read["intent"][0]), deeds, running.latest, spent)
@@ -231,7 +229,7 @@ class Engine:
             for number, score, reason in zip(ranked.numbers, ranked.scores, reasons, strict=True)
         ]
 
-    def forget(self, user_id: str) -> None:
+    def forget(self, user_id: str | None) -> None:
         """Drops what is kept of a user between answers; the bundle stays as it is."""
         self._reader.forget(user_id)
 

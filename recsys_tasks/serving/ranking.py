@@ -103,12 +103,13 @@ class Ranking:
         self._filters = Filters(catalogue)
         self._most_per_category = rules.at_most_per_category
         self._log_weights: np.ndarray | None = None
+        self._offset_of: tuple[np.ndarray, np.ndarray] | None = None
         if rules.weigh:
             weights = np.ones(len(catalogue.vocabulary))
             for weigh in rules.weigh:
                 weights[self._filters.allowed(weigh.filter)] *= weigh.factor
             with np.errstate(divide="ignore"):
-                self._log_weights = np.log(weights)
+                self._log_weights = np.log(weights).astype(np.float32)
         known = catalogue.vocabulary.numbers([pin.item_id for pin in rules.pin]).tolist()
         self._pins = sorted(
             (pin.position, number) for pin, number in zip(rules.pin, known, strict=True) if number >= FIRST_ITEM
@@ -152,7 +153,10 @@ class Ranking:
             allowed = available if allowed is None else allowed & available
         if allowed is None:
             return self._log_weights
-        return np.where(allowed, 0.0 if self._log_weights is None else self._log_weights, -np.inf)
+        if self._offset_of is None or self._offset_of[0] is not allowed:  # the same where only time hides items
+            weights = 0.0 if self._log_weights is None else self._log_weights
+            self._offset_of = allowed, np.where(allowed, weights, -np.inf).astype(np.float32)
+        return self._offset_of[1]
 
     def _chosen(
         self, scores: Scores, wishes: Wishes, excluded: set[int], offset: np.ndarray | None, pins: Sequence[int]
@@ -175,9 +179,23 @@ class Ranking:
             candidates = np.fromiter(listed, np.int64)
             values = self._weighed(Found(candidates, np.asarray([score_of[number] for number in candidates.tolist()])))
             chosen = self._marginally_best(candidates, values, wishes, most)
-            if len(chosen) == wishes.k or len(candidates) < few:
+            if (
+                wishes.k == len(chosen)
+                or len(candidates) < few
+                or self._reachable(wishes.k, most, offset) <= len(chosen)
+            ):
                 return candidates[chosen].tolist(), score_of
             few *= _WIDER
+
+    def _reachable(self, k: int, most: int | None, offset: np.ndarray | None) -> int:
+        """How many places there can be at most, with so many of a category and without what is hidden."""
+        if most is None:
+            return k
+        codes = self._catalogue.categories.codes[FIRST_ITEM:]
+        if offset is not None:
+            codes = codes[offset[FIRST_ITEM:] > -np.inf]
+        without, *counts = np.bincount(codes + 1, minlength=1)
+        return min(k, int(without + np.minimum(counts, most).sum()))
 
     def _weighed(self, found: Found) -> np.ndarray:
         """Scores as the rules weigh them."""

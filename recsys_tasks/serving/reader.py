@@ -57,6 +57,7 @@ class Past(NamedTuple):
     deeds: Deeds
     tells: bool  # whether the model makes anything of it
     now: float
+    token: object  # of this one alone
 
     def bytes(self) -> int:
         """How much memory that takes, roughly."""
@@ -64,9 +65,9 @@ class Past(NamedTuple):
 
 
 class Session(NamedTuple):
-    """A session over a history, whose first tokens were read before."""
+    """A session over a history, whose first tokens were read before; it does not keep the history."""
 
-    past: Past
+    over: object  # the history's token
     now: float  # when it began
     moment: Moment
     happened: Happened  # in it
@@ -76,7 +77,7 @@ class Session(NamedTuple):
     state: Arrays  # after those
 
     def bytes(self) -> int:
-        """How much memory that takes, roughly, without what is kept of the history."""
+        """How much memory that takes, roughly."""
         return _bytes(self.moment.inputs) + _bytes(self.state) + self.tokens.columns.nbytes + self.tokens.words.nbytes
 
 
@@ -143,6 +144,7 @@ class Reader:
             Deeds.of(events.item, events.kind),
             self._tells(events.item, events.words),
             now,
+            object(),
         )
         if user_id is not None or not happened:
             self._pasts.put(user_id, found)
@@ -163,9 +165,9 @@ class Reader:
             if action.event_type in EVENT_TYPE_CODES
         )
         kept = self._sessions.get((user_id, now))
-        if kept is None or kept.past is not past:
+        if kept is None or kept.over is not past.token:
             moment = Moment.of(past.events, past.inputs, now)
-            kept = Session(past, now, moment, (), beginning(QUERY_WORDS), now, 0, self._decoder.beginning())
+            kept = Session(past.token, now, moment, (), beginning(QUERY_WORDS), now, 0, self._decoder.beginning())
         known = _shared(kept.happened, happened)
         tokens, read = kept.tokens.first(1 + known), min(kept.read, 1 + known)
         skipped = max(len(happened) - MAX_TOKENS + 1, 0)
@@ -176,31 +178,32 @@ class Reader:
         latest = happened[-1][2] if happened else now
         return kept._replace(happened=() if skipped else happened, tokens=tokens, latest=latest, read=read)
 
-    def read(self, user_id: str | None, session: Session) -> Arrays:
-        """The decoder's outputs for a session."""
-        past, tokens, known = session.past, session.tokens, min(session.read, len(session.tokens.words) - 1)
+    def read(self, user_id: str | None, past: Past, session: Session) -> Arrays:
+        """The decoder's outputs for a session over a history."""
+        tokens, known = session.tokens, min(session.read, len(session.tokens.words) - 1)
         state = {name: _first(name, value, known) for name, value in session.state.items()}
         items, new = tokens.columns[None, 0, known:], tokens.inputs(known, session.moment.codes)
         new["vectors"] = self._vectors(items, tokens.words[None, known:])
         new["bias"] = self._bundle.items.bias[items]
         read = self._decoder({**past.encoded, **session.moment.inputs, **state, **new})
-        if session.happened:
+        kept_again = user_id is not None or not past.happened
+        if session.happened and kept_again:
             kept = session._replace(read=len(tokens.words), state=state_after(read))
             self._sessions.put((user_id, session.now), kept)
         return read
 
-    def tells(self, session: Session) -> bool:
+    def tells(self, past: Past, session: Session) -> bool:
         """Whether the model makes anything of a session and the history before it."""
-        return session.past.tells or self._tells(session.tokens.columns[0], session.tokens.words)
+        return past.tells or self._tells(session.tokens.columns[0], session.tokens.words)
 
     def _tells(self, item: np.ndarray, words: np.ndarray) -> bool:
         return bool(item.max(initial=0) >= FIRST_ITEM or (self._bundle.reads_searches and words.any()))
 
-    def forget(self, user_id: str) -> None:
-        """Drops what is kept of a user between answers."""
+    def forget(self, user_id: str | None) -> None:
+        """Drops what is kept of a user between answers, and of sessions of which it is not known whose they are."""
         self._pasts.drop(user_id)
         for key, _ in self._sessions.latest_first():
-            if key[0] == user_id:
+            if key[0] in (None, user_id):
                 self._sessions.drop(key)
 
     def warm(self, serving: Reader, seconds: float) -> None:

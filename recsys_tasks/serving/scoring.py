@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from recsys_tasks.names import FIRST_ITEM
 from recsys_tasks.serving.graphs import Graph
 
-_PADDING = 256
+_PADDING, _MANY = 256, 1_000
 _TINY = 1e-30
 _NO_ITEMS = np.zeros(0, np.int64)
 _NO_OFFSET = np.zeros(1, np.float32)
@@ -49,14 +50,19 @@ class Known:
 
     def __init__(self, scores: np.ndarray) -> None:
         self._scores = scores
+        self._logs = np.log(scores, out=np.full(len(scores), -np.inf), where=scores > 0)
+        self._logs[:FIRST_ITEM] = -np.inf
+
+    @cached_property
+    def _top(self) -> np.ndarray:
+        return largest(self._logs, _MANY)
 
     def best(self, few: int, offset: np.ndarray | None = None, also: np.ndarray = _NO_ITEMS) -> Found:
         """See `Scores`; the best few are in the order of their numbers."""
-        logs = np.log(self._scores, out=np.full(len(self._scores), -np.inf), where=self._scores > 0)
-        logs[:FIRST_ITEM] = -np.inf
-        if offset is not None:
-            logs += offset
-        numbers = np.concatenate([largest(logs, few), also])
+        logs = self._logs if offset is None else self._logs + offset
+        usual = offset is None and few <= _MANY  # then those that are chosen from are looked for once
+        chosen = self._top[largest(logs[self._top], few)] if usual else largest(logs, few)
+        numbers = np.concatenate([chosen, also])
         return Found(numbers, np.where(logs[numbers] > -np.inf, self._scores[numbers], 0.0))
 
 
@@ -131,7 +137,7 @@ class Copies(NamedTuple):
         """These and a few more."""
         place_of = {number: place for place, number in enumerate(self.items.tolist())}
         places = [place_of.setdefault(number, len(place_of)) for number in item.tolist()]
-        return Copies(np.fromiter(place_of, np.int64, len(place_of)), np.concatenate([self.place, places]))
+        return Copies(np.fromiter(place_of, np.int64, len(place_of)), np.concatenate([self.place, np.asarray(places, np.int64)]))
 
 
 class NextItem:
@@ -191,7 +197,7 @@ class NextItem:
         top, total = float(found["top"]), float(found["total"])
         mass = np.exp(self._items.later_logits(self._direction[0]).astype(np.float64) - top)
         item = self._copies.items[self._copies.place]
-        np.add.at(mass, item[item >= known] - known, np.exp(self._copied[item >= known] - top))
+        np.add.at(mass, item[item >= known] - known, np.exp(self._copied[item >= known].astype(np.float64) - top))
         mass[self._gone[self._gone >= known] - known] = 0.0
         whole = max(total + float(mass.sum()), _TINY)
         shares = mass / whole

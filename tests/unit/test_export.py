@@ -12,7 +12,7 @@ from recsys_tasks.model.files import TrainedModel, load_model, save_model
 from recsys_tasks.model.training import build_network
 from recsys_tasks.names import VIEW
 from recsys_tasks.promotion.build import copy_model
-from recsys_tasks.serving.bundle import MODEL, SCAN, Bundle
+from recsys_tasks.serving.bundle import DECODER, MODEL, NETWORK, SCAN, Bundle
 from recsys_tasks.serving.engine import Engine
 from recsys_tasks.serving.ranking import Wishes
 from recsys_tasks.serving.reader import Action
@@ -72,6 +72,20 @@ def test_a_model_of_before_that_left_no_vectors_can_be_served(tmp_path: Path) ->
     building.mkdir()
     copy_model(files, building)
     assert {path.name for path in building.iterdir()} == set(MODEL)
+    assert verify_graphs(network, building) < 1e-4
+
+
+@pytest.mark.parametrize("other", [SCAN, NETWORK])
+def test_a_model_whose_graphs_are_of_before_is_exported_anew(tmp_path: Path, other: str) -> None:
+    torch.manual_seed(0)
+    words = vocabulary()
+    network = build_network(small_config(words), words).eval()
+    files, building = tmp_path / "files", tmp_path / "building"
+    save_model(TrainedModel(network, words), files)
+    export_graphs(network, files)
+    shutil.copy(files / other, files / DECODER)  # one that keeps nothing of a session, or none at all
+    building.mkdir()
+    copy_model(files, building)
     assert verify_graphs(network, building) < 1e-4
 
 

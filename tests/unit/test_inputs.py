@@ -90,6 +90,8 @@ def test_one_session_is_read_as_many_are(before: list, during: list, times: int)
 def test_the_best_are_those_that_sorting_finds(scores: list[int], k: int) -> None:
     possible = [number for number, score in enumerate(scores) if score > 0 and number >= FIRST_ITEM]
     expected = sorted(possible, key=lambda n: (-scores[n], n))
-    found = Known(np.asarray(scores, np.float32)).best(k)
-    assert found.numbers.tolist() == sorted(expected[:k])
-    assert found.scores.tolist() == [scores[number] for number in found.numbers]
+    known = Known(np.asarray(scores, np.float32))
+    for offset in (None, np.zeros(len(scores), np.float32)):
+        found = known.best(k, offset)
+        assert found.numbers.tolist() == sorted(expected[:k])
+        assert found.scores.tolist() == [scores[number] for number in found.numbers]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -10,11 +10,21 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys_tasks.features.sequences import GAP_BUCKETS, MAX_TOKENS, QUERY_WORDS, gap_bucket, gap_bucket_of
+from recsys_tasks.features.sequences import (
+    GAP_BUCKETS,
+    MAX_TOKENS,
+    QUERY_WORDS,
+    build_timeline,
+    gap_bucket,
+    gap_bucket_of,
+    query_inputs,
+)
+from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.model.export import export_graphs
 from recsys_tasks.model.files import TrainedModel, save_model
+from recsys_tasks.model.network import Events, Query, Recommender
 from recsys_tasks.model.training import build_network
-from recsys_tasks.names import SEARCH
+from recsys_tasks.names import EVENT_TYPE_CODES, SEARCH
 from recsys_tasks.serving.bundle import Bundle
 from recsys_tasks.serving.engine import Engine
 from recsys_tasks.serving.ranking import Wishes
@@ -44,8 +54,16 @@ ACTIONS = st.lists(
 STEPS = st.lists(st.tuples(st.integers(0, 12), ACTIONS, st.sampled_from([1, 1, 1, 40])), min_size=1, max_size=6)
 
 
+class Served(NamedTuple):
+    """A network, its vocabulary, and two engines that run its graphs."""
+
+    network: Recommender
+    words: Vocabulary
+    engines: tuple[Engine, Engine]
+
+
 @pytest.fixture(scope="module", params=[(False, 1), (True, 2)])
-def engines(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Engine, Engine]:
+def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Served:
     repeat, layers = request.param
     folder = tmp_path_factory.mktemp("model")
     torch.manual_seed(0)
@@ -54,7 +72,13 @@ def engines(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     network = build_network(small_config(words, **sizes), words)
     save_model(TrainedModel(network, words), folder)
     export_graphs(network, folder)
-    return Engine(Bundle.of_model(folder, words)), Engine(Bundle.of_model(folder, words))
+    engines = Engine(Bundle.of_model(folder, words)), Engine(Bundle.of_model(folder, words))
+    return Served(network.eval(), words, engines)
+
+
+@pytest.fixture(scope="module")
+def engines(served: Served) -> tuple[Engine, Engine]:
+    return served.engines
 
 
 @given(ACTIONS, STEPS)
@@ -74,6 +98,52 @@ def test_answers_are_the_same_with_and_without_what_is_kept(
         np.testing.assert_allclose(
             [item.score for item in found.items], [item.score for item in fresh.items], rtol=1e-4
         )
+
+
+@pytest.mark.parametrize("count", [0, 1, 6, MAX_TOKENS - 1, MAX_TOKENS, 250])
+@pytest.mark.parametrize("known", [0, 9])
+def test_answers_are_what_the_network_makes_of_the_same_events(served: Served, known: int, count: int) -> None:
+    """History and session through the endpoint's own code, against training's."""
+    random = np.random.default_rng(count)
+    actions = [
+        Action("", SEARCH, NOW + at, query="blue item")
+        if number % 7 == 3
+        else Action(f"i{random.integers(ITEMS - 10)}", "view", NOW + at)
+        for number, at in enumerate(np.cumsum(random.integers(1, 5000, known + count)) - (0 if known else 1))
+    ]
+    past, session = actions[:known], actions[known:]
+    began = session[0].seconds if session else NOW + 1e7
+    asked = Action("i0", "view", session[-1].seconds + 60 if session else began)
+    words = served.words
+    every = [*actions, asked]
+    seconds = np.asarray([action.seconds for action in every])
+    queries = np.stack([np.zeros(QUERY_WORDS, np.int64), words.words_of("blue item")])
+    running = np.arange(len(every)) >= known
+    timeline = build_timeline(
+        np.zeros(len(every), np.int64),
+        np.where(running, known, np.arange(len(every))),
+        words.numbers([action.item_id for action in every]),
+        np.asarray([EVENT_TYPE_CODES[action.event_type] for action in every]),
+        seconds,
+        np.where(running, began, seconds),
+        np.asarray([int(bool(action.query)) for action in every]),
+        queries,
+    )
+    events, query = query_inputs(timeline, np.asarray([known]), np.asarray([len(every) - 1]), 512)
+    with torch.inference_mode():
+        scores = served.network.answer(
+            Events(**{name: torch.from_numpy(value) for name, value in events.items()}),
+            Query(**{name: torch.from_numpy(value) for name, value in query.items()}),
+        )
+    expected = scores.softmax(-1).numpy()[0]
+    likely = served.engines[0]._likely(None, past, session, began)
+    if not known and not count:
+        assert likely.source == "popular"
+        return
+    found = likely.scores.best(1, also=np.arange(len(words)))
+    shares = np.zeros(len(words))
+    np.maximum.at(shares, found.numbers, found.scores)
+    np.testing.assert_allclose(shares, expected, rtol=0.03, atol=1e-6)
 
 
 def test_of_a_session_that_goes_on_only_what_is_new_is_decoded(engines: tuple[Engine, Engine]) -> None:
@@ -96,17 +166,44 @@ def test_of_a_session_that_goes_on_only_what_is_new_is_decoded(engines: tuple[En
     assert read == [4, 1, 1, 5, 1, MAX_TOKENS - 3, MAX_TOKENS, MAX_TOKENS]
 
 
+def _kept(engine: Engine, user_id: str | None, past: list[Action], session: list[Action]) -> bool:
+    answer = engine.recommend(user_id, past, session, NOW, Wishes(3))
+    assert answer.spent is not None
+    return answer.spent.kept
+
+
 def test_who_is_forgotten_is_read_anew(engines: tuple[Engine, Engine]) -> None:
     engine, _ = engines
-    past = [Action("i1", "view", NOW - 1e5)]
-    kept = []
-    for _ in range(2):
-        answer = engine.recommend("gone", past, (), NOW, Wishes(3))
-        kept.append(answer.spent is not None and answer.spent.kept)
+    past, session = [Action("i1", "view", NOW - 1e5)], [Action("i2", "view", NOW + 1), Action("i3", "view", NOW + 2)]
+    assert [_kept(engine, "gone", past, session) for _ in range(2)] == [False, True]
+    engine.recommend(None, (), session, NOW, Wishes(3))
     engine.forget("gone")
-    answer = engine.recommend("gone", past, (), NOW, Wishes(3))
-    kept.append(answer.spent is not None and answer.spent.kept)
-    assert kept == [False, True, False]
+    assert not [key for key, _ in engine._reader._sessions.latest_first() if key[0] in (None, "gone")]
+    assert not _kept(engine, "gone", past, session)
+
+
+def test_what_is_kept_has_a_limit_and_less_of_one_once_it_rests(served: Served) -> None:
+    past, session = [Action("i1", "view", NOW - 1e5)], [Action("i2", "view", NOW + 1)]
+    room = 100_000
+    engine = Engine(served.engines[0].bundle, kept_bytes=room)
+    for number in range(200):
+        engine.recommend(f"u{number}", past, session, NOW, Wishes(3))
+    reader = engine._reader
+
+    def size() -> int:
+        kept = [entry for _, entry in reader._pasts.latest_first()]
+        return sum(entry.bytes() for entry in kept) + sum(entry.bytes() for _, entry in reader._sessions.latest_first())
+
+    assert room / 2 < size() <= room
+    assert _kept(engine, "u199", past, session)
+    assert not _kept(engine, "u0", past, session)
+    other = Engine(served.engines[0].bundle, kept_bytes=room // 4)
+    other.warm(engine)
+    assert _kept(other, "u0", past, session)
+    assert _kept(other, "u199", past, session)
+    assert not _kept(other, "u150", past, session)
+    engine.rest()
+    assert 0 < size() < room / 4
 
 
 @given(st.floats(-10, 1e9, allow_nan=False))
