@@ -137,7 +137,9 @@ class Copies(NamedTuple):
         """These and a few more."""
         place_of = {number: place for place, number in enumerate(self.items.tolist())}
         places = [place_of.setdefault(number, len(place_of)) for number in item.tolist()]
-        return Copies(np.fromiter(place_of, np.int64, len(place_of)), np.concatenate([self.place, np.asarray(places, np.int64)]))
+        return Copies(
+            np.fromiter(place_of, np.int64, len(place_of)), np.concatenate([self.place, np.asarray(places, np.int64)])
+        )
 
 
 class NextItem:
