@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,7 @@ from recsys_tasks.names import FIRST_ITEM, UNKNOWN_ITEM
 
 _PATH_SEPARATOR = " > "
 _MOST_TOKENS = 16
+_PIECE = 500  # items
 
 
 @dataclass(frozen=True)
@@ -100,13 +101,25 @@ class Vocabulary:
     @cached_property
     def content_names(self) -> tuple[str, ...]:
         """Tokens that two items or more have, in the order of their numbers; number 0 is none."""
-        items = Counter(token for tokens in self._tokens for token in tokens)
+        return self._named(lambda: None)
+
+    def find_content_names(self, pause: Callable[[], None]) -> None:
+        """Makes `content_names` ready in pieces, with a pause after each; otherwise who asks first waits for them."""
+        if "content_names" not in self.__dict__:
+            self.__dict__["content_names"] = self._named(pause)
+
+    def _named(self, pause: Callable[[], None]) -> tuple[str, ...]:
+        items = Counter[str]()
+        for number, tokens in enumerate(self._tokens(), start=1):
+            items.update(tokens)
+            if number % _PIECE == 0:
+                pause()
         return ("", *sorted(token for token, count in items.items() if count > 1))
 
     def content(self) -> np.ndarray:
         """Numbers of each item's content tokens [V, A]: categories, brand, attributes, then words of the title."""
         number = self._number_of_token
-        rows = [[number[token] for token in tokens if token in number][:_MOST_TOKENS] for tokens in self._tokens]
+        rows = [[number[token] for token in tokens if token in number][:_MOST_TOKENS] for tokens in self._tokens()]
         found = np.zeros((len(self), max((len(row) for row in rows), default=0)), np.int64)
         for place, row in enumerate(rows, start=FIRST_ITEM):
             found[place, : len(row)] = row
@@ -134,11 +147,10 @@ class Vocabulary:
     def _number_of_token(self) -> dict[str, int]:
         return {token: number for number, token in enumerate(self.content_names) if token}
 
-    @cached_property
-    def _tokens(self) -> list[list[str]]:
+    def _tokens(self) -> Iterator[list[str]]:
         attributes = self.attributes or ((),) * len(self.item_ids)
         columns = zip(self.titles, self.category_paths, self.brands, attributes, strict=True)
-        return [content_tokens(*column) for column in columns]
+        return (content_tokens(*column) for column in columns)
 
     def save(self, path: Path) -> None:
         """Writes it as JSON."""

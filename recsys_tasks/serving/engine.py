@@ -17,6 +17,7 @@ from recsys_tasks.serving.additions import Addition, with_additions
 from recsys_tasks.serving.bundle import SCAN, Bundle
 from recsys_tasks.serving.graphs import Graph
 from recsys_tasks.serving.messages import Recommendation
+from recsys_tasks.serving.pace import Pause, no_pause
 from recsys_tasks.serving.ranking import Ranked, Ranking, Wishes
 from recsys_tasks.serving.reader import KEPT_BYTES, Action, Reader
 from recsys_tasks.serving.reasons import LIKED, MATCHES, PINNED, POPULAR, Deeds, Reason, Reasons
@@ -258,10 +259,11 @@ class Engine:
         found = self._recommend(self._unruled, request["user_id"], (), session, request["now"], wishes)
         return [{"item_id": item.item_id, "score": item.score} for item in found.items]
 
-    def first_answer(self) -> None:
+    def first_answer(self, pause: Pause = no_pause) -> None:
         """Answers one golden request and prepares for searches, so that nobody waits for what the first one needs."""
-        self._text.find(" ", 1)
-        self.bundle.vocabulary.words_of(" ")
+        if "_text" not in self.__dict__:
+            self._text = _text_index(self.bundle, pause)
+        self.bundle.vocabulary.find_content_names(pause)
         for case in self.bundle.golden[-1:]:
             self.answer_golden(case["request"])
 
@@ -293,9 +295,13 @@ class Engine:
 
     @cached_property
     def _text(self) -> TextIndex:
-        from recsys_tasks.serving.search import TextIndex  # a library that only an endpoint needs
+        return _text_index(self.bundle, no_pause)
 
-        return TextIndex(self.bundle.vocabulary)
+
+def _text_index(bundle: Bundle, pause: Pause) -> TextIndex:
+    from recsys_tasks.serving.search import TextIndex  # a library that only an endpoint needs
+
+    return TextIndex(bundle.vocabulary, pause)
 
 
 def unix_now() -> float:

@@ -6,7 +6,6 @@ import logging
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,7 +17,7 @@ from recsys_tasks.serving.additions import Addition, Additions
 from recsys_tasks.serving.bundle import bundle_digest, read_bundle, unpack
 from recsys_tasks.serving.engine import Answer, Engine
 from recsys_tasks.serving.memory import available_bytes, resident_bytes
-from recsys_tasks.serving.pace import rest_after
+from recsys_tasks.serving.pace import Rests
 from recsys_tasks.serving.probe import Measured, probe
 from recsys_tasks.serving.rules import Rules
 from recsys_tasks.serving.trial import Ask, Challenger, Terms
@@ -265,15 +264,13 @@ class Models:
 
     def _beside_answers(self, folder: Path) -> Engine:
         """The engine of a bundle that was tried, loaded piece by piece."""
-        began = time.thread_time()
+        rest = Rests()
         bundle = read_bundle(folder)
-        time.sleep(rest_after(began))
-        began = time.thread_time()
+        rest()
         engine = Engine(bundle, self._rules, self._kept_bytes)
-        time.sleep(rest_after(began))
-        began = time.thread_time()
-        engine.first_answer()
-        time.sleep(rest_after(began))
+        rest()
+        engine.first_answer(rest)
+        rest()
         return self._with_additions(engine)
 
     def _load(self, digest: str) -> Engine:

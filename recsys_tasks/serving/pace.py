@@ -3,8 +3,27 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 _REST = 7
+Pause = Callable[[], None]
+"""What work in pieces calls after each of them."""
+
+
+def no_pause() -> None:
+    """For work that nobody waits beside."""
+
+
+class Rests:
+    """Rests after each piece of this thread's work, as `rest_after` says."""
+
+    def __init__(self) -> None:
+        self._began = time.thread_time()
+
+    def __call__(self) -> None:
+        """Ends a piece."""
+        time.sleep(rest_after(self._began))
+        self._began = time.thread_time()
 
 
 def rest_after(began: float) -> float:

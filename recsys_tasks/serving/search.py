@@ -10,11 +10,13 @@ import tantivy
 from recsys_tasks.features.text import words
 from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.names import FIRST_ITEM
+from recsys_tasks.serving.pace import Pause, no_pause
 
 _TITLE, _CATEGORY, _NUMBER = "title", "category", "number"
 _WEIGHTS = {_TITLE: 1.0, _CATEGORY: 0.5}
 _HEAP_BYTES = 16 << 20
 _MOST_WORDS = 32
+_PIECE = 250  # items
 _FUZZY_FROM, _FUZZIER_FROM = 4, 8  # letters of a word in which one letter, or two, may be wrong
 
 
@@ -25,16 +27,16 @@ class TextIndex:
     笔记本电脑 finds 笔记本 as well as 电脑. What is found is scored by BM25 (Robertson and Zaragoza 2009).
     """
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
+    def __init__(self, vocabulary: Vocabulary, pause: Pause = no_pause) -> None:
         builder = tantivy.SchemaBuilder()
         for name in _WEIGHTS:
             builder.add_text_field(name, tokenizer_name="whitespace", index_option="freq")
         builder.add_unsigned_field(_NUMBER, stored=True, indexed=True)
         self._schema = builder.build()
         self._index = tantivy.Index(self._schema)
-        self.put(vocabulary, range(FIRST_ITEM, len(vocabulary)), new=True)
+        self.put(vocabulary, range(FIRST_ITEM, len(vocabulary)), new=True, pause=pause)
 
-    def put(self, vocabulary: Vocabulary, numbers: Iterable[int], new: bool = False) -> None:
+    def put(self, vocabulary: Vocabulary, numbers: Iterable[int], new: bool = False, pause: Pause = no_pause) -> None:
         """Takes in items of a vocabulary, in place of what was known of them unless all are new."""
         writer = self._index.writer(_HEAP_BYTES, num_threads=1)
         for number in numbers:
@@ -46,6 +48,8 @@ class TextIndex:
             document.add_text(_CATEGORY, " ".join(words(vocabulary.category_paths[place])))
             document.add_unsigned(_NUMBER, number)
             writer.add_document(document)
+            if number % _PIECE == 0:
+                pause()
         writer.commit()
         writer.wait_merging_threads()
         self._index.reload()
