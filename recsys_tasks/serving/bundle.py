@@ -17,6 +17,7 @@ import numpy as np
 from recsys_tasks.errors import BundleCorrupt
 from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.serving.catalogue import Catalogue, Columns
+from recsys_tasks.serving.pace import Pause, no_pause
 from recsys_tasks.serving.scoring import ItemVectors
 
 FORMAT = 4
@@ -105,8 +106,8 @@ def bundle_digest(folder: Path) -> str:
     return _sha256(folder / MANIFEST)
 
 
-def read_bundle(folder: Path) -> Bundle:
-    """Reads a bundle after checking every file against the manifest.
+def read_bundle(folder: Path, pause: Pause = no_pause) -> Bundle:
+    """Reads a bundle after checking every file against the manifest, in pieces with a pause after each.
 
     Raises:
         BundleCorrupt: a file is missing, differs from its checksum, or cannot be understood.
@@ -119,12 +120,16 @@ def read_bundle(folder: Path) -> Bundle:
         for name in FILES:
             if _sha256(folder / name) != manifest["files"][name]:
                 raise BundleCorrupt(f"{name} does not match its checksum in the manifest")
+            pause()
         _cutoff(manifest)
         vocabulary = Vocabulary.load(folder / VOCABULARY)
+        pause()
         items, words = _vectors(folder, len(vocabulary))
         reads = _reads_searches(folder)
         catalogue = Catalogue(vocabulary, Columns.load(folder / CATALOGUE, len(vocabulary.item_ids)))
+        pause()
         histories = _histories(folder / HISTORIES)
+        pause()
         golden = json.loads((folder / GOLDEN).read_text(encoding="utf-8"))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BundleCorrupt(f"The bundle cannot be read: {type(error).__name__}: {error}") from error

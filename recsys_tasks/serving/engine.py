@@ -76,13 +76,22 @@ class Engine:
         bundle: the model and what it knows.
         rules: of the shop.
         kept_bytes: how much is kept of users and sessions between answers.
+        pause: called after each piece of the work.
     """
 
-    def __init__(self, bundle: Bundle, rules: Rules | None = None, kept_bytes: int = KEPT_BYTES) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        rules: Rules | None = None,
+        kept_bytes: int = KEPT_BYTES,
+        pause: Pause = no_pause,
+    ) -> None:
         self._rules = rules
         self._trained_items = len(bundle.vocabulary.item_ids)
         self._look_at(bundle)
+        pause()
         self._reader = Reader(bundle, kept_bytes)
+        pause()
         self._scan = Graph(bundle.folder / SCAN)
 
     def with_items(self, additions: Mapping[str, Addition]) -> Engine:

@@ -265,9 +265,9 @@ class Models:
     def _beside_answers(self, folder: Path) -> Engine:
         """The engine of a bundle that was tried, loaded piece by piece."""
         rest = Rests()
-        bundle = read_bundle(folder)
+        bundle = read_bundle(folder, rest)
         rest()
-        engine = Engine(bundle, self._rules, self._kept_bytes)
+        engine = Engine(bundle, self._rules, self._kept_bytes, rest)
         rest()
         engine.first_answer(rest)
         rest()
