@@ -16,7 +16,7 @@ from recsys_tasks.errors import BundleCorrupt, BundleUnusable, GoldenMismatch, I
 from recsys_tasks.serving.bundle import read_bundle
 from recsys_tasks.serving.engine import Engine
 from recsys_tasks.serving.memory import allow_more, resident_bytes
-from recsys_tasks.serving.pace import rest_after
+from recsys_tasks.serving.pace import Rests
 
 # Those who are served come first, while it imports, too.
 _START = "import os, runpy; os.nice(19); runpy.run_module('recsys_tasks.serving.probe', run_name='__main__')"
@@ -88,13 +88,13 @@ def measure(folder: Path) -> Measured:
     engine = Engine(read_bundle(folder))
     golden = engine.check_golden()
     engine.first_answer()
-    spent = []
+    spent, rest = [], Rests()
     for case in engine.bundle.golden * _ROUNDS:
         engine.forget(case["request"]["user_id"])
-        began, used = time.thread_time(), time.process_time()
+        used = time.process_time()
         engine.answer_golden(case["request"])
         spent.append(1e3 * (time.process_time() - used))
-        time.sleep(rest_after(began))
+        rest()
     added = max(resident_bytes() - before, 0)
     mean, p99 = (float(np.mean(spent)), float(np.percentile(spent, 99))) if spent else (0.0, 0.0)
     return Measured(golden, added / 1e6, mean, p99)

@@ -16,7 +16,7 @@ from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM, UNKNOWN_ITEM
 from recsys_tasks.serving.bundle import DECODER, ENCODER, Bundle
 from recsys_tasks.serving.graphs import BEFORE, Graph, state_after
 from recsys_tasks.serving.inputs import Did, History, Moment, Tokens, beginning, history_inputs, joined
-from recsys_tasks.serving.pace import rest_after
+from recsys_tasks.serving.pace import Rests
 from recsys_tasks.serving.reasons import Deeds
 from recsys_tasks.serving.recent import Recent
 from recsys_tasks.serving.scoring import Copies, word_vectors
@@ -96,7 +96,8 @@ class Reader:
         self._bundle = bundle
         self._most_bytes = most_bytes
         self._encoder, self._decoder = (Graph(bundle.folder / name) for name in (ENCODER, DECODER))
-        if not self._decoder.beginning():
+        self._unread = self._decoder.beginning()
+        if not self._unread:
             raise BundleCorrupt("The model's graphs are of an earlier version of this package; promote it once again")
         self._forget_all()
 
@@ -167,7 +168,7 @@ class Reader:
         kept = self._sessions.get((user_id, now))
         if kept is None or kept.over is not past.token:
             moment = Moment.of(past.events, past.inputs, now)
-            kept = Session(past.token, now, moment, (), beginning(QUERY_WORDS), now, 0, self._decoder.beginning())
+            kept = Session(past.token, now, moment, (), beginning(QUERY_WORDS), now, 0, self._unread)
         known = _shared(kept.happened, happened)
         tokens, read = kept.tokens.first(1 + known), min(kept.read, 1 + known)
         skipped = max(len(happened) - MAX_TOKENS + 1, 0)
@@ -211,19 +212,18 @@ class Reader:
 
         That one may answer and forget users meanwhile; whom it forgets is not kept here either.
         """
-        end = time.perf_counter() + seconds
+        end, rest = time.perf_counter() + seconds, Rests()
         for user_id, theirs in serving._pasts.latest_first():
             if time.perf_counter() > end or self._pasts.free_bytes < theirs.bytes():
                 return
             if user_id is None:
                 continue
-            began = time.thread_time()
             happened = [Action(item, kind, at, query=query) for item, kind, at, query in theirs.happened]
             self.past(user_id, happened, theirs.now)
             self._pasts.age(user_id)
             if user_id not in serving._pasts:
                 self.forget(user_id)
-            time.sleep(rest_after(began))
+            rest()
 
     def rest(self) -> None:
         """Keeps less between answers, for one that does not serve any more."""
