@@ -66,3 +66,10 @@ UNKNOWN_ITEM: Final = 1
 FIRST_ITEM: Final = 2
 
 FEEDBACK_SOURCE: Final = "feedback"
+
+# Who was shown something: `properties.traffic` of events; a shopper where it says nothing.
+SHOPPER: Final = "shopper"
+# What the model that served knew of whom it was shown to: `properties.segment` of impressions.
+RETURNING: Final = "returning"
+NEW: Final = "new"
+ANONYMOUS: Final = "anonymous"

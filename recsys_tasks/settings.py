@@ -49,6 +49,10 @@ class Settings(BaseSettings):
     explore_share: float = Field(
         0, ge=0, lt=1, description="share of places in recorded lists filled by chance, with the chance noted"
     )
+    experiment_file: Path | None = Field(None, description="TOML file of arms: which visitors get whose lists")
+    impression_share: float = Field(
+        1, gt=0, le=1, description="share of the requests whose impressions are noted, drawn; noted with each"
+    )
     shared_state: SecretStr | None = Field(
         None, description="PostgreSQL URL of the warehouse, for endpoints that share what users just did"
     )

@@ -23,8 +23,10 @@ from recsys_tasks.serving.access import ADMIN, OPEN, READ, WRITE, Access, Scope
 from recsys_tasks.serving.additions import Addition, Additions
 from recsys_tasks.serving.admin import Admin
 from recsys_tasks.serving.engine import unix_now
+from recsys_tasks.serving.experiment import read_experiment
 from recsys_tasks.serving.forgetting import Forgotten, erase, find_traces
 from recsys_tasks.serving.http import answer, problem, read_body, unrouted
+from recsys_tasks.serving.impressions import Impressions
 from recsys_tasks.serving.journal import Journal
 from recsys_tasks.serving.lists import Lists
 from recsys_tasks.serving.logs import REQUEST_ID, access, begin_request
@@ -73,6 +75,7 @@ class Endpoint:
         self.items = Journal(home / "items")
         self.others_items = Tail([other / "items" for other in place.others])
         self.additions = Additions(chain(self.items.lines(), self.others_items.lines()))
+        experiment = read_experiment(settings.experiment_file)
         self.models = Models(
             home / "bundles",
             settings.endpoint_memory_megabytes,
@@ -80,6 +83,7 @@ class Endpoint:
             [other / "bundles" for other in place.others],
             self.additions,
             settings.kept_megabytes,
+            keep_before=experiment is not None and experiment.wants_previous,
         )
         self.journal = Journal(home / "journal")
         forgotten = Forgotten(home / "forgotten.jsonl")
@@ -93,7 +97,14 @@ class Endpoint:
         self.metrics = Metrics(self.journal, self.overload)
         self.metrics.serving(self.models.engine)
         self.lists = Lists(
-            self.models, forgotten, self.state, others, self.journal, self.metrics, settings.explore_share
+            self.models,
+            forgotten,
+            self.state,
+            others,
+            Impressions(self.journal, settings.impression_share),
+            self.metrics,
+            settings.explore_share,
+            experiment,
         )
         self.admin = Admin(self.models, self.journal, forgotten, self.state, self.shared, self.lists, self.metrics)
         self.leaving = False

@@ -6,7 +6,7 @@ import copy
 import time
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -27,7 +27,13 @@ from recsys_tasks.serving.scoring import Known, NextItem, Scores
 if TYPE_CHECKING:
     from recsys_tasks.serving.search import TextIndex
 
+MODEL: Final = "model"
+POPULARITY: Final = "popularity"
+NEIGHBOURS: Final = "neighbours"
+Method = Literal["model", "popularity", "neighbours"]
+
 _MOST_FOUND = 1_000
+_LAST_ITEMS, _FADING = 10, 0.7  # of what somebody did last, for neighbours
 _PERSONAL = 0.5
 _WARM_SECONDS = 2.0
 _TOLERANCE = 1e-4
@@ -114,7 +120,13 @@ class Engine:
         self._reasons = Reasons(bundle.vocabulary, bundle.items)
 
     def recommend(
-        self, user_id: str | None, past: Sequence[Action], session: Sequence[Action], now: float, wishes: Wishes
+        self,
+        user_id: str | None,
+        past: Sequence[Action],
+        session: Sequence[Action],
+        now: float,
+        wishes: Wishes,
+        method: Method = MODEL,
     ) -> Answer:
         """The best items for a user in a session at a time.
 
@@ -124,8 +136,11 @@ class Engine:
             session: what the session did, oldest first.
             now: when the session began.
             wishes: what the caller wants of the list.
+            method: what to order the items by: the model, how popular they are, or how near they are to those that
+                the user did something with last; without any, the popular ones.
         """
-        return self._recommend(self._ranking, user_id, past, session, now, wishes)
+        likely = self._likely(user_id, past, session, now, method)
+        return self._recommend(self._ranking, likely, wishes)
 
     def search(
         self,
@@ -183,16 +198,7 @@ class Engine:
         reason = f"like {self.bundle.vocabulary.title(number)}", item_id
         return self._listed(ranked, "model", [reason] * len(ranked.numbers))
 
-    def _recommend(
-        self,
-        ranking: Ranking,
-        user_id: str | None,
-        past: Sequence[Action],
-        session: Sequence[Action],
-        now: float,
-        wishes: Wishes,
-    ) -> Answer:
-        likely = self._likely(user_id, past, session, now)
+    def _recommend(self, ranking: Ranking, likely: _Likely, wishes: Wishes) -> Answer:
         if likely.source == "popular" and wishes.interests:
             return self._of_interests(ranking, likely, wishes)
         began = time.perf_counter()
@@ -213,18 +219,35 @@ class Engine:
         reasons: list[Reason] = [(LIKED if number in liked else POPULAR, None) for number in ranked.numbers]
         return Answer(self._listed(ranked, "interests", reasons), None)
 
-    def _likely(self, user_id: str | None, since: Sequence[Action], session: Sequence[Action], now: float) -> _Likely:
+    def _likely(
+        self,
+        user_id: str | None,
+        since: Sequence[Action],
+        session: Sequence[Action],
+        now: float,
+        method: Method = MODEL,
+    ) -> _Likely:
         began = time.perf_counter()
         past, kept = self._reader.past(user_id, since, now)
         read_at = time.perf_counter()
         running = self._reader.session(user_id, past, session, now)
         deeds = past.deeds.and_then(running.tokens.columns)
-        if not self._reader.tells(past, running):
+        if method == NEIGHBOURS and deeds.lately:
+            return _Likely(NEIGHBOURS, self._near(deeds), None, deeds, running.latest)
+        if method != MODEL or not self._reader.tells(past, running):
             return _Likely("popular", self._popular, None, deeds, running.latest)
         read = self._reader.read(user_id, past, running)
         scores = NextItem(self.bundle.items, self._scan, read, past.copies, running.tokens.columns[0])
         spent = Spent(kept, read_at - began, time.perf_counter() - read_at)
         return _Likely("model", scores, float(read["intent"][0]), deeds, running.latest, spent)
+
+    def _near(self, deeds: Deeds) -> Known:
+        """Likeness [V] to what somebody did last, later things more; the items themselves are left out."""
+        numbers = np.asarray([number for number, _ in deeds.lately[-_LAST_ITEMS:]])
+        weights = _FADING ** np.arange(len(numbers))[::-1]
+        likeness = self.bundle.items.products((weights @ self.bundle.items[numbers]).astype(np.float32))
+        likeness[numbers] = 0.0
+        return Known(likeness)
 
     def _listed(self, ranked: Ranked, source: str, reasons: Sequence[Reason]) -> list[Recommendation]:
         vocabulary = self.bundle.vocabulary
@@ -265,7 +288,7 @@ class Engine:
         """The answer to one golden request: from the bundle alone, whatever happened since."""
         session = [Action(item, kind, seconds, query=query) for item, kind, seconds, query in request["session"]]
         wishes = Wishes(request["k"])
-        found = self._recommend(self._unruled, request["user_id"], (), session, request["now"], wishes)
+        found = self._recommend(self._unruled, self._likely(request["user_id"], (), session, request["now"]), wishes)
         return [{"item_id": item.item_id, "score": item.score} for item in found.items]
 
     def first_answer(self, pause: Pause = no_pause) -> None:

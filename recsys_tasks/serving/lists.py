@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import logging
+import time
 import uuid
-from collections.abc import Callable
-from datetime import UTC, datetime
-from typing import Any
+from typing import Final, NamedTuple
 
 import msgspec
 
-from recsys_tasks.names import ADD_TO_CART, IMPRESSION, PURCHASE, SEARCH
-from recsys_tasks.serving.engine import Answer, Engine, unix_now
+from recsys_tasks.names import ADD_TO_CART, ANONYMOUS, NEW, PURCHASE, RETURNING, SEARCH
+from recsys_tasks.serving.engine import MODEL, Answer, Engine, Method, unix_now
+from recsys_tasks.serving.experiment import PREVIOUS, Arm, Experiment, interleave
 from recsys_tasks.serving.forgetting import Forgotten
-from recsys_tasks.serving.journal import Journal
+from recsys_tasks.serving.impressions import Impressions, Shown
 from recsys_tasks.serving.messages import (
     Event,
     RecommendationAnswer,
@@ -21,7 +20,6 @@ from recsys_tasks.serving.messages import (
     RequestError,
     SearchAnswer,
     SearchRequest,
-    as_lines,
 )
 from recsys_tasks.serving.metrics import Metrics
 from recsys_tasks.serving.models import Models
@@ -30,7 +28,20 @@ from recsys_tasks.serving.reader import Action
 from recsys_tasks.serving.state import LiveState
 from recsys_tasks.serving.tail import Tail
 
-log = logging.getLogger(__name__)
+RECOMMENDATIONS: Final = "recommendations"
+SEARCHED: Final = "search"
+
+
+class _Made(NamedTuple):
+    """A list and how it came about: of which kind, by which engine, in which arm, whose its places are, since when."""
+
+    kind: str
+    request_id: str
+    engine: Engine
+    found: Answer
+    arm: Arm | None
+    teams: list[str] | None
+    began: float
 
 
 class Lists:
@@ -39,8 +50,9 @@ class Lists:
     Args:
         models: what serves; forgotten: who is not to be looked up in it.
         state: what users did since; others: where other workers write down more of that.
-        journal: for what is shown and searched.
+        impressions: where what is shown and searched is noted.
         metrics: of the endpoint; explore_share: of the places in recorded lists, to draw an item for.
+        experiment: that divides the visitors into arms, if there is one.
     """
 
     def __init__(
@@ -49,28 +61,48 @@ class Lists:
         forgotten: Forgotten,
         state: LiveState,
         others: Tail,
-        journal: Journal,
+        impressions: Impressions,
         metrics: Metrics,
         explore_share: float = 0.0,
+        experiment: Experiment | None = None,
     ) -> None:
         self._models, self._forgotten, self._state, self._others = models, forgotten, state, others
-        self._journal, self._metrics, self._explore_share = journal, metrics, explore_share
+        self._impressions, self._metrics = impressions, metrics
+        self._explore_share, self._experiment = explore_share, experiment
 
     def recommend(self, asked: RecommendationRequest, complete: bool = True) -> RecommendationAnswer:
-        """What a user in a session may want next."""
+        """What a user in a session may want next, by the arm that the visitor is in."""
+        began = time.perf_counter()
         past, session, now = self._context(asked)
         request_id = uuid.uuid4().hex
+        visitor, arm = asked.user_id or asked.session_id, self._arm(asked)
         explore = Exploration(self._explore_share, request_id) if asked.record and self._explore_share else None
+        if arm is not None and arm.against is not None:
+            explore = None  # an item's place is to tell whose it is
 
-        def ask(engine: Engine) -> Answer:
+        def ask(engine: Engine, method: Method = MODEL) -> Answer:
             known_as, wishes = self._wishes(asked, engine, [*past, *session], explore)
-            return engine.recommend(known_as, past, session, now, wishes)
+            return engine.recommend(known_as, past, session, now, wishes, method)
 
-        return self._answer(asked, ask, request_id, complete)
+        teams = None
+        if arm is None or arm.answers == MODEL:
+            engine, found = self._models.answer(self.engine(), visitor, ask)
+        elif arm.answers == PREVIOUS:
+            engine = self._models.before or self.engine()
+            found = ask(engine)
+        else:
+            engine = self.engine()
+            found = ask(engine, arm.answers)
+        if arm is not None and arm.against is not None:
+            found, teams = interleave(
+                (arm.answers, found), (arm.against, ask(engine, arm.against)), asked.k, request_id
+            )
+        return self._answer(asked, _Made(RECOMMENDATIONS, request_id, engine, found, arm, teams, began), complete)
 
     def search(self, asked: SearchRequest, complete: bool = True) -> tuple[SearchAnswer, list[Event]]:
         """Items that match; where no item has a word of the query, what else may please, marked as such. And the search
         as something that the user did, if it is to be recorded."""
+        began = time.perf_counter()
         past, session, now = self._context(asked)
         request_id = uuid.uuid4().hex
 
@@ -79,20 +111,42 @@ class Lists:
             found = engine.search(known_as, past, session, now, asked.query, wishes)
             return found if found.items else engine.recommend(known_as, past, session, now, wishes)
 
-        answer = self._answer(asked, ask, request_id, complete)
+        engine, found = self._models.answer(self.engine(), asked.user_id or asked.session_id, ask)
+        made = _Made(SEARCHED, request_id, engine, found, self._arm(asked), None, began)
+        answer = self._answer(asked, made, complete)
         fallback = not any(item.source == "search" for item in answer.items)
-        events = self._record_search(asked, request_id) if asked.record else []
+        events = []
+        if asked.record:
+            events.append(self._impressions.note_search(asked, request_id))
+            self._state.add(events[0])
         return SearchAnswer(**msgspec.structs.asdict(answer), fallback=fallback), events
 
-    def _answer(
-        self, asked: RecommendationRequest, ask: Callable[[Engine], Answer], request_id: str, complete: bool
-    ) -> RecommendationAnswer:
-        engine, found = self._models.answer(self.engine(), asked.user_id or asked.session_id, ask)
-        self._metrics.list_made(found)
-        version = engine.bundle.model_version
+    def _arm(self, asked: RecommendationRequest) -> Arm | None:
+        """The arm of whoever asks; none of nobody, or where the model that served before is not there."""
+        visitor = asked.user_id or asked.session_id
+        if self._experiment is None or visitor is None:
+            return None
+        arm = self._experiment.arm_of(visitor)
+        return None if arm.answers == PREVIOUS and self._models.before is None else arm
+
+    def _answer(self, asked: RecommendationRequest, made: _Made, complete: bool) -> RecommendationAnswer:
+        self._metrics.list_made(made.found)
+        version = made.engine.bundle.model_version
         if asked.record:
-            self._record_impressions(asked, found, request_id, version)
-        return RecommendationAnswer(request_id, version, found.purchase_intent, complete, found.items)
+            about = {"list": made.kind, "segment": self._segment(asked, made.engine)}
+            if self._experiment is not None and made.arm is not None:
+                about |= {"experiment": self._experiment.name, "arm": made.arm.name}
+            milliseconds = 1e3 * (time.perf_counter() - made.began)
+            shown = Shown(made.found, made.request_id, version, made.teams, about, milliseconds)
+            self._impressions.note(asked, shown)
+        return RecommendationAnswer(made.request_id, version, made.found.purchase_intent, complete, made.found.items)
+
+    def _segment(self, asked: RecommendationRequest, engine: Engine) -> str:
+        """What the model knows of whoever asks, from before it was made."""
+        if asked.user_id is None:
+            return ANONYMOUS
+        known_as = self._known_as(asked.user_id, engine)
+        return RETURNING if known_as in engine.bundle.histories.row_of else NEW
 
     def _wishes(
         self,
@@ -176,42 +230,3 @@ class Lists:
                 and (action.item_id, action.event_type, action.seconds) not in in_session
             ]
         return past, session, min([now, *(action.seconds for action in session)])
-
-    def _record_impressions(self, asked: RecommendationRequest, found: Answer, request_id: str, version: str) -> None:
-        shared = _who_and_when(asked, request_id)
-        propensities = [{"propensity": drawn} for drawn in found.propensities or ()] or [{}] * len(found.items)
-        impressions = [
-            Event(
-                event_type=IMPRESSION,
-                event_id=f"{request_id}-{position}",
-                item_id=item.item_id,
-                position=position,
-                properties={"model_version": version, "score": item.score, "source": item.source, **drawn},
-                **shared,
-            )
-            for position, (item, drawn) in enumerate(zip(found.items, propensities, strict=True), start=1)
-        ]
-        self._note(impressions, f"Impressions of request {request_id}")
-
-    def _record_search(self, asked: SearchRequest, request_id: str) -> list[Event]:
-        """Notes the search as something that the user did, which counts in the next answer."""
-        event = Event(event_type=SEARCH, event_id=request_id, query=asked.query, **_who_and_when(asked, request_id))
-        self._note([event], f"The words of search {request_id}")
-        self._state.add(event)
-        return [event]
-
-    def _note(self, events: list[Event], what: str) -> None:
-        try:
-            self._journal.note(as_lines(events))
-        except OSError as error:
-            log.error("%s were lost: %s", what, error)
-
-
-def _who_and_when(asked: RecommendationRequest, request_id: str) -> dict[str, Any]:
-    """What every event of a request has: one of nobody is in a session of its own."""
-    return {
-        "user_id": asked.user_id,
-        "session_id": asked.session_id or (None if asked.user_id else f"anonymous-{request_id}"),
-        "event_time": (asked.time or datetime.now(UTC)).astimezone(UTC),
-        "request_id": request_id,
-    }

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from recsys_tasks.errors import InputError
-from recsys_tasks.names import SEARCH
+from recsys_tasks.names import SEARCH, SHOPPER
 from recsys_tasks.serving.filters import Filter, check
 
 _CLOCK_SKEW = timedelta(minutes=5)
@@ -24,6 +24,7 @@ Text = Annotated[str, msgspec.Meta(min_length=1, max_length=1_000, pattern=_NO_N
 Count = Annotated[int, msgspec.Meta(ge=1, le=500)]
 Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 EventType = Literal["search", "impression", "view", "add_to_cart", "purchase"]
+Traffic = Literal["shopper", "internal", "bot"]
 
 
 class RequestError(Exception):
@@ -91,6 +92,7 @@ class RecommendationRequest(msgspec.Struct, forbid_unknown_fields=True):
         filter: what all items fulfil, see `filters`.
         exclude: items that may not be in the list; exclude_seen, exclude_bought: what the user acted on, or bought.
         diversity: from 0, the best items, to 1, items as different as there are.
+        traffic: who asks, if it is no shopper: what is shown to others is noted, but counts and teaches nothing.
     """
 
     user_id: Identifier | None = None
@@ -108,6 +110,7 @@ class RecommendationRequest(msgspec.Struct, forbid_unknown_fields=True):
     at_most_per_category: Count | None = None
     time: Moment | None = None
     record: bool = True
+    traffic: Traffic = SHOPPER
 
 
 class SearchRequest(RecommendationRequest, forbid_unknown_fields=True, kw_only=True):
@@ -123,8 +126,8 @@ class RecommendationBatch(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Recommendation(msgspec.Struct, frozen=True):
-    """An item with its share of the probability, where it comes from (`model`, `search`, `interests`, `popular` or
-    `pinned`), and why it is there: in words, and the item that the words are about, if they are about one."""
+    """An item with its share of the probability, where it comes from (`model`, `search`, `interests`, `popular`,
+    `neighbours` or `pinned`), and why it is there: in words, and the item that they are about, if about one."""
 
     item_id: str
     title: str

@@ -56,6 +56,7 @@ class Models:
         others: Sequence[Path] = (),
         additions: Additions | None = None,
         kept_megabytes: int = 64,
+        keep_before: bool = False,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
@@ -69,7 +70,7 @@ class Models:
         self._forget_others()  # what a kill left half unpacked
         self.engine = self._first_usable()
         self.challenger = self._challenger_of_before()
-        self._before: Engine | None = None
+        self.before = self._usable(self.serving.previous) if keep_before else None  # what served before this
 
     @contextmanager
     def arriving(self) -> Iterator[Path]:
@@ -137,7 +138,7 @@ class Models:
         challenger = self._staged(digest)
         challenger.close()
         self._write_pointer(active=digest, previous=self.serving.active, staged=None)
-        self._before = self.engine  # going back is not to wait for it
+        self.before = self.engine  # going back is not to wait for it
         self.engine, self.challenger = challenger.engine, None
         self._forget_others()
         log.info("Serving model version %s, bundle %s", self.engine.bundle.model_version, digest)
@@ -164,11 +165,11 @@ class Models:
             return None
         if self.serving.previous is None:
             raise InputError("no bundle served before this one")
-        back = self._before
+        back = self.before
         if back is None or back.bundle.digest != self.serving.previous:
             back = self._load(self.serving.previous)
         self._write_pointer(active=self.serving.previous, previous=None)
-        self.engine, self._before = back, None
+        self.engine, self.before = back, None
         return back
 
     def answer(self, serving: Engine, key: str | None, ask: Ask) -> tuple[Engine, Answer]:
@@ -186,8 +187,8 @@ class Models:
         """Lets every model know what was told of items; `stage` and those must not run beside it."""
         if self.engine is not None:
             self.engine = self.engine.with_items(news)
-        if self._before is not None:
-            self._before = self._before.with_items(news)
+        if self.before is not None:
+            self.before = self.before.with_items(news)
         if self.challenger is not None:
             self.challenger.put_items(news)
 
@@ -195,8 +196,8 @@ class Models:
         """Drops what the engines keep of a user between answers."""
         if self.engine is not None:
             self.engine.forget(user_id)
-        if self._before is not None:
-            self._before.forget(user_id)
+        if self.before is not None:
+            self.before.forget(user_id)
         if self.challenger is not None:
             self.challenger.forget(user_id)
 
@@ -208,8 +209,8 @@ class Models:
     def rest(self) -> None:
         """Lets the engine that served before take less memory. For the thread that answers: it may be in the midst of
         an answer of that engine still."""
-        if self._before is not None:
-            self._before.rest()
+        if self.before is not None:
+            self.before.rest()
 
     def _share_files(self, folder: Path, digest: str) -> None:
         """Files of a bundle that another worker of this machine has are the same ones, in memory too: what is mapped
@@ -243,13 +244,14 @@ class Models:
 
     def _first_usable(self) -> Engine | None:
         """The active bundle's engine; where that bundle is broken, the previous one's, or none: readiness tells."""
-        for digest in (self.serving.active, self.serving.previous):
-            try:
-                if digest is not None:
-                    return self._load(digest)
-            except InvariantError as error:
-                log.error("Bundle %s cannot serve: %s", digest, error)
-        return None
+        return self._usable(self.serving.active) or self._usable(self.serving.previous)
+
+    def _usable(self, digest: str | None) -> Engine | None:
+        try:
+            return None if digest is None else self._load(digest)
+        except InvariantError as error:
+            log.error("Bundle %s cannot serve: %s", digest, error)
+            return None
 
     def _challenger_of_before(self) -> Challenger | None:
         staged = self.serving.staged
