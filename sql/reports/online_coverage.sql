@@ -1,0 +1,16 @@
+-- Grain: one model version, with the share of the catalogue that it showed to anybody in some time.
+with shown as (
+    select distinct
+        properties ->> 'model_version' as model_version,
+        item_id
+    from events
+    where event_type = 'impression' and event_time >= :day_start and event_time < :day_end
+)
+
+select
+    model_version,
+    count(*) as items,
+    cast(count(*) as double precision) / greatest((select count(distinct item_id) from item_versions), 1) as coverage
+from shown
+where model_version is not null
+group by model_version

@@ -1,0 +1,86 @@
+-- Grain: one kind of list, model version, arm of an experiment and segment ('' for all of them together), with sums
+-- over its visitors from a day until another, by which rates and their intervals are told.
+-- A visitor's clicks are not independent, so that visitors are what varies: n is shown to, c what they did; squares
+-- and products of these are for the variance of the ratio of their sums (Cochran, Sampling Techniques, 1977, 6.4).
+with counted as (
+    select request_outcomes.*
+    from request_outcomes
+    left join flagged_visitors
+        on request_outcomes.visitor = flagged_visitors.visitor and request_outcomes.day = flagged_visitors.day
+    where
+        request_outcomes.day between :first_day and :last_day
+        and request_outcomes.traffic = 'shopper'
+        and flagged_visitors.visitor is null
+),
+
+of_sessions as (
+    select
+        list,
+        model_version,
+        experiment,
+        arm,
+        segment,
+        visitor,
+        count(*) as requests,
+        sum(impressions) as shown,
+        sum(impressions / sampled) as shown_in_all,
+        sum(clicks) as clicks,
+        sum(carts) as carts,
+        cast(max(cast(purchases > 0 as integer)) as integer) as buys,
+        sum(revenue) as revenue
+    from counted
+    group by list, model_version, experiment, arm, segment, visitor, session
+),
+
+of_visitors as (
+    select
+        list,
+        model_version,
+        experiment,
+        arm,
+        visitor,
+        coalesce(segment, '') as segment,
+        sum(requests) as requests,
+        count(*) as sessions,
+        sum(shown) as shown,
+        sum(shown_in_all) as shown_in_all,
+        sum(clicks) as clicks,
+        sum(carts) as carts,
+        sum(buys) as buys,
+        cast(sum(revenue) as double precision) as revenue
+    from of_sessions
+    group by grouping sets (
+        (list, model_version, experiment, arm, visitor),
+        (list, model_version, experiment, arm, visitor, segment)
+    )
+)
+
+select
+    list,
+    model_version,
+    experiment,
+    arm,
+    segment,
+    count(*) as visitors,
+    count(*) filter (where clicks > 0) as acting,
+    sum(requests) as requests,
+    sum(sessions) as sessions,
+    sum(shown) as shown,
+    sum(shown_in_all) as shown_in_all,
+    sum(clicks) as clicks,
+    sum(carts) as carts,
+    sum(buys) as buys,
+    sum(revenue) as revenue,
+    sum(shown * shown) as shown_squared,
+    sum(sessions * sessions) as sessions_squared,
+    sum(clicks * clicks) as clicks_squared,
+    sum(carts * carts) as carts_squared,
+    sum(buys * buys) as buys_squared,
+    sum(revenue * revenue) as revenue_squared,
+    sum(clicks * shown) as clicks_shown,
+    sum(carts * shown) as carts_shown,
+    sum(buys * sessions) as buys_sessions,
+    sum(revenue * sessions) as revenue_sessions
+from of_visitors
+group by list, model_version, experiment, arm, segment
+order by list, model_version, experiment, arm, segment
