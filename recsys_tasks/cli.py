@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from recsys_tasks.errors import ConfigurationError, InputError, RecsysError
 from recsys_tasks.names import BASELINES, NETWORKS, TRANSFORMER
 from recsys_tasks.settings import settings
+from recsys_tasks.simulation.scenario import scenario_names
 
 if TYPE_CHECKING:
     from recsys_tasks.ingestion.load import LoadReport
@@ -103,10 +104,15 @@ def _parser() -> argparse.ArgumentParser:
 
     _add(verbs, "feedback", _feedback, "collect the endpoints' journals into the warehouse")
 
-    simulate = _add(verbs, "simulate", _simulate, "shop at the endpoint: real baskets, replayed over HTTP")
-    simulate.add_argument("--from", dest="start", type=_moment, required=True, help="baskets from this time on")
-    simulate.add_argument("--to", dest="end", type=_moment, required=True, help="baskets before this time")
-    simulate.add_argument("--baskets", type=int, default=200, help="how many baskets, default 200")
+    simulate = _add(verbs, "simulate", _simulate, "let simulated shoppers shop at the endpoint over HTTP")
+    simulate.add_argument("--scenario", help=f"what happens: a TOML file, or one of {', '.join(scenario_names())}")
+    simulate.add_argument("--from", dest="start", type=_moment, help="day 0; default: after the latest event")
+    simulate.add_argument("--first-day", type=int, default=0, help="of the scenario, to go on; default 0")
+    simulate.add_argument("--days", type=_count, default=1, help="how many days, default 1")
+    simulate.add_argument("--sessions", type=_count, default=500, help="a day, default 500")
+    simulate.add_argument("--shoppers", type=_count, default=1_000, help="in the population, default 1000")
+    simulate.add_argument("--k", type=_count, default=20, help="length of lists, default 20")
+    simulate.add_argument("--seed", type=int, help="of everything that is drawn; default: RECSYS_SEED")
 
     summary = "train on a sequence file, predict the last items of another"
     measured = verbs.add_parser("benchmark", help=summary, description=summary)
@@ -145,6 +151,13 @@ def _minutes(text: str) -> float:
     if not minutes > 0:
         raise ValueError("not a time")
     return minutes
+
+
+def _count(text: str) -> int:
+    count = int(text)
+    if count < 1:
+        raise ValueError("not a count")
+    return count
 
 
 def _moment(text: str) -> datetime:
@@ -295,9 +308,11 @@ def _feedback(given: argparse.Namespace) -> None:
 
 
 def _simulate(given: argparse.Namespace) -> None:
-    from recsys_tasks.simulation.replay import replay
+    from recsys_tasks.steps.simulating import simulate
 
-    _show(given, vars(replay(settings().endpoint_urls[0], given.start, given.end, given.baskets)))
+    days = range(given.first_day, given.first_day + given.days)
+    shopped = simulate(given.scenario, given.start, days, given.sessions, given.shoppers, given.k, given.seed)
+    _show(given, {**shopped.as_dict()})
 
 
 def _benchmark(given: argparse.Namespace) -> None:

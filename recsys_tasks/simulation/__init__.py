@@ -1,1 +1,2 @@
-"""Shoppers who use the endpoint over HTTP; they know nothing of the model."""
+"""Shoppers who use the endpoint over HTTP. Catalogue and habits are those of the warehouse; they know nothing of the
+model."""

@@ -111,6 +111,8 @@ def load_feedback(portions: Sequence[Portion]) -> list[LoadReport]:
 
     Bad rows are quarantined however many they are: one caller's mistakes must not stop everybody's feedback.
     """
+    if not portions:
+        return []
     paths = [Path(portion.path) for portion in portions]
     reports = ingest(read_source(FEEDBACK_SOURCE, paths), max_bad_share=1.0)
     advance(engine(), portions)

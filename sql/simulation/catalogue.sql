@@ -1,0 +1,20 @@
+-- Grain: one item that somebody bought or looked at, with how often, and what was mostly paid for it.
+select
+    items.item_id,
+    coalesce(items.title, '') as title,
+    coalesce(items.category_path, '') as category_path,
+    cast(
+        coalesce(
+            percentile_cont(0.5) within group (
+                order by cast(events.price as double precision)
+            ),
+            cast(max(items.price) as double precision),
+            1
+        ) as double precision
+    ) as price,
+    count(*) as taken
+from events
+inner join items on events.item_id = items.item_id
+where events.event_type in ('view', 'add_to_cart', 'purchase') and events.source <> 'feedback'
+group by items.item_id, items.title, items.category_path
+order by items.item_id collate "C"
