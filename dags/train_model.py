@@ -9,16 +9,16 @@ from recsys_tasks import orchestration as loop
 
 DOC = """
 ### What it does
-Trains the encoder-decoder Transformer on a snapshot, from the champion's weights where there is a champion;
-evaluates it and the baselines on the snapshot's test part; registers it as `session-recommender` with the alias
-`challenger`.
+Trains the encoder-decoder Transformer on a snapshot, from the champion's weights where there is a champion, or from
+the start, with the whole time budget, where `watch_feedback` asks for that (asset `retraining`); evaluates it and the
+baselines on the snapshot's test part; registers it as `session-recommender` with the alias `challenger`.
 
 **Reads** a snapshot. **Writes** an MLflow run with parameters, metrics per epoch, the evaluation and the model,
 and the asset `challenger`.
 
 ### Run it again
 Safe: a new run of the same snapshot, seed and threads gives the same model under a new version. For an older
-snapshot: trigger it with `{"snapshot_id": "…"}`.
+snapshot: trigger it with `{"snapshot_id": "…"}`; from the start: `{"from_scratch": true}`.
 
 ### When it fails
 * `NotEnoughData`: the snapshot has no training part.
@@ -28,12 +28,15 @@ snapshot: trigger it with `{"snapshot_id": "…"}`.
 
 
 @dag(
-    schedule=[loop.SNAPSHOT],
+    schedule=(loop.SNAPSHOT | loop.RETRAINING),
     max_active_runs=1,
     default_args=loop.DEFAULT_ARGS | {"execution_timeout": timedelta(hours=6)},
     on_failure_callback=loop.on_failure,
     deadline=loop.deadline("train_model", timedelta(hours=1)),
-    params={"snapshot_id": Param(None, type=["null", "string"], description="default: what started the run")},
+    params={
+        "snapshot_id": Param(None, type=["null", "string"], description="default: what started the run, or the latest"),
+        "from_scratch": Param(False, type="boolean", description="leave the champion's weights aside"),
+    },
     doc_md=DOC,
     tags=["model"],
 )
@@ -43,7 +46,9 @@ def train_model() -> None:
     def train(params: Any = None, triggering_asset_events: Any = None) -> str:
         from recsys_tasks.steps import training
 
-        return training.train_model(params["snapshot_id"] or loop.from_event(triggering_asset_events, "snapshot_id"))
+        snapshot_id = params["snapshot_id"] or loop.from_event(triggering_asset_events, "snapshot_id")
+        asked = loop.from_event(triggering_asset_events, "alarm") is not None
+        return training.train_model(snapshot_id, from_scratch=params["from_scratch"] or asked)
 
     @task
     @loop.step

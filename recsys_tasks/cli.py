@@ -83,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
 
     train = _add(verbs, "train", _train, "train on a snapshot, evaluate, register as challenger")
     train.add_argument("--snapshot", help="default: the latest")
+    train.add_argument("--from-scratch", action="store_true", help="leave the champion's weights aside")
 
     reproduce = _add(verbs, "reproduce", _reproduce, "do a run's training again, and compare the metrics")
     reproduce.add_argument("run_id", help="of an MLflow run of the verb train")
@@ -103,6 +104,8 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     _add(verbs, "feedback", _feedback, "collect the endpoints' journals into the warehouse")
+
+    _add(verbs, "watch", _watch, "count what came of what was shown, judge it, and do what the rules ask for")
 
     simulate = _add(verbs, "simulate", _simulate, "let simulated shoppers shop at the endpoint over HTTP")
     simulate.add_argument("--scenario", help=f"what happens: a TOML file, or one of {', '.join(scenario_names())}")
@@ -244,7 +247,7 @@ def _features(given: argparse.Namespace) -> None:
 def _train(given: argparse.Namespace) -> None:
     from recsys_tasks.steps import training
 
-    run_id = training.train_model(given.snapshot)
+    run_id = training.train_model(given.snapshot, given.from_scratch)
     table = training.evaluate_run(run_id)
     version = training.register_run(run_id)
     _show(given, {"run_id": run_id, "version": version, **{name: row["mrr_20"] for name, row in table.items()}})
@@ -305,6 +308,17 @@ def _feedback(given: argparse.Namespace) -> None:
     from recsys_tasks.steps import ingesting
 
     _show_counts(given, ingesting.load_feedback(ingesting.fetch_feedback()))
+
+
+def _watch(given: argparse.Namespace) -> None:
+    from recsys_tasks.steps import watching
+
+    counted = watching.count()
+    found = watching.watch()
+    reaction = watching.react()
+    lines = {("!! " if finding.holds else "") + finding.rule.name: finding.explanation for finding in found}
+    followed = {"rolled_back_to": reaction.rolled_back_to, "retrain": reaction.retrain}
+    _show(given, {"days": len(counted.days), "requests": counted.requests, **lines, **followed})
 
 
 def _simulate(given: argparse.Namespace) -> None:

@@ -47,7 +47,7 @@ class Settings(BaseSettings):
         0, ge=0, description="how long an endpoint that is told to stop goes on, not ready any more"
     )
     explore_share: float = Field(
-        0, ge=0, lt=1, description="share of places in recorded lists filled by chance, with the chance noted"
+        0, ge=0, le=0.5, description="share of places in recorded lists filled by chance, with the chance noted"
     )
     experiment_file: Path | None = Field(None, description="TOML file of arms: which visitors get whose lists")
     impression_share: float = Field(
@@ -94,6 +94,7 @@ class Settings(BaseSettings):
     shadow_minutes: float = Field(30, gt=0, description="for how long")
     canary_share: float = Field(0, ge=0, lt=1, description="share of users a challenger answers, before all of them")
     canary_hours: float = Field(24, gt=0, description="for how long, at most")
+    watch_rules: Path | None = Field(None, description="what is watched online; default: feedback/watch.toml")
     gate_rules: Path | None = Field(None, description="rules of the gate; default: evaluation/gate.toml")
 
     sample_users: int | None = Field(

@@ -102,6 +102,7 @@ class Evidence:
         measured: numbers for `limits`, by the same names.
         same_schema: whether callers of the champion can call it without a change.
         notes: what could not be judged, and why.
+        holds: alarms that keep anything from being promoted, in words.
     """
 
     table: Table
@@ -109,6 +110,7 @@ class Evidence:
     measured: dict[str, float] = field(default_factory=dict)
     same_schema: bool = True
     notes: list[str] = field(default_factory=list)
+    holds: list[str] = field(default_factory=list)
 
 
 def read_rules(path: Path | None = None) -> GateRules:
@@ -141,6 +143,7 @@ def decide(rules: GateRules, evidence: Evidence) -> Decision:
         found = "the champion's" if evidence.same_schema else "not the champion's: callers would have to change"
         findings.append(Finding("signature", found, evidence.same_schema))
     findings += within_limits(rules.limits, evidence.measured)
+    findings += [Finding("no alarm holds promotions", words, False) for words in evidence.holds]
     return Decision(findings, evidence.notes)
 
 

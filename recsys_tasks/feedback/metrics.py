@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from datetime import UTC, date, datetime, time, timedelta
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import date
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection, text
 
+from recsys_tasks.interval import Interval
 from recsys_tasks.warehouse import statement
 
 CLICK_THROUGH: Final = "click_through"
@@ -59,6 +60,16 @@ class Figures(NamedTuple):
     sums: Mapping[str, float]
     rates: Mapping[str, Rate]
 
+    @classmethod
+    def of(cls, sums: Mapping[str, float]) -> Figures:
+        """With all rates of sums."""
+        return cls(sums, {metric: rate(sums, *parts) for metric, parts in RATES.items()})
+
+    @classmethod
+    def together(cls, parts: Sequence[Mapping[str, float]]) -> Figures:
+        """Of sums over different visitors, added up."""
+        return cls.of({name: sum(part[name] for part in parts) for name in parts[0]})
+
     @property
     def visitors(self) -> int:
         """To how many it was shown."""
@@ -84,15 +95,16 @@ def rate(sums: Mapping[str, float], of: str, base: str) -> Rate:
     return Rate(value, max(value - _Z * error, 0.0), value + _Z * error, visitors)
 
 
-def online_metrics(connection: Connection, first_day: date, last_day: date) -> dict[Shown, Figures]:
-    """What came of what was shown from a day to another, both included, without machines and internal traffic."""
-    names = {"first_day": first_day, "last_day": last_day}
+def online_metrics(connection: Connection, between: Interval, by_version: bool = True) -> dict[Shown, Figures]:
+    """What came of what was shown in some time, without machines and internal traffic; of each model version, or of all
+    of them together."""
+    names = {**between.bounds, "by_version": by_version}
     found = {}
     for row in connection.execute(statement("reports/online_metrics"), names):
         columns = dict(row._mapping)
         shown = Shown(*(str(columns.pop(name)) for name in Shown._fields))
         sums = {name: float(value or 0) for name, value in columns.items()}
-        found[shown] = Figures(sums, {metric: rate(sums, *parts) for metric, parts in RATES.items()})
+        found[shown] = Figures.of(sums)
     return found
 
 
@@ -107,23 +119,17 @@ def write_metrics(connection: Connection, day: date, empty: bool = False) -> Non
 
 
 def _rows(connection: Connection, day: date) -> Iterator[dict[str, Any]]:
-    names = {"first_day": day, "last_day": day}
-    for shown, figures in online_metrics(connection, day, day).items():
+    between = Interval.of_day(day)
+    for shown, figures in online_metrics(connection, between).items():
         for metric, found in figures.rates.items():
             yield {"day": day, **shown._asdict(), "metric": metric, **_finite(found)}
-    for row in connection.execute(statement("reports/online_latency"), names):
+    for row in connection.execute(statement("reports/online_latency"), between.bounds):
         shown = Shown(row.list, row.model_version, row.experiment, row.arm)
         for metric, value in zip(LATENCY, (row.p50, row.p99), strict=True):
             yield {"day": day, **shown._asdict(), "metric": metric, **_alone(value, row.requests)}
-    for row in connection.execute(statement("reports/online_coverage"), bounds(day)):
+    for row in connection.execute(statement("reports/online_coverage"), between.bounds):
         shown = Shown(ALL, row.model_version, ALL, ALL)
         yield {"day": day, **shown._asdict(), "metric": COVERAGE, **_alone(row.coverage, 0)}
-
-
-def bounds(first_day: date, last_day: date | None = None) -> dict[str, datetime]:
-    """When a day begins and ends, or some days, by the names that queries know it by."""
-    begins, ends = (datetime.combine(day, time(), UTC) for day in (first_day, last_day or first_day))
-    return {"day_start": begins, "day_end": ends + timedelta(days=1)}
 
 
 def _finite(found: Rate) -> dict[str, Any]:

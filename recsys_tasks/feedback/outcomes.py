@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Engine, text
 
-from recsys_tasks.feedback.metrics import bounds, write_metrics
+from recsys_tasks.feedback.metrics import write_metrics
 from recsys_tasks.ingestion.changes import lock_changes, record_removal
+from recsys_tasks.interval import Interval
 from recsys_tasks.warehouse import answering, statement
 
 log = logging.getLogger(__name__)
@@ -78,7 +79,7 @@ def _alone(engine: Engine) -> Iterator[Connection]:
 
 def _count_day(engine: Engine, day: date, known: int, rules: CountingRules) -> tuple[int, int]:
     """How many requests a day had, and how many machines were found among those who asked."""
-    names: dict[str, Any] = {"day": day, **bounds(day), **rules._asdict()}
+    names: dict[str, Any] = {"day": day, **Interval.of_day(day).bounds, **rules._asdict()}
     with engine.begin() as connection:
         connection.execute(text(f"set local work_mem = '{_MEMORY}'"))
         connection.execute(text("delete from request_outcomes where day = :day"), {"day": day})

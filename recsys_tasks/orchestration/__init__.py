@@ -9,15 +9,16 @@ from typing import Any
 from airflow.sdk import Asset
 
 from recsys_tasks.interval import Interval
-from recsys_tasks.orchestration.alerts import deadline, on_failure
+from recsys_tasks.orchestration.alerts import deadline, on_alarm, on_failure
 from recsys_tasks.orchestration.approval import asked_person, read_answer
 from recsys_tasks.orchestration.notes import note
 from recsys_tasks.settings import settings
 
-__all__ = ["asked_person", "deadline", "note", "on_failure", "read_answer"]
+__all__ = ["asked_person", "deadline", "note", "on_alarm", "on_failure", "read_answer"]
 
 EVENTS = Asset("events", uri="x-recsys://warehouse/events")
 SNAPSHOT = Asset("snapshot", uri="x-recsys://snapshots/latest")
+RETRAINING = Asset("retraining", uri="x-recsys://models/retraining")
 CHALLENGER_VERSION = Asset("challenger", uri="x-recsys://models/challenger")
 CHAMPION_VERSION = Asset("champion", uri="x-recsys://models/champion")
 

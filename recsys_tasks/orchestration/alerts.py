@@ -1,4 +1,4 @@
-"""Failed tasks and runs, and missed deadlines, as JSON to the webhook `RECSYS_ALERT_URL`, and always to the log."""
+"""Failures, missed deadlines and alarms about what serves, as JSON to `RECSYS_ALERT_URL`, and always to the log."""
 
 from __future__ import annotations
 
@@ -42,6 +42,12 @@ def on_missed_deadline(text: str, context: Any = None) -> None:
     if run.get("state") not in (None, "queued", "running"):
         return  # it failed, which was told
     _send({"kind": "deadline_missed", "dag_id": run.get("dag_id"), "run_id": run.get("dag_run_id"), "error": text})
+
+
+def on_alarm(rule: str, model_version: str, action: str, explanation: str) -> None:
+    """Something is wrong with what serves, or the world has changed."""
+    found = {"rule": rule, "model_version": model_version, "action": action}
+    _send({"kind": "alarm", **found, "error": explanation[:_LONGEST]})
 
 
 def deadline(dag_id: str, longer: timedelta) -> Any:

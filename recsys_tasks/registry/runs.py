@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -210,6 +211,25 @@ def log_comparison(run_id: str, champion: str, comparison: Comparison) -> None:
         client().log_metric(run_id, f"champion/{metric}", value)
     gains = {name: gain.as_dict() for name, gain in comparison.items()}
     client().log_dict(run_id, {"champion": champion, "gains": gains}, "comparison.json")
+
+
+def log_online(version: Version, metrics: dict[str, float], words: str) -> None:
+    """Writes what came of what a version showed: metrics of its run, and in words as the tag `online`.
+
+    Raises:
+        UnavailableError: MLflow does not answer.
+    """
+    try:
+        for name, value in metrics.items():
+            client().log_metric(version.run_id, name, value)
+        _tag(version, online=words)
+    except MlflowException as error:
+        raise failure(error, f"Version {version.number} cannot be told what came of it") from error
+
+
+def safe(name: str) -> str:
+    """A name without the signs that MLflow does not take in names of metrics."""
+    return re.sub(r"[^\w\-. :]", "_", name)
 
 
 def log_decision(version: Version, decision: Decision) -> None:

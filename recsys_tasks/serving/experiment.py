@@ -42,8 +42,8 @@ class Arm(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """What a share of the visitors gets.
 
     Attributes:
-        answers: the model that serves, the one that served before it, what is popular, or what is like the items that
-            the visitor looked at last.
+        answers: the model that serves, the one that served before it (where there is none, the one that serves), what
+            is popular, or what is like the items that the visitor looked at last.
         against: the list is one of both, each of whose places belongs to one of the two.
     """
 

@@ -88,7 +88,7 @@ class Lists:
         if arm is None or arm.answers == MODEL:
             engine, found = self._models.answer(self.engine(), visitor, ask)
         elif arm.answers == PREVIOUS:
-            engine = self._models.before or self.engine()
+            engine = self._models.before or self.engine()  # which version it was is noted with the arm
             found = ask(engine)
         else:
             engine = self.engine()
@@ -122,12 +122,9 @@ class Lists:
         return SearchAnswer(**msgspec.structs.asdict(answer), fallback=fallback), events
 
     def _arm(self, asked: RecommendationRequest) -> Arm | None:
-        """The arm of whoever asks; none of nobody, or where the model that served before is not there."""
+        """The arm of whoever asks; none of nobody."""
         visitor = asked.user_id or asked.session_id
-        if self._experiment is None or visitor is None:
-            return None
-        arm = self._experiment.arm_of(visitor)
-        return None if arm.answers == PREVIOUS and self._models.before is None else arm
+        return None if self._experiment is None or visitor is None else self._experiment.arm_of(visitor)
 
     def _answer(self, asked: RecommendationRequest, made: _Made, complete: bool) -> RecommendationAnswer:
         self._metrics.list_made(made.found)

@@ -11,6 +11,7 @@ from pathlib import Path
 from recsys_tasks.errors import InputError, OtherModelFormat, RecsysError, UnavailableError
 from recsys_tasks.evaluation.comparison import Comparison
 from recsys_tasks.evaluation.gate import Decision, Evidence, GateRules, decide, read_rules, within_limits
+from recsys_tasks.feedback.watching import HOLD, open_alarms
 from recsys_tasks.names import CHALLENGER, CHAMPION
 from recsys_tasks.promotion import record
 from recsys_tasks.promotion.build import build_bundle, measure_bundle
@@ -210,7 +211,18 @@ def _evidence(version: versions.Version, rules: GateRules, folder: Path) -> Evid
         same_schema = versions.signature(version) == versions.signature(champion)
         notes += [problem] if problem else []
     measured = measure_bundle(folder) | {"cutoff_age_days": _cutoff_age(version)}
-    return Evidence(table, comparison, measured, same_schema, notes)
+    return Evidence(table, comparison, measured, same_schema, notes, _holds())
+
+
+def _holds() -> list[str]:
+    """What open alarms have against promoting anything now, in words."""
+    with engine().connect() as connection:
+        alarms = open_alarms(connection)
+    return [
+        f"since {alarm.raised_at:%Y-%m-%d %H:%M} UTC: {alarm.rule}: {alarm.explanation}"
+        for alarm in alarms
+        if alarm.action == HOLD
+    ]
 
 
 def _compared(

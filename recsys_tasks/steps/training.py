@@ -55,8 +55,9 @@ _VALIDATION_QUESTIONS = 1_500
 _NOTHING: Mapping[str, str] = {}
 
 
-def train_model(snapshot_id: str | None = None) -> str:
-    """Trains on a snapshot, from the champion's weights where there is a champion; the id of the MLflow run."""
+def train_model(snapshot_id: str | None = None, from_scratch: bool = False) -> str:
+    """Trains on a snapshot, from the champion's weights where there is a champion, unless it is to be from the start;
+    the id of the MLflow run."""
     chosen = settings()
     if chosen.training_threads:
         torch.set_num_threads(chosen.training_threads)
@@ -64,7 +65,7 @@ def train_model(snapshot_id: str | None = None) -> str:
     config = recipe.network_config(task.data, task.vocabulary, history=True, seconds=chosen.training_seconds)
     schedule = recipe.training_config(task.data, task.vocabulary, True, chosen.training_seconds, chosen.seed)
     schedule = replace(schedule, epochs=chosen.training_epochs)
-    found = _champion()
+    found = None if from_scratch else _champion()
     if found is None:
         return _fit(task, _fresh_network(config, task, chosen.seed), schedule, SCRATCH)
     number, champion = found

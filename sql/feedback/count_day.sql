@@ -18,8 +18,8 @@ with acted as (
     where
         event_type in ('view', 'add_to_cart', 'purchase')
         and item_id is not null
-        and event_time >= :day_start - interval '1 day'
-        and event_time < :day_end + make_interval(hours => :hours)
+        and event_time >= :begins - interval '1 day'
+        and event_time < :ends + make_interval(hours => :hours)
 ),
 
 -- Impressions that an action without a request_id may belong to; those of later days take it from this one's.
@@ -45,8 +45,8 @@ claimed as (
         acted.request_id is null
         and impressions.event_type = 'impression'
         and impressions.request_id is not null
-        and impressions.event_time >= :day_start
-        and impressions.event_time < :day_end + make_interval(hours => :hours)
+        and impressions.event_time >= :begins
+        and impressions.event_time < :ends + make_interval(hours => :hours)
     order by
         acted.visitor asc, acted.item_id asc, acted.event_time asc, acted.carts asc, acted.buys asc,
         impressions.event_time desc
@@ -107,6 +107,6 @@ left join came on shown.request_id = came.request_id and shown.item_id = came.it
 where
     shown.event_type = 'impression'
     and shown.request_id is not null
-    and shown.event_time >= :day_start
-    and shown.event_time < :day_end
+    and shown.event_time >= :begins
+    and shown.event_time < :ends
 group by shown.request_id

@@ -4,7 +4,7 @@ with shown as (
         properties ->> 'model_version' as model_version,
         item_id
     from events
-    where event_type = 'impression' and event_time >= :day_start and event_time < :day_end
+    where event_type = 'impression' and event_time >= :begins and event_time < :ends
 )
 
 select

@@ -1,4 +1,4 @@
--- Grain: one kind of list, model version and arm: how long answers took from a day until another.
+-- Grain: one kind of list, model version and arm: how long answers took in some time.
 select
     list,
     model_version,
@@ -8,5 +8,10 @@ select
     percentile_cont(0.5) within group (order by milliseconds) as p50,
     percentile_cont(0.99) within group (order by milliseconds) as p99
 from request_outcomes
-where day between :first_day and :last_day and milliseconds is not null
+where
+    day between cast(cast(:begins as timestamptz) at time zone 'UTC' as date)
+    and cast(cast(:ends as timestamptz) at time zone 'UTC' as date)
+    and shown_at >= :begins
+    and shown_at < :ends
+    and milliseconds is not null
 group by list, model_version, experiment, arm

@@ -1,14 +1,30 @@
--- Grain: one kind of list, model version, arm of an experiment and segment ('' for all of them together), with sums
--- over its visitors from a day until another, by which rates and their intervals are told.
+-- Grain: one kind of list, model version ('' for all of them unless :by_version), arm of an experiment and segment (''
+-- for all), with sums over its visitors in some time, by which rates and their intervals are told.
 -- A visitor's clicks are not independent, so that visitors are what varies: n is shown to, c what they did; squares
 -- and products of these are for the variance of the ratio of their sums (Cochran, Sampling Techniques, 1977, 6.4).
 with counted as (
-    select request_outcomes.*
+    select
+        request_outcomes.list,
+        request_outcomes.experiment,
+        request_outcomes.arm,
+        request_outcomes.segment,
+        request_outcomes.visitor,
+        request_outcomes.session,
+        request_outcomes.impressions,
+        request_outcomes.sampled,
+        request_outcomes.clicks,
+        request_outcomes.carts,
+        request_outcomes.purchases,
+        request_outcomes.revenue,
+        case when :by_version then request_outcomes.model_version else '' end as model_version
     from request_outcomes
     left join flagged_visitors
         on request_outcomes.visitor = flagged_visitors.visitor and request_outcomes.day = flagged_visitors.day
     where
-        request_outcomes.day between :first_day and :last_day
+        request_outcomes.day between cast(cast(:begins as timestamptz) at time zone 'UTC' as date)
+        and cast(cast(:ends as timestamptz) at time zone 'UTC' as date)
+        and request_outcomes.shown_at >= :begins
+        and request_outcomes.shown_at < :ends
         and request_outcomes.traffic = 'shopper'
         and flagged_visitors.visitor is null
 ),

@@ -132,7 +132,7 @@ def test_nobody_is_in_no_arm(tmp_path: Path, bundles: list[Path]) -> None:
     assert first["properties"]["segment"] == "anonymous"
 
 
-def test_an_arm_of_the_model_before_is_empty_until_there_is_one(tmp_path: Path, bundles: list[Path]) -> None:
+def test_an_arm_of_the_model_before_has_it_once_there_is_one(tmp_path: Path, bundles: list[Path]) -> None:
     arms = EXPERIMENT.replace('answers = "popularity"', 'answers = "previous"', 1)
     asked = [f"u{number}" for number in range(30)]
     with _client(tmp_path, bundles[0], arms) as client:

@@ -15,6 +15,7 @@ from recsys_tasks.features.parts import build_parts
 from recsys_tasks.feedback.metrics import Shown, online_metrics
 from recsys_tasks.feedback.outcomes import Counted, CountingRules, count_outcomes
 from recsys_tasks.ingestion.removal import forget
+from recsys_tasks.interval import Interval
 from tests.integration.feedback import START, catalogue, did, report, shown
 
 RULES = CountingRules(hours=24, requests_per_minute=60)
@@ -110,7 +111,7 @@ def test_what_machines_and_the_shop_itself_are_shown_counts_and_teaches_nothing(
     with shop.connect() as connection:
         reason = connection.scalar(text("select reason from flagged_visitors where visitor = 'u:robot'"))
         assert reason == "100 lists within one minute"
-        figures = online_metrics(connection, DAY, DAY)[Shown("recommendations", "1", "", "")]
+        figures = online_metrics(connection, Interval.of_day(DAY))[Shown("recommendations", "1", "", "")]
     assert (figures.visitors, figures.sums["shown"], figures.sums["clicks"]) == (1, 2, 1)
     assert _count(shop).machines == 0
 
@@ -146,7 +147,7 @@ def test_rates_are_over_visitors_and_by_version_arm_and_segment(shop: Engine, tm
     report(shop, tmp_path, rows)
     _count(shop)
     with shop.connect() as connection:
-        found = online_metrics(connection, DAY, DAY)
+        found = online_metrics(connection, Interval.of_day(DAY))
         stored = connection.execute(
             text("select arm, value, low, high from online_metrics where metric = 'click_through' and segment = ''")
         ).all()
@@ -165,7 +166,7 @@ def test_a_sampled_request_stands_for_more(shop: Engine, tmp_path: Path) -> None
     report(shop, tmp_path, [*shown("r1", ["i1", "i2"], sampled=0.25)])
     _count(shop)
     with shop.connect() as connection:
-        found = online_metrics(connection, DAY, DAY)[Shown("recommendations", "1", "", "")]
+        found = online_metrics(connection, Interval.of_day(DAY))[Shown("recommendations", "1", "", "")]
     assert (found.sums["shown"], found.sums["shown_in_all"]) == (2, 8)
 
 

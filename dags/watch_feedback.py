@@ -1,0 +1,87 @@
+"""What came of what was shown, whether something is wrong, and what follows."""
+
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import dag, task
+from airflow.sdk.exceptions import AirflowSkipException
+
+from recsys_tasks import orchestration as loop
+
+DOC = """
+### What it does
+Counts what came of each list (clicks, carts, purchases) into the day it was shown, finds machines among the visitors,
+and judges by the rules of `recsys_tasks/feedback/watch.toml` (or `RECSYS_WATCH_RULES`): the version that serves against
+the arms of the running experiment, its click-through against the week before, and what users do against the time that
+it learned from. What holds is an alarm, which says why; it may take the version back, hold promotions, or start a
+training from the start.
+
+**Reads** `events`, the running experiment (`RECSYS_EXPERIMENT_FILE`). **Writes** `request_outcomes`, `online_metrics`,
+`flagged_visitors`, `alarms`, the versions' metrics in MLflow, on a roll back the endpoints and aliases, and the asset
+`retraining` if a training is asked for.
+
+### Run it again
+Always safe: a day is counted anew only if something of it changed, and what an alarm asks for is done once.
+
+### When it fails
+* `UnavailableError` in `react`: an endpoint does not answer; those that do went back, and `reconcile_champion` does the
+  rest.
+* `ConfigurationError`: the rules or the experiment file are wrong; the message names the key.
+"""
+
+
+@dag(
+    schedule=[loop.EVENTS],
+    max_active_runs=1,
+    default_args=loop.DEFAULT_ARGS,
+    on_failure_callback=loop.on_failure,
+    deadline=loop.deadline("watch_feedback", timedelta(hours=1)),
+    doc_md=DOC,
+    tags=["warehouse", "serving"],
+)
+def watch_feedback() -> None:
+    @task(pool=loop.POOL)
+    @loop.step
+    def count() -> int:
+        from recsys_tasks.steps import watching
+
+        counted = watching.count()
+        loop.note(f"{counted.requests:,} requests of {len(counted.days)} days, {counted.machines} machines")
+        return counted.requests
+
+    @task
+    @loop.step
+    def judge() -> list[str]:
+        from recsys_tasks.steps import watching
+
+        holds = [f"{found.rule.name}: {found.explanation}" for found in watching.watch() if found.holds]
+        loop.note("; ".join(holds) or "nothing to tell")
+        return holds
+
+    @task
+    @loop.step
+    def react() -> bool:
+        from recsys_tasks.steps import watching
+
+        reaction = watching.react()
+        for alarm in reaction.new:
+            loop.on_alarm(alarm.rule, alarm.model_version, alarm.action, alarm.explanation)
+        if reaction.rolled_back_to is not None:
+            loop.note(f"version {reaction.rolled_back_to} serves again")
+        return reaction.retrain
+
+    @task(outlets=[loop.RETRAINING])
+    @loop.step
+    def retrain(asked: bool, outlet_events: Any = None) -> None:
+        from recsys_tasks.steps import watching
+
+        if not asked:
+            raise AirflowSkipException("No alarm asks for it")
+        outlet_events[loop.RETRAINING].extra = {"alarm": watching.why_retrain()}
+
+    asked = react()
+    count() >> judge() >> asked
+    retrain(asked)
+
+
+watch_feedback()

@@ -1,0 +1,164 @@
+"""Verdicts on experiments: whether arms got the visitors they should, and in words, who is ahead and how certainly."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+from sqlalchemy import Connection
+
+from recsys_tasks.evaluation.counterfactual import Estimate, Logged, self_normalised
+from recsys_tasks.evaluation.online import Estimated, Preference, chance_of_rates, sample_ratio
+from recsys_tasks.feedback.metrics import CLICK_THROUGH, Figures, Rate, online_metrics
+from recsys_tasks.interval import Interval
+from recsys_tasks.serving.experiment import Experiment
+from recsys_tasks.warehouse import statement
+
+RECOMMENDATIONS = "recommendations"
+CERTAIN = 0.05
+MISMATCH = 0.001
+_BEST = 0.5
+
+
+class Compared(NamedTuple):
+    """An arm against the first one, in the rate of items that were acted on; `chance` is always valid."""
+
+    arm: str
+    rate: Rate
+    first: Rate
+    chance: float
+
+    @property
+    def certain(self) -> bool:
+        """Whether they differ, at 95 % confidence, however often one looked."""
+        return self.chance < CERTAIN
+
+    def __str__(self) -> str:
+        """In words."""
+        change = self.rate.value / self.first.value - 1 if self.first.value else 0.0
+        says = "ahead" if change > 0 else "behind"
+        words = f"{self.arm}: {_percent(self.rate)} against {_percent(self.first)}, {change:+.0%}"
+        if self.certain:
+            return f"{words}; it is {says} (p = {self.chance:.3g})"
+        return f"{words}; not certain yet (p = {self.chance:.2f})"
+
+
+class Verdict(NamedTuple):
+    """What an experiment comes to so far.
+
+    Attributes:
+        experiment, first: its name, and the arm that the others are compared with.
+        visitors: of each arm; mismatch: the chance of these counts if all is well, None where shares are not known.
+        compared: each other arm; preferences: of arms whose lists are two in one, by arm and the two names.
+    """
+
+    experiment: str
+    first: str
+    visitors: Mapping[str, int]
+    mismatch: float | None
+    compared: list[Compared]
+    preferences: Mapping[tuple[str, str, str], Preference]
+
+    @property
+    def believable(self) -> bool:
+        """Whether the arms have the visitors that they should."""
+        return self.mismatch is None or self.mismatch >= MISMATCH
+
+    def lines(self) -> list[str]:
+        """All of it in words."""
+        found = []
+        if not self.believable:
+            counts = ", ".join(f"{arm} {count:,}" for arm, count in self.visitors.items())
+            found.append(
+                f"Visitors are not divided as they should be ({counts}; p = {self.mismatch:.2g}): something keeps some"
+                " from being counted, and no comparison is to be believed until it is found"
+            )
+        found += [str(compared) for compared in self.compared]
+        for (arm, one, other), preference in self.preferences.items():
+            decided = preference.first + preference.other
+            words = f"{arm}: {preference.share:.0%} of {decided:,} people clicked more of {one} than of {other}"
+            found.append(f"{words} (p = {preference.chance:.2g})")
+        return found
+
+
+def verdicts(connection: Connection, between: Interval, configured: Experiment | None = None) -> list[Verdict]:
+    """What every experiment comes to that ran in some time; `configured` is the one whose shares are known."""
+    counts: defaultdict[str, dict[str, int]] = defaultdict(dict)
+    for row in connection.execute(statement("reports/arm_visitors"), between.bounds):
+        counts[row.experiment][row.arm] = int(row.visitors)
+    figures = arm_figures(connection, between)
+    preferred = _preferences(connection, between)
+    return [_verdict(name, visitors, figures, preferred, configured) for name, visitors in counts.items()]
+
+
+def arm_figures(connection: Connection, between: Interval) -> dict[tuple[str, str], Figures]:
+    """What came of the recommendations of each arm, of whatever model versions: by experiment and arm."""
+    return {
+        (shown.experiment, shown.arm): figures
+        for shown, figures in online_metrics(connection, between, by_version=False).items()
+        if shown.list == RECOMMENDATIONS and not shown.segment
+    }
+
+
+def _verdict(
+    name: str,
+    visitors: dict[str, int],
+    figures: Mapping[tuple[str, str], Figures],
+    preferred: Mapping[tuple[str, str, str, str], Preference],
+    configured: Experiment | None,
+) -> Verdict:
+    known = configured is not None and configured.name == name
+    shares = {arm.name: arm.share for arm in configured.arms} if configured is not None and known else {}
+    order = list(shares) or sorted(visitors)
+    first = order[0]
+    compared = []
+    for arm in order[1:]:
+        if (name, arm) in figures and (name, first) in figures:
+            own, other = (figures[name, one].rates[CLICK_THROUGH] for one in (arm, first))
+            p = chance_of_rates(Estimated(other.value, other.error), Estimated(own.value, own.error))
+            compared.append(Compared(arm, own, other, p))
+    mismatch = sample_ratio(visitors, shares) if shares else None
+    of_this = {key[1:]: preference for key, preference in preferred.items() if key[0] == name}
+    return Verdict(name, first, {arm: visitors.get(arm, 0) for arm in order}, mismatch, compared, of_this)
+
+
+def _preferences(connection: Connection, between: Interval) -> dict[tuple[str, str, str, str], Preference]:
+    """By experiment, arm and the two whose lists are in one."""
+    clicks: defaultdict[tuple[str, str], defaultdict[str, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
+    for row in connection.execute(statement("reports/interleaving"), between.bounds):
+        clicks[row.experiment, row.arm][row.visitor][row.team] += row.clicks
+    found = {}
+    for (experiment, arm), of_visitor in clicks.items():
+        teams = sorted({team for counted in of_visitor.values() for team in counted})
+        if len(teams) == 1:
+            teams.append("the other")
+        one, other = teams[:2]
+        ahead = Counter(np.sign(counted[one] - counted[other]) for counted in of_visitor.values())
+        found[experiment, arm, one, other] = Preference(ahead[1], ahead[-1])
+    return found
+
+
+class Exploring(NamedTuple):
+    """What places filled by chance cost: the rate of what was shown, and what it would be without chance."""
+
+    shown: float
+    without: Estimate
+
+
+def exploring(connection: Connection, between: Interval, model_version: str) -> Exploring | None:
+    """What exploration of a version costs, by the chances that were noted; None where there was none."""
+    names = {**between.bounds, "model_version": model_version}
+    rows = connection.execute(statement("reports/explored"), names).all()
+    if not rows:
+        return None
+    reward = np.asarray([row.clicked for row in rows], float)
+    chances = np.asarray([row.propensity for row in rows], float)
+    visitor = np.asarray([row.visitor for row in rows])
+    always_best = (chances >= _BEST).astype(float)  # of what is left the best comes with more than half a chance
+    return Exploring(float(reward.mean()), self_normalised(Logged(reward, chances, always_best, visitor)))
+
+
+def _percent(rate: Rate) -> str:
+    return f"{rate.value:.2%} ({rate.low:.2%} to {rate.high:.2%})"

@@ -1,0 +1,135 @@
+"""After each collection of feedback: what came of what was shown, whether something is wrong, and what follows."""
+
+from __future__ import annotations
+
+import logging
+from typing import NamedTuple
+
+from recsys_tasks.errors import InputError
+from recsys_tasks.feedback import outcomes, watching
+from recsys_tasks.feedback.experiments import RECOMMENDATIONS
+from recsys_tasks.feedback.metrics import CLICK_THROUGH, online_metrics
+from recsys_tasks.promotion import record
+from recsys_tasks.registry import runs, versions
+from recsys_tasks.serving.experiment import Experiment, read_experiment
+from recsys_tasks.settings import settings
+from recsys_tasks.steps.featuring import snapshot
+from recsys_tasks.steps.promoting import rollback
+from recsys_tasks.warehouse import engine
+
+log = logging.getLogger(__name__)
+_FROM_THE_START = "training from the start"
+
+
+class Reaction(NamedTuple):
+    """What followed: the version that serves again, whether to train from the start, and the alarms that are new."""
+
+    rolled_back_to: str | None
+    retrain: bool
+    new: list[watching.Alarm]
+
+
+def count() -> outcomes.Counted:
+    """Counts the days whose outcomes may have changed, and tells MLflow what came of each version."""
+    chosen = settings()
+    rules = outcomes.CountingRules(chosen.attribution_hours, chosen.bot_requests_per_minute)
+    counted = outcomes.count_outcomes(engine(), rules)
+    if counted.requests:
+        log_online()
+    return counted
+
+
+def log_online() -> None:
+    """Writes to each model version that showed something what came of it: its rates of all days, as metrics of its run
+    beside the offline ones, and in words as a tag.
+
+    Raises:
+        UnavailableError: MLflow does not answer.
+    """
+    with engine().connect() as connection:
+        whole = watching.shown_between(connection)
+        if whole is None:
+            return
+        found = online_metrics(connection, whole)
+    by_version: dict[str, dict[str, float]] = {}
+    for shown, figures in found.items():
+        if shown.list == RECOMMENDATIONS and not shown.segment and shown.model_version:
+            arm = f"online_{shown.arm}" if shown.arm else "online"
+            rates = {f"{runs.safe(arm)}/{metric}": rate.value for metric, rate in figures.rates.items()}
+            rates[f"{runs.safe(arm)}/visitors"] = figures.visitors
+            by_version.setdefault(shown.model_version, {}).update(rates)
+    for number, metrics in by_version.items():
+        words = ", ".join(
+            f"{name.partition('/')[0]} {value:.2%}" for name, value in metrics.items() if name.endswith(CLICK_THROUGH)
+        )
+        try:
+            runs.log_online(
+                versions.version_by_number(number), metrics, f"click-through until {whole.end:%Y-%m-%d}: {words}"
+            )
+        except InputError as error:  # it was deleted from the registry, its impressions were not
+            log.warning("Version %s: %s", number, error)
+
+
+def watch() -> list[watching.Found]:
+    """What each rule finds now; alarms are opened and closed by it."""
+    served = record.standing(engine()).served
+    if not served:
+        return []
+    cutoff = snapshot(served[-1].snapshot_id).cutoff
+    before = served[-2].model_version if served[1:] else None
+    standing = watching.Served(served[-1].model_version, cutoff, before)
+    with engine().begin() as connection:
+        found = watching.judge(connection, watching.read_rules(settings().watch_rules), standing, experiment())
+        watching.write_alarms(connection, found, standing)
+    for finding in found:
+        log.log(logging.WARNING if finding.holds else logging.INFO, "%s: %s", finding.rule.name, finding.explanation)
+    return found
+
+
+def react() -> Reaction:
+    """Does what the open alarms ask for, once each: back to the version before, or a training from the start.
+
+    A version that is taken back is not what the world has changed about: then nothing is trained anew.
+    """
+    with engine().connect() as connection:
+        new = [alarm for alarm in watching.open_alarms(connection) if alarm.acted_at is None]
+    back = _roll_back([alarm for alarm in new if alarm.action == watching.ROLL_BACK])
+    retrain = [alarm for alarm in new if alarm.action == watching.RETRAIN] if back is None else []
+    for alarm in retrain:
+        _note(alarm, _FROM_THE_START)
+    for alarm in new:
+        if alarm.action in (watching.TELL, watching.HOLD):
+            _note(alarm, "told")
+    return Reaction(back, bool(retrain), new)
+
+
+def why_retrain() -> str:
+    """The open alarms that asked for a training from the start, in words."""
+    with engine().connect() as connection:
+        alarms = watching.open_alarms(connection)
+    return "; ".join(f"{alarm.rule}: {alarm.explanation}" for alarm in alarms if alarm.action == watching.RETRAIN)
+
+
+def experiment() -> Experiment | None:
+    """The experiment that the endpoints run, as the settings name it."""
+    return read_experiment(settings().experiment_file)
+
+
+def _roll_back(alarms: list[watching.Alarm]) -> str | None:
+    serving = record.standing(engine()).served
+    for alarm in alarms:
+        if not serving or serving[-1].model_version != alarm.model_version:
+            continue
+        if len(serving) < 2:
+            _note(alarm, "there is no version before it to go back to")
+            continue
+        back = rollback(f"{alarm.rule}: {alarm.explanation}", "the watch over feedback")
+        _note(alarm, f"rolled back to version {back}")
+        return back
+    return None
+
+
+def _note(alarm: watching.Alarm, outcome: str) -> None:
+    log.warning("%s: %s", alarm.rule, outcome)
+    with engine().begin() as connection:
+        watching.note_acted(connection, alarm, outcome)

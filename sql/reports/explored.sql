@@ -1,0 +1,27 @@
+-- Grain: one place of one list in which chance took part, with the chance that its item came to it, whether it was
+-- acted on, and whose list it was. What was shown to machines and to the shop itself is left out.
+select
+    impressions.position,
+    cast(impressions.properties ->> 'propensity' as double precision) as propensity,
+    request_outcomes.visitor,
+    exists(
+        select 1
+        from events as acted
+        where
+            acted.request_id = impressions.request_id
+            and acted.item_id = impressions.item_id
+            and acted.event_type in ('view', 'add_to_cart', 'purchase')
+    ) as clicked
+from events as impressions
+inner join request_outcomes on impressions.request_id = request_outcomes.request_id
+left join flagged_visitors
+    on request_outcomes.visitor = flagged_visitors.visitor and request_outcomes.day = flagged_visitors.day
+where
+    impressions.event_type = 'impression'
+    and impressions.event_time >= :begins
+    and impressions.event_time < :ends
+    and request_outcomes.model_version = :model_version
+    and request_outcomes.list = 'recommendations'
+    and request_outcomes.traffic = 'shopper'
+    and impressions.properties ->> 'propensity' is not null
+    and flagged_visitors.visitor is null
