@@ -14,7 +14,8 @@ Counts what came of each list (clicks, carts, purchases) into the day it was sho
 and judges by the rules of `recsys_tasks/feedback/watch.toml` (or `RECSYS_WATCH_RULES`): the version that serves against
 the arms of the running experiment, its click-through against the week before, and what users do against the time that
 it learned from. What holds is an alarm, which says why; it may take the version back, hold promotions, or start a
-training from the start.
+training from the start. At the end the report (`RECSYS_HOME/report.html`, and with the run of the version that
+serves) is made anew.
 
 **Reads** `events`, the running experiment (`RECSYS_EXPERIMENT_FILE`). **Writes** `request_outcomes`, `online_metrics`,
 `flagged_visitors`, `alarms`, the versions' metrics in MLflow, on a roll back the endpoints and aliases, and the asset
@@ -79,9 +80,21 @@ def watch_feedback() -> None:
             raise AirflowSkipException("No alarm asks for it")
         outlet_events[loop.RETRAINING].extra = {"alarm": watching.why_retrain()}
 
+    @task
+    @loop.step
+    def report() -> list[str]:
+        from recsys_tasks.steps import watching
+
+        written = watching.report()
+        if written is None:
+            raise AirflowSkipException("Nothing was shown so far")
+        loop.note(" ".join(written.headlines))
+        return written.headlines
+
     asked = react()
     count() >> judge() >> asked
     retrain(asked)
+    asked >> report()
 
 
 watch_feedback()

@@ -107,6 +107,8 @@ def _parser() -> argparse.ArgumentParser:
 
     _add(verbs, "watch", _watch, "count what came of what was shown, judge it, and do what the rules ask for")
 
+    _add(verbs, "report", _report, "one HTML file: funnel, arms, offline against online, drift, quarantine")
+
     simulate = _add(verbs, "simulate", _simulate, "let simulated shoppers shop at the endpoint over HTTP")
     simulate.add_argument("--scenario", help=f"what happens: a TOML file, or one of {', '.join(scenario_names())}")
     simulate.add_argument("--from", dest="start", type=_moment, help="day 0; default: after the latest event")
@@ -319,6 +321,15 @@ def _watch(given: argparse.Namespace) -> None:
     lines = {("!! " if finding.holds else "") + finding.rule.name: finding.explanation for finding in found}
     followed = {"rolled_back_to": reaction.rolled_back_to, "retrain": reaction.retrain}
     _show(given, {"days": len(counted.days), "requests": counted.requests, **lines, **followed})
+
+
+def _report(given: argparse.Namespace) -> None:
+    from recsys_tasks.steps import watching
+
+    written = watching.report()
+    if written is None:
+        raise InputError("Nothing was shown to anybody so far, or its feedback was not counted: see the verb watch")
+    _show(given, {"report": written.path, "headlines": written.headlines})
 
 
 def _simulate(given: argparse.Namespace) -> None:

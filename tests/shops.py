@@ -14,7 +14,7 @@ import torch
 from sqlalchemy import Engine, text
 
 from recsys_tasks.evaluation.protocol import TRAINING, VALIDATION
-from recsys_tasks.features.encoding import EncodedSnapshot, OrderedEvents
+from recsys_tasks.features.encoding import EncodedSnapshot
 from recsys_tasks.features.sequences import Timeline, build_timeline
 from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.ingestion.changes import record_change
@@ -116,8 +116,8 @@ def random_timeline(seed: int, users: int = 5) -> Timeline:
                 at += float(random.exponential(60))
             number += 1
     queries, text = vocabulary().query_words(query)
-    columns = [np.asarray(column) for column in (user, session, item, kind, seconds, began)]
-    return build_timeline(*OrderedEvents._make([*columns, text, queries]))
+    who, of, what, code = (np.asarray(column, np.int64) for column in (user, session, item, kind))
+    return build_timeline(who, of, what, code, np.asarray(seconds), np.asarray(began), text, queries)
 
 
 def fill(engine: Engine, users: int = 30, weeks: int = 10, seed: int = 0) -> None:

@@ -50,14 +50,14 @@ Scorer = Callable[[Questions], np.ndarray]
 
 
 def questions(encoded: EncodedSnapshot, part: int, limit: int | None = None) -> Questions:
-    """The sessions of a part, asked for their last event that is no search, if another comes before it.
+    """The sessions of a part, asked for their last new wish, which is no search, if another event comes before it.
 
     With a `limit`, a fixed random sample of at most so many.
     """
     timeline = encoded.timeline
     first = timeline.session_start[:-1]
-    acted = np.where(timeline.kind != EVENT_TYPE_CODES[SEARCH], np.arange(len(timeline)), -1)
-    target = np.maximum.reduceat(acted, first) if len(first) else first
+    wished = (timeline.kind != EVENT_TYPE_CODES[SEARCH]) & (timeline.weight > 0)
+    target = np.maximum.reduceat(np.where(wished, np.arange(len(timeline)), -1), first) if len(first) else first
     chosen = np.flatnonzero((encoded.split == part) & (target > first))
     if limit is not None and limit < len(chosen):
         chosen = np.sort(np.random.default_rng(0).permutation(chosen)[:limit])

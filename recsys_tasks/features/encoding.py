@@ -11,12 +11,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recsys_tasks.errors import NotEnoughData
-from recsys_tasks.features.sequences import Timeline, build_timeline, stable_order
+from recsys_tasks.features.examination import click_weights
+from recsys_tasks.features.sequences import Timeline, build_timeline, new_wishes, stable_order
 from recsys_tasks.features.snapshot import Snapshot
 from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.names import EVENT_TYPE_CODES
 
-_COLUMNS = ["user_key", "item_id", "event_type", "event_time", "query", "session_start", "position_in_session"]
+_COLUMNS = [
+    "user_key",
+    "item_id",
+    "event_type",
+    "event_time",
+    "query",
+    "session_start",
+    "position_in_session",
+    "shown_at",
+]
 
 
 @dataclass(frozen=True)
@@ -79,6 +89,7 @@ class OrderedEvents(NamedTuple):
     session_seconds: np.ndarray
     text: np.ndarray
     queries: np.ndarray
+    weight: np.ndarray
 
 
 def load_events(snapshot: Snapshot, vocabulary: Vocabulary) -> tuple[OrderedEvents, list[str | None]]:
@@ -93,15 +104,22 @@ def load_events(snapshot: Snapshot, vocabulary: Vocabulary) -> tuple[OrderedEven
     began = _seconds(table["session_start"])
     order = timeline_order(user, began, place, lambda rows: _session_codes(snapshot, rows))
     codes = np.asarray([EVENT_TYPE_CODES[name] for name in kinds], np.int64)
+    session, numbers, coded = (
+        np.cumsum(place[order] == 1) - 1,
+        vocabulary.numbers(items)[item[order]],
+        codes[kind[order]],
+    )
+    weight = click_weights(table["shown_at"].to_numpy()[order], np.asarray(snapshot.examination))
     events = OrderedEvents(
         user=user[order],
-        session=np.cumsum(place[order] == 1) - 1,
-        item=vocabulary.numbers(items)[item[order]],
-        kind=codes[kind[order]],
+        session=session,
+        item=numbers,
+        kind=coded,
         seconds=_seconds(table["event_time"])[order],
         session_seconds=began[order],
         text=row_of[query[order]],
         queries=queries,
+        weight=weight * new_wishes(session, numbers, coded),
     )
     return events, [key.removeprefix("u:") if key.startswith("u:") else None for key in user_keys]
 

@@ -67,6 +67,7 @@ class Timeline:
         next_same: index of the user's next event with the item, or N.
         text: which of `queries` a search is about, 0 for none; queries [Q, A]: their words, as numbers of content
             tokens, 0 where there are fewer; A is 0 where nothing is searched.
+        weight: how much each event counts as what is to be predicted; 0 for one that is no new wish.
         buys: whether the session buys something with this event or a later one: what purchase intent is measured by.
         user_start [U + 1], session_start [S + 1]: where each begins.
     """
@@ -82,6 +83,7 @@ class Timeline:
     repeats: np.ndarray
     recurrence: np.ndarray
     next_same: np.ndarray
+    weight: np.ndarray
     buys: np.ndarray
     text: np.ndarray
     queries: np.ndarray
@@ -108,8 +110,10 @@ def build_timeline(
     session_seconds: np.ndarray,
     text: np.ndarray | None = None,
     queries: np.ndarray | None = None,
+    weight: np.ndarray | None = None,
 ) -> Timeline:
-    """Derives the features of ordered events [N]; of an event only `next_same` and `buys` depend on later ones."""
+    """Derives the features of ordered events [N]; of an event only `next_same` and `buys` depend on later ones. Without
+    weights each counts 1."""
     count = len(item)
     user_start = _starts(user)
     session_start = _starts(session)
@@ -134,12 +138,31 @@ def build_timeline(
         repeats=repeats,
         recurrence=recurrence,
         next_same=next_same,
+        weight=np.ones(count, np.float32) if weight is None else weight.astype(np.float32),
         text=np.zeros(count, np.int64) if text is None else text,
         queries=np.zeros((1, 0), np.int64) if queries is None else queries,
         buys=bought[session_start[1:]][session_index] > bought[:-1],
         user_start=user_start,
         session_start=session_start,
     )
+
+
+def new_wishes(session: np.ndarray, item: np.ndarray, kind: np.ndarray) -> np.ndarray:
+    """Which of ordered events [N] are more than a step on the way to buying an item: not a cart after a view of the
+    same item in the same session, nor a purchase after either. Nobody has to recommend what is being bought already.
+    """
+    grouped = stable_order(session.astype(np.int64) * (int(item.max(initial=0)) + 1) + item)
+    same = np.zeros(len(item), bool)
+    same[1:] = (session[grouped[1:]] == session[grouped[:-1]]) & (item[grouped[1:]] == item[grouped[:-1]])
+    first = np.maximum.accumulate(np.where(same, 0, np.arange(len(item)))) if len(item) else np.arange(0)
+    ordered, as_far = kind[grouped], np.zeros(len(item), bool)
+    for code in np.unique(kind).tolist():
+        reached = np.concatenate([[0], np.cumsum(ordered >= code)])
+        own = ordered == code
+        as_far[own] = (reached[:-1] - reached[first])[own] > 0
+    found = np.ones(len(item), bool)
+    found[grouped] = ~same | as_far
+    return found
 
 
 def stable_order(keys: np.ndarray) -> np.ndarray:

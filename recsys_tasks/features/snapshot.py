@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from sqlalchemy import Engine, text
 
 from recsys_tasks.errors import InputError, NotEnoughData
+from recsys_tasks.features.examination import PLACES, examination
 from recsys_tasks.features.files import parts_folder, put_file, put_table
 from recsys_tasks.features.parts import Part, build_parts
 from recsys_tasks.warehouse import ArrowReader, answering, statement
@@ -46,7 +47,8 @@ class SnapshotParameters:
 class Snapshot:
     """A snapshot's identity and where its parts begin; the tables are read from `folder` when asked for.
 
-    `known` is the number of the last change of the warehouse that it knows of.
+    `known` is the number of the last change of the warehouse that it knows of; `examination` are the chances that each
+    place of a list is looked at, none where too little was clicked.
     """
 
     snapshot_id: str
@@ -63,6 +65,7 @@ class Snapshot:
     files: tuple[str, ...]
     item_file: str
     user_file: str
+    examination: tuple[float, ...]
 
     @property
     def path(self) -> Path:
@@ -126,12 +129,14 @@ def build_snapshot(
     with ArrowReader(engine) as reader:
         as_of = {"cutoff": cutoff, "known": known}
         items, users = (reader.read(f"features/{kind}", as_of) for kind in ("items", "users"))
+        chances = _examination(reader.read("features/positions", {**as_of, "places": PLACES}))
     contents = {
         "files": [part.file for part in parts],
         "item_file": put_table(files, "items", items),
         "user_file": put_table(files, "users", users),
         "validation_start": validation_start,
         "test_start": test_start,
+        "examination": chances,
         **asdict(parameters),
     }
     digest = hashlib.sha256(json.dumps(contents, default=str, sort_keys=True).encode()).hexdigest()
@@ -150,6 +155,7 @@ def build_snapshot(
         files=tuple(contents["files"]),
         item_file=contents["item_file"],
         user_file=contents["user_file"],
+        examination=tuple(chances),
     )
     _keep(engine, snapshot)
     log.info(
@@ -174,7 +180,8 @@ def open_snapshot(folder: Path, snapshot_id: str) -> Snapshot:
     except OSError as error:
         raise InputError(f"No snapshot {snapshot_id!r} in {folder}; build one first") from error
     times = {name: datetime.fromisoformat(manifest.pop(name)) for name in ("cutoff", "validation_start", "test_start")}
-    return Snapshot(**{**manifest, **times, "folder": folder, "files": tuple(manifest["files"])})
+    lists = {name: tuple(manifest.get(name, ())) for name in ("files", "examination")}
+    return Snapshot(**{**manifest, **times, **lists, "folder": folder})
 
 
 def latest_snapshot_id(engine: Engine) -> str:
@@ -190,6 +197,12 @@ def latest_snapshot_id(engine: Engine) -> str:
     if found is None:
         raise InputError("There is no snapshot yet; build one with `python -m recsys_tasks features`")
     return found
+
+
+def _examination(shown: pa.Table) -> list[float]:
+    items = shown["item_id"].combine_chunks().dictionary_encode().indices.to_numpy(zero_copy_only=False)
+    place, times, acted = (shown[name].to_numpy() for name in ("position", "shown", "acted"))
+    return [round(float(chance), 6) for chance in examination(items, place - 1, times, acted)]
 
 
 def _session_start(parts: Sequence[Part], files: Path, place: int) -> datetime:

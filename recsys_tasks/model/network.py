@@ -145,12 +145,14 @@ class Window(NamedTuple):
     item: Tensor  # [B, W]
     inputs: SessionInputs  # what the decoder reads to predict each of them
     session: Tensor  # [B, W] number of the session in the window
+    weight: Tensor  # [B, W] how much each counts as what is to be predicted
     buys: Tensor  # [B, W] 1 where the session buys something with the event or later
     past: Past | None  # None where rows are single sessions
 
 
 class Loss(NamedTuple):
-    """Sums over a batch's targets: cross entropies of the next item, and of whether the session buys; their number."""
+    """Sums over a batch's targets: cross entropies of the next item, and of whether the session buys; and of what the
+    targets count."""
 
     next_item: Tensor
     intent: Tensor
@@ -357,22 +359,24 @@ class Recommender(nn.Module):
         known = item >= FIRST_ITEM  # [B, W]
         if past is None:
             known = known & (inputs.place > 0)  # without a history nothing tells how a session begins
-        wanted, direction = item[known], self._direction(state[known])
-        generated = (direction * vectors[known]).sum(-1) + self.items.bias[wanted]
+        counted = known & (window.weight > 0)
+        weight, wanted, direction = window.weight[counted], item[counted], self._direction(state[counted])
+        generated = (direction * vectors[counted]).sum(-1) + self.items.bias[wanted]
         copied, target = torch.full_like(generated, MASKED), generated
         masses = self._copying(window, states, state, read)
         if masses is not None:
-            target, copied = torch.logaddexp(generated, masses[0][known]), masses[1][known]
+            target, copied = torch.logaddexp(generated, masses[0][counted]), masses[1][counted]
         if sample is None:
             bias = self.items.bias.masked_fill(torch.arange(len(table), device=item.device) < FIRST_ITEM, MASKED)
-            total = log_mass(direction, table, bias, copied)
+            total = log_mass(direction, table, bias, copied, weight)
         else:
             # The target counts once, with its own score, wherever it was drawn.
             bias = self.items.bias[sample.items] - sample.log_expected
-            total = log_mass(direction, table, bias, torch.logaddexp(copied, generated), (sample.items, wanted))
+            other = torch.logaddexp(copied, generated)
+            total = log_mass(direction, table, bias, other, weight, (sample.items, wanted))
         buying = self.intent(state[known]).squeeze(-1)
         intent = F.binary_cross_entropy_with_logits(buying, window.buys[known], reduction="sum")
-        return Loss(total - target.sum(), intent, known.sum())
+        return Loss(total - (weight * target).sum(), intent, weight.sum())
 
     def _look_up(self, item: Tensor, before: Tensor, sample: Sample | None) -> tuple[Tensor, Tensor, Tensor]:
         """Vectors of what competes [K or V, D], of the targets and of the items before them [B, W, D].

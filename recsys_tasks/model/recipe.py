@@ -81,9 +81,9 @@ def in_the_sizes_of(trained: NetworkConfig, config: NetworkConfig) -> NetworkCon
 
 
 def sessions_repeat(data: TrainingData) -> bool:
-    """Whether the training sessions act on an item twice more often than once in a hundred events."""
+    """Whether the training sessions want an item twice more often than once in a hundred events."""
     index = training_events(data)
-    index = index[data.timeline.item[index] >= FIRST_ITEM]
+    index = index[(data.timeline.item[index] >= FIRST_ITEM) & (data.timeline.weight[index] > 0)]
     pairs = data.timeline.session[index] * len(data.counts) + data.timeline.item[index]
     return len(np.unique(pairs)) < 0.99 * len(pairs)
 

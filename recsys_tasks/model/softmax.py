@@ -19,9 +19,15 @@ def gradient_type(device: torch.device) -> torch.dtype:
 
 
 def log_mass(
-    state: Tensor, vectors: Tensor, bias: Tensor, other: Tensor, hidden: tuple[Tensor, Tensor] | None = None
+    state: Tensor,
+    vectors: Tensor,
+    bias: Tensor,
+    other: Tensor,
+    weight: Tensor,
+    hidden: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """Sum over states [N, D] of log(exp(other) + Σ_i exp(state · vector_i + bias_i)), for vectors [K, D].
+    """Weighted sum over states [N, D] of log(exp(other) + Σ_i exp(state · vector_i + bias_i)), for vectors [K, D] and
+    weights [N].
 
     `hidden` are a name of each vector [K] and for each state the name [N] of vectors that do not count for it.
 
@@ -29,14 +35,20 @@ def log_mass(
     stored: three matrix products and one exponential an item, as in fused linear cross entropy (Hsu et al. 2024,
     Liger Kernel).
     """
-    found: Tensor = _LogMass.apply(state, vectors, bias, other, hidden)
+    found: Tensor = _LogMass.apply(state, vectors, bias, other, weight, hidden)
     return found
 
 
 class _LogMass(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, state: Tensor, vectors: Tensor, bias: Tensor, other: Tensor, hidden: tuple[Tensor, Tensor] | None
+        ctx: Any,
+        state: Tensor,
+        vectors: Tensor,
+        bias: Tensor,
+        other: Tensor,
+        weight: Tensor,
+        hidden: tuple[Tensor, Tensor] | None,
     ) -> Tensor:
         rows, grad_state = torch.empty_like(other), torch.empty_like(state)
         grad_vectors, grad_bias = torch.zeros_like(vectors), torch.zeros_like(bias)
@@ -53,14 +65,14 @@ class _LogMass(torch.autograd.Function):
             mass.sub_(top[:, None]).exp_()
             total = mass.sum(-1).add_((other[part] - top).exp())
             rows[part] = total.log() + top
-            mass.mul_(1 / total[:, None])
+            mass.mul_((weight[part] / total)[:, None])
             grad_bias += mass.sum(0)
             shares = mass.to(fast)
             grad_state[part] = shares @ fast_vectors
             grad_vectors += shares.T @ fast_state[part]
-        ctx.save_for_backward(grad_state, grad_vectors, grad_bias, (other - rows).exp())
-        return rows.sum()
+        ctx.save_for_backward(grad_state, grad_vectors, grad_bias, weight * (other - rows).exp())
+        return (weight * rows).sum()
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        return (*(kept * grads[0] for kept in ctx.saved_tensors), None)
+        return (*(kept * grads[0] for kept in ctx.saved_tensors), None, None)

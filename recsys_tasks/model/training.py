@@ -394,7 +394,7 @@ class _Loop:
         return loss, count
 
     def _learn(self, span: Spans) -> tuple[float, int]:
-        """Gradients of the mean loss over a batch; the loss's sum and the number of targets, over all processes."""
+        """Gradients of the mean loss over a batch; the loss's sum and what its targets count, over all processes."""
         start, stop = (edge[self.process :: self.processes] for edge in span)
         if len(start):
             batch = window_batch(self.data.timeline, start, stop, self.network.config.history)

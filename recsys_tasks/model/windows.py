@@ -100,6 +100,7 @@ def window_batch(timeline: Timeline, start: np.ndarray, stop: np.ndarray, histor
         item=_tensor(np.where(valid, timeline.item[index], PADDING_ITEM)),
         inputs=inputs,
         session=_tensor(session),
+        weight=_tensor(timeline.weight[index]),
         buys=_tensor(timeline.buys[index].astype(np.float32)),
         past=_past(timeline, index, valid, session, first, stop) if history else None,
     )

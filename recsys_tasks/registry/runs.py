@@ -165,6 +165,18 @@ def log_files(run_id: str, folder: Path) -> None:
     client().log_artifacts(run_id, str(folder))
 
 
+def log_file(run_id: str, path: Path) -> None:
+    """Adds a file, in place of an earlier one of that name.
+
+    Raises:
+        UnavailableError: MLflow does not answer.
+    """
+    try:
+        client().log_artifact(run_id, str(path))
+    except MlflowException as error:
+        raise failure(error, f"Run {run_id} cannot take {path.name}") from error
+
+
 def log_calibration(run_id: str, figures: dict[str, object], picture: Path) -> None:
     """Adds how well purchase intent is calibrated, as metrics, JSON and a picture."""
     found = client()

@@ -123,6 +123,7 @@ def _close(walk: Walk, ports: Ports, seconds: float) -> None:
     version = closing.verify(walk, ports)
     closing.show_metrics(walk.console, ports.url("mlflow"), version)
     closing.show_recommendations(walk, ports)
+    closing.show_report(walk)
     closing.show_stages(walk, seconds)
     closing.show_addresses(walk.console, ports)
 

@@ -15,6 +15,7 @@ from recsys_tasks.errors import InvariantError
 from recsys_tasks.promotion.record import standing
 from recsys_tasks.stack.environment import Ports
 from recsys_tasks.stack.loop import Walk
+from recsys_tasks.steps import watching
 
 COLUMNS = ("recall_20", "mrr_20", "ndcg_20", "precision_20", "f1_20")
 
@@ -84,6 +85,17 @@ def show_recommendations(walk: Walk, ports: Ports) -> None:
         table.add_row(item["title"], f"{item['score']:.4f}", item["source"])
     walk.console.print(table)
     walk.console.print(f"curl -s {url} -d '{json.dumps(body)}'", soft_wrap=True, highlight=False)
+
+
+def show_report(walk: Walk) -> None:
+    """The report on all that was shown: what matters of it, and where it is."""
+    written = watching.report()
+    if written is None:
+        raise InvariantError("Nothing that was shown has come back to the warehouse, so there is nothing to report")
+    walk.console.print("\n[bold]What came of what was shown[/]")
+    for headline in written.headlines:
+        walk.console.print(f"  {headline}", highlight=False)
+    walk.console.print(f"  The whole report: file://{written.path}", soft_wrap=True, highlight=False)
 
 
 def show_stages(walk: Walk, total: float) -> None:

@@ -15,6 +15,8 @@ from recsys_tasks.errors import ConfigurationError
 
 REPLAY_FROM = "2017-12-25T00:00:00+00:00"
 POOL = "warehouse"
+_EXPLORE_SHARE = "0.05"
+EXPERIMENT = Path(__file__).with_name("experiment.toml")
 MARKER = "RECSYS_STACK_HOME"  # every process of the stack carries it, so that none is left behind
 _HOST = "127.0.0.1"
 
@@ -124,6 +126,8 @@ def stack_environment(home: Path, dags: Path, socket_folder: Path, ports: Ports)
         "RECSYS_AIRFLOW_URL": ports.url("airflow"),
         "RECSYS_POOL": POOL,
         "RECSYS_REPLAY_FROM": os.environ.get("RECSYS_REPLAY_FROM", REPLAY_FROM),
+        "RECSYS_EXPERIMENT_FILE": os.environ.get("RECSYS_EXPERIMENT_FILE", str(EXPERIMENT)),
+        "RECSYS_EXPLORE_SHARE": os.environ.get("RECSYS_EXPLORE_SHARE", _EXPLORE_SHARE),
         "RECSYS_MLFLOW_BACKEND": _database(socket_folder, "mlflow"),
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",

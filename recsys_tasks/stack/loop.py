@@ -5,22 +5,23 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from rich.console import Console
 from sqlalchemy import Engine, text
 
 from recsys_tasks.errors import InvariantError
 from recsys_tasks.registry import runs
-from recsys_tasks.simulation.replay import replay
 from recsys_tasks.stack.airflow_api import DAGS, Airflow, DagRun
 from recsys_tasks.stack.processes import Processes
+from recsys_tasks.steps import ingesting, watching
+from recsys_tasks.steps.simulating import simulate
 
 _POLL_SECONDS = 2.0
 _QUIET_SECONDS = 12.0
+_DAYS = 2
 _EPOCH_SECONDS = 15.0
-_BASKETS = 200
-_REPLAY_DAYS = 7
+_SESSIONS, _SHOPPERS = 400, 1_000
 
 
 @dataclass
@@ -38,7 +39,7 @@ class Walk:
     _seen: set[tuple[str, str, str]] = field(default_factory=set)
 
     def go(self) -> None:
-        """Ingest, train and promote; shop; collect; train and promote again. Skips what is done.
+        """Ingest, train and promote; shop; collect; train and promote again; shop once more. Skips what is done.
 
         Raises:
             InvariantError: a DAG run failed, or the loop came to rest without its result.
@@ -48,14 +49,7 @@ class Walk:
             self.airflow.unpause(dag_id)
         self._settle("first pass", "ingest_events", lambda: self._promoted() > 0)
         if self._feedback_in_warehouse() == 0:
-            began = time.monotonic()
-            self.console.print("\n[bold]Shopping[/] at the endpoint: real baskets of the days after the ingested ones")
-            end = self.replay_from + timedelta(days=_REPLAY_DAYS)
-            shopped = replay(self.endpoint_url, self.replay_from, end, _BASKETS)
-            self._note("shopping at the endpoint", time.monotonic() - began)
-            self.console.print(
-                f"  {shopped.baskets} baskets; {shopped.hits} of them held one of the 20 items shown first"
-            )
+            self._shop(0)
         if not self._judged_with_feedback():
             if self._feedback_in_warehouse() == 0:
                 self.airflow.trigger("collect_feedback")
@@ -64,6 +58,22 @@ class Walk:
                 "collect_feedback",
                 self._judged_with_feedback,
             )
+        if self._days_shopped() < _DAYS:
+            self._shop(1)
+            ingesting.load_feedback(ingesting.fetch_feedback())
+            watching.count()
+            watching.watch()
+
+    def _shop(self, day: int) -> None:
+        """Lets shoppers come for a day of the scenario, which begins where the ingested events end."""
+        began = time.monotonic()
+        self.console.print(f"\n[bold]Shopping[/] at the endpoint, day {day + 1}: people with the habits of the data")
+        found = simulate(None, self.replay_from, range(day, day + 1), _SESSIONS, _SHOPPERS)
+        self._note(f"shopping, day {day + 1}", time.monotonic() - began)
+        self.console.print(
+            f"  {found.sessions} sessions, {found.searches} searches; {found.recommended_clicks} of"
+            f" {found.recommended:,} items that were recommended were looked at; {found.purchases} things bought"
+        )
 
     def _settle(self, name: str, first_dag: str, done: Callable[[], bool]) -> None:
         """Watches until the loop has come to rest with its result; nudges it where an earlier stop broke the chain."""
@@ -155,6 +165,9 @@ class Walk:
                 " where decision in ('promoted', 'refused') and (manifest ->> 'feedback_events')::bigint > 0"
             )
         )
+
+    def _days_shopped(self) -> int:
+        return self._scalar("select count(distinct day) from request_outcomes where traffic = 'shopper'")
 
     def _feedback_in_warehouse(self) -> int:
         return self._scalar("select count(*) from events where source = 'feedback'")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from recsys_tasks.errors import InputError
 from recsys_tasks.feedback import outcomes, watching
 from recsys_tasks.feedback.experiments import RECOMMENDATIONS
 from recsys_tasks.feedback.metrics import CLICK_THROUGH, online_metrics
+from recsys_tasks.feedback.report import make_report
 from recsys_tasks.promotion import record
 from recsys_tasks.registry import runs, versions
 from recsys_tasks.serving.experiment import Experiment, read_experiment
@@ -18,6 +21,7 @@ from recsys_tasks.steps.promoting import rollback
 from recsys_tasks.warehouse import engine
 
 log = logging.getLogger(__name__)
+REPORT = "report.html"
 _FROM_THE_START = "training from the start"
 
 
@@ -75,9 +79,7 @@ def watch() -> list[watching.Found]:
     served = record.standing(engine()).served
     if not served:
         return []
-    cutoff = snapshot(served[-1].snapshot_id).cutoff
-    before = served[-2].model_version if served[1:] else None
-    standing = watching.Served(served[-1].model_version, cutoff, before)
+    standing = _standing(served)
     with engine().begin() as connection:
         found = watching.judge(connection, watching.read_rules(settings().watch_rules), standing, experiment())
         watching.write_alarms(connection, found, standing)
@@ -133,3 +135,41 @@ def _note(alarm: watching.Alarm, outcome: str) -> None:
     log.warning("%s: %s", alarm.rule, outcome)
     with engine().begin() as connection:
         watching.note_acted(connection, alarm, outcome)
+
+
+class Written(NamedTuple):
+    """The report: where it is, and what matters of it."""
+
+    path: Path
+    headlines: list[str]
+
+
+def report() -> Written | None:
+    """Writes the report on the loop to a file, and to the run of the version that serves as `report.html`; None while
+    nothing was shown.
+
+    Raises:
+        UnavailableError: MLflow does not answer.
+    """
+    served = record.standing(engine()).served
+    if not served:
+        return None
+    rules = watching.read_rules(settings().watch_rules)
+    with engine().connect() as connection:
+        findings = watching.judge(connection, rules, _standing(served), experiment())
+        made = make_report(connection, findings, experiment(), _offline)
+    if made is None:
+        return None
+    path = settings().home / REPORT
+    path.write_text(made.html(), encoding="utf-8")
+    runs.log_file(served[-1].run_id, path)
+    return Written(path, made.headlines)
+
+
+def _standing(served: Sequence[record.Subject]) -> watching.Served:
+    cutoff = snapshot(served[-1].snapshot_id).cutoff
+    return watching.Served(served[-1].model_version, cutoff, served[-2].model_version if served[1:] else None)
+
+
+def _offline(run_id: str) -> Mapping[str, float]:
+    return runs.evaluation_of(run_id).get("test", {})

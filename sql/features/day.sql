@@ -1,7 +1,8 @@
 -- Grain: one event of what users did with an item, or searched for, on one day, as far as the batches up to :known
 -- tell. A search has no item, and what is no search no query: an empty text.
 -- Inputs: events, batches, flagged_visitors (machines), and open_sessions: what was still going on when the day began.
--- Output: the user, the session (by the time it began) and the event's place in it.
+-- Output: the user, the session (by the time it began), the event's place in it, and at what place of a list the item
+-- was shown, if it was acted on there (0: it was not).
 -- A user is known by the id or, where there is none, by the session, whose id may be some user's too. A session ends
 -- when half an hour passes, or half a day if it has an id of its own: a visitor who comes back under an old id begins
 -- a new one. Events of the same instant (the lines of a basket) have no order of their own: a digest orders them,
@@ -18,7 +19,8 @@ with actions as (
         events.event_type,
         events.event_time,
         case when events.event_type = 'search' then coalesce(events.query, '') else '' end as query,
-        case when events.source = 'feedback' then 1 else 0 end as is_feedback
+        case when events.source = 'feedback' then 1 else 0 end as is_feedback,
+        case when events.request_id is not null then coalesce(events.position, 0) else 0 end as shown_at
     from events
     inner join batches on events.batch = batches.number
     left join flagged_visitors
@@ -93,6 +95,7 @@ select
     event_type,
     event_time,
     query,
-    is_feedback
+    is_feedback,
+    shown_at
 from placed
 order by user_key collate "C", session_start, session_id collate "C", position_in_session

@@ -59,6 +59,9 @@ create table online_metrics (
     primary key (day, list, model_version, experiment, arm, segment, metric)
 );
 
+-- Parts hold at what place of a list an item was shown since 0.4.0: those of before are built anew.
+delete from feature_parts;
+
 -- What a rule found, from when until when it held.
 create table alarms (
     alarm_id bigint generated always as identity primary key,

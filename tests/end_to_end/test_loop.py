@@ -76,7 +76,16 @@ def test_the_loop_closes_even_when_it_is_killed_in_the_middle(home: Path) -> Non
     assert again.returncode == 0, output
     assert _left_behind(home) == []
 
-    for part in ("airflow", "mlflow", "data_docs", "endpoint", "personal_frequency", "recommended next", "curl -s"):
+    for part in (
+        "airflow",
+        "mlflow",
+        "data_docs",
+        "endpoint",
+        "personal_frequency",
+        "recommended next",
+        "curl -s",
+        "report.html",
+    ):
         assert part in output
     assert re.search(r"The endpoint serves version \d+", output)
 
@@ -108,7 +117,10 @@ def test_the_loop_closes_even_when_it_is_killed_in_the_middle(home: Path) -> Non
     assert any("inserted" in note and "quarantined" in note for note in notes)
     assert loaded[0] == loaded[1] + loaded[2] + loaded[3]
     assert events == ids
-    assert [row[0] for row in feedback] == ["impression", "purchase"]
+    assert {row[0] for row in feedback} == {"impression", "search", "view", "add_to_cart", "purchase"}
+    report = (home / "report.html").read_text(encoding="utf-8")
+    for part in ("Offline against online", "What is watched", "is the model worth it", "<svg", "in quarantine"):
+        assert part in report
     assert clicked
     assert promotions == 2
 

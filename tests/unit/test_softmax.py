@@ -25,8 +25,9 @@ def test_the_mass_and_its_gradients_are_those_of_the_plain_formula(
     scores = state @ vectors.T + bias
     if hide:
         scores = scores.masked_fill(names == wanted[:, None], -1e4)
-    plain = torch.logaddexp(other, scores.logsumexp(1)).sum()
-    fused = log_mass(state, vectors, bias, other, (names, wanted) if hide else None)
+    weight = torch.rand(states) + 0.1
+    plain = (weight * torch.logaddexp(other, scores.logsumexp(1))).sum()
+    fused = log_mass(state, vectors, bias, other, weight, (names, wanted) if hide else None)
     assert fused.item() == pytest.approx(plain.item(), rel=1e-5, abs=1e-4)
     expected = torch.autograd.grad(plain, (state, vectors, bias, other))
     found = torch.autograd.grad(fused, (state, vectors, bias, other))
@@ -36,7 +37,7 @@ def test_the_mass_and_its_gradients_are_those_of_the_plain_formula(
 
 
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    given = _given(0, states=40, items=20)
+    given = (*_given(0, states=40, items=20), torch.rand(40))
     whole = log_mass(*given)
     monkeypatch.setattr(softmax, "_SCORES_AT_ONCE", 50)
     assert log_mass(*given).item() == pytest.approx(whole.item(), rel=1e-6)

@@ -1,0 +1,9 @@
+-- Grain: one decision about a model version, oldest first.
+select
+    decided_at,
+    model_version,
+    run_id,
+    decision,
+    reasons
+from promotions
+order by promotion_id

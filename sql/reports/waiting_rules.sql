@@ -1,0 +1,12 @@
+-- Grain: one rule of one source that rows in quarantine broke, with how many wait.
+select
+    batches.source,
+    quarantine.rule,
+    count(*) as waiting,
+    min(quarantine.reason) as example
+from quarantine
+inner join batches on quarantine.batch_id = batches.batch_id
+where quarantine.resolved_at is null
+group by batches.source, quarantine.rule
+order by waiting desc, batches.source asc, quarantine.rule asc
+limit 20
