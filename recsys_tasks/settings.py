@@ -74,7 +74,7 @@ class Settings(BaseSettings):
 
     max_bad_share: float = Field(0.2, ge=0, le=1, description="a batch with more bad rows is rejected whole")
     replay_from: str | None = Field(
-        None, description="ISO time from which Complete Journey is replayed through the endpoint, not ingested"
+        None, description="ISO time from which Complete Journey is not ingested: from then on simulated people shop"
     )
 
     min_item_events: int = Field(10, ge=1, description="items with fewer training events are unknown")

@@ -116,8 +116,8 @@ def random_timeline(seed: int, users: int = 5) -> Timeline:
                 at += float(random.exponential(60))
             number += 1
     queries, text = vocabulary().query_words(query)
-    who, of, what, code = (np.asarray(column, np.int64) for column in (user, session, item, kind))
-    return build_timeline(who, of, what, code, np.asarray(seconds), np.asarray(began), text, queries)
+    users_of, of, what, code = (np.asarray(column, np.int64) for column in (user, session, item, kind))
+    return build_timeline(users_of, of, what, code, np.asarray(seconds), np.asarray(began), text, queries)
 
 
 def fill(engine: Engine, users: int = 30, weeks: int = 10, seed: int = 0) -> None:

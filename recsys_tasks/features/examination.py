@@ -20,7 +20,7 @@ def examination(item: np.ndarray, place: np.ndarray, shown: np.ndarray, acted: n
 
     P(acted on | item i, place p) = θ_p γ_i, fitted by expectation maximisation over counts (Craswell et al. 2008;
     Chuklin, Markov and de Rijke 2015, Click Models for Web Search, 4.2). Items that stand at several places tell the
-    two apart. Further down nothing is looked at more than further up: θ is made to fall by pooling (isotonic regression).
+    two apart. Further down nothing is looked at more than further up: θ is made to fall by pooling.
     Empty where too little was clicked to say anything.
 
     Args:
