@@ -80,6 +80,9 @@ class Settings(BaseSettings):
     min_item_events: int = Field(10, ge=1, description="items with fewer training events are unknown")
     validation_share: float = Field(0.04, gt=0, lt=0.5, description="share of latest sessions before the test")
     test_share: float = Field(0.04, gt=0, lt=0.5, description="share of latest sessions for the test")
+    most_held_out: int = Field(
+        20_000, ge=50, description="sessions in the validation part and in the test part, at most: the rest teaches"
+    )
     training_epochs: int = Field(100, ge=1, description="epochs of a training, at most")
     training_seconds: float = Field(150, gt=0, description="time budget of a training from scratch")
     incremental_seconds: float = Field(45, gt=0, description="time budget when starting from the champion")

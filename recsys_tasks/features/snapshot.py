@@ -12,7 +12,6 @@ import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from math import ceil
 from pathlib import Path
 
 import numpy as np
@@ -36,11 +35,20 @@ _DICTIONARIES = ["user_key", "session_id", "item_id", "event_type", "query"]
 
 @dataclass(frozen=True)
 class SnapshotParameters:
-    """What decides about a snapshot beside the events: shares of the latest sessions, and the vocabulary's floor."""
+    """What decides about a snapshot beside the events: shares of the latest sessions, how many of them each part has at
+    most, and the vocabulary's floor."""
 
     validation_share: float
     test_share: float
     min_item_events: int
+    most_held_out: int = 20_000
+
+    def held_out(self, sessions: int) -> tuple[int, int]:
+        """How many of so many sessions are from the validation part on, and how many in the test part."""
+        validation, test = (
+            min(share * sessions, self.most_held_out) for share in (self.validation_share, self.test_share)
+        )
+        return int(validation + test), int(test)
 
 
 @dataclass(frozen=True)
@@ -122,8 +130,8 @@ def build_snapshot(
         raise NotEnoughData(
             f"Only {sessions} sessions before {cutoff.isoformat()}; at least {_FEWEST_SESSIONS} are needed"
         )
-    shares = (parameters.validation_share + parameters.test_share, parameters.test_share)
-    validation_start, test_start = (_session_start(parts, files, ceil((1 - share) * sessions)) for share in shares)
+    held_out = parameters.held_out(sessions)
+    validation_start, test_start = (_session_start(parts, files, sessions - count) for count in held_out)
     if not validation_start < test_start < cutoff:
         raise NotEnoughData(f"Too few sessions before {cutoff.isoformat()} to cut a validation and a test part")
     with ArrowReader(engine) as reader:

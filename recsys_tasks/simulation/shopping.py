@@ -34,6 +34,7 @@ class Behaviour:
         too_dear: what remains of it for what costs more than what is usually paid.
         cart, buys: the chance to put in the cart what was clicked and is wanted or needed; and then to buy it.
         searches: the chance to search for what is wanted and was not found, rather than to ask for another list.
+        elsewhere: the chance to find what is wanted on one's own after all, such as in a menu, and to buy it.
         leaves: the chance to go after each list; wishes: the mean number of things that are wanted.
     """
 
@@ -47,6 +48,7 @@ class Behaviour:
     cart: float = 0.6
     buys: float = 0.75
     searches: float = 0.4
+    elsewhere: float = 0.2
     leaves: float = 0.3
     wishes: float = 2.0
 
@@ -63,6 +65,7 @@ class Shopped:
     purchases: int = 0
     searches: int = 0
     revenue: float = 0.0
+    elsewhere: int = 0
     recommended: int = 0
     recommended_clicks: int = 0
 
@@ -214,6 +217,7 @@ class _Crowd:
             self._count(counted, answer, events, recommended=query is None)
             at += timedelta(seconds=float(random.uniform(20, 90)) + 20 * len(events))
             if not person.wishes or random.random() < how.leaves:
+                self._find_elsewhere(person, session, at, ids, counted)
                 return
             searched = random.random() < how.searches
 
@@ -227,18 +231,22 @@ class _Crowd:
                 continue
             for event_type in person.does(item):
                 at += timedelta(seconds=float(person.random.uniform(3, 15)))
-                paid = {"price": round(item.price, 2), "quantity": 1} if event_type == PURCHASE else {}
-                yield {
-                    "event_id": next(ids),
-                    "event_type": event_type,
-                    "user_id": person.user_id,
-                    "session_id": session,
-                    "item_id": item.item_id,
-                    "event_time": at.isoformat(),
-                    "request_id": answer["request_id"],
-                    "position": place,
-                    **paid,
-                }
+                event = _event(next(ids), event_type, person.user_id, session, item, at)
+                yield {**event, "request_id": answer["request_id"], "position": place}
+
+    def _find_elsewhere(
+        self, person: _Person, session: str, at: datetime, ids: Iterator[str], counted: Shopped
+    ) -> None:
+        """What is still wanted when somebody goes is now and then found without any list."""
+        found = [wish for wish in person.wishes if person.random.random() < self._behaviour.elsewhere]
+        events = []
+        for item in found:
+            for event_type in (VIEW, ADD_TO_CART, PURCHASE):
+                at += timedelta(seconds=float(person.random.uniform(3, 15)))
+                events.append(_event(next(ids), event_type, person.user_id, session, item, at))
+        if events:
+            self._shop.tell(events)
+            counted.elsewhere += len(found)
 
     def attack(self, name: str, pushed: Sequence[Item], day: int, at: datetime, counted: Shopped) -> None:
         """A machine that asks without a pause and acts on the same few items, as if it had seen them."""
@@ -247,16 +255,7 @@ class _Crowd:
             at += _BOT_PAUSE
             answer = self._shop.recommend(name, session, at)
             item = pushed[number % len(pushed)]
-            event = {
-                "event_id": next(ids),
-                "event_type": VIEW,
-                "user_id": name,
-                "session_id": session,
-                "item_id": item.item_id,
-                "event_time": at.isoformat(),
-                "request_id": answer["request_id"],
-            }
-            self._shop.tell([event])
+            self._shop.tell([{**_event(next(ids), VIEW, name, session, item, at), "request_id": answer["request_id"]}])
             counted.requests += 1
             counted.impressions += len(answer["items"])
 
@@ -318,6 +317,19 @@ class _Person:
         if place is None:
             place = next(n for n, wish in enumerate(self.wishes) if wish.category == item.category)
         self.wishes.pop(place)
+
+
+def _event(event_id: str, event_type: str, user_id: str, session: str, item: Item, at: datetime) -> dict[str, Any]:
+    paid = {"price": round(item.price, 2), "quantity": 1} if event_type == PURCHASE else {}
+    return {
+        "event_id": event_id,
+        "event_type": event_type,
+        "user_id": user_id,
+        "session_id": session,
+        "item_id": item.item_id,
+        "event_time": at.isoformat(),
+        **paid,
+    }
 
 
 def _numbers(name: str) -> Iterator[str]:

@@ -5,31 +5,23 @@ from __future__ import annotations
 import argparse
 import fcntl
 import logging
-import os
-import shutil
 import signal
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
 from types import FrameType
 
 import httpx
 from rich.console import Console
 
-from recsys_tasks.errors import ConfigurationError, RecsysError, UnavailableError
+from recsys_tasks.errors import ConfigurationError, RecsysError
 from recsys_tasks.settings import settings
 from recsys_tasks.stack import closing
-from recsys_tasks.stack.airflow_api import Airflow
-from recsys_tasks.stack.environment import Ports, choose_ports, stack_environment
+from recsys_tasks.stack.environment import Ports
 from recsys_tasks.stack.loop import Walk
-from recsys_tasks.stack.processes import Processes, sweep, wait_until
-from recsys_tasks.warehouse import embedded, engine
-
-_FREE_BYTES = 4 << 30
-_START_SECONDS = 180
+from recsys_tasks.stack.running import running
 
 
 def main() -> int:
@@ -87,35 +79,14 @@ def _alone(home: Path) -> Iterator[None]:
 
 
 def _walk(console: Console, once: bool, home: Path, began: float) -> None:
-    _check_disk(home)
-    sweep(home)
-    ports = choose_ports()
-    server = embedded.start(home)
-    environment = stack_environment(home, _dags(), embedded.socket_folder(server), ports)
-    os.environ.update(environment)
-    settings.cache_clear()
-    with Processes(home, environment, ports) as processes:
-        airflow = Airflow(ports.url("airflow"))
-        console.print("[bold]Starting[/] PostgreSQL, MLflow, Airflow and the endpoint")
-        wait_until(airflow.ready, _START_SECONDS, processes, "Airflow")
-        wait_until(lambda: _answers(f"{ports.url('mlflow')}/health"), _START_SECONDS, processes, "MLflow")
-        wait_until(lambda: _answers(f"{ports.url('endpoint')}/healthz"), _START_SECONDS, processes, "The endpoint")
-        closing.show_addresses(console, ports)
-        walk = Walk(
-            airflow=airflow,
-            processes=processes,
-            console=console,
-            warehouse=engine(),
-            endpoint_url=ports.url("endpoint"),
-            replay_from=datetime.fromisoformat(environment["RECSYS_REPLAY_FROM"]),
-        )
+    with running(console, home, _dags()) as (walk, ports):
         walk.stages.append(("starting the services", time.monotonic() - began))
         walk.go()
         _close(walk, ports, time.monotonic() - began)
         if not once:
             console.print("\nEverything stays up until Ctrl-C.")
             while True:
-                processes.check()
+                walk.processes.check()
                 time.sleep(1)
 
 
@@ -126,21 +97,6 @@ def _close(walk: Walk, ports: Ports, seconds: float) -> None:
     closing.show_report(walk)
     closing.show_stages(walk, seconds)
     closing.show_addresses(walk.console, ports)
-
-
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(url, timeout=5).status_code == 200
-    except httpx.HTTPError:
-        return False
-
-
-def _check_disk(home: Path) -> None:
-    free = shutil.disk_usage(home).free
-    if free < _FREE_BYTES:
-        raise UnavailableError(
-            f"{home} has {free >> 20} MiB of free disk; {_FREE_BYTES >> 20} are needed. Free some, or set RECSYS_HOME"
-        )
 
 
 def _dags() -> Path:

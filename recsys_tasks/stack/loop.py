@@ -32,7 +32,6 @@ class Walk:
     processes: Processes
     console: Console
     warehouse: Engine
-    endpoint_url: str
     replay_from: datetime
     stages: list[tuple[str, float]] = field(default_factory=list)
     _asked_at: float = 0.0
@@ -44,16 +43,14 @@ class Walk:
         Raises:
             InvariantError: a DAG run failed, or the loop came to rest without its result.
         """
-        self._seen |= {(run.dag_id, run.run_id, run.state) for run in self.airflow.runs() if not run.active}
-        for dag_id in DAGS:
-            self.airflow.unpause(dag_id)
-        self._settle("first pass", "ingest_events", lambda: self._promoted() > 0)
+        self.begin()
+        self.settle("first pass", "ingest_events", lambda: self._promoted() > 0)
         if self._feedback_in_warehouse() == 0:
             self._shop(0)
         if not self._judged_with_feedback():
             if self._feedback_in_warehouse() == 0:
                 self.airflow.trigger("collect_feedback")
-            self._settle(
+            self.settle(
                 "second pass",
                 "collect_feedback",
                 self._judged_with_feedback,
@@ -63,6 +60,12 @@ class Walk:
             ingesting.load_feedback(ingesting.fetch_feedback())
             watching.count()
             watching.watch()
+
+    def begin(self) -> None:
+        """Lets Airflow run everything; what it ran before is not told again."""
+        self._seen |= {(run.dag_id, run.run_id, run.state) for run in self.airflow.runs() if not run.active}
+        for dag_id in DAGS:
+            self.airflow.unpause(dag_id)
 
     def _shop(self, day: int) -> None:
         """Lets shoppers come for a day of the scenario, which begins where the ingested events end."""
@@ -75,7 +78,7 @@ class Walk:
             f" {found.recommended:,} items that were recommended were looked at; {found.purchases} things bought"
         )
 
-    def _settle(self, name: str, first_dag: str, done: Callable[[], bool]) -> None:
+    def settle(self, name: str, first_dag: str, done: Callable[[], bool]) -> None:
         """Watches until the loop has come to rest with its result; nudges it where an earlier stop broke the chain."""
         self.console.print(f"\n[bold]{name.capitalize()}[/] through Airflow")
         quiet_since = time.monotonic()

@@ -18,7 +18,9 @@ from recsys_tasks.warehouse import engine
 def build_features(cutoff: datetime | None = None, known: int | None = None) -> Snapshot:
     """Builds the snapshot as of `cutoff`, or of everything there is, by what was `known` then, or all that is now."""
     chosen = settings()
-    parameters = SnapshotParameters(chosen.validation_share, chosen.test_share, chosen.min_item_events)
+    parameters = SnapshotParameters(
+        chosen.validation_share, chosen.test_share, chosen.min_item_events, chosen.most_held_out
+    )
     return build_snapshot(engine(), chosen.snapshots, parameters, cutoff, known)
 
 

@@ -1,0 +1,190 @@
+"""The whole loop, round by round, through Airflow: `python benchmarks/loop.py --rounds 5 --scenario new_trend`.
+
+Each round: simulated people shop for a day at the endpoint, and Airflow collects, counts, judges, builds features,
+trains and promotes. With `--bad-model`, before the last round a model whose items are mixed up is let through a gate
+that asks for nothing. Households, sessions and times of training are small: the settings of `RECSYS_…` count where they are set.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from sqlalchemy import text
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.report import machine, show, write
+from recsys_tasks.feedback.experiments import arm_figures
+from recsys_tasks.feedback.metrics import CLICK_THROUGH, Rate
+from recsys_tasks.feedback.report import compare
+from recsys_tasks.interval import Interval
+from recsys_tasks.settings import settings
+from recsys_tasks.stack.loop import Walk
+from recsys_tasks.stack.running import running
+from recsys_tasks.steps import watching
+from recsys_tasks.steps.simulating import simulate
+
+_EASY_GATE = """
+[baselines]
+names = []
+metrics = []
+[champion]
+metric = "mrr_20"
+confidence = 0.95
+least_gain = {least_gain}
+"""
+_JUDGED = "decision in ('promoted', 'refused')"
+_DEFAULTS = {
+    "RECSYS_SAMPLE_USERS": "600",
+    "RECSYS_MIN_ITEM_EVENTS": "5",
+    "RECSYS_TRAINING_SECONDS": "90",
+    "RECSYS_INCREMENTAL_SECONDS": "45",
+    "RECSYS_MOST_HELD_OUT": "500",
+    "RECSYS_FEEDBACK_SCHEDULE": "0 0 1 1 *",  # when the round asks for it, not when the clock does
+}
+
+
+def main() -> None:
+    """Runs the rounds and prints what came of them."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--sessions", type=int, default=2_500)
+    parser.add_argument("--shoppers", type=int, default=600)
+    parser.add_argument("--scenario")
+    parser.add_argument("--bad-model", action="store_true")
+    parser.add_argument("--report", help="where to put the report")
+    parser.add_argument("--json")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="loop-") as folder:
+        home = Path(folder).resolve()
+        _prepare(home, given.bad_model)
+        began = time.monotonic()
+        with running(Console(width=160), home, ROOT / "dags") as (walk, _):
+            rows, lines = _rounds(walk, given)
+            written = watching.report()
+            lines += written.headlines if written else []
+            if written and given.report:
+                shutil.copy(written.path, given.report)
+        seconds = time.monotonic() - began
+    about = machine("apache-airflow", "mlflow", "torch")
+    show(f"The loop, {given.scenario or 'nothing special'}, {seconds:.0f} s", rows, about)
+    print("\n".join(lines))
+    write(given.json, {"rounds": rows, "lines": lines, "seconds": round(seconds), "machine": about})
+
+
+def _prepare(home: Path, bad_model: bool) -> None:
+    gate = home / "gate.toml"
+    gate.write_text(_EASY_GATE.format(least_gain=-1.0 if bad_model else -0.02), encoding="utf-8")
+    os.environ.update({name: os.environ.get(name, value) for name, value in _DEFAULTS.items()})
+    os.environ |= {"RECSYS_HOME": str(home), "RECSYS_GATE_RULES": str(gate)}
+    settings.cache_clear()
+
+
+def _rounds(walk: Walk, given: argparse.Namespace) -> tuple[list[dict[str, object]], list[str]]:
+    rows: list[dict[str, object]] = []
+    rates: list[Rate] = []
+    lines: list[str] = []
+    walk.begin()
+    walk.settle("first pass", "ingest_events", lambda: _count(walk, "promotions", "decision = 'promoted'") > 0)
+    for number in range(given.rounds):
+        last = number == given.rounds - 1
+        if given.bad_model and last:
+            _promote_mixed_up(walk)
+        serving = _champion(walk)
+        simulate(given.scenario, walk.replay_from, range(number, number + 1), given.sessions, given.shoppers)
+        judged = _count(walk, "promotions", _JUDGED)
+        walk.airflow.trigger("collect_feedback")
+        walk.settle(f"round {number + 1}", "collect_feedback", _done(walk, judged))
+        row, rate = _row(walk, number, serving)
+        rows.append(row)
+        rates.append(rate)
+        walk.console.print(row)
+    lines.append("The last round against the first: " + compare("click-through", rates[-1], "round 1", rates[0]))
+    return rows, lines
+
+
+def _done(walk: Walk, judged: int) -> Callable[[], bool]:
+    """Whether the gate has judged what was trained since."""
+    return lambda: _count(walk, "promotions", _JUDGED) > judged
+
+
+def _row(walk: Walk, number: int, serving: str) -> tuple[dict[str, object], Rate]:
+    day = (walk.replay_from + timedelta(days=number)).date()
+    with walk.warehouse.connect() as connection:
+        found = arm_figures(connection, Interval.of_day(day))
+        alarms = connection.execute(text("select rule, action, outcome from alarms order by alarm_id")).all()
+        decided = connection.execute(
+            text("select model_version || ' ' || decision from promotions order by promotion_id desc limit 1")
+        ).scalar()
+    rates = {arm: figures.rates[CLICK_THROUGH] for (_, arm), figures in found.items()}
+    own, popular = rates["model"], rates["popularity"]
+    row = {
+        "round": number + 1,
+        "served": serving,
+        "click_through": f"{own.value:.2%} ({own.low:.2%} to {own.high:.2%})",
+        "popularity": f"{popular.value:.2%} ({popular.low:.2%} to {popular.high:.2%})",
+        "the model before": f"{rates['the model before'].value:.2%}" if "the model before" in rates else "",
+        "alarms so far": "; ".join(f"{alarm.rule}: {alarm.outcome or alarm.action}" for alarm in alarms),
+        "then": decided,
+        "serves": _champion(walk),
+    }
+    return row, own
+
+
+def _promote_mixed_up(walk: Walk) -> None:
+    """A version of the champion's network whose items have each other's names, through the gate."""
+    from recsys_tasks.features.vocabulary import Vocabulary
+    from recsys_tasks.model.export import export_graphs
+    from recsys_tasks.model.files import TrainedModel, save_model
+    from recsys_tasks.registry import runs, versions
+    from recsys_tasks.steps.featuring import snapshot
+    from recsys_tasks.steps.training import evaluate_run, load_run_model, register_run
+
+    champion = versions.version_by_number(_champion(walk))
+    model = load_run_model(champion.run_id)
+    order = np.random.default_rng(0).permutation(len(model.vocabulary.item_ids))
+    known: Vocabulary = model.vocabulary
+    mixed = Vocabulary(
+        item_ids=tuple(known.item_ids[place] for place in order),
+        titles=known.titles,
+        category_paths=known.category_paths,
+        brands=known.brands,
+        counts=known.counts,
+    )
+    source, about = snapshot(champion.snapshot_id), {"started_from": "mixed up"}
+    with runs.start_run(source, {"mixed_up": True}, about) as run_id, tempfile.TemporaryDirectory() as folder:
+        save_model(TrainedModel(model.network, mixed), Path(folder))
+        export_graphs(model.network, Path(folder))
+        runs.log_model(run_id, Path(folder))
+    evaluate_run(run_id)
+    number = register_run(run_id)
+    walk.airflow.trigger("promote_model", version=number)
+    walk.settle("the mixed up model", "ingest_events", lambda: _champion(walk) == number)
+
+
+def _champion(walk: Walk) -> str:
+    from recsys_tasks.promotion.record import standing
+
+    return standing(walk.warehouse).served[-1].model_version
+
+
+def _count(walk: Walk, table: str, where: str) -> int:
+    with walk.warehouse.connect() as connection:
+        found: Any = connection.scalar(text(f"select count(*) from {table} where {where}"))
+    return int(found)
+
+
+if __name__ == "__main__":
+    main()
