@@ -2,7 +2,7 @@
 
 Each round: simulated people shop for a day at the endpoint, and Airflow collects, counts, judges, builds features,
 trains and promotes. With `--bad-model`, before the last round a model whose items are mixed up is let through a gate
-that asks for nothing. Households, sessions and times of training are small: the settings of `RECSYS_…` count where they are set.
+that asks for nothing. Households, sessions and times of training are small, where `RECSYS_…` does not say otherwise.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import json
 import platform
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import distributions, version
@@ -34,6 +34,7 @@ from recsys_tasks.serving.bundle import VOCABULARY
 _PYFUNC = Path(__file__).with_name("pyfunc_model.py")
 _SCHEMA_ROWS = 1_000
 _SYSTEM = "system"  # MLflow's own metrics of the machine
+_ONLINE = "online/"
 _INPUT = Schema(
     [
         ColSpec(Array(DataType.string), "history"),
@@ -191,7 +192,7 @@ def evaluation_of(run_id: str) -> dict[str, dict[str, float]]:
     table: dict[str, dict[str, float]] = {}
     for name, value in client().get_run(run_id).data.metrics.items():
         model, _, metric = name.rpartition("/")
-        if model and model != _SYSTEM:
+        if model and model != _SYSTEM and not model.startswith(_ONLINE):
             table.setdefault(model, {})[metric] = value
     return table
 
@@ -225,21 +226,22 @@ def log_comparison(run_id: str, champion: str, comparison: Comparison) -> None:
     client().log_dict(run_id, {"champion": champion, "gains": gains}, "comparison.json")
 
 
-def log_online(version: Version, metrics: dict[str, float], words: str) -> None:
-    """Writes what came of what a version showed: metrics of its run, and in words as the tag `online`.
+def log_online(version: Version, metrics: Mapping[tuple[str, str], float], words: str) -> None:
+    """Writes what came of what a version showed, by arm and metric: metrics of its run `online/<arm>/<metric>`, and in
+    words as the tag `online`.
 
     Raises:
         UnavailableError: MLflow does not answer.
     """
     try:
-        for name, value in metrics.items():
-            client().log_metric(version.run_id, name, value)
+        for (arm, metric), value in metrics.items():
+            client().log_metric(version.run_id, f"{_ONLINE}{_safe(arm)}/{metric}", value)
         _tag(version, online=words)
     except MlflowException as error:
         raise failure(error, f"Version {version.number} cannot be told what came of it") from error
 
 
-def safe(name: str) -> str:
+def _safe(name: str) -> str:
     """A name without the signs that MLflow does not take in names of metrics."""
     return re.sub(r"[^\w\-. :]", "_", name)
 

@@ -21,7 +21,7 @@ from recsys_tasks.steps.promoting import rollback
 from recsys_tasks.warehouse import engine
 
 log = logging.getLogger(__name__)
-REPORT = "report.html"
+REPORT, EVERYBODY = "report.html", "everybody"
 _FROM_THE_START = "training from the start"
 
 
@@ -55,21 +55,17 @@ def log_online() -> None:
         if whole is None:
             return
         found = online_metrics(connection, whole)
-    by_version: dict[str, dict[str, float]] = {}
+    by_version: dict[str, dict[tuple[str, str], float]] = {}
     for shown, figures in found.items():
         if shown.list == RECOMMENDATIONS and not shown.segment and shown.model_version:
-            arm = f"online_{shown.arm}" if shown.arm else "online"
-            rates = {f"{runs.safe(arm)}/{metric}": rate.value for metric, rate in figures.rates.items()}
-            rates[f"{runs.safe(arm)}/visitors"] = figures.visitors
-            by_version.setdefault(shown.model_version, {}).update(rates)
+            of_version = by_version.setdefault(shown.model_version, {})
+            arm = shown.arm or EVERYBODY
+            of_version |= {(arm, metric): rate.value for metric, rate in figures.rates.items()}
+            of_version[arm, "visitors"] = figures.visitors
     for number, metrics in by_version.items():
-        words = ", ".join(
-            f"{name.partition('/')[0]} {value:.2%}" for name, value in metrics.items() if name.endswith(CLICK_THROUGH)
-        )
+        words = ", ".join(f"{arm} {value:.2%}" for (arm, metric), value in metrics.items() if metric == CLICK_THROUGH)
         try:
-            runs.log_online(
-                versions.version_by_number(number), metrics, f"click-through until {whole.end:%Y-%m-%d}: {words}"
-            )
+            runs.log_online(versions.version_by_number(number), metrics, f"until {whole.end:%Y-%m-%d}: {words}")
         except InputError as error:  # it was deleted from the registry, its impressions were not
             log.warning("Version %s: %s", number, error)
 

@@ -1,0 +1,202 @@
+"""What the watch over feedback finds in a warehouse: arms, falls, drift; and what becomes of alarms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sqlalchemy import Engine, text
+
+from recsys_tasks.feedback.experiments import exploring, verdicts
+from recsys_tasks.feedback.outcomes import CountingRules, count_outcomes
+from recsys_tasks.feedback.report import make_report
+from recsys_tasks.feedback.watching import Found, Served, judge, open_alarms, read_rules, write_alarms
+from recsys_tasks.interval import Interval
+from recsys_tasks.serving.experiment import Arm, Experiment
+from tests.integration.feedback import START, catalogue, did, report, shown
+
+EXPERIMENT = Experiment("x", [Arm("ours", 0.5), Arm("popular", 0.5, "popularity")])
+SERVED = Served("2", START - timedelta(days=1), "1")
+WEEK = Interval(START - timedelta(days=20), START + timedelta(days=20))
+
+
+@pytest.fixture
+def shop(warehouse: Engine, tmp_path: Path) -> Engine:
+    catalogue(warehouse, tmp_path)
+    return warehouse
+
+
+def _lists(at: datetime, chance: Callable[[str], float], visitors: int = 400, seed: int = 0, **about: Any) -> list[Any]:
+    """A list of four items for each visitor, half of them in either arm, and what they clicked."""
+    random, rows = np.random.default_rng(seed), []
+    for number in range(visitors):
+        arm = ("ours", "popular")[number % 2]
+        request, when = f"r{at:%d%H}-{number}", at + timedelta(minutes=number)
+        told = {"experiment": "x", "arm": arm, "model_version": "2", **about}
+        rows += shown(request, ["i1", "i2", "i3", "i4"], user=f"v{number}", at=when, **told)
+        for item in np.flatnonzero(random.random(4) < chance(arm)):
+            minutes = (when - START) / timedelta(minutes=1) + 1
+            rows.append(did("view", f"i{item + 1}", f"v{number}", minutes, request_id=request))
+    return rows
+
+
+def _judge(shop: Engine, served: Served = SERVED) -> dict[str, Found]:
+    count_outcomes(shop, CountingRules(24, 60))
+    with shop.begin() as connection:
+        found = judge(connection, read_rules(), served, EXPERIMENT)
+        write_alarms(connection, found, served)
+    return {finding.rule.name: finding for finding in found}
+
+
+def test_before_anything_was_shown_nothing_is_found(shop: Engine) -> None:
+    assert _judge(shop) == {}
+
+
+def test_a_version_that_loses_to_popularity_is_to_go_and_the_alarm_says_why(shop: Engine, tmp_path: Path) -> None:
+    report(shop, tmp_path, _lists(START, lambda arm: 0.1 if arm == "ours" else 0.3))
+    found = _judge(shop)["loses to what is popular"]
+    assert found.holds
+    assert found.rule.then == "roll_back"
+    assert "version 2 9.25%" in found.explanation
+    assert "the arm 'popular' 29.62%" in found.explanation
+    with shop.connect() as connection:
+        (alarm,) = (alarm for alarm in open_alarms(connection) if alarm.action == "roll_back")
+    assert (alarm.model_version, alarm.explanation) == ("2", found.explanation)
+    _judge(shop)  # once more: the same alarm
+    with shop.connect() as connection:
+        assert [one.alarm_id for one in open_alarms(connection) if one.action == "roll_back"] == [alarm.alarm_id]
+    _judge(shop, Served("3", SERVED.cutoff, "2"))  # of another version nothing is known
+    with shop.connect() as connection:
+        assert not [one for one in open_alarms(connection) if one.action == "roll_back"]
+
+
+def test_a_version_that_is_as_good_or_that_few_saw_stays(shop: Engine, tmp_path: Path) -> None:
+    report(shop, tmp_path, _lists(START, lambda _: 0.2))
+    assert not _judge(shop)["loses to what is popular"].holds
+
+
+def test_with_few_visitors_arms_are_not_judged(shop: Engine, tmp_path: Path) -> None:
+    report(shop, tmp_path, _lists(START, lambda arm: 0.0 if arm == "ours" else 0.9, visitors=20))
+    assert "loses to what is popular" not in _judge(shop)
+
+
+def test_a_fall_against_the_days_before_asks_for_a_training(shop: Engine, tmp_path: Path) -> None:
+    report(shop, tmp_path, _lists(START - timedelta(days=2), lambda _: 0.3))
+    assert "click-through falls" not in _judge(shop)
+    report(shop, tmp_path, _lists(START, lambda _: 0.15, seed=1))
+    found = _judge(shop)["click-through falls"]
+    assert found.holds
+    assert found.rule.then == "retrain"
+
+
+def test_other_things_bought_than_it_learned_from_are_noticed_and_the_same_are_not(
+    shop: Engine, tmp_path: Path
+) -> None:
+    random = np.random.default_rng(0)
+
+    def bought(days: float, shares: np.ndarray, count: int = 600) -> list[Any]:
+        items = random.choice(20, count, p=shares)
+        return [
+            did("purchase", f"i{item}", f"b{number}", days * 1_440 + number / 10) for number, item in enumerate(items)
+        ]
+
+    usual = np.full(20, 1 / 20)
+    report(shop, tmp_path, [*bought(-5, usual), *bought(0, usual), *_lists(START, lambda _: 0.2)])
+    assert not _judge(shop)["other things are taken"].holds
+    other = np.concatenate([np.full(5, 0.15), np.full(15, 0.25 / 15)])
+    report(shop, tmp_path, [*bought(3, other), *_lists(START + timedelta(days=3), lambda _: 0.2, seed=2)])
+    found = _judge(shop)["other things are taken"]
+    assert found.holds
+    assert "i" in found.explanation
+
+
+def test_feedback_that_is_refused_holds_promotions(shop: Engine, tmp_path: Path) -> None:
+    bad = [did("view", "i1", f"x{number}", price=-1) for number in range(100)]
+    report(shop, tmp_path, [*_lists(START, lambda _: 0.2, visitors=100), *bad])
+    found = _judge(shop)["feedback is broken"]
+    assert found.holds
+    assert found.rule.then == "hold"
+
+
+def test_arms_that_lost_their_visitors_are_not_to_be_believed(shop: Engine, tmp_path: Path) -> None:
+    rows = [row for row in _lists(START, lambda _: 0.2) if row["user_id"] not in {f"v{n}" for n in range(1, 300, 2)}]
+    report(shop, tmp_path, rows)
+    assert _judge(shop)["visitors are divided wrongly"].holds
+    with shop.connect() as connection:
+        (verdict,) = verdicts(connection, WEEK, EXPERIMENT)
+    assert not verdict.believable
+    assert "not divided" in verdict.lines()[0]
+
+
+def test_the_verdict_says_who_is_ahead_and_whether_that_is_certain(shop: Engine, tmp_path: Path) -> None:
+    report(shop, tmp_path, _lists(START, lambda arm: 0.3 if arm == "ours" else 0.1))
+    _judge(shop)
+    with shop.connect() as connection:
+        (verdict,) = verdicts(connection, WEEK, EXPERIMENT)
+    (line,) = verdict.lines()
+    assert line.startswith("popular: 11.25%")
+    assert "it is behind" in line
+
+
+def test_of_two_lists_in_one_the_verdict_says_which_people_prefer(shop: Engine, tmp_path: Path) -> None:
+    rows = []
+    for number in range(200):
+        teams = ["model", "neighbours", "model", "neighbours"]
+        rows += shown(f"r{number}", ["i1", "i2", "i3", "i4"], f"v{number}", experiment="x", arm="both", teams=teams)
+        item = "i1" if number % 10 < 7 else "i2"
+        rows.append(did("view", item, f"v{number}", request_id=f"r{number}"))
+    report(shop, tmp_path, rows)
+    _judge(shop)
+    with shop.connect() as connection:
+        (verdict,) = verdicts(connection, WEEK)
+    assert "both: 70% of 200 people clicked more of model than of neighbours" in verdict.lines()[0]
+
+
+def test_what_exploring_costs_is_told_from_the_chances(shop: Engine, tmp_path: Path) -> None:
+    random, rows = np.random.default_rng(0), []
+    for number in range(300):
+        best = random.random(4) < 0.8
+        chances = np.where(best, 0.8 + 0.2 / 10, 0.2 / 10).tolist()
+        rows += shown(f"r{number}", ["i1", "i2", "i3", "i4"], f"v{number}", model_version="2", propensities=chances)
+        for place in np.flatnonzero(random.random(4) < np.where(best, 0.4, 0.05)):
+            rows.append(did("view", f"i{place + 1}", f"v{number}", request_id=f"r{number}"))
+    report(shop, tmp_path, rows)
+    _judge(shop)
+    with shop.connect() as connection:
+        found = exploring(connection, WEEK, "2")
+        assert exploring(connection, WEEK, "1") is None
+    assert found is not None
+    assert found.without.low <= 0.4 <= found.without.high
+    assert found.shown < found.without.value
+
+
+def test_the_report_has_all_of_it_in_one_file(shop: Engine, tmp_path: Path) -> None:
+    report(shop, tmp_path, _lists(START, lambda arm: 0.3 if arm == "ours" else 0.1))
+    findings = list(_judge(shop).values())
+    with shop.begin() as connection:
+        connection.execute(
+            text(
+                "insert into promotions (model_version, run_id, snapshot_id, decision, reasons)"
+                """ values ('2', 'run', 'snapshot', 'promoted', '["<good>"]')"""
+            )
+        )
+        made = make_report(connection, findings, EXPERIMENT, lambda run: {"mrr_20": 0.2, "recall_20": 0.4})
+    assert made is not None
+    page = made.html()
+    assert "above, at 95 % confidence" in made.headlines[0]
+    for part in (
+        "<svg",
+        "popular: 11.25%",
+        "loses to what is popular",
+        "0.4000",
+        "&lt;good&gt;",
+        "Quarantine is empty",
+    ):
+        assert part in page
+    assert "http://" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
+        "http://creativecommons.org", ""
+    )
