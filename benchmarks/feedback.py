@@ -1,0 +1,357 @@
+"""Exactly once, through anything: `python benchmarks/feedback.py --events 1000000 --kills 200`.
+
+Callers post batches of events to two endpoints until each is acknowledged, at the other endpoint where one does not
+answer; a collector takes the endpoints' journals into the warehouse again and again. Meanwhile endpoints, collector and
+database are killed at random moments, the database stays away for a while, one endpoint is lost and its disk goes on in
+another one, and the clocks of some callers are off. In the end each acknowledged event has to be in the warehouse
+exactly once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+import httpx
+import psutil
+import sqlalchemy
+from sqlalchemy import text
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.report import machine, show, write
+from recsys_tasks.stack.environment import any_free_port
+from recsys_tasks.warehouse import embedded, migrate
+
+_BATCH, _ITEMS, _USERS = 500, 1_000, 20_000
+_TOKEN = "benchmark"  # noqa: S105
+_PATIENCE = 120.0
+_OFF = (timedelta(0), timedelta(minutes=4), timedelta(hours=-7), timedelta(days=-2))  # clocks of callers
+
+
+class Survived(NamedTuple):
+    """What came of it: events that were acknowledged, of these how many are not in the warehouse (`lost`) or in it more
+    than once (`doubled`), how many processes were killed, and how many events a second came through in all."""
+
+    acknowledged: int
+    lost: int
+    doubled: int
+    kills: int
+    events_per_s: float
+    seconds: float
+    killed: str
+
+
+def main() -> None:
+    """Runs the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--events", type=int, default=1_000_000)
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--away", type=float, default=60.0, help="seconds that the database stays away once")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="feedback-") as folder:
+        found = survive(Path(folder).resolve(), given.events, given.kills, given.away, given.seed)
+    about = machine("psycopg", "uvicorn", "great-expectations")
+    show("Exactly once", [found._asdict()], about)
+    write(given.json, {**found._asdict(), "machine": about})
+    if found.lost or found.doubled:
+        raise SystemExit(1)
+
+
+def survive(folder: Path, events: int, kills: int, away: float, seed: int = 0) -> Survived:
+    """Lets events through while processes are killed; see above.
+
+    Args:
+        folder: for all that is written.
+        events: how many are posted; kills: how many processes are killed meanwhile.
+        away: for how many seconds the database stays away once.
+        seed: of who is killed and when.
+    """
+    began = time.monotonic()
+    with _Database(folder) as database, _Endpoints(folder) as endpoints:
+        collector = _Collector(folder, database, endpoints)
+        callers = [_Caller(endpoints, number, events // 2) for number in range(2)]
+        collector.start()
+        for caller in callers:
+            caller.start()
+        killed = _kill(random.Random(seed), kills, away, database, endpoints, collector, callers)  # noqa: S311
+        for caller in callers:
+            caller.join()
+        endpoints.move(1)  # its disk goes on elsewhere
+        collector.finish()
+        acknowledged = sum(len(caller.acknowledged) * _BATCH for caller in callers)
+        lost, doubled = _compare(database, callers)
+    seconds = time.monotonic() - began
+    counts = ", ".join(f"{count} {name}" for name, count in killed.items())
+    return Survived(acknowledged, lost, doubled, sum(killed.values()), acknowledged / seconds, seconds, counts)
+
+
+def _kill(
+    chance: random.Random,
+    kills: int,
+    away: float,
+    database: _Database,
+    endpoints: _Endpoints,
+    collector: _Collector,
+    callers: list[_Caller],
+) -> dict[str, int]:
+    """Kills processes at random moments, spread over the time that the callers need; how many of each kind."""
+    killed = {"endpoints": 0, "collectors": 0, "databases": 0}
+    for number in range(kills):
+        share = number / kills
+        while sum(caller.share for caller in callers) / len(callers) < share and any(c.is_alive() for c in callers):
+            time.sleep(0.02)
+        time.sleep(chance.uniform(0, 0.5))
+        who = chance.choices(list(killed), [5, 4, 1])[0]
+        if who == "endpoints":
+            endpoints.kill(chance.randrange(2))
+        elif who == "databases":
+            database.kill()
+            time.sleep(away if killed["databases"] == 0 else 0)
+            database.start()
+        elif not collector.kill():
+            endpoints.kill(chance.randrange(2))
+            who = "endpoints"
+        killed[who] += 1
+    return killed
+
+
+def _compare(database: _Database, callers: list[_Caller]) -> tuple[int, int]:
+    """How many acknowledged events are missing, and how many are there more than once."""
+    engine = database.engine()
+    with engine.connect() as connection:
+        found = connection.execute(text("select event_id, count(*) from events group by event_id")).all()
+    engine.dispose()
+    stored = {row[0]: row[1] for row in found}
+    told = [event_id for caller in callers for batch in caller.acknowledged for event_id in caller.ids(batch)]
+    return sum(event_id not in stored for event_id in told), sum(count > 1 for count in stored.values())
+
+
+class _Database:
+    """A PostgreSQL of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder / "database"
+
+    def __enter__(self) -> _Database:
+        self.start()
+        engine = self.engine()
+        migrate(engine)
+        with engine.begin() as connection:
+            connection.execute(
+                text(
+                    "insert into item_versions (item_id, valid_from, batch, source)"
+                    " select 'i' || number, '-infinity', 0, 'benchmark' from generate_series(0, :most) as number"
+                ),
+                {"most": _ITEMS},
+            )
+        engine.dispose()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.cleanup()
+
+    def start(self) -> None:
+        """Starts it, or sees that it runs."""
+        self._server = embedded.start(self._folder)
+        self.url = embedded.url(self._server, "warehouse")
+
+    def kill(self) -> None:
+        """Stops all of its processes at once, without a checkpoint."""
+        postmaster = psutil.Process(int(self._server.get_postmaster_info().pid))
+        postmaster.send_signal(signal.SIGQUIT)
+        psutil.wait_procs([postmaster], timeout=20)
+
+    def engine(self) -> sqlalchemy.Engine:
+        """To look into it."""
+        return sqlalchemy.create_engine(self.url, connect_args={"options": "-c timezone=UTC"})
+
+
+class _Endpoints:
+    """Two endpoints, each with a disk of its own, started again when they are killed."""
+
+    def __init__(self, folder: Path) -> None:
+        self._homes = [folder / f"endpoint{number}" for number in range(2)]
+        self._ports = [any_free_port() for _ in self._homes]
+        self._processes: list[subprocess.Popen[bytes] | None] = [None, None]
+
+    def __enter__(self) -> _Endpoints:
+        for number in range(2):
+            self._start(number)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._processes:
+            if process is not None:
+                process.kill()
+                process.wait()
+
+    @property
+    def urls(self) -> list[str]:
+        """Their addresses."""
+        return [f"http://127.0.0.1:{port}" for port in self._ports]
+
+    def kill(self, number: int) -> None:
+        """Kills one; it is started again at once, and is away until it has read its journal."""
+        process = self._processes[number]
+        assert process is not None  # noqa: S101
+        process.kill()
+        process.wait()
+        self._start(number)
+
+    def move(self, number: int) -> None:
+        """Another endpoint at another address goes on with the disk of one that is lost."""
+        process = self._processes[number]
+        assert process is not None  # noqa: S101
+        process.kill()
+        process.wait()
+        moved = self._homes[number].with_name("moved")
+        self._homes[number].rename(moved)
+        self._homes[number], self._ports[number] = moved, any_free_port()
+        self._start(number)
+        _wait(self.urls[number])
+
+    def _start(self, number: int) -> None:
+        home = self._homes[number]
+        home.mkdir(exist_ok=True)
+        environment = {**os.environ, "RECSYS_HOME": str(home), "RECSYS_ADMIN_TOKEN": _TOKEN}
+        command = [sys.executable, "-m", "recsys_tasks", "serve", "--port", str(self._ports[number])]
+        self._processes[number] = subprocess.Popen(command, env=environment, cwd=home, stderr=subprocess.DEVNULL)  # noqa: S603
+
+
+@dataclass
+class _Collector:
+    """Collects again and again, in a process of its own each time."""
+
+    folder: Path
+    database: _Database
+    endpoints: _Endpoints
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Begins, in a thread."""
+        self._thread = threading.Thread(target=self._collect, daemon=True)
+        self._thread.start()
+
+    def kill(self) -> bool:
+        """Kills a collection under way; whether there was one."""
+        process = self._process
+        if process is None or process.poll() is not None:
+            return False
+        process.kill()
+        process.wait()
+        return True
+
+    def finish(self) -> None:
+        """Ends the thread, then collects what is left until a collection succeeds that finds nothing new."""
+        self._stop.set()
+        self._thread.join()
+        deadline = time.monotonic() + 10 * _PATIENCE
+        while True:
+            done = subprocess.run(self._command, env=self._environment, capture_output=True, text=True, check=False)  # noqa: S603
+            if done.returncode == 0 and '"read": 0' in done.stdout:
+                return
+            if time.monotonic() > deadline:
+                raise SystemExit(f"The journals could not be collected: {done.stdout}{done.stderr}")
+
+    def _collect(self) -> None:
+        while not self._stop.is_set():
+            self._process = subprocess.Popen(  # noqa: S603
+                self._command, env=self._environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
+            self._process.wait()
+
+    @property
+    def _command(self) -> list[str]:
+        return [sys.executable, "-W", "ignore", "-m", "recsys_tasks", "feedback", "--json"]
+
+    @property
+    def _environment(self) -> dict[str, str]:
+        urls = "[" + ",".join(f'"{url}"' for url in self.endpoints.urls) + "]"
+        return {
+            **os.environ,
+            "RECSYS_HOME": str(self.folder / "collector"),
+            "RECSYS_WAREHOUSE_URL": self.database.url,
+            "RECSYS_ENDPOINT_URLS": urls,
+            "RECSYS_ADMIN_TOKEN": _TOKEN,
+            "GX_ANALYTICS_ENABLED": "false",
+        }
+
+
+class _Caller(threading.Thread):
+    """Posts its events, batch by batch, each until it is acknowledged, by whichever endpoint answers."""
+
+    def __init__(self, endpoints: _Endpoints, number: int, events: int) -> None:
+        super().__init__(daemon=True)
+        self._endpoints, self._number, self._batches = endpoints, number, events // _BATCH
+        self._begin = datetime.now(UTC) - timedelta(days=3)
+        self.acknowledged: list[int] = []
+
+    @property
+    def share(self) -> float:
+        """How much of it is done."""
+        return len(self.acknowledged) / self._batches
+
+    def ids(self, batch: int) -> Iterator[str]:
+        """The ids of a batch's events."""
+        return (f"e{self._number}-{batch * _BATCH + place}" for place in range(_BATCH))
+
+    def run(self) -> None:
+        """Posts all of them."""
+        with httpx.Client(timeout=10) as http:
+            for batch in range(self._batches):
+                self._post(http, batch)
+                self.acknowledged.append(batch)
+
+    def _post(self, http: httpx.Client, batch: int) -> None:
+        at = self._begin + timedelta(seconds=batch) + _OFF[batch % len(_OFF)]
+        body = [
+            {
+                "event_id": event_id,
+                "event_type": "view",
+                "user_id": f"u{hash((batch, place)) % _USERS}",
+                "item_id": f"i{(batch * 7 + place) % _ITEMS}",
+                "event_time": at.isoformat(),
+            }
+            for place, event_id in enumerate(self.ids(batch))
+        ]
+        attempt, deadline = self._number, time.monotonic() + _PATIENCE
+        while time.monotonic() < deadline:
+            url = self._endpoints.urls[attempt % 2]
+            try:
+                if http.post(f"{url}/v1/events", json=body).status_code == httpx.codes.OK:
+                    return
+            except httpx.TransportError:
+                time.sleep(0.05)
+            attempt += 1
+        raise SystemExit(f"batch {batch} was acknowledged by nobody for {_PATIENCE:.0f} s")
+
+
+def _wait(url: str) -> None:
+    deadline = time.monotonic() + _PATIENCE
+    while time.monotonic() < deadline:
+        try:
+            httpx.get(f"{url}/healthz", timeout=5)
+            return
+        except httpx.TransportError:
+            time.sleep(0.1)
+    raise SystemExit(f"{url} did not come up")
+
+
+if __name__ == "__main__":
+    main()
