@@ -33,7 +33,7 @@ from recsys_tasks.registry.tracking import client
 from recsys_tasks.serving.bundle import DECODER, MANIFEST, bundle_digest, seal
 from recsys_tasks.settings import settings
 from recsys_tasks.stack.environment import any_free_port
-from recsys_tasks.steps import promoting, reconciling, trying
+from recsys_tasks.steps import promoting, reconciling, trying, watching
 from recsys_tasks.warehouse import database_url, engine
 from tests.conftest import database, fresh_warehouse
 from tests.integration.endpoints import TOKEN, running_endpoint, served_versions
@@ -438,3 +438,50 @@ def _shown(warehouse: Engine, version: str, people: int, acting: int) -> None:
     with warehouse.begin() as connection:
         connection.execute(text("select create_event_month(date_trunc('month', cast(:at as date))::date)"), {"at": at})
         connection.execute(text(_SHOWN), {"version": version, "at": at, "people": people, "acting": acting})
+
+
+def _alarm(shop: Shop, version: str, action: str) -> None:
+    with shop.warehouse.begin() as connection:
+        connection.execute(text("delete from alarms"))
+        connection.execute(
+            text(
+                "insert into alarms (rule, model_version, action, explanation, evidence)"
+                " values ('loses', :version, :action, '1% against 3%', '{}')"
+            ),
+            {"version": version, "action": action},
+        )
+
+
+def test_an_alarm_takes_the_version_back_once_and_the_record_says_why(shop: Shop) -> None:
+    shop.promote("2")
+    _alarm(shop, "2", "roll_back")
+    found = watching.react()
+    assert (found.rolled_back_to, found.retrain) == ("1", False)
+    assert shop.serving() == ["1", "1", "1"]
+    assert shop.last.decision == "rolled_back"
+    assert shop.last.reasons == ["loses: 1% against 3%"]
+    assert _alias(CHAMPION) == "1"
+    assert watching.react().rolled_back_to is None
+    assert shop.serving() == ["1", "1", "1"]
+
+
+def test_an_alarm_about_a_version_that_serves_no_more_takes_nothing_back(shop: Shop) -> None:
+    shop.promote("2")
+    _alarm(shop, "1", "roll_back")
+    assert watching.react().rolled_back_to is None
+    assert shop.serving() == ["2", "2", "2"]
+
+
+def test_the_first_version_stays_where_there_is_nothing_to_go_back_to(shop: Shop) -> None:
+    _alarm(shop, "1", "roll_back")
+    assert watching.react().rolled_back_to is None
+    assert shop.serving() == ["1", "1", "1"]
+    with shop.warehouse.connect() as connection:
+        assert "no version before it" in str(connection.scalar(text("select outcome from alarms")))
+
+
+def test_an_alarm_asks_for_a_training_once(shop: Shop) -> None:
+    _alarm(shop, "1", "retrain")
+    assert watching.react().retrain
+    assert "1% against 3%" in watching.why_retrain()
+    assert not watching.react().retrain

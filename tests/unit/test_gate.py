@@ -82,6 +82,12 @@ def test_another_signature_than_the_champions_refuses() -> None:
     assert _broken(_decide(_comparison(0.001, 0.005), same_schema=False)) == ["signature"]
 
 
+def test_an_alarm_that_holds_promotions_refuses_and_says_why() -> None:
+    decision = _decide(_comparison(0.001, 0.005), holds=["since noon: feedback is broken: 9 of 10 rows"])
+    assert _broken(decision) == ["no alarm holds promotions"]
+    assert "9 of 10 rows" in decision.reasons[0]
+
+
 def test_a_champion_that_cannot_be_compared_with_is_said_and_the_baselines_decide() -> None:
     decision = _decide(notes=["not compared with champion version 3: its model was deleted"])
     assert decision.promote
