@@ -65,6 +65,7 @@ def main() -> None:
     parser.add_argument("--scenario")
     parser.add_argument("--bad-model", action="store_true")
     parser.add_argument("--report", help="where to put the report")
+    parser.add_argument("--picture", help="where to put the picture of click-through by day and arm, as SVG")
     parser.add_argument("--json")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="loop-") as folder:
@@ -74,9 +75,12 @@ def main() -> None:
         with running(Console(width=160), home, ROOT / "dags") as (walk, _):
             rows, lines = _rounds(walk, given)
             written = watching.report()
-            lines += written.headlines if written else []
-            if written and given.report:
-                shutil.copy(written.path, given.report)
+            if written is not None:
+                lines += written.report.headlines
+                if given.report:
+                    shutil.copy(written.path, given.report)
+                if given.picture:
+                    Path(given.picture).write_text(written.report.pictures["days"], encoding="utf-8")
         seconds = time.monotonic() - began
     about = machine("apache-airflow", "mlflow", "torch")
     show(f"The loop, {given.scenario or 'nothing special'}, {seconds:.0f} s", rows, about)

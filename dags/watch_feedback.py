@@ -88,8 +88,8 @@ def watch_feedback() -> None:
         written = watching.report()
         if written is None:
             raise AirflowSkipException("Nothing was shown so far")
-        loop.note(" ".join(written.headlines))
-        return written.headlines
+        loop.note(" ".join(written.report.headlines))
+        return written.report.headlines
 
     asked = react()
     count() >> judge() >> asked

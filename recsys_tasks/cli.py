@@ -329,7 +329,7 @@ def _report(given: argparse.Namespace) -> None:
     written = watching.report()
     if written is None:
         raise InputError("Nothing was shown to anybody so far, or its feedback was not counted: see the verb watch")
-    _show(given, {"report": written.path, "headlines": written.headlines})
+    _show(given, {"report": written.path, "headlines": written.report.headlines})
 
 
 def _simulate(given: argparse.Namespace) -> None:

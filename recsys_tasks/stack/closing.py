@@ -93,7 +93,7 @@ def show_report(walk: Walk) -> None:
     if written is None:
         raise InvariantError("Nothing that was shown has come back to the warehouse, so there is nothing to report")
     walk.console.print("\n[bold]What came of what was shown[/]")
-    for headline in written.headlines:
+    for headline in written.report.headlines:
         walk.console.print(f"  {headline}", highlight=False)
     walk.console.print(f"  The whole report: file://{written.path}", soft_wrap=True, highlight=False)
 

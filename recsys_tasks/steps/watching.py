@@ -11,7 +11,7 @@ from recsys_tasks.errors import InputError
 from recsys_tasks.feedback import outcomes, watching
 from recsys_tasks.feedback.experiments import RECOMMENDATIONS
 from recsys_tasks.feedback.metrics import CLICK_THROUGH, online_metrics
-from recsys_tasks.feedback.report import make_report
+from recsys_tasks.feedback.report import Report, make_report
 from recsys_tasks.promotion import record
 from recsys_tasks.registry import runs, versions
 from recsys_tasks.serving.experiment import Experiment, read_experiment
@@ -134,10 +134,10 @@ def _note(alarm: watching.Alarm, outcome: str) -> None:
 
 
 class Written(NamedTuple):
-    """The report: where it is, and what matters of it."""
+    """The report, and where it is."""
 
     path: Path
-    headlines: list[str]
+    report: Report
 
 
 def report() -> Written | None:
@@ -159,7 +159,7 @@ def report() -> Written | None:
     path = settings().home / REPORT
     path.write_text(made.html(), encoding="utf-8")
     runs.log_file(served[-1].run_id, path)
-    return Written(path, made.headlines)
+    return Written(path, made)
 
 
 def _standing(served: Sequence[record.Subject]) -> watching.Served:
