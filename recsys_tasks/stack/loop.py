@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from rich.console import Console
 from sqlalchemy import Engine, text
@@ -19,7 +19,7 @@ from recsys_tasks.steps.simulating import simulate
 
 _POLL_SECONDS = 2.0
 _QUIET_SECONDS = 12.0
-_DAYS = 2
+_LATE_HOURS = 6
 _EPOCH_SECONDS = 15.0
 _SESSIONS, _SHOPPERS = 400, 1_000
 
@@ -55,7 +55,7 @@ class Walk:
                 "collect_feedback",
                 self._judged_with_feedback,
             )
-        if self._days_shopped() < _DAYS:
+        if not self._shopped_on(1):
             self._shop(1)
             ingesting.load_feedback(ingesting.fetch_feedback())
             watching.count()
@@ -169,8 +169,11 @@ class Walk:
             )
         )
 
-    def _days_shopped(self) -> int:
-        return self._scalar("select count(distinct day) from request_outcomes where traffic = 'shopper'")
+    def _shopped_on(self, day: int) -> bool:
+        """Whether people came on a day of the scenario; those of the day before may stay until after midnight."""
+        with self.warehouse.connect() as connection:
+            last = connection.scalar(text("select max(shown_at) from request_outcomes where traffic = 'shopper'"))
+        return last is not None and last >= self.replay_from + timedelta(days=day, hours=_LATE_HOURS)
 
     def _feedback_in_warehouse(self) -> int:
         return self._scalar("select count(*) from events where source = 'feedback'")

@@ -1,5 +1,5 @@
--- Grain: one item at one place of the recommended lists of the weeks before the cut-off, as far as the batches up to
--- :known tell: how often it was shown there, and how often it was acted on. Machines and the shop itself are left out.
+-- Grain: one item at one place of the lists of the weeks before the cut-off, as far as the batches up to :known tell:
+-- how often it was shown there, and how often it was acted on. Machines are left out.
 with shown as (
     select
         events.request_id,
