@@ -81,6 +81,7 @@ class TrainingData(NamedTuple):
         final_stops: the same for the decay [U], in which the events held out for validation take part.
         freshness: with what chance a window that ends with an event takes part in an epoch of the decay [N]; None
             where nothing is known of time.
+        news: with what chance before the decay [N]; None where all do.
     """
 
     timeline: Timeline
@@ -88,6 +89,7 @@ class TrainingData(NamedTuple):
     stops: np.ndarray
     final_stops: np.ndarray
     freshness: np.ndarray | None = None
+    news: np.ndarray | None = None
 
 
 @dataclass
@@ -272,8 +274,8 @@ class _Loop:
 
     def _spans(self, random: np.random.Generator) -> Iterator[Spans]:
         timeline, config = self.data.timeline, self.config
-        freshness = self.data.freshness if self.phase == "decay" else None
-        for span in epoch_windows(timeline, self._stops, config.window, config.batch_tokens, random, freshness):
+        chance = self.data.freshness if self.phase == "decay" else self.data.news
+        for span in epoch_windows(timeline, self._stops, config.window, config.batch_tokens, random, chance):
             if self.over:
                 return
             yield span

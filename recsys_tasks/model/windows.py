@@ -151,6 +151,22 @@ def events_until(starts: np.ndarray, stops: np.ndarray, count: int) -> np.ndarra
     return np.flatnonzero(np.cumsum(edges[:-1]) > 0)
 
 
+def news(seconds: np.ndarray, since: float, stops: np.ndarray, starts: np.ndarray) -> np.ndarray | None:
+    """Chance of events [N] that a model goes on with which knows all from before a time: 1 for later ones, and for
+    those of before as much as makes about as many of them, so that what it knew is not forgotten (experience replay).
+    None where nothing is later.
+
+    Training events are those of each user from `starts` to `stops` [U].
+    """
+    later = seconds >= since
+    taken = np.zeros(len(seconds), bool)
+    taken[events_until(starts, stops, len(seconds))] = True
+    new, old = int((taken & later).sum()), int((taken & ~later).sum())
+    if not new:
+        return None
+    return np.where(later, 1.0, min(1.0, new / max(old, 1)))
+
+
 def freshness(seconds: np.ndarray, stops: np.ndarray, starts: np.ndarray) -> np.ndarray:
     """Chance of events [N], halved for each third of the training events that come after them in time.
 

@@ -42,7 +42,7 @@ from recsys_tasks.model.export import export_graphs, verify_graphs
 from recsys_tasks.model.files import TrainedModel, load_model, save_model, warm_start
 from recsys_tasks.model.network import NetworkConfig, Recommender
 from recsys_tasks.model.training import Plan, TrainingConfig, TrainingData, TrainingReport, build_network, train
-from recsys_tasks.model.windows import freshness, training_stops
+from recsys_tasks.model.windows import freshness, news, training_stops
 from recsys_tasks.names import CHAMPION
 from recsys_tasks.registry import runs, versions
 from recsys_tasks.registry.tracking import client
@@ -52,6 +52,7 @@ from recsys_tasks.steps.featuring import snapshot
 log = logging.getLogger(__name__)
 SCRATCH = "scratch"
 _VALIDATION_QUESTIONS = 1_500
+_GOING_ON = 4  # a training that goes on has a rate so many times smaller
 _NOTHING: Mapping[str, str] = {}
 
 
@@ -68,13 +69,21 @@ def train_model(snapshot_id: str | None = None, from_scratch: bool = False) -> s
     found = None if from_scratch else _champion()
     if found is None:
         return _fit(task, _fresh_network(config, task, chosen.seed), schedule, SCRATCH)
-    number, champion = found
-    network = _fresh_network(recipe.in_the_sizes_of(champion.network.config, config), task, chosen.seed)
-    known = warm_start(network, task.vocabulary, champion)
-    log.info("Going on from version %s, which knows %d of %d items", number, known, len(task.vocabulary))
+    champion, model = found
+    network = _fresh_network(recipe.in_the_sizes_of(model.network.config, config), task, chosen.seed)
+    task = _go_on(task, network, champion, model)
     # It goes on from a good place: a small rate keeps what the champion knows.
-    schedule = replace(schedule, epochs=1, seconds=chosen.incremental_seconds, rate=schedule.rate / 4)
-    return _fit(task, network, schedule, number)
+    schedule = replace(schedule, epochs=1, seconds=chosen.incremental_seconds, rate=schedule.rate / _GOING_ON)
+    return _fit(task, network, schedule, champion.number)
+
+
+def _go_on(task: _Task, network: Recommender, version: versions.Version, model: TrainedModel) -> _Task:
+    """Gives a network the weights of a version's model; the task, of which mostly what that does not know is read."""
+    known = warm_start(network, task.vocabulary, model)
+    log.info("Going on from version %s, which knows %d of %d items", version.number, known, len(task.vocabulary))
+    until = snapshot(version.snapshot_id).test_start.timestamp()  # of its test part nothing was learned
+    timeline, stops = task.data.timeline, task.data.stops
+    return task._replace(data=task.data._replace(news=news(timeline.seconds, until, stops, timeline.user_start[:-1])))
 
 
 def reproduce(run_id: str) -> tuple[str, dict[str, tuple[float, float]]]:
@@ -93,7 +102,7 @@ def reproduce(run_id: str) -> tuple[str, dict[str, tuple[float, float]]]:
     network = _fresh_network(load_run_model(run_id).network.config, task, schedule.seed)
     if then["started_from"] != SCRATCH:
         started_from = versions.version_by_number(then["started_from"])
-        warm_start(network, task.vocabulary, load_run_model(started_from.run_id))
+        task = _go_on(task, network, started_from, load_run_model(started_from.run_id))
     again = _fit(task, network, schedule, then["started_from"], {"reproduces": run_id})
     before, now = runs.evaluation_of(run_id)["test"], evaluate_run(again)["test"]
     return again, {metric: (before[metric], now[metric]) for metric in before}
@@ -171,13 +180,13 @@ def _log_training(run_id: str, found: TrainingReport, schedule: TrainingConfig, 
     runs.log_training(run_id, figures, again)
 
 
-def _champion() -> tuple[str, TrainedModel] | None:
-    """The champion's number and its model, if there is one that this version of the package can go on from."""
+def _champion() -> tuple[versions.Version, TrainedModel] | None:
+    """The champion and its model, if there is one that this version of the package can go on from."""
     champion = versions.version_by_alias(CHAMPION)
     if champion is None:
         return None
     try:
-        return champion.number, load_run_model(champion.run_id)
+        return champion, load_run_model(champion.run_id)
     except (OtherModelFormat, InputError) as error:
         log.warning("Training from scratch, not from champion version %s: %s", champion.number, error)
         return None

@@ -10,6 +10,7 @@ from recsys_tasks.features.encoding import EncodedSnapshot
 from recsys_tasks.features.sequences import build_timeline
 from recsys_tasks.model.network import Recommender
 from recsys_tasks.model.training import TrainingConfig, TrainingData, TrainingReport, build_network, train
+from recsys_tasks.model.windows import news
 from tests.shops import encoded_shop, small_config, training_data
 
 CONFIG = TrainingConfig(epochs=5, negatives=32, seconds=600)
@@ -133,3 +134,17 @@ def test_validation_that_stops_improving_begins_the_decay() -> None:
     assert report.best_epoch == 2
     assert sum("validation" in figures for figures in report.epochs) == 4
     assert len(report.epochs) < 10
+
+
+def test_a_training_that_goes_on_reads_what_is_new_and_as_much_of_the_old() -> None:
+    timeline = training_data(encoded_shop()).timeline
+    stops, starts = timeline.user_start[1:], timeline.user_start[:-1]
+    since = float(np.quantile(timeline.seconds, 0.75))
+    chance = news(timeline.seconds, since, stops, starts)
+    assert chance is not None
+    later = timeline.seconds >= since
+    assert (chance[later] == 1).all()
+    assert chance[~later].sum() == pytest.approx(later.sum())
+    assert news(timeline.seconds, float(timeline.seconds.max()) + 1, stops, starts) is None
+    assert news(timeline.seconds, 0.0, stops, starts) is not None
+    assert (news(timeline.seconds, 0.0, stops, starts) == 1).all()
