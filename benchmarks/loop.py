@@ -49,8 +49,8 @@ _JUDGED = "decision in ('promoted', 'refused')"
 _DEFAULTS = {
     "RECSYS_SAMPLE_USERS": "600",
     "RECSYS_MIN_ITEM_EVENTS": "5",
-    "RECSYS_TRAINING_SECONDS": "90",
-    "RECSYS_INCREMENTAL_SECONDS": "45",
+    "RECSYS_TRAINING_SECONDS": "100",
+    "RECSYS_INCREMENTAL_SECONDS": "60",
     "RECSYS_MOST_HELD_OUT": "500",
     "RECSYS_FEEDBACK_SCHEDULE": "0 0 1 1 *",  # when the round asks for it, not when the clock does
 }
@@ -64,23 +64,17 @@ def main() -> None:
     parser.add_argument("--shoppers", type=int, default=600)
     parser.add_argument("--scenario")
     parser.add_argument("--bad-model", action="store_true")
-    parser.add_argument("--report", help="where to put the report")
-    parser.add_argument("--picture", help="where to put the picture of click-through by day and arm, as SVG")
+    parser.add_argument(
+        "--folder", type=Path, help="for the report of each round, and its picture of arms by day (SVG)"
+    )
     parser.add_argument("--json")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="loop-") as folder:
         home = Path(folder).resolve()
-        _prepare(home, given.bad_model)
+        _prepare(home)
         began = time.monotonic()
         with running(Console(width=160), home, ROOT / "dags") as (walk, _):
             rows, lines = _rounds(walk, given)
-            written = watching.report()
-            if written is not None:
-                lines += written.report.headlines
-                if given.report:
-                    shutil.copy(written.path, given.report)
-                if given.picture:
-                    Path(given.picture).write_text(written.report.pictures["days"], encoding="utf-8")
         seconds = time.monotonic() - began
     about = machine("apache-airflow", "mlflow", "torch")
     show(f"The loop, {given.scenario or 'nothing special'}, {seconds:.0f} s", rows, about)
@@ -88,12 +82,15 @@ def main() -> None:
     write(given.json, {"rounds": rows, "lines": lines, "seconds": round(seconds), "machine": about})
 
 
-def _prepare(home: Path, bad_model: bool) -> None:
-    gate = home / "gate.toml"
-    gate.write_text(_EASY_GATE.format(least_gain=-1.0 if bad_model else -0.02), encoding="utf-8")
+def _prepare(home: Path) -> None:
     os.environ.update({name: os.environ.get(name, value) for name, value in _DEFAULTS.items()})
-    os.environ |= {"RECSYS_HOME": str(home), "RECSYS_GATE_RULES": str(gate)}
+    os.environ |= {"RECSYS_HOME": str(home), "RECSYS_GATE_RULES": str(home / "gate.toml")}
+    _write_gate(home, least_gain=-0.02)
     settings.cache_clear()
+
+
+def _write_gate(home: Path, least_gain: float) -> None:
+    (home / "gate.toml").write_text(_EASY_GATE.format(least_gain=least_gain), encoding="utf-8")
 
 
 def _rounds(walk: Walk, given: argparse.Namespace) -> tuple[list[dict[str, object]], list[str]]:
@@ -115,8 +112,22 @@ def _rounds(walk: Walk, given: argparse.Namespace) -> tuple[list[dict[str, objec
         rows.append(row)
         rates.append(rate)
         walk.console.print(row)
+        lines += _report(number + 1, given.folder)
     lines.append("The last round against the first: " + compare("click-through", rates[-1], "round 1", rates[0]))
     return rows, lines
+
+
+def _report(number: int, folder: Path | None) -> list[str]:
+    """What the report after a round says first; a copy of it."""
+    written = watching.report()
+    if written is None:
+        return []
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(written.path, folder / f"round-{number}.html")
+        (folder / f"round-{number}.svg").write_text(written.report.pictures["days"], encoding="utf-8")
+    print("\n".join(written.report.headlines), flush=True)
+    return [f"After round {number}: {line}" for line in written.report.headlines]
 
 
 def _done(walk: Walk, judged: int) -> Callable[[], bool]:
@@ -174,6 +185,7 @@ def _promote_mixed_up(walk: Walk) -> None:
         runs.log_model(run_id, Path(folder))
     evaluate_run(run_id)
     number = register_run(run_id)
+    _write_gate(settings().home, least_gain=-1.0)
     walk.airflow.trigger("promote_model", version=number)
     walk.settle("the mixed up model", "ingest_events", lambda: _champion(walk) == number)
 

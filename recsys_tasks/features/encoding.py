@@ -109,7 +109,8 @@ def load_events(snapshot: Snapshot, vocabulary: Vocabulary) -> tuple[OrderedEven
         vocabulary.numbers(items)[item[order]],
         codes[kind[order]],
     )
-    weight = click_weights(table["shown_at"].to_numpy()[order], np.asarray(snapshot.examination))
+    shown_at = table["shown_at"].to_numpy()[order] if "shown_at" in table.column_names else np.zeros(len(order), int)
+    weight = click_weights(shown_at, np.asarray(snapshot.examination))
     events = OrderedEvents(
         user=user[order],
         session=session,

@@ -81,13 +81,17 @@ class Snapshot:
         return self.folder / f"{self.snapshot_id}.json"
 
     def events_table(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """Its events, day by day, in the order of `sql/features/day.sql`; texts as dictionaries."""
+        """Its events, day by day, in the order of `sql/features/day.sql`; texts as dictionaries.
+
+        Columns that parts of an earlier version do not have are left out.
+        """
         texts = [name for name in _DICTIONARIES if columns is None or name in columns]
         parts = dataset.dataset(
             [parts_folder(self.folder) / name for name in self.files],
             format=dataset.ParquetFileFormat(read_options={"dictionary_columns": texts}),
         )
-        return parts.to_table(columns=list(columns) if columns else None).unify_dictionaries()
+        known = None if columns is None else [name for name in columns if name in parts.schema.names]
+        return parts.to_table(columns=known).unify_dictionaries()
 
     def sample(self, rows: int) -> pa.Table:
         """The first rows of its first part."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -147,9 +147,10 @@ class Exploring(NamedTuple):
     without: Estimate
 
 
-def exploring(connection: Connection, between: Interval, model_version: str) -> Exploring | None:
-    """What exploration of a version costs, by the chances that were noted; None where there was none."""
-    names = {**between.bounds, "model_version": model_version}
+def exploring(connection: Connection, between: Interval, model_version: str, arms: Iterable[str]) -> Exploring | None:
+    """What exploration costs in lists that a version made in some arms, by the chances that were noted; None where
+    there was none."""
+    names = {**between.bounds, "model_version": model_version, "arms": list(arms)}
     rows = connection.execute(statement("reports/explored"), names).all()
     if not rows:
         return None

@@ -182,7 +182,7 @@ def _headlines(connection: Connection, report: Report, experiment: Experiment | 
             first.online[CLICK_THROUGH],
         )
         lines.append(f"Click-through of the champion against the first one: {words}.")
-    cost = exploring(connection, Interval(latest.first, latest.last), latest.number)
+    cost = exploring(connection, Interval(latest.first, latest.last), latest.number, arms)
     if cost is not None:
         without = cost.without
         lines.append(

@@ -52,7 +52,6 @@ from recsys_tasks.steps.featuring import snapshot
 log = logging.getLogger(__name__)
 SCRATCH = "scratch"
 _VALIDATION_QUESTIONS = 1_500
-_GOING_ON = 4  # a training that goes on has a rate so many times smaller
 _NOTHING: Mapping[str, str] = {}
 
 
@@ -72,8 +71,7 @@ def train_model(snapshot_id: str | None = None, from_scratch: bool = False) -> s
     champion, model = found
     network = _fresh_network(recipe.in_the_sizes_of(model.network.config, config), task, chosen.seed)
     task = _go_on(task, network, champion, model)
-    # It goes on from a good place: a small rate keeps what the champion knows.
-    schedule = replace(schedule, epochs=1, seconds=chosen.incremental_seconds, rate=schedule.rate / _GOING_ON)
+    schedule = replace(schedule, epochs=1, seconds=chosen.incremental_seconds)
     return _fit(task, network, schedule, champion.number)
 
 
@@ -81,7 +79,11 @@ def _go_on(task: _Task, network: Recommender, version: versions.Version, model: 
     """Gives a network the weights of a version's model; the task, of which mostly what that does not know is read."""
     known = warm_start(network, task.vocabulary, model)
     log.info("Going on from version %s, which knows %d of %d items", version.number, known, len(task.vocabulary))
-    until = snapshot(version.snapshot_id).test_start.timestamp()  # of its test part nothing was learned
+    try:
+        until = snapshot(version.snapshot_id).test_start.timestamp()  # of its test part nothing was learned
+    except InputError as error:
+        log.warning("All is read alike, as it is not known what version %s knows: %s", version.number, error)
+        return task
     timeline, stops = task.data.timeline, task.data.stops
     return task._replace(data=task.data._replace(news=news(timeline.seconds, until, stops, timeline.user_start[:-1])))
 

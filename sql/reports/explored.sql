@@ -21,6 +21,7 @@ where
     and impressions.event_time >= :begins
     and impressions.event_time < :ends
     and request_outcomes.model_version = :model_version
+    and request_outcomes.arm = any(:arms)
     and request_outcomes.list = 'recommendations'
     and request_outcomes.traffic = 'shopper'
     and impressions.properties ->> 'propensity' is not null

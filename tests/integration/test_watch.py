@@ -167,8 +167,9 @@ def test_what_exploring_costs_is_told_from_the_chances(shop: Engine, tmp_path: P
     report(shop, tmp_path, rows)
     _judge(shop)
     with shop.connect() as connection:
-        found = exploring(connection, WEEK, "2")
-        assert exploring(connection, WEEK, "1") is None
+        found = exploring(connection, WEEK, "2", [""])
+        assert exploring(connection, WEEK, "1", [""]) is None
+        assert exploring(connection, WEEK, "2", ["popular"]) is None
     assert found is not None
     assert found.without.low <= 0.4 <= found.without.high
     assert found.shown < found.without.value
