@@ -35,7 +35,7 @@ check: install  ## format, lint, types and SQL style: under a minute
 	$(BIN)/sqlfluff lint --processes 2 --disable-progress-bar --nocolor sql
 
 test: check  ## all checks and tests, on real PostgreSQL, MLflow and Airflow
-	$(BIN)/pytest --numprocesses 2 --dist loadfile
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder  # the end-to-end test takes longest: first
 
 lock:  ## write requirements.txt anew from what pyproject.toml resolves to in a fresh environment
 	python3 -m venv .lock && .lock/bin/pip install --quiet '.[serving,shared,tracing,pipeline,dev]' \

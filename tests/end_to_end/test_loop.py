@@ -22,7 +22,7 @@ from recsys_tasks.warehouse import embedded
 _SLICE = {
     "RECSYS_SAMPLE_USERS": "300",
     "RECSYS_MIN_ITEM_EVENTS": "5",
-    "RECSYS_TRAINING_SECONDS": "40",
+    "RECSYS_TRAINING_SECONDS": "60",
     "RECSYS_INCREMENTAL_SECONDS": "8",
 }
 
