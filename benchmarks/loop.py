@@ -51,7 +51,7 @@ _DEFAULTS = {
     "RECSYS_MIN_ITEM_EVENTS": "5",
     "RECSYS_TRAINING_SECONDS": "100",
     "RECSYS_INCREMENTAL_SECONDS": "60",
-    "RECSYS_MOST_HELD_OUT": "500",
+    "RECSYS_MOST_HELD_OUT": "400",
     "RECSYS_FEEDBACK_SCHEDULE": "0 0 1 1 *",  # when the round asks for it, not when the clock does
 }
 

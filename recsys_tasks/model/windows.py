@@ -152,8 +152,8 @@ def events_until(starts: np.ndarray, stops: np.ndarray, count: int) -> np.ndarra
 
 
 def news(seconds: np.ndarray, since: float, stops: np.ndarray, starts: np.ndarray) -> np.ndarray | None:
-    """Chance of events [N] that a model goes on with which knows all from before a time: 1 for later ones, and for
-    those of before as much as makes about as many of them, so that what it knew is not forgotten (experience replay).
+    """How much events [N] count for a model that goes on and knows all from before a time: 1 for later ones, and for
+    those of before as much as makes about as much of them, so that what it knew is not forgotten (experience replay).
     None where nothing is later.
 
     Training events are those of each user from `starts` to `stops` [U].

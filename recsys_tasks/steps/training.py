@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from recsys_tasks.errors import InputError, OtherModelFormat
@@ -85,7 +86,12 @@ def _go_on(task: _Task, network: Recommender, version: versions.Version, model: 
         log.warning("All is read alike, as it is not known what version %s knows: %s", version.number, error)
         return task
     timeline, stops = task.data.timeline, task.data.stops
-    return task._replace(data=task.data._replace(news=news(timeline.seconds, until, stops, timeline.user_start[:-1])))
+    counts = news(timeline.seconds, until, stops, timeline.user_start[:-1])
+    if counts is None:
+        return task
+    # Windows that end before that are read now and then, and in the others what is new is what is asked for.
+    timeline = replace(timeline, weight=(timeline.weight * counts).astype(np.float32))
+    return task._replace(data=task.data._replace(timeline=timeline, news=counts))
 
 
 def reproduce(run_id: str) -> tuple[str, dict[str, tuple[float, float]]]:
