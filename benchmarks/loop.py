@@ -47,11 +47,11 @@ least_gain = {least_gain}
 """
 _JUDGED = "decision in ('promoted', 'refused')"
 _DEFAULTS = {
-    "RECSYS_SAMPLE_USERS": "600",
+    "RECSYS_SAMPLE_USERS": "300",
     "RECSYS_MIN_ITEM_EVENTS": "5",
-    "RECSYS_TRAINING_SECONDS": "100",
-    "RECSYS_INCREMENTAL_SECONDS": "60",
-    "RECSYS_MOST_HELD_OUT": "400",
+    "RECSYS_TRAINING_SECONDS": "60",
+    "RECSYS_INCREMENTAL_SECONDS": "45",
+    "RECSYS_MOST_HELD_OUT": "300",
     "RECSYS_FEEDBACK_SCHEDULE": "0 0 1 1 *",  # when the round asks for it, not when the clock does
 }
 
@@ -60,8 +60,8 @@ def main() -> None:
     """Runs the rounds and prints what came of them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--sessions", type=int, default=2_500)
-    parser.add_argument("--shoppers", type=int, default=600)
+    parser.add_argument("--sessions", type=int, default=2_000)
+    parser.add_argument("--shoppers", type=int, default=300)
     parser.add_argument("--scenario")
     parser.add_argument("--bad-model", action="store_true")
     parser.add_argument(
