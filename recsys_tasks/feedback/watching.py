@@ -32,6 +32,7 @@ _DAY, _WEEK = timedelta(days=1), timedelta(days=7)
 _MOST_VALUES = 50
 _REST = "all others"
 _NAMED = 3
+_CALLED = {"popularity": "popular", "neighbours": "near", PREVIOUS: "shown by the version before"}
 
 
 class Rule(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -200,18 +201,25 @@ class _Watch:
         self._connection, self._served, self._experiment, self._end = connection, served, experiment, end
 
     def arm(self, rule: Rule) -> Found | None:
-        """The version that serves against an arm, in the latest days that both were there."""
+        """The version that serves against an arm, in the latest days that both were there.
+
+        A version is not taken back where the one before, in an arm of its own in the same days, does no better: then
+        the world has changed, and a training from the start is asked for.
+        """
         if self._experiment is None:
             return None
-        others = [arm for arm in self._experiment.arms if arm.answers == rule.arm and arm.against is None]
-        version = self._served.before if rule.arm == PREVIOUS else self._served.model_version
-        if not others or version is None:
-            return None
         own = self._rate(self._latest(rule), self._served.model_version, self._model_arms)
-        other = self._rate(self._latest(rule), version, others)
-        if min(own.visitors, other.visitors) < rule.least_visitors:
+        other = self._rate_of_arm(rule, rule.arm)
+        if other is None or own.visitors < rule.least_visitors:
             return None
-        return self._compared(rule, own, other, f"version {self._served.model_version}", f"the arm {others[0].name!r}")
+        found = self._compared(
+            rule, own, other, f"version {self._served.model_version}", f"what is {_CALLED[rule.arm]}"
+        )
+        before = self._rate_of_arm(rule, PREVIOUS)
+        if rule.then != ROLL_BACK or rule.arm == PREVIOUS or before is None or before.value > own.value:
+            return found
+        words = f"{found.explanation}; but the version before does no better ({before.value:.2%})"
+        return found._replace(rule=msgspec.structs.replace(rule, then=RETRAIN), explanation=words)
 
     def falls(self, rule: Rule) -> Found | None:
         """The latest days against the week before them, in lists that a model made."""
@@ -277,6 +285,16 @@ class _Watch:
         wanted = [Shown(RECOMMENDATIONS, version or ALL, experiment, arm.name) for arm in arms]
         found = [metrics[shown].sums for shown in wanted if shown in metrics]
         return Figures.together(found).rates[CLICK_THROUGH] if found else Rate(0.0, 0.0, 0.0, 0)
+
+    def _rate_of_arm(self, rule: Rule, answers: str) -> Rate | None:
+        """The click-through of the arms that answer in a way, in the latest days; None if too few saw them."""
+        experiment = self._experiment
+        version = self._served.before if answers == PREVIOUS else self._served.model_version
+        arms = [arm for arm in experiment.arms if arm.answers == answers and arm.against is None] if experiment else []
+        if not arms or version is None:
+            return None
+        found = self._rate(self._latest(rule), version, arms)
+        return found if found.visitors >= rule.least_visitors else None
 
     def _compared(self, rule: Rule, own: Rate, other: Rate, whose: str, others: str) -> Found:
         change = own.value / other.value - 1 if other.value else 0.0

@@ -62,7 +62,7 @@ def test_a_version_that_loses_to_popularity_is_to_go_and_the_alarm_says_why(shop
     assert found.holds
     assert found.rule.then == "roll_back"
     assert "version 2 9.25%" in found.explanation
-    assert "the arm 'popular' 29.62%" in found.explanation
+    assert "what is popular 29.62%" in found.explanation
     with shop.connect() as connection:
         (alarm,) = (alarm for alarm in open_alarms(connection) if alarm.action == "roll_back")
     assert (alarm.model_version, alarm.explanation) == ("2", found.explanation)
@@ -72,6 +72,28 @@ def test_a_version_that_loses_to_popularity_is_to_go_and_the_alarm_says_why(shop
     _judge(shop, Served("3", SERVED.cutoff, "2"))  # of another version nothing is known
     with shop.connect() as connection:
         assert not [one for one in open_alarms(connection) if one.action == "roll_back"]
+
+
+def test_where_the_version_before_does_no_better_a_training_is_asked_for_instead(shop: Engine, tmp_path: Path) -> None:
+    three = Experiment("x", [Arm("ours", 0.4), Arm("popular", 0.4, "popularity"), Arm("before", 0.2, "previous")])
+    rows = _lists(START, lambda arm: 0.1 if arm == "ours" else 0.3)
+    for number in range(100):
+        about: dict[str, Any] = {"experiment": "x", "arm": "before", "model_version": "1"}
+        rows += shown(f"b{number}", ["i1", "i2", "i3", "i4"], f"w{number}", START, **about)
+    clicked = [did("view", "i1", f"w{number}", request_id=f"b{number}") for number in range(20)]
+    report(shop, tmp_path, [*rows, *clicked])
+    count_outcomes(shop, CountingRules(24, 60))
+    with shop.begin() as connection:
+        (found, *_) = judge(connection, read_rules(), SERVED, three)
+    assert found.holds
+    assert found.rule.then == "retrain"
+    assert "the version before does no better (5.00%)" in found.explanation
+    much = [did("view", f"i{item}", f"w{number}", request_id=f"b{number}") for number in range(100) for item in (2, 3)]
+    report(shop, tmp_path, much)
+    count_outcomes(shop, CountingRules(24, 60))
+    with shop.begin() as connection:
+        (found, *_) = judge(connection, read_rules(), SERVED, three)
+    assert found.rule.then == "roll_back"
 
 
 def test_a_version_that_is_as_good_or_that_few_saw_stays(shop: Engine, tmp_path: Path) -> None:
