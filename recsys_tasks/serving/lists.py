@@ -122,9 +122,11 @@ class Lists:
         return SearchAnswer(**msgspec.structs.asdict(answer), fallback=fallback), events
 
     def _arm(self, asked: RecommendationRequest) -> Arm | None:
-        """The arm of whoever asks; none of nobody."""
+        """The arm of whoever asks; none of nobody, nor of what is not recorded, which gets the model's list."""
         visitor = asked.user_id or asked.session_id
-        return None if self._experiment is None or visitor is None else self._experiment.arm_of(visitor)
+        if self._experiment is None or visitor is None or not asked.record:
+            return None
+        return self._experiment.arm_of(visitor)
 
     def _answer(self, asked: RecommendationRequest, made: _Made, complete: bool) -> RecommendationAnswer:
         self._metrics.list_made(made.found)

@@ -135,7 +135,8 @@ def test_the_loop_closes_even_when_it_is_killed_in_the_middle(home: Path) -> Non
             break
     assert "train_model" not in shown
     (address,) = set(re.findall(r"endpoint +(http://\S+)", shown))
-    answer = httpx.post(f"{address}/v1/recommendations", json={"user_id": "1", "time": "2017-12-26T10:00:00Z"})
+    asked = {"user_id": "1", "time": "2017-12-26T10:00:00Z", "record": False}
+    answer = httpx.post(f"{address}/v1/recommendations", json=asked)
     assert {item["source"] for item in answer.json()["items"]} == {"model"}
     third.send_signal(signal.SIGINT)
     third.communicate(timeout=60)
