@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 from sqlalchemy import Connection, Engine, Row, text
+from sqlalchemy.exc import ProgrammingError
 
 from recsys_tasks.errors import BatchRejected, InvariantError
 from recsys_tasks.ingestion.landing import (
@@ -26,6 +27,7 @@ from recsys_tasks.validation.profile import profile_batch, with_history
 from recsys_tasks.warehouse import answering, statement
 
 log = logging.getLogger(__name__)
+_NO_SUCH_TABLE = "42P01"
 
 
 @dataclass(frozen=True)
@@ -176,15 +178,24 @@ def _note_pending(connection: Connection, batch: Row[tuple[object, ...]]) -> Non
     for kind, column in (("items", "item_id"), ("users", "user_id")):
         connection.execute(text(f"truncate pending_{kind}"))
         for number in numbers:
-            connection.execute(
-                text(
-                    f"insert into pending_{kind} select distinct {column}"  # noqa: S608
-                    f" from {landing_schema(number)}.landed_{kind}"
-                    f" where {column} is not null on conflict do nothing"
-                )
+            landed = f"{landing_schema(number)}.landed_{kind}"
+            _unless_gone(
+                connection,
+                f"insert into pending_{kind} select distinct {column} from {landed}"  # noqa: S608
+                f" where {column} is not null on conflict do nothing",
             )
         if numbers:
             connection.execute(text(f"analyze pending_{kind}"))  # or it is read through for every event
+
+
+def _unless_gone(connection: Connection, query: str) -> None:
+    """Runs a query about another batch's landing, unless that was loaded a moment ago: then all it had is known."""
+    try:
+        with connection.begin_nested():
+            connection.execute(text(query))
+    except ProgrammingError as error:
+        if getattr(error.orig, "sqlstate", None) != _NO_SUCH_TABLE:
+            raise
 
 
 def _quarantine(connection: Connection, batch_id: str, kind: str) -> dict[str, int]:
