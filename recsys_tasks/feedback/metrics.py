@@ -39,8 +39,8 @@ class Rate(NamedTuple):
 
     @property
     def error(self) -> float:
-        """Its standard error."""
-        return (self.high - self.low) / (2 * _Z)
+        """Its standard error; the lower end of the interval may have been cut off at nothing."""
+        return (self.high - self.value) / _Z
 
 
 class Shown(NamedTuple):

@@ -3,7 +3,7 @@
 select
     impressions.position,
     cast(impressions.properties ->> 'propensity' as double precision) as propensity,
-    request_outcomes.visitor,
+    shopper_outcomes.visitor,
     exists(
         select 1
         from events as acted
@@ -13,16 +13,12 @@ select
             and acted.event_type in ('view', 'add_to_cart', 'purchase')
     ) as clicked
 from events as impressions
-inner join request_outcomes on impressions.request_id = request_outcomes.request_id
-left join flagged_visitors
-    on request_outcomes.visitor = flagged_visitors.visitor and request_outcomes.day = flagged_visitors.day
+inner join shopper_outcomes on impressions.request_id = shopper_outcomes.request_id
 where
     impressions.event_type = 'impression'
     and impressions.event_time >= :begins
     and impressions.event_time < :ends
-    and request_outcomes.model_version = :model_version
-    and request_outcomes.arm = any(:arms)
-    and request_outcomes.list = 'recommendations'
-    and request_outcomes.traffic = 'shopper'
+    and shopper_outcomes.model_version = :model_version
+    and shopper_outcomes.arm = any(:arms)
+    and shopper_outcomes.list = 'recommendations'
     and impressions.properties ->> 'propensity' is not null
-    and flagged_visitors.visitor is null

@@ -1,20 +1,16 @@
 -- Grain: one visitor of an arm whose lists are two in one, with how many items of each team were clicked.
 select
-    request_outcomes.experiment,
-    request_outcomes.arm,
-    request_outcomes.visitor,
+    shopper_outcomes.experiment,
+    shopper_outcomes.arm,
+    shopper_outcomes.visitor,
     team.value as team,
     count(*) as clicks
-from request_outcomes
-cross join lateral jsonb_array_elements_text(request_outcomes.team_clicks) as team (value)
-left join flagged_visitors
-    on request_outcomes.visitor = flagged_visitors.visitor and request_outcomes.day = flagged_visitors.day
+from shopper_outcomes
+cross join lateral jsonb_array_elements_text(shopper_outcomes.team_clicks) as team (value)
 where
-    request_outcomes.day between cast(cast(:begins as timestamptz) at time zone 'UTC' as date)
+    shopper_outcomes.day between cast(cast(:begins as timestamptz) at time zone 'UTC' as date)
     and cast(cast(:ends as timestamptz) at time zone 'UTC' as date)
-    and request_outcomes.shown_at >= :begins
-    and request_outcomes.shown_at < :ends
-    and request_outcomes.team_clicks is not null
-    and request_outcomes.traffic = 'shopper'
-    and flagged_visitors.visitor is null
+    and shopper_outcomes.shown_at >= :begins
+    and shopper_outcomes.shown_at < :ends
+    and shopper_outcomes.team_clicks is not null
 group by 1, 2, 3, 4

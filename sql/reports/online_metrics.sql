@@ -4,29 +4,25 @@
 -- and products of these are for the variance of the ratio of their sums (Cochran, Sampling Techniques, 1977, 6.4).
 with counted as (
     select
-        request_outcomes.list,
-        request_outcomes.experiment,
-        request_outcomes.arm,
-        request_outcomes.segment,
-        request_outcomes.visitor,
-        request_outcomes.session,
-        request_outcomes.impressions,
-        request_outcomes.sampled,
-        request_outcomes.clicks,
-        request_outcomes.carts,
-        request_outcomes.purchases,
-        request_outcomes.revenue,
-        case when :by_version then request_outcomes.model_version else '' end as model_version
-    from request_outcomes
-    left join flagged_visitors
-        on request_outcomes.visitor = flagged_visitors.visitor and request_outcomes.day = flagged_visitors.day
+        shopper_outcomes.list,
+        shopper_outcomes.experiment,
+        shopper_outcomes.arm,
+        shopper_outcomes.segment,
+        shopper_outcomes.visitor,
+        shopper_outcomes.session,
+        shopper_outcomes.impressions,
+        shopper_outcomes.sampled,
+        shopper_outcomes.clicks,
+        shopper_outcomes.carts,
+        shopper_outcomes.purchases,
+        shopper_outcomes.revenue,
+        case when :by_version then shopper_outcomes.model_version else '' end as model_version
+    from shopper_outcomes
     where
-        request_outcomes.day between cast(cast(:begins as timestamptz) at time zone 'UTC' as date)
+        shopper_outcomes.day between cast(cast(:begins as timestamptz) at time zone 'UTC' as date)
         and cast(cast(:ends as timestamptz) at time zone 'UTC' as date)
-        and request_outcomes.shown_at >= :begins
-        and request_outcomes.shown_at < :ends
-        and request_outcomes.traffic = 'shopper'
-        and flagged_visitors.visitor is null
+        and shopper_outcomes.shown_at >= :begins
+        and shopper_outcomes.shown_at < :ends
 ),
 
 of_sessions as (

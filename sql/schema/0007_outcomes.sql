@@ -37,6 +37,14 @@ create table request_outcomes (
 create index request_outcomes_by_day on request_outcomes (day);
 create index request_outcomes_by_visitor on request_outcomes (visitor);
 
+-- Those that count: of shoppers, without visitors who behaved like machines on the day.
+create view shopper_outcomes as
+select request_outcomes.*  -- noqa: AM04
+from request_outcomes
+left join flagged_visitors
+    on request_outcomes.visitor = flagged_visitors.visitor and request_outcomes.day = flagged_visitors.day
+where request_outcomes.traffic = 'shopper' and flagged_visitors.visitor is null;
+
 -- Up to which change of the warehouse each day is counted.
 create table outcome_days (
     day date primary key,
