@@ -1,8 +1,8 @@
 """The whole loop, round by round, through Airflow: `python benchmarks/loop.py --rounds 5 --scenario new_trend`.
 
 Each round: simulated people shop for a day at the endpoint, and Airflow collects, counts, judges, builds features,
-trains and promotes. With `--bad-model`, before the last round a model whose items are mixed up is let through a gate
-that asks for nothing. Households, sessions and times of training are small, where `RECSYS_…` does not say otherwise.
+trains and promotes. With `--bad-model` one more round follows, before which a model whose items are mixed up is let
+through a gate that asks for nothing. Households, sessions and times of training are small, where `RECSYS_…` does not say otherwise.
 """
 
 from __future__ import annotations
@@ -99,9 +99,8 @@ def _rounds(walk: Walk, given: argparse.Namespace) -> tuple[list[dict[str, objec
     lines: list[str] = []
     walk.begin()
     walk.settle("first pass", "ingest_events", lambda: _count(walk, "promotions", "decision = 'promoted'") > 0)
-    for number in range(given.rounds):
-        last = number == given.rounds - 1
-        if given.bad_model and last:
+    for number in range(given.rounds + given.bad_model):
+        if number == given.rounds:
             _promote_mixed_up(walk)
         serving = _champion(walk)
         simulate(given.scenario, walk.replay_from, range(number, number + 1), given.sessions, given.shoppers)
@@ -113,7 +112,8 @@ def _rounds(walk: Walk, given: argparse.Namespace) -> tuple[list[dict[str, objec
         rates.append(rate)
         walk.console.print(row)
         lines += _report(number + 1, given.folder)
-    lines.append("The last round against the first: " + compare("click-through", rates[-1], "round 1", rates[0]))
+    last = rates[given.rounds - 1]
+    lines.append(f"Round {given.rounds} against round 1: " + compare("click-through", last, "round 1", rates[0]))
     return rows, lines
 
 

@@ -30,7 +30,7 @@ class Behaviour:
             Craswell et al. 2008).
         curious: the chance to click anything that is looked at; wanted, needed, usual: what is added for the very item
             that is wanted, one of its category, and one that is a habit.
-        tiring: what remains of a chance each time an item was shown without a click.
+        tiring: what remains of a chance each time an item was looked at on the same day without a click.
         too_dear: what remains of it for what costs more than what is usually paid.
         cart, buys: the chance to put in the cart what was clicked and is wanted or needed; and then to buy it.
         searches: the chance to search for what is wanted and was not found, rather than to ask for another list.
@@ -169,9 +169,8 @@ def shop(
         on_day: called with each day's number and what came of it.
     """
     total = Shopped()
-    crowd = _Crowd(shop, world, behaviour or Behaviour())
     for day in days:
-        of_day = Shopped()
+        of_day, crowd = Shopped(), _Crowd(shop, world, behaviour or Behaviour())
         midnight = begins + timedelta(days=day)
         for visit in visits(world, day, midnight, sessions):
             crowd.visit(visit, day, of_day)
@@ -184,7 +183,7 @@ def shop(
 
 
 class _Crowd:
-    """People with their fatigue."""
+    """People of one day with their fatigue, which is gone the next morning."""
 
     def __init__(self, shop: Shop, world: World, behaviour: Behaviour) -> None:
         self._shop, self._world, self._behaviour = shop, world, behaviour
