@@ -2,7 +2,8 @@
 
 Each round: simulated people shop for a day at the endpoint, and Airflow collects, counts, judges, builds features,
 trains and promotes. With `--bad-model` one more round follows, before which a model whose items are mixed up is let
-through a gate that asks for nothing. Households, sessions and times of training are small, where `RECSYS_…` does not say otherwise.
+through a gate that asks for nothing. Households, sessions and times of training are small, where `RECSYS_…` does not
+say otherwise.
 """
 
 from __future__ import annotations
