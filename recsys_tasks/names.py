@@ -67,6 +67,9 @@ FIRST_ITEM: Final = 2
 
 FEEDBACK_SOURCE: Final = "feedback"
 
+# The kind of list that nobody searched for: `properties.list` of impressions.
+RECOMMENDATIONS: Final = "recommendations"
+
 # Who was shown something: `properties.traffic` of events; a shopper where it says nothing.
 SHOPPER: Final = "shopper"
 # What the model that served knew of whom it was shown to: `properties.segment` of impressions.

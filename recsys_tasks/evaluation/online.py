@@ -25,13 +25,6 @@ class Acting(NamedTuple):
         return self.acting / self.people if self.people else 0.0
 
 
-class Estimated(NamedTuple):
-    """A rate and its standard error."""
-
-    value: float
-    error: float
-
-
 def always_valid(difference: float, variance: float, usual: float) -> float:
     """An always-valid p-value of a difference from nothing: the mixture sequential probability ratio test.
 
@@ -60,11 +53,6 @@ def chance(champion: Acting, challenger: Acting) -> float:
         share * (1 - share) / (arm.people + 2) for share, arm in zip(shares, (champion, challenger), strict=True)
     )
     return always_valid(shares[1] - shares[0], variance, shares[0])
-
-
-def chance_of_rates(one: Estimated, other: Estimated) -> float:
-    """An always-valid p-value of the difference of two rates."""
-    return always_valid(other.value - one.value, one.error**2 + other.error**2, one.value)
 
 
 def loses(champion: Acting, challenger: Acting, confidence: float, least_people: int) -> bool:

@@ -10,39 +10,30 @@ import numpy as np
 from sqlalchemy import Connection
 
 from recsys_tasks.evaluation.counterfactual import Estimate, Logged, self_normalised
-from recsys_tasks.evaluation.online import Estimated, Preference, chance_of_rates, sample_ratio
-from recsys_tasks.feedback.metrics import CLICK_THROUGH, Figures, Rate, online_metrics
+from recsys_tasks.evaluation.online import Preference, sample_ratio
+from recsys_tasks.feedback.metrics import CLICK_THROUGH, Against, Figures, online_metrics
 from recsys_tasks.interval import Interval
+from recsys_tasks.names import RECOMMENDATIONS
 from recsys_tasks.serving.experiment import Experiment
 from recsys_tasks.warehouse import statement
 
-RECOMMENDATIONS = "recommendations"
-CERTAIN = 0.05
 MISMATCH = 0.001
 _BEST = 0.5
 
 
 class Compared(NamedTuple):
-    """An arm against the first one, in the rate of items that were acted on; `chance` is always valid."""
+    """An arm against the first one, in the rate of items that were acted on."""
 
     arm: str
-    rate: Rate
-    first: Rate
-    chance: float
-
-    @property
-    def certain(self) -> bool:
-        """Whether they differ, at 95 % confidence, however often one looked."""
-        return self.chance < CERTAIN
+    against: Against
 
     def __str__(self) -> str:
         """In words."""
-        change = self.rate.value / self.first.value - 1 if self.first.value else 0.0
-        says = "ahead" if change > 0 else "behind"
-        words = f"{self.arm}: {_percent(self.rate)} against {_percent(self.first)}, {change:+.0%}"
-        if self.certain:
-            return f"{words}; it is {says} (p = {self.chance:.3g})"
-        return f"{words}; not certain yet (p = {self.chance:.2f})"
+        found = self.against
+        words = f"{self.arm}: {found.own} against {found.other}, {found.change:+.0%}"
+        if found.certain:
+            return f"{words}; it is {'ahead' if found.change > 0 else 'behind'} (p = {found.chance:.3g})"
+        return f"{words}; not certain yet (p = {found.chance:.2f})"
 
 
 class Verdict(NamedTuple):
@@ -117,8 +108,7 @@ def _verdict(
     for arm in order[1:]:
         if (name, arm) in figures and (name, first) in figures:
             own, other = (figures[name, one].rates[CLICK_THROUGH] for one in (arm, first))
-            p = chance_of_rates(Estimated(other.value, other.error), Estimated(own.value, own.error))
-            compared.append(Compared(arm, own, other, p))
+            compared.append(Compared(arm, Against(own, other)))
     mismatch = sample_ratio(visitors, shares) if shares else None
     of_this = {key[1:]: preference for key, preference in preferred.items() if key[0] == name}
     return Verdict(name, first, {arm: visitors.get(arm, 0) for arm in order}, mismatch, compared, of_this)
@@ -159,7 +149,3 @@ def exploring(connection: Connection, between: Interval, model_version: str, arm
     visitor = np.asarray([row.visitor for row in rows])
     always_best = (chances >= _BEST).astype(float)  # of what is left the best comes with more than half a chance
     return Exploring(float(reward.mean()), self_normalised(Logged(reward, chances, always_best, visitor)))
-
-
-def _percent(rate: Rate) -> str:
-    return f"{rate.value:.2%} ({rate.low:.2%} to {rate.high:.2%})"

@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection, text
 
+from recsys_tasks.evaluation.online import always_valid
 from recsys_tasks.interval import Interval
 from recsys_tasks.warehouse import statement
 
@@ -27,10 +28,11 @@ RATES: Final = {
 }
 ALL: Final = ""
 _Z = 1.959963984540054  # two-sided 95 %
+_CERTAIN = 0.05
 
 
 class Rate(NamedTuple):
-    """A rate with its 95 % interval, of how many visitors."""
+    """A rate with its 95 % interval, of how many visitors; in words as `2.29% (2.02% to 2.56%)`."""
 
     value: float
     low: float
@@ -41,6 +43,32 @@ class Rate(NamedTuple):
     def error(self) -> float:
         """Its standard error; the lower end of the interval may have been cut off at nothing."""
         return (self.high - self.value) / _Z
+
+    def __str__(self) -> str:
+        return f"{self.value:.2%} ({self.low:.2%} to {self.high:.2%})"
+
+
+class Against(NamedTuple):
+    """A rate against another one, by a test that may be looked at again and again."""
+
+    own: Rate
+    other: Rate
+
+    @property
+    def change(self) -> float:
+        """How much above the other one, as a share of it."""
+        return self.own.value / self.other.value - 1 if self.other.value else 0.0
+
+    @property
+    def chance(self) -> float:
+        """An always-valid p-value of their difference."""
+        variance = self.own.error**2 + self.other.error**2
+        return always_valid(self.own.value - self.other.value, variance, self.other.value)
+
+    @property
+    def certain(self) -> bool:
+        """Whether they differ, at 95 % confidence."""
+        return self.chance < _CERTAIN
 
 
 class Shown(NamedTuple):

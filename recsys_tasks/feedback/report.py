@@ -17,11 +17,20 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sqlalchemy import Connection
 
-from recsys_tasks.evaluation.online import Estimated, chance_of_rates
-from recsys_tasks.feedback.experiments import CERTAIN, RECOMMENDATIONS, Verdict, arm_figures, exploring, verdicts
-from recsys_tasks.feedback.metrics import ADD_TO_CART, ALL, CLICK_THROUGH, CONVERSION, REVENUE, Rate, online_metrics
+from recsys_tasks.feedback.experiments import Verdict, arm_figures, exploring, verdicts
+from recsys_tasks.feedback.metrics import (
+    ADD_TO_CART,
+    ALL,
+    CLICK_THROUGH,
+    CONVERSION,
+    REVENUE,
+    Against,
+    Rate,
+    online_metrics,
+)
 from recsys_tasks.feedback.watching import Found, shown_between
 from recsys_tasks.interval import Interval
+from recsys_tasks.names import RECOMMENDATIONS
 from recsys_tasks.serving.engine import MODEL, POPULARITY
 from recsys_tasks.serving.experiment import Experiment
 from recsys_tasks.warehouse import statement
@@ -71,7 +80,7 @@ class Report:
             lambda name: resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
         )
         page = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
-        page.filters |= {"percent": _percent, "moment": lambda at: f"{at:%Y-%m-%d %H:%M}"}
+        page.filters |= {"percent": "{:.2%}".format, "moment": lambda at: f"{at:%Y-%m-%d %H:%M}"}
         offline = [name for name in _OFFLINE if any(name in version.offline for version in self.versions)]
         return page.get_template(_TEMPLATE).render(
             report=self,
@@ -122,18 +131,16 @@ def model_arms(experiment: Experiment | None) -> tuple[str, set[str]]:
     """The name of the experiment, and of its arms whose lists the model that serves makes alone."""
     if experiment is None:
         return ALL, {ALL}
-    return experiment.name, {arm.name for arm in experiment.arms if arm.answers == MODEL and arm.against is None}
+    return experiment.name, {arm.name for arm in experiment.answering(MODEL)}
 
 
 def compare(name: str, own: Rate, others: str, other: Rate) -> str:
     """Two rates in words: which is above, and whether that is certain at 95 % confidence."""
-    p = chance_of_rates(Estimated(other.value, other.error), Estimated(own.value, own.error))
-    ahead = own.value > other.value
-    words = f"{name} {_percent(own)} ({_percent(own, 'low')} to {_percent(own, 'high')})"
-    words += f", {others} {_percent(other)} ({_percent(other, 'low')} to {_percent(other, 'high')})"
-    if p < CERTAIN:
-        return f"{words}: {'above' if ahead else 'below'}, at 95 % confidence (p = {p:.2g})"
-    return f"{words}: not certainly different (p = {p:.2f})"
+    found = Against(own, other)
+    words = f"{name} {own}, {others} {other}"
+    if found.certain:
+        return f"{words}: {'above' if found.change > 0 else 'below'}, at 95 % confidence (p = {found.chance:.2g})"
+    return f"{words}: not certainly different (p = {found.chance:.2f})"
 
 
 def _versions(
@@ -164,11 +171,9 @@ def _headlines(connection: Connection, report: Report, experiment: Experiment | 
     name, arms = model_arms(experiment)
     # What serves now, in the days since it does, beside what is popular in the very same days.
     since = online_metrics(connection, Interval(latest.first, latest.last))
-    popular = (
-        [arm.name for arm in experiment.arms if arm.answers == POPULARITY and arm.against is None] if experiment else []
-    )
+    popular = {arm.name for arm in experiment.answering(POPULARITY)} if experiment else set()
     own = next((f for s, f in since.items() if _is(s, latest.number, name, arms)), None)
-    other = next((f for s, f in since.items() if _is(s, latest.number, name, set(popular))), None)
+    other = next((f for s, f in since.items() if _is(s, latest.number, name, popular)), None)
     if own is not None and other is not None:
         words = compare(
             f"version {latest.number}", own.rates[CLICK_THROUGH], "what is popular", other.rates[CLICK_THROUGH]
@@ -280,7 +285,3 @@ def _draw_versions(axes: Axes, versions: Sequence[OfVersion]) -> None:
     axes.set_ylabel("click-through (online)")
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.1%}")
     axes.margins(0.2)
-
-
-def _percent(rate: Rate | float, which: str = "value") -> str:
-    return f"{rate if isinstance(rate, float) else getattr(rate, which):.2%}"

@@ -4,9 +4,9 @@ file, each of which explains what it found."""
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
+from functools import cache, partial
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -16,13 +16,12 @@ import numpy as np
 from sqlalchemy import Connection, text
 
 from recsys_tasks.errors import ConfigurationError
-from recsys_tasks.evaluation.online import Estimated, chance_of_rates
-from recsys_tasks.feedback.experiments import MISMATCH, RECOMMENDATIONS, verdicts
-from recsys_tasks.feedback.metrics import ALL, CLICK_THROUGH, Figures, Rate, Shown, online_metrics
+from recsys_tasks.feedback.experiments import MISMATCH, verdicts
+from recsys_tasks.feedback.metrics import ALL, CLICK_THROUGH, Against, Figures, Rate, Shown, online_metrics
 from recsys_tasks.interval import Interval
-from recsys_tasks.names import PURCHASE
+from recsys_tasks.names import PURCHASE, RECOMMENDATIONS
 from recsys_tasks.serving.engine import MODEL
-from recsys_tasks.serving.experiment import PREVIOUS, Arm, Experiment
+from recsys_tasks.serving.experiment import PREVIOUS, Answers, Arm, Experiment
 from recsys_tasks.warehouse import statement
 
 TELL, RETRAIN, HOLD, ROLL_BACK = "tell", "retrain", "hold", "roll_back"
@@ -199,6 +198,7 @@ class _Watch:
 
     def __init__(self, connection: Connection, served: Served, experiment: Experiment | None, end: datetime) -> None:
         self._connection, self._served, self._experiment, self._end = connection, served, experiment, end
+        self._metrics = cache(partial(online_metrics, connection))  # several rules look at the same days
 
     def arm(self, rule: Rule) -> Found | None:
         """The version that serves against an arm, in the latest days that both were there.
@@ -276,36 +276,30 @@ class _Watch:
     def _model_arms(self) -> list[Arm]:
         if self._experiment is None:
             return [Arm(ALL, 1.0)]
-        return [arm for arm in self._experiment.arms if arm.answers == MODEL and arm.against is None]
+        return self._experiment.answering(MODEL)
 
     def _rate(self, between: Interval, version: str | None, arms: list[Arm]) -> Rate:
         """The click-through of recommendations of some arms, by one version or by any."""
-        metrics = online_metrics(self._connection, between, by_version=version is not None)
+        metrics = self._metrics(between, version is not None)
         experiment = ALL if self._experiment is None else self._experiment.name
         wanted = [Shown(RECOMMENDATIONS, version or ALL, experiment, arm.name) for arm in arms]
         found = [metrics[shown].sums for shown in wanted if shown in metrics]
         return Figures.together(found).rates[CLICK_THROUGH] if found else Rate(0.0, 0.0, 0.0, 0)
 
-    def _rate_of_arm(self, rule: Rule, answers: str) -> Rate | None:
+    def _rate_of_arm(self, rule: Rule, answers: Answers) -> Rate | None:
         """The click-through of the arms that answer in a way, in the latest days; None if too few saw them."""
-        experiment = self._experiment
         version = self._served.before if answers == PREVIOUS else self._served.model_version
-        arms = [arm for arm in experiment.arms if arm.answers == answers and arm.against is None] if experiment else []
+        arms = self._experiment.answering(answers) if self._experiment else []
         if not arms or version is None:
             return None
         found = self._rate(self._latest(rule), version, arms)
         return found if found.visitors >= rule.least_visitors else None
 
     def _compared(self, rule: Rule, own: Rate, other: Rate, whose: str, others: str) -> Found:
-        change = own.value / other.value - 1 if other.value else 0.0
-        p = chance_of_rates(Estimated(other.value, other.error), Estimated(own.value, own.error))
-        p = 1.0 if math.isnan(p) else p
-        words = (
-            f"click-through {whose} {own.value:.2%} ({own.low:.2%} to {own.high:.2%}), {others} {other.value:.2%}"
-            f" ({other.low:.2%} to {other.high:.2%}): {change:+.0%} (p = {p:.2g})"
-        )
-        evidence = {"own": own._asdict(), "other": other._asdict(), "change": change, "chance": p}
-        return Found(rule, change < -rule.least and p < 1 - rule.confidence, words, evidence)
+        found = Against(own, other)
+        words = f"click-through {whose} {own}, {others} {other}: {found.change:+.0%} (p = {found.chance:.2g})"
+        evidence = {"own": own._asdict(), "other": other._asdict(), "change": found.change, "chance": found.chance}
+        return Found(rule, found.change < -rule.least and found.chance < 1 - rule.confidence, words, evidence)
 
     def _mix(self, of: str, between: Interval) -> dict[str, int]:
         if of == "scores":

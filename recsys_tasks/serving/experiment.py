@@ -69,6 +69,10 @@ class Experiment(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
                 return arm
         return self.arms[-1]  # shares of one in all may be a rounding error less
 
+    def answering(self, answers: Answers) -> list[Arm]:
+        """The arms whose lists are made in one way alone, not two in one."""
+        return [arm for arm in self.arms if arm.answers == answers and arm.against is None]
+
     @property
     def wants_previous(self) -> bool:
         """Whether the model that served before has to be at hand."""

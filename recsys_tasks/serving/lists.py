@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from recsys_tasks.names import ADD_TO_CART, ANONYMOUS, NEW, PURCHASE, RETURNING, SEARCH
+from recsys_tasks.names import ADD_TO_CART, ANONYMOUS, NEW, PURCHASE, RECOMMENDATIONS, RETURNING, SEARCH
 from recsys_tasks.serving.engine import MODEL, Answer, Engine, Method, unix_now
 from recsys_tasks.serving.experiment import PREVIOUS, Arm, Experiment, interleave
 from recsys_tasks.serving.forgetting import Forgotten
@@ -28,7 +28,6 @@ from recsys_tasks.serving.reader import Action
 from recsys_tasks.serving.state import LiveState
 from recsys_tasks.serving.tail import Tail
 
-RECOMMENDATIONS: Final = "recommendations"
 SEARCHED: Final = "search"
 
 

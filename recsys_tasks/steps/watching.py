@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 from recsys_tasks.errors import InputError
 from recsys_tasks.feedback import outcomes, watching
-from recsys_tasks.feedback.experiments import RECOMMENDATIONS
 from recsys_tasks.feedback.metrics import CLICK_THROUGH, online_metrics
 from recsys_tasks.feedback.report import Report, make_report
+from recsys_tasks.names import RECOMMENDATIONS
 from recsys_tasks.promotion import record
 from recsys_tasks.registry import runs, versions
 from recsys_tasks.serving.experiment import Experiment, read_experiment

@@ -10,10 +10,7 @@
 with actions as (
     select
         events.event_key,
-        case
-            when events.user_id is not null then 'u:' || events.user_id
-            else 's:' || events.session_id
-        end as user_key,
+        visitor_of(events.user_id, events.session_id) as user_key,
         coalesce(events.session_id, '') as session_id,
         coalesce(events.item_id, '') as item_id,
         events.event_type,
@@ -25,10 +22,7 @@ with actions as (
     inner join batches on events.batch = batches.number
     left join flagged_visitors
         on
-            case
-                when events.user_id is not null then 'u:' || events.user_id
-                else 's:' || events.session_id
-            end = flagged_visitors.visitor
+            visitor_of(events.user_id, events.session_id) = flagged_visitors.visitor
             and flagged_visitors.day = cast(cast(:day_start as timestamptz) at time zone 'UTC' as date)
             and flagged_visitors.loaded_number <= :known
     where

@@ -9,10 +9,7 @@ with shown as (
     inner join batches on events.batch = batches.number
     left join flagged_visitors
         on
-            case
-                when events.user_id is not null then 'u:' || events.user_id
-                else 's:' || events.session_id
-            end = flagged_visitors.visitor
+            visitor_of(events.user_id, events.session_id) = flagged_visitors.visitor
             and cast(events.event_time at time zone 'UTC' as date) = flagged_visitors.day
             and flagged_visitors.loaded_number <= :known
     where

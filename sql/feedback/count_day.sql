@@ -10,7 +10,7 @@ with acted as (
         request_id,
         item_id,
         event_time,
-        case when user_id is not null then 'u:' || user_id else 's:' || session_id end as visitor,
+        visitor_of(user_id, session_id) as visitor,
         event_type in ('add_to_cart', 'purchase') as carts,
         event_type = 'purchase' as buys,
         case when event_type = 'purchase' then coalesce(price, 0) * coalesce(quantity, 1) else 0 end as paid
@@ -34,11 +34,7 @@ claimed as (
     inner join events as impressions
         on
             acted.item_id = impressions.item_id
-            and acted.visitor
-            = case
-                when impressions.user_id is not null then 'u:' || impressions.user_id else
-                    's:' || impressions.session_id
-            end
+            and acted.visitor = visitor_of(impressions.user_id, impressions.session_id)
             and acted.event_time >= impressions.event_time
             and acted.event_time < impressions.event_time + make_interval(hours => :hours)
     where
@@ -83,7 +79,7 @@ came as (
 select
     cast(:day as date) as day,
     shown.request_id,
-    min(case when shown.user_id is not null then 'u:' || shown.user_id else 's:' || shown.session_id end) as visitor,
+    min(visitor_of(shown.user_id, shown.session_id)) as visitor,
     coalesce(min(shown.session_id), 'u:' || min(shown.user_id)) as session,
     min(shown.event_time) as shown_at,
     coalesce(max(shown.properties ->> 'list') filter (where shown.position = 1), 'recommendations') as list,

@@ -13,10 +13,7 @@ from events
 left join items on :of = 'categories' and events.item_id = items.item_id
 left join flagged_visitors
     on
-        case
-            when events.user_id is not null then 'u:' || events.user_id
-            else 's:' || events.session_id
-        end = flagged_visitors.visitor
+        visitor_of(events.user_id, events.session_id) = flagged_visitors.visitor
         and cast(events.event_time at time zone 'UTC' as date) = flagged_visitors.day
 where
     events.event_time >= :begins
