@@ -49,6 +49,11 @@ class Settings(BaseSettings):
     explore_share: float = Field(
         0, ge=0, le=0.5, description="share of places in recorded lists filled by chance, with the chance noted"
     )
+    trend_hours: float = Field(
+        6,
+        ge=0,
+        description="after which what people took without a list counts half for what rises; 0: not at all",
+    )
     experiment_file: Path | None = Field(None, description="TOML file of arms: which visitors get whose lists")
     impression_share: float = Field(
         1, gt=0, le=1, description="share of the requests whose impressions are noted, drawn; noted with each"

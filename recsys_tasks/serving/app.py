@@ -89,7 +89,7 @@ class Endpoint:
         forgotten = Forgotten(home / "forgotten.jsonl")
         erase(self.journal, find_traces(self.journal, forgotten.entries()))  # what a kill left undone
         others = Tail([other / "journal" for other in place.others])
-        self.state = LiveState()
+        self.state = LiveState(settings.trend_hours)
         replayed = self.state.replay(chain(self.journal.lines(), others.lines()))
         log.info("Read %d events from the journal", replayed)
         url = settings.shared_state.get_secret_value() if settings.shared_state else None

@@ -20,9 +20,10 @@ from recsys_tasks.serving.messages import Recommendation
 from recsys_tasks.serving.pace import Pause, no_pause
 from recsys_tasks.serving.ranking import Ranked, Ranking, Wishes
 from recsys_tasks.serving.reader import KEPT_BYTES, Action, Reader
-from recsys_tasks.serving.reasons import LIKED, MATCHES, PINNED, POPULAR, Deeds, Reason, Reasons
+from recsys_tasks.serving.reasons import LIKED, MATCHES, PINNED, POPULAR, RISING, Deeds, Reason, Reasons
 from recsys_tasks.serving.rules import Rules
-from recsys_tasks.serving.scoring import Known, NextItem, Scores
+from recsys_tasks.serving.scoring import Known, Mixed, NextItem, Rising, Scores
+from recsys_tasks.serving.trending import Lately
 
 if TYPE_CHECKING:
     from recsys_tasks.serving.search import TextIndex
@@ -73,6 +74,11 @@ class _Likely(NamedTuple):
     deeds: Deeds
     latest: float
     spent: Spent | None = None
+    rising: Rising | None = None
+
+    def with_rising(self, rising: Rising | None) -> _Likely:
+        """The same where some items are taken more than is expected."""
+        return self if rising is None else self._replace(scores=Mixed(self.scores, rising), rising=rising)
 
 
 class Engine:
@@ -115,6 +121,7 @@ class Engine:
         popularity = bundle.histories.popularity
         self._shares = popularity / max(popularity.sum(), 1)
         self._popular = Known(self._shares)
+        self._seen_lately: tuple[Lately, Rising | None] | None = None
         self._unruled = Ranking(bundle.catalogue, bundle.items, Rules())
         self._ranking = Ranking(bundle.catalogue, bundle.items, self._rules) if self._rules else self._unruled
         self._reasons = Reasons(bundle.vocabulary, bundle.items)
@@ -127,6 +134,7 @@ class Engine:
         now: float,
         wishes: Wishes,
         method: Method = MODEL,
+        lately: Lately | None = None,
     ) -> Answer:
         """The best items for a user in a session at a time.
 
@@ -138,8 +146,10 @@ class Engine:
             wishes: what the caller wants of the list.
             method: what to order the items by: the model, how popular they are, or how near they are to those that
                 the user did something with last; without any, the popular ones.
+            lately: what people take of their own accord, which the model is told of; the other methods are not.
         """
-        likely = self._likely(user_id, past, session, now, method)
+        rising = None if lately is None or method != MODEL else self._rising(lately)
+        likely = self._likely(user_id, past, session, now, method).with_rising(rising)
         return self._recommend(self._ranking, likely, wishes)
 
     def search(
@@ -150,6 +160,7 @@ class Engine:
         now: float,
         query: str,
         wishes: Wishes,
+        lately: Lately | None = None,
     ) -> Answer:
         """The items that a query is about, those first that fit the query and the user; none if no item has its words.
 
@@ -157,13 +168,14 @@ class Engine:
         thinks of it, whose session ends with the query: as a share of the best one's among those found.
 
         Args:
-            user_id, past, session, now, wishes: as for `recommend`; the session ends with the search.
+            user_id, past, session, now, wishes, lately: as for `recommend`; the session ends with the search.
             query: what was searched for.
         """
         numbers, matching = self._find(query)
         if not len(numbers):
             return Answer([], None)
-        likely = self._likely(user_id, past, session, now)
+        rising = None if lately is None else self._rising(lately)
+        likely = self._likely(user_id, past, session, now).with_rising(rising)
         scores = np.zeros(len(self.bundle.vocabulary))
         personal = scores.copy()
         found = likely.scores.best(1, also=numbers)
@@ -204,6 +216,11 @@ class Engine:
         began = time.perf_counter()
         ranked = ranking.rank(likely.scores, wishes, likely.latest)
         reasons = self._reasons.of(ranked.numbers, likely.deeds)
+        if likely.rising is not None:
+            reasons = [
+                (RISING, None) if likely.rising.outweighs(number, score) else reason
+                for number, score, reason in zip(ranked.numbers, ranked.scores, reasons, strict=True)
+            ]
         listed = self._listed(ranked, likely.source, reasons)
         spent = likely.spent and likely.spent._replace(ranking=time.perf_counter() - began)
         return Answer(listed, likely.intent, ranked.chances, spent)
@@ -240,6 +257,11 @@ class Engine:
         scores = NextItem(self.bundle.items, self._scan, read, past.copies, running.tokens.columns[0])
         spent = Spent(kept, read_at - began, time.perf_counter() - read_at)
         return _Likely("model", scores, float(read["intent"][0]), deeds, running.latest, spent)
+
+    def _rising(self, lately: Lately) -> Rising | None:
+        if self._seen_lately is None or self._seen_lately[0] is not lately:
+            self._seen_lately = lately, lately.above(self._shares, self.bundle.vocabulary)
+        return self._seen_lately[1]
 
     def _near(self, deeds: Deeds) -> Known:
         """Likeness [V] to what somebody did last, later things more; the items themselves are left out."""

@@ -73,6 +73,7 @@ class Lists:
         """What a user in a session may want next, by the arm that the visitor is in."""
         began = time.perf_counter()
         past, session, now = self._context(asked)
+        lately = self._state.lately(now)
         request_id = uuid.uuid4().hex
         visitor, arm = asked.user_id or asked.session_id, self._arm(asked)
         explore = Exploration(self._explore_share, request_id) if asked.record and self._explore_share else None
@@ -81,7 +82,7 @@ class Lists:
 
         def ask(engine: Engine, method: Method = MODEL) -> Answer:
             known_as, wishes = self._wishes(asked, engine, [*past, *session], explore)
-            return engine.recommend(known_as, past, session, now, wishes, method)
+            return engine.recommend(known_as, past, session, now, wishes, method, lately)
 
         teams = None
         if arm is None or arm.answers == MODEL:
@@ -103,12 +104,13 @@ class Lists:
         as something that the user did, if it is to be recorded."""
         began = time.perf_counter()
         past, session, now = self._context(asked)
+        lately = self._state.lately(now)
         request_id = uuid.uuid4().hex
 
         def ask(engine: Engine) -> Answer:
             known_as, wishes = self._wishes(asked, engine, [*past, *session])
-            found = engine.search(known_as, past, session, now, asked.query, wishes)
-            return found if found.items else engine.recommend(known_as, past, session, now, wishes)
+            found = engine.search(known_as, past, session, now, asked.query, wishes, lately)
+            return found if found.items else engine.recommend(known_as, past, session, now, wishes, lately=lately)
 
         engine, found = self._models.answer(self.engine(), asked.user_id or asked.session_id, ask)
         made = _Made(SEARCHED, request_id, engine, found, self._arm(asked), None, began)

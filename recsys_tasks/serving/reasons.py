@@ -22,6 +22,7 @@ _DID: Final = {
 _BUYS: Final = EVENT_TYPE_CODES[PURCHASE]
 BOUGHT_AGAIN: Final = "often bought again"
 POPULAR: Final = "popular"
+RISING: Final = "many want it now"
 PINNED: Final = "chosen by the shop"
 LIKED: Final = "fits what the user likes"
 MATCHES: Final = "matches the search"

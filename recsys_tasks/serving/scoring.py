@@ -66,6 +66,42 @@ class Known:
         return Found(numbers, np.where(logs[numbers] > -np.inf, self._scores[numbers], 0.0))
 
 
+class Rising:
+    """Items that people take more of than a model expects.
+
+    Args:
+        numbers, shares: which, and by what share of all that is taken; the shares sum to less than 1.
+        size: of the vocabulary, V.
+    """
+
+    def __init__(self, numbers: np.ndarray, shares: np.ndarray, size: int) -> None:
+        self.numbers = numbers
+        self._share = np.zeros(size)
+        self._share[numbers] = shares
+        self._rest = 1.0 - float(shares.sum())
+
+    def mixed(self, found: Found) -> np.ndarray:
+        """Scores where so much of what is taken is taken for these items; what cannot be shown stays so."""
+        found_scores: np.ndarray = found.scores * self._rest + self._share[found.numbers] * (found.scores > 0)
+        return found_scores
+
+    def outweighs(self, number: int, score: float) -> bool:
+        """Whether more than half of an item's mixed score is for its rising."""
+        return bool(2 * self._share[number] > score)
+
+
+class Mixed:
+    """Scores into which those of rising items are mixed."""
+
+    def __init__(self, scores: Scores, rising: Rising) -> None:
+        self._scores, self._rising = scores, rising
+
+    def best(self, few: int, offset: np.ndarray | None = None, also: np.ndarray = _NO_ITEMS) -> Found:
+        """See `Scores`; all rising items are among those found."""
+        found = self._scores.best(few, offset, np.concatenate([also, self._rising.numbers]))
+        return Found(found.numbers, self._rising.mixed(found))
+
+
 def largest(logs: np.ndarray, k: int) -> np.ndarray:
     """Numbers of the k largest [V] above -inf, in their own order; of equal ones those with lower numbers."""
     if len(logs) > k:

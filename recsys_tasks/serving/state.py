@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections import OrderedDict
 from collections.abc import Iterable, Set
 
 import msgspec
 
-from recsys_tasks.names import IMPRESSION, SEARCH
+from recsys_tasks.names import IMPRESSION, SEARCH, SHOPPER
 from recsys_tasks.serving.messages import Event
 from recsys_tasks.serving.reader import HISTORY, Action
+from recsys_tasks.serving.trending import Lately, Trending
 
 log = logging.getLogger(__name__)
 
@@ -20,11 +22,16 @@ _SHOWN = b'{"event_type":"' + IMPRESSION.encode() + b'"'
 
 
 class LiveState:
-    """The latest actions of users and of sessions, the longest silent forgotten first."""
+    """The latest actions of users and of sessions, the longest silent forgotten first, and what all of them take.
 
-    def __init__(self) -> None:
+    Args:
+        trend_hours: after which time half as much is made of what was taken; 0: nothing is made of it.
+    """
+
+    def __init__(self, trend_hours: float = 0.0) -> None:
         self._users: OrderedDict[str, list[Action]] = OrderedDict()
         self._sessions: OrderedDict[str, list[Action]] = OrderedDict()
+        self._trending = Trending(trend_hours) if trend_hours else None
 
     def replay(self, lines: Iterable[bytes]) -> int:
         """Takes in what users did, from a journal's lines; returns how many things."""
@@ -57,9 +64,14 @@ class LiveState:
         for key, table in ((event.user_id, self._users), (event.session_id, self._sessions)):
             if key is not None:
                 _remember(table, key, action)
+        visitor = event.user_id or event.session_id
+        if self._trending is not None and visitor is not None and _of_own_accord(event):
+            self._trending.add(action.item_id, visitor, min(action.seconds, time.time()))  # clocks may be ahead
 
     def forget_user(self, user_id: str) -> None:
         """Drops a user's actions, and from sessions those of them that are remembered; see `withdraw` for others."""
+        if self._trending is not None:
+            self._trending.forget(user_id)
         actions = self._users.pop(user_id, [])
         sessions = {action.session_id for action in actions if action.session_id is not None}
         self.withdraw(sessions, {action.event_id for action in actions if action.event_id is not None})
@@ -78,11 +90,21 @@ class LiveState:
         """A session's actions, oldest first."""
         return self._sessions.get(session_id or "", [])
 
+    def lately(self, now: float) -> Lately | None:
+        """What all of them took lately of their own accord; None where nothing is made of that."""
+        return None if self._trending is None else self._trending.lately(now)
+
     def running_session(self, user_id: str | None, now: float) -> str | None:
         """The session of a user's latest action, if that was within the last half hour."""
         actions = self.of_user(user_id)
         recent = bool(actions) and 0 <= now - actions[-1].seconds <= _SESSION_SECONDS
         return actions[-1].session_id if recent else None
+
+
+def _of_own_accord(event: Event) -> bool:
+    """Whether a shopper did something with an item that no list of ours had shown."""
+    traffic = (event.properties or {}).get("traffic", SHOPPER)
+    return event.item_id is not None and event.request_id is None and traffic == SHOPPER
 
 
 def _remember(table: OrderedDict[str, list[Action]], key: str, action: Action) -> None:

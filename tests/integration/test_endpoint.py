@@ -72,6 +72,34 @@ def test_a_posted_event_counts_in_the_very_next_answer(client: TestClient) -> No
     assert "i3" not in [item["item_id"] for item in after["items"]]  # sessions of this shop do not repeat
 
 
+def _take(client: TestClient, item_id: str, people: int, **more: object) -> None:
+    events = [{"event_type": "purchase", "user_id": f"person {n}", "item_id": item_id, **more} for n in range(people)]
+    assert client.post("/v1/events", json=events).status_code == 200
+
+
+def test_what_many_suddenly_take_comes_into_the_lists_of_others_within_minutes(client: TestClient) -> None:
+    rare = _items(client, user_id="nobody", k=500)[-1]
+    _take(client, rare, people=50)
+    for user_id in ("nobody", "u1"):
+        first = client.post("/v1/recommendations", json={"user_id": user_id, "k": 5}).json()["items"][0]
+        assert (first["item_id"], first["reason"]) == (rare, "many want it now")
+
+
+def test_what_people_take_because_a_list_showed_it_does_not_push_it_up(client: TestClient) -> None:
+    before = _items(client, user_id="nobody", k=500)
+    shown = client.post("/v1/recommendations", json={"user_id": "somebody"}).json()["request_id"]
+    _take(client, before[-1], people=50, request_id=shown)
+    assert _items(client, user_id="nobody", k=500) == before
+
+
+def test_nothing_rises_where_a_shop_does_not_want_it(tmp_path: Path, bundles: list[Path]) -> None:
+    serves_already(tmp_path, bundles[0])
+    with TestClient(create_app(Settings(home=tmp_path, trend_hours=0))) as client:
+        before = _items(client, user_id="nobody", k=500)
+        _take(client, before[-1], people=50)
+        assert _items(client, user_id="nobody", k=500) == before
+
+
 def test_a_search_counts_in_the_very_next_answer(client: TestClient) -> None:
     before = _items(client, session=[{"item_id": "i3"}])
     told = [{"item_id": "i3"}, {"event_type": "search", "query": "blue item"}]
