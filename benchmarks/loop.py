@@ -180,7 +180,8 @@ def _promote_mixed_up(walk: Walk) -> None:
         counts=known.counts,
     )
     source, about = snapshot(champion.snapshot_id), {"started_from": "mixed up"}
-    with runs.start_run(source, {"mixed_up": True}, about) as run_id, tempfile.TemporaryDirectory() as folder:
+    parameters = {**runs.client().get_run(champion.run_id).data.params, "mixed_up": True}
+    with runs.start_run(source, parameters, about) as run_id, tempfile.TemporaryDirectory() as folder:
         save_model(TrainedModel(model.network, mixed), Path(folder))
         export_graphs(model.network, Path(folder))
         runs.log_model(run_id, Path(folder))

@@ -41,8 +41,8 @@ def examination(item: np.ndarray, place: np.ndarray, shown: np.ndarray, acted: n
         gamma = np.bincount(item, wanted, len(gamma)) / np.maximum(of_item, 1e-12)
         if np.abs(theta / max(theta.max(), 1e-12) - before).max() < _CLOSE:
             break
-    falling = _falling(theta, of_place)
-    return falling / falling[0]
+    found = falling(theta, of_place)
+    return found / found[0]
 
 
 def click_weights(shown_at: np.ndarray, chances: np.ndarray) -> np.ndarray:
@@ -58,7 +58,7 @@ def click_weights(shown_at: np.ndarray, chances: np.ndarray) -> np.ndarray:
     return weights
 
 
-def _falling(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def falling(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """The falling sequence nearest to values by weighted squares: those that rise are pooled (Ayer et al. 1955)."""
     blocks: list[tuple[float, float, int]] = []
     for value, weight in zip(values.tolist(), np.maximum(weights, 1e-12).tolist(), strict=True):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +23,7 @@ from sqlalchemy import Engine, text
 
 from recsys_tasks.errors import InputError, NotEnoughData
 from recsys_tasks.features.examination import PLACES, examination
+from recsys_tasks.features.fatigue import MOST_LOOKS, PAUSE_HOURS, fatigue
 from recsys_tasks.features.files import parts_folder, put_file, put_table
 from recsys_tasks.features.parts import Part, build_parts
 from recsys_tasks.warehouse import ArrowReader, answering, statement
@@ -56,7 +57,8 @@ class Snapshot:
     """A snapshot's identity and where its parts begin; the tables are read from `folder` when asked for.
 
     `known` is the number of the last change of the warehouse that it knows of; `examination` are the chances that each
-    place of a list is looked at, none where too little was clicked.
+    place of a list is looked at, and `fatigue` is what remains of the chance to act on an item after so many looks at
+    it; none where too little was clicked.
     """
 
     snapshot_id: str
@@ -74,6 +76,7 @@ class Snapshot:
     item_file: str
     user_file: str
     examination: tuple[float, ...]
+    fatigue: tuple[float, ...]
 
     @property
     def path(self) -> Path:
@@ -142,6 +145,7 @@ def build_snapshot(
         as_of = {"cutoff": cutoff, "known": known}
         items, users = (reader.read(f"features/{kind}", as_of) for kind in ("items", "users"))
         chances = _examination(reader.read("features/positions", {**as_of, "places": PLACES}))
+        remains = _fatigue(reader, as_of, chances)
     contents = {
         "files": [part.file for part in parts],
         "item_file": put_table(files, "items", items),
@@ -149,6 +153,7 @@ def build_snapshot(
         "validation_start": validation_start,
         "test_start": test_start,
         "examination": chances,
+        "fatigue": remains,
         **asdict(parameters),
     }
     digest = hashlib.sha256(json.dumps(contents, default=str, sort_keys=True).encode()).hexdigest()
@@ -168,6 +173,7 @@ def build_snapshot(
         item_file=contents["item_file"],
         user_file=contents["user_file"],
         examination=tuple(chances),
+        fatigue=tuple(remains),
     )
     _keep(engine, snapshot)
     log.info(
@@ -192,7 +198,7 @@ def open_snapshot(folder: Path, snapshot_id: str) -> Snapshot:
     except OSError as error:
         raise InputError(f"No snapshot {snapshot_id!r} in {folder}; build one first") from error
     times = {name: datetime.fromisoformat(manifest.pop(name)) for name in ("cutoff", "validation_start", "test_start")}
-    lists = {name: tuple(manifest.get(name, ())) for name in ("files", "examination")}
+    lists = {name: tuple(manifest.get(name, ())) for name in ("files", "examination", "fatigue")}
     return Snapshot(**{**manifest, **times, **lists, "folder": folder})
 
 
@@ -215,6 +221,15 @@ def _examination(shown: pa.Table) -> list[float]:
     items = shown["item_id"].combine_chunks().dictionary_encode().indices.to_numpy(zero_copy_only=False)
     place, times, acted = (shown[name].to_numpy() for name in ("position", "shown", "acted"))
     return [round(float(chance), 6) for chance in examination(items, place - 1, times, acted)]
+
+
+def _fatigue(reader: ArrowReader, as_of: Mapping[str, object], chances: list[float]) -> list[float]:
+    if not chances:
+        return []
+    array = "{" + ",".join(map(str, chances)) + "}"
+    counted = reader.read("features/repeats", {**as_of, "chances": array, "pause": PAUSE_HOURS, "most": MOST_LOOKS})
+    columns = (counted[name].to_numpy() for name in ("score_size", "looks_before", "looks", "acted"))
+    return [round(float(share), 6) for share in fatigue(*columns)]
 
 
 def _session_start(parts: Sequence[Part], files: Path, place: int) -> datetime:

@@ -61,6 +61,8 @@ def build_bundle(version: Version, snapshot: Snapshot, folder: Path) -> Path:
             "run_id": version.run_id,
             "snapshot_id": version.snapshot_id,
             "cutoff": snapshot.cutoff.isoformat(),
+            "examination": snapshot.examination,
+            "fatigue": snapshot.fatigue,
         }
         digest = seal_with_golden(building, lineage, golden_requests(encoded))
         building.chmod(0o755)
@@ -164,7 +166,7 @@ def golden_requests(encoded: EncodedSnapshot) -> list[dict[str, Any]]:
     return requests
 
 
-def seal_with_golden(building: Path, lineage: dict[str, str], requests: list[dict[str, Any]]) -> str:
+def seal_with_golden(building: Path, lineage: dict[str, Any], requests: list[dict[str, Any]]) -> str:
     """Answers the requests with the very files of the bundle, then seals it with the answers."""
     (building / GOLDEN).write_text("[]", encoding="utf-8")
     seal(building, lineage)

@@ -87,6 +87,16 @@ class Bundle:
         return str(self.manifest["model_version"])
 
     @cached_property
+    def examination(self) -> np.ndarray:
+        """The chance [P] that each place of a list is looked at; empty where it is not known."""
+        return np.asarray(self.manifest.get("examination", ()), float)
+
+    @cached_property
+    def fatigue(self) -> np.ndarray:
+        """What remains [L] of the chance to act on an item after so many looks at it; empty where it is not known."""
+        return np.asarray(self.manifest.get("fatigue", ()), float)
+
+    @cached_property
     def cutoff(self) -> datetime:
         """Up to when the histories go."""
         return _cutoff(self.manifest)

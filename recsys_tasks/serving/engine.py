@@ -6,6 +6,7 @@ import copy
 import time
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import msgspec
@@ -15,6 +16,7 @@ from recsys_tasks.errors import GoldenMismatch, InputError
 from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM
 from recsys_tasks.serving.additions import Addition, with_additions
 from recsys_tasks.serving.bundle import SCAN, Bundle
+from recsys_tasks.serving.fatigue import Tired
 from recsys_tasks.serving.graphs import Graph
 from recsys_tasks.serving.messages import Recommendation
 from recsys_tasks.serving.pace import Pause, no_pause
@@ -75,10 +77,18 @@ class _Likely(NamedTuple):
     latest: float
     spent: Spent | None = None
     rising: Rising | None = None
+    tired: Tired | None = None
 
-    def with_rising(self, rising: Rising | None) -> _Likely:
-        """The same where some items are taken more than is expected."""
-        return self if rising is None else self._replace(scores=Mixed(self.scores, rising), rising=rising)
+
+class Situation(NamedTuple):
+    """What an endpoint sees and a model does not know: what people take of their own accord lately, and how often the
+    user has looked at items without acting on them."""
+
+    lately: Lately | None = None
+    looks: Mapping[str, float] = MappingProxyType({})
+
+
+UNKNOWN: Final = Situation()
 
 
 class Engine:
@@ -134,7 +144,7 @@ class Engine:
         now: float,
         wishes: Wishes,
         method: Method = MODEL,
-        lately: Lately | None = None,
+        situation: Situation = UNKNOWN,
     ) -> Answer:
         """The best items for a user in a session at a time.
 
@@ -146,10 +156,11 @@ class Engine:
             wishes: what the caller wants of the list.
             method: what to order the items by: the model, how popular they are, or how near they are to those that
                 the user did something with last; without any, the popular ones.
-            lately: what people take of their own accord, which the model is told of; the other methods are not.
+            situation: what goes on, which the model is told of; the other methods are not.
         """
-        rising = None if lately is None or method != MODEL else self._rising(lately)
-        likely = self._likely(user_id, past, session, now, method).with_rising(rising)
+        likely = self._likely(user_id, past, session, now, method)
+        if method == MODEL:
+            likely = self._in(situation, likely)
         return self._recommend(self._ranking, likely, wishes)
 
     def search(
@@ -160,7 +171,7 @@ class Engine:
         now: float,
         query: str,
         wishes: Wishes,
-        lately: Lately | None = None,
+        situation: Situation = UNKNOWN,
     ) -> Answer:
         """The items that a query is about, those first that fit the query and the user; none if no item has its words.
 
@@ -168,14 +179,13 @@ class Engine:
         thinks of it, whose session ends with the query: as a share of the best one's among those found.
 
         Args:
-            user_id, past, session, now, wishes, lately: as for `recommend`; the session ends with the search.
+            user_id, past, session, now, wishes, situation: as for `recommend`; the session ends with the search.
             query: what was searched for.
         """
         numbers, matching = self._find(query)
         if not len(numbers):
             return Answer([], None)
-        rising = None if lately is None else self._rising(lately)
-        likely = self._likely(user_id, past, session, now).with_rising(rising)
+        likely = self._in(situation, self._likely(user_id, past, session, now))
         scores = np.zeros(len(self.bundle.vocabulary))
         personal = scores.copy()
         found = likely.scores.best(1, also=numbers)
@@ -214,7 +224,7 @@ class Engine:
         if likely.source == "popular" and wishes.interests:
             return self._of_interests(ranking, likely, wishes)
         began = time.perf_counter()
-        ranked = ranking.rank(likely.scores, wishes, likely.latest)
+        ranked = ranking.rank(likely.scores, wishes, likely.latest, likely.tired)
         reasons = self._reasons.of(ranked.numbers, likely.deeds)
         if likely.rising is not None:
             reasons = [
@@ -257,6 +267,23 @@ class Engine:
         scores = NextItem(self.bundle.items, self._scan, read, past.copies, running.tokens.columns[0])
         spent = Spent(kept, read_at - began, time.perf_counter() - read_at)
         return _Likely("model", scores, float(read["intent"][0]), deeds, running.latest, spent)
+
+    def _in(self, situation: Situation, likely: _Likely) -> _Likely:
+        """How likely items are where some are taken more than expected, and the user may be tired of others."""
+        rising = None if situation.lately is None else self._rising(situation.lately)
+        if rising is not None:
+            likely = likely._replace(scores=Mixed(likely.scores, rising), rising=rising)
+        return likely._replace(tired=self._tired(situation.looks))
+
+    def _tired(self, looks: Mapping[str, float]) -> Tired | None:
+        remains = self.bundle.fatigue
+        if not len(remains) or not looks:
+            return None
+        numbers, counts = self.bundle.vocabulary.numbers(list(looks)), np.fromiter(looks.values(), float, len(looks))
+        known = numbers >= FIRST_ITEM
+        if not known.any():
+            return None
+        return Tired(numbers[known], np.interp(counts[known], np.arange(len(remains)), remains))
 
     def _rising(self, lately: Lately) -> Rising | None:
         if self._seen_lately is None or self._seen_lately[0] is not lately:

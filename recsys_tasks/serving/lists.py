@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from recsys_tasks.names import ADD_TO_CART, ANONYMOUS, NEW, PURCHASE, RECOMMENDATIONS, RETURNING, SEARCH
-from recsys_tasks.serving.engine import MODEL, Answer, Engine, Method, unix_now
+from recsys_tasks.serving.engine import MODEL, Answer, Engine, Method, Situation, unix_now
 from recsys_tasks.serving.experiment import PREVIOUS, Arm, Experiment, interleave
 from recsys_tasks.serving.forgetting import Forgotten
 from recsys_tasks.serving.impressions import Impressions, Shown
@@ -73,7 +73,7 @@ class Lists:
         """What a user in a session may want next, by the arm that the visitor is in."""
         began = time.perf_counter()
         past, session, now = self._context(asked)
-        lately = self._state.lately(now)
+        situation = Situation(self._state.lately(now), self._state.looks.of(asked.user_id or asked.session_id, now))
         request_id = uuid.uuid4().hex
         visitor, arm = asked.user_id or asked.session_id, self._arm(asked)
         explore = Exploration(self._explore_share, request_id) if asked.record and self._explore_share else None
@@ -82,7 +82,7 @@ class Lists:
 
         def ask(engine: Engine, method: Method = MODEL) -> Answer:
             known_as, wishes = self._wishes(asked, engine, [*past, *session], explore)
-            return engine.recommend(known_as, past, session, now, wishes, method, lately)
+            return engine.recommend(known_as, past, session, now, wishes, method, situation)
 
         teams = None
         if arm is None or arm.answers == MODEL:
@@ -104,13 +104,13 @@ class Lists:
         as something that the user did, if it is to be recorded."""
         began = time.perf_counter()
         past, session, now = self._context(asked)
-        lately = self._state.lately(now)
+        situation = Situation(self._state.lately(now), self._state.looks.of(asked.user_id or asked.session_id, now))
         request_id = uuid.uuid4().hex
 
         def ask(engine: Engine) -> Answer:
             known_as, wishes = self._wishes(asked, engine, [*past, *session])
-            found = engine.search(known_as, past, session, now, asked.query, wishes, lately)
-            return found if found.items else engine.recommend(known_as, past, session, now, wishes, lately=lately)
+            found = engine.search(known_as, past, session, now, asked.query, wishes, situation)
+            return found if found.items else engine.recommend(known_as, past, session, now, wishes, MODEL, situation)
 
         engine, found = self._models.answer(self.engine(), asked.user_id or asked.session_id, ask)
         made = _Made(SEARCHED, request_id, engine, found, self._arm(asked), None, began)
@@ -139,6 +139,10 @@ class Lists:
             milliseconds = 1e3 * (time.perf_counter() - made.began)
             shown = Shown(made.found, made.request_id, version, made.teams, about, milliseconds)
             self._impressions.note(asked, shown)
+            visitor, items = asked.user_id or asked.session_id, [item.item_id for item in made.found.items]
+            if visitor is not None:
+                at = asked.time.timestamp() if asked.time else unix_now()
+                self._state.looks.shown(visitor, items, made.engine.bundle.examination, at)
         return RecommendationAnswer(made.request_id, version, made.found.purchase_intent, complete, made.found.items)
 
     def _segment(self, asked: RecommendationRequest, engine: Engine) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 
 from recsys_tasks.names import FIRST_ITEM
 from recsys_tasks.serving.catalogue import Catalogue
+from recsys_tasks.serving.fatigue import Tired
 from recsys_tasks.serving.filters import Filter, Filters
 from recsys_tasks.serving.rules import Rules
 from recsys_tasks.serving.scoring import Found, ItemVectors, Scores
@@ -115,19 +116,21 @@ class Ranking:
             (pin.position, number) for pin, number in zip(rules.pin, known, strict=True) if number >= FIRST_ITEM
         )
 
-    def rank(self, scores: Scores, wishes: Wishes, now: float) -> Ranked:
+    def rank(self, scores: Scores, wishes: Wishes, now: float, tired: Tired | None = None) -> Ranked:
         """The best items.
 
         Args:
             scores: of each item.
             wishes: what the caller wants.
             now: items are to be had at this time, seconds since 1970.
+            tired: of what the user may be tired, which goes further down.
         """
         if wishes.explore is not None:
-            return self._explore(scores, wishes, wishes.explore, now)
+            return self._explore(scores, wishes, wishes.explore, now, tired)
         excluded = self._excluded(wishes)
         pins = [(place, number) for place, number in self._pins if number not in excluded and place <= wishes.k]
-        numbers, score_of = self._chosen(scores, wishes, excluded, self._offset(wishes, now), [n for _, n in pins])
+        offset = self._offset(wishes, now)
+        numbers, score_of = self._chosen(scores, wishes, excluded, offset, [n for _, n in pins], tired)
         for place, number in pins:
             if score_of.get(number, 0.0) > 0:
                 numbers.insert(place - 1, number)
@@ -135,9 +138,9 @@ class Ranking:
         pinned = {number for _, number in pins}.intersection(numbers)
         return Ranked(numbers, [score_of[number] for number in numbers], pinned)
 
-    def _explore(self, scores: Scores, wishes: Wishes, explore: Exploration, now: float) -> Ranked:
+    def _explore(self, scores: Scores, wishes: Wishes, explore: Exploration, now: float, tired: Tired | None) -> Ranked:
         wider = msgspec.structs.replace(wishes, k=max(wishes.k, min(_WIDER * wishes.k, _MOST_RANKED)), explore=None)
-        ranked = self.rank(scores, wider, now)
+        ranked = self.rank(scores, wider, now, tired)
         score_of = dict(zip(ranked.numbers, ranked.scores, strict=True))
         shown, chances = explore.draw(ranked.numbers, ranked.pinned, wishes.k)
         return Ranked(shown, [score_of[number] for number in shown], ranked.pinned.intersection(shown), chances)
@@ -159,7 +162,13 @@ class Ranking:
         return self._offset_of[1]
 
     def _chosen(
-        self, scores: Scores, wishes: Wishes, excluded: set[int], offset: np.ndarray | None, pins: Sequence[int]
+        self,
+        scores: Scores,
+        wishes: Wishes,
+        excluded: set[int],
+        offset: np.ndarray | None,
+        pins: Sequence[int],
+        tired: Tired | None,
     ) -> tuple[list[int], dict[int, float]]:
         """Numbers of the list without pins, and scores of these and of the pins: of the best few, or of more where
         those have too many of one category."""
@@ -168,16 +177,18 @@ class Ranking:
         hidden = excluded.union(pins)
         wanted = np.asarray(pins, np.int64)
         few = (_WIDER if varied else 2) * wishes.k + _MORE
+        others = len(hidden) + (0 if tired is None else len(tired))
         while True:
-            found = scores.best(few + len(hidden), offset, wanted)
-            order = np.argsort(-self._weighed(found), kind="stable")
+            found = scores.best(few + others, offset, wanted)
+            order = np.argsort(-self._weighed(found, tired), kind="stable")
             numbers, scored = found.numbers[order].tolist(), found.scores[order].tolist()
             score_of = dict(zip(reversed(numbers), reversed(scored), strict=True))  # the higher one of an item's
             listed = (number for number in dict.fromkeys(numbers) if number not in hidden and score_of[number] > 0)
             if not varied:
                 return list(islice(listed, wishes.k)), score_of
             candidates = np.fromiter(listed, np.int64)
-            values = self._weighed(Found(candidates, np.asarray([score_of[number] for number in candidates.tolist()])))
+            of_candidates = np.asarray([score_of[number] for number in candidates.tolist()])
+            values = self._weighed(Found(candidates, of_candidates), tired)
             chosen = self._marginally_best(candidates, values, wishes, most)
             if (
                 wishes.k == len(chosen)
@@ -197,9 +208,12 @@ class Ranking:
         without, *counts = np.bincount(codes + 1, minlength=1)
         return min(k, int(without + np.minimum(counts, most).sum()))
 
-    def _weighed(self, found: Found) -> np.ndarray:
-        """Scores as the rules weigh them."""
-        return found.scores if self._log_weights is None else found.scores * np.exp(self._log_weights[found.numbers])
+    def _weighed(self, found: Found, tired: Tired | None) -> np.ndarray:
+        """Scores as the rules weigh them, and as far as the user is not tired of the items."""
+        scores = found.scores
+        if self._log_weights is not None:
+            scores = scores * np.exp(self._log_weights[found.numbers])
+        return scores if tired is None else scores * tired.remains(found.numbers)
 
     def _marginally_best(
         self, candidates: np.ndarray, scores: np.ndarray, wishes: Wishes, most: int | None

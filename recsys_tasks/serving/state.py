@@ -10,6 +10,7 @@ from collections.abc import Iterable, Set
 import msgspec
 
 from recsys_tasks.names import IMPRESSION, SEARCH, SHOPPER
+from recsys_tasks.serving.fatigue import Looks
 from recsys_tasks.serving.messages import Event
 from recsys_tasks.serving.reader import HISTORY, Action
 from recsys_tasks.serving.trending import Lately, Trending
@@ -32,6 +33,7 @@ class LiveState:
         self._users: OrderedDict[str, list[Action]] = OrderedDict()
         self._sessions: OrderedDict[str, list[Action]] = OrderedDict()
         self._trending = Trending(trend_hours) if trend_hours else None
+        self.looks = Looks()
 
     def replay(self, lines: Iterable[bytes]) -> int:
         """Takes in what users did, from a journal's lines; returns how many things."""
@@ -65,13 +67,16 @@ class LiveState:
             if key is not None:
                 _remember(table, key, action)
         visitor = event.user_id or event.session_id
-        if self._trending is not None and visitor is not None and _of_own_accord(event):
-            self._trending.add(action.item_id, visitor, min(action.seconds, time.time()))  # clocks may be ahead
+        if visitor is not None and action.item_id:
+            self.looks.acted(visitor, action.item_id)
+            if self._trending is not None and _of_own_accord(event):
+                self._trending.add(action.item_id, visitor, min(action.seconds, time.time()))  # clocks may be ahead
 
     def forget_user(self, user_id: str) -> None:
         """Drops a user's actions, and from sessions those of them that are remembered; see `withdraw` for others."""
         if self._trending is not None:
             self._trending.forget(user_id)
+        self.looks.forget(user_id)
         actions = self._users.pop(user_id, [])
         sessions = {action.session_id for action in actions if action.session_id is not None}
         self.withdraw(sessions, {action.event_id for action in actions if action.event_id is not None})
@@ -102,9 +107,8 @@ class LiveState:
 
 
 def _of_own_accord(event: Event) -> bool:
-    """Whether a shopper did something with an item that no list of ours had shown."""
-    traffic = (event.properties or {}).get("traffic", SHOPPER)
-    return event.item_id is not None and event.request_id is None and traffic == SHOPPER
+    """Whether a shopper acted on what no list of ours had shown."""
+    return event.request_id is None and (event.properties or {}).get("traffic", SHOPPER) == SHOPPER
 
 
 def _remember(table: OrderedDict[str, list[Action]], key: str, action: Action) -> None:
