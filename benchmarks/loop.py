@@ -165,6 +165,7 @@ def _promote_mixed_up(walk: Walk) -> None:
     from recsys_tasks.model.export import export_graphs
     from recsys_tasks.model.files import TrainedModel, save_model
     from recsys_tasks.registry import runs, versions
+    from recsys_tasks.registry.tracking import client
     from recsys_tasks.steps.featuring import snapshot
     from recsys_tasks.steps.training import evaluate_run, load_run_model, register_run
 
@@ -180,7 +181,7 @@ def _promote_mixed_up(walk: Walk) -> None:
         counts=known.counts,
     )
     source, about = snapshot(champion.snapshot_id), {"started_from": "mixed up"}
-    parameters = {**runs.client().get_run(champion.run_id).data.params, "mixed_up": True}
+    parameters = {**client().get_run(champion.run_id).data.params, "mixed_up": True}
     with runs.start_run(source, parameters, about) as run_id, tempfile.TemporaryDirectory() as folder:
         save_model(TrainedModel(model.network, mixed), Path(folder))
         export_graphs(model.network, Path(folder))
