@@ -1,6 +1,6 @@
 -- Grain: one size of score (a power of the root of ten) and one number of looks (the nearest whole one, :most at most)
--- that visitors had had at an item, when it was recommended to them in the week before the cut-off, as far as the batches
--- up to :known tell: how many looks it got then, and how often it was acted on. Machines are left out.
+-- that visitors had had at an item, when it was recommended to them in the week before the cut-off, as far as the
+-- batches up to :known tell: how many looks it got then, and how often it was acted on. Machines are left out.
 -- A place gets as many looks as its chance of being looked at (:chances). Looks count from when the item was acted on
 -- last, or was not shown for :pause hours.
 with shown as (
@@ -9,7 +9,7 @@ with shown as (
         events.item_id,
         events.request_id,
         events.event_time,
-        (cast(:chances as double precision [])) [events.position] as looks,
+        (cast(:chances as double precision[]))[events.position] as looks,
         cast(round(2 * log(greatest(cast(events.properties ->> 'score' as numeric), 1e-9))) as integer) as score_size
     from events
     inner join batches on events.batch = batches.number
@@ -22,7 +22,7 @@ with shown as (
         events.event_type = 'impression'
         and events.event_time >= cast(:cutoff as timestamptz) - interval '7 days'
         and events.event_time < :cutoff
-        and events.position <= cardinality(cast(:chances as double precision []))
+        and events.position <= cardinality(cast(:chances as double precision[]))
         and events.request_id is not null
         and events.properties ->> 'source' = 'model'
         and batches.loaded_number <= :known

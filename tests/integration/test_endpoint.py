@@ -100,6 +100,24 @@ def test_nothing_rises_where_a_shop_does_not_want_it(tmp_path: Path, bundles: li
         assert _items(client, user_id="nobody", k=500) == before
 
 
+def test_what_somebody_looked_at_in_vain_goes_down_until_acted_on(tmp_path: Path, bundles: list[Path]) -> None:
+    knows = tmp_path / "knows"
+    shutil.copytree(bundles[0], knows)
+    manifest = json.loads((knows / MANIFEST).read_text(encoding="utf-8"))
+    lineage = {name: value for name, value in manifest.items() if name not in ("files", "format")}
+    seal(knows, lineage | {"examination": [1.0, 0.5, 0.25], "fatigue": [1.0, 0.01]})
+    serves_already(tmp_path / "home", knows)
+    with TestClient(create_app(_settings(tmp_path / "home"))) as client:
+        others = _items(client, user_id="u2", k=3, record=False)
+        first = client.post("/v1/recommendations", json={"user_id": "u1", "k": 3}).json()
+        best = first["items"][0]["item_id"]
+        assert best not in _items(client, user_id="u1", k=3, record=False)
+        assert _items(client, user_id="u2", k=3, record=False) == others
+        event = {"event_type": "view", "user_id": "u1", "item_id": best, "request_id": first["request_id"]}
+        assert client.post("/v1/events", json=event).status_code == 200
+        assert best in _items(client, user_id="u1", k=3, record=False)
+
+
 def test_a_search_counts_in_the_very_next_answer(client: TestClient) -> None:
     before = _items(client, session=[{"item_id": "i3"}])
     told = [{"item_id": "i3"}, {"event_type": "search", "query": "blue item"}]
