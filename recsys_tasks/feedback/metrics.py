@@ -136,6 +136,12 @@ def online_metrics(connection: Connection, between: Interval, by_version: bool =
     return found
 
 
+def latest_figures(connection: Connection) -> dict[tuple[str, str, str], float]:
+    """Latency and coverage of the latest day that has them, by model version, arm ('' for all) and metric."""
+    rows = connection.execute(statement("reports/online_latest"), {"metrics": [COVERAGE, *LATENCY]})
+    return {(row.model_version, row.arm, row.metric): float(row.value) for row in rows}
+
+
 def write_metrics(connection: Connection, day: date, empty: bool = False) -> None:
     """Writes the figures of a day to `online_metrics`, in place of those that are there."""
     connection.execute(text("delete from online_metrics where day = :day"), {"day": day})

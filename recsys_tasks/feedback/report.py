@@ -4,6 +4,7 @@ watched, what was decided, and what waits in quarantine."""
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
@@ -23,9 +24,12 @@ from recsys_tasks.feedback.metrics import (
     ALL,
     CLICK_THROUGH,
     CONVERSION,
+    COVERAGE,
+    LATENCY,
     REVENUE,
     Against,
     Rate,
+    latest_figures,
     online_metrics,
 )
 from recsys_tasks.feedback.watching import Found, shown_between
@@ -36,17 +40,21 @@ from recsys_tasks.serving.experiment import Experiment
 from recsys_tasks.warehouse import statement
 
 _TEMPLATE = "report.html"
-_MOST_DAYS = 60
+_MOST_DAYS, _MOST_TICKS = 60, 12
 _OFFLINE = ("recall_20", "mrr_20", "precision_20", "f1_20")
+_ROOM, _LEAST_RATE = 1.6, 0.001  # above the highest rate of a picture
 _MODEL, _OTHERS = "#c2410c", ("#1d4ed8", "#15803d", "#7e22ce", "#475569", "#a16207")
 
 
 class OfVersion(NamedTuple):
-    """A version that showed something: its offline figures, and online rates in the arm of the model."""
+    """A version that showed something: its offline figures, online rates in the arm of the model, and of the last day
+    what share of the catalogue it showed and in how many milliseconds (median and 99th percentile)."""
 
     number: str
     offline: Mapping[str, float]
     online: Mapping[str, Rate]
+    coverage: float | None
+    milliseconds: tuple[float | None, float | None]
     first: datetime
     last: datetime
 
@@ -81,7 +89,7 @@ class Report:
         )
         page = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
         page.filters |= {"percent": "{:.2%}".format, "moment": lambda at: f"{at:%Y-%m-%d %H:%M}"}
-        offline = [name for name in _OFFLINE if any(name in version.offline for version in self.versions)]
+        offline = tuple(name for name in _OFFLINE if any(name in version.offline for version in self.versions))
         return page.get_template(_TEMPLATE).render(
             report=self,
             made=datetime.now(UTC),
@@ -152,6 +160,7 @@ def _versions(
 ) -> list[OfVersion]:
     run_of = {row.model_version: row.run_id for row in decisions}
     name, arms = model_arms(experiment)
+    latest = latest_figures(connection)
     found = []
     for shown, figures in online_metrics(connection, whole).items():
         ours = (shown.list, shown.experiment, shown.segment) == (RECOMMENDATIONS, name, ALL) and shown.arm in arms
@@ -159,7 +168,10 @@ def _versions(
         if times is None or shown.model_version not in run_of:
             continue
         offline = offline_of(run_of[shown.model_version])
-        found.append(OfVersion(shown.model_version, offline, figures.rates, times.start, times.end))
+        coverage = latest.get((shown.model_version, ALL, COVERAGE))
+        p50, p99 = (latest.get((shown.model_version, shown.arm, metric)) for metric in LATENCY)
+        online = figures.rates
+        found.append(OfVersion(shown.model_version, offline, online, coverage, (p50, p99), times.start, times.end))
     return sorted(found, key=lambda version: version.first)
 
 
@@ -260,8 +272,10 @@ def _draw_days(axes: Axes, by_day: Mapping[date, Mapping[Any, Any]], experiment:
         )
     axes.set_ylabel("click-through of recommendations")
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.1%}")
-    axes.set_ylim(bottom=0)
-    axes.tick_params(axis="x", rotation=30)
+    highest = max(figures.rates[CLICK_THROUGH].value for of_day in by_day.values() for figures in of_day.values())
+    axes.set_ylim(0, max(_ROOM * highest, _LEAST_RATE))  # intervals of a day that has just begun run out of it
+    ticks = list(by_day)[:: math.ceil(len(by_day) / _MOST_TICKS)]
+    axes.set_xticks(np.asarray(ticks, "datetime64[D]"), [f"{day:%d %b}" for day in ticks])
     axes.legend(frameon=False)
 
 

@@ -243,7 +243,10 @@ class _Watch:
         if min(sum(before.values()), sum(after.values())) < rule.least_events:
             return None
         index, chance, moved = stability(before, after)
-        named = ", ".join(f"{value or 'none'} {was:.1%} to {now_is:.1%}" for value, was, now_is in moved)
+        title_of = self._titles([value for value, _, _ in moved]) if rule.of == "items" else {}
+        named = ", ".join(
+            f"{title_of.get(value, value) or 'none'} {was:.1%} to {now_is:.1%}" for value, was, now_is in moved
+        )
         words = f"{rule.of} differ by an index of {index:.2f} (chance alone {chance:.2f}); most of it: {named}"
         evidence = {"index": index, "chance": chance, "moved": moved}
         return Found(rule, index > max(rule.least, chance), words, evidence)
@@ -300,6 +303,12 @@ class _Watch:
         words = f"click-through {whose} {own}, {others} {other}: {found.change:+.0%} (p = {found.chance:.2g})"
         evidence = {"own": own._asdict(), "other": other._asdict(), "change": found.change, "chance": found.chance}
         return Found(rule, found.change < -rule.least and found.chance < 1 - rule.confidence, words, evidence)
+
+    def _titles(self, item_ids: list[str]) -> dict[str, str]:
+        rows = self._connection.execute(
+            text("select item_id, title from items where item_id = any(:ids) and title <> ''"), {"ids": item_ids}
+        )
+        return {row.item_id: f"{row.title} ({row.item_id})" for row in rows}
 
     def _mix(self, of: str, between: Interval) -> dict[str, int]:
         if of == "scores":

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from recsys_tasks.errors import InputError
 from recsys_tasks.feedback import outcomes, watching
-from recsys_tasks.feedback.metrics import CLICK_THROUGH, online_metrics
+from recsys_tasks.feedback.metrics import CLICK_THROUGH, latest_figures, online_metrics
 from recsys_tasks.feedback.report import Report, make_report
 from recsys_tasks.names import RECOMMENDATIONS
 from recsys_tasks.promotion import record
@@ -44,8 +44,8 @@ def count() -> outcomes.Counted:
 
 
 def log_online() -> None:
-    """Writes to each model version that showed something what came of it: its rates of all days, as metrics of its run
-    beside the offline ones, and in words as a tag.
+    """Writes to each model version that showed something what came of it: its rates of all days, and latency and
+    coverage of the last one, as metrics of its run beside the offline ones, and in words as a tag.
 
     Raises:
         UnavailableError: MLflow does not answer.
@@ -54,7 +54,7 @@ def log_online() -> None:
         whole = watching.shown_between(connection)
         if whole is None:
             return
-        found = online_metrics(connection, whole)
+        found, latest = online_metrics(connection, whole), latest_figures(connection)
     by_version: dict[str, dict[tuple[str, str], float]] = {}
     for shown, figures in found.items():
         if shown.list == RECOMMENDATIONS and not shown.segment and shown.model_version:
@@ -62,6 +62,8 @@ def log_online() -> None:
             arm = shown.arm or EVERYBODY
             of_version |= {(arm, metric): rate.value for metric, rate in figures.rates.items()}
             of_version[arm, "visitors"] = figures.visitors
+    for (number, arm, metric), value in latest.items():
+        by_version.setdefault(number, {})[arm or EVERYBODY, metric] = value
     for number, metrics in by_version.items():
         words = ", ".join(f"{arm} {value:.2%}" for (arm, metric), value in metrics.items() if metric == CLICK_THROUGH)
         try:
