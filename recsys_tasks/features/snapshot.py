@@ -31,6 +31,7 @@ from recsys_tasks.warehouse import ArrowReader, answering, statement
 log = logging.getLogger(__name__)
 
 _FEWEST_SESSIONS = 50
+_ENOUGH_SHOWN = 5_000_000  # impressions, to tell how people tire
 _DICTIONARIES = ["user_key", "session_id", "item_id", "event_type", "query"]
 
 
@@ -144,8 +145,10 @@ def build_snapshot(
     with ArrowReader(engine) as reader:
         as_of = {"cutoff": cutoff, "known": known}
         items, users = (reader.read(f"features/{kind}", as_of) for kind in ("items", "users"))
-        chances = _examination(reader.read("features/positions", {**as_of, "places": PLACES}))
-        remains = _fatigue(reader, as_of, chances)
+        shown = reader.read("features/positions", {**as_of, "places": PLACES})
+        chances = _examination(shown)
+        one_in = 1 + (pc.sum(shown["shown"]).as_py() or 0) // _ENOUGH_SHOWN
+        remains = _fatigue(reader, {**as_of, "one_in": one_in}, chances)
     contents = {
         "files": [part.file for part in parts],
         "item_file": put_table(files, "items", items),

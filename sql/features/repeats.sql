@@ -1,6 +1,7 @@
 -- Grain: one size of score (a power of the root of ten) and one number of looks (the nearest whole one, :most at most)
 -- that visitors had had at an item, when it was recommended to them in the week before the cut-off, as far as the
--- batches up to :known tell: how many looks it got then, and how often it was acted on. Machines are left out.
+-- batches up to :known tell: how many looks it got then, and how often it was acted on. Machines are left out, and only
+-- one in :one_in visitors is looked at.
 -- A place gets as many looks as its chance of being looked at (:chances). Looks count from when the item was acted on
 -- last, or was not shown for :pause hours.
 with shown as (
@@ -27,6 +28,7 @@ with shown as (
         and events.properties ->> 'source' = 'model'
         and batches.loaded_number <= :known
         and flagged_visitors.visitor is null
+        and hashtextextended(visitor_of(events.user_id, events.session_id), 0) % :one_in = 0
 ),
 
 acted as (
