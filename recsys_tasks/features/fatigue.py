@@ -25,7 +25,7 @@ def fatigue(score_size: np.ndarray, looks_before: np.ndarray, looks: np.ndarray,
 
     What is shown again is what the model thinks best, so that counts are compared among equal scores:
     acted ~ Poisson(looks · s(score) · r(looks before)), fitted by turns, with r(0) = 1 and r falling. A few clicks more
-    than there are, as if nobody tired, keep what was rarely seen near what came before it.
+    than there are, as if nobody tired any further, keep what was rarely seen near what came before it.
     Empty where too little was clicked to say anything.
 
     Args:
@@ -42,7 +42,8 @@ def fatigue(score_size: np.ndarray, looks_before: np.ndarray, looks: np.ndarray,
     for _ in range(_ROUNDS):
         rate = of_size / np.maximum(np.bincount(size, looks * remains[looks_before]), 1e-12)
         usual = np.bincount(looks_before, looks * rate[size], len(remains))
-        remains = (of_looks + _PRIOR_CLICKS) / (usual + _PRIOR_CLICKS)
+        before = np.concatenate([[1.0], remains[:-1]])
+        remains = (of_looks + _PRIOR_CLICKS * before) / (usual + _PRIOR_CLICKS)
         remains /= remains[0]
     found = falling(remains, np.bincount(looks_before, looks, len(remains)))
     return found / found[0]
