@@ -20,7 +20,7 @@ from recsys_tasks.feedback.experiments import MISMATCH, verdicts
 from recsys_tasks.feedback.metrics import ALL, CLICK_THROUGH, Against, Figures, Rate, Shown, online_metrics
 from recsys_tasks.interval import Interval
 from recsys_tasks.names import PURCHASE, RECOMMENDATIONS
-from recsys_tasks.serving.engine import MODEL
+from recsys_tasks.serving.engine import MODEL, POPULARITY
 from recsys_tasks.serving.experiment import PREVIOUS, Answers, Arm, Experiment
 from recsys_tasks.warehouse import statement
 
@@ -222,13 +222,32 @@ class _Watch:
         return found._replace(rule=msgspec.structs.replace(rule, then=RETRAIN), explanation=words)
 
     def falls(self, rule: Rule) -> Found | None:
-        """The latest days against the week before them, in lists that a model made."""
+        """The latest days against the week before them, in lists that a model made.
+
+        Where the version that serves is new since then, and what is popular did not fall, it is not the world that has
+        changed: then the version is taken back.
+        """
         latest = self._latest(rule)
-        now = self._rate(latest, None, self._model_arms)
-        before = self._rate(Interval(latest.start - _WEEK, latest.start), None, self._model_arms)
+        since = f"since {latest.start:%Y-%m-%d %H:%M} UTC"
+        now, before = self._now_and_before(latest, self._model_arms)
         if min(now.visitors, before.visitors) < rule.least_visitors:
             return None
-        return self._compared(rule, now, before, f"since {latest.start:%Y-%m-%d %H:%M} UTC", "the week before")
+        found = self._compared(rule, now, before, since, "the week before")
+        shown = shown_between(self._connection, self._served.model_version)
+        if not found.holds or self._experiment is None or shown is None or shown.start < latest.start:
+            return found
+        now, before = self._now_and_before(latest, self._experiment.answering(POPULARITY))
+        if min(now.visitors, before.visitors) < rule.least_visitors or Against(now, before).change <= -rule.least:
+            return found
+        words = (
+            f"{found.explanation}; version {self._served.model_version} is new since then, and what is popular did not"
+            f" fall ({before.value:.2%} before, now {now.value:.2%})"
+        )
+        return found._replace(rule=msgspec.structs.replace(rule, then=ROLL_BACK), explanation=words)
+
+    def _now_and_before(self, latest: Interval, arms: list[Arm]) -> tuple[Rate, Rate]:
+        """The click-through of some arms in the latest days and in the week before them, by any version."""
+        return self._rate(latest, None, arms), self._rate(Interval(latest.start - _WEEK, latest.start), None, arms)
 
     def drift(self, rule: Rule) -> Found | None:
         """What users did in the latest days, against the time that the version learned from."""

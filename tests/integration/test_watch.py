@@ -115,6 +115,18 @@ def test_a_fall_against_the_days_before_asks_for_a_training(shop: Engine, tmp_pa
     assert found.rule.then == "retrain"
 
 
+@pytest.mark.parametrize(("popular", "then"), [(0.3, "roll_back"), (0.15, "retrain")])
+def test_a_fall_under_a_new_version_is_its_own_unless_what_is_popular_falls_too(
+    shop: Engine, tmp_path: Path, popular: float, then: str
+) -> None:
+    report(shop, tmp_path, _lists(START - timedelta(days=2), lambda _: 0.3, model_version="1"))
+    report(shop, tmp_path, _lists(START, lambda arm: 0.15 if arm == "ours" else popular, seed=1))
+    found = _judge(shop)["click-through falls"]
+    assert found.holds
+    assert found.rule.then == then
+    assert ("version 2 is new since then" in found.explanation) == (then == "roll_back")
+
+
 def test_other_things_bought_than_it_learned_from_are_noticed_and_the_same_are_not(
     shop: Engine, tmp_path: Path
 ) -> None:
