@@ -6,54 +6,27 @@
 -- last, or was not shown for :pause hours.
 with shown as (
     select
-        visitor_of(events.user_id, events.session_id) as visitor,
-        events.item_id,
-        events.request_id,
-        events.event_time,
-        (cast(:chances as double precision[]))[events.position] as looks,
-        cast(round(2 * log(greatest(cast(events.properties ->> 'score' as numeric), 1e-9))) as integer) as score_size
-    from events
-    inner join batches on events.batch = batches.number
-    left join flagged_visitors
-        on
-            visitor_of(events.user_id, events.session_id) = flagged_visitors.visitor
-            and cast(events.event_time at time zone 'UTC' as date) = flagged_visitors.day
-            and flagged_visitors.loaded_number <= :known
+        visitor,
+        item_id,
+        request_id,
+        event_time,
+        source,
+        acted,
+        (cast(:chances as double precision[]))[place] as looks,
+        cast(round(2 * log(greatest(score, 1e-9))) as integer) as score_size
+    from shown_before(:cutoff, :known, 7)
     where
-        events.event_type = 'impression'
-        and events.event_time >= cast(:cutoff as timestamptz) - interval '7 days'
-        and events.event_time < :cutoff
-        and events.position <= cardinality(cast(:chances as double precision[]))
-        and events.request_id is not null
-        and events.properties ->> 'source' = 'model'
-        and batches.loaded_number <= :known
-        and flagged_visitors.visitor is null
-        and hashtextextended(visitor_of(events.user_id, events.session_id), 0) % :one_in = 0
-),
-
-acted as (
-    select distinct
-        events.request_id,
-        events.item_id
-    from events
-    inner join batches on events.batch = batches.number
-    where
-        events.event_type in ('view', 'add_to_cart', 'purchase')
-        and events.request_id is not null
-        and events.event_time >= cast(:cutoff as timestamptz) - interval '7 days'
-        and events.event_time < :cutoff
-        and batches.loaded_number <= :known
+        place <= cardinality(cast(:chances as double precision[]))
+        and hashtextextended(visitor, 0) % :one_in = 0
 ),
 
 marked as (
     select
-        shown.*,
-        acted.item_id is not null as acted,
-        lag(acted.item_id is not null) over in_time
-        or shown.event_time > lag(shown.event_time) over in_time + make_interval(hours => :pause) as is_fresh
+        *,
+        lag(acted) over in_time
+        or event_time > lag(event_time) over in_time + make_interval(hours => :pause) as is_fresh
     from shown
-    left join acted on shown.request_id = acted.request_id and shown.item_id = acted.item_id
-    window in_time as (partition by shown.visitor, shown.item_id order by shown.event_time, shown.request_id)
+    window in_time as (partition by visitor, item_id order by event_time, request_id)
 ),
 
 streaks as (
@@ -69,6 +42,7 @@ looked as (
     select
         score_size,
         looks,
+        source,
         acted,
         coalesce(
             sum(looks) over (
@@ -87,5 +61,6 @@ select
     sum(looks) as looks,
     count(*) filter (where acted) as acted
 from looked
+where source = 'model'
 group by 1, 2
 order by 1, 2
