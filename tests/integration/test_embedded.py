@@ -37,3 +37,21 @@ def test_a_killed_user_of_the_server_does_not_keep_it_up(tmp_path: Path) -> None
     assert _runs(survivor)
     assert _use(tmp_path, 0) == survivor
     assert not _runs(survivor)
+
+
+_KILLED = (
+    "import sys, psutil, pathlib\n"
+    "from recsys_tasks.warehouse import embedded\n"
+    "home = pathlib.Path(sys.argv[1])\n"
+    "first = psutil.Process(embedded.start(home).get_postmaster_info().pid)\n"
+    "first.kill()\n"
+    "second = embedded.start(home)\n"
+    "print(second.get_postmaster_info().pid != first.pid, second.psql('select 41 + 1;').split()[2])\n"
+)
+
+
+def test_a_server_that_was_killed_is_started_again(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", _KILLED, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["True", "42"]
