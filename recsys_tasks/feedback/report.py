@@ -40,7 +40,7 @@ from recsys_tasks.serving.experiment import Experiment
 from recsys_tasks.warehouse import statement
 
 _TEMPLATE = "report.html"
-_MOST_DAYS, _MOST_TICKS = 60, 12
+_MOST_DAYS, _MOST_TICKS, _FEWEST_VISITORS = 60, 12, 10
 _OFFLINE = ("recall_20", "mrr_20", "precision_20", "f1_20")
 _ROOM, _LEAST_RATE = 1.6, 0.001  # above the highest rate of a picture
 _MODEL, _OTHERS = "#c2410c", ("#1d4ed8", "#15803d", "#7e22ce", "#475569", "#a16207")
@@ -249,15 +249,19 @@ def _draw_funnel(axes: Axes, rows: Sequence[Any]) -> None:
 
 
 def _draw_days(axes: Axes, by_day: Mapping[date, Mapping[Any, Any]], experiment: Experiment | None) -> None:
-    """Click-through of recommendations by day and arm, with 95 % intervals."""
+    """Click-through of recommendations by day and arm, with 95 % intervals, where more than a handful were shown
+    something: a day that has just begun says nothing."""
     name, models = model_arms(experiment)
     arms = sorted(
         {arm for figures in by_day.values() for of, arm in figures if of == name},
         key=lambda arm: (arm not in models, arm),
     )
+    highest = _LEAST_RATE
     for number, arm in enumerate(arms):
-        days = [day for day in by_day if (name, arm) in by_day[day]]
-        rates = [by_day[day][name, arm].rates[CLICK_THROUGH] for day in days]
+        rates_of = {day: of[name, arm].rates[CLICK_THROUGH] for day, of in by_day.items() if (name, arm) in of}
+        days = [day for day, rate in rates_of.items() if rate.visitors >= _FEWEST_VISITORS]
+        rates = [rates_of[day] for day in days]
+        highest = max([highest, *(rate.value for rate in rates)])
         colour = _MODEL if arm in models else _OTHERS[number % len(_OTHERS)]
         low = [rate.value - rate.low for rate in rates]
         high = [min(rate.high - rate.value, 1.0) for rate in rates]
@@ -272,8 +276,7 @@ def _draw_days(axes: Axes, by_day: Mapping[date, Mapping[Any, Any]], experiment:
         )
     axes.set_ylabel("click-through of recommendations")
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.1%}")
-    highest = max(figures.rates[CLICK_THROUGH].value for of_day in by_day.values() for figures in of_day.values())
-    axes.set_ylim(0, max(_ROOM * highest, _LEAST_RATE))  # intervals of a day that has just begun run out of it
+    axes.set_ylim(0, _ROOM * highest)
     ticks = list(by_day)[:: math.ceil(len(by_day) / _MOST_TICKS)]
     axes.set_xticks(np.asarray(ticks, "datetime64[D]"), [f"{day:%d %b}" for day in ticks])
     axes.legend(frameon=False)
