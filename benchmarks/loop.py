@@ -194,7 +194,7 @@ def _promote_mixed_up(walk: Walk) -> None:
         runs.log_model(run_id, Path(folder))
     evaluate_run(run_id)
     number = register_run(run_id)
-    _write_gate(settings().home, least_gain=-1.0)
+    _write_gate(settings().home, least_gain=-9.0)
     walk.airflow.trigger("promote_model", version=number)
     walk.settle("the mixed up model", "ingest_events", lambda: _champion(walk) == number)
     _write_gate(settings().home, _LEAST_GAIN)
