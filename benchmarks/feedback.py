@@ -116,7 +116,10 @@ def _kill(
         while sum(caller.share for caller in callers) / len(callers) < share and any(c.is_alive() for c in callers):
             time.sleep(0.02)
         time.sleep(chance.uniform(0, 0.5))
-        who = chance.choices(list(killed), [5, 4, 1])[0]
+        kinds = list(killed)
+        who = (
+            kinds[number] if number < len(kinds) else chance.choices(kinds, [5, 4, 1])[0]
+        )  # each of them at least once
         if who == "endpoints":
             endpoints.kill(chance.randrange(2))
         elif who == "databases":

@@ -13,3 +13,4 @@ def test_killed_at_random_no_acknowledged_event_is_lost_or_doubled(tmp_path: Pat
     assert found.acknowledged == 10_000
     assert (found.lost, found.doubled) == (0, 0)
     assert found.kills == 8
+    assert "0 databases" not in found.killed
