@@ -117,16 +117,14 @@ def experiment() -> Experiment | None:
 
 def _roll_back(alarms: list[watching.Alarm]) -> str | None:
     serving = record.standing(engine()).served
-    for alarm in alarms:
-        if not serving or serving[-1].model_version != alarm.model_version:
-            continue
-        if len(serving) < 2:
-            _note(alarm, "there is no version before it to go back to")
-            continue
-        back = rollback(f"{alarm.rule}: {alarm.explanation}", "the watch over feedback")
-        _note(alarm, f"rolled back to version {back}")
-        return back
-    return None
+    against = [alarm for alarm in alarms if serving and alarm.model_version == serving[-1].model_version]
+    if not against:
+        return None
+    why = "; ".join(f"{alarm.rule}: {alarm.explanation}" for alarm in against)
+    back = rollback(why, "the watch over feedback") if len(serving) > 1 else None
+    for alarm in against:
+        _note(alarm, f"rolled back to version {back}" if back else "there is no version before it to go back to")
+    return back
 
 
 def _note(alarm: watching.Alarm, outcome: str) -> None:
