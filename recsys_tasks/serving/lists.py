@@ -73,7 +73,7 @@ class Lists:
         """What a user in a session may want next, by the arm that the visitor is in."""
         began = time.perf_counter()
         past, session, now = self._context(asked)
-        situation = Situation(self._state.lately(now), self._state.looks.of(asked.user_id or asked.session_id, now))
+        situation = self._situation(asked, now)
         request_id = uuid.uuid4().hex
         visitor, arm = asked.user_id or asked.session_id, self._arm(asked)
         explore = Exploration(self._explore_share, request_id) if asked.record and self._explore_share else None
@@ -104,7 +104,7 @@ class Lists:
         as something that the user did, if it is to be recorded."""
         began = time.perf_counter()
         past, session, now = self._context(asked)
-        situation = Situation(self._state.lately(now), self._state.looks.of(asked.user_id or asked.session_id, now))
+        situation = self._situation(asked, now)
         request_id = uuid.uuid4().hex
 
         def ask(engine: Engine) -> Answer:
@@ -151,6 +151,9 @@ class Lists:
             return ANONYMOUS
         known_as = self._known_as(asked.user_id, engine)
         return RETURNING if known_as in engine.bundle.histories.row_of else NEW
+
+    def _situation(self, asked: RecommendationRequest, now: float) -> Situation:
+        return Situation(self._state.lately(now), self._state.looks.of(asked.user_id or asked.session_id, now))
 
     def _wishes(
         self,
