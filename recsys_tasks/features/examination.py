@@ -11,7 +11,7 @@ import numpy as np
 PLACES = 50
 _ROUNDS = 200
 _CLOSE = 1e-6
-_LEAST_CLICKS = 200
+LEAST_CLICKS = 200
 _MOST_WEIGHT = 10.0
 
 
@@ -26,7 +26,7 @@ def examination(item: np.ndarray, place: np.ndarray, shown: np.ndarray, acted: n
     Args:
         item, place: numbers from 0 of each pair [N]; shown, acted: how often it was [N].
     """
-    if acted.sum() < _LEAST_CLICKS:
+    if acted.sum() < LEAST_CLICKS:
         return np.zeros(0)
     places = int(place.max()) + 1
     theta, gamma = np.full(places, 0.5), np.full(int(item.max()) + 1, 0.1)

@@ -11,12 +11,11 @@ from typing import Final
 
 import numpy as np
 
-from recsys_tasks.features.examination import falling
+from recsys_tasks.features.examination import LEAST_CLICKS, falling
 
 MOST_LOOKS: Final = 20
 PAUSE_HOURS: Final = 6
 _ROUNDS = 100
-_LEAST_CLICKS = 200
 _PRIOR_CLICKS = 20.0
 
 
@@ -33,7 +32,7 @@ def fatigue(score_size: np.ndarray, looks_before: np.ndarray, looks: np.ndarray,
         looks_before: at the same item [N]; at most MOST_LOOKS.
         looks, acted: how many looks were had then, and how often it was acted on [N].
     """
-    if acted.sum() < _LEAST_CLICKS:
+    if acted.sum() < LEAST_CLICKS:
         return np.zeros(0)
     _, size = np.unique(score_size, return_inverse=True)
     remains = np.ones(MOST_LOOKS + 1)

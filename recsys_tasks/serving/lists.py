@@ -75,7 +75,7 @@ class Lists:
         past, session, now = self._context(asked)
         situation = self._situation(asked, now)
         request_id = uuid.uuid4().hex
-        visitor, arm = asked.user_id or asked.session_id, self._arm(asked)
+        visitor, arm = _visitor(asked), self._arm(asked)
         explore = Exploration(self._explore_share, request_id) if asked.record and self._explore_share else None
         if arm is not None and arm.against is not None:
             explore = None  # an item's place is to tell whose it is
@@ -112,7 +112,7 @@ class Lists:
             found = engine.search(known_as, past, session, now, asked.query, wishes, situation)
             return found if found.items else engine.recommend(known_as, past, session, now, wishes, MODEL, situation)
 
-        engine, found = self._models.answer(self.engine(), asked.user_id or asked.session_id, ask)
+        engine, found = self._models.answer(self.engine(), _visitor(asked), ask)
         made = _Made(SEARCHED, request_id, engine, found, self._arm(asked), None, began)
         answer = self._answer(asked, made, complete)
         fallback = not any(item.source == "search" for item in answer.items)
@@ -124,7 +124,7 @@ class Lists:
 
     def _arm(self, asked: RecommendationRequest) -> Arm | None:
         """The arm of whoever asks; none of nobody, nor of what is not recorded, which gets the model's list."""
-        visitor = asked.user_id or asked.session_id
+        visitor = _visitor(asked)
         if self._experiment is None or visitor is None or not asked.record:
             return None
         return self._experiment.arm_of(visitor)
@@ -139,10 +139,9 @@ class Lists:
             milliseconds = 1e3 * (time.perf_counter() - made.began)
             shown = Shown(made.found, made.request_id, version, made.teams, about, milliseconds)
             self._impressions.note(asked, shown)
-            visitor, items = asked.user_id or asked.session_id, [item.item_id for item in made.found.items]
+            visitor, items = _visitor(asked), [item.item_id for item in made.found.items]
             if visitor is not None:
-                at = asked.time.timestamp() if asked.time else unix_now()
-                self._state.looks.shown(visitor, items, made.engine.bundle.examination, at)
+                self._state.looks.shown(visitor, items, made.engine.bundle.examination, _time(asked))
         return RecommendationAnswer(made.request_id, version, made.found.purchase_intent, complete, made.found.items)
 
     def _segment(self, asked: RecommendationRequest, engine: Engine) -> str:
@@ -153,7 +152,7 @@ class Lists:
         return RETURNING if known_as in engine.bundle.histories.row_of else NEW
 
     def _situation(self, asked: RecommendationRequest, now: float) -> Situation:
-        return Situation(self._state.lately(now), self._state.looks.of(asked.user_id or asked.session_id, now))
+        return Situation(self._state.lately(now), self._state.looks.of(_visitor(asked), now))
 
     def _wishes(
         self,
@@ -203,7 +202,7 @@ class Lists:
     def _context(self, asked: RecommendationRequest) -> tuple[list[Action], list[Action], float]:
         """What the user did outside the session, what the session did, and when it began."""
         self.listen()
-        now = asked.time.timestamp() if asked.time else unix_now()
+        now = _time(asked)
         session_id = asked.session_id
         if session_id is None and not asked.session:
             session_id = self._state.running_session(asked.user_id, now)
@@ -237,3 +236,13 @@ class Lists:
                 and (action.item_id, action.event_type, action.seconds) not in in_session
             ]
         return past, session, min([now, *(action.seconds for action in session)])
+
+
+def _visitor(asked: RecommendationRequest) -> str | None:
+    """Who asks: a user, or a session of nobody; None where neither is told."""
+    return asked.user_id or asked.session_id
+
+
+def _time(asked: RecommendationRequest) -> float:
+    """As of when, in seconds since 1970."""
+    return asked.time.timestamp() if asked.time else unix_now()
