@@ -23,7 +23,11 @@ _FEWEST = 4.0  # people, for an item to be looked at
 _SURE = 3.0  # standard deviations above what is expected
 _MOST = 0.5  # of all that is shown
 _FAR = 500.0  # half-lives, before all weights are taken down
-_NEW = 10  # acts, or one in so many of those remembered, before it is looked again
+_NEW, _OF_ALL, _OF_TIME = (
+    10,
+    100,
+    10,
+)  # acts, or this part of those remembered or of a half-life, and it is looked again
 
 
 class Lately(NamedTuple):
@@ -95,7 +99,8 @@ class Trending:
 
     def lately(self, now: float) -> Lately:
         """What was taken lately, as of a time; the same one until there is something new to see."""
-        if self._new > max(_NEW, len(self._acts) // _NEW**2) or abs(now - self._looked_at) > self._half_life / _NEW:
+        enough = self._new > max(_NEW, len(self._acts) // _OF_ALL)
+        if enough or abs(now - self._looked_at) > self._half_life / _OF_TIME:
             self._lately, self._looked_at, self._new = self._look(now), now, 0
         return self._lately
 

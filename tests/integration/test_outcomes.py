@@ -177,3 +177,16 @@ def test_who_is_forgotten_is_not_among_the_outcomes(shop: Engine, tmp_path: Path
     assert [row[0] for row in _outcomes(shop)] == ["r2"]
     _count(shop)
     assert [row[0] for row in _outcomes(shop)] == ["r2"]
+
+
+def test_the_first_feedback_of_a_shop_is_known_to_plans_as_soon_as_it_is_loaded(
+    warehouse: Engine, tmp_path: Path
+) -> None:
+    catalogue(warehouse, tmp_path)
+    items = [f"i{number}" for number in range(20)]
+    report(warehouse, tmp_path, [row for number in range(500) for row in shown(f"r{number}", items, f"u{number}")])
+    with warehouse.connect() as connection:
+        found = connection.scalar(
+            text("select null_frac from pg_stats where tablename = 'events_2024_05' and attname = 'request_id'")
+        )
+    assert found == 0  # or a count would look through all impressions for each act
