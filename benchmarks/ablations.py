@@ -23,10 +23,10 @@ from benchmarks.report import machine, show, write
 from recsys_tasks.evaluation.metrics import ranking_metrics
 from recsys_tasks.evaluation.protocol import model_ranks
 from recsys_tasks.evaluation.sequence_files import SequenceTask, read_task
-from recsys_tasks.model import recipe
 from recsys_tasks.model.attention import Turn, turn
 from recsys_tasks.model.network import ItemTable, Reading, Recommender, SessionState
-from recsys_tasks.model.training import TrainingConfig, TrainingData, build_network, train
+from recsys_tasks.model.training_loop import TrainingConfig, TrainingData, build_network, train
+from recsys_tasks.training import recipe
 
 METRICS = ("recall_20", "mrr_20")
 Network = Callable[[Recommender], None]

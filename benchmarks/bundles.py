@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from recsys_tasks.features.encoding import EncodedSnapshot
+from recsys_tasks.engine.catalog import Columns
+from recsys_tasks.features.encoded_snapshot import EncodedSnapshot
 from recsys_tasks.features.sequences import build_timeline
 from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.model.export import export_graphs
 from recsys_tasks.model.files import TrainedModel, save_model
 from recsys_tasks.model.network import NetworkConfig
-from recsys_tasks.model.training import build_network
+from recsys_tasks.model.training_loop import build_network
 from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM, VIEW
 from recsys_tasks.promotion.build import golden_requests, seal_with_golden, write_data
-from recsys_tasks.serving.catalogue import Columns
 
 _END = datetime(2024, 6, 1, tzinfo=UTC)
 _SESSION = 5

@@ -16,7 +16,7 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from recsys_tasks.features.encoding import load_events, snapshot_vocabulary
+from recsys_tasks.features.encoded_snapshot import load_events, snapshot_vocabulary
 from recsys_tasks.features.snapshot import latest_snapshot_id, open_snapshot
 from recsys_tasks.names import FIRST_ITEM
 from recsys_tasks.settings import settings

@@ -25,7 +25,7 @@ from benchmarks.endpoints import own_addresses, resident_megabytes, running_endp
 from benchmarks.load import Caller, capacity
 from benchmarks.report import machine, show, write
 from benchmarks.rivals import RIVALS
-from recsys_tasks.serving.bundle import pack
+from recsys_tasks.engine.bundle import pack
 from recsys_tasks.stack.environment import any_free_port
 
 _TOKEN = "benchmark"  # noqa: S105

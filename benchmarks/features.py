@@ -24,10 +24,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks import shop
 from benchmarks.ingestion import fresh_warehouse, ingest
 from benchmarks.report import PeakMemory, Stopwatch, machine, show, write
-from recsys_tasks.features.encoding import load_events, snapshot_vocabulary
+from recsys_tasks.features.encoded_snapshot import load_events, snapshot_vocabulary
 from recsys_tasks.features.sequences import build_timeline
 from recsys_tasks.features.snapshot import Snapshot, SnapshotParameters, build_snapshot
-from recsys_tasks.sql import source
+from recsys_tasks.sql_files import source
 from recsys_tasks.warehouse import ArrowReader, embedded
 
 PARAMETERS = SnapshotParameters(validation_share=0.04, test_share=0.04, min_item_events=5)
@@ -122,7 +122,7 @@ def _duckdb(warehouse: Engine, folder: Path, events: int) -> float:
     with ArrowReader(warehouse) as reader:
         for month in months:
             pq.write_table(reader.read_sql(f"select * from {month}"), log / f"{month}.parquet")
-    query = source("features/day")
+    query = source("features/day_events")
     for name, value in (
         ("day_start", "'2024-01-01 00:00:00+00'"),
         ("until", "'2099-01-01 00:00:00+00'"),

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import shop
 from benchmarks.report import PeakMemory, Stopwatch, machine, show, write
-from recsys_tasks.ingestion.land import land
+from recsys_tasks.ingestion.landing import land
 from recsys_tasks.ingestion.load import LoadReport, load
 from recsys_tasks.ingestion.sources import read_source
 from recsys_tasks.settings import settings

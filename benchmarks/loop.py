@@ -28,15 +28,15 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.report import machine, show, write
-from recsys_tasks.feedback.experiments import arm_figures
-from recsys_tasks.feedback.metrics import CLICK_THROUGH, Rate
-from recsys_tasks.feedback.report import compare
+from recsys_tasks.experiments.online_metrics import CLICK_THROUGH, Rate
+from recsys_tasks.experiments.verdicts import arm_figures
 from recsys_tasks.interval import Interval
+from recsys_tasks.monitoring.report import compare
 from recsys_tasks.settings import settings
 from recsys_tasks.stack.loop import Walk
-from recsys_tasks.stack.running import running
-from recsys_tasks.steps import watching
-from recsys_tasks.steps.simulating import simulate
+from recsys_tasks.stack.services import running
+from recsys_tasks.steps import monitoring
+from recsys_tasks.steps.simulation import simulate
 
 _EASY_GATE = """
 [baselines]
@@ -123,7 +123,7 @@ def _rounds(walk: Walk, given: argparse.Namespace) -> tuple[list[dict[str, objec
 
 def _report(number: int, folder: Path | None) -> list[str]:
     """What the report after a round says first; a copy of it."""
-    written = watching.report()
+    written = monitoring.report()
     if written is None:
         return []
     if folder is not None:
@@ -170,7 +170,7 @@ def _promote_mixed_up(walk: Walk) -> None:
     from recsys_tasks.model.files import TrainedModel, save_model
     from recsys_tasks.registry import runs, versions
     from recsys_tasks.registry.tracking import client
-    from recsys_tasks.steps.featuring import snapshot
+    from recsys_tasks.steps.features import snapshot
     from recsys_tasks.steps.training import evaluate_run, load_run_model, register_run
 
     champion = versions.version_by_number(_champion(walk))
@@ -201,7 +201,7 @@ def _promote_mixed_up(walk: Walk) -> None:
 
 
 def _champion(walk: Walk) -> str:
-    from recsys_tasks.promotion.record import standing
+    from recsys_tasks.promotion.deployment_record import standing
 
     return standing(walk.warehouse).served[-1].model_version
 

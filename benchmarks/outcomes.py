@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.ingestion import fresh_warehouse
 from benchmarks.report import PeakMemory, Stopwatch, machine, show, write
-from recsys_tasks.feedback.outcomes import CountingRules, count_outcomes
+from recsys_tasks.feedback.attribution import CountingRules, count_outcomes
 from recsys_tasks.ingestion.changes import lock_changes, record_removal
 from recsys_tasks.warehouse import embedded
 

@@ -21,11 +21,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.report import machine, show, write
 from recsys_tasks.evaluation.metrics import ranking_metrics
 from recsys_tasks.evaluation.protocol import Questions, model_ranks
-from recsys_tasks.features.examination import click_weights, examination
+from recsys_tasks.features.position_bias import click_weights, examination
 from recsys_tasks.features.sequences import Timeline, build_timeline
 from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.model.network import NetworkConfig
-from recsys_tasks.model.training import TrainingConfig, TrainingData, build_network, train
+from recsys_tasks.model.training_loop import TrainingConfig, TrainingData, build_network, train
 from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM, VIEW
 
 _ITEMS, _PLACES, _GROUPS = 60, 40, 10

@@ -28,7 +28,7 @@ from benchmarks.load import Caller, Load, capacity, shown
 from benchmarks.report import machine, show, write
 from recsys_tasks.names import REGISTERED_MODEL
 from recsys_tasks.registry.tracking import client
-from recsys_tasks.steps import promoting
+from recsys_tasks.steps import promotion
 
 _QUESTIONS = 400
 _MOST_SECONDS = 1_800.0
@@ -65,7 +65,7 @@ def _measure(given: argparse.Namespace, home: Path, endpoints: Sequence[tuple[st
     expected, seconds_to_serve = {}, []
     for number, bundle in zip(("1", "2"), folders, strict=True):
         began = time.perf_counter()
-        promoting.activate(number, bundle)
+        promotion.activate(number, bundle)
         seconds_to_serve.append(time.perf_counter() - began)
         expected[number] = [_items(urls[0], body) for body in bodies]
     most = capacity(urls, bodies, 10.0)
@@ -76,9 +76,9 @@ def _measure(given: argparse.Namespace, home: Path, endpoints: Sequence[tuple[st
         for turn in range(given.promotions):
             began = time.perf_counter()
             if turn % 2 == 0:
-                promoting.rollback()
+                promotion.rollback()
             else:
-                promoting.activate("2", folders[1])
+                promotion.activate("2", folders[1])
             turns.append((began, time.perf_counter()))
             time.sleep(given.pause)
             quiet.append((turns[-1][1] + _AFTERWARDS, time.perf_counter()))

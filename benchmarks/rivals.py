@@ -20,12 +20,12 @@ from pydantic import BaseModel
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from recsys_tasks.engine.bundle import read_bundle
 from recsys_tasks.features.sequences import build_timeline, query_inputs
 from recsys_tasks.model.files import load_model
-from recsys_tasks.model.neighbours import NeighbourConfig, SessionNeighbours
+from recsys_tasks.model.neighbors import NeighbourConfig, SessionNeighbours
 from recsys_tasks.model.network import Events, Query
 from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM, VIEW
-from recsys_tasks.serving.bundle import read_bundle
 
 _HISTORY = 512
 _SESSION = 5  # as benchmarks.bundles parts its histories

@@ -26,8 +26,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.report import machine, show, write
 from recsys_tasks.evaluation.sequence_files import read_task
-from recsys_tasks.model import recipe
-from recsys_tasks.model.training import TrainingConfig, build_network, train
+from recsys_tasks.model.training_loop import TrainingConfig, build_network, train
+from recsys_tasks.training import recipe
 
 SEQUENCES, LENGTH, ITEMS, NEGATIVES, WIDTH, LAYERS, HEADS, DROPOUT = 2_000, 200, 10_000, 256, 64, 2, 2, 0.2
 _PEER = Path(__file__).parent / "peers" / "rectools_sasrec.py"

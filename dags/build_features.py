@@ -40,10 +40,10 @@ def build_features() -> None:
     def snapshot(params: Any = None, outlet_events: Any = None) -> str:
         from datetime import datetime
 
-        from recsys_tasks.steps import featuring
+        from recsys_tasks.steps import features
 
         cutoff = params["cutoff"] and datetime.fromisoformat(params["cutoff"])
-        built = featuring.build_features(cutoff)
+        built = features.build_features(cutoff)
         loop.note(
             f"{built.snapshot_id}: {built.events:,} events, {built.sessions:,} sessions, {len(built.files)} days,"
             f" {built.items:,} items, {built.feedback_events:,} events of feedback"

@@ -43,9 +43,9 @@ def collect_feedback() -> None:
     def fetch() -> list[dict[str, Any]]:
         from dataclasses import asdict
 
-        from recsys_tasks.steps import ingesting
+        from recsys_tasks.steps import ingestion
 
-        portions = ingesting.fetch_feedback()
+        portions = ingestion.fetch_feedback()
         if not portions:
             raise AirflowSkipException("Nothing new in any journal")
         return [asdict(portion) for portion in portions]
@@ -54,9 +54,9 @@ def collect_feedback() -> None:
     @loop.step
     def load(portions: list[dict[str, Any]], outlet_events: Any = None) -> int:
         from recsys_tasks.feedback import Portion
-        from recsys_tasks.steps import ingesting
+        from recsys_tasks.steps import ingestion
 
-        reports = ingesting.load_feedback([Portion(**portion) for portion in portions])
+        reports = ingestion.load_feedback([Portion(**portion) for portion in portions])
         inserted = sum(report.inserted for report in reports)
         loop.note(loop.counts(reports))
         if inserted == 0:

@@ -51,26 +51,26 @@ def ingest_events() -> None:
     @task(pool=loop.POOL)
     @loop.step
     def land(params: Any = None, data_interval_start: Any = None, data_interval_end: Any = None) -> list[str]:
-        from recsys_tasks.steps import ingesting
+        from recsys_tasks.steps import ingestion
 
         interval = loop.interval_to_ingest(data_interval_start, data_interval_end)
-        return ingesting.land_source(params["source"], params["paths"], interval)
+        return ingestion.land_source(params["source"], params["paths"], interval)
 
     @task(pool=loop.POOL)
     @loop.step
     def validate(batch_ids: list[str]) -> list[str]:
-        from recsys_tasks.steps import ingesting
+        from recsys_tasks.steps import ingestion
 
-        reports = ingesting.validate_batches(batch_ids)
+        reports = ingestion.validate_batches(batch_ids)
         loop.note("\n".join(report.summary for report in reports))
         return [report.batch_id for report in reports]
 
     @task(pool=loop.POOL)
     @loop.step
     def load(batch_ids: list[str]) -> int:
-        from recsys_tasks.steps import ingesting
+        from recsys_tasks.steps import ingestion
 
-        reports = ingesting.load_batches(batch_ids)
+        reports = ingestion.load_batches(batch_ids)
         loop.note(loop.counts(reports))
         return sum(report.inserted for report in reports)
 

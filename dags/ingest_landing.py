@@ -46,18 +46,18 @@ def ingest_landing() -> None:
     def look() -> list[dict[str, str]]:
         from dataclasses import asdict
 
-        from recsys_tasks.steps import ingesting
+        from recsys_tasks.steps import ingestion
 
-        return [asdict(dropped) for dropped in ingesting.dropped_files()]
+        return [asdict(dropped) for dropped in ingestion.dropped_files()]
 
     @task(pool=loop.POOL, map_index_template="{{ file_name }}", max_active_tis_per_dagrun=1)
     @loop.step
     def ingest(dropped: dict[str, str]) -> dict[str, Any]:
-        from recsys_tasks.ingestion.folder import DroppedFile
-        from recsys_tasks.steps import ingesting
+        from recsys_tasks.ingestion.landing_folder import DroppedFile
+        from recsys_tasks.steps import ingestion
 
         get_current_context()["file_name"] = dropped["path"].rsplit("/", 1)[-1]
-        reports = ingesting.ingest_dropped(DroppedFile(**dropped))
+        reports = ingestion.ingest_dropped(DroppedFile(**dropped))
         loop.note(loop.counts(reports), on_run=False)
         return {"path": dropped["path"], "inserted": sum(report.inserted for report in reports)}
 

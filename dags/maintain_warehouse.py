@@ -40,9 +40,9 @@ def maintain_warehouse() -> None:
     @task(pool=loop.POOL)
     @loop.step
     def maintain(params: Any = None) -> None:
-        from recsys_tasks.steps import maintaining
+        from recsys_tasks.steps import maintenance
 
-        done = maintaining.maintain(dry_run=params["dry_run"])
+        done = maintenance.maintain(dry_run=params["dry_run"])
         would = "would drop" if params["dry_run"] else "dropped"
         loop.note(
             f"{would} months {', '.join(done.months) or 'none'}, {done.quarantined} rows of quarantine,"

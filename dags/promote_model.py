@@ -42,34 +42,34 @@ The old champion serves everywhere, whatever failed.
 @task(multiple_outputs=False)
 @loop.step
 def build(params: Any = None, triggering_asset_events: Any = None) -> dict[str, Any]:
-    from recsys_tasks.steps import promoting
+    from recsys_tasks.steps import promotion
 
     wanted = params["version"] or loop.from_event(triggering_asset_events, "version")
-    number, folder = promoting.build(wanted)
+    number, folder = promotion.build(wanted)
     return {"version": number, "bundle": str(folder)}
 
 
 @task(multiple_outputs=False)
 @loop.step
 def judge(built: dict[str, Any]) -> dict[str, Any]:
-    from recsys_tasks.steps import promoting
+    from recsys_tasks.steps import promotion
 
-    decision = promoting.judge(built["version"], Path(built["bundle"]))
+    decision = promotion.judge(built["version"], Path(built["bundle"]))
     loop.note(f"version {built['version']}: {'; '.join(decision.reasons)}")
     if not decision.promote:
         raise AirflowSkipException(f"Version {built['version']} is refused: {'; '.join(decision.reasons)}")
     evidence = {"evidence": decision.as_dict(), "shown": decision.as_markdown()}
-    return {**built, "reasons": decision.reasons, "approved_by": promoting.AUTOMATIC, **evidence}
+    return {**built, "reasons": decision.reasons, "approved_by": promotion.AUTOMATIC, **evidence}
 
 
 @task(multiple_outputs=False)
 @loop.step
 def consent(judged: dict[str, Any], answer: Any = None) -> dict[str, Any]:
-    from recsys_tasks.steps import promoting
+    from recsys_tasks.steps import promotion
 
     yes, who = loop.read_answer(answer)
     if not yes:
-        promoting.reject(judged["version"], judged["reasons"], who, judged["evidence"])
+        promotion.reject(judged["version"], judged["reasons"], who, judged["evidence"])
         raise AirflowSkipException(f"Version {judged['version']} was rejected by {who}")
     return {**judged, "approved_by": who}
 
@@ -77,19 +77,19 @@ def consent(judged: dict[str, Any], answer: Any = None) -> dict[str, Any]:
 @task(multiple_outputs=False)
 @loop.step
 def begin_trial(agreed: dict[str, Any]) -> dict[str, Any]:
-    from recsys_tasks.steps import trying
+    from recsys_tasks.steps import rollout
 
-    began = trying.begin(agreed["version"], Path(agreed["bundle"]), agreed["approved_by"], agreed["evidence"])
+    began = rollout.begin(agreed["version"], Path(agreed["bundle"]), agreed["approved_by"], agreed["evidence"])
     return {**agreed, "began": began and began.isoformat()}
 
 
 @task.sensor(poke_interval=60, mode="reschedule", timeout=30 * 24 * 3600.0)
 @loop.step
 def watch_trial(tried: dict[str, Any]) -> bool:
-    from recsys_tasks.steps import trying
+    from recsys_tasks.steps import rollout
 
     began = tried["began"] and datetime.fromisoformat(tried["began"])
-    findings = trying.look(Path(tried["bundle"]), began)
+    findings = rollout.look(Path(tried["bundle"]), began)
     if findings is None:
         return False
     loop.note(f"version {tried['version']} passed its trial: {'; '.join(findings)}")
@@ -99,10 +99,10 @@ def watch_trial(tried: dict[str, Any]) -> bool:
 @task(outlets=[loop.CHAMPION_VERSION])
 @loop.step
 def activate(agreed: dict[str, Any], outlet_events: Any = None) -> str:
-    from recsys_tasks.steps import promoting
+    from recsys_tasks.steps import promotion
 
     version, who = agreed["version"], agreed["approved_by"]
-    promoting.activate(version, Path(agreed["bundle"]), agreed["reasons"], who, agreed["evidence"])
+    promotion.activate(version, Path(agreed["bundle"]), agreed["reasons"], who, agreed["evidence"])
     outlet_events[loop.CHAMPION_VERSION].extra = {"version": version}
     return version
 

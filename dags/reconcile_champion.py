@@ -40,11 +40,11 @@ def reconcile_champion() -> None:
     @task(multiple_outputs=False)
     @loop.step
     def reconcile() -> None:
-        from recsys_tasks.steps import reconciling
+        from recsys_tasks.steps import reconciliation
 
-        found = reconciling.reconcile()
+        found = reconciliation.reconcile()
         loop.note("; ".join([*found.changes, *found.problems]) or f"version {found.version} serves everywhere")
-        reconciling.insist(found)
+        reconciliation.insist(found)
         if not found.changes:
             raise AirflowSkipException("Nothing to put right")
 

@@ -11,8 +11,8 @@ from recsys_tasks import orchestration as loop
 DOC = """
 ### What it does
 Counts what came of each list (clicks, carts, purchases) into the day it was shown, finds machines among the visitors,
-and judges by the rules of `recsys_tasks/feedback/watch.toml` (or `RECSYS_WATCH_RULES`): the version that serves against
-the arms of the running experiment, its click-through against the week before, and what users do against the time that
+and judges by the rules of `recsys_tasks/monitoring/monitors.toml` (or `RECSYS_WATCH_RULES`): the version that serves
+against the arms of the running experiment, its click-through against the week before, and what users do against the time that
 it learned from. What holds is an alarm, which says why; it may take the version back, hold promotions, or start a
 training from the start. At the end the report (`RECSYS_HOME/report.html`, and with the run of the version that
 serves) is made anew.
@@ -44,27 +44,27 @@ def watch_feedback() -> None:
     @task(pool=loop.POOL)
     @loop.step
     def count() -> int:
-        from recsys_tasks.steps import watching
+        from recsys_tasks.steps import monitoring
 
-        counted = watching.count()
+        counted = monitoring.count()
         loop.note(f"{counted.requests:,} requests of {len(counted.days)} days, {counted.machines} machines")
         return counted.requests
 
     @task
     @loop.step
     def judge() -> list[str]:
-        from recsys_tasks.steps import watching
+        from recsys_tasks.steps import monitoring
 
-        holds = [f"{found.rule.name}: {found.explanation}" for found in watching.watch() if found.holds]
+        holds = [f"{found.rule.name}: {found.explanation}" for found in monitoring.watch() if found.holds]
         loop.note("; ".join(holds) or "nothing to tell")
         return holds
 
     @task
     @loop.step
     def react() -> bool:
-        from recsys_tasks.steps import watching
+        from recsys_tasks.steps import monitoring
 
-        reaction = watching.react()
+        reaction = monitoring.react()
         for alarm in reaction.new:
             loop.on_alarm(alarm.rule, alarm.model_version, alarm.action, alarm.explanation)
         if reaction.rolled_back_to is not None:
@@ -74,18 +74,18 @@ def watch_feedback() -> None:
     @task(outlets=[loop.RETRAINING])
     @loop.step
     def retrain(asked: bool, outlet_events: Any = None) -> None:
-        from recsys_tasks.steps import watching
+        from recsys_tasks.steps import monitoring
 
         if not asked:
             raise AirflowSkipException("No alarm asks for it")
-        outlet_events[loop.RETRAINING].extra = {"alarm": watching.why_retrain()}
+        outlet_events[loop.RETRAINING].extra = {"alarm": monitoring.why_retrain()}
 
     @task
     @loop.step
     def report() -> list[str]:
-        from recsys_tasks.steps import watching
+        from recsys_tasks.steps import monitoring
 
-        written = watching.report()
+        written = monitoring.report()
         if written is None:
             raise AirflowSkipException("Nothing was shown so far")
         loop.note(" ".join(written.report.headlines))

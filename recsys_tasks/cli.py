@@ -185,21 +185,21 @@ def _show_lines(found: dict[str, object]) -> None:
 def _ingest(given: argparse.Namespace) -> None:
     from recsys_tasks.ingestion.sources import read_source
     from recsys_tasks.interval import Interval
-    from recsys_tasks.steps import ingesting
+    from recsys_tasks.steps import ingestion
 
     if (given.start is None) != (given.end is None):
         raise ConfigurationError("--from and --to go together")
     if given.source is None:
         if given.paths:
             raise ConfigurationError(f"--source says how to read {given.paths[0]}")
-        reports, problems = ingesting.ingest_landing()
+        reports, problems = ingestion.ingest_landing()
         _show_counts(given, reports)
         if problems:
             raise InputError("\n".join(problems))
         return
     interval = Interval(given.start, given.end) if given.start else None
     paths = [Path(path) for path in given.paths]
-    _show_counts(given, ingesting.ingest(read_source(given.source, paths, interval)))
+    _show_counts(given, ingestion.ingest(read_source(given.source, paths, interval)))
 
 
 def _show_counts(given: argparse.Namespace, reports: Sequence[LoadReport]) -> None:
@@ -209,40 +209,40 @@ def _show_counts(given: argparse.Namespace, reports: Sequence[LoadReport]) -> No
 
 
 def _replay(given: argparse.Namespace) -> None:
-    from recsys_tasks.steps import ingesting
+    from recsys_tasks.steps import ingestion
 
-    _show_counts(given, ingesting.replay_quarantine(given.source, given.batch, given.rule))
+    _show_counts(given, ingestion.replay_quarantine(given.source, given.batch, given.rule))
 
 
 def _retract(given: argparse.Namespace) -> None:
-    from recsys_tasks.steps import ingesting
+    from recsys_tasks.steps import ingestion
 
-    _show(given, vars(ingesting.retract_batch(given.batch_id, given.reason)))
+    _show(given, vars(ingestion.retract_batch(given.batch_id, given.reason)))
 
 
 def _forget(given: argparse.Namespace) -> None:
-    from recsys_tasks.steps import forgetting
+    from recsys_tasks.steps import erasure
 
-    _show(given, vars(forgetting.forget_users(given.user_ids)))
+    _show(given, vars(erasure.forget_users(given.user_ids)))
 
 
 def _maintain(given: argparse.Namespace) -> None:
-    from recsys_tasks.steps import maintaining
+    from recsys_tasks.steps import maintenance
 
-    _show(given, vars(maintaining.maintain(dry_run=given.dry_run)))
+    _show(given, vars(maintenance.maintain(dry_run=given.dry_run)))
 
 
 def _validate(given: argparse.Namespace) -> None:
-    from recsys_tasks.steps import ingesting
+    from recsys_tasks.steps import ingestion
 
-    (report,) = ingesting.validate_batches([given.batch_id])
+    (report,) = ingestion.validate_batches([given.batch_id])
     _show(given, vars(report))
 
 
 def _features(given: argparse.Namespace) -> None:
-    from recsys_tasks.steps import featuring
+    from recsys_tasks.steps import features
 
-    built = featuring.build_features(given.cutoff, given.known)
+    built = features.build_features(given.cutoff, given.known)
     _show(given, {**vars(built), "files": len(built.files)})
 
 
@@ -266,26 +266,26 @@ def _reproduce(given: argparse.Namespace) -> None:
 
 
 def _promote(given: argparse.Namespace) -> None:
-    from recsys_tasks.steps import promoting, trying
+    from recsys_tasks.steps import promotion, rollout
 
-    number, folder = promoting.build(given.version)
-    decision = promoting.judge(number, folder)
+    number, folder = promotion.build(given.version)
+    decision = promotion.judge(number, folder)
     if not decision.promote:
         raise RecsysError("\n  ".join([f"Version {number} is refused", *decision.reasons]))
     by, evidence = _by_hand(), decision.as_dict()
     if settings().trial:
-        began = trying.begin(number, folder, by, evidence)
-        while (findings := trying.look(folder, began)) is None:
+        began = rollout.begin(number, folder, by, evidence)
+        while (findings := rollout.look(folder, began)) is None:
             time.sleep(_LOOK_SECONDS)
         decision.notes.extend(findings)
-    promoting.activate(number, folder, decision.reasons, by, evidence)
+    promotion.activate(number, folder, decision.reasons, by, evidence)
     _show(given, {"version": number, "bundle": folder.name, "reasons": decision.reasons})
 
 
 def _rollback(given: argparse.Namespace) -> None:
-    from recsys_tasks.steps import promoting
+    from recsys_tasks.steps import promotion
 
-    _show(given, {"version": promoting.rollback(given.reason, _by_hand())})
+    _show(given, {"version": promotion.rollback(given.reason, _by_hand())})
 
 
 def _by_hand() -> str:
@@ -293,11 +293,11 @@ def _by_hand() -> str:
 
 
 def _reconcile(given: argparse.Namespace) -> None:
-    from recsys_tasks.steps import reconciling
+    from recsys_tasks.steps import reconciliation
 
-    found = reconciling.reconcile()
+    found = reconciliation.reconcile()
     _show(given, found._asdict())
-    reconciling.insist(found)
+    reconciliation.insist(found)
 
 
 def _serve(given: argparse.Namespace) -> None:
@@ -307,33 +307,33 @@ def _serve(given: argparse.Namespace) -> None:
 
 
 def _feedback(given: argparse.Namespace) -> None:
-    from recsys_tasks.steps import ingesting
+    from recsys_tasks.steps import ingestion
 
-    _show_counts(given, ingesting.load_feedback(ingesting.fetch_feedback()))
+    _show_counts(given, ingestion.load_feedback(ingestion.fetch_feedback()))
 
 
 def _watch(given: argparse.Namespace) -> None:
-    from recsys_tasks.steps import watching
+    from recsys_tasks.steps import monitoring
 
-    counted = watching.count()
-    found = watching.watch()
-    reaction = watching.react()
+    counted = monitoring.count()
+    found = monitoring.watch()
+    reaction = monitoring.react()
     lines = {("!! " if finding.holds else "") + finding.rule.name: finding.explanation for finding in found}
     followed = {"rolled_back_to": reaction.rolled_back_to, "retrain": reaction.retrain}
     _show(given, {"days": len(counted.days), "requests": counted.requests, **lines, **followed})
 
 
 def _report(given: argparse.Namespace) -> None:
-    from recsys_tasks.steps import watching
+    from recsys_tasks.steps import monitoring
 
-    written = watching.report()
+    written = monitoring.report()
     if written is None:
         raise InputError("Nothing was shown to anybody so far, or its feedback was not counted: see the verb watch")
     _show(given, {"report": written.path, "headlines": written.report.headlines})
 
 
 def _simulate(given: argparse.Namespace) -> None:
-    from recsys_tasks.steps.simulating import simulate
+    from recsys_tasks.steps.simulation import simulate
 
     days = range(given.first_day, given.first_day + given.days)
     shopped = simulate(given.scenario, given.start, days, given.sessions, given.shoppers, given.k, given.seed)
@@ -353,9 +353,9 @@ def _benchmark(given: argparse.Namespace) -> None:
 
 
 def _status(given: argparse.Namespace) -> None:
-    from recsys_tasks.steps import reporting
+    from recsys_tasks.steps import status
 
-    found = reporting.status()
+    found = status.status()
     if given.json:
         _show(given, found)
         return
@@ -367,6 +367,6 @@ def _status(given: argparse.Namespace) -> None:
 
 
 def _lineage(given: argparse.Namespace) -> None:
-    from recsys_tasks.steps import reporting
+    from recsys_tasks.steps import status
 
-    _show(given, reporting.lineage(given.request_id))
+    _show(given, status.lineage(given.request_id))

@@ -102,7 +102,7 @@ class Settings(BaseSettings):
     shadow_minutes: float = Field(30, gt=0, description="for how long")
     canary_share: float = Field(0, ge=0, lt=1, description="share of users a challenger answers, before all of them")
     canary_hours: float = Field(24, gt=0, description="for how long, at most")
-    watch_rules: Path | None = Field(None, description="what is watched online; default: feedback/watch.toml")
+    watch_rules: Path | None = Field(None, description="what is watched online; default: monitoring/monitors.toml")
     gate_rules: Path | None = Field(None, description="rules of the gate; default: evaluation/gate.toml")
 
     sample_users: int | None = Field(

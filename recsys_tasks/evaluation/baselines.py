@@ -8,10 +8,10 @@ import numpy as np
 
 from recsys_tasks.evaluation.protocol import Questions, Scorer
 from recsys_tasks.features.sequences import Timeline
-from recsys_tasks.model.neighbours import NeighbourConfig, SessionNeighbours, cosines, faded, sessions_by_items
-from recsys_tasks.model.recipe import session_events, training_events
-from recsys_tasks.model.training import TrainingData
+from recsys_tasks.model.neighbors import NeighbourConfig, SessionNeighbours, cosines, faded, sessions_by_items
+from recsys_tasks.model.training_loop import TrainingData
 from recsys_tasks.names import FIRST_ITEM, ITEM_KNN, PERSONAL, POPULARITY, RECENT_POPULARITY, VMIS_KNN
+from recsys_tasks.training.recipe import session_events, training_events
 
 _RECENT = 0.05
 _SESSION_TOKENS = 10

@@ -11,15 +11,15 @@ from typing import Any
 import torch
 
 from recsys_tasks.evaluation.baselines import FITS
-from recsys_tasks.evaluation.blending import best_weight, blend
+from recsys_tasks.evaluation.blend import best_weight, blend
 from recsys_tasks.evaluation.gate import PRIMARY
 from recsys_tasks.evaluation.metrics import list_metrics, ranking_metrics
 from recsys_tasks.evaluation.protocol import Scorer, answer, model_ranks, model_scorer
 from recsys_tasks.evaluation.sequence_files import SequenceTask, as_one_session, read_task
-from recsys_tasks.model import recipe
 from recsys_tasks.model.network import Recommender
-from recsys_tasks.model.training import build_network, train
+from recsys_tasks.model.training_loop import build_network, train
 from recsys_tasks.names import DECODER, GRU, TRANSFORMER, VMIS_KNN
+from recsys_tasks.training import recipe
 
 log = logging.getLogger(__name__)
 Figures = dict[str, Any]

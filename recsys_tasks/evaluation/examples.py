@@ -7,7 +7,7 @@ import hashlib
 import numpy as np
 
 from recsys_tasks.evaluation.protocol import Questions, Scorer, answer
-from recsys_tasks.features.encoding import EncodedSnapshot
+from recsys_tasks.features.encoded_snapshot import EncodedSnapshot
 from recsys_tasks.names import FIRST_ITEM
 
 _PEOPLE = 6

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from recsys_tasks.evaluation.metrics import MISSED, rank_of
-from recsys_tasks.features.encoding import EncodedSnapshot
+from recsys_tasks.features.encoded_snapshot import EncodedSnapshot
 from recsys_tasks.features.sequences import Timeline, query_inputs
 from recsys_tasks.model.network import Events, Query, Recommender
 from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM, SEARCH

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from recsys_tasks.evaluation.metrics import gains, interval, list_metrics, ranking_metrics
 from recsys_tasks.evaluation.protocol import Questions, Scorer, answer
 from recsys_tasks.evaluation.segments import segments
-from recsys_tasks.model.training import TrainingData
+from recsys_tasks.model.training_loop import TrainingData
 
 _SHOWN = ("recall_20", "mrr_20", "ndcg_20", "precision_20", "f1_20", "coverage_20", "popularity_20", "novelty_20")
 _WITH_INTERVAL = ("recall_20", "mrr_20", "ndcg_20")

@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 
 from recsys_tasks.errors import InputError
 from recsys_tasks.evaluation.protocol import Questions
-from recsys_tasks.features.encoding import EncodedSnapshot
+from recsys_tasks.features.encoded_snapshot import EncodedSnapshot
 from recsys_tasks.features.sequences import Timeline, build_timeline
 from recsys_tasks.features.vocabulary import Vocabulary
-from recsys_tasks.model.training import TrainingData
+from recsys_tasks.model.training_loop import TrainingData
 from recsys_tasks.model.windows import freshness
 from recsys_tasks.names import EVENT_TYPE_CODES, VIEW
 

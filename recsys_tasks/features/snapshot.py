@@ -22,10 +22,10 @@ import pyarrow.parquet as pq
 from sqlalchemy import Engine, text
 
 from recsys_tasks.errors import InputError, NotEnoughData
-from recsys_tasks.features.examination import PLACES, examination
-from recsys_tasks.features.fatigue import MOST_LOOKS, PAUSE_HOURS, fatigue
 from recsys_tasks.features.files import parts_folder, put_file, put_table
-from recsys_tasks.features.parts import Part, build_parts
+from recsys_tasks.features.impression_discounting import MOST_LOOKS, PAUSE_HOURS, fatigue
+from recsys_tasks.features.partitions import Part, build_parts
+from recsys_tasks.features.position_bias import PLACES, examination
 from recsys_tasks.warehouse import ArrowReader, answering, statement
 
 log = logging.getLogger(__name__)
@@ -127,7 +127,7 @@ def build_snapshot(
         UnavailableError: the warehouse went away.
     """
     with engine.connect() as connection:
-        known = known if known is not None else int(connection.scalar(statement("features/known")) or 0)
+        known = known if known is not None else int(connection.scalar(statement("features/latest_change")) or 0)
         cutoff = cutoff or connection.scalar(statement("features/cutoff"))
     if cutoff is None:
         raise NotEnoughData("The warehouse has no events; ingest some first")
@@ -145,7 +145,7 @@ def build_snapshot(
     with ArrowReader(engine) as reader:
         as_of = {"cutoff": cutoff, "known": known}
         items, users = (reader.read(f"features/{kind}", as_of) for kind in ("items", "users"))
-        shown = reader.read("features/positions", {**as_of, "places": PLACES})
+        shown = reader.read("features/impressions_by_position", {**as_of, "places": PLACES})
         chances = _examination(shown)
         one_in = 1 + (pc.sum(shown["shown"]).as_py() or 0) // _ENOUGH_SHOWN
         remains = _fatigue(reader, {**as_of, "one_in": one_in}, chances)
@@ -230,7 +230,9 @@ def _fatigue(reader: ArrowReader, as_of: Mapping[str, object], chances: list[flo
     if not chances:
         return []
     array = "{" + ",".join(map(str, chances)) + "}"
-    counted = reader.read("features/repeats", {**as_of, "chances": array, "pause": PAUSE_HOURS, "most": MOST_LOOKS})
+    counted = reader.read(
+        "features/repeated_impressions", {**as_of, "chances": array, "pause": PAUSE_HOURS, "most": MOST_LOOKS}
+    )
     columns = (counted[name].to_numpy() for name in ("score_size", "looks_before", "looks", "acted"))
     return [round(float(share), 6) for share in fatigue(*columns)]
 

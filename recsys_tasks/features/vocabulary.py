@@ -13,7 +13,7 @@ import numpy as np
 
 from recsys_tasks.errors import InvariantError
 from recsys_tasks.features.sequences import QUERY_WORDS
-from recsys_tasks.features.text import words
+from recsys_tasks.features.tokenization import words
 from recsys_tasks.names import FIRST_ITEM, UNKNOWN_ITEM
 
 _PATH_SEPARATOR = " > "

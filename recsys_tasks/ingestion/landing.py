@@ -1,70 +1,90 @@
-"""The schema a batch lands in: its tables are found by search path, so that the SQL names them without it."""
+"""Landing: a source's rows, as text, into a schema of their own, in one transaction per batch."""
 
 from __future__ import annotations
 
-from typing import Any
+import logging
+from collections.abc import Iterable
 
-from sqlalchemy import Connection, Row, text
+from sqlalchemy import Connection, Engine, text
 
-from recsys_tasks.names import KINDS
-from recsys_tasks.warehouse import run_script
+from recsys_tasks.errors import BatchRejected
+from recsys_tasks.ingestion.batch import SourceBatch
+from recsys_tasks.ingestion.landing_schema import create_landing, drop_landing, find_batch, lock_batch
+from recsys_tasks.warehouse import answering, copy_in, statement
 
-# Big scans and sorts on two cores or more; rows between workers are cheap beside the casts done to them, and the
-# process that gathers them has enough to do.
-_TUNING = {
-    "parallel_tuple_cost": "0.01",
-    "parallel_leader_participation": "off",
-    "work_mem": "'128MB'",
-    "maintenance_work_mem": "'256MB'",
-}
+log = logging.getLogger(__name__)
 
 
-def create_landing(connection: Connection, number: int) -> None:
-    """Makes an empty landing schema for the batch of that number and enters it."""
-    drop_landing(connection, number)
-    connection.execute(text(f"create schema {landing_schema(number)}"))
-    enter_landing(connection, number)
-    run_script(connection, "ingestion/create_landing")
+def land(engine: Engine, batches: Iterable[SourceBatch]) -> list[str]:
+    """Lands every batch and returns all their ids, in order, those that were there before among them.
+
+    A batch is landed whole or not at all, so one that is there stays as it is; one that was rejected is landed
+    anew, since its source or its mapping may have been mended.
+
+    Raises:
+        MalformedFile: a file is broken and its mapping says `reject`, or lacks a column; nothing of it is landed.
+        BatchRejected: the batch was retracted.
+        UnavailableError: the warehouse went away or its disk is full; nothing of the batch in hand is landed.
+    """
+    return [_land_one(engine, batch) for batch in batches]
 
 
-def enter_landing(connection: Connection, number: int) -> None:
-    """For the rest of the transaction, unqualified names are the batch's own tables first."""
-    connection.execute(text(f"set local search_path = {landing_schema(number)}, public"))
-    for name, value in _TUNING.items():
-        connection.execute(text(f"set local {name} = {value}"))
+@answering
+def _land_one(engine: Engine, batch: SourceBatch) -> str:
+    with engine.begin() as connection:
+        lock_batch(connection, batch.batch_id)
+        found = find_batch(connection, batch.batch_id)
+        if found is not None and found.status == "retracted":
+            raise BatchRejected(f"Batch {batch.batch_id} of {batch.origin} was retracted: {found.message}")
+        if found is not None and found.status != "rejected":
+            log.info("Batch %s is %s already", batch.batch_id, found.status)
+            return batch.batch_id
+        if found is not None:
+            drop_landing(connection, found.number)
+            connection.execute(text("delete from batches where batch_id = :id"), {"id": batch.batch_id})
+        number = _register(connection, batch)
+        create_landing(connection, number)
+        read = sum(copy_in(connection, f"landed_{kind}", rows) for kind, rows in batch.rows.items())
+        _quarantine_lines(connection, batch)
+        _describe(connection, batch, read)
+    log.info("Landed batch %s from %s: %d rows, %d bad lines", batch.batch_id, batch.origin, read, len(batch.bad_lines))
+    return batch.batch_id
 
 
-def drop_landing(connection: Connection, number: int) -> None:
-    """Removes the schema and what is in it, if it is there."""
-    connection.execute(text(f"drop schema if exists {landing_schema(number)} cascade"))
-
-
-def drop_staged(connection: Connection) -> None:
-    """Empties the entered schema of what an earlier validation left."""
-    staged = ", ".join(f"staged_{kind}" for kind in KINDS)
-    connection.execute(text(f"drop table if exists {staged}, broken_rows cascade"))
-
-
-def take_in_hand(connection: Connection, kind: str) -> None:
-    """Lets the views `staged` and `landed` stand for a kind's tables, for SQL that is the same for every kind."""
-    views = {
-        "staged": f"select row_number, broken_rules from staged_{kind}",  # noqa: S608
-        "landed": f"select row_number, to_jsonb(l) - 'row_number' as raw from landed_{kind} as l",  # noqa: S608
+def _register(connection: Connection, batch: SourceBatch) -> int:
+    values = {
+        "batch_id": batch.batch_id,
+        "source": batch.source,
+        "origin": batch.origin,
+        "interval_start": batch.interval.start if batch.interval else None,
+        "interval_end": batch.interval.end if batch.interval else None,
+        "implies_items": batch.implies_items,
+        "implies_users": batch.implies_users,
+        "on_conflict": batch.on_conflict,
+        "live": batch.live,
     }
-    for name, query in views.items():
-        connection.execute(text(f"create or replace view {name} as {query}"))
+    return int(connection.execute(statement("ingestion/register_batch"), values).scalar_one())
 
 
-def find_batch(connection: Connection, batch_id: str) -> Row[Any] | None:
-    """The batch of that id, if there is one."""
-    return connection.execute(text("select * from batches where batch_id = :id"), {"id": batch_id}).one_or_none()
+def _describe(connection: Connection, batch: SourceBatch, read: int) -> None:
+    """Notes what was only known once the rows were read: how many, and which columns, some of them perhaps new."""
+    connection.execute(
+        statement("ingestion/describe_batch"),
+        {
+            "batch_id": batch.batch_id,
+            "source": batch.source,
+            "read": read + len(batch.bad_lines),
+            "columns": batch.columns,
+        },
+    )
 
 
-def lock_batch(connection: Connection, batch_id: str) -> None:
-    """Two runs that work on the same batch at the same moment: the second waits for the first one's transaction."""
-    connection.execute(text("select pg_advisory_xact_lock(hashtextextended(:id, 0))"), {"id": batch_id})
-
-
-def landing_schema(number: int) -> str:
-    """Name of the schema that the batch of that number lands in."""
-    return f"landing_{int(number)}"
+def _quarantine_lines(connection: Connection, batch: SourceBatch) -> None:
+    if batch.bad_lines:
+        connection.execute(
+            statement("ingestion/quarantine_line"),
+            [
+                {"batch_id": batch.batch_id, "row_number": line.number, "reason": line.reason, "raw": line.raw}
+                for line in batch.bad_lines
+            ],
+        )

@@ -12,8 +12,8 @@ from sqlalchemy.exc import IntegrityError
 
 from recsys_tasks.errors import InvariantError
 from recsys_tasks.ingestion.changes import lock_changes, record_change
-from recsys_tasks.ingestion.landing import drop_landing, enter_landing, find_batch
-from recsys_tasks.ingestion.months import bounds, months_of, partition
+from recsys_tasks.ingestion.landing_schema import drop_landing, enter_landing, find_batch
+from recsys_tasks.ingestion.month_partitions import bounds, months_of, partition
 from recsys_tasks.warehouse import answering, run_script, statement
 
 log = logging.getLogger(__name__)
@@ -114,7 +114,7 @@ def _find_repeated(connection: Connection, last_wins: bool) -> None:
     """Finds ids that a batch has more than once. Most have none, and a unique index is the quickest proof of it."""
     try:
         with connection.begin_nested():
-            connection.execute(statement("ingestion/prove_unique"))
+            connection.execute(statement("ingestion/create_unique_index"))
     except IntegrityError:
         connection.execute(statement("ingestion/find_repeated"), {"last_wins": last_wins})
 

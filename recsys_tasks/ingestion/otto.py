@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from recsys_tasks.ingestion.batch import BadLine, SourceBatch, to_record_batches
-from recsys_tasks.ingestion.flat import as_text, file_digest, reporter
-from recsys_tasks.ingestion.reading import read_json_lines
+from recsys_tasks.ingestion.file_readers import read_json_lines
+from recsys_tasks.ingestion.flat_files import as_text, file_digest, reporter
 from recsys_tasks.ingestion.times import time_converter
 from recsys_tasks.names import ADD_TO_CART, PURCHASE, VIEW
 

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Engine, text
 
 from recsys_tasks.errors import InputError
 from recsys_tasks.ingestion.changes import lock_changes, record_removal
-from recsys_tasks.ingestion.landing import drop_landing, find_batch
+from recsys_tasks.ingestion.landing_schema import drop_landing, find_batch
 from recsys_tasks.warehouse import answering, statement
 
 log = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ def forget(engine: Engine, user_ids: Sequence[str]) -> RemovalReport:
     with engine.begin() as connection:
         lock_changes(connection)
         users = {"user_ids": list(user_ids)}
-        connection.execute(statement("ingestion/note_forgotten"), users)
+        connection.execute(statement("ingestion/insert_forgotten_user"), users)
         removed = connection.execute(statement("ingestion/forget_events"), users).all()
         connection.execute(text("delete from user_versions where user_id = any(:user_ids)"), users)
         visitors = {"visitors": [f"u:{user_id}" for user_id in user_ids]}

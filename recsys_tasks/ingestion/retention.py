@@ -8,8 +8,8 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, Engine, text
 
-from recsys_tasks.ingestion.landing import drop_landing
-from recsys_tasks.ingestion.months import partition
+from recsys_tasks.ingestion.landing_schema import drop_landing
+from recsys_tasks.ingestion.month_partitions import partition
 from recsys_tasks.warehouse import statement
 
 log = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ def _months_before(connection: Connection, kept_from: datetime) -> list[str]:
 
 
 def _drop_landings(connection: Connection) -> int:
-    numbers = connection.scalars(statement("maintenance/forsaken_landings"), {"waiting": _WAITING}).all()
+    numbers = connection.scalars(statement("maintenance/stale_landing_schemas"), {"waiting": _WAITING}).all()
     for number in numbers:
         drop_landing(connection, number)
     return len(numbers)

@@ -8,7 +8,7 @@ from pathlib import Path
 from recsys_tasks.errors import ConfigurationError
 from recsys_tasks.ingestion import otto
 from recsys_tasks.ingestion.batch import SourceBatch
-from recsys_tasks.ingestion.flat import read_flat
+from recsys_tasks.ingestion.flat_files import read_flat
 from recsys_tasks.ingestion.mapping import load_mapping
 from recsys_tasks.interval import Interval
 

@@ -16,6 +16,10 @@ from torch import Tensor, nn
 from torch.export import Dim
 from torch.utils import _pytree as pytree
 
+from recsys_tasks.engine.bundle import BIAS, DECODER, ENCODER, SCAN, VECTORS, WORDS
+from recsys_tasks.engine.graphs import AFTER, BEFORE, Graph, state_after
+from recsys_tasks.engine.inputs import CODES
+from recsys_tasks.engine.scoring import Copies, ItemVectors, NextItem, word_vectors
 from recsys_tasks.errors import InvariantError
 from recsys_tasks.features.sequences import MAX_TOKENS, Arrays, Timeline, build_timeline, query_inputs
 from recsys_tasks.model.network import (
@@ -29,12 +33,8 @@ from recsys_tasks.model.network import (
     SessionInputs,
     SessionState,
 )
-from recsys_tasks.model.scan import export_scan
+from recsys_tasks.model.scoring_graph import export_scan
 from recsys_tasks.names import FIRST_ITEM, PADDING_ITEM
-from recsys_tasks.serving.bundle import BIAS, DECODER, ENCODER, SCAN, VECTORS, WORDS
-from recsys_tasks.serving.graphs import AFTER, BEFORE, Graph, state_after
-from recsys_tasks.serving.inputs import CODES
-from recsys_tasks.serving.scoring import Copies, ItemVectors, NextItem, word_vectors
 
 _ROUNDING, _MOST_ROUNDED = 1e-3, 0.5  # of a score; that of vectors rounded to bytes
 _LEAST, _NEGLIGIBLE = -25.0, 1e-30  # scores so far below the best one are as good as none

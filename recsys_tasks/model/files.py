@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from recsys_tasks.engine.bundle import NETWORK, VOCABULARY
 from recsys_tasks.errors import InputError, OtherModelFormat
 from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.model.network import NetworkConfig, Recommender
-from recsys_tasks.model.training import build_network
+from recsys_tasks.model.training_loop import build_network
 from recsys_tasks.names import FIRST_ITEM
-from recsys_tasks.serving.bundle import NETWORK, VOCABULARY
 
 WEIGHTS = "weights.npz"
 

@@ -31,7 +31,7 @@ from recsys_tasks.model.attention import (
     local_mask,
     turn,
 )
-from recsys_tasks.model.copying import copy_mass
+from recsys_tasks.model.pointer_loss import copy_mass
 from recsys_tasks.model.softmax import log_mass
 from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM
 

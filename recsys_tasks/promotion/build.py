@@ -13,14 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recsys_tasks.errors import BundleCorrupt
-from recsys_tasks.features.encoding import EncodedSnapshot, encode_snapshot
-from recsys_tasks.features.sequences import SECONDS_PER_DAY
-from recsys_tasks.features.snapshot import Snapshot
-from recsys_tasks.features.vocabulary import Vocabulary
-from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM
-from recsys_tasks.registry.versions import Version, run_files
-from recsys_tasks.serving.bundle import (
+from recsys_tasks.engine.bundle import (
     CATALOGUE,
     DECODER,
     GOLDEN,
@@ -31,12 +24,19 @@ from recsys_tasks.serving.bundle import (
     read_bundle,
     seal,
 )
-from recsys_tasks.serving.catalogue import Columns
-from recsys_tasks.serving.engine import Engine
-from recsys_tasks.serving.graphs import Graph
-from recsys_tasks.serving.memory import available_bytes
-from recsys_tasks.serving.probe import probe
-from recsys_tasks.serving.reader import HISTORY
+from recsys_tasks.engine.catalog import Columns
+from recsys_tasks.engine.engine import Engine
+from recsys_tasks.engine.graphs import Graph
+from recsys_tasks.engine.memory import available_bytes
+from recsys_tasks.engine.probe import probe
+from recsys_tasks.engine.session_decoder import HISTORY
+from recsys_tasks.errors import BundleCorrupt
+from recsys_tasks.features.encoded_snapshot import EncodedSnapshot, encode_snapshot
+from recsys_tasks.features.sequences import SECONDS_PER_DAY
+from recsys_tasks.features.snapshot import Snapshot
+from recsys_tasks.features.vocabulary import Vocabulary
+from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM
+from recsys_tasks.registry.versions import Version, run_files
 
 _POPULAR_DAYS = 28
 _GOLDEN_USERS = 6

@@ -12,12 +12,12 @@ from typing import Any
 import mlflow
 import pandas as pd
 
+from recsys_tasks.engine.bundle import VOCABULARY, Bundle
+from recsys_tasks.engine.engine import Engine
+from recsys_tasks.engine.ranking import Wishes
+from recsys_tasks.engine.session_decoder import Action
 from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.names import VIEW
-from recsys_tasks.serving.bundle import VOCABULARY, Bundle
-from recsys_tasks.serving.engine import Engine
-from recsys_tasks.serving.ranking import Wishes
-from recsys_tasks.serving.reader import Action
 
 
 class SessionRecommender(mlflow.pyfunc.PythonModel):  # type: ignore[misc]

@@ -20,6 +20,7 @@ from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
 from mlflow.types.schema import Array
 
+from recsys_tasks.engine.bundle import VOCABULARY
 from recsys_tasks.errors import InputError
 from recsys_tasks.evaluation.comparison import Comparison
 from recsys_tasks.evaluation.gate import Decision
@@ -29,7 +30,6 @@ from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.names import CHALLENGER, REGISTERED_MODEL
 from recsys_tasks.registry.tracking import client, experiment_id, failure
 from recsys_tasks.registry.versions import MODEL_FILES, Version
-from recsys_tasks.serving.bundle import VOCABULARY
 
 _PYFUNC = Path(__file__).with_name("pyfunc_model.py")
 _SCHEMA_ROWS = 1_000

@@ -9,18 +9,18 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
+from recsys_tasks.engine.engine import Engine
 from recsys_tasks.errors import InputError, InvariantError
-from recsys_tasks.serving.engine import Engine
-from recsys_tasks.serving.forgetting import Forgotten, erase, find_traces
+from recsys_tasks.serving.erasure import Forgotten, erase, find_traces
+from recsys_tasks.serving.event_log import Journal
 from recsys_tasks.serving.http import answer, body_to_file, read_body
-from recsys_tasks.serving.journal import Journal
-from recsys_tasks.serving.lists import Lists
+from recsys_tasks.serving.live_state import LiveState
 from recsys_tasks.serving.messages import RequestError, decode_id, decode_staged_change
 from recsys_tasks.serving.metrics import Metrics
-from recsys_tasks.serving.models import Models
-from recsys_tasks.serving.shared import SharedState
-from recsys_tasks.serving.state import LiveState
-from recsys_tasks.serving.trial import Challenger, Terms
+from recsys_tasks.serving.model_store import Models
+from recsys_tasks.serving.recommendations import Lists
+from recsys_tasks.serving.rollout import Challenger, Terms
+from recsys_tasks.serving.shared_state import SharedState
 
 _BUNDLE_BYTES = 2 << 30
 _JOURNAL_CHUNK = 8 << 20

@@ -18,17 +18,20 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from recsys_tasks.engine.engine import unix_now
+from recsys_tasks.engine.item_updates import Addition, Additions
+from recsys_tasks.engine.merchandising import read_rules
+from recsys_tasks.engine.ranking import Wishes
 from recsys_tasks.errors import InputError, UnavailableError
+from recsys_tasks.experiments.definition import read_experiment
 from recsys_tasks.serving.access import ADMIN, OPEN, READ, WRITE, Access, Scope
-from recsys_tasks.serving.additions import Addition, Additions
 from recsys_tasks.serving.admin import Admin
-from recsys_tasks.serving.engine import unix_now
-from recsys_tasks.serving.experiment import read_experiment
-from recsys_tasks.serving.forgetting import Forgotten, erase, find_traces
+from recsys_tasks.serving.erasure import Forgotten, erase, find_traces
+from recsys_tasks.serving.event_log import Journal
+from recsys_tasks.serving.follower import Tail
 from recsys_tasks.serving.http import answer, problem, read_body, unrouted
 from recsys_tasks.serving.impressions import Impressions
-from recsys_tasks.serving.journal import Journal
-from recsys_tasks.serving.lists import Lists
+from recsys_tasks.serving.live_state import LiveState
 from recsys_tasks.serving.logs import REQUEST_ID, access, begin_request
 from recsys_tasks.serving.messages import (
     ItemAnswer,
@@ -43,14 +46,11 @@ from recsys_tasks.serving.messages import (
     decode_search,
 )
 from recsys_tasks.serving.metrics import Metrics
-from recsys_tasks.serving.models import Models
+from recsys_tasks.serving.model_store import Models
 from recsys_tasks.serving.openapi import document
 from recsys_tasks.serving.overload import Overload, RateLimit, Shedding
-from recsys_tasks.serving.ranking import Wishes
-from recsys_tasks.serving.rules import read_rules
-from recsys_tasks.serving.shared import SharedState
-from recsys_tasks.serving.state import LiveState
-from recsys_tasks.serving.tail import Tail
+from recsys_tasks.serving.recommendations import Lists
+from recsys_tasks.serving.shared_state import SharedState
 from recsys_tasks.serving.tracing import tracing
 from recsys_tasks.serving.workers import Place
 from recsys_tasks.settings import Settings

@@ -11,8 +11,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from recsys_tasks.engine.throttle import rest_after
 from recsys_tasks.serving.messages import Problem, RequestError
-from recsys_tasks.serving.pace import rest_after
 
 BODY_BYTES = 1 << 20
 _BODY_SECONDS = 10.0

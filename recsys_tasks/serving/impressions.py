@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from random import Random
 from typing import Any, NamedTuple
 
+from recsys_tasks.engine.engine import Answer
 from recsys_tasks.names import IMPRESSION, SEARCH, SHOPPER
-from recsys_tasks.serving.engine import Answer
-from recsys_tasks.serving.journal import Journal
+from recsys_tasks.serving.event_log import Journal
 from recsys_tasks.serving.messages import Event, RecommendationRequest, SearchRequest, as_lines
 
 log = logging.getLogger(__name__)

@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from recsys_tasks.engine.filters import Filter, check
 from recsys_tasks.errors import InputError
 from recsys_tasks.names import SEARCH, SHOPPER
-from recsys_tasks.serving.filters import Filter, check
 
 _CLOCK_SKEW = timedelta(minutes=5)
 _EARLIEST_YEAR = 1970

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from recsys_tasks.serving.engine import Answer, Engine
-from recsys_tasks.serving.journal import Journal
+from recsys_tasks.engine.engine import Answer, Engine
+from recsys_tasks.serving.event_log import Journal
 from recsys_tasks.serving.overload import Overload
 
 _LATENCIES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)

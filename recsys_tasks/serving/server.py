@@ -11,10 +11,10 @@ from types import FrameType
 import uvicorn
 from starlette.applications import Starlette
 
+from recsys_tasks.engine.memory import return_what_is_freed
 from recsys_tasks.errors import ConfigurationError
 from recsys_tasks.serving.app import create_app
 from recsys_tasks.serving.logs import configure
-from recsys_tasks.serving.memory import return_what_is_freed
 from recsys_tasks.serving.workers import WORKER, Place, own_port, run_workers
 from recsys_tasks.settings import settings
 

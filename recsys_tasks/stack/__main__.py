@@ -18,10 +18,10 @@ from rich.console import Console
 
 from recsys_tasks.errors import ConfigurationError, RecsysError
 from recsys_tasks.settings import settings
-from recsys_tasks.stack import closing
+from recsys_tasks.stack import summary
 from recsys_tasks.stack.environment import Ports
 from recsys_tasks.stack.loop import Walk
-from recsys_tasks.stack.running import running
+from recsys_tasks.stack.services import running
 
 
 def main() -> int:
@@ -91,12 +91,12 @@ def _walk(console: Console, once: bool, home: Path, began: float) -> None:
 
 
 def _close(walk: Walk, ports: Ports, seconds: float) -> None:
-    version = closing.verify(walk, ports)
-    closing.show_metrics(walk.console, ports.url("mlflow"), version)
-    closing.show_recommendations(walk, ports)
-    closing.show_report(walk)
-    closing.show_stages(walk, seconds)
-    closing.show_addresses(walk.console, ports)
+    version = summary.verify(walk, ports)
+    summary.show_metrics(walk.console, ports.url("mlflow"), version)
+    summary.show_recommendations(walk, ports)
+    summary.show_report(walk)
+    summary.show_stages(walk, seconds)
+    summary.show_addresses(walk.console, ports)
 
 
 def _dags() -> Path:

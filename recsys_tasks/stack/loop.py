@@ -14,8 +14,8 @@ from recsys_tasks.errors import InvariantError
 from recsys_tasks.registry import runs
 from recsys_tasks.stack.airflow_api import DAGS, Airflow, DagRun
 from recsys_tasks.stack.processes import Processes
-from recsys_tasks.steps import ingesting, watching
-from recsys_tasks.steps.simulating import simulate
+from recsys_tasks.steps import ingestion, monitoring
+from recsys_tasks.steps.simulation import simulate
 
 _POLL_SECONDS = 2.0
 _QUIET_SECONDS = 12.0
@@ -57,9 +57,9 @@ class Walk:
             )
         if not self._shopped_on(1):
             self._shop(1)
-            ingesting.load_feedback(ingesting.fetch_feedback())
-            watching.count()
-            watching.watch()
+            ingestion.load_feedback(ingestion.fetch_feedback())
+            monitoring.count()
+            monitoring.watch()
 
     def begin(self) -> None:
         """Lets Airflow run everything; what it ran before is not told again."""

@@ -15,12 +15,12 @@ import torch
 from recsys_tasks.errors import InputError, OtherModelFormat
 from recsys_tasks.evaluation.baselines import FITS
 from recsys_tasks.evaluation.calibration import purchase_intents, reliability
-from recsys_tasks.evaluation.card import model_card
 from recsys_tasks.evaluation.comparison import Comparison, compare
 from recsys_tasks.evaluation.examples import examples
 from recsys_tasks.evaluation.gate import PRIMARY, Table
 from recsys_tasks.evaluation.metrics import ranking_metrics
-from recsys_tasks.evaluation.pictures import draw_coverage, draw_curves, draw_segments
+from recsys_tasks.evaluation.model_card import model_card
+from recsys_tasks.evaluation.plots import draw_coverage, draw_curves, draw_segments
 from recsys_tasks.evaluation.protocol import (
     TEST,
     TRAINING,
@@ -35,20 +35,20 @@ from recsys_tasks.evaluation.protocol import (
 )
 from recsys_tasks.evaluation.report import Report, report
 from recsys_tasks.evaluation.segments import segments
-from recsys_tasks.features.encoding import EncodedSnapshot, encode_snapshot, snapshot_vocabulary
+from recsys_tasks.features.encoded_snapshot import EncodedSnapshot, encode_snapshot, snapshot_vocabulary
 from recsys_tasks.features.snapshot import Snapshot
 from recsys_tasks.features.vocabulary import Vocabulary
-from recsys_tasks.model import recipe
 from recsys_tasks.model.export import export_graphs, verify_graphs
 from recsys_tasks.model.files import TrainedModel, load_model, save_model, warm_start
 from recsys_tasks.model.network import NetworkConfig, Recommender
-from recsys_tasks.model.training import Plan, TrainingConfig, TrainingData, TrainingReport, build_network, train
+from recsys_tasks.model.training_loop import Plan, TrainingConfig, TrainingData, TrainingReport, build_network, train
 from recsys_tasks.model.windows import freshness, news, training_stops
 from recsys_tasks.names import CHAMPION
 from recsys_tasks.registry import runs, versions
 from recsys_tasks.registry.tracking import client
 from recsys_tasks.settings import settings
-from recsys_tasks.steps.featuring import snapshot
+from recsys_tasks.steps.features import snapshot
+from recsys_tasks.training import recipe
 
 log = logging.getLogger(__name__)
 SCRATCH = "scratch"

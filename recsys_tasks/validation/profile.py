@@ -9,7 +9,7 @@ from statistics import median
 
 from sqlalchemy import Connection, Row, text
 
-from recsys_tasks.validation.rules import RULES
+from recsys_tasks.validation.row_rules import RULES
 from recsys_tasks.warehouse import statement
 
 Profile = dict[str, float | None]

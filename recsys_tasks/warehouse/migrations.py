@@ -6,7 +6,7 @@ import logging
 
 from sqlalchemy import Engine, text
 
-from recsys_tasks.sql import SQL_ROOT
+from recsys_tasks.sql_files import SQL_ROOT
 from recsys_tasks.warehouse.statements import run_script
 
 log = logging.getLogger(__name__)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Connection, TextClause, text
 
-from recsys_tasks.sql import source
+from recsys_tasks.sql_files import source
 
 
 def statement(name: str) -> TextClause:

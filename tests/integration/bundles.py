@@ -6,12 +6,12 @@ from pathlib import Path
 
 import torch
 
+from recsys_tasks.engine.catalog import Columns
 from recsys_tasks.features.sequences import QUERY_WORDS
 from recsys_tasks.model.export import export_graphs, verify_graphs
 from recsys_tasks.model.files import TrainedModel, save_model
-from recsys_tasks.model.training import TrainingConfig, build_network, train
+from recsys_tasks.model.training_loop import TrainingConfig, build_network, train
 from recsys_tasks.promotion.build import golden_requests, seal_with_golden, write_data
-from recsys_tasks.serving.catalogue import Columns
 from tests.shops import START, encoded_shop, small_config, training_data
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import httpx
 import msgspec
 
-from recsys_tasks.serving.bundle import bundle_digest
-from recsys_tasks.serving.models import Serving
+from recsys_tasks.engine.bundle import bundle_digest
+from recsys_tasks.serving.model_store import Serving
 from recsys_tasks.serving.workers import own_port
 from recsys_tasks.stack.environment import any_free_port
 

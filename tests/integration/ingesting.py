@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sqlalchemy import Engine, text
 
-from recsys_tasks.ingestion.land import land
+from recsys_tasks.ingestion.landing import land
 from recsys_tasks.ingestion.load import LoadReport, load
 from recsys_tasks.ingestion.sources import read_source
 from recsys_tasks.validation import validate

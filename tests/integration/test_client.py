@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from recsys_tasks.client import EndpointRefused, Event, RecommendationRequest, RecommenderClient, SearchRequest
-from recsys_tasks.serving.filters import Filter
+from recsys_tasks.engine.filters import Filter
 from recsys_tasks.stack.environment import any_free_port
 from tests.integration.endpoints import running_endpoint, serves_already
 

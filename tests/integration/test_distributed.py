@@ -10,7 +10,7 @@ SCRIPT = """
 import json, sys
 import torch
 from recsys_tasks.model.distributed import process_group
-from recsys_tasks.model.training import TrainingConfig, build_network, train
+from recsys_tasks.model.training_loop import TrainingConfig, build_network, train
 from tests.shops import encoded_shop, small_config, training_data
 
 with process_group() as first:

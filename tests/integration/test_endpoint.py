@@ -15,14 +15,14 @@ import msgspec
 import pytest
 from starlette.testclient import TestClient
 
+from recsys_tasks.engine.bundle import MANIFEST, pack, read_bundle, seal
 from recsys_tasks.errors import InputError
 from recsys_tasks.features.sequences import MAX_TOKENS
 from recsys_tasks.model.export import verify_graphs
 from recsys_tasks.model.files import load_model
 from recsys_tasks.serving.app import create_app
-from recsys_tasks.serving.bundle import MANIFEST, pack, read_bundle, seal
-from recsys_tasks.serving.forgetting import Forgotten
-from recsys_tasks.serving.journal import Journal
+from recsys_tasks.serving.erasure import Forgotten
+from recsys_tasks.serving.event_log import Journal
 from recsys_tasks.settings import Settings
 from tests.integration.endpoints import serves_already
 

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine, text
 
 from recsys_tasks.errors import InputError, NotEnoughData
-from recsys_tasks.features import parts
-from recsys_tasks.features.encoding import encode_snapshot, snapshot_vocabulary
+from recsys_tasks.features import partitions
+from recsys_tasks.features.encoded_snapshot import encode_snapshot, snapshot_vocabulary
 from recsys_tasks.features.redaction import redact
 from recsys_tasks.features.snapshot import (
     Snapshot,
@@ -42,13 +42,13 @@ def _files(snapshot: Snapshot) -> dict[str, bytes]:
 def _days_built(monkeypatch: pytest.MonkeyPatch) -> list[date]:
     """The days whose parts are built from now on, while they are."""
     days: list[date] = []
-    build = parts._build
+    build = partitions._build
 
     def noting(*given: Any) -> Any:
         days.append(given[2].day)
         return build(*given)
 
-    monkeypatch.setattr(parts, "_build", noting)
+    monkeypatch.setattr(partitions, "_build", noting)
     return days
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from recsys_tasks.endpoints import AdminClient, forget
+from recsys_tasks.client.admin import AdminClient, forget
+from recsys_tasks.client.fleet import Fleet, PushFailed
+from recsys_tasks.engine.bundle import MANIFEST, bundle_digest, pack, read_bundle
 from recsys_tasks.errors import ConfigurationError, UnavailableError
-from recsys_tasks.promotion.fleet import Fleet, PushFailed
-from recsys_tasks.serving.bundle import MANIFEST, bundle_digest, pack, read_bundle
 from recsys_tasks.stack.environment import any_free_port
 from tests.integration.endpoints import TOKEN, running_endpoint, served_versions
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from recsys_tasks.engine.bundle import pack
+from recsys_tasks.experiments.definition import read_experiment
 from recsys_tasks.serving.app import create_app
-from recsys_tasks.serving.bundle import pack
-from recsys_tasks.serving.experiment import read_experiment
 from recsys_tasks.settings import Settings
 from tests.integration.endpoints import serves_already
 

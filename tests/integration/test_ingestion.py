@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from recsys_tasks.errors import BatchRejected, MalformedFile
-from recsys_tasks.ingestion.land import land
+from recsys_tasks.ingestion.landing import land
 from recsys_tasks.ingestion.load import LoadReport, load
 from recsys_tasks.ingestion.retention import refresh_statistics
 from recsys_tasks.ingestion.sources import read_source

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from recsys_tasks.engine.bundle import pack
 from recsys_tasks.serving.app import create_app
-from recsys_tasks.serving.bundle import pack
 from recsys_tasks.settings import Settings
 from tests.integration.endpoints import TOKEN
 from tests.shops import START

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from recsys_tasks.errors import ConfigurationError
-from recsys_tasks.validation.judge import Verdict, forget_results, judge
+from recsys_tasks.validation.expectations import Verdict, forget_results, judge
 from recsys_tasks.validation.suites import load_suite
 
 ROOT = Path(__file__).parents[2]

@@ -11,8 +11,8 @@ from sqlalchemy import Engine, text
 
 from recsys_tasks.errors import BatchRejected, InputError
 from recsys_tasks.features.snapshot import SnapshotParameters, build_snapshot
-from recsys_tasks.ingestion import folder, removal, replay
-from recsys_tasks.ingestion.land import land
+from recsys_tasks.ingestion import landing_folder, removal, replay
+from recsys_tasks.ingestion.landing import land
 from recsys_tasks.ingestion.load import load
 from recsys_tasks.ingestion.sources import read_source
 from recsys_tasks.validation import validate
@@ -203,15 +203,15 @@ def test_files_in_the_landing_folder_are_found_once_by_what_they_are(warehouse: 
     mapping(landing / "shop")
     file = write(landing / "shop" / "a.csv", [line(1)])
     write(landing / "shop" / "b.csv.part", [line(2)])
-    assert folder.new_files(warehouse, landing) == []  # somebody may still be writing
+    assert landing_folder.new_files(warehouse, landing) == []  # somebody may still be writing
     age(file)
-    (found,) = folder.new_files(warehouse, landing)
-    assert found == folder.DroppedFile(str(landing / "shop" / "mapping.toml"), str(file))
+    (found,) = landing_folder.new_files(warehouse, landing)
+    assert found == landing_folder.DroppedFile(str(landing / "shop" / "mapping.toml"), str(file))
     reports = ingest(warehouse, tmp_path, found.source, Path(found.path))
-    folder.note_landed(warehouse, file, [report.batch_id for report in reports])
-    assert folder.new_files(warehouse, landing) == []
+    landing_folder.note_landed(warehouse, file, [report.batch_id for report in reports])
+    assert landing_folder.new_files(warehouse, landing) == []
     age(write(file, [line(1), line(2)]))
-    assert len(folder.new_files(warehouse, landing)) == 1
+    assert len(landing_folder.new_files(warehouse, landing)) == 1
 
 
 def test_a_recommendation_leads_back_to_the_files_it_was_learned_from(warehouse: Engine, tmp_path: Path) -> None:
@@ -236,7 +236,7 @@ def test_a_recommendation_leads_back_to_the_files_it_was_learned_from(warehouse:
             ),
             shown,
         )
-        lineage = connection.execute(statement("reports/lineage"), {"request_id": "request"}).all()
+        lineage = connection.execute(statement("status/lineage"), {"request_id": "request"}).all()
         batches = connection.scalars(
             text("select batch_id from snapshot_batches where snapshot_id = :id"), {"id": snapshot.snapshot_id}
         ).all()

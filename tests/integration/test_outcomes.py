@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 from sqlalchemy import Engine, text
 
-from recsys_tasks.features.parts import build_parts
-from recsys_tasks.feedback.metrics import Shown, online_metrics
-from recsys_tasks.feedback.outcomes import Counted, CountingRules, count_outcomes
+from recsys_tasks.experiments.online_metrics import Shown, online_metrics
+from recsys_tasks.features.partitions import build_parts
+from recsys_tasks.feedback.attribution import Counted, CountingRules, count_outcomes
 from recsys_tasks.ingestion.removal import forget
 from recsys_tasks.interval import Interval
 from tests.integration.feedback import START, catalogue, did, report, shown

@@ -23,17 +23,17 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, Row, text
 
-from recsys_tasks.endpoints import AdminClient
+from recsys_tasks.client.admin import AdminClient
+from recsys_tasks.client.fleet import PushFailed
+from recsys_tasks.engine.bundle import DECODER, MANIFEST, bundle_digest, seal
 from recsys_tasks.errors import ConfigurationError, InputError, UnavailableError
 from recsys_tasks.names import CHAMPION, PREVIOUS, REGISTERED_MODEL
-from recsys_tasks.promotion.fleet import PushFailed
-from recsys_tasks.promotion.record import one_at_a_time
+from recsys_tasks.promotion.deployment_record import one_at_a_time
 from recsys_tasks.registry import versions
 from recsys_tasks.registry.tracking import client
-from recsys_tasks.serving.bundle import DECODER, MANIFEST, bundle_digest, seal
 from recsys_tasks.settings import settings
 from recsys_tasks.stack.environment import any_free_port
-from recsys_tasks.steps import promoting, reconciling, trying, watching
+from recsys_tasks.steps import monitoring, promotion, reconciliation, rollout
 from recsys_tasks.warehouse import database_url, engine
 from tests.conftest import database, fresh_warehouse
 from tests.integration.endpoints import TOKEN, running_endpoint, served_versions
@@ -49,7 +49,7 @@ class Shop:
     patch: pytest.MonkeyPatch
 
     def promote(self, version: str) -> None:
-        promoting.activate(version, self.folders[version], ["good"], "somebody")
+        promotion.activate(version, self.folders[version], ["good"], "somebody")
 
     def set(self, **variables: object) -> None:
         for name, value in variables.items():
@@ -126,7 +126,7 @@ def shop(world: tuple[Engine, list[str], dict[str, Path]], monkeypatch: pytest.M
     warehouse, urls, folders = world
     found = Shop(warehouse, urls, folders, monkeypatch)
     found.talk_to(*urls)
-    promoting.endpoints().discard()
+    promotion.endpoints().discard()
     with warehouse.begin() as connection:
         connection.execute(text("delete from promotions"))
         connection.execute(text("delete from events"))
@@ -161,15 +161,15 @@ def test_a_promoted_version_serves_everywhere_and_the_registry_and_the_record_sa
 def test_a_rollback_brings_the_version_before_back_everywhere(shop: Shop) -> None:
     shop.promote("2")
     shop.promote("3")
-    assert promoting.rollback("it recommends nothing but socks", "somebody") == "2"
+    assert promotion.rollback("it recommends nothing but socks", "somebody") == "2"
     assert shop.serving() == ["2", "2", "2"]
     assert (_alias(CHAMPION), _alias(PREVIOUS)) == ("2", "1")
     assert (shop.last.decision, shop.last.reasons) == ("rolled_back", ["it recommends nothing but socks"])
     assert "socks" in client().get_model_version(REGISTERED_MODEL, "3").tags["serving"]
-    assert promoting.rollback() == "1"  # endpoints keep one bundle of before; the pipeline has the others
+    assert promotion.rollback() == "1"  # endpoints keep one bundle of before; the pipeline has the others
     assert shop.serving() == ["1", "1", "1"]
     with pytest.raises(InputError, match="No version was promoted before 1"):
-        promoting.rollback()
+        promotion.rollback()
 
 
 def test_with_one_of_three_endpoints_away_the_old_version_serves_on(shop: Shop) -> None:
@@ -189,11 +189,11 @@ def test_a_rollback_goes_as_far_as_it_can_and_reconciling_does_the_rest(shop: Sh
         shop.talk_to(*shop.urls, fourth)
         shop.promote("2")
     with pytest.raises(UnavailableError, match=rf"not everywhere: {fourth}.*reconcile"):
-        promoting.rollback()
+        promotion.rollback()
     assert shop.serving() == ["1", "1", "1"]
     with running_endpoint(tmp_path / "fourth", port=port):
         assert served_versions([fourth]) == ["2"]
-        found = reconciling.reconcile()
+        found = reconciliation.reconcile()
         assert (found.version, found.problems) == ("1", [])
         assert served_versions([fourth]) == ["1"]
         assert (shop.last.decision, shop.last.reasons) == ("reconciled", [f"{fourth} served version 2"])
@@ -213,11 +213,11 @@ def test_a_rollback_needs_no_registry_and_reconciling_tells_it_later(shop: Shop)
     tracking = os.environ["RECSYS_MLFLOW_TRACKING_URI"]
     shop.set(MLFLOW_TRACKING_URI=_away())
     with pytest.raises(UnavailableError, match="Version 1 serves everywhere, only the registry does not know yet"):
-        promoting.rollback()
+        promotion.rollback()
     assert shop.serving() == ["1", "1", "1"]
     shop.set(MLFLOW_TRACKING_URI=tracking)
     assert _alias(CHAMPION) == "2"
-    assert reconciling.reconcile().changes == [
+    assert reconciliation.reconcile().changes == [
         "alias champion from version 2 to 1",
         "alias previous from version 1 to none",
     ]
@@ -242,7 +242,7 @@ def test_a_promotion_killed_between_staging_and_activation_is_done_by_trying_aga
         shop.talk_to(*shop.urls, f"http://127.0.0.1:{deaf.getsockname()[1]}")
         program = (
             "import sys; from pathlib import Path; from recsys_tasks.steps import promoting;"
-            " promoting.activate('2', Path(sys.argv[1]))"
+            " promotion.activate('2', Path(sys.argv[1]))"
         )
         promotion = subprocess.Popen([sys.executable, "-W", "ignore", "-c", program, str(shop.folders["2"])])
         clients = [AdminClient(url, TOKEN) for url in shop.urls]
@@ -260,21 +260,21 @@ def test_a_promotion_killed_between_staging_and_activation_is_done_by_trying_aga
 def test_a_promotion_killed_half_way_through_activation_is_taken_back_or_done_by_trying_again(shop: Shop) -> None:
     digest = bundle_digest(shop.folders["2"])
     for again in (False, True):
-        promoting.endpoints().stage(shop.folders["2"], digest)
+        promotion.endpoints().stage(shop.folders["2"], digest)
         AdminClient(shop.urls[0], TOKEN).change_staged(digest, "active")
         assert shop.serving() == ["2", "1", "1"]
         if again:
             shop.promote("2")
             assert shop.serving() == ["2", "2", "2"]
         else:
-            assert f"{shop.urls[0]} served version 2" in reconciling.reconcile().changes
+            assert f"{shop.urls[0]} served version 2" in reconciliation.reconcile().changes
             assert shop.serving() == ["1", "1", "1"]
             assert all(AdminClient(url, TOKEN).models()["staged"] is None for url in shop.urls)
 
 
 def test_what_was_activated_before_a_kill_is_taken_back_where_trying_again_fails(shop: Shop) -> None:
     digest = bundle_digest(shop.folders["2"])
-    promoting.endpoints().stage(shop.folders["2"], digest)
+    promotion.endpoints().stage(shop.folders["2"], digest)
     AdminClient(shop.urls[0], TOKEN).change_staged(digest, "active")
     leaving = _away()
     shop.talk_to(*shop.urls, leaving)
@@ -305,15 +305,15 @@ def test_two_promotions_at_once_come_one_after_the_other(shop: Shop) -> None:
 
 def test_while_a_promotion_is_under_way_reconciling_leaves_it_alone(shop: Shop) -> None:
     with one_at_a_time(shop.warehouse), pytest.raises(UnavailableError, match="under way"):
-        reconciling.reconcile()
+        reconciliation.reconcile()
 
 
 def test_an_alias_moved_by_hand_goes_back_to_what_serves(shop: Shop) -> None:
     client().set_registered_model_alias(REGISTERED_MODEL, CHAMPION, "3")
-    assert reconciling.reconcile().changes == ["alias champion from version 3 to 1"]
+    assert reconciliation.reconcile().changes == ["alias champion from version 3 to 1"]
     assert _alias(CHAMPION) == "1"
     assert shop.last.decision == "reconciled"
-    assert reconciling.reconcile().changes == []
+    assert reconciliation.reconcile().changes == []
 
 
 def test_a_bundle_beyond_a_limit_is_activated_nowhere(shop: Shop, tmp_path: Path) -> None:
@@ -334,7 +334,7 @@ def test_a_flipped_bit_between_building_and_pushing_is_found(shop: Shop, tmp_pat
     content[len(content) // 2] ^= 1
     (broken / DECODER).write_bytes(content)
     with pytest.raises(Exception, match=r"decoder\.onnx does not match its checksum"):
-        promoting.activate("2", broken)
+        promotion.activate("2", broken)
     assert shop.serving() == ["1", "1", "1"]
 
 
@@ -344,7 +344,7 @@ class TestTrial:
     @pytest.fixture
     def began(self, shop: Shop) -> datetime:
         shop.set(SHADOW_SHARE=1.0, SHADOW_MINUTES=60, CANARY_SHARE=0.5, CANARY_HOURS=24)
-        began = trying.begin("2", shop.folders["2"], "somebody")
+        began = rollout.begin("2", shop.folders["2"], "somebody")
         assert began is not None
         return began
 
@@ -355,13 +355,13 @@ class TestTrial:
     def test_it_goes_through_its_phases_and_ends_with_a_finding(self, shop: Shop, began: datetime) -> None:
         folder = shop.folders["2"]
         assert self._modes(shop) == ["shadow"] * 3
-        again = trying.begin("2", folder, "somebody")  # it goes on
+        again = rollout.begin("2", folder, "somebody")  # it goes on
         assert again is not None
         assert again < began + timedelta(seconds=1)
-        assert trying.look(folder, began) is None
-        assert trying.look(folder, began - timedelta(hours=2)) is None
+        assert rollout.look(folder, began) is None
+        assert rollout.look(folder, began - timedelta(hours=2)) is None
         assert self._modes(shop) == ["canary"] * 3
-        findings = trying.look(folder, began - timedelta(hours=26))
+        findings = rollout.look(folder, began - timedelta(hours=26))
         assert findings is not None
         assert "not judged" in findings[-1]
         assert shop.serving() == ["1", "1", "1"]
@@ -372,49 +372,49 @@ class TestTrial:
         shop.set(CANARY_SHARE=0.5)
         with shop.warehouse.begin() as connection:
             connection.execute(text("delete from promotions"))
-        began = trying.begin("2", shop.folders["2"], "somebody")
+        began = rollout.begin("2", shop.folders["2"], "somebody")
         assert began is None
-        assert trying.look(shop.folders["2"], began) == ["there was no champion to be tried beside"]
+        assert rollout.look(shop.folders["2"], began) == ["there was no champion to be tried beside"]
 
     def test_an_endpoint_that_lost_it_takes_part_again(self, shop: Shop, began: datetime) -> None:
         AdminClient(shop.urls[1], TOKEN).discard_staged()
-        assert trying.look(shop.folders["2"], began) is None
+        assert rollout.look(shop.folders["2"], began) is None
         assert self._modes(shop) == ["shadow"] * 3
 
     def test_with_an_endpoint_away_it_goes_on_at_the_others(self, shop: Shop, began: datetime) -> None:
         shop.talk_to(*shop.urls, _away())
-        assert trying.look(shop.folders["2"], began) is None
+        assert rollout.look(shop.folders["2"], began) is None
         assert self._modes(shop) == ["shadow"] * 3
 
     def test_reconciling_leaves_it_alone(self, shop: Shop, began: datetime) -> None:
-        assert reconciling.reconcile().changes == []
+        assert reconciliation.reconcile().changes == []
         assert self._modes(shop) == ["shadow"] * 3
 
     def test_another_version_has_to_wait(self, shop: Shop, began: datetime) -> None:
         with pytest.raises(PushFailed, match="version 2 is on trial here"):
             shop.promote("3")
         assert (shop.serving(), self._modes(shop)) == (["1", "1", "1"], ["shadow"] * 3)
-        assert trying.look(shop.folders["2"], began) is None
+        assert rollout.look(shop.folders["2"], began) is None
 
     def test_a_rollback_ends_it(self, shop: Shop, began: datetime) -> None:
-        assert promoting.rollback("enough") == "1"
+        assert promotion.rollback("enough") == "1"
         assert (self._modes(shop), shop.last.decision) == ([None] * 3, "withdrawn")
-        with pytest.raises(trying.TrialLost, match="not on trial any more"):
-            trying.look(shop.folders["2"], began)
+        with pytest.raises(rollout.TrialLost, match="not on trial any more"):
+            rollout.look(shop.folders["2"], began)
 
     def test_a_significant_loss_of_clicks_withdraws_it(self, shop: Shop, began: datetime) -> None:
         began -= timedelta(hours=2)
         _shown(shop.warehouse, "1", people=400, acting=120)
         _shown(shop.warehouse, "2", people=400, acting=40)
-        with pytest.raises(trying.TrialLost, match="40 of 400 people acted on what version 2 showed them, 120 of 400"):
-            trying.look(shop.folders["2"], began)
+        with pytest.raises(rollout.TrialLost, match="40 of 400 people acted on what version 2 showed them, 120 of 400"):
+            rollout.look(shop.folders["2"], began)
         assert (shop.serving(), self._modes(shop)) == (["1", "1", "1"], [None] * 3)
         assert (shop.last.decision, shop.last.model_version) == ("withdrawn", "2")
 
     def test_one_that_nobody_looks_after_is_ended_by_reconciling(self, shop: Shop, began: datetime) -> None:
         with shop.warehouse.begin() as connection:
             connection.execute(text("update promotions set decided_at = now() - interval '9 days'"))
-        reconciling.reconcile()
+        reconciliation.reconcile()
         assert self._modes(shop) == [None] * 3
         assert "withdrawn" in [row.decision for row in shop.decisions()]
 
@@ -455,26 +455,26 @@ def _alarm(shop: Shop, version: str, action: str) -> None:
 def test_an_alarm_takes_the_version_back_once_and_the_record_says_why(shop: Shop) -> None:
     shop.promote("2")
     _alarm(shop, "2", "roll_back")
-    found = watching.react()
+    found = monitoring.react()
     assert (found.rolled_back_to, found.retrain) == ("1", False)
     assert shop.serving() == ["1", "1", "1"]
     assert shop.last.decision == "rolled_back"
     assert shop.last.reasons == ["loses: 1% against 3%"]
     assert _alias(CHAMPION) == "1"
-    assert watching.react().rolled_back_to is None
+    assert monitoring.react().rolled_back_to is None
     assert shop.serving() == ["1", "1", "1"]
 
 
 def test_an_alarm_about_a_version_that_serves_no_more_takes_nothing_back(shop: Shop) -> None:
     shop.promote("2")
     _alarm(shop, "1", "roll_back")
-    assert watching.react().rolled_back_to is None
+    assert monitoring.react().rolled_back_to is None
     assert shop.serving() == ["2", "2", "2"]
 
 
 def test_the_first_version_stays_where_there_is_nothing_to_go_back_to(shop: Shop) -> None:
     _alarm(shop, "1", "roll_back")
-    assert watching.react().rolled_back_to is None
+    assert monitoring.react().rolled_back_to is None
     assert shop.serving() == ["1", "1", "1"]
     with shop.warehouse.connect() as connection:
         assert "no version before it" in str(connection.scalar(text("select outcome from alarms")))
@@ -482,6 +482,6 @@ def test_the_first_version_stays_where_there_is_nothing_to_go_back_to(shop: Shop
 
 def test_an_alarm_asks_for_a_training_once(shop: Shop) -> None:
     _alarm(shop, "1", "retrain")
-    assert watching.react().retrain
-    assert "1% against 3%" in watching.why_retrain()
-    assert not watching.react().retrain
+    assert monitoring.react().retrain
+    assert "1% against 3%" in monitoring.why_retrain()
+    assert not monitoring.react().retrain

@@ -18,8 +18,8 @@ from recsys_tasks.names import CHAMPION, REGISTERED_MODEL
 from recsys_tasks.registry import runs, versions
 from recsys_tasks.registry.tracking import client
 from recsys_tasks.settings import settings
-from recsys_tasks.stack import closing
-from recsys_tasks.steps import featuring, promoting, training
+from recsys_tasks.stack import summary
+from recsys_tasks.steps import features, promotion, training
 from recsys_tasks.warehouse import database_url, engine
 from tests.conftest import database, fresh_warehouse
 from tests.shops import EASY_RULES, fill
@@ -56,7 +56,7 @@ def shop(postgres: str, tracking_template: str, tmp_path_factory: pytest.TempPat
             patch.setenv(f"RECSYS_{name}", str(value))
         _forget_the_environment()
         fill(warehouse)
-        featuring.build_features()
+        features.build_features()
         run_id = training.train_model()
         training.evaluate_run(run_id)
         training.register_run(run_id)
@@ -105,14 +105,14 @@ def test_a_run_that_is_none_cannot_be_done_again(shop: Shop) -> None:
 
 
 def test_the_gates_decision_is_in_the_run_the_version_and_the_warehouse(shop: Shop) -> None:
-    number, folder = promoting.build()
-    decision = promoting.judge(number, folder)
+    number, folder = promotion.build()
+    decision = promotion.judge(number, folder)
     assert decision.promote, decision.reasons
     assert client().get_model_version(REGISTERED_MODEL, number).tags["decision"] == "promote"
     assert json.loads(_text(shop.run_id, "decision.json"))["promote"]
     assert "mrr_20 above popularity" in _text(shop.run_id, "decision.md")
 
-    promoting.reject(number, decision.reasons, "somebody (7)", decision.as_dict())
+    promotion.reject(number, decision.reasons, "somebody (7)", decision.as_dict())
     with shop.warehouse.connect() as connection:
         row = connection.execute(text("select * from promotions order by promotion_id desc limit 1")).one()
     assert (row.model_version, row.decision, row.approved_by) == (number, "refused", None)
@@ -124,11 +124,11 @@ def test_the_same_model_again_is_a_tie_and_the_champion_stays(shop: Shop) -> Non
     versions.point_aliases("1", None)
     again, _ = training.reproduce(shop.run_id)
     number = training.register_run(again)
-    decision = promoting.judge(*promoting.build(number))
+    decision = promotion.judge(*promotion.build(number))
     assert not decision.promote
     assert "a tie, the champion stays" in decision.reasons[0]
     table = runs.evaluation_of(again)
-    for metric in closing.COLUMNS:  # a champion has all that `make run` shows of a version
+    for metric in summary.COLUMNS:  # a champion has all that `make run` shows of a version
         assert table["champion"][metric] == pytest.approx(table["test"][metric])
 
 
@@ -141,7 +141,7 @@ def test_a_champion_whose_files_were_deleted_leaves_the_decision_to_the_baseline
     files = Path(client().get_run(champion.run_id).info.artifact_uri.removeprefix("file://")) / versions.MODEL_FILES
     shutil.move(files, tmp_path)
     try:
-        decision = promoting.judge(*promoting.build(number))
+        decision = promotion.judge(*promotion.build(number))
         assert any("not compared with champion version 1" in reason for reason in decision.reasons)
         assert client().get_run(training.train_model()).data.tags["started_from"] == training.SCRATCH
     finally:

@@ -13,8 +13,8 @@ import pytest
 from sqlalchemy import Engine, text
 
 from recsys_tasks.errors import UnavailableError
-from recsys_tasks.feedback.metrics import Shown, online_metrics
-from recsys_tasks.feedback.outcomes import CountingRules, count_outcomes
+from recsys_tasks.experiments.online_metrics import Shown, online_metrics
+from recsys_tasks.feedback.attribution import CountingRules, count_outcomes
 from recsys_tasks.interval import Interval
 from recsys_tasks.simulation.scenario import QUIET, Happening, Scenario
 from recsys_tasks.simulation.shopping import Shop, Shopped, shop

@@ -11,13 +11,13 @@ import pytest
 from onnx import TensorProto, helper, load, save
 from starlette.testclient import TestClient
 
+from recsys_tasks.engine.bundle import DECODER, GOLDEN, MANIFEST, SCAN, bundle_digest, pack, read_bundle, seal
+from recsys_tasks.engine.engine import Engine
+from recsys_tasks.engine.memory import available_bytes
+from recsys_tasks.engine.probe import probe
+from recsys_tasks.engine.ranking import Wishes
 from recsys_tasks.errors import BundleUnusable, GoldenMismatch
 from recsys_tasks.serving.app import create_app
-from recsys_tasks.serving.bundle import DECODER, GOLDEN, MANIFEST, SCAN, bundle_digest, pack, read_bundle, seal
-from recsys_tasks.serving.engine import Engine
-from recsys_tasks.serving.memory import available_bytes
-from recsys_tasks.serving.probe import probe
-from recsys_tasks.serving.ranking import Wishes
 from recsys_tasks.settings import Settings
 from tests.integration.endpoints import serves_already
 

@@ -46,7 +46,7 @@ def test_a_full_disk_refuses_events_before_it_answers_for_them_and_lists_go_on(
             write(file, data[:7])  # some of it still fits
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        monkeypatch.setattr("recsys_tasks.serving.journal.os.write", full)
+        monkeypatch.setattr("recsys_tasks.serving.event_log.os.write", full)
         refused = client.post("/v1/events", json=event)
         assert refused.status_code == 503
         assert "No space left" in refused.json()["detail"]

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine, text
 
 from recsys_tasks.features.snapshot import SnapshotParameters, build_snapshot
 from recsys_tasks.ingestion.retention import drop_old, refresh_statistics
-from recsys_tasks.sql import SQL_ROOT
+from recsys_tasks.sql_files import SQL_ROOT
 from recsys_tasks.warehouse import migrate, run_script, statement
 from tests.conftest import database
 from tests.integration.ingesting import count, ingest, line, mapping, write
@@ -102,10 +102,12 @@ def test_the_queries_that_run_often_read_the_rows_they_need(warehouse: Engine) -
         )
     refresh_statistics(warehouse)
     day = datetime(2024, 7, 15, tzinfo=UTC)
-    plan = _plan(warehouse, statement("features/day").text, day_start=day, until=day + timedelta(days=1), known=9)
+    plan = _plan(
+        warehouse, statement("features/day_events").text, day_start=day, until=day + timedelta(days=1), known=9
+    )
     assert "events_2024_07_pkey" in plan
     assert "events_2024_06" not in plan
-    plan = _plan(warehouse, statement("reports/lineage").text, request_id="r17000")
+    plan = _plan(warehouse, statement("status/lineage").text, request_id="r17000")
     assert "request_id_idx" in plan
     assert "Seq Scan on events" not in plan
     plan = _plan(warehouse, statement("features/cutoff").text)
@@ -127,7 +129,7 @@ def test_whole_months_go_when_they_are_too_old(warehouse: Engine, tmp_path: Path
 
 
 def test_events_older_than_what_is_kept_do_not_come_back(warehouse: Engine, tmp_path: Path) -> None:
-    from recsys_tasks.ingestion.land import land
+    from recsys_tasks.ingestion.landing import land
     from recsys_tasks.ingestion.sources import read_source
     from recsys_tasks.validation import validate
 

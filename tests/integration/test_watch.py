@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine, text
 
-from recsys_tasks.feedback.experiments import exploring, verdicts
-from recsys_tasks.feedback.outcomes import CountingRules, count_outcomes
-from recsys_tasks.feedback.report import make_report
-from recsys_tasks.feedback.watching import Found, Served, judge, open_alarms, read_rules, write_alarms
+from recsys_tasks.experiments.definition import Arm, Experiment
+from recsys_tasks.experiments.verdicts import exploring, verdicts
+from recsys_tasks.feedback.attribution import CountingRules, count_outcomes
 from recsys_tasks.interval import Interval
-from recsys_tasks.serving.experiment import Arm, Experiment
+from recsys_tasks.monitoring.monitors import Found, Served, judge, open_alarms, read_rules, write_alarms
+from recsys_tasks.monitoring.report import make_report
 from tests.integration.feedback import START, catalogue, did, report, shown
 
 EXPERIMENT = Experiment("x", [Arm("ours", 0.5), Arm("popular", 0.5, "popularity")])

@@ -13,7 +13,7 @@ import httpx
 import psutil
 import pytest
 
-from recsys_tasks.serving.bundle import VECTORS, bundle_digest, pack
+from recsys_tasks.engine.bundle import VECTORS, bundle_digest, pack
 from recsys_tasks.stack.environment import any_free_port
 from tests.integration.endpoints import TOKEN, running_process, wait_for
 

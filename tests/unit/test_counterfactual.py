@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recsys_tasks.evaluation.counterfactual import (
+from recsys_tasks.experiments.off_policy import (
     Estimate,
     Logged,
     Predicted,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recsys_tasks.features.examination import click_weights, examination
+from recsys_tasks.features.position_bias import click_weights, examination
 from recsys_tasks.features.sequences import new_wishes
 
 VIEW, CART, BUY = 2, 3, 4

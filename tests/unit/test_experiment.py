@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from recsys_tasks.engine.engine import Answer
 from recsys_tasks.errors import InputError
-from recsys_tasks.serving.engine import Answer
-from recsys_tasks.serving.experiment import Arm, Experiment, interleave, read_experiment
+from recsys_tasks.experiments.definition import Arm, Experiment, interleave, read_experiment
 from recsys_tasks.serving.messages import Recommendation
 
 THREE = Experiment("three", [Arm("a", 0.5), Arm("b", 0.3, "popularity"), Arm("c", 0.2, "neighbours")])

@@ -5,17 +5,17 @@ import numpy as np
 import pytest
 import torch
 
+from recsys_tasks.engine.bundle import DECODER, MODEL, NETWORK, SCAN, Bundle
+from recsys_tasks.engine.engine import Engine
+from recsys_tasks.engine.ranking import Wishes
+from recsys_tasks.engine.session_decoder import Action
 from recsys_tasks.errors import InvariantError
 from recsys_tasks.features.sequences import QUERY_WORDS
 from recsys_tasks.model.export import export_graphs, verify_graphs
 from recsys_tasks.model.files import TrainedModel, load_model, save_model
-from recsys_tasks.model.training import build_network
+from recsys_tasks.model.training_loop import build_network
 from recsys_tasks.names import VIEW
 from recsys_tasks.promotion.build import copy_model
-from recsys_tasks.serving.bundle import DECODER, MODEL, NETWORK, SCAN, Bundle
-from recsys_tasks.serving.engine import Engine
-from recsys_tasks.serving.ranking import Wishes
-from recsys_tasks.serving.reader import Action
 from tests.shops import small_config, vocabulary
 
 

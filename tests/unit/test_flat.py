@@ -22,9 +22,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from recsys_tasks.errors import MalformedFile
-from recsys_tasks.ingestion import reading
+from recsys_tasks.ingestion import file_readers
 from recsys_tasks.ingestion.batch import BadLine, SourceBatch
-from recsys_tasks.ingestion.flat import read_flat
+from recsys_tasks.ingestion.flat_files import read_flat
 from recsys_tasks.ingestion.mapping import Mapping
 from recsys_tasks.ingestion.times import later, time_converter, to_utc
 
@@ -78,10 +78,10 @@ def test_a_table_comes_back_as_it_was_written(
     reader = csv.reader((line.decode() for line in io.BytesIO(content)), delimiter=delimiter)
     numbers = [reader.line_num for _ in reader][1:]
     bad: list[BadLine] = []
-    with tempfile.TemporaryDirectory() as folder, mock.patch.object(reading, "_BLOCK_BYTES", block_bytes):
+    with tempfile.TemporaryDirectory() as folder, mock.patch.object(file_readers, "_BLOCK_BYTES", block_bytes):
         path = Path(folder) / "f"
         path.write_bytes(content)
-        blocks = list(reading.read_csv(path, delimiter, lambda header: None, bad.append))
+        blocks = list(file_readers.read_csv(path, delimiter, lambda header: None, bad.append))
     assert bad == []
     assert [number for block in blocks for number in block.numbers.to_pylist()] == numbers
     columns = ([value for block in blocks for value in block.columns[name].to_pylist()] for name in "abc")
@@ -98,12 +98,12 @@ def test_a_table_comes_back_as_it_was_written(
 @example(b'"ab"c,d\n')
 @example(b"a,b\rc,d\n\n")
 def test_arrow_reads_a_block_as_reading_row_by_row_does(block: bytes) -> None:
-    at_once = reading._parse_block(block, ["x", "y"], ",", 7)
+    at_once = file_readers._parse_block(block, ["x", "y"], ",", 7)
     if at_once is None:
         return
     bad: list[BadLine] = []
     source = mock.Mock(next_line=lambda: b"")
-    by_row = reading._parse_lines(block, ["x", "y"], ",", 7, source, bad.append)
+    by_row = file_readers._parse_lines(block, ["x", "y"], ",", 7, source, bad.append)
     assert bad == []
     assert by_row.numbers == at_once.numbers
     assert by_row.columns == at_once.columns
@@ -117,7 +117,7 @@ def test_arrow_reads_a_block_as_reading_row_by_row_does(block: bytes) -> None:
 def test_no_line_is_lost_whatever_is_broken_and_wherever_blocks_end(lines: list[bytes]) -> None:
     found = []
     for block_bytes in (1, 50, 10_000):
-        with tempfile.TemporaryDirectory() as folder, mock.patch.object(reading, "_BLOCK_BYTES", block_bytes):
+        with tempfile.TemporaryDirectory() as folder, mock.patch.object(file_readers, "_BLOCK_BYTES", block_bytes):
             rows, batch = _read_bytes(Path(folder), HEAD + b"".join(lines))
         found.append(([row["row_number"] for row in rows], _bad(batch)))
     assert found[0] == found[1] == found[2]

@@ -12,7 +12,7 @@ ENDPOINT = {"onnxruntime", "starlette", "uvicorn", "prometheus_client", "tantivy
 @pytest.mark.parametrize(
     ("modules", "heavy"),
     [
-        ("recsys_tasks.serving.server, recsys_tasks.serving.search", PIPELINE),
+        ("recsys_tasks.serving.server, recsys_tasks.engine.text_index", PIPELINE),
         ("recsys_tasks.client", PIPELINE | ENDPOINT),
     ],
 )

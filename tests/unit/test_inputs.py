@@ -6,10 +6,10 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recsys_tasks.engine.inputs import CODES, Did, History, Moment, Tokens, beginning, history_inputs
+from recsys_tasks.engine.scoring import Known
 from recsys_tasks.features.sequences import GAP_BUCKETS, MAX_TOKENS, build_timeline, query_inputs
 from recsys_tasks.names import FIRST_ITEM, UNKNOWN_ITEM
-from recsys_tasks.serving.inputs import CODES, Did, History, Moment, Tokens, beginning, history_inputs
-from recsys_tasks.serving.scoring import Known
 
 NOW = 1.7e9
 MOST = 30

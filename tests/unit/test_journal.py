@@ -9,8 +9,8 @@ from tempfile import TemporaryDirectory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys_tasks.serving.forgetting import Forgetting, Forgotten, erase, find_traces
-from recsys_tasks.serving.journal import Journal, Line, Segment
+from recsys_tasks.serving.erasure import Forgetting, Forgotten, erase, find_traces
+from recsys_tasks.serving.event_log import Journal, Line, Segment
 
 
 def _write(folder: Path, *lines: bytes) -> None:

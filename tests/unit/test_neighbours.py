@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys_tasks.model.neighbours import NeighbourConfig, SessionNeighbours, nearest_items
+from recsys_tasks.model.neighbors import NeighbourConfig, SessionNeighbours, nearest_items
 
 ITEMS = 12
 

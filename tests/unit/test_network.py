@@ -10,7 +10,7 @@ from recsys_tasks.evaluation.protocol import TEST, VALIDATION, Questions, answer
 from recsys_tasks.features.sequences import QUERY_WORDS, Timeline, build_timeline, query_inputs
 from recsys_tasks.model.attention import Attention, Dropout
 from recsys_tasks.model.network import Events, Query, Recommender, Sample
-from recsys_tasks.model.training import TrainingConfig, build_network, train
+from recsys_tasks.model.training_loop import TrainingConfig, build_network, train
 from recsys_tasks.model.windows import epoch_windows, training_stops, window_batch
 from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM, PERSONAL, POPULARITY, SEARCH, UNKNOWN_ITEM, VIEW
 from tests.shops import (

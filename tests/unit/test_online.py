@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recsys_tasks.evaluation.online import Acting, chance, loses
+from recsys_tasks.experiments.sequential_tests import Acting, chance, loses
 
 arms = st.integers(0, 10_000).flatmap(lambda people: st.builds(Acting, st.just(people), st.integers(0, people)))
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from recsys_tasks.engine.ranking import Exploration
 from recsys_tasks.serving.overload import Overload, RateLimit
-from recsys_tasks.serving.ranking import Exploration
 
 
 @given(st.integers(0, 500), st.integers(0, 100), st.floats(0.001, 0.01))

@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from recsys_tasks.engine.catalog import Catalogue
+from recsys_tasks.engine.explanations import BOUGHT_AGAIN, POPULAR, Deeds, Reasons
+from recsys_tasks.engine.filters import Filter, Filters, check
+from recsys_tasks.engine.merchandising import Pin, Rules, read_rules
+from recsys_tasks.engine.ranking import Ranking, Wishes
+from recsys_tasks.engine.scoring import ItemVectors, Known
 from recsys_tasks.errors import InputError
 from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM
-from recsys_tasks.serving.catalogue import Catalogue
-from recsys_tasks.serving.filters import Filter, Filters, check
-from recsys_tasks.serving.ranking import Ranking, Wishes
-from recsys_tasks.serving.reasons import BOUGHT_AGAIN, POPULAR, Deeds, Reasons
-from recsys_tasks.serving.rules import Pin, Rules, read_rules
-from recsys_tasks.serving.scoring import ItemVectors, Known
 from tests.integration.bundles import catalogue_columns
 from tests.shops import ITEMS, START, vocabulary
 

@@ -10,6 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recsys_tasks.engine.bundle import Bundle
+from recsys_tasks.engine.engine import Engine
+from recsys_tasks.engine.ranking import Wishes
+from recsys_tasks.engine.session_decoder import Action
 from recsys_tasks.features.sequences import (
     GAP_BUCKETS,
     MAX_TOKENS,
@@ -23,12 +27,8 @@ from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.model.export import export_graphs
 from recsys_tasks.model.files import TrainedModel, save_model
 from recsys_tasks.model.network import Events, Query, Recommender
-from recsys_tasks.model.training import build_network
+from recsys_tasks.model.training_loop import build_network
 from recsys_tasks.names import EVENT_TYPE_CODES, SEARCH
-from recsys_tasks.serving.bundle import Bundle
-from recsys_tasks.serving.engine import Engine
-from recsys_tasks.serving.ranking import Wishes
-from recsys_tasks.serving.reader import Action
 from tests.shops import ITEMS, small_config, vocabulary
 
 NOW = 1.7e9

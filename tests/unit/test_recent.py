@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recsys_tasks.serving.recent import Recent
+from recsys_tasks.engine.cache import Recent
 
 KEYS = st.integers(0, 6)
 

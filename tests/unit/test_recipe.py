@@ -6,13 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys_tasks.errors import NotEnoughData
-from recsys_tasks.evaluation.blending import best_weight, blend
+from recsys_tasks.evaluation.blend import best_weight, blend
 from recsys_tasks.evaluation.protocol import VALIDATION, Questions, questions
 from recsys_tasks.features.sequences import build_timeline
 from recsys_tasks.features.vocabulary import Vocabulary
-from recsys_tasks.model import recipe
-from recsys_tasks.model.training import TrainingData, build_network, train
+from recsys_tasks.model.training_loop import TrainingData, build_network, train
 from recsys_tasks.names import FIRST_ITEM
+from recsys_tasks.training import recipe
 from tests.shops import encoded_shop, training_data
 
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recsys_tasks.promotion.record import (
+from recsys_tasks.promotion.deployment_record import (
     FAILED,
     PROMOTED,
     RECONCILED,

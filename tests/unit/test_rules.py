@@ -7,8 +7,8 @@ import re
 import pytest
 
 from recsys_tasks.names import KINDS
-from recsys_tasks.sql import source
-from recsys_tasks.validation.rules import RULES
+from recsys_tasks.sql_files import source
+from recsys_tasks.validation.row_rules import RULES
 
 
 @pytest.mark.parametrize("kind", KINDS)

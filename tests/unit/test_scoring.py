@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys_tasks.model import scan
-from recsys_tasks.model.scan import export_scan
+from recsys_tasks.engine.graphs import Graph
+from recsys_tasks.engine.scoring import Copies, ItemVectors, NextItem
+from recsys_tasks.model import scoring_graph
+from recsys_tasks.model.scoring_graph import export_scan
 from recsys_tasks.names import FIRST_ITEM
-from recsys_tasks.serving.graphs import Graph
-from recsys_tasks.serving.scoring import Copies, ItemVectors, NextItem
 
 ITEMS, LATER, WIDTH = 700, 5, 16
 ALL = np.arange(ITEMS + LATER)
@@ -35,7 +35,7 @@ def scanned(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     path = tmp_path_factory.mktemp("scan") / "scan.onnx"
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "rows":
-            patch.setattr(scan, "_CACHE_BYTES", 0)
+            patch.setattr(scoring_graph, "_CACHE_BYTES", 0)
         export_scan(vectors[:ITEMS], bias[:ITEMS], path)
     assert (b"MatMulNBits" in path.read_bytes()) == (request.param == "rows")
     first = ItemVectors(vectors[:ITEMS], bias[:ITEMS])

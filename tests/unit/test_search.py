@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
+from recsys_tasks.engine.text_index import TextIndex
 from recsys_tasks.features.vocabulary import Vocabulary
-from recsys_tasks.serving.search import TextIndex
 from tests.shops import vocabulary
 
 TITLES = {

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from recsys_tasks.model import softmax
-from recsys_tasks.model.copying import copy_mass
+from recsys_tasks.model.pointer_loss import copy_mass
 from recsys_tasks.model.softmax import log_mass
 
 

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recsys_tasks.features.text import words
+from recsys_tasks.features.tokenization import words
 
 
 @pytest.mark.parametrize(

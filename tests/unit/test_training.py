@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from recsys_tasks.errors import InvariantError, OutOfMemory
-from recsys_tasks.features.encoding import EncodedSnapshot
+from recsys_tasks.features.encoded_snapshot import EncodedSnapshot
 from recsys_tasks.features.sequences import build_timeline
 from recsys_tasks.model.network import Recommender
-from recsys_tasks.model.training import TrainingConfig, TrainingData, TrainingReport, build_network, train
+from recsys_tasks.model.training_loop import TrainingConfig, TrainingData, TrainingReport, build_network, train
 from recsys_tasks.model.windows import news
 from tests.shops import encoded_shop, small_config, training_data
 

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from recsys_tasks.engine.scoring import Known, Mixed, Rising
+from recsys_tasks.engine.trending import Trending
 from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.names import FIRST_ITEM
-from recsys_tasks.serving.scoring import Known, Mixed, Rising
-from recsys_tasks.serving.trending import Trending
 
 HOUR = 3600.0
 BEGIN = 1.7e9

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from recsys_tasks.features.sequences import QUERY_WORDS
 from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.model.files import TrainedModel, warm_start
-from recsys_tasks.model.training import build_network
+from recsys_tasks.model.training_loop import build_network
 from recsys_tasks.names import FIRST_ITEM, UNKNOWN_ITEM
 from tests.shops import small_config, vocabulary
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys_tasks.errors import ConfigurationError
-from recsys_tasks.evaluation.online import Preference, sample_ratio
-from recsys_tasks.feedback.watching import read_rules, stability
+from recsys_tasks.experiments.sequential_tests import Preference, sample_ratio
+from recsys_tasks.monitoring.monitors import read_rules, stability
 
 counts = st.dictionaries(st.sampled_from("abcdefgh"), st.integers(1, 10_000), min_size=1)
 

@@ -1,0 +1,1 @@
+"""Online experiments: arms and assignment, interleaving, sequential tests, off-policy estimates and online metrics."""

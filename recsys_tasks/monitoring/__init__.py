@@ -1,0 +1,1 @@
+"""Monitors of the served model, the alarms they raise and the actions that follow, and the report."""
