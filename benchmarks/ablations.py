@@ -12,7 +12,6 @@ import types
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,7 +23,7 @@ from recsys_tasks.evaluation.metrics import ranking_metrics
 from recsys_tasks.evaluation.protocol import model_ranks
 from recsys_tasks.evaluation.sequence_files import SequenceTask, read_task
 from recsys_tasks.model.attention import Turn, turn
-from recsys_tasks.model.network import ItemTable, Reading, Recommender, SessionState
+from recsys_tasks.model.network import ItemTable, Recommender
 from recsys_tasks.model.training_loop import TrainingConfig, TrainingData, build_network, train
 from recsys_tasks.training import recipe
 
@@ -79,22 +78,14 @@ def _without(name: str, task: SequenceTask, seconds: float) -> dict[str, float]:
 
 
 def _no_copying(network: Recommender) -> None:
-    def training(self: Recommender, *_: object) -> None:
-        return None
-
-    def inference(self: Recommender, *session: Any, **rest: Any) -> tuple[Reading, SessionState | None]:
-        reading, state = Recommender.read_session(self, *session, **rest)
-        return reading._replace(of_history=None, of_session=None), state
-
-    network._copying = types.MethodType(training, network)  # type: ignore[method-assign]
-    network.read_session = types.MethodType(inference, network)  # type: ignore[method-assign]
+    network.config = replace(network.config, copying=False)
 
 
 def _no_time(network: Recommender) -> None:
     def still(self: Recommender, days: Tensor) -> Turn:
         return turn(torch.zeros_like(days)[..., None] * self.frequency)
 
-    network._turn = types.MethodType(still, network)  # type: ignore[method-assign]
+    network.turn = types.MethodType(still, network)  # type: ignore[method-assign]
 
 
 def _no_places(network: Recommender) -> None:
@@ -114,7 +105,7 @@ def _no_cosine(network: Recommender) -> None:
         return state
 
     network.items._unit = types.MethodType(longer, network.items)  # type: ignore[method-assign]
-    network._direction = types.MethodType(direction, network)  # type: ignore[method-assign]
+    network.direction = types.MethodType(direction, network)  # type: ignore[method-assign]
 
 
 def _as_it_is(network: Recommender) -> None:

@@ -15,7 +15,7 @@ from recsys_tasks.features.sequences import build_timeline
 from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.model.export import export_graphs
 from recsys_tasks.model.files import TrainedModel, save_model
-from recsys_tasks.model.network import NetworkConfig
+from recsys_tasks.model.tensors import NetworkConfig
 from recsys_tasks.model.training_loop import build_network
 from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM, VIEW
 from recsys_tasks.promotion.build import golden_requests, seal_with_golden, write_data

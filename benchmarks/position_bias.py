@@ -24,7 +24,7 @@ from recsys_tasks.evaluation.protocol import Questions, model_ranks
 from recsys_tasks.features.position_bias import click_weights, examination
 from recsys_tasks.features.sequences import Timeline, build_timeline
 from recsys_tasks.features.vocabulary import Vocabulary
-from recsys_tasks.model.network import NetworkConfig
+from recsys_tasks.model.tensors import NetworkConfig
 from recsys_tasks.model.training_loop import TrainingConfig, TrainingData, build_network, train
 from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM, VIEW
 

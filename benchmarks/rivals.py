@@ -23,8 +23,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from recsys_tasks.engine.bundle import read_bundle
 from recsys_tasks.features.sequences import build_timeline, query_inputs
 from recsys_tasks.model.files import load_model
+from recsys_tasks.model.incremental import score_items
 from recsys_tasks.model.neighbors import NeighbourConfig, SessionNeighbours
-from recsys_tasks.model.network import Events, Query
+from recsys_tasks.model.tensors import Events, Query
 from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM, VIEW
 
 _HISTORY = 512
@@ -92,7 +93,7 @@ def pytorch(folder: Path) -> Scores:
             for part in query_inputs(timeline, first, target, _HISTORY)
         )
         with torch.inference_mode():
-            answer: np.ndarray = network.answer(Events(**events), Query(**query)).softmax(-1).numpy()[0]
+            answer: np.ndarray = score_items(network, Events(**events), Query(**query)).softmax(-1).numpy()[0]
         return answer
 
     return scores

@@ -18,7 +18,8 @@ from recsys_tasks.features.encoded_snapshot import EncodedSnapshot
 from recsys_tasks.features.sequences import Timeline, build_timeline
 from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.ingestion.changes import record_change
-from recsys_tasks.model.network import NetworkConfig, Recommender
+from recsys_tasks.model.network import Recommender
+from recsys_tasks.model.tensors import NetworkConfig
 from recsys_tasks.model.training_loop import TrainingConfig, TrainingData, build_network, train
 from recsys_tasks.model.windows import training_stops
 from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM, PURCHASE, SEARCH, UNKNOWN_ITEM

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from recsys_tasks.evaluation.protocol import Questions, batches, model_inputs
 from recsys_tasks.features.sequences import Timeline
+from recsys_tasks.model.incremental import purchase_intent
 from recsys_tasks.model.network import Recommender
 
 _BINS = 10
@@ -70,5 +71,5 @@ def purchase_intents(network: Recommender, timeline: Timeline, asked: Questions)
     network.eval()
     found = np.zeros(len(asked))
     for part in batches(timeline, asked):
-        found[part] = network.purchase_intent(*model_inputs(network, timeline, asked[part])).cpu().numpy()
+        found[part] = purchase_intent(network, *model_inputs(network, timeline, asked[part])).cpu().numpy()
     return found

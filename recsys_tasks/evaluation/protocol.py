@@ -11,7 +11,9 @@ import torch
 from recsys_tasks.evaluation.metrics import MISSED, rank_of
 from recsys_tasks.features.encoded_snapshot import EncodedSnapshot
 from recsys_tasks.features.sequences import Timeline, query_inputs
-from recsys_tasks.model.network import Events, Query, Recommender
+from recsys_tasks.model.incremental import score_items
+from recsys_tasks.model.network import Recommender
+from recsys_tasks.model.tensors import Events, Query
 from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM, SEARCH
 
 TRAINING, VALIDATION, TEST = 0, 1, 2
@@ -92,7 +94,7 @@ def model_scorer(network: Recommender, timeline: Timeline) -> Scorer:
     @torch.inference_mode()
     def scores(asked: Questions) -> np.ndarray:
         network.eval()
-        found: np.ndarray = network.answer(*model_inputs(network, timeline, asked)).softmax(-1).cpu().numpy()
+        found: np.ndarray = score_items(network, *model_inputs(network, timeline, asked)).softmax(-1).cpu().numpy()
         return found
 
     return scores

@@ -22,18 +22,18 @@ from recsys_tasks.engine.inputs import CODES
 from recsys_tasks.engine.scoring import Copies, ItemVectors, NextItem, word_vectors
 from recsys_tasks.errors import InvariantError
 from recsys_tasks.features.sequences import MAX_TOKENS, Arrays, Timeline, build_timeline, query_inputs
-from recsys_tasks.model.network import (
-    MASKED,
+from recsys_tasks.model.incremental import (
     Encoded,
-    Events,
-    NetworkConfig,
-    Query,
     Reading,
-    Recommender,
-    SessionInputs,
     SessionState,
+    cache_history,
+    decode_session,
+    encode_history,
+    score_items,
 )
+from recsys_tasks.model.network import Recommender
 from recsys_tasks.model.scoring_graph import export_scan
+from recsys_tasks.model.tensors import MASKED, Events, NetworkConfig, Query, SessionInputs
 from recsys_tasks.names import FIRST_ITEM, PADDING_ITEM
 
 _ROUNDING, _MOST_ROUNDED = 1e-3, 0.5  # of a score; that of vectors rounded to bytes
@@ -50,7 +50,7 @@ class _Encoder(nn.Module):
 
     def forward(self, vectors: Tensor, *columns: Tensor) -> Encoded:
         events = Events(words=vectors, **dict(zip(_OF_EVENTS, columns, strict=True)))
-        return self.network.kept_of(self.network.encode_vectors(vectors, events), events)
+        return cache_history(self.network, self.network.encode_vectors(vectors, events), events)
 
 
 class _Decoder(nn.Module):
@@ -83,7 +83,7 @@ class _Decoder(nn.Module):
         bias: Tensor,
     ) -> tuple[Tensor, ...]:
         x = self.network.loudness * vectors + F.embedding(codes + self.begin, self.table).sum(-2)
-        reading, after = self.network.read_session((encoded, ages, days), x, place, vectors, bias, state)
+        reading, after = decode_session(self.network, (encoded, ages, days), x, place, vectors, bias, state)
         return tuple(part for part in (*reading, *(after or ())) if part is not None)
 
 
@@ -102,10 +102,10 @@ def export_graphs(network: Recommender, folder: Path) -> None:
         export_scan(matrix.cpu().numpy(), item_bias.cpu().numpy(), folder / SCAN)
         events, query = _example(network.config)
         ages, days, session = _asked(events, query)
-        encoded = network.encode_history(events)
+        encoded = encode_history(network, events)
         vectors, bias = matrix[session.item], item_bias[session.item]
         read = network.tokens(vectors, session)
-        _, state = network.read_session((encoded, ages, days), read, session.place, vectors, bias)
+        _, state = decode_session(network, (encoded, ages, days), read, session.place, vectors, bias)
         assert state is not None, "a recurrent decoder reads no history"  # noqa: S101
         of_events = network.items(events.item)
     long, config = Dim.DYNAMIC, network.config
@@ -152,7 +152,7 @@ def verify_graphs(network: Recommender, folder: Path) -> float:
     """
     events, query = _example(network.config)
     with torch.inference_mode():
-        expected = network.answer(events, query).numpy()[0]
+        expected = score_items(network, events, query).numpy()[0]
     vectors, bias, words = (np.load(folder / name) for name in (VECTORS, BIAS, WORDS))
     encoder, decoder, scan = (Graph(folder / name) for name in (ENCODER, DECODER, SCAN))
     given = {name: value.numpy() for name, value in events._asdict().items()}

@@ -15,7 +15,8 @@ import torch
 from recsys_tasks.engine.bundle import NETWORK, VOCABULARY
 from recsys_tasks.errors import InputError, OtherModelFormat
 from recsys_tasks.features.vocabulary import Vocabulary
-from recsys_tasks.model.network import NetworkConfig, Recommender
+from recsys_tasks.model.network import Recommender
+from recsys_tasks.model.tensors import NetworkConfig
 from recsys_tasks.model.training_loop import build_network
 from recsys_tasks.names import FIRST_ITEM
 

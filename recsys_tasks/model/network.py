@@ -12,8 +12,7 @@ A content tokens of an item.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +23,6 @@ from recsys_tasks.model.attention import (
     DecoderLayer,
     Dropout,
     EncoderLayer,
-    KeyValue,
     Memory,
     RecurrentLayer,
     Turn,
@@ -33,164 +31,13 @@ from recsys_tasks.model.attention import (
 )
 from recsys_tasks.model.pointer_loss import copy_mass
 from recsys_tasks.model.softmax import log_mass
+from recsys_tasks.model.tensors import MASKED, Events, Loss, NetworkConfig, Past, Sample, SessionInputs, Window
 from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM
 
-MASKED = -1e4  # finite, so that a row in which nothing is allowed still has a gradient
 _DAYS = (1.0, 1500.0)  # periods of the time angles
 _PLACES = (6.0, 600.0)  # periods of the place angles
 _TEMPERATURE = 12.0  # where τ begins
 _NEARNESS, _DROPPED_NEIGHBOURS = 0.5, 0.3  # where the neighbours' part begins, and how many training leaves out
-_NEGLIGIBLE = 1e-30
-
-
-@dataclass(frozen=True)
-class NetworkConfig:
-    """Sizes of the network.
-
-    Attributes:
-        items: how many numbers the vocabulary has; content_tokens: the same of content tokens.
-        history: whether there is one to read; without it there is no encoder and a row is one session.
-        sessions_repeat: whether an item may come twice in a session.
-        query_words: how many words of a search are read; 0 where nothing is searched.
-        recurrent: a decoder of recurrent units instead of attention, which cannot read a history.
-        neighbours: how many items that come in the same sessions take part in an item's vector.
-        local_tokens: in training a token sees at least this many of its session before it.
-    """
-
-    items: int
-    content_tokens: int = 0
-    history: bool = True
-    sessions_repeat: bool = False
-    recurrent: bool = False
-    query_words: int = 0
-    width: int = 64
-    heads: int = 2
-    encoder_layers: int = 1
-    decoder_layers: int = 1
-    expansion: int = 2
-    dropout: float = 0.0
-    places: int = 64
-    local_tokens: int = 64
-    neighbours: int = 0
-    age_rank: int = 8
-
-
-class Events(NamedTuple):
-    """What the encoder reads, [B, H] each; see `features.sequences.event_inputs`."""
-
-    item: Tensor
-    kind: Tensor
-    hour: Tensor
-    weekday: Tensor
-    gap: Tensor
-    repeats: Tensor
-    recurrence: Tensor
-    days: Tensor
-    words: Tensor  # [B, H, A] of a search
-
-
-class Query(NamedTuple):
-    """What the decoder reads of a running session; see `features.sequences.query_inputs`."""
-
-    history: Tensor  # [B, H]
-    age_bucket: Tensor  # [B, H]
-    is_last: Tensor  # [B, H]
-    tokens: Tensor  # [B, T]
-    token_kinds: Tensor  # [B, T]
-    token_gaps: Tensor  # [B, T]
-    token_words: Tensor  # [B, T, A]
-    length: Tensor  # [B]
-    hour: Tensor  # [B]
-    weekday: Tensor  # [B]
-    session_gap: Tensor  # [B]
-
-    def ages(self) -> Tensor:
-        """Where in the copy head's curves each event of the history is [B, H]."""
-        return self.age_bucket + GAP_BUCKETS * self.is_last
-
-    def session(self) -> SessionInputs:
-        """Its tokens."""
-        place = torch.arange(self.tokens.shape[1], device=self.tokens.device).expand(self.tokens.shape)
-        begin = (self.hour, self.weekday, self.session_gap)
-        columns = (self.tokens, self.token_kinds, self.token_gaps, self.token_words, place)
-        return SessionInputs(*columns, *(column[:, None] for column in begin))
-
-
-class Past(NamedTuple):
-    """What the sessions of a window have before them: the window's own events; see `model.windows`."""
-
-    events: Events
-    session_days: Tensor  # [B, S]
-    session_first: Tensor  # [B, S] where each session begins
-    next_same: Tensor  # [B, W] where the item comes next
-    same_in_session: Tensor  # [B, S, W] where in session s the item of event j comes first; W: nowhere
-
-
-class SessionInputs(NamedTuple):
-    """Tokens of a session [B, T], each of which reads the event before the one it predicts."""
-
-    item: Tensor
-    kind: Tensor
-    gap: Tensor
-    words: Tensor
-    place: Tensor
-    hour: Tensor
-    weekday: Tensor
-    since: Tensor  # bucket of the time since the session before
-
-
-class Window(NamedTuple):
-    """A training batch: B windows of W events of one user each, cut into S sessions; see `model.windows`."""
-
-    item: Tensor  # [B, W]
-    inputs: SessionInputs  # what the decoder reads to predict each of them
-    session: Tensor  # [B, W] number of the session in the window
-    weight: Tensor  # [B, W] how much each counts as what is to be predicted
-    buys: Tensor  # [B, W] 1 where the session buys something with the event or later
-    past: Past | None  # None where rows are single sessions
-
-
-class Loss(NamedTuple):
-    """Sums over a batch's targets: cross entropies of the next item, and of whether the session buys; and of what the
-    targets count."""
-
-    next_item: Tensor
-    intent: Tensor
-    targets: Tensor
-
-
-class Encoded(NamedTuple):
-    """What can be kept of a history between sessions: what each decoder layer attends to, and what copying reads.
-
-    The last position [H] that is attended to is of nothing, and always visible.
-    """
-
-    keys: Tensor  # [B, N, h, H + 1, D/h] of N layers
-    values: Tensor  # [B, N, h, H + 1, D/h]
-    hidden: Tensor  # [B, 1, 1, H + 1] what is added to hide padding
-    copy_key: Tensor  # [B, H, D]
-    age_weight: Tensor  # [B, H, R] of the biases of copying at each age
-
-
-class SessionState(NamedTuple):
-    """What can be kept of a session's first tokens for those that follow them."""
-
-    keys: Tensor  # [B, N, h, T, D/h] of N layers
-    values: Tensor  # [B, N, h, T, D/h]
-    vectors: Tensor | None  # [B, T, D]; None where no session repeats an item
-    bias: Tensor | None  # [B, T] of their items, `MASKED` where there is none
-
-
-class Reading(NamedTuple):
-    """What a session says of the item that comes next, before any item is looked at.
-
-    The score of item i is log(exp(direction · e_i + b_i) + the exponentials of its copies).
-    """
-
-    direction: Tensor  # [B, D], of length τ
-    intent: Tensor  # [B] probability that the session goes on to buy something
-    of_history: Tensor | None  # [B, H] scores of copying each event of the history
-    of_session: Tensor | None  # [B, T] the same of the session; None where no session repeats an item
 
 
 class ItemTable(nn.Module):
@@ -285,20 +132,20 @@ class Recommender(nn.Module):
 
     def encode(self, events: Events) -> Tensor:
         """Memory [B, H, D] of a history, oldest first, padded at the end (which causal attention never sees)."""
-        return self.encode_vectors(self._with_words(self.items(events.item), events.words), events)
+        return self.encode_vectors(self.with_words(self.items(events.item), events.words), events)
 
     def encode_vectors(self, x: Tensor, events: Events) -> Tensor:
         """The same from the vectors of the events' items and searches [B, H, D], whose numbers are not read."""
         x = self.loudness * x + self.kind(events.kind) + self.gap(events.gap)
         x = x + self.hour(events.hour) + self.weekday(events.weekday)
         x = self.drop(x + self.repeats(events.repeats) + self.recurrence(events.recurrence))
-        by = self._turn(events.days)
+        by = self.turn(events.days)
         for layer in self.encoder:
             x = layer(x, by)
         memory: Tensor = self.encoder_norm(x)
         return memory
 
-    def _with_words(self, x: Tensor, words: Tensor) -> Tensor:
+    def with_words(self, x: Tensor, words: Tensor) -> Tensor:
         """Vectors of events [B, T, D]: of a search its words', of the others their items'."""
         if not self.config.query_words or not words.shape[-1]:
             return x
@@ -312,7 +159,7 @@ class Recommender(nn.Module):
     def _decode(self, x: Tensor, session: SessionInputs, own: Tensor | None, memory: Memory | None) -> Tensor:
         """States [B, T, D] of tokens, of which `x` are the items' or searches' vectors; row by row those that
         predict."""
-        x, by = self.tokens(x, session), self._turn_of(session.place)
+        x, by = self.tokens(x, session), self.turn_of(session.place)
         for layer in self.decoder:
             x = layer(x, by, own, memory)
         state: Tensor = self.decoder_norm(x)
@@ -327,15 +174,17 @@ class Recommender(nn.Module):
         read: Tensor = self.drop(x)
         return read
 
-    def _turn_of(self, place: Tensor) -> Turn:
+    def turn_of(self, place: Tensor) -> Turn:
+        """Rotation of positions [B, T] in a session."""
         return turn(place[..., None] * self.place_frequency)
 
     def _memory(self, states: Tensor, visible: Tensor, days: Tensor, memory_days: Tensor) -> Memory:
         # A last entry of zeros is always visible: attention to nothing, with score 0 whatever the time.
-        turns = (self._turn(days), self._turn(F.pad(memory_days, (0, 1))))
+        turns = (self.turn(days), self.turn(F.pad(memory_days, (0, 1))))
         return Memory(F.pad(states, (0, 0, 0, 1)), F.pad(visible, (0, 1), value=True), turns)
 
-    def _turn(self, days: Tensor) -> Turn:
+    def turn(self, days: Tensor) -> Turn:
+        """Rotation of times [B, T] in days."""
         return turn(days[..., None] * self.frequency)
 
     # Training: every session of a window at all positions in one pass
@@ -351,16 +200,16 @@ class Recommender(nn.Module):
         memory = states = own = None
         if past is not None:
             rows = torch.arange(len(item), device=item.device)[:, None]
-            states = self.encode_vectors(self._with_words(vectors, past.events.words), past.events)
+            states = self.encode_vectors(self.with_words(vectors, past.events.words), past.events)
             own = local_mask(window.session, self.config.local_tokens)
             days = past.session_days[rows, window.session]  # [B, W]
             memory = self._memory(states, _before(past)[rows, window.session][:, None], days, past.events.days)
-        state = self._decode(self._with_words(read, inputs.words), inputs, own, memory)
+        state = self._decode(self.with_words(read, inputs.words), inputs, own, memory)
         known = item >= FIRST_ITEM  # [B, W]
         if past is None:
             known = known & (inputs.place > 0)  # without a history nothing tells how a session begins
         counted = known & (window.weight > 0)
-        weight, wanted, direction = window.weight[counted], item[counted], self._direction(state[counted])
+        weight, wanted, direction = window.weight[counted], item[counted], self.direction(state[counted])
         generated = (direction * vectors[counted]).sum(-1) + self.items.bias[wanted]
         copied, target = torch.full_like(generated, MASKED), generated
         masses = self._copying(window, states, state, read)
@@ -392,7 +241,7 @@ class Recommender(nn.Module):
         vectors, read = (F.embedding(part.view_as(item), table) for part in (here, previous))
         return F.embedding(drawn, table), vectors, read
 
-    def _direction(self, state: Tensor) -> Tensor:
+    def direction(self, state: Tensor) -> Tensor:
         """States [..., D] of length τ, so that their product with an item's vector is τ times a cosine."""
         return self.temperature * F.normalize(state, dim=-1)
 
@@ -400,6 +249,8 @@ class Recommender(nn.Module):
         self, window: Window, memory: Tensor | None, state: Tensor, read: Tensor
     ) -> tuple[Tensor, Tensor] | None:
         """Log mass of copying the target and of copying anything, [B, W] each; None where nothing is copied."""
+        if not self.config.copying:
+            return None
         scores, items = [], []
         allowed = None
         if memory is not None and window.past is not None:
@@ -413,7 +264,7 @@ class Recommender(nn.Module):
             place = torch.arange(state.shape[1], device=state.device)
             usable = window.session[:, :, None] == window.session[:, None]
             before, bias = window.inputs.item, self.items.bias[window.inputs.item]
-            again = self._again(self._direction(state), read, bias, before, place[:, None] - place)
+            again = self._again(self.direction(state), read, bias, before, place[:, None] - place)
             scores.append(again.masked_fill(~usable, MASKED))
             items.append(window.inputs.item)
         if not scores:
@@ -440,160 +291,9 @@ class Recommender(nn.Module):
         return torch.cat([query, picks], -1) @ torch.cat([self.copy_key(memory), bias], -1).transpose(1, 2)
 
     @property
-    def _layers(self) -> list[DecoderLayer]:
+    def layers(self) -> list[DecoderLayer]:
         """Those of a decoder that is not recurrent."""
         return cast("list[DecoderLayer]", list(self.decoder))
-
-    # Inference: the history is encoded once, sessions are decoded from where they were
-
-    def encode_history(self, events: Events) -> Encoded:
-        """What of a history can be kept."""
-        return self.kept_of(self.encode(events), events)
-
-    def kept_of(self, memory: Tensor, events: Events) -> Encoded:
-        """What is kept of a memory [B, H, D] of events, of whose items only 0, padding, is read."""
-        padded = F.pad(memory, (0, 0, 0, 1))
-        by = self._turn(F.pad(events.days, (0, 1)))
-        keys, values = _stacked([layer.cross_attention.keep(padded, by) for layer in self._layers])
-        hidden = F.pad((events.item == 0).to(memory.dtype) * MASKED, (0, 1))[:, None, None]
-        return Encoded(keys, values, hidden, self.copy_key(memory), self.age_weight(memory))
-
-    def answer(self, events: Events, query: Query) -> Tensor:
-        """Scores [B, V] of the next item: log masses, not normalised. Items that cannot come are at `MASKED`."""
-        reading = self._read(events, query)
-        scores = reading.direction @ self.items.matrix().T + self.items.bias  # [B, V]
-        parts = ((reading.of_history, query.history), (reading.of_session, query.tokens))
-        copies = [(part.masked_fill(items < FIRST_ITEM, MASKED), items) for part, items in parts if part is not None]
-        if copies:
-            copied, items = (torch.cat(columns, -1) for columns in zip(*copies, strict=True))
-            top = torch.maximum(scores.amax(-1, keepdim=True), copied.amax(-1, keepdim=True))
-            mass = torch.scatter_add((scores - top).exp(), 1, items, (copied - top).exp())
-            scores = mass.clamp(min=_NEGLIGIBLE).log() + top
-        scores = scores.masked_fill(torch.arange(scores.shape[1], device=scores.device) < FIRST_ITEM, MASKED)
-        if not self.config.sessions_repeat:
-            scores = scores.scatter(1, query.tokens, torch.full_like(query.tokens, MASKED, dtype=scores.dtype))
-        return scores
-
-    def purchase_intent(self, events: Events, query: Query) -> Tensor:
-        """Probability [B] that the session goes on to buy something."""
-        return self._read(events, query).intent
-
-    def _read(self, events: Events, query: Query) -> Reading:
-        history = None
-        if self.config.history:
-            history = self.encode_history(events), query.ages(), torch.zeros_like(events.days[:, 0])
-        session = query.session()
-        vectors = self._with_words(self.items(session.item), session.words)
-        bias = self.items.bias[session.item].masked_fill(session.item < FIRST_ITEM, MASKED)
-        read = self.tokens(vectors, session)
-        return self.read_session(history, read, session.place, vectors, bias, length=query.length)[0]
-
-    def read_session(
-        self,
-        history: tuple[Encoded, Tensor, Tensor] | None,
-        x: Tensor,
-        place: Tensor,
-        vectors: Tensor,
-        bias: Tensor,
-        state: SessionState | None = None,
-        length: Tensor | None = None,
-    ) -> tuple[Reading, SessionState | None]:
-        """What a session says of the item that comes next, whatever items there are; and its state after that.
-
-        Args:
-            history: what was kept of it, for each event the bucket of its age, and `GAP_BUCKETS` more where it is the
-                last with its item [B, H], and the time of the session's begin in the days of the events [B].
-            x: the session's tokens [B, T, D]; place: theirs in the session [B, T].
-            vectors: of the tokens' items and searches [B, T, D]; bias: of their items [B, T], `MASKED` where there is
-                none.
-            state: of the tokens before these; None where there are none.
-            length: where these are the whole session and some rows end in padding, how many are not [B].
-        """
-        x, keys = self._go_on(x, history, place, state, length)
-        read = self.decoder_norm(x).squeeze(1)
-        direction = self._direction(read)
-        of_history = None if history is None else self._of_history(read, *history[:2])
-        of_session = all_vectors = all_bias = None
-        if self.config.sessions_repeat:
-            all_vectors, all_bias = vectors, bias
-            if state is not None and state.vectors is not None and state.bias is not None:
-                all_vectors, all_bias = torch.cat([state.vectors, vectors], 1), torch.cat([state.bias, bias], 1)
-            of_session = self._of_session(direction, all_vectors, all_bias, length)
-        reading = Reading(direction, self.intent(read).squeeze(-1).sigmoid(), of_history, of_session)
-        return reading, None if keys is None else SessionState(*keys, all_vectors, all_bias)
-
-    def _go_on(
-        self,
-        x: Tensor,
-        history: tuple[Encoded, Tensor, Tensor] | None,
-        place: Tensor,
-        state: SessionState | None,
-        length: Tensor | None,
-    ) -> tuple[Tensor, KeyValue | None]:
-        """The last token's state [B, 1, D], and what later ones read of all tokens, [B, N, ...] of N layers; a
-        recurrent decoder keeps nothing."""
-        by = self._turn_of(place)
-        if self.config.recurrent:
-            for unit in self.decoder:
-                x = unit(x, by, None, None)
-            return _last(x, length), None
-        before = 0 if state is None else state.keys.shape[3]
-        column = torch.arange(before + place.shape[1], device=place.device)
-        past: tuple[KeyValue, Tensor, Turn] | None = None
-        kept = []
-        for number, layer in enumerate(self._layers):
-            own = layer.keep(x, by)
-            if state is not None:
-                own = KeyValue(state.keys[:, number], state.values[:, number]).followed_by(own)
-            kept.append(own)
-            if number < len(self.decoder) - 1:
-                later: Tensor | None = (column > place[..., None])[:, None] * MASKED
-            else:  # of the last layer only the last token's state is of use
-                x, by = _last(x, length), Turn(*(_last(part, length, 2) for part in by))
-                later = None if length is None else (column >= length[:, None])[:, None, None] * MASKED
-            if history is not None:
-                encoded, _, since = history
-                of_layer = KeyValue(encoded.keys[:, number], encoded.values[:, number])
-                past = of_layer, encoded.hidden, self._turn(since[:, None])
-            x = layer.read(x, by, own, later, past)
-        return x, _stacked(kept)
-
-    def _of_history(self, state: Tensor, encoded: Encoded, ages: Tensor) -> Tensor:
-        """Scores [B, H] of copying events of the history, each at the bucket of its age."""
-        query = self.copy_query(state) / math.sqrt(self.config.width)
-        of_age = (encoded.age_weight * F.embedding(ages, self.age_table)).sum(-1) + self.age_offset[ages]
-        return (encoded.copy_key @ query[..., None]).squeeze(-1) + of_age
-
-    def _of_session(self, direction: Tensor, vectors: Tensor, bias: Tensor, length: Tensor | None) -> Tensor:
-        """Scores [B, T] of taking an item of the session again: its own, and how long ago it was."""
-        count = vectors.shape[1] if length is None else length[:, None]
-        distance = count - 1 - torch.arange(vectors.shape[1], device=vectors.device)
-        of_distance = self.distance[distance.clamp(min=0, max=self.config.places - 1)]
-        return (vectors @ direction[..., None]).squeeze(-1) + bias + of_distance
-
-
-def _last(x: Tensor, length: Tensor | None, dim: int = 1) -> Tensor:
-    """The last position of each row [B, ...], or the last before its padding; the dimension stays."""
-    if length is None:
-        return x.select(dim, -1).unsqueeze(dim)
-    index = (length - 1).view(-1, *[1] * (x.dim() - 1)).expand_as(x.select(dim, 0).unsqueeze(dim))
-    return x.gather(dim, index)
-
-
-def _stacked(layers: list[KeyValue]) -> KeyValue:
-    """Keys and values [B, N, ...] of N layers."""
-    keys, values = zip(*layers, strict=True)
-    return KeyValue(torch.stack(keys, 1), torch.stack(values, 1))
-
-
-class Sample(NamedTuple):
-    """Negatives [K] that all targets share, and the logarithm of how often each was expected to be drawn.
-
-    Subtracting that from the scores corrects for the drawing (Bengio and Senécal 2008).
-    """
-
-    items: Tensor
-    log_expected: Tensor
 
 
 def _sums(numbers: Tensor, table: Tensor) -> Tensor:

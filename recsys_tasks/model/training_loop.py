@@ -20,7 +20,8 @@ from recsys_tasks.errors import InvariantError, NotEnoughData, OutOfMemory
 from recsys_tasks.features.sequences import Timeline
 from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.model import distributed
-from recsys_tasks.model.network import NetworkConfig, Recommender, Sample
+from recsys_tasks.model.network import Recommender
+from recsys_tasks.model.tensors import NetworkConfig, Sample
 from recsys_tasks.model.windows import Spans, epoch_windows, window_batch
 from recsys_tasks.names import FIRST_ITEM
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from recsys_tasks.features.sequences import SECONDS_PER_DAY, Timeline, event_inputs, hour_of, weekday_of
-from recsys_tasks.model.network import Events, Past, SessionInputs, Window
+from recsys_tasks.model.tensors import Events, Past, SessionInputs, Window
 from recsys_tasks.names import PADDING_ITEM
 
 Spans = tuple[np.ndarray, np.ndarray]

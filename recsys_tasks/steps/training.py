@@ -40,7 +40,8 @@ from recsys_tasks.features.snapshot import Snapshot
 from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.model.export import export_graphs, verify_graphs
 from recsys_tasks.model.files import TrainedModel, load_model, save_model, warm_start
-from recsys_tasks.model.network import NetworkConfig, Recommender
+from recsys_tasks.model.network import Recommender
+from recsys_tasks.model.tensors import NetworkConfig
 from recsys_tasks.model.training_loop import Plan, TrainingConfig, TrainingData, TrainingReport, build_network, train
 from recsys_tasks.model.windows import freshness, news, training_stops
 from recsys_tasks.names import CHAMPION

@@ -10,7 +10,7 @@ import numpy as np
 from recsys_tasks.features.sequences import MAX_TOKENS
 from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.model.neighbors import nearest_items
-from recsys_tasks.model.network import NetworkConfig
+from recsys_tasks.model.tensors import NetworkConfig
 from recsys_tasks.model.training_loop import TrainingConfig, TrainingData
 from recsys_tasks.model.windows import events_until
 from recsys_tasks.names import FIRST_ITEM

@@ -9,7 +9,9 @@ from recsys_tasks.evaluation.metrics import ranking_metrics
 from recsys_tasks.evaluation.protocol import TEST, VALIDATION, Questions, answer, model_ranks, model_scorer, questions
 from recsys_tasks.features.sequences import QUERY_WORDS, Timeline, build_timeline, query_inputs
 from recsys_tasks.model.attention import Attention, Dropout
-from recsys_tasks.model.network import Events, Query, Recommender, Sample
+from recsys_tasks.model.incremental import score_items
+from recsys_tasks.model.network import Recommender
+from recsys_tasks.model.tensors import Events, Query, Sample
 from recsys_tasks.model.training_loop import TrainingConfig, build_network, train
 from recsys_tasks.model.windows import epoch_windows, training_stops, window_batch
 from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM, PERSONAL, POPULARITY, SEARCH, UNKNOWN_ITEM, VIEW
@@ -70,7 +72,7 @@ def test_training_and_inference_give_a_target_the_same_probability(seed: int, sa
             events, query = query_inputs(timeline, np.asarray([first]), np.asarray([target]), 512)
             history = Events(**{name: torch.from_numpy(value) for name, value in events.items()})
             running = Query(**{name: torch.from_numpy(value) for name, value in query.items()})
-            scores = network.answer(history, running)[0]
+            scores = score_items(network, history, running)[0]
         served = float(torch.logsumexp(scores, 0) - scores[int(timeline.item[target])])
         assert losses[-1] - sum(losses[:-1]) == pytest.approx(served, abs=2e-3)
 

@@ -26,7 +26,9 @@ from recsys_tasks.features.sequences import (
 from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.model.export import export_graphs
 from recsys_tasks.model.files import TrainedModel, save_model
-from recsys_tasks.model.network import Events, Query, Recommender
+from recsys_tasks.model.incremental import score_items
+from recsys_tasks.model.network import Recommender
+from recsys_tasks.model.tensors import Events, Query
 from recsys_tasks.model.training_loop import build_network
 from recsys_tasks.names import EVENT_TYPE_CODES, SEARCH
 from tests.shops import ITEMS, small_config, vocabulary
@@ -131,7 +133,8 @@ def test_answers_are_what_the_network_makes_of_the_same_events(served: Served, k
     )
     events, query = query_inputs(timeline, np.asarray([known]), np.asarray([len(every) - 1]), 512)
     with torch.inference_mode():
-        scores = served.network.answer(
+        scores = score_items(
+            served.network,
             Events(**{name: torch.from_numpy(value) for name, value in events.items()}),
             Query(**{name: torch.from_numpy(value) for name, value in query.items()}),
         )
