@@ -43,7 +43,7 @@ The other files are loaded all the same; `summary` names those that failed.
 def ingest_landing() -> None:
     @task
     @loop.step
-    def look() -> list[dict[str, str]]:
+    def look() -> list[dict[str, Any]]:
         from dataclasses import asdict
 
         from recsys_tasks.steps import ingestion
@@ -52,7 +52,7 @@ def ingest_landing() -> None:
 
     @task(pool=loop.POOL, map_index_template="{{ file_name }}", max_active_tis_per_dagrun=1)
     @loop.step
-    def ingest(dropped: dict[str, str]) -> dict[str, Any]:
+    def ingest(dropped: dict[str, Any]) -> dict[str, Any]:
         from recsys_tasks.ingestion.landing_folder import DroppedFile
         from recsys_tasks.steps import ingestion
 
@@ -62,7 +62,7 @@ def ingest_landing() -> None:
         return {"path": dropped["path"], "inserted": sum(report.inserted for report in reports)}
 
     @task(trigger_rule="all_done", outlets=[loop.EVENTS])
-    def summary(found: list[dict[str, str]] | None, ingested: Any, outlet_events: Any = None) -> int:
+    def summary(found: list[dict[str, Any]] | None, ingested: Any, outlet_events: Any = None) -> int:
         if found is None:
             raise AirflowFailException("The landing folder could not be listed")
         done = {result["path"]: result["inserted"] for result in ingested}

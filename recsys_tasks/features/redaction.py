@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from sqlalchemy import Engine, text
 
 from recsys_tasks.features.files import parts_folder, put_file, put_table
+from recsys_tasks.features.snapshot_lock import removing
 
 log = logging.getLogger(__name__)
 
@@ -20,8 +21,16 @@ log = logging.getLogger(__name__)
 def redact(engine: Engine, folder: Path, user_ids: Collection[str]) -> int:
     """Takes users out of every snapshot in the folder; returns how many files were written anew.
 
-    Safe to repeat: the new files are written and named by the manifests before the old ones are removed.
+    Whoever builds a snapshot, perhaps of what the warehouse still said of the users, is waited for. Safe to repeat: the
+    new files are written and named by the manifests before the old ones are removed.
     """
+    with removing(engine):
+        files = _redact(engine, folder, user_ids)
+    log.info("Took %d users out of %d files of snapshots", len(user_ids), files)
+    return files
+
+
+def _redact(engine: Engine, folder: Path, user_ids: Collection[str]) -> int:
     files = parts_folder(folder)
     renamed = {}
     for path in sorted(files.glob("*.parquet")):
@@ -36,7 +45,6 @@ def redact(engine: Engine, folder: Path, user_ids: Collection[str]) -> int:
             connection.execute(text("update feature_parts set file = :new where file = :old"), {"new": new, "old": old})
     for old in renamed:
         (files / old).unlink(missing_ok=True)
-    log.info("Took %d users out of %d files of snapshots", len(user_ids), len(renamed))
     return len(renamed)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from sqlalchemy import Engine, text
 
 from recsys_tasks.features.files import parts_folder
+from recsys_tasks.features.snapshot_lock import removing
 from recsys_tasks.warehouse import statement
 
 log = logging.getLogger(__name__)
@@ -19,26 +20,35 @@ def drop_snapshots(engine: Engine, folder: Path, keep: timedelta, *, dry_run: bo
     """Removes snapshots that are old, not among the latest and of no recent champion; returns how many.
 
     Parts go when no manifest names them and the warehouse has built later ones of their day. With `dry_run` nothing
-    goes.
+    goes; otherwise whoever builds a snapshot is waited for.
     """
+    if dry_run:
+        return len(_old_manifests(engine, folder, keep))
+    with removing(engine):
+        old = _old_manifests(engine, folder, keep)
+        for manifest in old:
+            manifest.unlink()
+        ids = [manifest.stem for manifest in old]
+        with engine.begin() as connection:
+            connection.execute(text("delete from snapshots where snapshot_id = any(:ids)"), {"ids": ids})
+        _drop_unused_files(engine, folder)
+    log.info("Removed %d snapshots", len(old))
+    return len(old)
+
+
+def _old_manifests(engine: Engine, folder: Path, keep: timedelta) -> list[Path]:
     with engine.connect() as connection:
         needed = set(connection.scalars(statement("maintenance/needed_snapshots"), {"keep": keep}))
-        newest = set(connection.scalars(statement("maintenance/newest_parts")))
-    old = [manifest for manifest in sorted(folder.glob("*.json")) if manifest.stem not in needed]
-    if dry_run or not folder.is_dir():
-        return len(old)
-    for manifest in old:
-        manifest.unlink()
-    with engine.begin() as connection:
-        connection.execute(
-            text("delete from snapshots where snapshot_id = any(:ids)"), {"ids": [manifest.stem for manifest in old]}
-        )
-    used = newest | {name for manifest in folder.glob("*.json") for name in _named(manifest)}
+    return [manifest for manifest in sorted(folder.glob("*.json")) if manifest.stem not in needed]
+
+
+def _drop_unused_files(engine: Engine, folder: Path) -> None:
+    with engine.connect() as connection:
+        used = set(connection.scalars(statement("maintenance/newest_parts")))
+    used |= {name for manifest in folder.glob("*.json") for name in _named(manifest)}
     for path in parts_folder(folder).glob("*.parquet"):
         if path.name not in used:
             path.unlink()
-    log.info("Removed %d snapshots", len(old))
-    return len(old)
 
 
 def _named(manifest: Path) -> list[str]:

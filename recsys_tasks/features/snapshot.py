@@ -26,6 +26,7 @@ from recsys_tasks.features.files import parts_folder, put_file, put_table
 from recsys_tasks.features.impression_discounting import MOST_LOOKS, PAUSE_HOURS, fatigue
 from recsys_tasks.features.partitions import Part, build_parts
 from recsys_tasks.features.position_bias import PLACES, examination
+from recsys_tasks.features.snapshot_lock import building
 from recsys_tasks.warehouse import ArrowReader, answering, statement
 
 log = logging.getLogger(__name__)
@@ -126,6 +127,13 @@ def build_snapshot(
         NotEnoughData: there are too few sessions to learn from and to test on.
         UnavailableError: the warehouse went away.
     """
+    with building(engine):
+        return _build(engine, folder, parameters, cutoff, known)
+
+
+def _build(
+    engine: Engine, folder: Path, parameters: SnapshotParameters, cutoff: datetime | None, known: int | None
+) -> Snapshot:
     with engine.connect() as connection:
         known = known if known is not None else int(connection.scalar(statement("features/latest_change")) or 0)
         cutoff = cutoff or connection.scalar(statement("features/cutoff"))

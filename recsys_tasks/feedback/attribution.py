@@ -86,20 +86,21 @@ def _count_day(engine: Engine, day: date, known: int, rules: CountingRules) -> t
         requests = connection.execute(statement("feedback/attribute_day"), names).rowcount
         machines = connection.execute(statement("feedback/find_bots"), names).all() if requests else []
         if machines:
-            known = _flag(connection, day, [(row.visitor, int(row.requests)) for row in machines])
+            _flag(connection, day, [(row.visitor, int(row.requests)) for row in machines])
         write_metrics(connection, day, empty=not requests)
         connection.execute(
             text(
                 "insert into outcome_days (day, known) values (:day, :known)"
                 " on conflict (day) do update set known = excluded.known"
             ),
+            # Not the flags' own number: what was loaded between the counting and them has a lower one.
             {"day": day, "known": known},
         )
     return requests, len(machines)
 
 
-def _flag(connection: Connection, day: date, machines: list[tuple[str, int]]) -> int:
-    """Notes who is a machine on a day, as a change of the warehouse that touches it; the change's number.
+def _flag(connection: Connection, day: date, machines: list[tuple[str, int]]) -> None:
+    """Notes who is a machine on a day, as a change of the warehouse that touches it.
 
     Snapshots that know of the change are without them.
     """
@@ -117,4 +118,3 @@ def _flag(connection: Connection, day: date, machines: list[tuple[str, int]]) ->
             for visitor, requests in machines
         ],
     )
-    return number

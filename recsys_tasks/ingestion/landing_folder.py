@@ -19,10 +19,19 @@ _SETTLED_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class DroppedFile:
-    """A file of a source; `source` is the name of one that comes along, or the path of a mapping."""
+    """A file of a source, as it was when it was found.
+
+    Attributes:
+        source: the name of one that comes along, or the path of a mapping.
+        path: where the file is.
+        bytes: its size.
+        modified_ns: when it was last changed.
+    """
 
     source: str
     path: str
+    bytes: int
+    modified_ns: int
 
 
 def new_files(engine: Engine, folder: Path) -> list[DroppedFile]:
@@ -39,17 +48,21 @@ def new_files(engine: Engine, folder: Path) -> list[DroppedFile]:
     found = [(path, path.stat()) for path in folder.glob("*/*") if path.is_file() and _is_data(path)]
     found.sort(key=lambda item: (item[1].st_mtime_ns, item[0]))
     return [
-        DroppedFile(_source_of(path), str(path))
+        DroppedFile(_source_of(path), str(path), status.st_size, status.st_mtime_ns)
         for path, status in found
         if (str(path), status.st_size, status.st_mtime_ns) not in known and _is_settled(status)
     ]
 
 
-def note_landed(engine: Engine, path: Path, batch_ids: Sequence[str]) -> None:
-    """Remembers that a file was landed as it is now."""
-    status = path.stat()
+def note_landed(engine: Engine, dropped: DroppedFile, batch_ids: Sequence[str]) -> None:
+    """Remembers that a file was landed as it was when it was found; one that has changed since is found again."""
     values = [
-        {"path": str(path), "bytes": status.st_size, "modified_ns": status.st_mtime_ns, "batch_id": batch_id}
+        {
+            "path": dropped.path,
+            "bytes": dropped.bytes,
+            "modified_ns": dropped.modified_ns,
+            "batch_id": batch_id,
+        }
         for batch_id in batch_ids
     ]
     with engine.begin() as connection:

@@ -67,9 +67,8 @@ def dropped_files() -> list[landing_folder.DroppedFile]:
 
 def ingest_dropped(dropped: landing_folder.DroppedFile) -> list[LoadReport]:
     """Ingests one file of the landing folder and remembers it."""
-    path = Path(dropped.path)
-    reports = ingest(read_source(dropped.source, [path]))
-    landing_folder.note_landed(engine(), path, [report.batch_id for report in reports])
+    reports = ingest(read_source(dropped.source, [Path(dropped.path)]))
+    landing_folder.note_landed(engine(), dropped, [report.batch_id for report in reports])
     return reports
 
 

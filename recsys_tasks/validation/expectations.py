@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +14,7 @@ import pandas as pd
 from great_expectations.exceptions import SuiteParameterError
 
 from recsys_tasks.errors import ConfigurationError, InvariantError
+from recsys_tasks.locks import locked
 from recsys_tasks.validation.context import SITE, validation_context
 from recsys_tasks.validation.suites import WARNING, limits, load_suite
 
@@ -110,10 +110,6 @@ def _run(
     return found
 
 
-@contextmanager
-def _alone(home: Path) -> Iterator[None]:
+def _alone(home: Path) -> AbstractContextManager[None]:
     """One process at a time writes results and docs: their index lists all of them."""
-    home.mkdir(parents=True, exist_ok=True)
-    with (home / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+    return locked(home / "lock")

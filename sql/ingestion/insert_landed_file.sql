@@ -1,4 +1,4 @@
--- Grain: one file of the landing folder, as it was when it was landed.
+-- Grain: one file of the landing folder, as it was when it was found.
 insert into landed_files (path, bytes, modified_ns, batch_id)
 values (:path, :bytes, :modified_ns, :batch_id)
 on conflict (path) do update set

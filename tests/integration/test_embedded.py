@@ -55,3 +55,39 @@ def test_a_server_that_was_killed_is_started_again(tmp_path: Path) -> None:
         [sys.executable, "-W", "ignore", "-c", _KILLED, str(tmp_path)], capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == ["True", "42"]
+
+
+# Tells when it waits for its turn, or else, at the end, which server it has.
+_SECOND = (
+    "import sys, fcntl, pathlib\n"
+    "from recsys_tasks.warehouse import embedded\n"
+    "flock = fcntl.flock\n"
+    "fcntl.flock = lambda *given: (print('waits', flush=True), flock(*given))\n"
+    "print(embedded.start(pathlib.Path(sys.argv[1])).get_postmaster_info().pid, flush=True)\n"
+)
+_FIRST = (
+    "import sys, subprocess, pathlib\n"
+    "from recsys_tasks.warehouse import embedded\n"
+    "tune, command = embedded._tune, [sys.executable, '-W', 'ignore', '-c', sys.argv[2], sys.argv[1]]\n"
+    "def meanwhile(server):\n"
+    "    global second\n"
+    "    second = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)\n"
+    "    print(second.stdout.readline().strip())\n"
+    "    return tune(server)\n"
+    "embedded._tune = meanwhile\n"
+    "server = embedded.start(pathlib.Path(sys.argv[1]))\n"
+    "print(server.get_postmaster_info().pid, second.communicate()[0])\n"
+)
+
+
+def test_who_starts_while_the_first_one_still_makes_the_server_waits_and_joins_it(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", _FIRST, str(tmp_path), _SECOND],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    said, first, second = done.stdout.split()
+    assert said == "waits"
+    assert first == second

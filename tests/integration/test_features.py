@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -19,6 +21,7 @@ from recsys_tasks.errors import InputError, NotEnoughData
 from recsys_tasks.features import partitions
 from recsys_tasks.features.encoded_snapshot import encode_snapshot, snapshot_vocabulary
 from recsys_tasks.features.redaction import redact
+from recsys_tasks.features.retention import drop_snapshots
 from recsys_tasks.features.snapshot import (
     Snapshot,
     SnapshotParameters,
@@ -276,6 +279,47 @@ def test_a_forgotten_user_is_in_no_file_of_any_snapshot(warehouse: Engine, tmp_p
     assert "u:u3" not in keys
     assert len(set(keys)) == 29
     assert not any(b"u:u3" in path.read_bytes() for path in (tmp_path / "parts").glob("*.parquet"))
+
+
+@pytest.mark.parametrize(
+    "remove",
+    [
+        lambda engine, folder: drop_snapshots(engine, folder, timedelta(0)),
+        lambda engine, folder: redact(engine, folder, ["u3"]),
+    ],
+    ids=["cleaning", "forgetting"],
+)
+def test_who_removes_files_waits_for_a_snapshot_that_is_built(
+    warehouse: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, remove: Callable[[Engine, Path], int]
+) -> None:
+    fill(warehouse)
+    register = partitions._register
+    removals: list[Future[int]] = []
+
+    def with_a_file_that_nothing_names_yet(engine: Engine, part: partitions.Part) -> None:
+        if not removals:
+            removals.append(threads.submit(remove, warehouse, tmp_path))
+            while not removals[0].done() and not _somebody_waits(warehouse):
+                pass
+        register(engine, part)
+
+    monkeypatch.setattr(partitions, "_register", with_a_file_that_nothing_names_yet)
+    with ThreadPoolExecutor(1) as threads:
+        build_snapshot(warehouse, tmp_path, PARAMETERS)
+        removals[0].result()
+    snapshot = open_snapshot(tmp_path, latest_snapshot_id(warehouse))
+    assert _files(snapshot)
+    assert snapshot.events_table().num_rows > 1_000
+
+
+def _somebody_waits(warehouse: Engine) -> bool:
+    """Whether a lock of this warehouse is waited for."""
+    with warehouse.connect() as connection:
+        query = (
+            "select exists (select from pg_locks inner join pg_database on pg_locks.database = pg_database.oid"
+            " where locktype = 'advisory' and not granted and datname = current_database())"
+        )
+        return bool(connection.scalar(text(query)))
 
 
 def test_too_little_data_says_so(warehouse: Engine, tmp_path: Path) -> None:

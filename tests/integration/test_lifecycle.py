@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,10 @@ from recsys_tasks.errors import BatchRejected, InputError
 from recsys_tasks.features.snapshot import SnapshotParameters, build_snapshot
 from recsys_tasks.ingestion import landing_folder, removal, replay
 from recsys_tasks.ingestion.landing import land
-from recsys_tasks.ingestion.load import load
+from recsys_tasks.ingestion.load import LoadReport, load
 from recsys_tasks.ingestion.sources import read_source
+from recsys_tasks.settings import Settings
+from recsys_tasks.steps import ingestion
 from recsys_tasks.validation import validate
 from recsys_tasks.warehouse import statement
 from tests.integration.ingesting import LONG_AGO, age, count, ingest, line, mapping, write
@@ -206,12 +209,33 @@ def test_files_in_the_landing_folder_are_found_once_by_what_they_are(warehouse: 
     assert landing_folder.new_files(warehouse, landing) == []  # somebody may still be writing
     age(file)
     (found,) = landing_folder.new_files(warehouse, landing)
-    assert found == landing_folder.DroppedFile(str(landing / "shop" / "mapping.toml"), str(file))
+    assert (found.source, found.path) == (str(landing / "shop" / "mapping.toml"), str(file))
     reports = ingest(warehouse, tmp_path, found.source, Path(found.path))
-    landing_folder.note_landed(warehouse, file, [report.batch_id for report in reports])
+    landing_folder.note_landed(warehouse, found, [report.batch_id for report in reports])
     assert landing_folder.new_files(warehouse, landing) == []
     age(write(file, [line(1), line(2)]))
     assert len(landing_folder.new_files(warehouse, landing)) == 1
+
+
+def test_rows_that_join_a_file_while_it_is_ingested_are_read_the_next_time(
+    warehouse: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = Settings(home=tmp_path)
+    monkeypatch.setattr(ingestion, "engine", lambda: warehouse)
+    monkeypatch.setattr(ingestion, "settings", lambda: chosen)
+    shop = chosen.landing_folder / "shop"
+    shop.mkdir(parents=True)
+    mapping(shop)
+    file = age(write(shop / "a.csv", [line(1)]))
+    load_batches, grown = ingestion.load_batches, [[line(1), line(2)]]
+
+    def while_somebody_writes(batch_ids: Sequence[str]) -> list[LoadReport]:
+        if grown:
+            age(write(file, grown.pop()))
+        return load_batches(batch_ids)
+
+    monkeypatch.setattr(ingestion, "load_batches", while_somebody_writes)
+    assert [[report.inserted for report in ingestion.ingest_landing()[0]] for _ in range(3)] == [[1], [1], []]
 
 
 def test_a_recommendation_leads_back_to_the_files_it_was_learned_from(warehouse: Engine, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from sqlalchemy import Engine, text
 
 from recsys_tasks.experiments.online_metrics import Shown, online_metrics
 from recsys_tasks.features.partitions import build_parts
+from recsys_tasks.feedback import attribution
 from recsys_tasks.feedback.attribution import Counted, CountingRules, count_outcomes
 from recsys_tasks.ingestion.removal import forget
 from recsys_tasks.interval import Interval
@@ -114,6 +115,27 @@ def test_what_machines_and_the_shop_itself_are_shown_counts_and_teaches_nothing(
         figures = online_metrics(connection, Interval.of_day(DAY))[Shown("recommendations", "1", "", "")]
     assert (figures.visitors, figures.sums["shown"], figures.sums["clicks"]) == (1, 2, 1)
     assert _count(shop).machines == 0
+
+
+def test_what_is_loaded_while_machines_are_flagged_is_counted_the_next_time(
+    shop: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = shown("r1", ["i1"])
+    for number in range(70):
+        rows += shown(f"b{number}", ["i3"], user="robot", at=START + timedelta(seconds=number / 2))
+    report(shop, tmp_path, rows)
+    flag = attribution._flag
+
+    def after_a_click(*given: Any) -> Any:
+        report(shop, tmp_path, [did("view", "i1", request_id="r1")])
+        return flag(*given)
+
+    monkeypatch.setattr(attribution, "_flag", after_a_click)
+    assert _count(shop).machines == 1
+    assert ("r1", 0) in _outcomes(shop, "request_id, clicks")
+    assert DAY in _count(shop).days
+    assert ("r1", 1) in _outcomes(shop, "request_id, clicks")
+    assert _count(shop) == Counted((), 0, 0)
 
 
 def test_flags_are_a_change_that_snapshots_of_before_do_not_know(shop: Engine, tmp_path: Path) -> None:
