@@ -1,8 +1,8 @@
 """From a CSV file to validated, deduplicated events: `python benchmarks/ingestion.py --events 1000000 5000000`.
 
 Each size gets a fresh warehouse on one embedded PostgreSQL. What is timed is the way of `ingest`: landing, validation
-with Great Expectations and loading; not making the file, nor importing libraries. At last a day's file is ingested
-into the largest of the warehouses, once more into an empty one, and once more as it was.
+(rows by SQL, the batch's profile by Great Expectations) and loading; not making the file, nor importing libraries. At
+last a day's file is ingested into the largest of the warehouses, once more into an empty one, and once more as it was.
 """
 
 from __future__ import annotations

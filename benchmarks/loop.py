@@ -171,7 +171,8 @@ def _promote_mixed_up(walk: Walk) -> None:
     from recsys_tasks.registry import runs, versions
     from recsys_tasks.registry.tracking import client
     from recsys_tasks.steps.features import snapshot
-    from recsys_tasks.steps.training import evaluate_run, load_run_model, register_run
+    from recsys_tasks.steps.training import evaluate_run, register_run
+    from recsys_tasks.training.evaluation import load_run_model
 
     champion = versions.version_by_number(_champion(walk))
     model = load_run_model(champion.run_id)

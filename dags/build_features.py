@@ -20,7 +20,8 @@ Always safe: the same events and cut-off give the same snapshot. As of a past ti
 `{"cutoff": "2017-12-11T00:00:00+00:00"}`.
 
 ### When it fails
-* `NotEnoughData`: ingest more, or lower `RECSYS_MIN_ITEM_EVENTS`; the message says which.
+* `NotEnoughData`: the warehouse has no events, or too few sessions for a validation and a test part; ingest more.
+* `UnavailableError`: the warehouse does not answer; the task is tried again.
 """
 
 

@@ -21,8 +21,10 @@ and validation like any source, and moves the cursor only when it is loaded.
 Always safe: the same bytes make the same batch, and an event is known by its id.
 
 ### When it fails
-* `UnavailableError`: an endpoint does not answer. Its journal keeps everything; the next run takes it.
-* `ConfigurationError`: `RECSYS_ADMIN_TOKEN` differs from the endpoint's.
+* `UnavailableError`: an endpoint or the warehouse does not answer. The journals keep everything; the next run takes it.
+* `ConfigurationError`: `RECSYS_ADMIN_TOKEN` is not set or differs from the endpoint's.
+* `BatchRejected`: a suite of your own in `RECSYS_SUITES` stopped the feedback; the message has the address of the data
+  docs.
 """
 
 

@@ -10,8 +10,8 @@ from recsys_tasks import orchestration as loop
 
 DOC = """
 ### What it does
-Lands a source's rows as text, checks them with Great Expectations, quarantines bad ones with their reason and
-loads the rest into `items`, `users` and `events`.
+Lands a source's rows as text, checks each row by SQL, quarantines bad ones with their reason, lets Great Expectations
+judge the batch by its profile, and loads the rest into `items`, `users` and `events`.
 
 **Reads** the source in `params` (by default The Complete Journey, a week per data interval; the first interval
 takes the year before it along). **Writes** the warehouse, the data docs, and the asset `events`, once nothing
@@ -27,7 +27,8 @@ For files: trigger it with `{"source": "retailrocket", "paths": ["/path/to/file.
 * `BatchRejected`: too many bad rows or an unusual volume. Nothing was loaded; the message has the address of the
   data docs. Mend the source, or raise `RECSYS_MAX_BAD_SHARE`, and clear the task.
 * `MalformedFile`: the message names file and line. Nothing of that file was loaded.
-* `ConfigurationError`: an unknown source or a wrong mapping; the message names the key.
+* `ConfigurationError`: an unknown source, or a wrong mapping or suite; the message names the key.
+* `UnavailableError`: the warehouse does not answer; the task is tried again.
 """
 
 

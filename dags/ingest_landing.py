@@ -26,6 +26,7 @@ The other files are loaded all the same; `summary` names those that failed.
 * `BatchRejected`: too many bad rows or something unusual; the message has the address of the data docs.
 * `MalformedFile`: the message names file and line. Mend or remove the file: it is tried again at every run.
 * `ConfigurationError`: a mapping or a suite is wrong; the message names file and key.
+* `UnavailableError`: the warehouse does not answer; the task is tried again.
 """
 
 

@@ -34,8 +34,10 @@ The old champion serves everywhere, whatever failed.
 * `PushFailed`: an endpoint refused the bundle or answers otherwise than it should; those that had taken it were
   put back.
 * `watch_trial` fails with `TrialLost`: errors, slow answers or fewer clicks beside the champion; it is withdrawn.
-* `UnavailableError`: an endpoint does not answer; the task is tried again.
-* `ConfigurationError`: `RECSYS_ADMIN_TOKEN` differs from the endpoint's.
+* `UnavailableError`: an endpoint or MLflow does not answer, or another promotion is under way; the task is tried again.
+* `ConfigurationError`: `RECSYS_ADMIN_TOKEN` is not set or differs from the endpoint's, or the gate's rules are wrong.
+* `InputError`: there is no challenger or no such version, or its run or snapshot is gone; train a model.
+* `BundleUnusable` or `GoldenMismatch` in `build` or `judge`: the bundle cannot be used here; train anew.
 """
 
 

@@ -20,8 +20,9 @@ an old model, an alias somebody moved by hand, a promotion that was killed half 
 Always safe. By hand: `python -m recsys_tasks reconcile`.
 
 ### When it fails
-* `UnavailableError`: an endpoint or MLflow does not answer, or a promotion is under way; the next run tries again.
-* `InputError`: the bundle that is to serve is gone and cannot be built again; promote a version.
+* `UnavailableError`: an endpoint or MLflow does not answer, or a promotion is under way; the next run tries again. If
+  it says that the bundle that is to serve is gone and cannot be built again, promote a version.
+* `ConfigurationError`: `RECSYS_ADMIN_TOKEN` is not set.
 """
 
 

@@ -21,9 +21,13 @@ Safe: a new run of the same snapshot, seed and threads gives the same model unde
 snapshot: trigger it with `{"snapshot_id": "…"}`; from the start: `{"from_scratch": true}`.
 
 ### When it fails
-* `NotEnoughData`: the snapshot has no training part.
-* `InvariantError: the loss is nan`: the message names the batch; lower the rate.
-* Out of memory: lower `batch_tokens` or `window` in `TrainingConfig`.
+* `InputError`: there is no snapshot, or none of that id.
+* `NotEnoughData`: no item has `RECSYS_MIN_ITEM_EVENTS` events, or no event lies before the validation part: ingest
+  more, or lower that setting and build features again.
+* `InvariantError: The loss is nan`: the message names the batch; train from the start, or with another `RECSYS_SEED`.
+* `OutOfMemory`: the batch follows from the data. Fewer items (a higher `RECSYS_MIN_ITEM_EVENTS`) or a shorter
+  `RECSYS_TRAINING_SECONDS`, for which a smaller network is trained from the start, need less.
+* `UnavailableError`: MLflow or the warehouse does not answer; the task is tried again.
 """
 
 

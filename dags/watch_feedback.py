@@ -27,7 +27,9 @@ Always safe: a day is counted anew only if something of it changed, and what an 
 ### When it fails
 * `UnavailableError` in `react`: an endpoint does not answer; those that do went back, and `reconcile_champion` does the
   rest.
-* `ConfigurationError`: the rules or the experiment file are wrong; the message names the key.
+* `UnavailableError` elsewhere: the warehouse or MLflow does not answer; the task is tried again.
+* `ConfigurationError`: the rules are wrong; the message names the key.
+* `InputError`: the experiment file is wrong; the message says where.
 """
 
 

@@ -7,7 +7,7 @@ RecsysError
 │   ├── BatchRejected           a landed batch is bad as a whole
 │   ├── NotEnoughData           a snapshot or a training set would be empty
 │   └── OtherModelFormat        a stored model is of another version of this package
-├── OutOfMemory             the machine has too little memory for a setting: lower it
+├── OutOfMemory             the machine has too little memory for a training
 ├── UnavailableError        something we depend on does not answer: retrying may help
 └── InvariantError          something that must hold does not: ours to mend
     ├── BundleCorrupt           a bundle's files do not match its manifest
@@ -55,7 +55,7 @@ class UnavailableError(RecsysError):
 
 
 class OutOfMemory(RecsysError):
-    """The machine has too little memory for a setting."""
+    """The machine has too little memory for a training; says what needs less."""
 
 
 class InvariantError(RecsysError):

@@ -70,6 +70,9 @@ FEEDBACK_SOURCE: Final = "feedback"
 # The kind of list that nobody searched for: `properties.list` of impressions.
 RECOMMENDATIONS: Final = "recommendations"
 
+# After so long without being shown, an item counts as not shown before: in what is learned, and in lists.
+PAUSE_HOURS: Final = 6
+
 # Who was shown something: `properties.traffic` of events; a shopper where it says nothing.
 SHOPPER: Final = "shopper"
 # What the model that served knew of whom it was shown to: `properties.segment` of impressions.

@@ -67,7 +67,7 @@ class Settings(BaseSettings):
     landing: Path | None = Field(None, description="landing folder, a folder per source in it; default: home/landing")
     suites: Path | None = Field(None, description="folder of expectation suites of your own")
     attribution_hours: int = Field(
-        24, ge=1, le=720, description="an action without a request_id belongs to what was shown in the hours before it"
+        24, ge=1, le=720, description="an action belongs to what was shown in so many hours before it"
     )
     bot_requests_per_minute: int = Field(
         60, ge=1, description="a visitor who asks for more lists in a minute is a machine, on that day"

@@ -8,7 +8,7 @@ from itertools import chain, repeat
 
 import numpy as np
 
-from recsys_tasks.features.impression_discounting import PAUSE_HOURS
+from recsys_tasks.names import PAUSE_HOURS
 
 _PAUSE = PAUSE_HOURS * 3600.0
 _MOST_PAIRS = 300_000  # of a visitor and an item, about a hundred bytes each

@@ -12,9 +12,12 @@ _RESAMPLES = 500
 
 
 def rank_of(scores: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Rank [B] of each target [B] by scores [B, V]; ties count against the target."""
+    """Rank [B] of each target [B] by scores [B, V]; ties count against the target, and so do scores that are no number.
+
+    A target whose own score is no number comes last.
+    """
     own = np.take_along_axis(scores, target[:, None], 1)
-    ranks: np.ndarray = (scores >= own).sum(1)
+    ranks: np.ndarray = (~(scores < own)).sum(1)
     return ranks
 
 

@@ -14,7 +14,6 @@ import numpy as np
 from recsys_tasks.features.position_bias import LEAST_CLICKS, falling
 
 MOST_LOOKS: Final = 20
-PAUSE_HOURS: Final = 6
 _ROUNDS = 100
 _PRIOR_CLICKS = 20.0
 

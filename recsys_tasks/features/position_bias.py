@@ -7,6 +7,7 @@ not wanted, and is never taught as one. A click counts the more, the less likely
 from __future__ import annotations
 
 import numpy as np
+from scipy.optimize import isotonic_regression
 
 PLACES = 50
 _ROUNDS = 200
@@ -60,11 +61,5 @@ def click_weights(shown_at: np.ndarray, chances: np.ndarray) -> np.ndarray:
 
 def falling(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """The falling sequence nearest to values by weighted squares: those that rise are pooled (Ayer et al. 1955)."""
-    blocks: list[tuple[float, float, int]] = []
-    for value, weight in zip(values.tolist(), np.maximum(weights, 1e-12).tolist(), strict=True):
-        blocks.append((value, weight, 1))
-        while len(blocks) > 1 and blocks[-2][0] < blocks[-1][0]:
-            (one, of_one, count), (other, of_other, more) = blocks[-2:]
-            mean = (one * of_one + other * of_other) / (of_one + of_other)
-            blocks[-2:] = [(mean, of_one + of_other, count + more)]
-    return np.concatenate([np.full(count, value) for value, _, count in blocks])
+    found: np.ndarray = isotonic_regression(values, weights=np.maximum(weights, 1e-12), increasing=False).x
+    return found

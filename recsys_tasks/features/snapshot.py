@@ -23,10 +23,11 @@ from sqlalchemy import Engine, text
 
 from recsys_tasks.errors import InputError, NotEnoughData
 from recsys_tasks.features.files import parts_folder, put_file, put_table
-from recsys_tasks.features.impression_discounting import MOST_LOOKS, PAUSE_HOURS, fatigue
+from recsys_tasks.features.impression_discounting import MOST_LOOKS, fatigue
 from recsys_tasks.features.partitions import Part, build_parts
 from recsys_tasks.features.position_bias import PLACES, examination
 from recsys_tasks.features.snapshot_lock import building
+from recsys_tasks.names import PAUSE_HOURS
 from recsys_tasks.warehouse import ArrowReader, answering, statement
 
 log = logging.getLogger(__name__)
@@ -211,6 +212,15 @@ def open_snapshot(folder: Path, snapshot_id: str) -> Snapshot:
     times = {name: datetime.fromisoformat(manifest.pop(name)) for name in ("cutoff", "validation_start", "test_start")}
     lists = {name: tuple(manifest.get(name, ())) for name in ("files", "examination", "fatigue")}
     return Snapshot(**{**manifest, **times, **lists, "folder": folder})
+
+
+def find_snapshot(engine: Engine, folder: Path, snapshot_id: str | None = None) -> Snapshot:
+    """Opens the snapshot of that id, by default the one that was registered last.
+
+    Raises:
+        InputError: there is no such snapshot, or none at all.
+    """
+    return open_snapshot(folder, snapshot_id or latest_snapshot_id(engine))
 
 
 def latest_snapshot_id(engine: Engine) -> str:

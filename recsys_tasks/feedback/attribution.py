@@ -30,7 +30,7 @@ class CountingRules(NamedTuple):
     """How to count.
 
     Attributes:
-        hours: an action without a request_id belongs to what was shown in so many hours before it.
+        hours: an action belongs to what was shown in so many hours before it.
         requests_per_minute: who asks for more lists than that in a minute is a machine.
     """
 

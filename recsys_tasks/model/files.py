@@ -62,7 +62,10 @@ def load_model(folder: Path) -> TrainedModel:
 
 
 def warm_start(network: Recommender, vocabulary: Vocabulary, champion: TrainedModel) -> int:
-    """Takes over the champion's weights; rows of items and content go by name. Returns how many items both know."""
+    """Takes over the champion's weights; rows of items and content go by name. Returns how many items both know.
+
+    What only one of the two networks has, as the content where the other's items have none, stays as it is.
+    """
     ours, theirs = network.state_dict(), champion.network.state_dict()
     numbers = champion.vocabulary.numbers(vocabulary.item_ids)
     known = np.flatnonzero(numbers >= FIRST_ITEM)
@@ -73,12 +76,15 @@ def warm_start(network: Recommender, vocabulary: Vocabulary, champion: TrainedMo
     }
     place = {token: row for row, token in enumerate(champion.vocabulary.content_names)}
     shared = [(row, place[token]) for row, token in enumerate(vocabulary.content_names) if token in place]
-    rows["items.of_content.weight"] = (np.asarray(shared)[:, 0], np.asarray(shared)[:, 1])
+    of_content = np.asarray(shared, np.int64).reshape(-1, 2)
+    rows["items.of_content.weight"] = (of_content[:, 0], of_content[:, 1])
     for name, value in theirs.items():
+        if name not in ours:
+            continue
         if name in rows:
             to, taken = (torch.from_numpy(index) for index in rows[name])
             ours[name][to] = value[taken]
-        elif name in ours and ours[name].shape == value.shape:
+        elif ours[name].shape == value.shape:
             ours[name] = value.clone()
     ours |= {f"items.{name}": getattr(network.items, name) for name in ("content", "neighbours")}
     network.load_state_dict(ours)

@@ -152,7 +152,7 @@ def train(
     Raises:
         NotEnoughData: there is no training event.
         InvariantError: the loss is not a number; names the batch.
-        OutOfMemory: a batch does not fit; names the setting to lower.
+        OutOfMemory: a batch does not fit; says what needs less.
     """
     loop = _Loop(network, data, config)
     if loop.tokens_per_epoch == 0:
@@ -387,7 +387,8 @@ class _Loop:
             if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error):
                 raise OutOfMemory(
                     f"No memory for a batch of {self.config.batch_tokens} events in windows of {self.config.window}; "
-                    "lower batch_tokens, then window, of TrainingConfig"
+                    "fewer items (a higher RECSYS_MIN_ITEM_EVENTS) or a smaller network (a shorter "
+                    "RECSYS_TRAINING_SECONDS) need less"
                 ) from error
             raise
         torch.nn.utils.clip_grad_norm_(self.weights, 1.0)
@@ -410,7 +411,7 @@ class _Loop:
         if not math.isfinite(summed):
             raise InvariantError(
                 f"The loss is {summed} at step {self.report.steps}, in windows from events {span[0].tolist()[:8]} "
-                "on; lower the rate"
+                "on; train from the start, or with another RECSYS_SEED"
             )
         self.optimizer.zero_grad(set_to_none=True)
         ((next_item + intent) / max(count, 1)).backward()

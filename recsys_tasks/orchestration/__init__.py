@@ -23,7 +23,7 @@ CHALLENGER_VERSION = Asset("challenger", uri="x-recsys://models/challenger")
 CHAMPION_VERSION = Asset("champion", uri="x-recsys://models/champion")
 
 OWNER = "recommendations"
-# Retries help where something does not answer. Wrong input fails at once, see `failing_fast`.
+# Retries help where something does not answer. Wrong input and broken invariants fail at once, see `step`.
 DEFAULT_ARGS: dict[str, Any] = {
     "owner": OWNER,
     "retries": 2,

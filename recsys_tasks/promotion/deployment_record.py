@@ -87,7 +87,7 @@ def record(
     approved_by: str | None = None,
     evidence: Any = None,
 ) -> None:
-    """Writes a decision down, with every reason."""
+    """Writes a decision down, with every reason; a refusal of the same bundle for the same reasons once only."""
     row = {
         **subject._asdict(),
         "decision": decision,

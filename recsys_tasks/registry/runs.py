@@ -6,6 +6,7 @@ import json
 import platform
 import re
 import subprocess
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -15,10 +16,12 @@ from typing import Any
 
 import mlflow
 import pandas as pd
+from mlflow.entities import Metric, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
 from mlflow.types.schema import Array
+from mlflow.utils.validation import MAX_METRICS_PER_BATCH
 
 from recsys_tasks.engine.bundle import VOCABULARY
 from recsys_tasks.errors import InputError
@@ -82,8 +85,7 @@ def start_run(snapshot: Snapshot, parameters: dict[str, object], tags: dict[str,
 
 def log_epoch(run_id: str, epoch: int, figures: dict[str, float]) -> None:
     """Adds the figures of one epoch."""
-    for name, value in figures.items():
-        client().log_metric(run_id, f"epoch_{name}", value, step=epoch)
+    _log_metrics(run_id, {f"epoch_{name}": value for name, value in figures.items()}, step=epoch)
 
 
 def epochs_of_latest() -> tuple[str, list[tuple[float, float | None]]]:
@@ -106,8 +108,7 @@ def epochs_of(run_id: str) -> list[tuple[float, float | None]]:
 
 def log_training(run_id: str, figures: dict[str, float], again: dict[str, Any]) -> None:
     """Adds figures of a whole training, and what is needed to do it again; see `training_of`."""
-    for name, value in figures.items():
-        client().log_metric(run_id, name, value)
+    _log_metrics(run_id, figures)
     client().log_dict(run_id, again, "training.json")
 
 
@@ -148,11 +149,11 @@ def _example(folder: Path) -> pd.DataFrame:
 
 def log_evaluation(run_id: str, table: dict[str, dict[str, float]]) -> None:
     """Adds metrics per model (`test`, then each baseline) as `name/metric`, and the same as one JSON artifact."""
-    found = client()
-    for name, metrics in table.items():
-        for metric, value in metrics.items():
-            found.log_metric(run_id, f"{name}/{metric}", value)
-    found.log_dict(run_id, table, "evaluation.json")
+    _log_metrics(
+        run_id,
+        {f"{name}/{metric}": value for name, metrics in table.items() for metric, value in metrics.items()},
+    )
+    client().log_dict(run_id, table, "evaluation.json")
 
 
 def log_report(run_id: str, report: dict[str, object], text: str) -> None:
@@ -180,9 +181,8 @@ def log_file(run_id: str, path: Path) -> None:
 
 def log_calibration(run_id: str, figures: dict[str, object], picture: Path) -> None:
     """Adds how well purchase intent is calibrated, as metrics, JSON and a picture."""
+    _log_metrics(run_id, {f"intent_{name}": float(str(figures[name])) for name in ("error", "brier", "base_rate")})
     found = client()
-    for name in ("error", "brier", "base_rate"):
-        found.log_metric(run_id, f"intent_{name}", float(str(figures[name])))
     found.log_dict(run_id, figures, "calibration.json")
     found.log_artifact(run_id, str(picture))
 
@@ -197,14 +197,19 @@ def evaluation_of(run_id: str) -> dict[str, dict[str, float]]:
     return table
 
 
+def snapshot_of(run_id: str) -> str:
+    """Returns the id of the snapshot that a run was trained on."""
+    return str(client().get_run(run_id).data.tags["snapshot_id"])
+
+
 def register(run_id: str) -> Version:
     """Registers the run's model as a version, once, and makes it the challenger."""
     found = client()
     run = found.get_run(run_id)
     snapshot_id = run.data.tags["snapshot_id"]
-    if not any(model.name == REGISTERED_MODEL for model in found.search_registered_models()):
+    if not found.search_registered_models(f"name = '{REGISTERED_MODEL}'"):
         found.create_registered_model(REGISTERED_MODEL, description="Next items of a session, from history and session")
-    known = [v for v in found.search_model_versions(f"name='{REGISTERED_MODEL}'") if v.run_id == run_id]
+    known = found.search_model_versions(f"name = '{REGISTERED_MODEL}' and run_id = '{run_id}'")
     if known:
         number = str(known[0].version)
     else:
@@ -220,8 +225,7 @@ def register(run_id: str) -> Version:
 def log_comparison(run_id: str, champion: str, comparison: Comparison) -> None:
     """Adds the comparison with a champion: its metrics, and every gain with its bounds."""
     own = with_precision({metric: gain.rival for metric, gain in comparison.items() if ": " not in metric})
-    for metric, value in own.items():
-        client().log_metric(run_id, f"champion/{metric}", value)
+    _log_metrics(run_id, {f"champion/{metric}": value for metric, value in own.items()})
     gains = {name: gain.as_dict() for name, gain in comparison.items()}
     client().log_dict(run_id, {"champion": champion, "gains": gains}, "comparison.json")
 
@@ -234,8 +238,8 @@ def log_online(version: Version, metrics: Mapping[tuple[str, str], float], words
         UnavailableError: MLflow does not answer.
     """
     try:
-        for (arm, metric), value in metrics.items():
-            client().log_metric(version.run_id, f"{_ONLINE}{_safe(arm)}/{metric}", value)
+        named = {f"{_ONLINE}{_safe(arm)}/{metric}": value for (arm, metric), value in metrics.items()}
+        _log_metrics(version.run_id, named)
         _tag(version, online=words)
     except MlflowException as error:
         raise failure(error, f"Version {version.number} cannot be told what came of it") from error
@@ -267,9 +271,18 @@ def tag(version: Version, **tags: str) -> None:
 
 
 def _tag(version: Version, **tags: str) -> None:
-    for name, value in tags.items():
-        client().set_model_version_tag(REGISTERED_MODEL, version.number, name, value)
-        client().set_tag(version.run_id, name, value)
+    found = client()
+    for name, value in tags.items():  # of versions MLflow takes one at a time
+        found.set_model_version_tag(REGISTERED_MODEL, version.number, name, value)
+    found.log_batch(version.run_id, tags=[RunTag(name, value) for name, value in tags.items()])
+
+
+def _log_metrics(run_id: str, figures: Mapping[str, float], step: int = 0) -> None:
+    """Adds metrics to a run, as many in one call as MLflow takes."""
+    found, now = client(), int(1_000 * time.time())
+    points = [Metric(name, float(value), now, step) for name, value in figures.items()]
+    for begin in range(0, len(points), MAX_METRICS_PER_BATCH):
+        found.log_batch(run_id, metrics=points[begin : begin + MAX_METRICS_PER_BATCH])
 
 
 def _code_version() -> str:

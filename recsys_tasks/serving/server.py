@@ -21,6 +21,7 @@ from recsys_tasks.settings import settings
 _SWITCH_SECONDS = 0.0005
 _BACKLOG = 2048
 _DRAIN_SECONDS = 20
+_CLOSE_SECONDS = 10  # what is left to do when every answer is given
 _KEEP_SECONDS = 75  # callers with many connections use each of them seldom
 
 
@@ -34,7 +35,7 @@ def serve(host: str, port: int, workers: int = 1) -> None:
     if workers > 1 and worker is None:
         for number in range(workers):
             _listening(host, own_port(port, number, workers)).close()  # says now what each worker would say again
-        run_workers(host, port, workers)
+        run_workers(host, port, workers, settings().drain_seconds + _DRAIN_SECONDS + _CLOSE_SECONDS)
     else:
         _serve_one(host, port, int(worker or 0), workers)
 

@@ -44,8 +44,9 @@ def judge(number: str, folder: Path) -> Decision:
     decision = decide(rules, _evidence(version, rules, folder))
     runs.log_decision(version, decision)
     if not decision.promote:
+        subject = _subject(version, bundle_digest(folder))
         deployment_record.record(
-            engine(), _subject(version), deployment_record.REFUSED, decision.reasons, evidence=decision.as_dict()
+            engine(), subject, deployment_record.REFUSED, decision.reasons, evidence=decision.as_dict()
         )
     for reason in decision.reasons:
         log.info("Version %s: %s", version.number, reason)
@@ -200,14 +201,14 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _subject(version: versions.Version) -> deployment_record.Subject:
-    return deployment_record.Subject(version.number, version.run_id, version.snapshot_id, None)
+def _subject(version: versions.Version, digest: str | None = None) -> deployment_record.Subject:
+    return deployment_record.Subject(version.number, version.run_id, version.snapshot_id, digest)
 
 
 def _evidence(version: versions.Version, rules: GateRules, folder: Path) -> Evidence:
-    from recsys_tasks.steps.training import evaluate_run  # brings torch, which only judging needs
+    from recsys_tasks.training.evaluation import evaluate_run  # brings torch, which only judging needs
 
-    table = runs.evaluation_of(version.run_id) or evaluate_run(version.run_id)
+    table = runs.evaluation_of(version.run_id) or evaluate_run(version.run_id, settings().snapshots)
     comparison, notes, same_schema = None, [], True
     champion = versions.version_by_alias(CHAMPION)
     if champion is None:
@@ -237,10 +238,10 @@ def _compared(
     version: versions.Version, champion: versions.Version, confidence: float
 ) -> tuple[Comparison | None, str | None]:
     """The comparison with the champion on the version's test sessions, or why there is none."""
-    from recsys_tasks.steps.training import compare_runs
+    from recsys_tasks.training.evaluation import compare_runs
 
     try:
-        comparison = compare_runs(version.run_id, champion.run_id, confidence)
+        comparison = compare_runs(version.run_id, champion.run_id, confidence, settings().snapshots)
     except (OtherModelFormat, InputError) as error:
         return None, f"not compared with champion version {champion.number}: {error}"
     runs.log_comparison(version.run_id, champion.number, comparison)

@@ -1,4 +1,5 @@
-"""Great Expectations between landing and loading: what breaks a rule is quarantined, or stops the batch."""
+"""Between landing and loading: a row that breaks a rule of the SQL is quarantined; Great Expectations judges the batch
+by its profile, and may stop it."""
 
 from recsys_tasks.validation.batch import ValidationReport, validate
 from recsys_tasks.validation.context import data_docs_address

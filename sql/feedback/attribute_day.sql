@@ -1,6 +1,6 @@
 -- Grain: one request of a day whose impressions were noted, with what came of the items it showed.
--- An action belongs to the impression of its item that its request_id names, whatever the clocks say; one without a
--- request_id to the last impression of the item to the visitor in the :hours before it.
+-- An action belongs to an impression of its item in the :hours before it: to the one that its request_id names, which
+-- may also be up to a day after it where clocks differ; without a request_id to the last one to the visitor.
 insert into request_outcomes (
     day, request_id, visitor, session, shown_at, list, model_version, experiment, arm, segment, traffic, sampled,
     milliseconds, impressions, clicks, carts, purchases, revenue, team_clicks
@@ -20,6 +20,30 @@ with acted as (
         and item_id is not null
         and event_time >= :begins - interval '1 day'
         and event_time < :ends + make_interval(hours => :hours)
+),
+
+-- Actions with a request_id, as far as they came in the time in which its impression may be acted on.
+named as (
+    select
+        request_id,
+        item_id,
+        carts,
+        buys,
+        paid
+    from acted
+    where
+        exists (
+            select 1
+            from events as impressions
+            where
+                acted.request_id = impressions.request_id
+                and acted.item_id = impressions.item_id
+                and impressions.event_type = 'impression'
+                and impressions.event_time >= :begins
+                and impressions.event_time < :ends
+                and acted.event_time >= impressions.event_time - interval '1 day'
+                and acted.event_time < impressions.event_time + make_interval(hours => :hours)
+        )
 ),
 
 -- Impressions that an action without a request_id may belong to; those of later days take it from this one's.
@@ -62,8 +86,7 @@ came as (
             carts,
             buys,
             paid
-        from acted
-        where request_id is not null
+        from named
         union all
         select
             request_id,

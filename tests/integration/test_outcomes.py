@@ -77,6 +77,22 @@ def test_a_clock_that_is_off_does_not_part_an_action_from_its_request(shop: Engi
     assert _outcomes(shop) == [("r1", 1, 1, 0, 0)]
 
 
+def test_an_impression_may_be_acted_on_for_as_long_at_the_beginning_of_a_day_as_at_its_end(
+    shop: Engine, tmp_path: Path
+) -> None:
+    rows = []
+    for request, at in (("early", START.replace(hour=0, minute=1)), ("late", START.replace(hour=23, minute=59))):
+        rows += shown(request, ["i1", "i2", "i3", "i4"], at=at)
+        begins, day = (at - START) / timedelta(minutes=1), 24 * 60
+        rows.append(did("view", "i1", request_id=request, minutes=begins + day - 1))
+        rows.append(did("view", "i2", request_id=request, minutes=begins + day))  # too late
+        rows.append(did("view", "i3", request_id=request, minutes=begins - day))  # by a clock that is off
+        rows.append(did("view", "i4", request_id=request, minutes=begins - day - 1))  # by one that is wrong
+    report(shop, tmp_path, rows)
+    _count(shop)
+    assert _outcomes(shop) == [("early", 4, 2, 0, 0), ("late", 4, 2, 0, 0)]
+
+
 def test_late_events_are_counted_into_their_day_and_only_days_they_touch(shop: Engine, tmp_path: Path) -> None:
     later = START + timedelta(days=5)
     report(shop, tmp_path, [*shown("r1", ["i1", "i2"]), *shown("r5", ["i1"], at=later)])

@@ -28,7 +28,7 @@ from recsys_tasks.client.fleet import PushFailed
 from recsys_tasks.engine.bundle import DECODER, MANIFEST, bundle_digest, seal
 from recsys_tasks.errors import ConfigurationError, InputError, UnavailableError
 from recsys_tasks.names import CHAMPION, PREVIOUS, REGISTERED_MODEL
-from recsys_tasks.promotion.deployment_record import one_at_a_time
+from recsys_tasks.promotion.deployment_record import PROMOTED, REFUSED, Subject, one_at_a_time, record
 from recsys_tasks.registry import versions
 from recsys_tasks.registry.tracking import client
 from recsys_tasks.settings import settings
@@ -156,6 +156,31 @@ def test_a_promoted_version_serves_everywhere_and_the_registry_and_the_record_sa
     before = len(shop.decisions())
     shop.promote("2")  # again: nothing to do, nothing to write down
     assert len(shop.decisions()) == before
+
+
+def test_a_refusal_that_is_recorded_again_stands_there_once_and_other_decisions_each_time(warehouse: Engine) -> None:
+    bundle = Subject("2", "run", "snapshot", "digest")
+    for reasons in (["too slow"], ["too slow"], ["too slow", "too old"]):
+        record(warehouse, bundle, REFUSED, reasons, evidence={"findings": []})
+        record(warehouse, bundle._replace(bundle_digest=None), REFUSED, reasons)
+    record(warehouse, bundle._replace(bundle_digest="another"), REFUSED, ["too slow"])
+    for _ in range(2):  # what serves follows from these, so that each counts
+        record(warehouse, bundle, PROMOTED, ["good"])
+    with warehouse.connect() as connection:
+        rows = connection.execute(
+            text(
+                "select decision, coalesce(bundle_digest, ''), jsonb_array_length(reasons), count(*)"
+                " from promotions group by 1, 2, 3"
+            )
+        ).all()
+    assert set(map(tuple, rows)) == {
+        ("refused", "digest", 1, 1),
+        ("refused", "digest", 2, 1),
+        ("refused", "", 1, 1),
+        ("refused", "", 2, 1),
+        ("refused", "another", 1, 1),
+        ("promoted", "digest", 1, 2),
+    }
 
 
 def test_a_rollback_brings_the_version_before_back_everywhere(shop: Shop) -> None:

@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pytest
@@ -16,10 +17,11 @@ from sqlalchemy import Engine, text
 from recsys_tasks.errors import InputError
 from recsys_tasks.names import CHAMPION, REGISTERED_MODEL
 from recsys_tasks.registry import runs, versions
-from recsys_tasks.registry.tracking import client
+from recsys_tasks.registry.tracking import client, experiment_id
 from recsys_tasks.settings import settings
 from recsys_tasks.stack import summary
 from recsys_tasks.steps import features, promotion, training
+from recsys_tasks.training.run import SCRATCH
 from recsys_tasks.warehouse import database_url, engine
 from tests.conftest import database, fresh_warehouse
 from tests.shops import EASY_RULES, fill
@@ -104,6 +106,30 @@ def test_a_run_that_is_none_cannot_be_done_again(shop: Shop) -> None:
         training.reproduce("0" * 32)
 
 
+def test_a_run_is_registered_once_however_many_other_models_there_are(shop: Shop) -> None:
+    for number in range(100):  # as many as MLflow lists on its first page, all of them before ours
+        client().create_registered_model(f"another model {number}")
+    assert training.register_run(shop.run_id) == "1"
+    assert len(client().search_model_versions(f"name = '{REGISTERED_MODEL}'")) == 1
+
+
+def test_more_metrics_than_mlflow_takes_at_once_are_logged_in_few_calls(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, log_batch = [], mlflow.MlflowClient.log_batch
+
+    def counted(*arguments: Any, **named: Any) -> Any:
+        calls.append(named)
+        return log_batch(*arguments, **named)
+
+    monkeypatch.setattr(mlflow.MlflowClient, "log_batch", counted)
+    run_id = client().create_run(experiment_id()).info.run_id
+    table = {"test": {f"metric_{number}": number / 7 for number in range(1_200)}}
+    runs.log_evaluation(run_id, table)
+    assert len(calls) == 2
+    assert runs.evaluation_of(run_id) == table
+
+
 def test_the_gates_decision_is_in_the_run_the_version_and_the_warehouse(shop: Shop) -> None:
     number, folder = promotion.build()
     decision = promotion.judge(number, folder)
@@ -124,9 +150,14 @@ def test_the_same_model_again_is_a_tie_and_the_champion_stays(shop: Shop) -> Non
     versions.point_aliases("1", None)
     again, _ = training.reproduce(shop.run_id)
     number = training.register_run(again)
-    decision = promotion.judge(*promotion.build(number))
+    built = promotion.build(number)
+    for _ in range(2):  # as a task that is tried again
+        decision = promotion.judge(*built)
     assert not decision.promote
     assert "a tie, the champion stays" in decision.reasons[0]
+    query = text("select bundle_digest from promotions where model_version = :number and decision = 'refused'")
+    with shop.warehouse.connect() as connection:
+        assert connection.scalars(query, {"number": number}).all() == [built[1].name]
     table = runs.evaluation_of(again)
     for metric in summary.COLUMNS:  # a champion has all that `make run` shows of a version
         assert table["champion"][metric] == pytest.approx(table["test"][metric])
@@ -143,6 +174,6 @@ def test_a_champion_whose_files_were_deleted_leaves_the_decision_to_the_baseline
     try:
         decision = promotion.judge(*promotion.build(number))
         assert any("not compared with champion version 1" in reason for reason in decision.reasons)
-        assert client().get_run(training.train_model()).data.tags["started_from"] == training.SCRATCH
+        assert client().get_run(training.train_model()).data.tags["started_from"] == SCRATCH
     finally:
         shutil.move(tmp_path / versions.MODEL_FILES, files)

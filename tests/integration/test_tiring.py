@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 from sqlalchemy import Engine
 
-from recsys_tasks.features.impression_discounting import MOST_LOOKS, PAUSE_HOURS
+from recsys_tasks.features.impression_discounting import MOST_LOOKS
 from recsys_tasks.features.snapshot import Snapshot, SnapshotParameters, build_snapshot
+from recsys_tasks.names import PAUSE_HOURS
 from tests.integration.feedback import START, Row, catalogue, did, report, shown
 from tests.shops import fill
 

@@ -21,6 +21,22 @@ from tests.integration.ingesting import count, ingest, line, mapping, write
 from tests.shops import START, add_batch, event, fill
 
 
+def test_refusals_that_were_recorded_again_and_again_become_one(warehouse: Engine) -> None:
+    with warehouse.begin() as connection:
+        connection.execute(text("drop index promotions_refused_once"))
+        connection.execute(text("delete from schema_migrations where name = '0010_refusals'"))
+        connection.execute(
+            text(
+                "insert into promotions (model_version, run_id, snapshot_id, decision, reasons)"
+                " select '1', 'r', 's', decision, jsonb_build_array('too slow')"
+                " from generate_series(1, 3), (values ('refused'), ('failed')) as made (decision)"
+            )
+        )
+    assert migrate(warehouse) == ["0010_refusals"]
+    assert count(warehouse, "select count(*) from promotions where decision = 'refused'") == 1
+    assert count(warehouse, "select count(*) from promotions where decision = 'failed'") == 3
+
+
 @contextmanager
 def _first_version(postgres: str) -> Iterator[Engine]:
     """A warehouse as the first version of this project left it, with a shop in it."""

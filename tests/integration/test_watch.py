@@ -145,7 +145,11 @@ def test_other_things_bought_than_it_learned_from_are_noticed_and_the_same_are_n
     report(shop, tmp_path, [*bought(3, other), *_lists(START + timedelta(days=3), lambda _: 0.2, seed=2)])
     found = _judge(shop)["other things are taken"]
     assert found.holds
-    assert "i" in found.explanation
+    moved = found.evidence["moved"]
+    assert {item for item, before, now in moved if now > before} <= {f"i{number}" for number in range(5)}
+    item, before, now = moved[0]  # what moved most
+    assert before < 0.08 < 0.12 < now
+    assert f"most of it: {item} {before:.1%} to {now:.1%}" in found.explanation
 
 
 def test_feedback_that_is_refused_holds_promotions(shop: Engine, tmp_path: Path) -> None:

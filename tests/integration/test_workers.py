@@ -33,12 +33,13 @@ def workers(tmp_path: Path, bundles: list[Path]) -> Iterator[tuple[int, str, lis
 
 def _three_free_ports() -> int:
     """The first of three in a row that nothing listens on now."""
-    while True:
+    for _ in range(100):
         port = any_free_port()
         with ExitStack() as stack, suppress(OSError, OverflowError):
             for number in range(3):
                 stack.enter_context(socket.socket()).bind(("127.0.0.1", port + number))
             return port
+    raise AssertionError("no three ports in a row are free")
 
 
 def _items(url: str, **asked: object) -> list[str]:

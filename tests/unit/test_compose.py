@@ -1,4 +1,4 @@
-"""The production shape, read as Compose would: no engine is needed to see that it holds together."""
+"""The containers, read as Compose would: no engine is needed to see that they hold together."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recsys_tasks.features.position_bias import click_weights, examination
+from recsys_tasks.features.position_bias import click_weights, examination, falling
 from recsys_tasks.features.sequences import new_wishes
 
 VIEW, CART, BUY = 2, 3, 4
@@ -40,6 +40,19 @@ def test_further_down_is_never_looked_at_more(seed: int) -> None:
     assert len(found) in (0, 10)
     assert (np.diff(found) <= 1e-12).all()
     assert (found > 0).all()
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 100)), min_size=1, max_size=8))
+def test_what_falls_is_kept_and_what_rises_is_pooled_to_its_mean(pairs: list[tuple[float, float]]) -> None:
+    values, weights = (np.asarray(column) for column in zip(*pairs, strict=True))
+    found = falling(values, weights)
+    assert (np.diff(found) <= 1e-12).all()
+    assert falling(found, weights) == pytest.approx(found)
+    weights = np.maximum(weights, 1e-12)
+    assert (weights * found).sum() == pytest.approx((weights * values).sum())
+    assert falling(values, weights)[0] == pytest.approx(  # the largest mean of any beginning
+        (np.cumsum(weights * values) / np.cumsum(weights)).max(), abs=1e-9
+    )
 
 
 def test_with_few_clicks_nothing_is_said_and_all_clicks_count_the_same() -> None:

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys_tasks.engine.impression_discounting import Looks, Tired
-from recsys_tasks.features.impression_discounting import MOST_LOOKS, PAUSE_HOURS, fatigue
+from recsys_tasks.features.impression_discounting import MOST_LOOKS, fatigue
+from recsys_tasks.names import PAUSE_HOURS
 
 TRUTH = 0.85 ** np.arange(MOST_LOOKS + 1)
 CHANCES = np.asarray([1.0, 0.5, 0.25])

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-PIPELINE = {"airflow", "mlflow", "great_expectations", "pandas", "torch", "pyarrow", "sqlalchemy"}
+PIPELINE = {"airflow", "mlflow", "great_expectations", "pandas", "torch", "pyarrow", "scipy", "sqlalchemy"}
 ENDPOINT = {"onnxruntime", "starlette", "uvicorn", "prometheus_client", "tantivy"}
 
 

@@ -22,6 +22,11 @@ def test_ties_count_against_the_target() -> None:
     assert rank_of(scores, np.asarray([1])).tolist() == [3]
 
 
+def test_a_score_that_is_no_number_counts_against_the_target() -> None:
+    scores = np.asarray([[np.nan, 1.0, 2.0, 3.0], [3.0, np.nan, 2.0, 1.0], [3.0, -np.inf, 2.0, -np.inf]])
+    assert rank_of(scores, np.asarray([0, 0, 1])).tolist() == [4, 2, 4]
+
+
 @given(ranks)
 def test_metrics_lie_between_zero_and_one_and_grow_with_the_cut(found: list[int]) -> None:
     metrics = ranking_metrics(np.asarray(found))

@@ -7,10 +7,18 @@ from hypothesis import strategies as st
 from recsys_tasks.evaluation.baselines import FITS
 from recsys_tasks.evaluation.metrics import ranking_metrics
 from recsys_tasks.evaluation.protocol import TEST, VALIDATION, Questions, answer, model_ranks, model_scorer, questions
-from recsys_tasks.features.sequences import QUERY_WORDS, Timeline, build_timeline, query_inputs
+from recsys_tasks.features.sequences import (
+    GAP_BUCKETS,
+    QUERY_WORDS,
+    SECONDS_PER_DAY,
+    Timeline,
+    build_timeline,
+    gap_bucket,
+    query_inputs,
+)
 from recsys_tasks.model.attention import Attention, Dropout
 from recsys_tasks.model.incremental import score_items
-from recsys_tasks.model.network import Recommender
+from recsys_tasks.model.network import Recommender, _gap_bucket
 from recsys_tasks.model.tensors import Events, Query, Sample
 from recsys_tasks.model.training_loop import TrainingConfig, build_network, train
 from recsys_tasks.model.windows import epoch_windows, training_stops, window_batch
@@ -33,6 +41,16 @@ def _network(repeat: bool = False) -> Recommender:
     sizes = {"encoder_layers": 2, "decoder_layers": 2, "query_words": QUERY_WORDS}
     config = small_config(words, sessions_repeat=repeat, **sizes)
     return build_network(config, words).eval()
+
+
+@given(st.lists(st.floats(0, 4_000 * SECONDS_PER_DAY), max_size=20))
+def test_the_network_puts_a_gap_into_the_bucket_that_the_features_put_it_into(gaps: list[float]) -> None:
+    edges = 60 * np.expm1(np.arange(1, GAP_BUCKETS) / 1.6)  # just below and just above them, too
+    seconds = np.concatenate([gaps, edges * (1 - 1e-4), edges * (1 + 1e-4)])
+    found = _gap_bucket(torch.from_numpy(seconds / SECONDS_PER_DAY).float()).numpy()
+    rounded = 1e-5  # how far single precision may move a gap, of its length
+    assert (gap_bucket(seconds * (1 - rounded)) <= found).all()
+    assert (found <= gap_bucket(seconds * (1 + rounded))).all()
 
 
 def test_attention_is_softmax_of_scaled_products() -> None:

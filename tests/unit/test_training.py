@@ -120,7 +120,7 @@ def test_too_little_memory_names_the_setting_to_lower(monkeypatch: pytest.Monkey
         torch.empty(1 << 50)
 
     monkeypatch.setattr(network, "loss", refuse)
-    with pytest.raises(OutOfMemory, match="lower batch_tokens"):
+    with pytest.raises(OutOfMemory, match=r"No memory for a batch of .*RECSYS_MIN_ITEM_EVENTS"):
         train(network, training_data(encoded_shop(users=20)), CONFIG, lambda _: 0.0)
 
 

@@ -1,6 +1,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -87,3 +88,21 @@ def test_a_new_vocabulary_takes_over_the_rows_of_items_both_know() -> None:
             continue
         theirs = champion.network.items.of_content.weight[old.content_names.index(name)]
         assert torch.equal(network.items.of_content.weight[row], theirs)
+
+
+@pytest.mark.parametrize("champion_has_content", [True, False])
+def test_weights_are_taken_over_though_only_one_of_the_vocabularies_has_content(champion_has_content: bool) -> None:
+    described = vocabulary(10)
+    bare = replace(described, titles=("",) * 10, category_paths=("",) * 10)
+    old, new = (described, bare) if champion_has_content else (bare, described)
+    champion, network = (
+        build_network(small_config(words, content_tokens=len(words.content_names) if words is described else 0), words)
+        for words in (old, new)
+    )
+    own_content = None if champion_has_content else network.items.of_content.weight.clone()
+    assert warm_start(network, new, TrainedModel(champion, old)) == 10
+    assert torch.equal(network.items.own.weight, champion.items.own.weight)
+    assert torch.equal(network.items.bias, champion.items.bias)
+    if own_content is not None:  # of which the champion knows nothing
+        assert torch.equal(network.items.of_content.weight, own_content)
+    assert torch.isfinite(network.items.matrix()).all()
