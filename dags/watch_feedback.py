@@ -22,7 +22,8 @@ that serves) is made anew.
 `retraining` if a training is asked for.
 
 ### Run it again
-Always safe: a day is counted anew only if something of it changed, and what an alarm asks for is done once.
+Always safe: a day is counted anew only if something of it changed. What an alarm asks for is noted as done after it is
+done, so that a kill loses nothing; a rollback that is done already is not done again.
 
 ### When it fails
 * `UnavailableError` in `react`: an endpoint does not answer; those that do went back, and `reconcile_champion` does the
@@ -63,24 +64,34 @@ def watch_feedback() -> None:
 
     @task
     @loop.step
-    def react() -> bool:
+    def tell() -> int:
+        from recsys_tasks.steps import monitoring
+
+        return monitoring.tell(loop.on_alarm)
+
+    @task
+    @loop.step
+    def react() -> dict[str, Any]:
         from recsys_tasks.steps import monitoring
 
         reaction = monitoring.react()
-        for alarm in reaction.new:
-            loop.on_alarm(alarm.rule, alarm.model_version, alarm.action, alarm.explanation)
-        if reaction.rolled_back_to is not None:
-            loop.note(f"version {reaction.rolled_back_to} serves again")
-        return reaction.retrain
+        loop.note(reaction.words)
+        return {"alarms": reaction.asking, "why": reaction.why_retrain}
 
     @task(outlets=[loop.RETRAINING])
     @loop.step
-    def retrain(asked: bool, outlet_events: Any = None) -> None:
+    def retrain(asked: dict[str, Any], outlet_events: Any = None) -> None:
+        if not asked["alarms"]:
+            raise AirflowSkipException("No alarm asks for it")
+        outlet_events[loop.RETRAINING].extra = {"alarm": asked["why"]}
+
+    @task
+    @loop.step
+    def note_retraining(asked: dict[str, Any]) -> None:
+        """In a task of its own: Airflow emits the asset event when the task before this one has ended well."""
         from recsys_tasks.steps import monitoring
 
-        if not asked:
-            raise AirflowSkipException("No alarm asks for it")
-        outlet_events[loop.RETRAINING].extra = {"alarm": monitoring.why_retrain()}
+        monitoring.note_retraining(asked["alarms"])
 
     @task
     @loop.step
@@ -94,8 +105,8 @@ def watch_feedback() -> None:
         return written.report.headlines
 
     asked = react()
-    count() >> judge() >> asked
-    retrain(asked)
+    count() >> judge() >> [tell(), asked]
+    retrain(asked) >> note_retraining(asked)
     asked >> report()
 
 

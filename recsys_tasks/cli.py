@@ -319,7 +319,7 @@ def _watch(given: argparse.Namespace) -> None:
     found = monitoring.watch()
     reaction = monitoring.react()
     lines = {("!! " if finding.holds else "") + finding.rule.name: finding.explanation for finding in found}
-    followed = {"rolled_back_to": reaction.rolled_back_to, "retrain": reaction.retrain}
+    followed = {"rolled_back_to": reaction.rolled_back_to, "retrain": bool(reaction.retrain)}
     _show(given, {"days": len(counted.days), "requests": counted.requests, **lines, **followed})
 
 

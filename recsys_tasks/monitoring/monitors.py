@@ -148,16 +148,33 @@ class Alarm(NamedTuple):
 
 def open_alarms(connection: Connection) -> list[Alarm]:
     """Those that hold, oldest first."""
+    return _alarms(connection, "closed_at is null")
+
+
+def untold_alarms(connection: Connection) -> list[Alarm]:
+    """Those that nobody was told of so far, whether they still hold or not, oldest first."""
+    return _alarms(connection, "told_at is null")
+
+
+def _alarms(connection: Connection, which: str) -> list[Alarm]:
     names = ", ".join(Alarm._fields)
-    rows = connection.execute(text(f"select {names} from alarms where closed_at is null order by alarm_id"))  # noqa: S608
+    rows = connection.execute(text(f"select {names} from alarms where {which} order by alarm_id"))  # noqa: S608
     return [Alarm(*row) for row in rows]
 
 
-def note_acted(connection: Connection, alarm: Alarm, outcome: str) -> None:
-    """Notes what was done about an alarm."""
+def note_acted(connection: Connection, alarm_id: int, outcome: str) -> None:
+    """Notes what was done about an alarm, after it was done."""
     connection.execute(
         text("update alarms set acted_at = now(), outcome = :outcome where alarm_id = :alarm"),
-        {"outcome": outcome, "alarm": alarm.alarm_id},
+        {"outcome": outcome, "alarm": alarm_id},
+    )
+
+
+def note_told(connection: Connection, alarm_id: int) -> None:
+    """Notes that somebody was told of an alarm, after that was done."""
+    connection.execute(
+        text("update alarms set told_at = now(), outcome = coalesce(outcome, 'told') where alarm_id = :alarm"),
+        {"alarm": alarm_id},
     )
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 
 from recsys_tasks.settings import settings
+
+if TYPE_CHECKING:
+    from recsys_tasks.monitoring.monitors import Alarm
 
 log = logging.getLogger(__name__)
 _SECONDS = 5.0
@@ -44,10 +47,13 @@ def on_missed_deadline(text: str, context: Any = None) -> None:
     _send({"kind": "deadline_missed", "dag_id": run.get("dag_id"), "run_id": run.get("dag_run_id"), "error": text})
 
 
-def on_alarm(rule: str, model_version: str, action: str, explanation: str) -> None:
-    """Something is wrong with what serves, or the world has changed."""
-    found = {"rule": rule, "model_version": model_version, "action": action}
-    _send({"kind": "alarm", **found, "error": explanation[:_LONGEST]})
+def on_alarm(alarm: Alarm) -> bool:
+    """Something is wrong with what serves, or the world has changed; whether that came through.
+
+    Its `alarm_id` tells whoever hears of it twice.
+    """
+    found = {name: getattr(alarm, name) for name in ("alarm_id", "rule", "model_version", "action")}
+    return _send({"kind": "alarm", **found, "error": alarm.explanation[:_LONGEST]})
 
 
 def deadline(dag_id: str, longer: timedelta) -> Any:
@@ -68,12 +74,15 @@ def deadline(dag_id: str, longer: timedelta) -> Any:
     )
 
 
-def _send(alert: dict[str, Any]) -> None:
+def _send(alert: dict[str, Any]) -> bool:
+    """Whether it came through; where no webhook is set, the log is all that is asked for."""
     log.warning("Alert: %s", alert)
     url = settings().alert_url
     if url is None:
-        return
+        return True
     try:
         httpx.post(url.get_secret_value(), json=alert, timeout=_SECONDS).raise_for_status()
     except httpx.HTTPError as error:  # what it says may hold the address, and that a secret
         log.warning("The alert did not reach RECSYS_ALERT_URL: %s", type(error).__name__)
+        return False
+    return True

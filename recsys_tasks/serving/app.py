@@ -255,6 +255,7 @@ def create_app(settings: Settings, place: Place | None = None) -> Starlette:
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         beside = [asyncio.create_task(endpoint.hear_of_items())] if place.others else []
+        await endpoint.shared.open()
         if endpoint.shared.reached is not None:
             beside.append(asyncio.create_task(endpoint.shared.keep_telling()))
         yield

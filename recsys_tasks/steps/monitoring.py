@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,15 +23,30 @@ from recsys_tasks.warehouse import engine
 
 log = logging.getLogger(__name__)
 REPORT, EVERYBODY = "report.html", "everybody"
-_FROM_THE_START = "training from the start"
+_FROM_THE_START, _GONE = "training from the start", "the version does not serve any more"
 
 
 class Reaction(NamedTuple):
-    """What followed: the version that serves again, whether to train from the start, and the alarms that are new."""
+    """What followed: the version that serves again, and the alarms for which to train from the start."""
 
     rolled_back_to: str | None
-    retrain: bool
-    new: list[monitors.Alarm]
+    retrain: list[monitors.Alarm]
+
+    @property
+    def why_retrain(self) -> str:
+        """What asks for a training from the start, in words."""
+        return "; ".join(f"{alarm.rule}: {alarm.explanation}" for alarm in self.retrain)
+
+    @property
+    def words(self) -> str:
+        """What followed, in words."""
+        back = f"version {self.rolled_back_to} serves again" if self.rolled_back_to else ""
+        return back or self.why_retrain or "nothing is to be done"
+
+    @property
+    def asking(self) -> list[int]:
+        """The ids of the alarms that ask for it."""
+        return [alarm.alarm_id for alarm in self.retrain]
 
 
 def count() -> attribution.Counted:
@@ -87,28 +102,55 @@ def watch() -> list[monitors.Found]:
     return found
 
 
-def react() -> Reaction:
-    """Does what the open alarms ask for, once each: back to the version before, or a training from the start.
+def tell(send: Callable[[monitors.Alarm], bool]) -> int:
+    """Tells somebody of each alarm that nobody was told of; of how many.
 
-    A version that is taken back is not what the world has changed about: then nothing is trained anew.
+    Whoever is told may hear of an alarm twice, where this is killed before it notes that it has told, but of each one.
+
+    Args:
+        send: tells of an alarm; whether that came through.
     """
     with engine().connect() as connection:
-        new = [alarm for alarm in monitors.open_alarms(connection) if alarm.acted_at is None]
-    back = _roll_back([alarm for alarm in new if alarm.action == monitors.ROLL_BACK])
-    retrain = [alarm for alarm in new if alarm.action == monitors.RETRAIN] if back is None else []
-    for alarm in retrain:
-        _note(alarm, _FROM_THE_START)
-    for alarm in new:
-        if alarm.action in (monitors.TELL, monitors.HOLD):
-            _note(alarm, "told")
-    return Reaction(back, bool(retrain), new)
+        alarms = monitors.untold_alarms(connection)
+    for told, alarm in enumerate(alarms):
+        if not send(alarm):
+            return told  # the others would not come through either; the next time begins here
+        with engine().begin() as connection:
+            monitors.note_told(connection, alarm.alarm_id)
+    return len(alarms)
 
 
-def why_retrain() -> str:
-    """The open alarms that asked for a training from the start, in words."""
+def react() -> Reaction:
+    """Takes back the version that serves if open alarms ask for it, and finds those that ask for a training.
+
+    What was done is noted after it is done, and what is done already is not done again, so it goes on from wherever it
+    was killed. A training is asked for by whoever calls this, who says so to `note_retraining` then; until that, it is
+    found again each time. An alarm about a version that does not serve any more asks for nothing: a version that is
+    taken back is not what the world has changed about, and then nothing is trained anew.
+
+    Raises:
+        UnavailableError: as `promoting.rollback`.
+    """
     with engine().connect() as connection:
-        alarms = monitors.open_alarms(connection)
-    return "; ".join(f"{alarm.rule}: {alarm.explanation}" for alarm in alarms if alarm.action == monitors.RETRAIN)
+        due = [alarm for alarm in monitors.open_alarms(connection) if alarm.acted_at is None]
+    back = _roll_back([alarm for alarm in due if alarm.action == monitors.ROLL_BACK])
+    served = deployment_record.standing(engine()).served
+    retrain = []
+    for alarm in due:
+        if alarm.action != monitors.RETRAIN:
+            continue
+        if served and alarm.model_version == served[-1].model_version:
+            retrain.append(alarm)
+        else:
+            _note(alarm, _GONE)
+    return Reaction(back, retrain)
+
+
+def note_retraining(alarm_ids: Sequence[int]) -> None:
+    """Notes that the training which alarms asked for was asked for."""
+    with engine().begin() as connection:
+        for alarm_id in alarm_ids:
+            monitors.note_acted(connection, alarm_id, _FROM_THE_START)
 
 
 def experiment() -> Experiment | None:
@@ -117,12 +159,16 @@ def experiment() -> Experiment | None:
 
 
 def _roll_back(alarms: list[monitors.Alarm]) -> str | None:
-    serving = deployment_record.standing(engine()).served
-    against = [alarm for alarm in alarms if serving and alarm.model_version == serving[-1].model_version]
+    served = deployment_record.standing(engine()).served
+    serving = served[-1].model_version if served else None
+    for alarm in alarms:
+        if alarm.model_version != serving:
+            _note(alarm, _GONE)
+    against = [alarm for alarm in alarms if alarm.model_version == serving]
     if not against:
         return None
     why = "; ".join(f"{alarm.rule}: {alarm.explanation}" for alarm in against)
-    back = rollback(why, "the watch over feedback") if len(serving) > 1 else None
+    back = rollback(why, "the watch over feedback", serving) if len(served) > 1 else None
     for alarm in against:
         _note(alarm, f"rolled back to version {back}" if back else "there is no version before it to go back to")
     return back
@@ -131,7 +177,7 @@ def _roll_back(alarms: list[monitors.Alarm]) -> str | None:
 def _note(alarm: monitors.Alarm, outcome: str) -> None:
     log.warning("%s: %s", alarm.rule, outcome)
     with engine().begin() as connection:
-        monitors.note_acted(connection, alarm, outcome)
+        monitors.note_acted(connection, alarm.alarm_id, outcome)
 
 
 class Written(NamedTuple):

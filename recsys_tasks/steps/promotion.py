@@ -89,8 +89,14 @@ def reject(number: str, reasons: Sequence[str], rejected_by: str, evidence: obje
     )
 
 
-def rollback(reason: str = "asked for by hand", by: str | None = None) -> str:
+def rollback(reason: str = "asked for by hand", by: str | None = None, bad: str | None = None) -> str:
     """Ends a trial, or puts the previous model back on every endpoint and the alias with it; what serves now.
+
+    Args:
+        reason: why, for the record; by: who wants it.
+        bad: the version that is to go, which changes nothing if it is gone already. If it serves, a trial beside it
+            ends, too: it was measured against what is taken back. By default the one on trial or, where none is, the
+            one that serves.
 
     Raises:
         InputError: nothing was promoted before what serves.
@@ -101,13 +107,19 @@ def rollback(reason: str = "asked for by hand", by: str | None = None) -> str:
         standing, fleet = deployment_record.standing(engine()), endpoints()
         if not standing.served:
             raise InputError("Nothing was promoted so far, so there is nothing to go back to")
-        if standing.trial is not None:
-            fleet.discard()
-            deployment_record.record(engine(), standing.trial.subject, deployment_record.WITHDRAWN, [reason], by)
-            return standing.served[-1].model_version
+        left, trial = standing.served[-1], standing.trial
+        if trial is not None and bad in (None, trial.subject.model_version):
+            _withdraw(trial.subject, fleet, reason, by)
+            return left.model_version
+        if bad not in (None, left.model_version):
+            return left.model_version
         if len(standing.served) < 2:
-            raise InputError(f"No version was promoted before {standing.served[-1].model_version}")
-        left, back = standing.served[-1], standing.served[-2]
+            raise InputError(f"No version was promoted before {left.model_version}")
+        if trial is not None:
+            _withdraw(
+                trial.subject, fleet, f"version {left.model_version}, beside which it was tried, goes: {reason}", by
+            )
+        back = standing.served[-2]
         asked = fleet.bring(back.bundle_digest or "", lambda: find_bundle(back))
         deployment_record.record(engine(), back, deployment_record.ROLLED_BACK, [reason, *_silent(asked.problems)], by)
         _tell_registry(f"champion again since {_now()}: {reason}")
@@ -118,6 +130,12 @@ def rollback(reason: str = "asked for by hand", by: str | None = None) -> str:
             " `python -m recsys_tasks reconcile` puts the rest right"
         )
     return back.model_version
+
+
+def _withdraw(tried: deployment_record.Subject, fleet: Fleet, reason: str, by: str | None) -> None:
+    """Ends the trial of a version; what serves, serves everybody."""
+    fleet.discard()
+    deployment_record.record(engine(), tried, deployment_record.WITHDRAWN, [reason], by)
 
 
 def endpoints() -> Fleet:

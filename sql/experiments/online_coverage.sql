@@ -1,10 +1,10 @@
--- Grain: one model version, with the share of the catalogue that it showed to anybody in some time.
+-- Grain: one model version, with the share of the catalogue that it showed to shoppers in some time.
 with shown as (
     select distinct
         properties ->> 'model_version' as model_version,
         item_id
-    from events
-    where event_type = 'impression' and event_time >= :begins and event_time < :ends
+    from shopper_events(:begins, :ends, null)
+    where event_type = 'impression'
 )
 
 select

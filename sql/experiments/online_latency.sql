@@ -1,17 +1,17 @@
--- Grain: one kind of list, model version and arm: how long answers took in some time.
+-- Grain: one kind of list, model version and arm: how long answers to shoppers took in some time.
 select
-    list,
-    model_version,
-    experiment,
-    arm,
+    shopper_outcomes.list,
+    shopper_outcomes.model_version,
+    shopper_outcomes.experiment,
+    shopper_outcomes.arm,
     count(*) as requests,
-    percentile_cont(0.5) within group (order by milliseconds) as p50,
-    percentile_cont(0.99) within group (order by milliseconds) as p99
-from request_outcomes
+    percentile_cont(0.5) within group (order by shopper_outcomes.milliseconds) as p50,
+    percentile_cont(0.99) within group (order by shopper_outcomes.milliseconds) as p99
+from shopper_outcomes
 where
-    day between cast(cast(:begins as timestamptz) at time zone 'UTC' as date)
+    shopper_outcomes.day between cast(cast(:begins as timestamptz) at time zone 'UTC' as date)
     and cast(cast(:ends as timestamptz) at time zone 'UTC' as date)
-    and shown_at >= :begins
-    and shown_at < :ends
-    and milliseconds is not null
-group by list, model_version, experiment, arm
+    and shopper_outcomes.shown_at >= :begins
+    and shopper_outcomes.shown_at < :ends
+    and shopper_outcomes.milliseconds is not null
+group by shopper_outcomes.list, shopper_outcomes.model_version, shopper_outcomes.experiment, shopper_outcomes.arm

@@ -1,5 +1,5 @@
 -- Grain: one item at one place of the lists of the weeks before the cut-off, as far as the batches up to :known tell:
--- how often it was shown there, and how often it was acted on. Machines are left out.
+-- how often it was shown there, and how often it was acted on. Only what shoppers were shown counts.
 select
     item_id,
     place as position,

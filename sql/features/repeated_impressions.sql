@@ -1,7 +1,7 @@
 -- Grain: one size of score (a power of the root of ten) and one number of looks (the nearest whole one, :most at most)
 -- that visitors had had at an item, when it was recommended to them in the week before the cut-off, as far as the
--- batches up to :known tell: how many looks it got then, and how often it was acted on. Machines are left out, and only
--- one in :one_in visitors is looked at.
+-- batches up to :known tell: how many looks it got then, and how often it was acted on. Only shoppers count, and
+-- of them one in :one_in visitors.
 -- A place gets as many looks as its chance of being looked at (:chances). Looks count from when the item was acted on
 -- last, or was not shown for :pause hours.
 with shown as (

@@ -1,21 +1,20 @@
--- Grain: one model version: people it was shown to since a time, and how many of them acted on what it showed.
+-- Grain: one model version: shoppers it was shown to since a time, and how many of them acted on what it showed.
 -- Visits without any id never take part in a trial, so they are left out on both sides.
 with shown as (
     select
         request_id,
         coalesce(user_id, session_id) as person,
         properties ->> 'model_version' as model_version
-    from events
+    from shopper_events(:since, 'infinity', null)
     where
         event_type = 'impression'
-        and event_time >= :since
         and (user_id is not null or session_id not like 'anonymous-%')
 ),
 
 acted as (
     select distinct request_id
-    from events
-    where event_type in ('view', 'add_to_cart', 'purchase') and request_id is not null and event_time >= :since
+    from shopper_events(:since, 'infinity', null)
+    where event_type in ('view', 'add_to_cart', 'purchase') and request_id is not null
 )
 
 select

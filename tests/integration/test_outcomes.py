@@ -17,6 +17,7 @@ from recsys_tasks.feedback import attribution
 from recsys_tasks.feedback.attribution import Counted, CountingRules, count_outcomes
 from recsys_tasks.ingestion.removal import forget
 from recsys_tasks.interval import Interval
+from recsys_tasks.warehouse import statement
 from tests.integration.feedback import START, catalogue, did, report, shown
 
 RULES = CountingRules(hours=24, requests_per_minute=60)
@@ -152,6 +153,39 @@ def test_what_is_loaded_while_machines_are_flagged_is_counted_the_next_time(
     assert DAY in _count(shop).days
     assert ("r1", 1) in _outcomes(shop, "request_id, clicks")
     assert _count(shop) == Counted((), 0, 0)
+
+
+@pytest.mark.parametrize("traffic", ["internal", "bot"])
+def test_what_others_than_shoppers_are_shown_is_left_out_of_every_figure(
+    shop: Engine, tmp_path: Path, traffic: str
+) -> None:
+    rows = [*shown("r1", ["i1", "i2"], session="s1"), did("view", "i1", request_id="r1")]
+    rows += shown("test", ["i3", "i4"], "tester", traffic=traffic, milliseconds=900.0)  # said with i3 alone
+    rows += [did("view", item, "tester", request_id="test") for item in ("i3", "i4")]
+    report(shop, tmp_path, rows)
+    _count(shop)
+    windows: dict[str, Any] = {**Interval.of_day(DAY).bounds, "since": START, "challenger": "1", "champion": "0"}
+    windows |= {"cutoff": START + timedelta(days=1), "known": 10**6, "places": 10}
+
+    def figures(name: str) -> list[Any]:
+        with shop.connect() as connection:
+            return [tuple(row) for row in connection.execute(statement(name), windows)]
+
+    assert figures("promotion/rollout_clicks") == [("1", 1, 1)]
+    assert figures("experiments/online_coverage") == [("1", 2, pytest.approx(2 / 20))]
+    assert figures("experiments/online_latency") == [("recommendations", "1", "", "", 1, 2.5, 2.5)]
+    assert figures("features/impressions_by_position") == [("i1", 1, 1, 1), ("i2", 2, 1, 0)]
+
+
+def test_who_is_no_shopper_is_as_well_known_as_the_batches_that_a_snapshot_knows(shop: Engine, tmp_path: Path) -> None:
+    first, second = shown("test", ["i3", "i4"], "tester", traffic="internal")
+    report(shop, tmp_path, [second])
+    report(shop, tmp_path, [first])
+    shown_to_shoppers = text("select count(*) from shopper_events('-infinity', 'infinity', :known) where position = 2")
+    with shop.connect() as connection:
+        last = int(connection.scalar(text("select max(loaded_number) from batches")) or 0)
+        counts = [connection.scalar(shown_to_shoppers, {"known": known}) for known in (last - 1, last, None)]
+    assert counts == [1, 0, 0]
 
 
 def test_flags_are_a_change_that_snapshots_of_before_do_not_know(shop: Engine, tmp_path: Path) -> None:

@@ -130,6 +130,7 @@ def shop(world: tuple[Engine, list[str], dict[str, Path]], monkeypatch: pytest.M
     with warehouse.begin() as connection:
         connection.execute(text("delete from promotions"))
         connection.execute(text("delete from events"))
+        connection.execute(text("delete from alarms"))
     found.promote("1")
     yield found
     monkeypatch.undo()
@@ -427,6 +428,25 @@ class TestTrial:
         with pytest.raises(rollout.TrialLost, match="not on trial any more"):
             rollout.look(shop.folders["2"], began)
 
+    def test_an_alarm_about_what_serves_ends_it_and_takes_the_version_back(self, shop: Shop) -> None:
+        shop.promote("3")
+        shop.set(SHADOW_SHARE=1.0, SHADOW_MINUTES=60)
+        rollout.begin("2", shop.folders["2"], "somebody")
+        _alarm(shop, "3", "roll_back")
+        assert monitoring.react().rolled_back_to == "1"
+        assert (shop.serving(), self._modes(shop)) == (["1", "1", "1"], [None] * 3)
+        assert [(row.decision, row.model_version) for row in shop.decisions()[-2:]] == [
+            ("withdrawn", "2"),
+            ("rolled_back", "1"),
+        ]
+
+    def test_a_rollback_of_what_is_on_trial_leaves_what_serves(self, shop: Shop, began: datetime) -> None:
+        assert promotion.rollback("enough", bad="2") == "1"
+        assert (shop.serving(), self._modes(shop), shop.last.decision) == (["1"] * 3, [None] * 3, "withdrawn")
+        before = len(shop.decisions())
+        assert promotion.rollback("enough", bad="2") == "1"  # it is gone already
+        assert len(shop.decisions()) == before
+
     def test_a_significant_loss_of_clicks_withdraws_it(self, shop: Shop, began: datetime) -> None:
         began -= timedelta(hours=2)
         _shown(shop.warehouse, "1", people=400, acting=120)
@@ -465,15 +485,14 @@ def _shown(warehouse: Engine, version: str, people: int, acting: int) -> None:
         connection.execute(text(_SHOWN), {"version": version, "at": at, "people": people, "acting": acting})
 
 
-def _alarm(shop: Shop, version: str, action: str) -> None:
+def _alarm(shop: Shop, version: str, action: str, rule: str = "loses") -> None:
     with shop.warehouse.begin() as connection:
-        connection.execute(text("delete from alarms"))
         connection.execute(
             text(
                 "insert into alarms (rule, model_version, action, explanation, evidence)"
-                " values ('loses', :version, :action, '1% against 3%', '{}')"
+                " values (:rule, :version, :action, '1% against 3%', '{}')"
             ),
-            {"version": version, "action": action},
+            {"rule": rule, "version": version, "action": action},
         )
 
 
@@ -505,8 +524,38 @@ def test_the_first_version_stays_where_there_is_nothing_to_go_back_to(shop: Shop
         assert "no version before it" in str(connection.scalar(text("select outcome from alarms")))
 
 
-def test_an_alarm_asks_for_a_training_once(shop: Shop) -> None:
+def test_an_alarm_asks_for_a_training_until_that_was_asked_for(shop: Shop) -> None:
     _alarm(shop, "1", "retrain")
-    assert monitoring.react().retrain
-    assert "1% against 3%" in monitoring.why_retrain()
+    lost = monitoring.react()  # whoever called was killed
+    assert "1% against 3%" in lost.why_retrain
+    found = monitoring.react()
+    assert found == lost
+    monitoring.note_retraining(found.asking)
     assert not monitoring.react().retrain
+
+
+def test_a_rollback_that_did_not_come_everywhere_is_made_no_training_of(shop: Shop, tmp_path: Path) -> None:
+    with running_endpoint(tmp_path / "fourth") as fourth:
+        shop.talk_to(*shop.urls, fourth)
+        shop.promote("2")
+    _alarm(shop, "2", "roll_back")
+    _alarm(shop, "2", "retrain", rule="falls")
+    with pytest.raises(UnavailableError, match="not everywhere"):
+        monitoring.react()
+    again = monitoring.react()
+    assert (again.rolled_back_to, again.retrain) == (None, [])
+    assert (shop.serving(), shop.last.decision) == (["1", "1", "1"], "rolled_back")
+    with shop.warehouse.connect() as connection:
+        assert connection.scalar(text("select count(*) from alarms where acted_at is null")) == 0
+
+
+def test_of_each_alarm_somebody_is_told_though_at_first_nobody_hears(shop: Shop) -> None:
+    _alarm(shop, "1", "hold")
+    assert monitoring.react().retrain == []
+    assert monitoring.tell(lambda alarm: False) == 0
+    with shop.warehouse.begin() as connection:
+        connection.execute(text("update alarms set closed_at = now()"))  # meanwhile it holds no more
+    heard: list[str] = []
+    for _ in range(2):
+        monitoring.tell(lambda alarm: heard.append(alarm.explanation) is None)
+    assert heard == ["1% against 3%"]
