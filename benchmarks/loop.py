@@ -54,8 +54,8 @@ _DEFAULTS = {
     "RECSYS_SAMPLE_USERS": "300",
     "RECSYS_MIN_ITEM_EVENTS": "5",
     "RECSYS_TRAINING_SECONDS": "60",
-    "RECSYS_INCREMENTAL_SECONDS": "45",
-    "RECSYS_MOST_HELD_OUT": "300",
+    "RECSYS_WARM_START_SECONDS": "45",
+    "RECSYS_MAX_HELD_OUT_SESSIONS": "300",
     "RECSYS_FEEDBACK_SCHEDULE": "0 0 1 1 *",  # when the round asks for it, not when the clock does
 }
 

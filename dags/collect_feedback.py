@@ -23,7 +23,7 @@ Always safe: the same bytes make the same batch, and an event is known by its id
 ### When it fails
 * `UnavailableError`: an endpoint or the warehouse does not answer. The journals keep everything; the next run takes it.
 * `ConfigurationError`: `RECSYS_ADMIN_TOKEN` is not set or differs from the endpoint's.
-* `BatchRejected`: a suite of your own in `RECSYS_SUITES` stopped the feedback; the message has the address of the data
+* `BatchRejected`: a suite of your own in `RECSYS_EXPECTATION_SUITES` stopped the feedback; the message has the address of the data
   docs.
 """
 

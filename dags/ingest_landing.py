@@ -11,7 +11,7 @@ from recsys_tasks.settings import settings
 
 DOC = """
 ### What it does
-Looks into `RECSYS_LANDING` (default `RECSYS_HOME/landing`) for files it has not seen: a folder per source, with a
+Looks into `RECSYS_LANDING_PATH` (default `RECSYS_HOME/landing`) for files it has not seen: a folder per source, with a
 `mapping.toml` beside the files unless the source comes along. Each file is landed, validated and loaded in a task of
 its own, the older ones first.
 

@@ -9,9 +9,9 @@ from recsys_tasks import orchestration as loop
 
 DOC = """
 ### What it does
-Drops whole months of events older than `RECSYS_KEEP_EVENTS_DAYS` (default: keep all), quarantine older than
-`RECSYS_KEEP_QUARANTINE_DAYS`, landed rows of batches that were never loaded, and snapshots older than
-`RECSYS_KEEP_SNAPSHOTS_DAYS` that no recent champion was trained on. Then it refreshes the statistics that queries are
+Drops whole months of events older than `RECSYS_EVENT_RETENTION_DAYS` (default: keep all), quarantine older than
+`RECSYS_QUARANTINE_RETENTION_DAYS`, landed rows of batches that were never loaded, and snapshots older than
+`RECSYS_SNAPSHOT_RETENTION_DAYS` that no recent champion was trained on. Then it refreshes the statistics that queries are
 planned by.
 
 **Reads** the warehouse, the folder of snapshots. **Writes** the same.

@@ -11,7 +11,7 @@ from recsys_tasks import orchestration as loop
 DOC = """
 ### What it does
 Counts what came of each list (clicks, carts, purchases) into the day it was shown, finds machines among the visitors,
-and judges by the rules of `recsys_tasks/monitoring/monitors.toml` (or `RECSYS_WATCH_RULES`): the version that serves
+and judges by the rules of `recsys_tasks/monitoring/monitors.toml` (or `RECSYS_MONITOR_RULES`): the version that serves
 against the arms of the running experiment, its click-through against the week before, and what users do against the
 time that it learned from. What holds is an alarm, which says why; it may take the version back, hold promotions, or
 start a training from the start. At the end the report (`RECSYS_HOME/report.html`, and with the run of the version

@@ -23,7 +23,7 @@ class Settings(BaseSettings):
     home: Path = Field(Path(".recsys"), description="Folder of everything this project writes")
     warehouse_url: SecretStr | None = Field(None, description="SQLAlchemy URL; default: embedded PostgreSQL")
     mlflow_tracking_uri: str | None = Field(None, description="default: the embedded database `mlflow`")
-    experiment: str = Field("session-recommender", description="MLflow experiment that training runs go to")
+    mlflow_experiment: str = Field("session-recommender", description="MLflow experiment that training runs go to")
 
     endpoint_urls: tuple[str, ...] = Field(
         ("http://127.0.0.1:8080",), description="endpoints to promote to and collect feedback from (JSON list)"
@@ -31,66 +31,72 @@ class Settings(BaseSettings):
     admin_token: SecretStr | None = Field(None, description="bearer token of the endpoints' admin routes")
     read_keys: tuple[SecretStr, ...] = Field((), description="keys for lists and searches; none: open (JSON list)")
     write_keys: tuple[SecretStr, ...] = Field((), description="keys for posting events; none: open (JSON list)")
-    endpoint_memory_megabytes: int | None = Field(
+    endpoint_memory_mb: int | None = Field(
         None, ge=1, description="most memory of an endpoint; a bundle that needs more is refused; default: all there is"
     )
-    kept_megabytes: int = Field(
+    cache_mb: int = Field(
         64, ge=1, description="what each model of an endpoint keeps of users and sessions has no more than this"
     )
     log_format: Literal["text", "json"] = Field("text", description="of the endpoint's log")
     access_log: bool = Field(False, description="whether the endpoint logs every request, without who asked what")
-    most_wait_milliseconds: float = Field(
+    max_queue_wait_ms: float = Field(
         500, gt=0, description="requests for lists are refused while they wait longer than this for their turn"
     )
     rate_limit: float | None = Field(None, gt=0, description="requests a second of one key or address; none: any")
     drain_seconds: float = Field(
         0, ge=0, description="how long an endpoint that is told to stop goes on, not ready any more"
     )
-    explore_share: float = Field(
+    exploration_share: float = Field(
         0, ge=0, le=0.5, description="share of places in recorded lists filled by chance, with the chance noted"
     )
-    trend_hours: float = Field(
+    trending_half_life_hours: float = Field(
         6,
         ge=0,
         description="after which what people took without a list counts half for what rises; 0: not at all",
     )
     experiment_file: Path | None = Field(None, description="TOML file of arms: which visitors get whose lists")
-    impression_share: float = Field(
+    impression_sample_share: float = Field(
         1, gt=0, le=1, description="share of the requests whose impressions are noted, drawn; noted with each"
     )
-    shared_state: SecretStr | None = Field(
+    shared_state_url: SecretStr | None = Field(
         None, description="PostgreSQL URL of the warehouse, for endpoints that share what users just did"
     )
-    keep_shared_hours: float = Field(48, gt=0, description="what endpoints share is dropped after this long")
+    shared_state_retention_hours: float = Field(48, gt=0, description="what endpoints share is dropped after this long")
     tracing: bool = Field(False, description="whether the endpoint tells OpenTelemetry of requests (OTEL_… says where)")
-    rules: Path | None = Field(None, description="TOML file of the shop's rules for lists: boosts, pins, limits")
-    landing: Path | None = Field(None, description="landing folder, a folder per source in it; default: home/landing")
-    suites: Path | None = Field(None, description="folder of expectation suites of your own")
+    merchandising_rules: Path | None = Field(
+        None, description="TOML file of the shop's rules for lists: boosts, pins, limits"
+    )
+    landing_path: Path | None = Field(
+        None, description="landing folder, a folder per source in it; default: home/landing"
+    )
+    expectation_suites: Path | None = Field(None, description="folder of expectation suites of your own")
     attribution_hours: int = Field(
         24, ge=1, le=720, description="an action belongs to what was shown in so many hours before it"
     )
-    bot_requests_per_minute: int = Field(
+    max_human_requests_per_minute: int = Field(
         60, ge=1, description="a visitor who asks for more lists in a minute is a machine, on that day"
     )
-    keep_events_days: int | None = Field(None, ge=1, description="older events are dropped by maintain_warehouse")
-    keep_quarantine_days: int = Field(90, ge=1, description="resolved or older rows of quarantine are dropped")
-    keep_snapshots_days: int = Field(30, ge=1, description="older snapshots that no alias and no latest one uses go")
+    event_retention_days: int | None = Field(None, ge=1, description="older events are dropped by maintain_warehouse")
+    quarantine_retention_days: int = Field(90, ge=1, description="resolved or older rows of quarantine are dropped")
+    snapshot_retention_days: int = Field(
+        30, ge=1, description="older snapshots that no alias and no latest one uses go"
+    )
     data_docs_url: str | None = Field(None, description="where the data docs are served, for messages")
 
     max_bad_share: float = Field(0.2, ge=0, le=1, description="a batch with more bad rows is rejected whole")
-    replay_from: str | None = Field(
+    simulation_start: str | None = Field(
         None, description="ISO time from which Complete Journey is not ingested: from then on simulated people shop"
     )
 
     min_item_events: int = Field(10, ge=1, description="items with fewer training events are unknown")
     validation_share: float = Field(0.04, gt=0, lt=0.5, description="share of latest sessions before the test")
     test_share: float = Field(0.04, gt=0, lt=0.5, description="share of latest sessions for the test")
-    most_held_out: int = Field(
+    max_held_out_sessions: int = Field(
         20_000, ge=50, description="sessions in the validation part and in the test part, at most: the rest teaches"
     )
-    training_epochs: int = Field(100, ge=1, description="epochs of a training, at most")
+    max_training_epochs: int = Field(100, ge=1, description="epochs of a training, at most")
     training_seconds: float = Field(150, gt=0, description="time budget of a training from scratch")
-    incremental_seconds: float = Field(45, gt=0, description="time budget when starting from the champion")
+    warm_start_seconds: float = Field(45, gt=0, description="time budget when starting from the champion")
     training_threads: int = Field(0, ge=0, description="CPU threads of a training; 0 leaves the choice to torch")
     seed: int = Field(0, description="seed of every random number")
     approval: Literal["automatic", "person"] = Field(
@@ -102,13 +108,13 @@ class Settings(BaseSettings):
     shadow_minutes: float = Field(30, gt=0, description="for how long")
     canary_share: float = Field(0, ge=0, lt=1, description="share of users a challenger answers, before all of them")
     canary_hours: float = Field(24, gt=0, description="for how long, at most")
-    watch_rules: Path | None = Field(None, description="what is watched online; default: monitoring/monitors.toml")
+    monitor_rules: Path | None = Field(None, description="what is watched online; default: monitoring/monitors.toml")
     gate_rules: Path | None = Field(None, description="rules of the gate; default: evaluation/gate.toml")
 
     sample_users: int | None = Field(
         None, ge=1, description="take only this many households of Complete Journey, for a quick look"
     )
-    pool: str = Field("default_pool", description="Airflow pool of the tasks that work in the warehouse")
+    airflow_pool: str = Field("default_pool", description="Airflow pool of the tasks that work in the warehouse")
     alert_url: SecretStr | None = Field(None, description="webhook for failures and missed deadlines")
     airflow_url: str | None = Field(None, description="Airflow's REST API, for notes; or connection recsys_airflow")
     landing_schedule: str = Field("*/10 * * * *", description="when the landing folder is looked into")
@@ -140,14 +146,14 @@ class Settings(BaseSettings):
     @property
     def landing_folder(self) -> Path:
         """Where files are dropped, in a folder per source."""
-        return self.landing or self.home / "landing"
+        return self.landing_path or self.home / "landing"
 
     @property
     def kept_from(self) -> datetime:
         """The earliest time of events that are taken in."""
-        if self.keep_events_days is None:
+        if self.event_retention_days is None:
             return _NO_EVENT_BEFORE
-        return datetime.now(UTC) - timedelta(days=self.keep_events_days)
+        return datetime.now(UTC) - timedelta(days=self.event_retention_days)
 
     @property
     def snapshots(self) -> Path:

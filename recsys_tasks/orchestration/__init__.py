@@ -34,7 +34,7 @@ DEFAULT_ARGS: dict[str, Any] = {
 }
 # The pool of tasks that work in the warehouse, so that runs beside each other do not starve it. A pool must exist, so
 # it is the default one unless the deployment names one it has made.
-POOL = settings().pool
+POOL = settings().airflow_pool
 
 WEEK = timedelta(days=7)
 # The default source is the year 2017: all of it up to the end of the first interval is one load.
@@ -45,7 +45,7 @@ YEAR_END = datetime(2018, 1, 1, tzinfo=UTC)
 
 def ingestion_end() -> datetime:
     """Up to when the default source is ingested: its end, or where its replay through the endpoint begins."""
-    configured = settings().replay_from
+    configured = settings().simulation_start
     return datetime.fromisoformat(configured).astimezone(UTC) if configured else YEAR_END
 
 

@@ -35,7 +35,7 @@ def experiment_id() -> str:
         UnavailableError: MLflow does not answer.
     """
     found = client()
-    name = settings().experiment
+    name = settings().mlflow_experiment
     try:
         experiment = found.get_experiment_by_name(name)
         if experiment is not None:

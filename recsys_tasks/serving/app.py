@@ -70,7 +70,7 @@ class Endpoint:
         home = place.home
         self.access = Access(settings)
         self.tracing = tracing(settings)
-        self.overload = Overload(settings.most_wait_milliseconds / 1e3)
+        self.overload = Overload(settings.max_queue_wait_ms / 1e3)
         self.rate_limit = RateLimit(settings.rate_limit) if settings.rate_limit else None
         self.items = Journal(home / "items")
         self.others_items = Tail([other / "items" for other in place.others])
@@ -78,21 +78,21 @@ class Endpoint:
         experiment = read_experiment(settings.experiment_file)
         self.models = Models(
             home / "bundles",
-            settings.endpoint_memory_megabytes,
-            read_rules(settings.rules),
+            settings.endpoint_memory_mb,
+            read_rules(settings.merchandising_rules),
             [other / "bundles" for other in place.others],
             self.additions,
-            settings.kept_megabytes,
+            settings.cache_mb,
             keep_before=experiment is not None and experiment.wants_previous,
         )
         self.journal = Journal(home / "journal")
         forgotten = Forgotten(home / "forgotten.jsonl")
         erase(self.journal, find_traces(self.journal, forgotten.entries()))  # what a kill left undone
         others = Tail([other / "journal" for other in place.others])
-        self.state = LiveState(settings.trend_hours)
+        self.state = LiveState(settings.trending_half_life_hours)
         replayed = self.state.replay(chain(self.journal.lines(), others.lines()))
         log.info("Read %d events from the journal", replayed)
-        url = settings.shared_state.get_secret_value() if settings.shared_state else None
+        url = settings.shared_state_url.get_secret_value() if settings.shared_state_url else None
         self.shared = SharedState(url, self.state)
         self.metrics = Metrics(self.journal, self.overload)
         self.metrics.serving(self.models.engine)
@@ -101,9 +101,9 @@ class Endpoint:
             forgotten,
             self.state,
             others,
-            Impressions(self.journal, settings.impression_share),
+            Impressions(self.journal, settings.impression_sample_share),
             self.metrics,
-            settings.explore_share,
+            settings.exploration_share,
             experiment,
         )
         self.admin = Admin(self.models, self.journal, forgotten, self.state, self.shared, self.lists, self.metrics)

@@ -174,7 +174,7 @@ class SharedState:
 def _pool(url: str) -> AsyncConnectionPool[AsyncConnection[Any]]:
     """Connections, each of which one statement uses at a time; that it does not get one in time hurts no other."""
     if find_spec("psycopg_pool") is None:
-        raise ConfigurationError("RECSYS_SHARED_STATE needs psycopg: pip install 'session-recommender[shared]'")
+        raise ConfigurationError("RECSYS_SHARED_STATE_URL needs psycopg: pip install 'session-recommender[shared]'")
     from psycopg_pool import AsyncConnectionPool
 
     return AsyncConnectionPool(

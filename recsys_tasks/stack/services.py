@@ -46,7 +46,7 @@ def running(console: Console, home: Path, dags: Path) -> Iterator[tuple[Walk, Po
         wait_until(lambda: _answers(f"{ports.url('mlflow')}/health"), _START_SECONDS, processes, "MLflow")
         wait_until(lambda: _answers(f"{ports.url('endpoint')}/healthz"), _START_SECONDS, processes, "The endpoint")
         summary.show_addresses(console, ports)
-        replay_from = datetime.fromisoformat(environment["RECSYS_REPLAY_FROM"])
+        replay_from = datetime.fromisoformat(environment["RECSYS_SIMULATION_START"])
         yield Walk(airflow, processes, console, engine(), replay_from), ports
 
 

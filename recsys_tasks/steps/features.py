@@ -19,7 +19,7 @@ def build_features(cutoff: datetime | None = None, known: int | None = None) -> 
     """Builds the snapshot as of `cutoff`, or of everything there is, by what was `known` then, or all that is now."""
     chosen = settings()
     parameters = SnapshotParameters(
-        chosen.validation_share, chosen.test_share, chosen.min_item_events, chosen.most_held_out
+        chosen.validation_share, chosen.test_share, chosen.min_item_events, chosen.max_held_out_sessions
     )
     return build_snapshot(engine(), chosen.snapshots, parameters, cutoff, known)
 

@@ -39,7 +39,7 @@ def validate_batches(batch_ids: Sequence[str], max_bad_share: float | None = Non
             settings().validation_home,
             max_bad_share=share,
             kept_from=settings().kept_from,
-            suites=settings().suites,
+            suites=settings().expectation_suites,
             data_docs_url=settings().data_docs_url,
         )
         for batch_id in batch_ids

@@ -24,15 +24,15 @@ def maintain(*, dry_run: bool = False) -> Maintained:
     dropped = drop_old(
         engine(),
         chosen.kept_from,
-        timedelta(days=chosen.keep_quarantine_days),
-        timedelta(hours=chosen.keep_shared_hours),
+        timedelta(days=chosen.quarantine_retention_days),
+        timedelta(hours=chosen.shared_state_retention_hours),
         dry_run=dry_run,
     )
-    keep = timedelta(days=chosen.keep_snapshots_days)
+    keep = timedelta(days=chosen.snapshot_retention_days)
     snapshots = drop_snapshots(engine(), chosen.snapshots, keep, dry_run=dry_run)
     if not dry_run:
         from recsys_tasks.validation.expectations import forget_results  # takes seconds to import
 
-        forget_results(chosen.validation_home, datetime.now(UTC) - timedelta(days=chosen.keep_quarantine_days))
+        forget_results(chosen.validation_home, datetime.now(UTC) - timedelta(days=chosen.quarantine_retention_days))
         refresh_statistics(engine())
     return Maintained(**asdict(dropped), snapshots=snapshots)

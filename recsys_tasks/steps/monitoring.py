@@ -52,7 +52,7 @@ class Reaction(NamedTuple):
 def count() -> attribution.Counted:
     """Counts the days whose outcomes may have changed, and tells MLflow what came of each version."""
     chosen = settings()
-    rules = attribution.CountingRules(chosen.attribution_hours, chosen.bot_requests_per_minute)
+    rules = attribution.CountingRules(chosen.attribution_hours, chosen.max_human_requests_per_minute)
     counted = attribution.count_outcomes(engine(), rules)
     if counted.requests:
         log_online()
@@ -95,7 +95,7 @@ def watch() -> list[monitors.Found]:
         return []
     standing = _standing(served)
     with engine().begin() as connection:
-        found = monitors.judge(connection, monitors.read_rules(settings().watch_rules), standing, experiment())
+        found = monitors.judge(connection, monitors.read_rules(settings().monitor_rules), standing, experiment())
         monitors.write_alarms(connection, found, standing)
     for finding in found:
         log.log(logging.WARNING if finding.holds else logging.INFO, "%s: %s", finding.rule.name, finding.explanation)
@@ -197,7 +197,7 @@ def report() -> Written | None:
     served = deployment_record.standing(engine()).served
     if not served:
         return None
-    rules = monitors.read_rules(settings().watch_rules)
+    rules = monitors.read_rules(settings().monitor_rules)
     with engine().connect() as connection:
         findings = monitors.judge(connection, rules, _standing(served), experiment())
         made = make_report(connection, findings, experiment(), _offline)

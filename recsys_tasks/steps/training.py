@@ -16,8 +16,8 @@ def train_model(snapshot_id: str | None = None, from_scratch: bool = False) -> s
     chosen = settings()
     options = TrainingOptions(
         seconds=chosen.training_seconds,
-        warm_start_seconds=chosen.incremental_seconds,
-        max_epochs=chosen.training_epochs,
+        warm_start_seconds=chosen.warm_start_seconds,
+        max_epochs=chosen.max_training_epochs,
         threads=chosen.training_threads,
         seed=chosen.seed,
         checkpoints=chosen.home / "checkpoints",

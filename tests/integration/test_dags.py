@@ -126,7 +126,7 @@ def test_dropped_files_are_ingested_one_by_one_and_a_bad_one_stops_no_other(stac
 
 def test_the_warehouse_is_maintained(stack: dict[str, str]) -> None:
     before = _rows(stack, "select count(*) from events")
-    kept = {**stack, "RECSYS_KEEP_EVENTS_DAYS": "30", "RECSYS_KEEP_SNAPSHOTS_DAYS": "1"}
+    kept = {**stack, "RECSYS_EVENT_RETENTION_DAYS": "30", "RECSYS_SNAPSHOT_RETENTION_DAYS": "1"}
     told = _airflow(kept, "dags", "test", "maintain_warehouse", "--conf", '{"dry_run": true}')
     assert "would drop months events_2017_" in told
     assert _rows(stack, "select count(*) from events") == before

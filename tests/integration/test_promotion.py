@@ -27,6 +27,7 @@ from recsys_tasks.client.admin import AdminClient
 from recsys_tasks.client.fleet import PushFailed
 from recsys_tasks.engine.bundle import DECODER, MANIFEST, bundle_digest, seal
 from recsys_tasks.errors import ConfigurationError, InputError, UnavailableError
+from recsys_tasks.monitoring.monitors import Alarm
 from recsys_tasks.names import CHAMPION, PREVIOUS, REGISTERED_MODEL
 from recsys_tasks.promotion.deployment_record import PROMOTED, REFUSED, Subject, one_at_a_time, record
 from recsys_tasks.registry import versions
@@ -500,7 +501,7 @@ def test_an_alarm_takes_the_version_back_once_and_the_record_says_why(shop: Shop
     shop.promote("2")
     _alarm(shop, "2", "roll_back")
     found = monitoring.react()
-    assert (found.rolled_back_to, found.retrain) == ("1", False)
+    assert (found.rolled_back_to, found.retrain) == ("1", [])
     assert shop.serving() == ["1", "1", "1"]
     assert shop.last.decision == "rolled_back"
     assert shop.last.reasons == ["loses: 1% against 3%"]
@@ -556,6 +557,11 @@ def test_of_each_alarm_somebody_is_told_though_at_first_nobody_hears(shop: Shop)
     with shop.warehouse.begin() as connection:
         connection.execute(text("update alarms set closed_at = now()"))  # meanwhile it holds no more
     heard: list[str] = []
+
+    def send(alarm: Alarm) -> bool:
+        heard.append(alarm.explanation)
+        return True
+
     for _ in range(2):
-        monitoring.tell(lambda alarm: heard.append(alarm.explanation) is None)
+        monitoring.tell(send)
     assert heard == ["1% against 3%"]

@@ -20,9 +20,9 @@ WEEKS = [loop.FIRST_INTERVAL + n * timedelta(days=7) for n in range(4)]
 def _replayed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     settings.cache_clear()
     if request.param:
-        monkeypatch.setenv("RECSYS_REPLAY_FROM", request.param)
+        monkeypatch.setenv("RECSYS_SIMULATION_START", request.param)
     else:
-        monkeypatch.delenv("RECSYS_REPLAY_FROM", raising=False)
+        monkeypatch.delenv("RECSYS_SIMULATION_START", raising=False)
 
 
 @pytest.mark.usefixtures("_replayed")
