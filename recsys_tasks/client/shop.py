@@ -16,11 +16,11 @@ from urllib.parse import quote
 import httpx
 import msgspec
 
+from recsys_tasks.engine.items import Item
 from recsys_tasks.serving.messages import (
     BatchAnswer,
     Event,
     EventsAnswer,
-    Item,
     ItemAnswer,
     Problem,
     RecommendationAnswer,

@@ -15,7 +15,7 @@ from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.names import FIRST_ITEM
 
 if TYPE_CHECKING:
-    from recsys_tasks.serving.messages import Item
+    from recsys_tasks.engine.items import Item
 
 Value = str | float | bool
 

@@ -17,6 +17,7 @@ from recsys_tasks.engine.explanations import LIKED, MATCHES, PINNED, POPULAR, RI
 from recsys_tasks.engine.graphs import Graph
 from recsys_tasks.engine.impression_discounting import Tired
 from recsys_tasks.engine.item_updates import Addition, with_additions
+from recsys_tasks.engine.items import Recommendation
 from recsys_tasks.engine.merchandising import Rules
 from recsys_tasks.engine.ranking import Ranked, Ranking, Wishes
 from recsys_tasks.engine.scoring import Known, Mixed, NextItem, Rising, Scores
@@ -25,7 +26,6 @@ from recsys_tasks.engine.throttle import Pause, no_pause
 from recsys_tasks.engine.trending import Lately
 from recsys_tasks.errors import GoldenMismatch, InputError
 from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM
-from recsys_tasks.serving.messages import Recommendation
 
 if TYPE_CHECKING:
     from recsys_tasks.engine.text_index import TextIndex

@@ -11,9 +11,9 @@ import msgspec
 import numpy as np
 
 from recsys_tasks.engine.bundle import Bundle
+from recsys_tasks.engine.items import Item
 from recsys_tasks.engine.scoring import word_vectors
 from recsys_tasks.names import FIRST_ITEM
-from recsys_tasks.serving.messages import Item
 
 log = logging.getLogger(__name__)
 

@@ -30,8 +30,8 @@ from typing import Annotated, Final, Literal, NamedTuple
 import msgspec
 
 from recsys_tasks.engine.engine import MODEL, Answer, Method
+from recsys_tasks.engine.items import Recommendation
 from recsys_tasks.errors import InputError
-from recsys_tasks.serving.messages import Recommendation
 
 PREVIOUS: Final = "previous"
 Answers = Literal["model", "popularity", "neighbours", "previous"]

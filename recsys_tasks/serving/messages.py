@@ -10,19 +10,16 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from recsys_tasks.engine.filters import Filter, check
+from recsys_tasks.engine.items import Identifier, Item, Moment, Recommendation, Text
 from recsys_tasks.errors import InputError
 from recsys_tasks.names import SEARCH, SHOPPER
 
 _CLOCK_SKEW = timedelta(minutes=5)
 _EARLIEST_YEAR = 1970
 _DEEPEST = 20
-_NO_NUL = r"^[^\x00]*$"
 _LINES = msgspec.json.Encoder()
 
-Identifier = Annotated[str, msgspec.Meta(min_length=1, max_length=200, pattern=_NO_NUL)]
-Text = Annotated[str, msgspec.Meta(min_length=1, max_length=1_000, pattern=_NO_NUL)]
 Count = Annotated[int, msgspec.Meta(ge=1, le=500)]
-Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 EventType = Literal["search", "impression", "view", "add_to_cart", "purchase"]
 Traffic = Literal["shopper", "internal", "bot"]
 
@@ -59,18 +56,6 @@ class SessionEvent(msgspec.Struct, forbid_unknown_fields=True):
     event_type: Literal["search", "view", "add_to_cart", "purchase"] = "view"
     event_time: Moment | None = None
     query: Text | None = None
-
-
-class Item(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """What is known of an item, in the columns of the warehouse; all that is left out is not known."""
-
-    title: Text
-    category_path: Annotated[str, msgspec.Meta(max_length=1_000, pattern=_NO_NUL)] = ""
-    brand: Annotated[str, msgspec.Meta(max_length=200, pattern=_NO_NUL)] = ""
-    price: Annotated[float, msgspec.Meta(ge=0, le=1e12)] | None = None
-    properties: dict[str, Any] = {}
-    available_from: Moment | None = None
-    available_until: Moment | None = None
 
 
 class StagedChange(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -123,18 +108,6 @@ class RecommendationBatch(msgspec.Struct, forbid_unknown_fields=True):
     """Several requests for recommendations at once."""
 
     requests: Annotated[list[RecommendationRequest], msgspec.Meta(min_length=1, max_length=100)]
-
-
-class Recommendation(msgspec.Struct, frozen=True):
-    """An item with its share of the probability, where it comes from (`model`, `search`, `interests`, `popular`,
-    `neighbours` or `pinned`), and why it is there: in words, and the item that they are about, if about one."""
-
-    item_id: str
-    title: str
-    score: float
-    source: str
-    reason: str
-    because_of: str | None = None
 
 
 class RecommendationAnswer(msgspec.Struct):

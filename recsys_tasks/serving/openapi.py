@@ -9,13 +9,12 @@ from typing import Any
 
 import msgspec
 
+from recsys_tasks.engine.items import Identifier, Item
 from recsys_tasks.serving.messages import (
     BatchAnswer,
     Count,
     Event,
     EventsAnswer,
-    Identifier,
-    Item,
     ItemAnswer,
     ModelAnswer,
     Problem,

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys_tasks.engine.engine import Answer
+from recsys_tasks.engine.items import Recommendation
 from recsys_tasks.errors import InputError
 from recsys_tasks.experiments.definition import Arm, Experiment, interleave, read_experiment
-from recsys_tasks.serving.messages import Recommendation
 
 THREE = Experiment("three", [Arm("a", 0.5), Arm("b", 0.3, "popularity"), Arm("c", 0.2, "neighbours")])
 lists = st.lists(st.sampled_from("abcdefghijkl"), unique=True, max_size=12)
