@@ -202,9 +202,9 @@ def _promote_mixed_up(walk: Walk) -> None:
 
 
 def _champion(walk: Walk) -> str:
-    from recsys_tasks.promotion.deployment_record import standing
+    from recsys_tasks.promotion.deployment_record import read_state
 
-    return standing(walk.warehouse).served[-1].model_version
+    return read_state(walk.warehouse).served[-1].model_version
 
 
 def _count(walk: Walk, table: str, where: str) -> int:

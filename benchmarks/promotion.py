@@ -76,7 +76,7 @@ def _measure(given: argparse.Namespace, home: Path, endpoints: Sequence[tuple[st
         for turn in range(given.promotions):
             began = time.perf_counter()
             if turn % 2 == 0:
-                promotion.rollback()
+                promotion.roll_back()
             else:
                 promotion.activate("2", folders[1])
             turns.append((began, time.perf_counter()))

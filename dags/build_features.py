@@ -1,9 +1,8 @@
 """The warehouse's events into an immutable feature snapshot."""
 
-from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import Param, dag, task
+from airflow.sdk import Param, task
 
 from recsys_tasks import orchestration as loop
 
@@ -25,15 +24,11 @@ Always safe: the same events and cut-off give the same snapshot. As of a past ti
 """
 
 
-@dag(
+@loop.recsys_dag(
+    DOC,
     schedule=[loop.EVENTS],
-    max_active_runs=1,
-    default_args=loop.DEFAULT_ARGS,
-    on_failure_callback=loop.on_failure,
-    deadline=loop.deadline("build_features", timedelta(hours=1)),
     params={"cutoff": Param(None, type=["null", "string"], format="date-time", description="as of when")},
-    doc_md=DOC,
-    tags=["warehouse", "model"],
+    tags=["warehouse", "model", "tier:2"],
 )
 def build_features() -> None:
     @task(outlets=[loop.SNAPSHOT], pool=loop.POOL)

@@ -1,9 +1,8 @@
 """What the endpoints saw into the warehouse's events."""
 
-from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import dag, task
+from airflow.sdk import task
 from airflow.sdk.exceptions import AirflowSkipException
 
 from recsys_tasks import orchestration as loop
@@ -28,16 +27,10 @@ Always safe: the same bytes make the same batch, and an event is known by its id
 """
 
 
-@dag(
+@loop.recsys_dag(
+    DOC,
     schedule=settings().feedback_schedule,
-    start_date=loop.FIRST_INTERVAL,
-    catchup=False,
-    max_active_runs=1,
-    default_args=loop.DEFAULT_ARGS,
-    on_failure_callback=loop.on_failure,
-    deadline=loop.deadline("collect_feedback", timedelta(hours=1)),
-    doc_md=DOC,
-    tags=["warehouse", "serving"],
+    tags=["warehouse", "serving", "tier:1"],
 )
 def collect_feedback() -> None:
     @task(multiple_outputs=False)

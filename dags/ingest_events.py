@@ -1,9 +1,9 @@
 """Source files, or a week of the default source, into the warehouse's events."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
-from airflow.sdk import CronDataIntervalTimetable, Param, dag, task
+from airflow.sdk import CronDataIntervalTimetable, Param, task
 from airflow.sdk.exceptions import AirflowSkipException
 
 from recsys_tasks import orchestration as loop
@@ -32,21 +32,16 @@ For files: trigger it with `{"source": "retailrocket", "paths": ["/path/to/file.
 """
 
 
-@dag(
+@loop.recsys_dag(
+    DOC,
     schedule=CronDataIntervalTimetable("0 0 * * 1", timezone="UTC"),
-    start_date=loop.FIRST_INTERVAL,
     end_date=loop.ingestion_end() - loop.WEEK,
     catchup=True,
-    max_active_runs=1,
-    default_args=loop.DEFAULT_ARGS,
-    on_failure_callback=loop.on_failure,
-    deadline=loop.deadline("ingest_events", timedelta(hours=1)),
     params={
         "source": Param("complete_journey", type="string", description="a source's name, or a mapping file"),
         "paths": Param([], type="array", items={"type": "string"}, description="files, for sources that read files"),
     },
-    doc_md=DOC,
-    tags=["warehouse"],
+    tags=["warehouse", "tier:2"],
 )
 def ingest_events() -> None:
     @task(pool=loop.POOL)

@@ -1,9 +1,8 @@
 """Files that were dropped in the landing folder into the warehouse's events, items and users."""
 
-from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import dag, get_current_context, task
+from airflow.sdk import get_current_context, task
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from recsys_tasks import orchestration as loop
@@ -30,16 +29,10 @@ The other files are loaded all the same; `summary` names those that failed.
 """
 
 
-@dag(
+@loop.recsys_dag(
+    DOC,
     schedule=settings().landing_schedule,
-    start_date=loop.FIRST_INTERVAL,
-    catchup=False,
-    max_active_runs=1,
-    default_args=loop.DEFAULT_ARGS,
-    on_failure_callback=loop.on_failure,
-    deadline=loop.deadline("ingest_landing", timedelta(hours=1)),
-    doc_md=DOC,
-    tags=["warehouse"],
+    tags=["warehouse", "tier:2"],
 )
 def ingest_landing() -> None:
     @task

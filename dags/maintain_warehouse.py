@@ -1,9 +1,8 @@
 """Retention, statistics, and files that nothing needs any more."""
 
-from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import Param, dag, task
+from airflow.sdk import Param, task
 
 from recsys_tasks import orchestration as loop
 
@@ -24,17 +23,11 @@ Always safe. To see what would go: trigger it with `{"dry_run": true}`.
 """
 
 
-@dag(
+@loop.recsys_dag(
+    DOC,
     schedule="30 3 * * *",
-    start_date=loop.FIRST_INTERVAL,
-    catchup=False,
-    max_active_runs=1,
-    default_args=loop.DEFAULT_ARGS,
-    on_failure_callback=loop.on_failure,
-    deadline=loop.deadline("maintain_warehouse", timedelta(hours=1)),
     params={"dry_run": Param(False, type="boolean", description="only say what would go")},
-    doc_md=DOC,
-    tags=["warehouse"],
+    tags=["warehouse", "tier:3"],
 )
 def maintain_warehouse() -> None:
     @task(pool=loop.POOL)

@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from airflow.sdk import Param, dag, task
+from airflow.sdk import Param, task
 from airflow.sdk.exceptions import AirflowSkipException
 
 from recsys_tasks import orchestration as loop
@@ -29,21 +29,21 @@ trigger it with `{"version": "7"}`. Back to the one before: `python -m recsys_ta
 
 ### When it fails
 The old champion serves everywhere, whatever failed.
-* `judge` is *skipped*: the gate refused; its log, `promotions.evidence` and the run's `decision.md` have every number.
-* `consent` is *skipped*: somebody rejected the version, or nobody answered in time; `promotions.reasons` says who.
+* `check_gate` is *skipped*: the gate refused; its log, `promotions.evidence` and the run's `decision.md` have every number.
+* `record_approval` is *skipped*: somebody rejected the version, or nobody answered in time; `promotions.reasons` says who.
 * `PushFailed`: an endpoint refused the bundle or answers otherwise than it should; those that had taken it were
   put back.
-* `watch_trial` fails with `TrialLost`: errors, slow answers or fewer clicks beside the champion; it is withdrawn.
+* `await_rollout` fails with `RolloutFailed`: errors, slow answers or fewer clicks beside the champion; it is withdrawn.
 * `UnavailableError`: an endpoint or MLflow does not answer, or another promotion is under way; the task is tried again.
 * `ConfigurationError`: `RECSYS_ADMIN_TOKEN` is not set or differs from the endpoint's, or the gate's rules are wrong.
 * `InputError`: there is no challenger or no such version, or its run or snapshot is gone; train a model.
-* `BundleUnusable` or `GoldenMismatch` in `build` or `judge`: the bundle cannot be used here; train anew.
+* `BundleUnusable` or `GoldenMismatch` in `build_bundle` or `check_gate`: the bundle cannot be used here; train anew.
 """
 
 
 @task(multiple_outputs=False)
 @loop.step
-def build(params: Any = None, triggering_asset_events: Any = None) -> dict[str, Any]:
+def build_bundle(params: Any = None, triggering_asset_events: Any = None) -> dict[str, Any]:
     from recsys_tasks.steps import promotion
 
     wanted = params["version"] or loop.from_event(triggering_asset_events, "version")
@@ -53,7 +53,7 @@ def build(params: Any = None, triggering_asset_events: Any = None) -> dict[str, 
 
 @task(multiple_outputs=False)
 @loop.step
-def judge(built: dict[str, Any]) -> dict[str, Any]:
+def check_gate(built: dict[str, Any]) -> dict[str, Any]:
     from recsys_tasks.steps import promotion
 
     decision = promotion.judge(built["version"], Path(built["bundle"]))
@@ -66,7 +66,7 @@ def judge(built: dict[str, Any]) -> dict[str, Any]:
 
 @task(multiple_outputs=False)
 @loop.step
-def consent(judged: dict[str, Any], answer: Any = None) -> dict[str, Any]:
+def record_approval(judged: dict[str, Any], answer: Any = None) -> dict[str, Any]:
     from recsys_tasks.steps import promotion
 
     yes, who = loop.read_answer(answer)
@@ -78,23 +78,25 @@ def consent(judged: dict[str, Any], answer: Any = None) -> dict[str, Any]:
 
 @task(multiple_outputs=False)
 @loop.step
-def begin_trial(agreed: dict[str, Any]) -> dict[str, Any]:
-    from recsys_tasks.steps import rollout
+def start_rollout(agreed: dict[str, Any]) -> dict[str, Any]:
+    from recsys_tasks.steps import promotion
 
-    began = rollout.begin(agreed["version"], Path(agreed["bundle"]), agreed["approved_by"], agreed["evidence"])
+    began = promotion.start_rollout(
+        agreed["version"], Path(agreed["bundle"]), agreed["approved_by"], agreed["evidence"]
+    )
     return {**agreed, "began": began and began.isoformat()}
 
 
 @task.sensor(poke_interval=60, mode="reschedule", timeout=30 * 24 * 3600.0)
 @loop.step
-def watch_trial(tried: dict[str, Any]) -> bool:
-    from recsys_tasks.steps import rollout
+def await_rollout(tried: dict[str, Any]) -> bool:
+    from recsys_tasks.steps import promotion
 
     began = tried["began"] and datetime.fromisoformat(tried["began"])
-    findings = rollout.look(Path(tried["bundle"]), began)
+    findings = promotion.check_rollout(Path(tried["bundle"]), began)
     if findings is None:
         return False
-    loop.note(f"version {tried['version']} passed its trial: {'; '.join(findings)}")
+    loop.note(f"version {tried['version']} passed its rollout: {'; '.join(findings)}")
     return True
 
 
@@ -109,25 +111,22 @@ def activate(agreed: dict[str, Any], outlet_events: Any = None) -> str:
     return version
 
 
-@dag(
+@loop.recsys_dag(
+    DOC,
     schedule=[loop.CHALLENGER_VERSION],
-    max_active_runs=1,
-    default_args=loop.DEFAULT_ARGS,
-    on_failure_callback=loop.on_failure,
-    deadline=loop.deadline("promote_model", timedelta(hours=1) + settings().promotion_waits),
+    max_extra_time=timedelta(hours=1) + settings().promotion_waits,
     params={"version": Param(None, type=["null", "string"], description="default: what started the run")},
-    doc_md=DOC,
-    tags=["model", "serving"],
+    tags=["model", "serving", "tier:1"],
 )
 def promote_model() -> None:
-    agreed = judge(build())
+    agreed = check_gate(build_bundle())
     if settings().approval == "person":
         approve = loop.asked_person()
         agreed >> approve
-        agreed = consent(agreed, approve.output)
-    if settings().trial:
-        agreed = begin_trial(agreed)
-        watch_trial(agreed) >> activate(agreed)
+        agreed = record_approval(agreed, approve.output)
+    if settings().has_rollout:
+        agreed = start_rollout(agreed)
+        await_rollout(agreed) >> activate(agreed)
     else:
         activate(agreed)
 

@@ -1,8 +1,6 @@
 """Aliases, endpoints and the record of promotions are made to agree."""
 
-from datetime import timedelta
-
-from airflow.sdk import dag, task
+from airflow.sdk import task
 from airflow.sdk.exceptions import AirflowSkipException
 
 from recsys_tasks import orchestration as loop
@@ -26,26 +24,20 @@ Always safe. By hand: `python -m recsys_tasks reconcile`.
 """
 
 
-@dag(
+@loop.recsys_dag(
+    DOC,
     schedule=settings().reconcile_schedule,
-    start_date=loop.FIRST_INTERVAL,
-    catchup=False,
-    max_active_runs=1,
-    default_args=loop.DEFAULT_ARGS,
-    on_failure_callback=loop.on_failure,
-    deadline=loop.deadline("reconcile_champion", timedelta(hours=1)),
-    doc_md=DOC,
-    tags=["model", "serving"],
+    tags=["model", "serving", "tier:1"],
 )
 def reconcile_champion() -> None:
     @task(multiple_outputs=False)
     @loop.step
     def reconcile() -> None:
-        from recsys_tasks.steps import reconciliation
+        from recsys_tasks.steps import promotion
 
-        found = reconciliation.reconcile()
+        found = promotion.reconcile()
         loop.note("; ".join([*found.changes, *found.problems]) or f"version {found.version} serves everywhere")
-        reconciliation.insist(found)
+        found.raise_problems()
         if not found.changes:
             raise AirflowSkipException("Nothing to put right")
 

@@ -3,14 +3,14 @@
 from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import Param, dag, task
+from airflow.sdk import Param, task
 
 from recsys_tasks import orchestration as loop
 
 DOC = """
 ### What it does
 Trains the encoder-decoder Transformer on a snapshot, from the champion's weights where there is a champion, or from
-the start, with the whole time budget, where `watch_feedback` asks for that (asset `retraining`); evaluates it and the
+the start, with the whole time budget, where `monitor_feedback` asks for that (asset `retraining`); evaluates it and the
 baselines on the snapshot's test part; registers it as `session-recommender` with the alias `challenger`.
 
 **Reads** a snapshot. **Writes** an MLflow run with parameters, metrics per epoch, the evaluation and the model,
@@ -31,18 +31,15 @@ snapshot: trigger it with `{"snapshot_id": "…"}`; from the start: `{"from_scra
 """
 
 
-@dag(
+@loop.recsys_dag(
+    DOC,
     schedule=(loop.SNAPSHOT | loop.RETRAINING),
-    max_active_runs=1,
-    default_args=loop.DEFAULT_ARGS | {"execution_timeout": timedelta(hours=6)},
-    on_failure_callback=loop.on_failure,
-    deadline=loop.deadline("train_model", timedelta(hours=1)),
+    task_args={"execution_timeout": timedelta(hours=6)},
     params={
         "snapshot_id": Param(None, type=["null", "string"], description="default: what started the run, or the latest"),
         "from_scratch": Param(False, type="boolean", description="leave the champion's weights aside"),
     },
-    doc_md=DOC,
-    tags=["model"],
+    tags=["model", "tier:2"],
 )
 def train_model() -> None:
     @task

@@ -266,16 +266,16 @@ def _reproduce(given: argparse.Namespace) -> None:
 
 
 def _promote(given: argparse.Namespace) -> None:
-    from recsys_tasks.steps import promotion, rollout
+    from recsys_tasks.steps import promotion
 
     number, folder = promotion.build(given.version)
     decision = promotion.judge(number, folder)
     if not decision.promote:
         raise RecsysError("\n  ".join([f"Version {number} is refused", *decision.reasons]))
     by, evidence = _by_hand(), decision.as_dict()
-    if settings().trial:
-        began = rollout.begin(number, folder, by, evidence)
-        while (findings := rollout.look(folder, began)) is None:
+    if settings().has_rollout:
+        began = promotion.start_rollout(number, folder, by, evidence)
+        while (findings := promotion.check_rollout(folder, began)) is None:
             time.sleep(_LOOK_SECONDS)
         decision.notes.extend(findings)
     promotion.activate(number, folder, decision.reasons, by, evidence)
@@ -285,7 +285,7 @@ def _promote(given: argparse.Namespace) -> None:
 def _rollback(given: argparse.Namespace) -> None:
     from recsys_tasks.steps import promotion
 
-    _show(given, {"version": promotion.rollback(given.reason, _by_hand())})
+    _show(given, {"version": promotion.roll_back(given.reason, _by_hand())})
 
 
 def _by_hand() -> str:
@@ -293,11 +293,11 @@ def _by_hand() -> str:
 
 
 def _reconcile(given: argparse.Namespace) -> None:
-    from recsys_tasks.steps import reconciliation
+    from recsys_tasks.steps import promotion
 
-    found = reconciliation.reconcile()
+    found = promotion.reconcile()
     _show(given, found._asdict())
-    reconciliation.insist(found)
+    found.raise_problems()
 
 
 def _serve(given: argparse.Namespace) -> None:
@@ -315,10 +315,10 @@ def _feedback(given: argparse.Namespace) -> None:
 def _watch(given: argparse.Namespace) -> None:
     from recsys_tasks.steps import monitoring
 
-    counted = monitoring.count()
-    found = monitoring.watch()
+    counted = monitoring.attribute_outcomes()
+    found = monitoring.check_monitors()
     reaction = monitoring.react()
-    lines = {("!! " if finding.holds else "") + finding.rule.name: finding.explanation for finding in found}
+    lines = {("!! " if finding.fires else "") + finding.rule.name: finding.explanation for finding in found}
     followed = {"rolled_back_to": reaction.rolled_back_to, "retrain": bool(reaction.retrain)}
     _show(given, {"days": len(counted.days), "requests": counted.requests, **lines, **followed})
 

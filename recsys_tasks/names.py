@@ -79,3 +79,6 @@ SHOPPER: Final = "shopper"
 RETURNING: Final = "returning"
 NEW: Final = "new"
 ANONYMOUS: Final = "anonymous"
+
+SHADOW: Final = "shadow"
+CANARY: Final = "canary"

@@ -132,7 +132,7 @@ class Settings(BaseSettings):
         return self.admin_token.get_secret_value()
 
     @property
-    def trial(self) -> bool:
+    def has_rollout(self) -> bool:
         """Whether a challenger is tried before it serves everybody."""
         return bool(self.shadow_share or self.canary_share)
 

@@ -35,7 +35,7 @@ from recsys_tasks.experiments.online_metrics import (
 )
 from recsys_tasks.experiments.verdicts import Verdict, arm_figures, exploring, verdicts
 from recsys_tasks.interval import Interval
-from recsys_tasks.monitoring.monitors import Found, shown_between
+from recsys_tasks.monitoring.monitors import Finding, serving_period
 from recsys_tasks.names import RECOMMENDATIONS
 from recsys_tasks.warehouse import statement
 
@@ -75,7 +75,7 @@ class Report:
     funnel: list[Any] = field(default_factory=list)
     verdicts: list[Verdict] = field(default_factory=list)
     versions: list[OfVersion] = field(default_factory=list)
-    findings: list[Found] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
     alarms: list[Any] = field(default_factory=list)
     decisions: list[Any] = field(default_factory=list)
     waiting: list[Any] = field(default_factory=list)
@@ -101,7 +101,7 @@ class Report:
 
 def make_report(
     connection: Connection,
-    findings: list[Found],
+    findings: list[Finding],
     experiment: Experiment | None,
     offline_of: Callable[[str], Mapping[str, float]],
 ) -> Report | None:
@@ -113,7 +113,7 @@ def make_report(
         experiment: that the endpoints run.
         offline_of: gives the offline figures of a run.
     """
-    whole = shown_between(connection)
+    whole = serving_period(connection)
     if whole is None:
         return None
     report = Report(whole, findings=findings)
@@ -164,7 +164,7 @@ def _versions(
     found = []
     for shown, figures in online_metrics(connection, whole).items():
         ours = (shown.list, shown.experiment, shown.segment) == (RECOMMENDATIONS, name, ALL) and shown.arm in arms
-        times = shown_between(connection, shown.model_version) if ours else None
+        times = serving_period(connection, shown.model_version) if ours else None
         if times is None or shown.model_version not in run_of:
             continue
         offline = offline_of(run_of[shown.model_version])
@@ -206,7 +206,7 @@ def _headlines(connection: Connection, report: Report, experiment: Experiment | 
             f"Exploring: {cost.shown:.2%} of what was shown was acted on; without chance it would be"
             f" {without.value:.2%} ({without.low:.2%} to {without.high:.2%}, by the chances that were noted)."
         )
-    held = [found for found in report.findings if found.holds]
+    held = [found for found in report.findings if found.fires]
     lines += [f"Alarm: {found.rule.name}: {found.explanation}." for found in held]
     return lines
 

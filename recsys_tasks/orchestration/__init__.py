@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from airflow.sdk import Asset
+from airflow.sdk import Asset, dag
 
 from recsys_tasks.interval import Interval
 from recsys_tasks.orchestration.alerts import deadline, on_alarm, on_failure
@@ -24,7 +24,7 @@ CHAMPION_VERSION = Asset("champion", uri="x-recsys://models/champion")
 
 OWNER = "recommendations"
 # Retries help where something does not answer. Wrong input and broken invariants fail at once, see `step`.
-DEFAULT_ARGS: dict[str, Any] = {
+TASK_ARGS: dict[str, Any] = {
     "owner": OWNER,
     "retries": 2,
     "retry_delay": timedelta(seconds=10),
@@ -59,6 +59,45 @@ def interval_to_ingest(start: datetime | None, end: datetime | None) -> Interval
 def is_latest(end: datetime | None, now: datetime) -> bool:
     """Whether no later interval is due yet, so that a catch-up of many weeks rebuilds features once, at its end."""
     return end is None or end + WEEK > min(ingestion_end(), now)
+
+
+def recsys_dag(
+    doc_md: str,
+    schedule: Any,
+    tags: Sequence[str],
+    max_extra_time: timedelta = timedelta(hours=1),
+    task_args: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Callable[[Callable[[], None]], Any]:
+    """Airflow's `dag` decorator with the arguments that all DAGs share; the DAG is named after the function.
+
+    Args:
+        doc_md: documentation for Airflow's page.
+        schedule: assets or a clock.
+        tags: rooms and tier; the owner is added.
+        max_extra_time: a run that takes this much longer than the last ones misses its deadline.
+        task_args: arguments of all tasks beside `TASK_ARGS`.
+        options: further arguments of `dag`, in place of the shared ones.
+    """
+
+    def decorate(function: Callable[[], None]) -> Any:
+        shared: dict[str, Any] = {
+            "start_date": FIRST_INTERVAL,
+            "catchup": False,
+            "max_active_runs": 1,
+            "on_failure_callback": on_failure,
+            "deadline": deadline(function.__name__, max_extra_time),
+        }
+        decorator = dag(
+            schedule=schedule,
+            default_args=TASK_ARGS | dict(task_args or {}),
+            doc_md=doc_md,
+            tags=[f"owner:{OWNER}", *tags],
+            **(shared | options),
+        )
+        return decorator(function)
+
+    return decorate
 
 
 def step(function: Any) -> Any:

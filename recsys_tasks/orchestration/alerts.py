@@ -11,7 +11,7 @@ import httpx
 from recsys_tasks.settings import settings
 
 if TYPE_CHECKING:
-    from recsys_tasks.monitoring.monitors import Alarm
+    from recsys_tasks.monitoring.alarms import Alarm
 
 log = logging.getLogger(__name__)
 _SECONDS = 5.0

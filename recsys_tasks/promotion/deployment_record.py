@@ -1,4 +1,4 @@
-"""The table `promotions`: every decision about a version, and by them, what is to serve."""
+"""The table `promotions`: every decision about a version, and the deployment state that follows from them."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from recsys_tasks.errors import UnavailableError
 from recsys_tasks.warehouse import statement
 
 PROMOTED, REFUSED, FAILED, ROLLED_BACK = "promoted", "refused", "failed", "rolled_back"
-TRIAL, WITHDRAWN, RECONCILED = "trial", "withdrawn", "reconciled"
+ROLLOUT, WITHDRAWN, RECONCILED = "rollout", "withdrawn", "reconciled"
 _LOCK = 0x70726F6D  # "prom"
 _WAIT_SECONDS = 120
+_LOCK_NOT_AVAILABLE = "55P03"  # SQLSTATE of PostgreSQL
 
 
-class Subject(NamedTuple):
-    """What a decision is about: a version, where it comes from, and its bundle."""
+class DeployedVersion(NamedTuple):
+    """A registered version, where it comes from, and the digest of its bundle (None while it has none)."""
 
     model_version: str
     run_id: str
@@ -29,67 +30,68 @@ class Subject(NamedTuple):
     bundle_digest: str | None
 
 
-class Decided(NamedTuple):
-    """A decision of the table."""
+class RecordedDecision(NamedTuple):
+    """A row of the table."""
 
-    subject: Subject
+    version: DeployedVersion
     decision: str
     decided_at: datetime
 
 
-class Standing(NamedTuple):
-    """What the decisions come to.
+class DeploymentState(NamedTuple):
+    """What should serve, by the decisions so far.
 
     Attributes:
-        served: what served, oldest first; the last is to serve now, a rollback goes to the one before it.
-        trial: what is on trial beside it, if anything.
+        served: versions that serve or served, oldest first; the last should serve now, a rollback returns to the one
+            before it.
+        rollout: the start of the rollout under way, if there is one.
     """
 
-    served: list[Subject]
-    trial: Decided | None
+    served: list[DeployedVersion]
+    rollout: RecordedDecision | None
 
 
-def standing(warehouse: Engine) -> Standing:
-    """What is to serve, and what is on trial."""
+def read_state(warehouse: Engine) -> DeploymentState:
+    """Reads the decisions and returns the state they lead to."""
     with warehouse.connect() as connection:
         rows = connection.execute(statement("promotion/decisions")).all()
-    return follow(Decided(Subject(*row[:4]), row.decision, row.decided_at) for row in rows)
+    return replay_decisions(RecordedDecision(DeployedVersion(*row[:4]), row.decision, row.decided_at) for row in rows)
 
 
-def follow(decisions: Iterable[Decided]) -> Standing:
-    """What decisions come to, oldest first: a promotion comes on top, a rollback takes the top away."""
-    served: list[Subject] = []
-    trial: Decided | None = None
-    for decided in decisions:
-        if decided.decision == PROMOTED:
-            served.append(decided.subject)
-        elif decided.decision == ROLLED_BACK:
-            served[-2:] = [decided.subject]
-        elif decided.decision == RECONCILED:
-            served[-1:] = [decided.subject]
-        if decided.decision == TRIAL:
-            trial = decided
-        elif trial is not None and _ends(trial, decided):
-            trial = None
-    return Standing(served, trial)
+def replay_decisions(decisions: Iterable[RecordedDecision]) -> DeploymentState:
+    """Returns the state that decisions, oldest first, lead to: a promotion is pushed on a stack, a rollback pops it."""
+    served: list[DeployedVersion] = []
+    rollout: RecordedDecision | None = None
+    for recorded in decisions:
+        if recorded.decision == PROMOTED:
+            served.append(recorded.version)
+        elif recorded.decision == ROLLED_BACK:
+            served[-2:] = [recorded.version]
+        elif recorded.decision == RECONCILED:
+            served[-1:] = [recorded.version]
+        if recorded.decision == ROLLOUT:
+            rollout = recorded
+        elif rollout is not None and _ends_rollout(rollout, recorded):
+            rollout = None
+    return DeploymentState(served, rollout)
 
 
-def _ends(trial: Decided, later: Decided) -> bool:
-    same = later.subject.model_version == trial.subject.model_version
-    return later.decision == ROLLED_BACK or (same and later.decision in (PROMOTED, FAILED, WITHDRAWN))
+def _ends_rollout(rollout: RecordedDecision, later: RecordedDecision) -> bool:
+    same_version = later.version.model_version == rollout.version.model_version
+    return later.decision == ROLLED_BACK or (same_version and later.decision in (PROMOTED, FAILED, WITHDRAWN))
 
 
-def record(
+def insert_decision(
     warehouse: Engine,
-    subject: Subject,
+    version: DeployedVersion,
     decision: str,
     reasons: Sequence[str],
     approved_by: str | None = None,
     evidence: Any = None,
 ) -> None:
-    """Writes a decision down, with every reason; a refusal of the same bundle for the same reasons once only."""
+    """Inserts a decision with every reason; a refusal of the same bundle for the same reasons is stored once."""
     row = {
-        **subject._asdict(),
+        **version._asdict(),
         "decision": decision,
         "reasons": json.dumps(list(reasons)),
         "approved_by": approved_by,
@@ -100,18 +102,18 @@ def record(
 
 
 @contextmanager
-def one_at_a_time(warehouse: Engine, wait_seconds: int = _WAIT_SECONDS) -> Iterator[None]:
-    """Whoever changes what serves holds this; a process that dies lets go of it.
+def deployment_lock(warehouse: Engine, wait_seconds: int = _WAIT_SECONDS) -> Iterator[None]:
+    """Holds the lock that every change of the deployment takes; it is released if the process dies.
 
     Raises:
-        UnavailableError: another one holds it, and did not let go in time.
+        UnavailableError: another process holds the lock and did not release it within `wait_seconds`.
     """
     with warehouse.begin() as connection:
         connection.execute(text(f"set local lock_timeout = '{max(1000 * wait_seconds, 1)}ms'"))
         try:
             connection.execute(text("select pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
         except OperationalError as error:
-            if getattr(error.orig, "sqlstate", None) != "55P03":
+            if getattr(error.orig, "sqlstate", None) != _LOCK_NOT_AVAILABLE:
                 raise
             raise UnavailableError("Another promotion or rollback is under way; try again when it has ended") from error
         yield

@@ -17,12 +17,11 @@ import numpy as np
 from recsys_tasks.engine.engine import Answer, Engine
 from recsys_tasks.engine.item_updates import Addition
 from recsys_tasks.engine.probe import Measured
+from recsys_tasks.names import CANARY, SHADOW
 
 log = logging.getLogger(__name__)
 
 HELD: Final = "held"
-SHADOW: Final = "shadow"
-CANARY: Final = "canary"
 Mode = Literal["held", "shadow", "canary"]
 Ask = Callable[[Engine], Answer]
 

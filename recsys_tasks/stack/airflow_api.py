@@ -10,7 +10,7 @@ import httpx
 DAGS = (
     "maintain_warehouse",
     "reconcile_champion",
-    "watch_feedback",
+    "monitor_feedback",
     "collect_feedback",
     "promote_model",
     "train_model",

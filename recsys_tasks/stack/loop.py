@@ -58,8 +58,8 @@ class Walk:
         if not self._shopped_on(1):
             self._shop(1)
             ingestion.load_feedback(ingestion.fetch_feedback())
-            monitoring.count()
-            monitoring.watch()
+            monitoring.attribute_outcomes()
+            monitoring.check_monitors()
 
     def begin(self) -> None:
         """Lets Airflow run everything; what it ran before is not told again."""

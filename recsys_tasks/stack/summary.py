@@ -12,7 +12,7 @@ from rich.table import Table
 from sqlalchemy import Engine, text
 
 from recsys_tasks.errors import InvariantError
-from recsys_tasks.promotion.deployment_record import standing
+from recsys_tasks.promotion.deployment_record import read_state
 from recsys_tasks.stack.environment import Ports
 from recsys_tasks.stack.loop import Walk
 from recsys_tasks.steps import monitoring
@@ -27,7 +27,7 @@ def verify(walk: Walk, ports: Ports) -> str:
         InvariantError: it is not so; says what was found.
     """
     serving = httpx.get(f"{ports.url('endpoint')}/v1/model", timeout=30).json()
-    served = standing(walk.warehouse).served
+    served = read_state(walk.warehouse).served
     promoted = served[-1].model_version if served else None
     if serving.get("model_version") != promoted:
         raise InvariantError(f"The endpoint serves {serving.get('model_version')}, but {promoted} was promoted")

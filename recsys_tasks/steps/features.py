@@ -8,8 +8,7 @@ from recsys_tasks.features.snapshot import (
     Snapshot,
     SnapshotParameters,
     build_snapshot,
-    latest_snapshot_id,
-    open_snapshot,
+    find_snapshot,
 )
 from recsys_tasks.settings import settings
 from recsys_tasks.warehouse import engine
@@ -26,4 +25,4 @@ def build_features(cutoff: datetime | None = None, known: int | None = None) -> 
 
 def snapshot(snapshot_id: str | None = None) -> Snapshot:
     """The snapshot of that id, or the latest."""
-    return open_snapshot(settings().snapshots, snapshot_id or latest_snapshot_id(engine()))
+    return find_snapshot(engine(), settings().snapshots, snapshot_id)

@@ -1,4 +1,4 @@
--- An alarm asks for two things, each of which is noted only once it is done, so that what a kill leaves undone is done
--- the next time: its action (acted_at), and that somebody is told of it (told_at).
-alter table alarms add column told_at timestamptz;
-update alarms set told_at = coalesce(acted_at, closed_at);
+-- An alarm asks for two effects: its action (acted_at) and a notification (notified_at). Each is recorded after it is
+-- done, so that a process that is killed in between repeats it.
+alter table alarms add column notified_at timestamptz;
+update alarms set notified_at = coalesce(acted_at, closed_at);

@@ -27,14 +27,15 @@ from recsys_tasks.client.admin import AdminClient
 from recsys_tasks.client.fleet import PushFailed
 from recsys_tasks.engine.bundle import DECODER, MANIFEST, bundle_digest, seal
 from recsys_tasks.errors import ConfigurationError, InputError, UnavailableError
-from recsys_tasks.monitoring.monitors import Alarm
+from recsys_tasks.monitoring.alarms import Alarm
 from recsys_tasks.names import CHAMPION, PREVIOUS, REGISTERED_MODEL
-from recsys_tasks.promotion.deployment_record import PROMOTED, REFUSED, Subject, one_at_a_time, record
+from recsys_tasks.promotion.deployment_record import PROMOTED, REFUSED, deployment_lock
+from recsys_tasks.promotion.rollout import RolloutFailed
 from recsys_tasks.registry import versions
 from recsys_tasks.registry.tracking import client
 from recsys_tasks.settings import settings
 from recsys_tasks.stack.environment import any_free_port
-from recsys_tasks.steps import monitoring, promotion, reconciliation, rollout
+from recsys_tasks.steps import monitoring, promotion
 from recsys_tasks.warehouse import database_url, engine
 from tests.conftest import database, fresh_warehouse
 from tests.integration.endpoints import TOKEN, running_endpoint, served_versions
@@ -127,7 +128,7 @@ def shop(world: tuple[Engine, list[str], dict[str, Path]], monkeypatch: pytest.M
     warehouse, urls, folders = world
     found = Shop(warehouse, urls, folders, monkeypatch)
     found.talk_to(*urls)
-    promotion.endpoints().discard()
+    promotion.deployment().fleet.discard()
     with warehouse.begin() as connection:
         connection.execute(text("delete from promotions"))
         connection.execute(text("delete from events"))
@@ -161,13 +162,13 @@ def test_a_promoted_version_serves_everywhere_and_the_registry_and_the_record_sa
 
 
 def test_a_refusal_that_is_recorded_again_stands_there_once_and_other_decisions_each_time(warehouse: Engine) -> None:
-    bundle = Subject("2", "run", "snapshot", "digest")
+    bundle = DeployedVersion("2", "run", "snapshot", "digest")
     for reasons in (["too slow"], ["too slow"], ["too slow", "too old"]):
-        record(warehouse, bundle, REFUSED, reasons, evidence={"findings": []})
-        record(warehouse, bundle._replace(bundle_digest=None), REFUSED, reasons)
-    record(warehouse, bundle._replace(bundle_digest="another"), REFUSED, ["too slow"])
+        insert_decision(warehouse, bundle, REFUSED, reasons, evidence={"findings": []})
+        insert_decision(warehouse, bundle._replace(bundle_digest=None), REFUSED, reasons)
+    insert_decision(warehouse, bundle._replace(bundle_digest="another"), REFUSED, ["too slow"])
     for _ in range(2):  # what serves follows from these, so that each counts
-        record(warehouse, bundle, PROMOTED, ["good"])
+        insert_decision(warehouse, bundle, PROMOTED, ["good"])
     with warehouse.connect() as connection:
         rows = connection.execute(
             text(
@@ -188,15 +189,15 @@ def test_a_refusal_that_is_recorded_again_stands_there_once_and_other_decisions_
 def test_a_rollback_brings_the_version_before_back_everywhere(shop: Shop) -> None:
     shop.promote("2")
     shop.promote("3")
-    assert promotion.rollback("it recommends nothing but socks", "somebody") == "2"
+    assert promotion.roll_back("it recommends nothing but socks", "somebody") == "2"
     assert shop.serving() == ["2", "2", "2"]
     assert (_alias(CHAMPION), _alias(PREVIOUS)) == ("2", "1")
     assert (shop.last.decision, shop.last.reasons) == ("rolled_back", ["it recommends nothing but socks"])
     assert "socks" in client().get_model_version(REGISTERED_MODEL, "3").tags["serving"]
-    assert promotion.rollback() == "1"  # endpoints keep one bundle of before; the pipeline has the others
+    assert promotion.roll_back() == "1"  # endpoints keep one bundle of before; the pipeline has the others
     assert shop.serving() == ["1", "1", "1"]
     with pytest.raises(InputError, match="No version was promoted before 1"):
-        promotion.rollback()
+        promotion.roll_back()
 
 
 def test_with_one_of_three_endpoints_away_the_old_version_serves_on(shop: Shop) -> None:
@@ -216,11 +217,11 @@ def test_a_rollback_goes_as_far_as_it_can_and_reconciling_does_the_rest(shop: Sh
         shop.talk_to(*shop.urls, fourth)
         shop.promote("2")
     with pytest.raises(UnavailableError, match=rf"not everywhere: {fourth}.*reconcile"):
-        promotion.rollback()
+        promotion.roll_back()
     assert shop.serving() == ["1", "1", "1"]
     with running_endpoint(tmp_path / "fourth", port=port):
         assert served_versions([fourth]) == ["2"]
-        found = reconciliation.reconcile()
+        found = promotion.reconcile()
         assert (found.version, found.problems) == ("1", [])
         assert served_versions([fourth]) == ["1"]
         assert (shop.last.decision, shop.last.reasons) == ("reconciled", [f"{fourth} served version 2"])
@@ -240,11 +241,11 @@ def test_a_rollback_needs_no_registry_and_reconciling_tells_it_later(shop: Shop)
     tracking = os.environ["RECSYS_MLFLOW_TRACKING_URI"]
     shop.set(MLFLOW_TRACKING_URI=_away())
     with pytest.raises(UnavailableError, match="Version 1 serves everywhere, only the registry does not know yet"):
-        promotion.rollback()
+        promotion.roll_back()
     assert shop.serving() == ["1", "1", "1"]
     shop.set(MLFLOW_TRACKING_URI=tracking)
     assert _alias(CHAMPION) == "2"
-    assert reconciliation.reconcile().changes == [
+    assert promotion.reconcile().changes == [
         "alias champion from version 2 to 1",
         "alias previous from version 1 to none",
     ]
@@ -287,21 +288,21 @@ def test_a_promotion_killed_between_staging_and_activation_is_done_by_trying_aga
 def test_a_promotion_killed_half_way_through_activation_is_taken_back_or_done_by_trying_again(shop: Shop) -> None:
     digest = bundle_digest(shop.folders["2"])
     for again in (False, True):
-        promotion.endpoints().stage(shop.folders["2"], digest)
+        promotion.deployment().fleet.stage(shop.folders["2"], digest)
         AdminClient(shop.urls[0], TOKEN).change_staged(digest, "active")
         assert shop.serving() == ["2", "1", "1"]
         if again:
             shop.promote("2")
             assert shop.serving() == ["2", "2", "2"]
         else:
-            assert f"{shop.urls[0]} served version 2" in reconciliation.reconcile().changes
+            assert f"{shop.urls[0]} served version 2" in promotion.reconcile().changes
             assert shop.serving() == ["1", "1", "1"]
             assert all(AdminClient(url, TOKEN).models()["staged"] is None for url in shop.urls)
 
 
 def test_what_was_activated_before_a_kill_is_taken_back_where_trying_again_fails(shop: Shop) -> None:
     digest = bundle_digest(shop.folders["2"])
-    promotion.endpoints().stage(shop.folders["2"], digest)
+    promotion.deployment().fleet.stage(shop.folders["2"], digest)
     AdminClient(shop.urls[0], TOKEN).change_staged(digest, "active")
     leaving = _away()
     shop.talk_to(*shop.urls, leaving)
@@ -331,16 +332,16 @@ def test_two_promotions_at_once_come_one_after_the_other(shop: Shop) -> None:
 
 
 def test_while_a_promotion_is_under_way_reconciling_leaves_it_alone(shop: Shop) -> None:
-    with one_at_a_time(shop.warehouse), pytest.raises(UnavailableError, match="under way"):
-        reconciliation.reconcile()
+    with deployment_lock(shop.warehouse), pytest.raises(UnavailableError, match="under way"):
+        promotion.reconcile()
 
 
 def test_an_alias_moved_by_hand_goes_back_to_what_serves(shop: Shop) -> None:
     client().set_registered_model_alias(REGISTERED_MODEL, CHAMPION, "3")
-    assert reconciliation.reconcile().changes == ["alias champion from version 3 to 1"]
+    assert promotion.reconcile().changes == ["alias champion from version 3 to 1"]
     assert _alias(CHAMPION) == "1"
     assert shop.last.decision == "reconciled"
-    assert reconciliation.reconcile().changes == []
+    assert promotion.reconcile().changes == []
 
 
 def test_a_bundle_beyond_a_limit_is_activated_nowhere(shop: Shop, tmp_path: Path) -> None:
@@ -371,7 +372,7 @@ class TestTrial:
     @pytest.fixture
     def began(self, shop: Shop) -> datetime:
         shop.set(SHADOW_SHARE=1.0, SHADOW_MINUTES=60, CANARY_SHARE=0.5, CANARY_HOURS=24)
-        began = rollout.begin("2", shop.folders["2"], "somebody")
+        began = promotion.start_rollout("2", shop.folders["2"], "somebody")
         assert began is not None
         return began
 
@@ -382,13 +383,13 @@ class TestTrial:
     def test_it_goes_through_its_phases_and_ends_with_a_finding(self, shop: Shop, began: datetime) -> None:
         folder = shop.folders["2"]
         assert self._modes(shop) == ["shadow"] * 3
-        again = rollout.begin("2", folder, "somebody")  # it goes on
+        again = promotion.start_rollout("2", folder, "somebody")  # it goes on
         assert again is not None
         assert again < began + timedelta(seconds=1)
-        assert rollout.look(folder, began) is None
-        assert rollout.look(folder, began - timedelta(hours=2)) is None
+        assert promotion.check_rollout(folder, began) is None
+        assert promotion.check_rollout(folder, began - timedelta(hours=2)) is None
         assert self._modes(shop) == ["canary"] * 3
-        findings = rollout.look(folder, began - timedelta(hours=26))
+        findings = promotion.check_rollout(folder, began - timedelta(hours=26))
         assert findings is not None
         assert "not judged" in findings[-1]
         assert shop.serving() == ["1", "1", "1"]
@@ -399,40 +400,40 @@ class TestTrial:
         shop.set(CANARY_SHARE=0.5)
         with shop.warehouse.begin() as connection:
             connection.execute(text("delete from promotions"))
-        began = rollout.begin("2", shop.folders["2"], "somebody")
+        began = promotion.start_rollout("2", shop.folders["2"], "somebody")
         assert began is None
-        assert rollout.look(shop.folders["2"], began) == ["there was no champion to be tried beside"]
+        assert promotion.check_rollout(shop.folders["2"], began) == ["there was no champion to be tried beside"]
 
     def test_an_endpoint_that_lost_it_takes_part_again(self, shop: Shop, began: datetime) -> None:
         AdminClient(shop.urls[1], TOKEN).discard_staged()
-        assert rollout.look(shop.folders["2"], began) is None
+        assert promotion.check_rollout(shop.folders["2"], began) is None
         assert self._modes(shop) == ["shadow"] * 3
 
     def test_with_an_endpoint_away_it_goes_on_at_the_others(self, shop: Shop, began: datetime) -> None:
         shop.talk_to(*shop.urls, _away())
-        assert rollout.look(shop.folders["2"], began) is None
+        assert promotion.check_rollout(shop.folders["2"], began) is None
         assert self._modes(shop) == ["shadow"] * 3
 
     def test_reconciling_leaves_it_alone(self, shop: Shop, began: datetime) -> None:
-        assert reconciliation.reconcile().changes == []
+        assert promotion.reconcile().changes == []
         assert self._modes(shop) == ["shadow"] * 3
 
     def test_another_version_has_to_wait(self, shop: Shop, began: datetime) -> None:
         with pytest.raises(PushFailed, match="version 2 is on trial here"):
             shop.promote("3")
         assert (shop.serving(), self._modes(shop)) == (["1", "1", "1"], ["shadow"] * 3)
-        assert rollout.look(shop.folders["2"], began) is None
+        assert promotion.check_rollout(shop.folders["2"], began) is None
 
     def test_a_rollback_ends_it(self, shop: Shop, began: datetime) -> None:
-        assert promotion.rollback("enough") == "1"
+        assert promotion.roll_back("enough") == "1"
         assert (self._modes(shop), shop.last.decision) == ([None] * 3, "withdrawn")
-        with pytest.raises(rollout.TrialLost, match="not on trial any more"):
-            rollout.look(shop.folders["2"], began)
+        with pytest.raises(RolloutFailed, match="not on trial any more"):
+            promotion.check_rollout(shop.folders["2"], began)
 
     def test_an_alarm_about_what_serves_ends_it_and_takes_the_version_back(self, shop: Shop) -> None:
         shop.promote("3")
         shop.set(SHADOW_SHARE=1.0, SHADOW_MINUTES=60)
-        rollout.begin("2", shop.folders["2"], "somebody")
+        promotion.start_rollout("2", shop.folders["2"], "somebody")
         _alarm(shop, "3", "roll_back")
         assert monitoring.react().rolled_back_to == "1"
         assert (shop.serving(), self._modes(shop)) == (["1", "1", "1"], [None] * 3)
@@ -442,25 +443,25 @@ class TestTrial:
         ]
 
     def test_a_rollback_of_what_is_on_trial_leaves_what_serves(self, shop: Shop, began: datetime) -> None:
-        assert promotion.rollback("enough", bad="2") == "1"
+        assert promotion.roll_back("enough", bad_version="2") == "1"
         assert (shop.serving(), self._modes(shop), shop.last.decision) == (["1"] * 3, [None] * 3, "withdrawn")
         before = len(shop.decisions())
-        assert promotion.rollback("enough", bad="2") == "1"  # it is gone already
+        assert promotion.roll_back("enough", bad_version="2") == "1"  # it is gone already
         assert len(shop.decisions()) == before
 
     def test_a_significant_loss_of_clicks_withdraws_it(self, shop: Shop, began: datetime) -> None:
         began -= timedelta(hours=2)
         _shown(shop.warehouse, "1", people=400, acting=120)
         _shown(shop.warehouse, "2", people=400, acting=40)
-        with pytest.raises(rollout.TrialLost, match="40 of 400 people acted on what version 2 showed them, 120 of 400"):
-            rollout.look(shop.folders["2"], began)
+        with pytest.raises(RolloutFailed, match="40 of 400 people acted on what version 2 showed them, 120 of 400"):
+            promotion.check_rollout(shop.folders["2"], began)
         assert (shop.serving(), self._modes(shop)) == (["1", "1", "1"], [None] * 3)
         assert (shop.last.decision, shop.last.model_version) == ("withdrawn", "2")
 
     def test_one_that_nobody_looks_after_is_ended_by_reconciling(self, shop: Shop, began: datetime) -> None:
         with shop.warehouse.begin() as connection:
             connection.execute(text("update promotions set decided_at = now() - interval '9 days'"))
-        reconciliation.reconcile()
+        promotion.reconcile()
         assert self._modes(shop) == [None] * 3
         assert "withdrawn" in [row.decision for row in shop.decisions()]
 
@@ -528,10 +529,10 @@ def test_the_first_version_stays_where_there_is_nothing_to_go_back_to(shop: Shop
 def test_an_alarm_asks_for_a_training_until_that_was_asked_for(shop: Shop) -> None:
     _alarm(shop, "1", "retrain")
     lost = monitoring.react()  # whoever called was killed
-    assert "1% against 3%" in lost.why_retrain
+    assert "1% against 3%" in lost.retrain_reason
     found = monitoring.react()
     assert found == lost
-    monitoring.note_retraining(found.asking)
+    monitoring.mark_retraining(found.alarm_ids)
     assert not monitoring.react().retrain
 
 
@@ -553,7 +554,7 @@ def test_a_rollback_that_did_not_come_everywhere_is_made_no_training_of(shop: Sh
 def test_of_each_alarm_somebody_is_told_though_at_first_nobody_hears(shop: Shop) -> None:
     _alarm(shop, "1", "hold")
     assert monitoring.react().retrain == []
-    assert monitoring.tell(lambda alarm: False) == 0
+    assert monitoring.notify(lambda alarm: False) == 0
     with shop.warehouse.begin() as connection:
         connection.execute(text("update alarms set closed_at = now()"))  # meanwhile it holds no more
     heard: list[str] = []
@@ -563,5 +564,5 @@ def test_of_each_alarm_somebody_is_told_though_at_first_nobody_hears(shop: Shop)
         return True
 
     for _ in range(2):
-        monitoring.tell(send)
+        monitoring.notify(send)
     assert heard == ["1% against 3%"]

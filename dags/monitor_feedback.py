@@ -1,9 +1,8 @@
 """What came of what was shown, whether something is wrong, and what follows."""
 
-from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import dag, task
+from airflow.sdk import task
 from airflow.sdk.exceptions import AirflowSkipException
 
 from recsys_tasks import orchestration as loop
@@ -34,40 +33,36 @@ done, so that a kill loses nothing; a rollback that is done already is not done 
 """
 
 
-@dag(
+@loop.recsys_dag(
+    DOC,
     schedule=[loop.EVENTS],
-    max_active_runs=1,
-    default_args=loop.DEFAULT_ARGS,
-    on_failure_callback=loop.on_failure,
-    deadline=loop.deadline("watch_feedback", timedelta(hours=1)),
-    doc_md=DOC,
-    tags=["warehouse", "serving"],
+    tags=["warehouse", "serving", "tier:1"],
 )
-def watch_feedback() -> None:
+def monitor_feedback() -> None:
     @task(pool=loop.POOL)
     @loop.step
-    def count() -> int:
+    def attribute_outcomes() -> int:
         from recsys_tasks.steps import monitoring
 
-        counted = monitoring.count()
+        counted = monitoring.attribute_outcomes()
         loop.note(f"{counted.requests:,} requests of {len(counted.days)} days, {counted.machines} machines")
         return counted.requests
 
     @task
     @loop.step
-    def judge() -> list[str]:
+    def check_monitors() -> list[str]:
         from recsys_tasks.steps import monitoring
 
-        holds = [f"{found.rule.name}: {found.explanation}" for found in monitoring.watch() if found.holds]
-        loop.note("; ".join(holds) or "nothing to tell")
+        holds = [f"{found.rule.name}: {found.explanation}" for found in monitoring.check_monitors() if found.fires]
+        loop.note("; ".join(holds) or "no monitor fires")
         return holds
 
     @task
     @loop.step
-    def tell() -> int:
+    def notify() -> int:
         from recsys_tasks.steps import monitoring
 
-        return monitoring.tell(loop.on_alarm)
+        return monitoring.notify(loop.on_alarm)
 
     @task
     @loop.step
@@ -75,27 +70,27 @@ def watch_feedback() -> None:
         from recsys_tasks.steps import monitoring
 
         reaction = monitoring.react()
-        loop.note(reaction.words)
-        return {"alarms": reaction.asking, "why": reaction.why_retrain}
+        loop.note(reaction.summary)
+        return {"alarms": reaction.alarm_ids, "why": reaction.retrain_reason}
 
     @task(outlets=[loop.RETRAINING])
     @loop.step
-    def retrain(asked: dict[str, Any], outlet_events: Any = None) -> None:
+    def request_retraining(asked: dict[str, Any], outlet_events: Any = None) -> None:
         if not asked["alarms"]:
             raise AirflowSkipException("No alarm asks for it")
         outlet_events[loop.RETRAINING].extra = {"alarm": asked["why"]}
 
     @task
     @loop.step
-    def note_retraining(asked: dict[str, Any]) -> None:
+    def mark_retraining(asked: dict[str, Any]) -> None:
         """In a task of its own: Airflow emits the asset event when the task before this one has ended well."""
         from recsys_tasks.steps import monitoring
 
-        monitoring.note_retraining(asked["alarms"])
+        monitoring.mark_retraining(asked["alarms"])
 
     @task
     @loop.step
-    def report() -> list[str]:
+    def write_report() -> list[str]:
         from recsys_tasks.steps import monitoring
 
         written = monitoring.report()
@@ -105,9 +100,9 @@ def watch_feedback() -> None:
         return written.report.headlines
 
     asked = react()
-    count() >> judge() >> [tell(), asked]
-    retrain(asked) >> note_retraining(asked)
-    asked >> report()
+    attribute_outcomes() >> check_monitors() >> [notify(), asked]
+    request_retraining(asked) >> mark_retraining(asked)
+    asked >> write_report()
 
 
-watch_feedback()
+monitor_feedback()

@@ -1,4 +1,4 @@
-"""What the watch over feedback finds in a warehouse: arms, falls, drift; and what becomes of alarms."""
+"""Monitors on a real warehouse: arms, CTR regressions, drift, sample ratio; and the alarms they open and close."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ from recsys_tasks.experiments.definition import Arm, Experiment
 from recsys_tasks.experiments.verdicts import exploring, verdicts
 from recsys_tasks.feedback.attribution import CountingRules, count_outcomes
 from recsys_tasks.interval import Interval
-from recsys_tasks.monitoring.monitors import Found, Served, judge, open_alarms, read_rules, write_alarms
+from recsys_tasks.monitoring.alarms import read_open_alarms, write_alarms
+from recsys_tasks.monitoring.monitors import Finding, ServedModel, run_monitors
 from recsys_tasks.monitoring.report import make_report
+from recsys_tasks.monitoring.rules import read_rules
 from tests.integration.feedback import START, catalogue, did, report, shown
 
 EXPERIMENT = Experiment("x", [Arm("ours", 0.5), Arm("popular", 0.5, "popularity")])
-SERVED = Served("2", START - timedelta(days=1), "1")
+SERVED = ServedModel("2", START - timedelta(days=1), "1")
 WEEK = Interval(START - timedelta(days=20), START + timedelta(days=20))
 
 
@@ -44,37 +46,37 @@ def _lists(at: datetime, chance: Callable[[str], float], visitors: int = 400, se
     return rows
 
 
-def _judge(shop: Engine, served: Served = SERVED) -> dict[str, Found]:
+def _check(shop: Engine, served: ServedModel = SERVED) -> dict[str, Finding]:
     count_outcomes(shop, CountingRules(24, 60))
     with shop.begin() as connection:
-        found = judge(connection, read_rules(), served, EXPERIMENT)
+        found = run_monitors(connection, read_rules(), served, EXPERIMENT)
         write_alarms(connection, found, served)
     return {finding.rule.name: finding for finding in found}
 
 
-def test_before_anything_was_shown_nothing_is_found(shop: Engine) -> None:
-    assert _judge(shop) == {}
+def test_without_impressions_there_are_no_findings(shop: Engine) -> None:
+    assert _check(shop) == {}
 
 
-def test_a_version_that_loses_to_popularity_is_to_go_and_the_alarm_says_why(shop: Engine, tmp_path: Path) -> None:
+def test_a_version_below_the_popularity_baseline_asks_for_a_rollback(shop: Engine, tmp_path: Path) -> None:
     report(shop, tmp_path, _lists(START, lambda arm: 0.1 if arm == "ours" else 0.3))
-    found = _judge(shop)["loses to what is popular"]
-    assert found.holds
-    assert found.rule.then == "roll_back"
+    found = _check(shop)["CTR below the popularity baseline"]
+    assert found.fires
+    assert found.rule.action == "roll_back"
     assert "version 2 9.25%" in found.explanation
-    assert "what is popular 29.62%" in found.explanation
+    assert "the popularity baseline 29.62%" in found.explanation
     with shop.connect() as connection:
-        (alarm,) = (alarm for alarm in open_alarms(connection) if alarm.action == "roll_back")
+        (alarm,) = (alarm for alarm in read_open_alarms(connection) if alarm.action == "roll_back")
     assert (alarm.model_version, alarm.explanation) == ("2", found.explanation)
-    _judge(shop)  # once more: the same alarm
+    _check(shop)  # once more: the same alarm
     with shop.connect() as connection:
-        assert [one.alarm_id for one in open_alarms(connection) if one.action == "roll_back"] == [alarm.alarm_id]
-    _judge(shop, Served("3", SERVED.cutoff, "2"))  # of another version nothing is known
+        assert [one.alarm_id for one in read_open_alarms(connection) if one.action == "roll_back"] == [alarm.alarm_id]
+    _check(shop, ServedModel("3", SERVED.cutoff, "2"))  # of another version nothing is known
     with shop.connect() as connection:
-        assert not [one for one in open_alarms(connection) if one.action == "roll_back"]
+        assert not [one for one in read_open_alarms(connection) if one.action == "roll_back"]
 
 
-def test_where_the_version_before_does_no_better_a_training_is_asked_for_instead(shop: Engine, tmp_path: Path) -> None:
+def test_a_previous_version_that_does_no_better_asks_for_retraining_instead(shop: Engine, tmp_path: Path) -> None:
     three = Experiment("x", [Arm("ours", 0.4), Arm("popular", 0.4, "popularity"), Arm("before", 0.2, "previous")])
     rows = _lists(START, lambda arm: 0.1 if arm == "ours" else 0.3)
     for number in range(100):
@@ -84,52 +86,50 @@ def test_where_the_version_before_does_no_better_a_training_is_asked_for_instead
     report(shop, tmp_path, [*rows, *clicked])
     count_outcomes(shop, CountingRules(24, 60))
     with shop.begin() as connection:
-        (found, *_) = judge(connection, read_rules(), SERVED, three)
-    assert found.holds
-    assert found.rule.then == "retrain"
-    assert "the version before does no better (5.00%)" in found.explanation
+        (found, *_) = run_monitors(connection, read_rules(), SERVED, three)
+    assert found.fires
+    assert found.rule.action == "retrain"
+    assert "the previous version does no better (5.00%)" in found.explanation
     much = [did("view", f"i{item}", f"w{number}", request_id=f"b{number}") for number in range(100) for item in (2, 3)]
     report(shop, tmp_path, much)
     count_outcomes(shop, CountingRules(24, 60))
     with shop.begin() as connection:
-        (found, *_) = judge(connection, read_rules(), SERVED, three)
-    assert found.rule.then == "roll_back"
+        (found, *_) = run_monitors(connection, read_rules(), SERVED, three)
+    assert found.rule.action == "roll_back"
 
 
-def test_a_version_that_is_as_good_or_that_few_saw_stays(shop: Engine, tmp_path: Path) -> None:
+def test_a_version_as_good_as_the_baseline_fires_no_alarm(shop: Engine, tmp_path: Path) -> None:
     report(shop, tmp_path, _lists(START, lambda _: 0.2))
-    assert not _judge(shop)["loses to what is popular"].holds
+    assert not _check(shop)["CTR below the popularity baseline"].fires
 
 
-def test_with_few_visitors_arms_are_not_judged(shop: Engine, tmp_path: Path) -> None:
+def test_arms_with_few_visitors_are_not_compared(shop: Engine, tmp_path: Path) -> None:
     report(shop, tmp_path, _lists(START, lambda arm: 0.0 if arm == "ours" else 0.9, visitors=20))
-    assert "loses to what is popular" not in _judge(shop)
+    assert "CTR below the popularity baseline" not in _check(shop)
 
 
-def test_a_fall_against_the_days_before_asks_for_a_training(shop: Engine, tmp_path: Path) -> None:
+def test_a_ctr_regression_asks_for_retraining(shop: Engine, tmp_path: Path) -> None:
     report(shop, tmp_path, _lists(START - timedelta(days=2), lambda _: 0.3))
-    assert "click-through falls" not in _judge(shop)
+    assert "CTR regression" not in _check(shop)
     report(shop, tmp_path, _lists(START, lambda _: 0.15, seed=1))
-    found = _judge(shop)["click-through falls"]
-    assert found.holds
-    assert found.rule.then == "retrain"
+    found = _check(shop)["CTR regression"]
+    assert found.fires
+    assert found.rule.action == "retrain"
 
 
 @pytest.mark.parametrize(("popular", "then"), [(0.3, "roll_back"), (0.15, "retrain")])
-def test_a_fall_under_a_new_version_is_its_own_unless_what_is_popular_falls_too(
+def test_a_regression_under_a_new_version_asks_for_a_rollback_unless_the_baseline_falls_too(
     shop: Engine, tmp_path: Path, popular: float, then: str
 ) -> None:
     report(shop, tmp_path, _lists(START - timedelta(days=2), lambda _: 0.3, model_version="1"))
     report(shop, tmp_path, _lists(START, lambda arm: 0.15 if arm == "ours" else popular, seed=1))
-    found = _judge(shop)["click-through falls"]
-    assert found.holds
-    assert found.rule.then == then
+    found = _check(shop)["CTR regression"]
+    assert found.fires
+    assert found.rule.action == then
     assert ("version 2 is new since then" in found.explanation) == (then == "roll_back")
 
 
-def test_other_things_bought_than_it_learned_from_are_noticed_and_the_same_are_not(
-    shop: Engine, tmp_path: Path
-) -> None:
+def test_item_drift_fires_on_a_changed_distribution_and_not_on_the_same(shop: Engine, tmp_path: Path) -> None:
     random = np.random.default_rng(0)
 
     def bought(days: float, shares: np.ndarray, count: int = 600) -> list[Any]:
@@ -140,39 +140,39 @@ def test_other_things_bought_than_it_learned_from_are_noticed_and_the_same_are_n
 
     usual = np.full(20, 1 / 20)
     report(shop, tmp_path, [*bought(-5, usual), *bought(0, usual), *_lists(START, lambda _: 0.2)])
-    assert not _judge(shop)["other things are taken"].holds
+    assert not _check(shop)["item drift"].fires
     other = np.concatenate([np.full(5, 0.15), np.full(15, 0.25 / 15)])
     report(shop, tmp_path, [*bought(3, other), *_lists(START + timedelta(days=3), lambda _: 0.2, seed=2)])
-    found = _judge(shop)["other things are taken"]
-    assert found.holds
+    found = _check(shop)["item drift"]
+    assert found.fires
     moved = found.evidence["moved"]
     assert {item for item, before, now in moved if now > before} <= {f"i{number}" for number in range(5)}
     item, before, now = moved[0]  # what moved most
     assert before < 0.08 < 0.12 < now
-    assert f"most of it: {item} {before:.1%} to {now:.1%}" in found.explanation
+    assert f"moved most: {item} {before:.1%} to {now:.1%}" in found.explanation
 
 
-def test_feedback_that_is_refused_holds_promotions(shop: Engine, tmp_path: Path) -> None:
+def test_quarantined_feedback_holds_promotions(shop: Engine, tmp_path: Path) -> None:
     bad = [did("view", "i1", f"x{number}", price=-1) for number in range(100)]
     report(shop, tmp_path, [*_lists(START, lambda _: 0.2, visitors=100), *bad])
-    found = _judge(shop)["feedback is broken"]
-    assert found.holds
-    assert found.rule.then == "hold"
+    found = _check(shop)["quarantine rate of feedback"]
+    assert found.fires
+    assert found.rule.action == "hold_promotions"
 
 
-def test_arms_that_lost_their_visitors_are_not_to_be_believed(shop: Engine, tmp_path: Path) -> None:
+def test_a_sample_ratio_mismatch_invalidates_the_experiment(shop: Engine, tmp_path: Path) -> None:
     rows = [row for row in _lists(START, lambda _: 0.2) if row["user_id"] not in {f"v{n}" for n in range(1, 300, 2)}]
     report(shop, tmp_path, rows)
-    assert _judge(shop)["visitors are divided wrongly"].holds
+    assert _check(shop)["sample ratio mismatch"].fires
     with shop.connect() as connection:
         (verdict,) = verdicts(connection, WEEK, EXPERIMENT)
     assert not verdict.believable
     assert "not divided" in verdict.lines()[0]
 
 
-def test_the_verdict_says_who_is_ahead_and_whether_that_is_certain(shop: Engine, tmp_path: Path) -> None:
+def test_the_experiment_result_says_which_arm_is_ahead_and_whether_significantly(shop: Engine, tmp_path: Path) -> None:
     report(shop, tmp_path, _lists(START, lambda arm: 0.3 if arm == "ours" else 0.1))
-    _judge(shop)
+    _check(shop)
     with shop.connect() as connection:
         (verdict,) = verdicts(connection, WEEK, EXPERIMENT)
     (line,) = verdict.lines()
@@ -180,7 +180,7 @@ def test_the_verdict_says_who_is_ahead_and_whether_that_is_certain(shop: Engine,
     assert "it is behind" in line
 
 
-def test_of_two_lists_in_one_the_verdict_says_which_people_prefer(shop: Engine, tmp_path: Path) -> None:
+def test_interleaving_reports_which_list_visitors_prefer(shop: Engine, tmp_path: Path) -> None:
     rows = []
     for number in range(200):
         teams = ["model", "neighbours", "model", "neighbours"]
@@ -188,13 +188,13 @@ def test_of_two_lists_in_one_the_verdict_says_which_people_prefer(shop: Engine, 
         item = "i1" if number % 10 < 7 else "i2"
         rows.append(did("view", item, f"v{number}", request_id=f"r{number}"))
     report(shop, tmp_path, rows)
-    _judge(shop)
+    _check(shop)
     with shop.connect() as connection:
         (verdict,) = verdicts(connection, WEEK)
     assert "both: 70% of 200 people clicked more of model than of neighbours" in verdict.lines()[0]
 
 
-def test_what_exploring_costs_is_told_from_the_chances(shop: Engine, tmp_path: Path) -> None:
+def test_the_cost_of_exploration_is_estimated_from_propensities(shop: Engine, tmp_path: Path) -> None:
     random, rows = np.random.default_rng(0), []
     for number in range(300):
         best = random.random(4) < 0.8
@@ -203,7 +203,7 @@ def test_what_exploring_costs_is_told_from_the_chances(shop: Engine, tmp_path: P
         for place in np.flatnonzero(random.random(4) < np.where(best, 0.4, 0.05)):
             rows.append(did("view", f"i{place + 1}", f"v{number}", request_id=f"r{number}"))
     report(shop, tmp_path, rows)
-    _judge(shop)
+    _check(shop)
     with shop.connect() as connection:
         found = exploring(connection, WEEK, "2", [""])
         assert exploring(connection, WEEK, "1", [""]) is None
@@ -213,9 +213,9 @@ def test_what_exploring_costs_is_told_from_the_chances(shop: Engine, tmp_path: P
     assert found.shown < found.without.value
 
 
-def test_the_report_has_all_of_it_in_one_file(shop: Engine, tmp_path: Path) -> None:
+def test_the_report_is_one_self_contained_file(shop: Engine, tmp_path: Path) -> None:
     report(shop, tmp_path, _lists(START, lambda arm: 0.3 if arm == "ours" else 0.1))
-    findings = list(_judge(shop).values())
+    findings = list(_check(shop).values())
     with shop.begin() as connection:
         connection.execute(
             text(
@@ -230,7 +230,7 @@ def test_the_report_has_all_of_it_in_one_file(shop: Engine, tmp_path: Path) -> N
     for part in (
         "<svg",
         "popular: 11.25%",
-        "loses to what is popular",
+        "CTR below the popularity baseline",
         "0.4000",
         "&lt;good&gt;",
         "Quarantine is empty",

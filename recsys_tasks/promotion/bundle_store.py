@@ -1,0 +1,70 @@
+"""Bundles of registered versions on this machine: built, found again, and removed when nothing needs them."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from datetime import timedelta
+from pathlib import Path
+
+from recsys_tasks.engine.bundle import Bundle, bundle_digest
+from recsys_tasks.errors import InputError
+from recsys_tasks.features.snapshot import open_snapshot
+from recsys_tasks.names import CHALLENGER
+from recsys_tasks.promotion.build import build_bundle
+from recsys_tasks.promotion.deployment import Deployment
+from recsys_tasks.promotion.deployment_record import DeployedVersion, DeploymentState
+from recsys_tasks.registry import versions
+
+
+def build_version(deployment: Deployment, number: str | None = None) -> tuple[str, Path]:
+    """Builds the bundle of a version, by default the challenger; returns the version's number and the bundle's folder.
+
+    Raises:
+        InputError: there is no challenger.
+    """
+    version = versions.version_by_number(number) if number else versions.version_by_alias(CHALLENGER)
+    if version is None:
+        raise InputError("There is no challenger; train a model first")
+    snapshot = open_snapshot(deployment.snapshots, version.snapshot_id)
+    return version.number, build_bundle(version, snapshot, deployment.bundles)
+
+
+def find_bundle(deployment: Deployment, version: DeployedVersion) -> Path:
+    """Returns the folder of a deployed version's bundle; builds it again if the folder is gone.
+
+    Raises:
+        InputError: the run or snapshot is gone, too, or gives another bundle today.
+    """
+    folder = deployment.bundles / (version.bundle_digest or "")
+    if not folder.is_dir():
+        _, folder = build_version(deployment, version.model_version)
+    if bundle_digest(folder) != version.bundle_digest:
+        raise InputError(
+            f"The bundle of version {version.model_version} is gone, and its snapshot gives another one today"
+            f" ({bundle_digest(folder)}); promote the version again"
+        )
+    return folder
+
+
+def version_of_bundle(bundle: Bundle) -> DeployedVersion:
+    """Returns the version that a bundle was built from, with its run, snapshot and the bundle's digest."""
+    lineage = bundle.manifest
+    return DeployedVersion(bundle.model_version, lineage["run_id"], lineage["snapshot_id"], bundle.digest)
+
+
+def remove_unused_bundles(deployment: Deployment, state: DeploymentState, grace: timedelta) -> None:
+    """Removes bundles that neither serve, nor served before, nor are in a rollout.
+
+    Args:
+        deployment: whose bundles.
+        state: what serves and what is in a rollout.
+        grace: younger bundles stay, since they may be waiting for an approval.
+    """
+    kept = {version.bundle_digest for version in state.served[-2:]}
+    if state.rollout is not None:
+        kept.add(state.rollout.version.bundle_digest)
+    oldest = time.time() - grace.total_seconds()
+    for path in deployment.bundles.iterdir() if deployment.bundles.is_dir() else ():
+        if path.is_dir() and path.name not in kept and path.stat().st_mtime < oldest:
+            shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,82 @@
+"""Where versions are promoted to: the warehouse, the endpoints, the folders, and the rules of gate and rollout."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Self
+
+from sqlalchemy import Engine
+
+from recsys_tasks.client.fleet import Fleet
+from recsys_tasks.evaluation.gate import GateRules, read_rules
+from recsys_tasks.settings import Settings
+
+
+@dataclass(frozen=True)
+class RolloutPlan:
+    """How long and for which share a challenger runs beside the champion; a share of 0 skips a phase."""
+
+    shadow_share: float
+    shadow_duration: timedelta
+    canary_share: float
+    canary_duration: timedelta
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        """The plan of the settings `shadow_…` and `canary_…`."""
+        return cls(
+            settings.shadow_share,
+            timedelta(minutes=settings.shadow_minutes),
+            settings.canary_share,
+            timedelta(hours=settings.canary_hours),
+        )
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """Everything a promotion, rollout, rollback or reconciliation works on.
+
+    Attributes:
+        warehouse: holds the deployment record.
+        settings: of this process; endpoints, token and gate rules are read from it when they are needed.
+        rollout_plan: phases of a rollout.
+    """
+
+    warehouse: Engine
+    settings: Settings
+    rollout_plan: RolloutPlan
+
+    @classmethod
+    def from_settings(cls, settings: Settings, warehouse: Engine) -> Self:
+        """The deployment that the settings describe."""
+        return cls(warehouse, settings, RolloutPlan.from_settings(settings))
+
+    @property
+    def fleet(self) -> Fleet:
+        """The endpoints.
+
+        Raises:
+            ConfigurationError: RECSYS_ADMIN_TOKEN is not set.
+        """
+        return Fleet(self.settings.endpoint_urls, self.settings.require_admin_token())
+
+    @property
+    def bundles(self) -> Path:
+        """Folder of built bundles, each in a folder named by its digest."""
+        return self.settings.home / "bundles"
+
+    @property
+    def snapshots(self) -> Path:
+        """Folder of feature snapshots."""
+        return self.settings.snapshots
+
+    @property
+    def gate_rules(self) -> GateRules:
+        """Rules of the promotion gate.
+
+        Raises:
+            ConfigurationError: the file is missing or wrong.
+        """
+        return read_rules(self.settings.gate_rules)

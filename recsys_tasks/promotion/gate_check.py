@@ -1,0 +1,92 @@
+"""The promotion gate applied to a version and its bundle: collects the evidence, decides, and records the decision."""
+
+from __future__ import annotations
+
+import logging
+from datetime import timedelta
+from pathlib import Path
+
+from recsys_tasks.engine.bundle import bundle_digest
+from recsys_tasks.errors import InputError, OtherModelFormat
+from recsys_tasks.evaluation.comparison import Comparison
+from recsys_tasks.evaluation.gate import Decision, Evidence, GateRules, decide
+from recsys_tasks.features.snapshot import open_snapshot
+from recsys_tasks.monitoring.alarms import read_open_alarms
+from recsys_tasks.monitoring.rules import HOLD_PROMOTIONS
+from recsys_tasks.names import CHAMPION
+from recsys_tasks.promotion import deployment_record
+from recsys_tasks.promotion.build import measure_bundle
+from recsys_tasks.promotion.deployment import Deployment
+from recsys_tasks.promotion.deployment_record import DeployedVersion
+from recsys_tasks.registry import runs, versions
+from recsys_tasks.warehouse import statement
+
+log = logging.getLogger(__name__)
+
+
+def check_gate(deployment: Deployment, number: str, folder: Path) -> Decision:
+    """Decides whether a version may be promoted; records the decision in MLflow, a refusal in the warehouse, too."""
+    version, rules = versions.version_by_number(number), deployment.gate_rules
+    decision = decide(rules, _collect_evidence(deployment, version, rules, folder))
+    runs.log_decision(version, decision)
+    if not decision.promote:
+        refused = DeployedVersion(version.number, version.run_id, version.snapshot_id, bundle_digest(folder))
+        deployment_record.insert_decision(
+            deployment.warehouse, refused, deployment_record.REFUSED, decision.reasons, evidence=decision.as_dict()
+        )
+    for reason in decision.reasons:
+        log.info("Version %s: %s", version.number, reason)
+    return decision
+
+
+def _collect_evidence(deployment: Deployment, version: versions.Version, rules: GateRules, folder: Path) -> Evidence:
+    from recsys_tasks.training.evaluation import evaluate_run  # imports torch, which only the gate needs here
+
+    table = runs.evaluation_of(version.run_id) or evaluate_run(version.run_id, deployment.snapshots)
+    comparison, notes, same_schema = None, [], True
+    champion = versions.version_by_alias(CHAMPION)
+    if champion is None:
+        notes.append("there is no champion yet: the baselines decide")
+    elif champion.number == version.number:
+        notes.append("it is the champion: the baselines decide")
+    else:
+        comparison, problem = _compare_with_champion(deployment, version, champion, rules.champion.confidence)
+        same_schema = versions.signature(version) == versions.signature(champion)
+        notes += [problem] if problem else []
+    measured = measure_bundle(folder) | {"cutoff_age_days": _cutoff_age_days(deployment, version)}
+    return Evidence(table, comparison, measured, same_schema, notes, _promotion_holds(deployment))
+
+
+def _promotion_holds(deployment: Deployment) -> list[str]:
+    """Returns the open alarms that hold promotions, in words."""
+    with deployment.warehouse.connect() as connection:
+        alarms = read_open_alarms(connection)
+    return [
+        f"since {alarm.raised_at:%Y-%m-%d %H:%M} UTC: {alarm.rule}: {alarm.explanation}"
+        for alarm in alarms
+        if alarm.action == HOLD_PROMOTIONS
+    ]
+
+
+def _compare_with_champion(
+    deployment: Deployment, version: versions.Version, champion: versions.Version, confidence: float
+) -> tuple[Comparison | None, str | None]:
+    """Returns the comparison on the version's test sessions, or the reason why there is none."""
+    from recsys_tasks.training.evaluation import compare_runs
+
+    try:
+        comparison = compare_runs(version.run_id, champion.run_id, confidence, deployment.snapshots)
+    except (OtherModelFormat, InputError) as error:
+        return None, f"not compared with champion version {champion.number}: {error}"
+    runs.log_comparison(version.run_id, champion.number, comparison)
+    return comparison, None
+
+
+def _cutoff_age_days(deployment: Deployment, version: versions.Version) -> float:
+    """Returns by how many days the version's snapshot is behind the latest event of the warehouse."""
+    with deployment.warehouse.connect() as connection:
+        last_event = connection.scalar(statement("promotion/last_event"))
+    if last_event is None:
+        return 0.0
+    behind: timedelta = last_event - open_snapshot(deployment.snapshots, version.snapshot_id).cutoff
+    return max(behind / timedelta(days=1), 0.0)
