@@ -29,7 +29,13 @@ from recsys_tasks.engine.bundle import DECODER, MANIFEST, bundle_digest, seal
 from recsys_tasks.errors import ConfigurationError, InputError, UnavailableError
 from recsys_tasks.monitoring.alarms import Alarm
 from recsys_tasks.names import CHAMPION, PREVIOUS, REGISTERED_MODEL
-from recsys_tasks.promotion.deployment_record import PROMOTED, REFUSED, deployment_lock
+from recsys_tasks.promotion.deployment_record import (
+    PROMOTED,
+    REFUSED,
+    DeployedVersion,
+    deployment_lock,
+    insert_decision,
+)
 from recsys_tasks.promotion.rollout import RolloutFailed
 from recsys_tasks.registry import versions
 from recsys_tasks.registry.tracking import client
