@@ -89,7 +89,7 @@ def ingest(warehouse: Engine, folder: Path, mapping: Path, file: Path, watch: St
     """Takes one file all the way."""
     (batch_id,) = land(warehouse, read_source(str(mapping), [file]))
     watch.lap("land_s")
-    validate(warehouse, batch_id, folder / "gx", max_bad_share=0.2, kept_from=settings().kept_from)
+    validate(warehouse, batch_id, folder / "gx", max_bad_share=0.2, kept_from=settings().earliest_event_time)
     watch.lap("validate_s")
     report = load(warehouse, batch_id)
     watch.lap("load_s")

@@ -114,7 +114,7 @@ def activate(agreed: dict[str, Any], outlet_events: Any = None) -> str:
 @loop.recsys_dag(
     DOC,
     schedule=[loop.CHALLENGER_VERSION],
-    max_extra_time=timedelta(hours=1) + settings().promotion_waits,
+    max_extra_time=timedelta(hours=1) + settings().max_promotion_wait,
     params={"version": Param(None, type=["null", "string"], description="default: what started the run")},
     tags=["model", "serving", "tier:1"],
 )

@@ -2,130 +2,218 @@
 
 from __future__ import annotations
 
+import logging
+import os
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
+from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
+from dotenv import dotenv_values
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from recsys_tasks.errors import ConfigurationError
 
+log = logging.getLogger(__name__)
+_PREFIX, _ENV_FILE = "RECSYS_", ".env"
 _NO_EVENT_BEFORE = datetime(1990, 1, 1, tzinfo=UTC)  # no shop has older ones; a clock that was reset has
+# Variables that are no settings: of the stack, its workers and its ports.
+_OTHER_VARIABLES = (
+    "STACK_HOME",
+    "WORKER",
+    "PORT_AIRFLOW",
+    "PORT_MLFLOW",
+    "PORT_ENDPOINT",
+    "PORT_DATA_DOCS",
+    "MLFLOW_BACKEND",
+)
+_RENAMED = {
+    "experiment": "mlflow_experiment",
+    "endpoint_memory_megabytes": "endpoint_memory_mb",
+    "kept_megabytes": "cache_mb",
+    "most_wait_milliseconds": "max_queue_wait_ms",
+    "explore_share": "exploration_share",
+    "trend_hours": "trending_half_life_hours",
+    "impression_share": "impression_sample_share",
+    "shared_state": "shared_state_url",
+    "keep_shared_hours": "shared_state_retention_hours",
+    "keep_events_days": "event_retention_days",
+    "keep_quarantine_days": "quarantine_retention_days",
+    "keep_snapshots_days": "snapshot_retention_days",
+    "rules": "merchandising_rules",
+    "landing": "landing_path",
+    "suites": "expectation_suites",
+    "replay_from": "simulation_start",
+    "most_held_out": "max_held_out_sessions",
+    "training_epochs": "max_training_epochs",
+    "incremental_seconds": "warm_start_seconds",
+    "watch_rules": "monitor_rules",
+    "pool": "airflow_pool",
+    "bot_requests_per_minute": "max_human_requests_per_minute",
+}
 
 
 class Settings(BaseSettings):
     """Everything a deployment can set; every field has a default that works on one machine."""
 
-    model_config = SettingsConfigDict(env_prefix="RECSYS_", env_file=".env", extra="ignore")
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, env_file=_ENV_FILE, extra="ignore")
 
-    home: Path = Field(Path(".recsys"), description="Folder of everything this project writes")
-    warehouse_url: SecretStr | None = Field(None, description="SQLAlchemy URL; default: embedded PostgreSQL")
-    mlflow_tracking_uri: str | None = Field(None, description="default: the embedded database `mlflow`")
-    mlflow_experiment: str = Field("session-recommender", description="MLflow experiment that training runs go to")
+    home: Path = Field(Path(".recsys"), description="Folder of all files that this project writes.")
+    warehouse_url: SecretStr | None = Field(
+        None, description="SQLAlchemy URL of the warehouse. Default: the embedded PostgreSQL."
+    )
+    mlflow_tracking_uri: str | None = Field(
+        None, description="URI of the MLflow server. Default: the embedded database `mlflow`."
+    )
+    mlflow_experiment: str = Field("session-recommender", description="MLflow experiment of training runs.")
 
     endpoint_urls: tuple[str, ...] = Field(
-        ("http://127.0.0.1:8080",), description="endpoints to promote to and collect feedback from (JSON list)"
+        ("http://127.0.0.1:8080",),
+        description="Endpoints to promote to and to collect feedback from, as a JSON list.",
     )
-    admin_token: SecretStr | None = Field(None, description="bearer token of the endpoints' admin routes")
-    read_keys: tuple[SecretStr, ...] = Field((), description="keys for lists and searches; none: open (JSON list)")
-    write_keys: tuple[SecretStr, ...] = Field((), description="keys for posting events; none: open (JSON list)")
+    admin_token: SecretStr | None = Field(None, description="Bearer token of the endpoints' admin routes.")
+    read_keys: tuple[SecretStr, ...] = Field(
+        (), description="Keys for lists and searches, as a JSON list. Default: open to everybody."
+    )
+    write_keys: tuple[SecretStr, ...] = Field(
+        (), description="Keys for posting events, as a JSON list. Default: open to everybody."
+    )
     endpoint_memory_mb: int | None = Field(
-        None, ge=1, description="most memory of an endpoint; a bundle that needs more is refused; default: all there is"
+        None,
+        ge=1,
+        description="Memory limit of an endpoint in MB; a bundle that needs more is refused. Default: no limit.",
     )
     cache_mb: int = Field(
-        64, ge=1, description="what each model of an endpoint keeps of users and sessions has no more than this"
+        64, ge=1, description="Size of the history and session caches of each model of an endpoint, in MB."
     )
-    log_format: Literal["text", "json"] = Field("text", description="of the endpoint's log")
-    access_log: bool = Field(False, description="whether the endpoint logs every request, without who asked what")
+    log_format: Literal["text", "json"] = Field("text", description="Format of the endpoint's log lines.")
+    access_log: bool = Field(
+        False, description="Whether the endpoint logs every request. Lines hold no user, session or query."
+    )
     max_queue_wait_ms: float = Field(
-        500, gt=0, description="requests for lists are refused while they wait longer than this for their turn"
+        500, gt=0, description="Requests for lists are refused while the estimated wait is longer than this, in ms."
     )
-    rate_limit: float | None = Field(None, gt=0, description="requests a second of one key or address; none: any")
+    rate_limit: float | None = Field(
+        None, gt=0, description="Requests per second of one key or address. Default: no limit."
+    )
     drain_seconds: float = Field(
-        0, ge=0, description="how long an endpoint that is told to stop goes on, not ready any more"
+        0, ge=0, description="How long a stopping endpoint goes on answering while it reports not ready, in seconds."
     )
     exploration_share: float = Field(
-        0, ge=0, le=0.5, description="share of places in recorded lists filled by chance, with the chance noted"
+        0,
+        ge=0,
+        le=0.5,
+        description="Share of the positions of recorded lists that are drawn at random; the propensities are logged.",
     )
     trending_half_life_hours: float = Field(
-        6,
-        ge=0,
-        description="after which what people took without a list counts half for what rises; 0: not at all",
+        6, ge=0, description="Half-life of an organic event in the trending counts, in hours; 0 turns trending off."
     )
-    experiment_file: Path | None = Field(None, description="TOML file of arms: which visitors get whose lists")
+    experiment_file: Path | None = Field(None, description="TOML file of an experiment's arms.")
     impression_sample_share: float = Field(
-        1, gt=0, le=1, description="share of the requests whose impressions are noted, drawn; noted with each"
+        1, gt=0, le=1, description="Share of the requests whose impressions are logged; the share is logged with them."
     )
     shared_state_url: SecretStr | None = Field(
-        None, description="PostgreSQL URL of the warehouse, for endpoints that share what users just did"
+        None, description="PostgreSQL URL of the warehouse, for endpoints on several machines that share recent events."
     )
-    shared_state_retention_hours: float = Field(48, gt=0, description="what endpoints share is dropped after this long")
-    tracing: bool = Field(False, description="whether the endpoint tells OpenTelemetry of requests (OTEL_… says where)")
+    shared_state_retention_hours: float = Field(
+        48, gt=0, description="Age in hours at which shared events are deleted."
+    )
+    tracing: bool = Field(
+        False, description="Whether the endpoint exports OpenTelemetry spans (to OTEL_EXPORTER_OTLP_ENDPOINT)."
+    )
     merchandising_rules: Path | None = Field(
-        None, description="TOML file of the shop's rules for lists: boosts, pins, limits"
+        None, description="TOML file of merchandising rules: boosts, pins, limits per category."
     )
     landing_path: Path | None = Field(
-        None, description="landing folder, a folder per source in it; default: home/landing"
+        None, description="Landing folder, with a folder per source. Default: HOME/landing."
     )
-    expectation_suites: Path | None = Field(None, description="folder of expectation suites of your own")
+    expectation_suites: Path | None = Field(None, description="Folder of your own Great Expectations suites.")
     attribution_hours: int = Field(
-        24, ge=1, le=720, description="an action belongs to what was shown in so many hours before it"
+        24, ge=1, le=720, description="Attribution window: hours after an impression in which an action belongs to it."
     )
     max_human_requests_per_minute: int = Field(
-        60, ge=1, description="a visitor who asks for more lists in a minute is a machine, on that day"
+        60, ge=1, description="A visitor with more lists in one minute counts as a bot on that day."
     )
-    event_retention_days: int | None = Field(None, ge=1, description="older events are dropped by maintain_warehouse")
-    quarantine_retention_days: int = Field(90, ge=1, description="resolved or older rows of quarantine are dropped")
+    event_retention_days: int | None = Field(
+        None, ge=1, description="Age in days at which events are deleted. Default: never."
+    )
+    quarantine_retention_days: int = Field(90, ge=1, description="Age in days at which rows of quarantine are deleted.")
     snapshot_retention_days: int = Field(
-        30, ge=1, description="older snapshots that no alias and no latest one uses go"
+        30,
+        ge=1,
+        description="Age in days at which snapshots are deleted that no alias uses and that are not the latest.",
     )
-    data_docs_url: str | None = Field(None, description="where the data docs are served, for messages")
+    data_docs_url: str | None = Field(None, description="Address where the data docs are served, for messages.")
 
-    max_bad_share: float = Field(0.2, ge=0, le=1, description="a batch with more bad rows is rejected whole")
+    max_bad_share: float = Field(
+        0.2, ge=0, le=1, description="A batch with a larger share of bad rows is rejected as a whole."
+    )
     simulation_start: str | None = Field(
-        None, description="ISO time from which Complete Journey is not ingested: from then on simulated people shop"
+        None,
+        description="ISO time at which ingestion of The Complete Journey stops and simulated shoppers take over.",
     )
 
-    min_item_events: int = Field(10, ge=1, description="items with fewer training events are unknown")
-    validation_share: float = Field(0.04, gt=0, lt=0.5, description="share of latest sessions before the test")
-    test_share: float = Field(0.04, gt=0, lt=0.5, description="share of latest sessions for the test")
+    min_item_events: int = Field(10, ge=1, description="Items with fewer training events are not in the vocabulary.")
+    validation_share: float = Field(
+        0.04, gt=0, lt=0.5, description="Share of the sessions, before the test part, that are held out for validation."
+    )
+    test_share: float = Field(
+        0.04, gt=0, lt=0.5, description="Share of the latest sessions that are held out for test."
+    )
     max_held_out_sessions: int = Field(
-        20_000, ge=50, description="sessions in the validation part and in the test part, at most: the rest teaches"
+        20_000, ge=50, description="Maximum number of sessions in the validation part and in the test part, each."
     )
-    max_training_epochs: int = Field(100, ge=1, description="epochs of a training, at most")
-    training_seconds: float = Field(150, gt=0, description="time budget of a training from scratch")
-    warm_start_seconds: float = Field(45, gt=0, description="time budget when starting from the champion")
-    training_threads: int = Field(0, ge=0, description="CPU threads of a training; 0 leaves the choice to torch")
-    seed: int = Field(0, description="seed of every random number")
+    max_training_epochs: int = Field(100, ge=1, description="Maximum number of epochs of a training.")
+    training_seconds: float = Field(150, gt=0, description="Time budget of a training from scratch, in seconds.")
+    warm_start_seconds: float = Field(
+        45, gt=0, description="Time budget of a training that starts from the champion's weights, in seconds."
+    )
+    training_threads: int = Field(0, ge=0, description="CPU threads of a training; 0 leaves the choice to PyTorch.")
+    seed: int = Field(0, description="Seed of every random number.")
     approval: Literal["automatic", "person"] = Field(
-        "automatic", description="who lets a challenger serve that passed the gate: nobody, or a person in Airflow"
+        "automatic", description="Who approves a version that passed the gate: nobody, or a person in Airflow."
     )
-    approval_hours: float = Field(24, gt=0, description="how long a person has to answer")
-    approval_default: Literal["Approve", "Reject"] = Field("Reject", description="what silence means")
-    shadow_share: float = Field(0, ge=0, le=1, description="share of requests a challenger answers unseen, before all")
-    shadow_minutes: float = Field(30, gt=0, description="for how long")
-    canary_share: float = Field(0, ge=0, lt=1, description="share of users a challenger answers, before all of them")
-    canary_hours: float = Field(24, gt=0, description="for how long, at most")
-    monitor_rules: Path | None = Field(None, description="what is watched online; default: monitoring/monitors.toml")
-    gate_rules: Path | None = Field(None, description="rules of the gate; default: evaluation/gate.toml")
+    approval_hours: float = Field(24, gt=0, description="How long a person has to approve, in hours.")
+    approval_default: Literal["Approve", "Reject"] = Field(
+        "Reject", description="The decision when nobody answers in time."
+    )
+    shadow_share: float = Field(
+        0, ge=0, le=1, description="Share of live requests mirrored to the challenger (shadow); 0 skips the phase."
+    )
+    shadow_minutes: float = Field(30, gt=0, description="Duration of the shadow phase, in minutes.")
+    canary_share: float = Field(
+        0, ge=0, lt=1, description="Share of users that the challenger answers (canary); 0 skips the phase."
+    )
+    canary_hours: float = Field(24, gt=0, description="Duration of the canary phase, in hours.")
+    monitor_rules: Path | None = Field(
+        None, description="TOML file of monitor rules. Default: recsys_tasks/monitoring/monitors.toml."
+    )
+    gate_rules: Path | None = Field(
+        None, description="TOML file of gate rules. Default: recsys_tasks/evaluation/gate.toml."
+    )
 
     sample_users: int | None = Field(
-        None, ge=1, description="take only this many households of Complete Journey, for a quick look"
+        None,
+        ge=1,
+        description="Number of households of The Complete Journey to ingest, for a quick look. Default: all.",
     )
-    airflow_pool: str = Field("default_pool", description="Airflow pool of the tasks that work in the warehouse")
-    alert_url: SecretStr | None = Field(None, description="webhook for failures and missed deadlines")
-    airflow_url: str | None = Field(None, description="Airflow's REST API, for notes; or connection recsys_airflow")
-    landing_schedule: str = Field("*/10 * * * *", description="when the landing folder is looked into")
-    reconcile_schedule: str = Field("*/10 * * * *", description="when alias, endpoints and record are compared")
-    feedback_schedule: str = Field("*/10 * * * *", description="when the endpoints' journals are collected")
+    airflow_pool: str = Field("default_pool", description="Airflow pool of the tasks that work in the warehouse.")
+    alert_url: SecretStr | None = Field(None, description="Webhook for failures, missed deadlines and alarms.")
+    airflow_url: str | None = Field(
+        None, description="Address of Airflow's REST API, for notes. Default: the connection `recsys_airflow`."
+    )
+    landing_schedule: str = Field("*/10 * * * *", description="Cron schedule of `ingest_landing`.")
+    reconcile_schedule: str = Field("*/10 * * * *", description="Cron schedule of `reconcile_champion`.")
+    feedback_schedule: str = Field("*/10 * * * *", description="Cron schedule of `collect_feedback`.")
 
     def require_admin_token(self) -> str:
-        """The token of the endpoints' admin routes.
+        """Returns the token of the endpoints' admin routes.
 
         Raises:
-            ConfigurationError: there is none.
+            ConfigurationError: the setting is missing.
         """
         if self.admin_token is None:
             raise ConfigurationError("RECSYS_ADMIN_TOKEN is not set; it must be the same as the endpoint's")
@@ -133,24 +221,24 @@ class Settings(BaseSettings):
 
     @property
     def has_rollout(self) -> bool:
-        """Whether a challenger is tried before it serves everybody."""
+        """Whether a challenger passes a shadow or canary phase before it serves everybody."""
         return bool(self.shadow_share or self.canary_share)
 
     @property
-    def promotion_waits(self) -> timedelta:
-        """How long a promotion may wait for a person and for a trial."""
+    def max_promotion_wait(self) -> timedelta:
+        """How long a promotion may wait for an approval and a rollout."""
         person = timedelta(hours=self.approval_hours if self.approval == "person" else 0)
         shadow = timedelta(minutes=self.shadow_minutes if self.shadow_share else 0)
         return person + shadow + timedelta(hours=self.canary_hours if self.canary_share else 0)
 
     @property
     def landing_folder(self) -> Path:
-        """Where files are dropped, in a folder per source."""
+        """The landing folder, with a folder per source."""
         return self.landing_path or self.home / "landing"
 
     @property
-    def kept_from(self) -> datetime:
-        """The earliest time of events that are taken in."""
+    def earliest_event_time(self) -> datetime:
+        """The earliest time of events that are ingested, from `event_retention_days`."""
         if self.event_retention_days is None:
             return _NO_EVENT_BEFORE
         return datetime.now(UTC) - timedelta(days=self.event_retention_days)
@@ -168,15 +256,33 @@ class Settings(BaseSettings):
 
 @lru_cache
 def settings() -> Settings:
-    """The settings of this process.
+    """Returns the settings of this process; logs a warning for every unknown `RECSYS_…` variable.
 
     Raises:
         ConfigurationError: a variable has a value of the wrong type or range.
     """
+    for problem in find_unknown_variables([*os.environ, *dotenv_values(_ENV_FILE)]):
+        log.warning("%s", problem)
     try:
         found = Settings()
     except ValidationError as error:
         first = error.errors()[0]
-        name = "RECSYS_" + str(first["loc"][0]).upper()
+        name = _PREFIX + str(first["loc"][0]).upper()
         raise ConfigurationError(f"{name}={first['input']!r}: {first['msg']}") from error
     return found.model_copy(update={"home": found.home.absolute()})
+
+
+def find_unknown_variables(names: Iterable[str]) -> list[str]:
+    """Returns a message for each variable with the prefix `RECSYS_` that is no setting, with the nearest known name."""
+    known = [_PREFIX + name.upper() for name in Settings.model_fields]
+    known += [_PREFIX + name for name in _OTHER_VARIABLES]
+    messages = []
+    for name in sorted({name.upper() for name in names if name.upper().startswith(_PREFIX)} - set(known)):
+        renamed = _RENAMED.get(name.removeprefix(_PREFIX).lower())
+        near = get_close_matches(name, known, n=1)
+        if renamed is not None:
+            hint = f"it is {_PREFIX}{renamed.upper()} since version 0.4.0"
+        else:
+            hint = f"did you mean {near[0]}?" if near else "see docs/reference/settings.md"
+        messages.append(f"{name} is no setting and has no effect: {hint}")
+    return messages

@@ -38,7 +38,7 @@ def validate_batches(batch_ids: Sequence[str], max_bad_share: float | None = Non
             batch_id,
             settings().validation_home,
             max_bad_share=share,
-            kept_from=settings().kept_from,
+            kept_from=settings().earliest_event_time,
             suites=settings().expectation_suites,
             data_docs_url=settings().data_docs_url,
         )

@@ -23,7 +23,7 @@ def maintain(*, dry_run: bool = False) -> Maintained:
     chosen = settings()
     dropped = drop_old(
         engine(),
-        chosen.kept_from,
+        chosen.earliest_event_time,
         timedelta(days=chosen.quarantine_retention_days),
         timedelta(hours=chosen.shared_state_retention_hours),
         dry_run=dry_run,
