@@ -3,41 +3,81 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+SQL := $(shell find sql -name '*.sql')
+PYTHONS := 3.11 3.12 3.13
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
+# The end-to-end test takes longest and mostly waits: it runs beside the others, from the beginning.
+PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 10
 
-.PHONY: help install run test check lock
+.PHONY: help install run check format lint types sql docs-check test unit docs lock resolve
 
-help:  ## list what there is
+help:  ## list the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
 
-install: $(STAMP)  ## only the virtual environment with the pinned requirements
+install: $(STAMP)  ## create the virtual environment with the pinned requirements
 
 $(STAMP): requirements.txt pyproject.toml
-	@python3 -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
-	  || { echo "make: Python 3.11 is needed, python3 is $$(python3 --version 2>&1); install it or put it first in PATH"; exit 1; }
+	@python3 -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11))' \
+	  || { echo "make: Python 3.11 or newer is needed, python3 is $$(python3 --version 2>&1); install it or put it first in PATH"; exit 1; }
 	@python3 -m venv $(VENV)
 	@echo "Installing the pinned requirements into $(VENV); this takes some minutes once"
-	@# The pins are complete, so nothing needs resolving but torch, which asks for more where it comes with CUDA.
-	@$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --no-deps --requirement requirements.txt > $(VENV)/install.log 2>&1 \
-	  && $(BIN)/pip install --quiet --disable-pip-version-check $$(grep '^torch==' requirements.txt) >> $(VENV)/install.log 2>&1 \
+	@# The pins are complete and have hashes. PyTorch has none, since its builds differ by machine, and may need more.
+	@$(PIP) --no-deps --require-hashes --requirement <(grep -v '^torch==' requirements.txt) > $(VENV)/install.log 2>&1 \
+	  && $(PIP) $$(grep -o '^torch==[^ ;]*' requirements.txt) >> $(VENV)/install.log 2>&1 \
 	  || { echo "make: pip could not install; is the network up? The end of $(VENV)/install.log:"; tail -3 $(VENV)/install.log; exit 1; }
-	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable . >> $(VENV)/install.log 2>&1 \
+	@$(PIP) --no-deps --editable . >> $(VENV)/install.log 2>&1 \
 	  || { echo "make: the package itself could not be installed; the end of $(VENV)/install.log:"; tail -3 $(VENV)/install.log; exit 1; }
-	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >> $(VENV)/install.log 2>&1 || true  # start-up reads it, pip makes it slowly
+	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >> $(VENV)/install.log 2>&1 || true  # pip compiles on one core
 	@touch $@
 
-run: install  ## the whole loop on this machine until Ctrl-C; ONCE=1 stops when it has closed
+run: install  ## run the whole loop on this machine until Ctrl-C; ONCE=1 stops when the loop has closed
 	@exec $(BIN)/python -W ignore -m recsys_tasks.stack $(if $(ONCE),--once)
 
-check: install  ## format, lint, types and SQL style: under a minute
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
+check: install  ## format, lint, types, SQL style and documentation links: under a minute
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target types format lint sql docs-check
+
+types: install
 	$(BIN)/mypy
-	$(BIN)/sqlfluff lint --processes 2 --disable-progress-bar --nocolor sql
+
+format: install
+	$(BIN)/ruff format --check .
+
+lint: install
+	$(BIN)/ruff check .
+
+sql: $(VENV)/.sql-checked
+
+# sqlfluff has no cache of its own: only files that changed since the last success are linted.
+$(VENV)/.sql-checked: $(SQL) pyproject.toml | install
+	$(BIN)/sqlfluff lint --processes 2 --disable-progress-bar --nocolor $(if $(filter pyproject.toml,$?),sql,$?)
+	@touch $@
+
+docs-check: install
+	@# With --quiet, mkdocs would not fail on broken links.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir .site 2>&1 | grep -vE '^INFO'; exit $${PIPESTATUS[0]}
+
+docs: install  ## build the documentation site into .site, with diagrams (needs npm)
+	@mkdir -p docs/assets && cd docs/assets && npm pack --silent mermaid@11 > /dev/null \
+	  && tar -xzf mermaid-11*.tgz package/dist/mermaid.min.js && mv package/dist/mermaid.min.js . && rm -rf package mermaid-11*.tgz
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir .site && echo "Open .site/index.html"
+
+unit: install  ## unit tests: under 90 seconds
+	$(BIN)/pytest --numprocesses 2 tests/unit
 
 test: check  ## all checks and tests, on real PostgreSQL, MLflow and Airflow
-	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder  # the end-to-end test takes longest: first
+	@$(MAKE) --no-print-directory resolve
+	$(PYTEST)
 
-lock:  ## write requirements.txt anew from what pyproject.toml resolves to in a fresh environment
-	python3 -m venv .lock && .lock/bin/pip install --quiet '.[serving,shared,tracing,pipeline,dev]' \
-	  && (sed -n "/^#/p" requirements.txt; .lock/bin/pip freeze --exclude session-recommender | sed "s/+cpu//") > requirements.new \
-	  && mv requirements.new requirements.txt; rm -rf .lock
+resolve: install  ## check that the requirements resolve for every supported Python
+	@for version in $(PYTHONS); do \
+	  $(BIN)/uv pip compile --quiet --all-extras --python-version $$version --constraints requirements.txt pyproject.toml > /dev/null \
+	    && echo "The requirements resolve for Python $$version" || exit 1; \
+	done
+
+lock:  ## compile requirements.txt from pyproject.toml, keeping its pins; UPGRADE=1 takes the newest versions
+	python3 -m venv .lock && .lock/bin/pip install --quiet uv
+	.lock/bin/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes --no-annotate \
+	  --quiet $(if $(UPGRADE),--upgrade) --custom-compile-command 'make lock' --output-file requirements.txt
+	@# pip may install any build of PyTorch's release, so that its pin has no hash.
+	awk '/^[^ ]/ { torch = /^torch==/ } torch && /^ / { next } torch { sub(/ \\$$/, "") } { print }' requirements.txt \
+	  > requirements.new && mv requirements.new requirements.txt; rm -rf .lock
