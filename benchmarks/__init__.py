@@ -1,1 +1,1 @@
-"""Figures this project claims, and how to get them again. Each script prints a table with machine and versions."""
+"""Benchmarks behind the published figures. Each script prints a table with the host and the package versions."""

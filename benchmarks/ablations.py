@@ -1,7 +1,7 @@
-"""What each part of the network and its training is good for: `python benchmarks/ablations.py TRAIN TEST --minutes 6`.
+"""Ablation study of the network and its training: `python benchmarks/ablations.py TRAIN TEST --minutes 6`.
 
-Trains the recipe on a sequence file once whole and once without each part, for the same time, and compares them on the
-validation part of the training file; the test file only says in which way validation is cut.
+Trains the full recipe and one variant without each part on a sequence file, for the same time, and compares their
+validation metrics. The test file only determines how validation is split.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.report import machine, show, write
 from recsys_tasks.evaluation.metrics import ranking_metrics
 from recsys_tasks.evaluation.protocol import model_ranks
-from recsys_tasks.evaluation.sequence_files import SequenceTask, read_task
-from recsys_tasks.model.attention import Turn, turn
+from recsys_tasks.evaluation.sequence_files import SequenceDataset, load_sequence_dataset
+from recsys_tasks.model.attention import Rotation, rotation
 from recsys_tasks.model.network import ItemTable, Recommender
 from recsys_tasks.model.training_loop import TrainingConfig, TrainingData, build_network, train
 from recsys_tasks.training import recipe
@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--without", nargs="+", help="only these parts; default: all")
     parser.add_argument("--json")
     given = parser.parse_args()
-    task = read_task(given.train, given.test, given.items, seed=0)
+    task = load_sequence_dataset(given.train, given.test, given.items, seed=0)
     parts = given.without or [name for name, (_, _, applies) in PARTS.items() if applies(task)]
     rows: list[dict[str, object]] = []
     for name in ("nothing", *parts):
@@ -55,14 +55,14 @@ def main() -> None:
     write(given.json, {"rows": rows, "machine": about})
 
 
-def _without(name: str, task: SequenceTask, seconds: float) -> dict[str, float]:
+def _without(name: str, task: SequenceDataset, seconds: float) -> dict[str, float]:
     change_network, change_schedule, _ = PARTS.get(name, (_as_it_is, _as_planned, _always))
     # What validates takes no part in the decay either.
     data = task.data._replace(final_stops=task.data.stops)
     vocabulary = task.encoded.vocabulary
     torch.manual_seed(0)
     config = recipe.network_config(data, vocabulary, task.has_history, seconds)
-    network = build_network(config, vocabulary, recipe.neighbours(data, config))
+    network = build_network(config, vocabulary, recipe.neighbors(data, config))
     change_network(network)
     data, schedule = change_schedule(data, recipe.training_config(data, vocabulary, task.has_history, seconds, seed=0))
 
@@ -82,29 +82,29 @@ def _no_copying(network: Recommender) -> None:
 
 
 def _no_time(network: Recommender) -> None:
-    def still(self: Recommender, days: Tensor) -> Turn:
-        return turn(torch.zeros_like(days)[..., None] * self.frequency)
+    def still(self: Recommender, days: Tensor) -> Rotation:
+        return rotation(torch.zeros_like(days)[..., None] * self.time_frequencies)
 
-    network.turn = types.MethodType(still, network)  # type: ignore[method-assign]
+    network.time_rotation = types.MethodType(still, network)  # type: ignore[method-assign]
 
 
 def _no_places(network: Recommender) -> None:
-    network.place_frequency.zero_()
+    network.position_frequencies.zero_()
 
 
 def _no_neighbours(network: Recommender) -> None:
-    network.items.neighbours.zero_()
+    network.items.neighbors.zero_()
 
 
 def _no_cosine(network: Recommender) -> None:
-    def longer(self: ItemTable, own: Tensor, content: Tensor, neighbours: Tensor) -> Tensor:
+    def longer(self: ItemTable, embedding: Tensor, content: Tensor, neighbors: Tensor) -> Tensor:
         # As long as the item's own part of it, so that its length can be learned again.
-        return ItemTable._unit(self, own, content, neighbours) * own.norm(dim=-1, keepdim=True)
+        return ItemTable._normalized_sum(self, embedding, content, neighbors) * embedding.norm(dim=-1, keepdim=True)
 
     def direction(self: Recommender, state: Tensor) -> Tensor:
         return state
 
-    network.items._unit = types.MethodType(longer, network.items)  # type: ignore[method-assign]
+    network.items._normalized_sum = types.MethodType(longer, network.items)  # type: ignore[method-assign]
     network.direction = types.MethodType(direction, network)  # type: ignore[method-assign]
 
 
@@ -116,33 +116,33 @@ def _as_it_is(network: Recommender) -> None:
 
 
 def _no_decay(data: TrainingData, schedule: TrainingConfig) -> tuple[TrainingData, TrainingConfig]:
-    return data, replace(schedule, decay=0.01)
+    return data, replace(schedule, decay_fraction=0.01)
 
 
 def _no_freshness(data: TrainingData, schedule: TrainingConfig) -> tuple[TrainingData, TrainingConfig]:
-    return data._replace(freshness=None), schedule
+    return data._replace(recency_weights=None), schedule
 
 
 def _few_negatives(data: TrainingData, schedule: TrainingConfig) -> tuple[TrainingData, TrainingConfig]:
-    return data, replace(schedule, negatives=256)
+    return data, replace(schedule, num_negatives=256)
 
 
 def _as_planned(data: TrainingData, schedule: TrainingConfig) -> tuple[TrainingData, TrainingConfig]:
     return data, schedule
 
 
-def _always(task: SequenceTask) -> bool:
+def _always(task: SequenceDataset) -> bool:
     return True
 
 
-PARTS: dict[str, tuple[Network, Schedule, Callable[[SequenceTask], bool]]] = {
+PARTS: dict[str, tuple[Network, Schedule, Callable[[SequenceDataset], bool]]] = {
     "copying": (_no_copying, _as_planned, lambda task: task.has_history or recipe.sessions_repeat(task.data)),
     "time in attention": (_no_time, _as_planned, lambda task: task.has_history),
     "places in attention": (_no_places, _as_planned, _always),
     "neighbours": (_no_neighbours, _as_planned, lambda task: not task.has_history),
     "cosine": (_no_cosine, _as_planned, _always),
     "the decay": (_as_it_is, _no_decay, _always),
-    "freshness in the decay": (_as_it_is, _no_freshness, lambda task: task.data.freshness is not None),
+    "freshness in the decay": (_as_it_is, _no_freshness, lambda task: task.data.recency_weights is not None),
     "2,048 negatives (256)": (_as_it_is, _few_negatives, lambda task: len(task.encoded.vocabulary) > 10_000),
 }
 

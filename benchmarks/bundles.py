@@ -1,4 +1,4 @@
-"""Bundles of networks that learned nothing, for a catalogue and a number of users of any size."""
+"""Bundles of untrained networks for a catalog and a number of users of any size."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from recsys_tasks.engine.catalog import Columns
+from recsys_tasks.engine.catalog import CatalogColumns
 from recsys_tasks.features.encoded_snapshot import EncodedSnapshot
 from recsys_tasks.features.sequences import build_timeline
 from recsys_tasks.features.vocabulary import Vocabulary
@@ -26,18 +26,18 @@ _AT_ONCE, _SESSION_EVENTS, _EVERY = 100, 20, timedelta(seconds=30)
 
 
 def make_bundle(
-    folder: Path, version: str, run_id: str, items: int, users: int, history: int, width: int, seed: int
+    folder: Path, version: str, run_id: str, items: int, users: int, history: int, embedding_dim: int, seed: int
 ) -> Path:
     """A bundle in a folder of its own; users have so many events each, items follow Zipf's law."""
     folder.mkdir(parents=True)
     shop = _shop(items, users, history)
     torch.manual_seed(seed)
     words = shop.vocabulary
-    config = NetworkConfig(items=len(words), content_tokens=len(words.content_names), width=width)
+    config = NetworkConfig(num_items=len(words), num_content_tokens=len(words.token_names), embedding_dim=embedding_dim)
     network = build_network(config, words)
     save_model(TrainedModel(network.eval(), shop.vocabulary), folder)
     export_graphs(network, folder)
-    write_data(folder, Columns.unknown(items), shop, _END.timestamp())
+    write_data(folder, CatalogColumns.empty(items), shop, _END.timestamp())
     lineage = {"model_version": version, "run_id": run_id, "snapshot_id": "s", "cutoff": _END.isoformat()}
     seal_with_golden(folder, lineage, golden_requests(shop))
     return folder

@@ -1,8 +1,8 @@
 """The Complete Journey as sequence files: `python benchmarks/complete_journey.py FOLDER`.
 
-Purchases of the year, read from the project's own snapshot; the test is the last item of each basket of the last 8 % of
-the time, after the household's history; training is what came before, without items bought fewer than ten times, as in
-the pipeline's vocabulary. A basket whose last item is one of those is missed by every model.
+Purchases of one year from the project's snapshot. The targets are the last items of the baskets in the last 8 % of the
+time, after the household's history. Training has all earlier events, without items bought fewer than ten times, as in
+the pipeline's vocabulary. Baskets that end with such an item count as missed by every model.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from recsys_tasks.features.encoded_snapshot import load_events, snapshot_vocabulary
+from recsys_tasks.features.encoded_snapshot import build_vocabulary, load_events
 from recsys_tasks.features.snapshot import latest_snapshot_id, open_snapshot
 from recsys_tasks.names import FIRST_ITEM
 from recsys_tasks.settings import settings
@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     given = parser.parse_args()
     snapshot = open_snapshot(settings().snapshots, latest_snapshot_id(engine()))
-    events, _ = load_events(snapshot, snapshot_vocabulary(snapshot))
+    events, _ = load_events(snapshot, build_vocabulary(snapshot))
     table = pd.DataFrame(
         {
             "user": events.user,

@@ -1,8 +1,8 @@
 """Recommendations under an open load: `python benchmarks/endpoint.py --items 10000 --rate 500 1500 --workers 2`.
 
-Users with histories of 100 events ask again after each of a session's 20 events; a client on the same cores
-sends when a request is due and not when the one before was answered: a time counts from when the request was due. With
-`--rivals`, beside it in the same run: FastAPI with the same network in PyTorch, and FastAPI with VMIS-kNN.
+Users with histories of 100 events send a request after each of a session's 20 events. The client runs on the same cores
+and sends each request when it is due, not when the previous one was answered; latency counts from the due time. With
+`--rivals`, in the same run: FastAPI with the same network in PyTorch, and FastAPI with VMIS-kNN.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from benchmarks.load import Caller, capacity
 from benchmarks.report import machine, show, write
 from benchmarks.rivals import RIVALS
 from recsys_tasks.engine.bundle import pack
-from recsys_tasks.stack.environment import any_free_port
+from recsys_tasks.stack.environment import find_free_port
 
 _TOKEN = "benchmark"  # noqa: S105
 _QUESTIONS = 20_000
@@ -67,7 +67,7 @@ def main() -> None:
 def _running(name: str, bundle: Path, home: Path, workers: int) -> Iterator[tuple[str, int]]:
     """The address of an endpoint with the bundle, or of a rival, and its process."""
     if name in RIVALS:
-        port = any_free_port()
+        port = find_free_port()
         command = [
             sys.executable,
             "-W",

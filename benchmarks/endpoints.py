@@ -1,4 +1,4 @@
-"""Endpoints on this machine, as processes of their own."""
+"""Endpoint processes on this host."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from pathlib import Path
 import httpx
 import psutil
 
-from recsys_tasks.serving.workers import own_port
-from recsys_tasks.stack.environment import any_free_port
+from recsys_tasks.serving.workers import worker_port
+from recsys_tasks.stack.environment import find_free_port
 
 
 @contextmanager
 def running_endpoint(home: Path, workers: int = 1) -> Iterator[tuple[str, int]]:
     """Address and process of an endpoint, a thread a worker, in a folder of its own."""
-    port = any_free_port()
+    port = find_free_port()
     command = [sys.executable, "-W", "ignore", "-m", "recsys_tasks", "serve", "--port", str(port)]
     with running_server(
-        [*command, "--workers", str(workers)], home, [own_port(port, n, workers) for n in range(workers)]
+        [*command, "--workers", str(workers)], home, [worker_port(port, n, workers) for n in range(workers)]
     ) as process:
         yield f"http://127.0.0.1:{port}", process
 
@@ -32,7 +32,7 @@ def running_endpoint(home: Path, workers: int = 1) -> Iterator[tuple[str, int]]:
 def own_addresses(url: str, workers: int) -> list[str]:
     """Where each worker of an endpoint is promoted to."""
     host, port = url.rsplit(":", 1)
-    return [f"{host}:{own_port(int(port), worker, workers)}" for worker in range(workers)]
+    return [f"{host}:{worker_port(int(port), worker, workers)}" for worker in range(workers)]
 
 
 @contextmanager

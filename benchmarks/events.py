@@ -1,7 +1,7 @@
 """Durable events under an open load: `python benchmarks/events.py --rate 5000 --batch 50 --seconds 20`.
 
-Batches are posted when they are due, whatever became of the ones before; a time counts from when a batch was due, and
-an answer says that its events are on the disk.
+Batches are posted when they are due, independent of earlier ones. Latency counts from the due time to the response,
+which confirms that the events are on disk.
 """
 
 from __future__ import annotations

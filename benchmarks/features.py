@@ -24,10 +24,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks import shop
 from benchmarks.ingestion import fresh_warehouse, ingest
 from benchmarks.report import PeakMemory, Stopwatch, machine, show, write
-from recsys_tasks.features.encoded_snapshot import load_events, snapshot_vocabulary
+from recsys_tasks.features.encoded_snapshot import build_vocabulary, load_events
 from recsys_tasks.features.sequences import build_timeline
 from recsys_tasks.features.snapshot import Snapshot, SnapshotParameters, build_snapshot
-from recsys_tasks.sql_files import source
+from recsys_tasks.sql_files import load_sql
 from recsys_tasks.warehouse import ArrowReader, embedded
 
 PARAMETERS = SnapshotParameters(validation_share=0.04, test_share=0.04, min_item_events=5)
@@ -63,7 +63,7 @@ def _measure(folder: Path, postgres: str, server: object, size: int) -> dict[str
     with PeakMemory(server.get_postmaster_info().pid) as peak:  # type: ignore[attr-defined]
         built = _build(warehouse, folder / f"snapshots{size}", days)
         full = watch.lap("full")
-        vocabulary = snapshot_vocabulary(built)
+        vocabulary = build_vocabulary(built)
         watch.lap("vocabulary")
         events, _ = load_events(built, vocabulary)
         trainer = watch.lap("trainer")
@@ -122,18 +122,18 @@ def _duckdb(warehouse: Engine, folder: Path, events: int) -> float:
     with ArrowReader(warehouse) as reader:
         for month in months:
             pq.write_table(reader.read_sql(f"select * from {month}"), log / f"{month}.parquet")
-    query = source("features/day_events")
+    query = load_sql("features/day_events")
     for name, value in (
         ("day_start", "'2024-01-01 00:00:00+00'"),
         ("until", "'2099-01-01 00:00:00+00'"),
-        ("known", "1000000"),
+        ("as_of_change", "1000000"),
     ):
         query = query.replace(f":{name}", f"cast({value} as timestamptz)" if "'" in value else value)
     watch = Stopwatch()
     with duckdb.connect() as database:
         database.execute("set threads = 2")
         database.execute(f"create view events as select * from read_parquet('{log}/*.parquet')")
-        database.execute("create table batches as select unnest(range(0, 100)) as number, 1 as loaded_number")
+        database.execute("create table batches as select unnest(range(0, 100)) as number, 1 as change_number")
         database.execute(
             "create table open_sessions (user_key text, session_id text, session_start timestamptz,"
             " last_time timestamptz, events bigint)"

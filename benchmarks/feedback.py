@@ -32,7 +32,7 @@ from sqlalchemy import text
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.report import machine, show, write
-from recsys_tasks.stack.environment import any_free_port
+from recsys_tasks.stack.environment import find_free_port
 from recsys_tasks.warehouse import embedded, migrate
 
 _BATCH, _ITEMS, _USERS = 500, 1_000, 20_000
@@ -189,7 +189,7 @@ class _Endpoints:
 
     def __init__(self, folder: Path) -> None:
         self._homes = [folder / f"endpoint{number}" for number in range(2)]
-        self._ports = [any_free_port() for _ in self._homes]
+        self._ports = [find_free_port() for _ in self._homes]
         self._processes: list[subprocess.Popen[bytes] | None] = [None, None]
 
     def __enter__(self) -> _Endpoints:
@@ -224,7 +224,7 @@ class _Endpoints:
         process.wait()
         moved = self._homes[number].with_name("moved")
         self._homes[number].rename(moved)
-        self._homes[number], self._ports[number] = moved, any_free_port()
+        self._homes[number], self._ports[number] = moved, find_free_port()
         self._start(number)
         _wait(self.urls[number])
 

@@ -20,11 +20,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import shop
 from benchmarks.report import PeakMemory, Stopwatch, machine, show, write
-from recsys_tasks.ingestion.landing import land
-from recsys_tasks.ingestion.load import LoadReport, load
+from recsys_tasks.ingestion.landing import land_batches
+from recsys_tasks.ingestion.load import LoadReport, load_batch
 from recsys_tasks.ingestion.sources import read_source
 from recsys_tasks.settings import settings
-from recsys_tasks.validation import validate
+from recsys_tasks.validation import validate_batch
 from recsys_tasks.warehouse import embedded, migrate
 
 
@@ -87,11 +87,13 @@ def fresh_warehouse(postgres: str, name: str) -> Engine:
 
 def ingest(warehouse: Engine, folder: Path, mapping: Path, file: Path, watch: Stopwatch) -> LoadReport:
     """Takes one file all the way."""
-    (batch_id,) = land(warehouse, read_source(str(mapping), [file]))
+    (batch_id,) = land_batches(warehouse, read_source(str(mapping), [file]))
     watch.lap("land_s")
-    validate(warehouse, batch_id, folder / "gx", max_bad_share=0.2, kept_from=settings().earliest_event_time)
+    validate_batch(
+        warehouse, batch_id, folder / "gx", max_bad_share=0.2, retention_start=settings().earliest_event_time
+    )
     watch.lap("validate_s")
-    report = load(warehouse, batch_id)
+    report = load_batch(warehouse, batch_id)
     watch.lap("load_s")
     return report
 

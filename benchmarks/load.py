@@ -1,6 +1,6 @@
-"""Requests to endpoints on this machine: as many as they answer, or at a rate whatever they do; bounded in time.
+"""Load generator for endpoints on this host: closed loop, or open loop at a fixed rate; bounded in time.
 
-They ask for recommendations where an address has no path.
+Addresses without a path get recommendation requests.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The whole loop, round by round, through Airflow: `python benchmarks/loop.py --rounds 5 --scenario new_trend`.
 
-Each round: simulated people shop for a day at the endpoint, and Airflow collects, counts, judges, builds features,
-trains and promotes. With `--bad-model` one more round follows, before which a model whose items are mixed up is let
-through a gate that asks for nothing. Households, sessions and times of training are small, where `RECSYS_…` does not
-say otherwise.
+In each round, simulated shoppers use the endpoint for a day; then Airflow collects feedback, attributes outcomes, runs
+the monitors, builds features, trains and promotes. With `--bad-model` one more round follows, after a model with
+shuffled items was promoted through a gate without rules. Households, sessions and training times are small unless
+`RECSYS_…` variables set them.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.report import machine, show, write
 from recsys_tasks.experiments.online_metrics import CLICK_THROUGH, Rate
-from recsys_tasks.experiments.verdicts import arm_figures
+from recsys_tasks.experiments.verdicts import load_arm_metrics
 from recsys_tasks.interval import Interval
-from recsys_tasks.monitoring.report import compare
+from recsys_tasks.monitoring.report import describe_comparison
 from recsys_tasks.settings import settings
-from recsys_tasks.stack.loop import Walk
-from recsys_tasks.stack.services import running
+from recsys_tasks.stack.loop import LoopRunner
+from recsys_tasks.stack.services import running_stack
 from recsys_tasks.steps import monitoring
 from recsys_tasks.steps.simulation import simulate
 
@@ -45,7 +45,7 @@ metrics = []
 [champion]
 metric = "mrr_20"
 confidence = 0.95
-least_gain = {least_gain}
+min_gain = {min_gain}
 """
 _LEAST_GAIN = -0.1  # what is not certainly a tenth worse may try: what it is worth is seen online
 _NEVER = 30.0
@@ -77,8 +77,8 @@ def main() -> None:
         home = Path(folder).resolve()
         _prepare(home)
         began = time.monotonic()
-        with running(Console(width=160), home, ROOT / "dags") as (walk, _):
-            rows, lines = _rounds(walk, given)
+        with running_stack(Console(width=160), home, ROOT / "dags") as (runner, _):
+            rows, lines = _rounds(runner, given)
         seconds = time.monotonic() - began
     about = machine("apache-airflow", "mlflow", "torch")
     show(f"The loop, {given.scenario or 'nothing special'}, {seconds:.0f} s", rows, about)
@@ -93,31 +93,33 @@ def _prepare(home: Path) -> None:
     settings.cache_clear()
 
 
-def _write_gate(home: Path, least_gain: float) -> None:
-    (home / "gate.toml").write_text(_EASY_GATE.format(least_gain=least_gain), encoding="utf-8")
+def _write_gate(home: Path, min_gain: float) -> None:
+    (home / "gate.toml").write_text(_EASY_GATE.format(min_gain=min_gain), encoding="utf-8")
 
 
-def _rounds(walk: Walk, given: argparse.Namespace) -> tuple[list[dict[str, object]], list[str]]:
+def _rounds(runner: LoopRunner, given: argparse.Namespace) -> tuple[list[dict[str, object]], list[str]]:
     rows: list[dict[str, object]] = []
     rates: list[Rate] = []
     lines: list[str] = []
-    walk.begin()
-    walk.settle("first pass", "ingest_events", lambda: _count(walk, "promotions", "decision = 'promoted'") > 0)
+    runner.unpause_dags()
+    runner.run_until("first pass", "ingest_events", lambda: _count(runner, "promotions", "decision = 'promoted'") > 0)
     for number in range(given.rounds + given.bad_model):
         if number == given.rounds:
-            _promote_mixed_up(walk)
-        serving = _champion(walk)
-        simulate(given.scenario, walk.replay_from, range(number, number + 1), given.sessions, given.shoppers)
-        judged = _count(walk, "promotions", _JUDGED)
-        walk.airflow.trigger("collect_feedback")
-        walk.settle(f"round {number + 1}", "collect_feedback", _done(walk, judged))
-        row, rate = _row(walk, number, serving)
+            _promote_mixed_up(runner)
+        serving = _champion(runner)
+        simulate(given.scenario, runner.replay_from, range(number, number + 1), given.sessions, given.shoppers)
+        judged = _count(runner, "promotions", _JUDGED)
+        runner.airflow.trigger("collect_feedback")
+        runner.run_until(f"round {number + 1}", "collect_feedback", _done(runner, judged))
+        row, rate = _row(runner, number, serving)
         rows.append(row)
         rates.append(rate)
-        walk.console.print(row)
+        runner.console.print(row)
         lines += _report(number + 1, given.folder)
     last = rates[given.rounds - 1]
-    lines.append(f"Round {given.rounds} against round 1: " + compare("click-through", last, "round 1", rates[0]))
+    lines.append(
+        f"Round {given.rounds} against round 1: " + describe_comparison("click-through", last, "round 1", rates[0])
+    )
     return rows, lines
 
 
@@ -129,20 +131,20 @@ def _report(number: int, folder: Path | None) -> list[str]:
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copy(written.path, folder / f"round-{number}.html")
-        (folder / f"round-{number}.svg").write_text(written.report.pictures["days"], encoding="utf-8")
+        (folder / f"round-{number}.svg").write_text(written.report.charts["days"], encoding="utf-8")
     print("\n".join(written.report.headlines), flush=True)
     return [f"After round {number}: {line}" for line in written.report.headlines]
 
 
-def _done(walk: Walk, judged: int) -> Callable[[], bool]:
+def _done(runner: LoopRunner, judged: int) -> Callable[[], bool]:
     """Whether the gate has judged what was trained since."""
-    return lambda: _count(walk, "promotions", _JUDGED) > judged
+    return lambda: _count(runner, "promotions", _JUDGED) > judged
 
 
-def _row(walk: Walk, number: int, serving: str) -> tuple[dict[str, object], Rate]:
-    day = (walk.replay_from + timedelta(days=number)).date()
-    with walk.warehouse.connect() as connection:
-        found = arm_figures(connection, Interval.of_day(day))
+def _row(runner: LoopRunner, number: int, serving: str) -> tuple[dict[str, object], Rate]:
+    day = (runner.replay_from + timedelta(days=number)).date()
+    with runner.warehouse.connect() as connection:
+        found = load_arm_metrics(connection, Interval.of_day(day))
         alarms = connection.execute(text("select rule, action, outcome from alarms order by alarm_id")).all()
         decided = connection.execute(
             text("select model_version || ' ' || decision from promotions order by promotion_id desc limit 1")
@@ -157,12 +159,12 @@ def _row(walk: Walk, number: int, serving: str) -> tuple[dict[str, object], Rate
         "the model before": f"{rates['the model before'].value:.2%}" if "the model before" in rates else "",
         "alarms so far": "; ".join(f"{alarm.rule}: {alarm.outcome or alarm.action}" for alarm in alarms),
         "then": decided,
-        "serves": _champion(walk),
+        "serves": _champion(runner),
     }
     return row, own
 
 
-def _promote_mixed_up(walk: Walk) -> None:
+def _promote_mixed_up(runner: LoopRunner) -> None:
     """A version of the champion's network that does not copy and whose items have each other's names, through a gate
     that asks for nothing meanwhile."""
     from recsys_tasks.features.vocabulary import Vocabulary
@@ -174,7 +176,7 @@ def _promote_mixed_up(walk: Walk) -> None:
     from recsys_tasks.steps.training import evaluate_run, register_run
     from recsys_tasks.training.evaluation import load_run_model
 
-    champion = versions.version_by_number(_champion(walk))
+    champion = versions.version_by_number(_champion(runner))
     model = load_run_model(champion.run_id)
     with torch.no_grad():
         model.network.age_offset.sub_(_NEVER)
@@ -195,20 +197,20 @@ def _promote_mixed_up(walk: Walk) -> None:
         runs.log_model(run_id, Path(folder))
     evaluate_run(run_id)
     number = register_run(run_id)
-    _write_gate(settings().home, least_gain=-9.0)
-    walk.airflow.trigger("promote_model", version=number)
-    walk.settle("the mixed up model", "ingest_events", lambda: _champion(walk) == number)
+    _write_gate(settings().home, min_gain=-9.0)
+    runner.airflow.trigger("promote_model", version=number)
+    runner.run_until("the mixed up model", "ingest_events", lambda: _champion(runner) == number)
     _write_gate(settings().home, _LEAST_GAIN)
 
 
-def _champion(walk: Walk) -> str:
+def _champion(runner: LoopRunner) -> str:
     from recsys_tasks.promotion.deployment_record import read_state
 
-    return read_state(walk.warehouse).served[-1].model_version
+    return read_state(runner.warehouse).served[-1].model_version
 
 
-def _count(walk: Walk, table: str, where: str) -> int:
-    with walk.warehouse.connect() as connection:
+def _count(runner: LoopRunner, table: str, where: str) -> int:
+    with runner.warehouse.connect() as connection:
         found: Any = connection.scalar(text(f"select count(*) from {table} where {where}"))
     return int(found)
 

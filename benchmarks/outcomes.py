@@ -1,7 +1,7 @@
 """Attribution and online metrics: `python benchmarks/outcomes.py --impressions 10000000 --days 10`.
 
-Lists of twenty in two arms and two versions; one in twenty items is clicked, one click in ten does not say which
-request it follows. Counts all days, then once more after late clicks of one day.
+Lists of twenty items in two arms and two versions. One in twenty items is clicked; one click in ten has no request id.
+Attributes all days, then again after late clicks of one day.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.ingestion import fresh_warehouse
 from benchmarks.report import PeakMemory, Stopwatch, machine, show, write
-from recsys_tasks.feedback.attribution import CountingRules, count_outcomes
-from recsys_tasks.ingestion.changes import lock_changes, record_removal
+from recsys_tasks.feedback.attribution import AttributionRules, attribute_days
+from recsys_tasks.ingestion.changes import lock_changes, record_change_without_batch
 from recsys_tasks.warehouse import embedded
 
 _LIST = 20
-_RULES = CountingRules(hours=24, requests_per_minute=60)
+_RULES = AttributionRules(window_hours=24, max_requests_per_minute=60)
 _IMPRESSIONS = """
 insert into events (
     event_id, event_key, user_id, session_id, item_id, event_type, event_time, request_id, position, properties,
@@ -95,11 +95,11 @@ def _measure(engine: Engine, server: object, impressions: int, days: int) -> dic
         connection.execute(text("vacuum analyze events"))
     watch = Stopwatch()
     with PeakMemory(server.get_postmaster_info().pid) as peak:  # type: ignore[attr-defined]
-        counted = count_outcomes(engine, _RULES)
+        counted = attribute_days(engine, _RULES)
         everything = watch.lap("all")
     _act(engine, dates[days // 2], "late", one_in_twenty=7)
     watch.lap("fill")
-    again = count_outcomes(engine, _RULES)
+    again = attribute_days(engine, _RULES)
     late = watch.lap("late")
     with engine.connect() as connection:
         clicks = int(connection.scalar(text("select sum(clicks) from request_outcomes")) or 0)
@@ -134,8 +134,8 @@ def _act(engine: Engine, day: str, kind: str, one_in_twenty: int) -> None:
 def _batch(connection: Connection, day: str) -> int:
     """A change that touched a day; its batch's number."""
     lock_changes(connection)
-    number = record_removal(connection, "benchmark", day, [(date.fromisoformat(day[:10]), 0)])
-    found = connection.scalar(text("select number from batches where loaded_number = :number"), {"number": number})
+    number = record_change_without_batch(connection, "benchmark", day, [(date.fromisoformat(day[:10]), 0)])
+    found = connection.scalar(text("select number from batches where change_number = :number"), {"number": number})
     return int(found or 0)
 
 

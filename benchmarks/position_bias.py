@@ -1,9 +1,9 @@
-"""What weighing clicks by their places is good for: `python benchmarks/position_bias.py --seeds 3`.
+"""Effect of inverse propensity weighting of clicks: `python benchmarks/position_bias.py --seeds 3`.
 
-A shop with known wishes shows lists ordered by how popular things were long ago, which is no longer so. People look at
-place p with a chance of 1 / p and click what they want. A network learns from the clicks alone, three ways: each click
-counts the same, by the inverse of the chances that the position-based model finds in the same clicks and impressions,
-and by the inverse of the true chances. It is asked for what other people really want next.
+A synthetic shop with known intents shows lists in the order of outdated popularity. Users examine position p with
+probability 1 / p and click the items they want. A network learns from the clicks in three ways: unweighted, weighted by
+the inverse of estimated examination propensities, and by the inverse of the true ones. It is evaluated on the true next
+intents of other users.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.report import machine, show, write
 from recsys_tasks.evaluation.metrics import ranking_metrics
-from recsys_tasks.evaluation.protocol import Questions, model_ranks
-from recsys_tasks.features.position_bias import click_weights, examination
+from recsys_tasks.evaluation.protocol import PredictionTasks, model_ranks
+from recsys_tasks.features.position_bias import click_weights, estimate_position_bias
 from recsys_tasks.features.sequences import Timeline, build_timeline
 from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.model.tensors import NetworkConfig
@@ -75,7 +75,9 @@ def _compare(seed: int, lists: int, epochs: int) -> dict[str, dict[str, float]]:
     place = np.tile(np.arange(_PLACES), (lists, 1))
     pairs, number = np.unique(np.stack([log.shown.ravel(), place.ravel()]), axis=1, return_inverse=True)
     shown = np.bincount(number)
-    estimated = examination(pairs[0], pairs[1], shown, np.bincount(number, log.clicked.ravel().astype(float)))
+    estimated = estimate_position_bias(
+        pairs[0], pairs[1], shown, np.bincount(number, log.clicked.ravel().astype(float))
+    )
     print(f"seed {seed}: chances {np.round(estimated[[0, 1, 4, 9, 19]], 3)}, true {truth[[0, 1, 4, 9, 19]].round(3)}")
     chances = {"the same": np.zeros(0), "by estimated chances": estimated, "by true chances": truth}
     return {name: _train(log, wants, weights, seed, epochs) for name, weights in chances.items()}
@@ -98,15 +100,17 @@ def _train(log: Log, wants: np.ndarray, chances: np.ndarray, seed: int, epochs: 
         brands=("",) * _ITEMS,
         counts=tuple((np.bincount(timeline.item - FIRST_ITEM, minlength=_ITEMS) + 1).tolist()),
     )
-    config = NetworkConfig(items=len(vocabulary), history=False, width=32, heads=2, dropout=0.2)
+    config = NetworkConfig(num_items=len(vocabulary), history=False, embedding_dim=32, num_heads=2, dropout=0.2)
     torch.manual_seed(seed)
     network = build_network(config, vocabulary)
     stops = timeline.user_start[1:]
-    schedule = TrainingConfig(epochs=epochs, seconds=600, negatives=0, batch_tokens=1_024, patience=epochs, seed=seed)
+    schedule = TrainingConfig(
+        epochs=epochs, seconds=600, num_negatives=0, batch_tokens=1_024, patience=epochs, seed=seed
+    )
     counts = np.bincount(timeline.item, minlength=len(vocabulary))
     train(network, TrainingData(timeline, counts, stops, stops), schedule, lambda _: 0.0)
     wished = _wishes(wants, np.random.default_rng(seed + 1))
-    asked = Questions(wished.session_start[:-1], wished.session_start[1:] - 1)
+    asked = PredictionTasks(wished.session_start[:-1], wished.session_start[1:] - 1)
     metrics = ranking_metrics(model_ranks(network, wished, asked))
     return {name: metrics[name] for name in ("recall_5", "recall_20", "mrr_20")}
 

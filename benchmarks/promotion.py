@@ -1,8 +1,8 @@
 """Promotions and rollbacks under load: `python benchmarks/promotion.py --promotions 200 --endpoints 1`.
 
-Whole ones, with a warehouse and a registry, while a client sends requests at half of what the endpoints can answer,
-and a pause after each, in which it goes on: what is called quiet is those pauses, so that both figures are of the same
-minutes of the same machine. And how long it takes from an approval until the last endpoint serves.
+Complete promotions with a warehouse and a registry, while a client sends requests at half of the endpoints' capacity.
+A pause follows each promotion; the quiet figures are from these pauses, so that both are of the same minutes on one
+host. Also the time from an approval until the last endpoint serves the version.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What every benchmark prints and writes."""
+"""Output of the benchmarks: tables, host and versions, measurements of memory and time."""
 
 from __future__ import annotations
 

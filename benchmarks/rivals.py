@@ -1,8 +1,8 @@
-"""What the endpoint is compared with: `python benchmarks/rivals.py pytorch|vmis_knn BUNDLE PORT`.
+"""Rival servers for the endpoint benchmark: `python benchmarks/rivals.py pytorch|vmis_knn BUNDLE PORT`.
 
-FastAPI as people write it, one process: around the same network, run by PyTorch on one thread over the same histories,
-or around VMIS-kNN over the same sessions. They read the same requests and answer such lists, without filters, rules,
-reasons, live state or a record of what was shown.
+Plain FastAPI in one process: with the same network in PyTorch on one thread and the same histories, or with VMIS-kNN
+over the same sessions. They accept the same requests and return the same lists, without filters, rules, explanations,
+live state or impression logging.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from pydantic import BaseModel
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from recsys_tasks.engine.bundle import read_bundle
-from recsys_tasks.features.sequences import build_timeline, query_inputs
+from recsys_tasks.features.sequences import build_timeline, session_inputs
 from recsys_tasks.model.files import load_model
 from recsys_tasks.model.incremental import score_items
-from recsys_tasks.model.neighbors import NeighbourConfig, SessionNeighbours
+from recsys_tasks.model.neighbors import NeighborConfig, SessionNeighbors
 from recsys_tasks.model.tensors import Events, Query
 from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM, VIEW
 
@@ -90,7 +90,7 @@ def pytorch(folder: Path) -> Scores:
         first, target = np.asarray([len(past)]), np.asarray([len(item) - 1])
         events, query = (
             {name: torch.from_numpy(values) for name, values in part.items()}
-            for part in query_inputs(timeline, first, target, _HISTORY)
+            for part in session_inputs(timeline, first, target, _HISTORY)
         )
         with torch.inference_mode():
             answer: np.ndarray = score_items(network, Events(**events), Query(**query)).softmax(-1).numpy()[0]
@@ -103,7 +103,7 @@ def vmis_knn(folder: Path) -> Scores:
     """Nearest sessions."""
     bundle = read_bundle(folder)
     item = bundle.histories.item.astype(np.int64)
-    neighbours = SessionNeighbours(np.arange(len(item)) // _SESSION, item, len(bundle.vocabulary), NeighbourConfig())
+    neighbours = SessionNeighbors(np.arange(len(item)) // _SESSION, item, len(bundle.vocabulary), NeighborConfig())
 
     def scores(user_id: str | None, session: list[int], now: float) -> np.ndarray:
         known = [number for number in session if number >= FIRST_ITEM] or [0]

@@ -1,4 +1,4 @@
-"""A synthetic shop's log of any size, made day by day: users come back, sessions have a few events, ids are random."""
+"""Synthetic event log of any size, created day by day: returning users, short sessions, random ids."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.report import machine, show, write
-from recsys_tasks.evaluation.sequence_files import read_task
+from recsys_tasks.evaluation.sequence_files import load_sequence_dataset
 from recsys_tasks.model.training_loop import TrainingConfig, build_network, train
 from recsys_tasks.training import recipe
 
@@ -71,21 +71,26 @@ def _events() -> pd.DataFrame:
 
 
 def _ours(path: Path, seconds: float, batch_tokens: int) -> float:
-    task = read_task(path, path, None, seed=0)
+    task = load_sequence_dataset(path, path, None, seed=0)
     vocabulary = task.encoded.vocabulary
     config = replace(
         recipe.network_config(task.data, vocabulary, history=False, seconds=seconds),
         sessions_repeat=False,
-        width=WIDTH,
-        decoder_layers=LAYERS,
-        heads=HEADS,
+        embedding_dim=WIDTH,
+        num_decoder_layers=LAYERS,
+        num_heads=HEADS,
         dropout=DROPOUT,
-        expansion=1,  # as SASRec has it
+        ffn_multiplier=1,  # as SASRec has it
     )
     torch.manual_seed(0)
     network = build_network(config, vocabulary)
     schedule = TrainingConfig(
-        epochs=1_000, seconds=seconds, window=LENGTH, batch_tokens=batch_tokens, negatives=NEGATIVES, patience=1_000
+        epochs=1_000,
+        seconds=seconds,
+        window_size=LENGTH,
+        batch_tokens=batch_tokens,
+        num_negatives=NEGATIVES,
+        patience=1_000,
     )
     return train(network, task.data, schedule, lambda _: 0.0).tokens_per_second
 

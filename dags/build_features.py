@@ -1,4 +1,4 @@
-"""The warehouse's events into an immutable feature snapshot."""
+"""Builds an immutable feature snapshot from the events in the warehouse."""
 
 from typing import Any
 
@@ -8,26 +8,26 @@ from recsys_tasks import orchestration as loop
 
 DOC = """
 ### What it does
-Cuts the events before a cut-off time into timelines and sessions by the SQL in `sql/features/`, and keeps them as
-Parquet files with the vocabulary and the times where the validation and the test part begin.
+Builds a feature snapshot from the events before a cutoff: timelines and sessions by the SQL in `sql/features/`, as
+Parquet files, with the vocabulary and the start times of the validation and the test part. A snapshot never changes.
 
 **Reads** `events`, `items`. **Writes** a folder under `RECSYS_HOME/snapshots`, a row of `snapshots`, and the asset
 `snapshot`.
 
 ### Run it again
-Always safe: the same events and cut-off give the same snapshot. As of a past time: trigger it with
+Always safe: the same events and cutoff give the same snapshot. For a point in time in the past, trigger it with
 `{"cutoff": "2017-12-11T00:00:00+00:00"}`.
 
 ### When it fails
-* `NotEnoughData`: the warehouse has no events, or too few sessions for a validation and a test part; ingest more.
-* `UnavailableError`: the warehouse does not answer; the task is tried again.
+* `NotEnoughData`: the warehouse has no events, or too few sessions for a validation and a test part. Ingest more.
+* `UnavailableError`: the warehouse does not answer. Airflow retries the task.
 """
 
 
 @loop.recsys_dag(
     DOC,
     schedule=[loop.EVENTS],
-    params={"cutoff": Param(None, type=["null", "string"], format="date-time", description="as of when")},
+    params={"cutoff": Param(None, type=["null", "string"], format="date-time", description="default: now")},
     tags=["warehouse", "model", "tier:2"],
 )
 def build_features() -> None:
@@ -39,13 +39,13 @@ def build_features() -> None:
         from recsys_tasks.steps import features
 
         cutoff = params["cutoff"] and datetime.fromisoformat(params["cutoff"])
-        built = features.build_features(cutoff)
-        loop.note(
-            f"{built.snapshot_id}: {built.events:,} events, {built.sessions:,} sessions, {len(built.files)} days,"
-            f" {built.items:,} items, {built.feedback_events:,} events of feedback"
+        result = features.build_features(cutoff)
+        loop.add_note(
+            f"{result.snapshot_id}: {result.events:,} events, {result.sessions:,} sessions, {len(result.files)} days,"
+            f" {result.items:,} items, {result.feedback_events:,} feedback events"
         )
-        outlet_events[loop.SNAPSHOT].extra = {"snapshot_id": built.snapshot_id}
-        return built.snapshot_id
+        outlet_events[loop.SNAPSHOT].extra = {"snapshot_id": result.snapshot_id}
+        return result.snapshot_id
 
     snapshot()
 

@@ -1,4 +1,4 @@
-"""What the endpoints saw into the warehouse's events."""
+"""Collects the endpoints' event logs into the warehouse."""
 
 from typing import Any
 
@@ -10,20 +10,21 @@ from recsys_tasks.settings import settings
 
 DOC = """
 ### What it does
-Fetches what is new in every endpoint's journal (impressions, views, carts, purchases), takes it through landing
-and validation like any source, and moves the cursor only when it is loaded.
+Fetches the new part of every endpoint's event log (impressions, views, carts, purchases) and lands, validates and
+loads it like any source. The cursors advance only after the load.
 
-**Reads** the endpoints' journals. **Writes** `RECSYS_HOME/feedback`, the warehouse, and the asset
-`events` if there was something new.
+**Reads** the endpoints' event logs. **Writes** `RECSYS_HOME/feedback`, the warehouse, and the asset `events` if any
+event is new.
 
 ### Run it again
-Always safe: the same bytes make the same batch, and an event is known by its id.
+Always safe: the same bytes give the same batch, and events are deduplicated by id.
 
 ### When it fails
-* `UnavailableError`: an endpoint or the warehouse does not answer. The journals keep everything; the next run takes it.
+* `UnavailableError`: an endpoint or the warehouse does not answer. The event logs keep everything; the next run
+  fetches it.
 * `ConfigurationError`: `RECSYS_ADMIN_TOKEN` is not set or differs from the endpoint's.
-* `BatchRejected`: a suite of your own in `RECSYS_EXPECTATION_SUITES` stopped the feedback; the message has the address of the data
-  docs.
+* `BatchRejected`: one of your own expectation suites in `RECSYS_EXPECTATION_SUITES` rejected the feedback. The message
+  has the URL of the data docs.
 """
 
 
@@ -42,20 +43,20 @@ def collect_feedback() -> None:
 
         portions = ingestion.fetch_feedback()
         if not portions:
-            raise AirflowSkipException("Nothing new in any journal")
+            raise AirflowSkipException("No event log has new lines")
         return [asdict(portion) for portion in portions]
 
     @task(outlets=[loop.EVENTS], pool=loop.POOL)
     @loop.step
     def load(portions: list[dict[str, Any]], outlet_events: Any = None) -> int:
-        from recsys_tasks.feedback import Portion
+        from recsys_tasks.feedback import EventLogChunk
         from recsys_tasks.steps import ingestion
 
-        reports = ingestion.load_feedback([Portion(**portion) for portion in portions])
+        reports = ingestion.load_feedback([EventLogChunk(**portion) for portion in portions])
         inserted = sum(report.inserted for report in reports)
-        loop.note(loop.counts(reports))
+        loop.add_note(loop.format_counts(reports))
         if inserted == 0:
-            raise AirflowSkipException("Every event was known already")
+            raise AirflowSkipException("All events are already loaded")
         outlet_events[loop.EVENTS].extra = {"inserted": inserted}
         return inserted
 

@@ -1,4 +1,4 @@
-"""Files that were dropped in the landing folder into the warehouse's events, items and users."""
+"""Ingests new files of the landing folder into the warehouse."""
 
 from typing import Any
 
@@ -10,22 +10,22 @@ from recsys_tasks.settings import settings
 
 DOC = """
 ### What it does
-Looks into `RECSYS_LANDING_PATH` (default `RECSYS_HOME/landing`) for files it has not seen: a folder per source, with a
-`mapping.toml` beside the files unless the source comes along. Each file is landed, validated and loaded in a task of
-its own, the older ones first.
+Finds new files in `RECSYS_LANDING_PATH` (default `RECSYS_HOME/landing`): a folder per source, with a `mapping.toml`
+beside the files unless the source is built in. Lands, validates and loads each file in its own task, oldest first.
 
-**Reads** the landing folder. **Writes** the warehouse, the data docs, and the asset `events` if anything was new.
+**Reads** the landing folder. **Writes** the warehouse, the data docs, and the asset `events` if any row is new.
 
 ### Run it again
-Always safe: a file is known by its content and an event by its id, whatever the file is called. A file that changed
-is read again. To read one once more, clear its task.
+Always safe: a file is identified by its content and an event by its id; file names do not matter. A changed file is
+ingested again. To ingest one file again, clear its task.
 
 ### When it fails
-The other files are loaded all the same; `summary` names those that failed.
-* `BatchRejected`: too many bad rows or something unusual; the message has the address of the data docs.
-* `MalformedFile`: the message names file and line. Mend or remove the file: it is tried again at every run.
-* `ConfigurationError`: a mapping or a suite is wrong; the message names file and key.
-* `UnavailableError`: the warehouse does not answer; the task is tried again.
+The other files are loaded; `summary` names those that failed.
+* `BatchRejected`: too many bad rows or an unusual profile. The message has the URL of the data docs.
+* `MalformedFile`: a line cannot be parsed; the message names file and line. Fix or remove the file: every run tries it
+  again.
+* `ConfigurationError`: an invalid mapping or suite. The message names file and key.
+* `UnavailableError`: the warehouse does not answer. Airflow retries the task.
 """
 
 
@@ -42,37 +42,38 @@ def ingest_landing() -> None:
 
         from recsys_tasks.steps import ingestion
 
-        return [asdict(dropped) for dropped in ingestion.dropped_files()]
+        return [asdict(file) for file in ingestion.find_landing_files()]
 
     @task(pool=loop.POOL, map_index_template="{{ file_name }}", max_active_tis_per_dagrun=1)
     @loop.step
-    def ingest(dropped: dict[str, Any]) -> dict[str, Any]:
-        from recsys_tasks.ingestion.landing_folder import DroppedFile
+    def ingest(file: dict[str, Any]) -> dict[str, Any]:
+        from recsys_tasks.ingestion.landing_folder import LandingFile
         from recsys_tasks.steps import ingestion
 
-        get_current_context()["file_name"] = dropped["path"].rsplit("/", 1)[-1]
-        reports = ingestion.ingest_dropped(DroppedFile(**dropped))
-        loop.note(loop.counts(reports), on_run=False)
-        return {"path": dropped["path"], "inserted": sum(report.inserted for report in reports)}
+        get_current_context()["file_name"] = file["path"].rsplit("/", 1)[-1]
+        reports = ingestion.ingest_landing_file(LandingFile(**file))
+        loop.add_note(loop.format_counts(reports), on_run=False)
+        return {"path": file["path"], "inserted": sum(report.inserted for report in reports)}
 
     @task(trigger_rule="all_done", outlets=[loop.EVENTS])
-    def summary(found: list[dict[str, Any]] | None, ingested: Any, outlet_events: Any = None) -> int:
-        if found is None:
-            raise AirflowFailException("The landing folder could not be listed")
-        done = {result["path"]: result["inserted"] for result in ingested}
-        failed = sorted({dropped["path"] for dropped in found} - set(done))
-        inserted = sum(done.values())
-        named = ", ".join(failed) or "none"
-        loop.note(f"{len(done)} of {len(found)} files, {inserted:,} rows inserted; failed: {named}")
+    def summary(files: list[dict[str, Any]] | None, results: Any, outlet_events: Any = None) -> int:
+        if files is None:
+            raise AirflowFailException("The landing folder cannot be listed; see the task look")
+        inserted_by_path = {result["path"]: result["inserted"] for result in results}
+        failed = sorted({file["path"] for file in files} - set(inserted_by_path))
+        inserted = sum(inserted_by_path.values())
+        failed_paths = ", ".join(failed) or "none"
+        num_loaded = len(inserted_by_path)
+        loop.add_note(f"{num_loaded} of {len(files)} files, {inserted:,} rows inserted; failed: {failed_paths}")
         if failed:
-            raise AirflowFailException(f"{len(failed)} of {len(found)} files failed: {named}")
+            raise AirflowFailException(f"{len(failed)} of {len(files)} files failed: {failed_paths}")
         if not inserted:
-            raise AirflowSkipException("Nothing new in the landing folder")
+            raise AirflowSkipException("The landing folder has no new rows")
         outlet_events[loop.EVENTS].extra = {"inserted": inserted}
         return inserted
 
-    found = look()
-    summary(found, ingest.expand(dropped=found))
+    files = look()
+    summary(files, ingest.expand(file=files))
 
 
 ingest_landing()

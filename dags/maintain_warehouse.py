@@ -1,4 +1,4 @@
-"""Retention, statistics, and files that nothing needs any more."""
+"""Maintains the warehouse: retention, planner statistics, and unused files."""
 
 from typing import Any
 
@@ -8,25 +8,25 @@ from recsys_tasks import orchestration as loop
 
 DOC = """
 ### What it does
-Drops whole months of events older than `RECSYS_EVENT_RETENTION_DAYS` (default: keep all), quarantine older than
-`RECSYS_QUARANTINE_RETENTION_DAYS`, landed rows of batches that were never loaded, and snapshots older than
-`RECSYS_SNAPSHOT_RETENTION_DAYS` that no recent champion was trained on. Then it refreshes the statistics that queries are
-planned by.
+Drops whole months of events older than `RECSYS_EVENT_RETENTION_DAYS` (default: keep all), quarantined rows older than
+`RECSYS_QUARANTINE_RETENTION_DAYS`, shared events older than `RECSYS_SHARED_STATE_RETENTION_HOURS`, landing schemas of
+batches that were never loaded, and snapshots older than `RECSYS_SNAPSHOT_RETENTION_DAYS` that no recent champion was
+trained on. Then refreshes the planner statistics.
 
-**Reads** the warehouse, the folder of snapshots. **Writes** the same.
+**Reads** the warehouse, the snapshot folder. **Writes** the same, and the validation results.
 
 ### Run it again
-Always safe. To see what would go: trigger it with `{"dry_run": true}`.
+Always safe. For a dry run, trigger it with `{"dry_run": true}`.
 
 ### When it fails
-* `UnavailableError`: the warehouse does not answer; the task is tried again.
+* `UnavailableError`: the warehouse does not answer. Airflow retries the task.
 """
 
 
 @loop.recsys_dag(
     DOC,
     schedule="30 3 * * *",
-    params={"dry_run": Param(False, type="boolean", description="only say what would go")},
+    params={"dry_run": Param(False, type="boolean", description="only report what would be dropped")},
     tags=["warehouse", "tier:3"],
 )
 def maintain_warehouse() -> None:
@@ -35,11 +35,11 @@ def maintain_warehouse() -> None:
     def maintain(params: Any = None) -> None:
         from recsys_tasks.steps import maintenance
 
-        done = maintenance.maintain(dry_run=params["dry_run"])
-        would = "would drop" if params["dry_run"] else "dropped"
-        loop.note(
-            f"{would} months {', '.join(done.months) or 'none'}, {done.quarantined} rows of quarantine,"
-            f" {done.landings} landings, {done.snapshots} snapshots"
+        report = maintenance.maintain(dry_run=params["dry_run"])
+        verb = "would drop" if params["dry_run"] else "dropped"
+        loop.add_note(
+            f"{verb} months {', '.join(report.months) or 'none'}, {report.quarantined} quarantined rows,"
+            f" {report.landing_schemas} landing schemas, {report.snapshots} snapshots"
         )
 
     maintain()

@@ -1,4 +1,4 @@
-"""What came of what was shown, whether something is wrong, and what follows."""
+"""Attributes outcomes, runs the monitors, and carries out the actions of alarms."""
 
 from typing import Any
 
@@ -9,27 +9,27 @@ from recsys_tasks import orchestration as loop
 
 DOC = """
 ### What it does
-Counts what came of each list (clicks, carts, purchases) into the day it was shown, finds machines among the visitors,
-and judges by the rules of `recsys_tasks/monitoring/monitors.toml` (or `RECSYS_MONITOR_RULES`): the version that serves
-against the arms of the running experiment, its click-through against the week before, and what users do against the
-time that it learned from. What holds is an alarm, which says why; it may take the version back, hold promotions, or
-start a training from the start. At the end the report (`RECSYS_HOME/report.html`, and with the run of the version
-that serves) is made anew.
+Attributes outcomes (clicks, carts, purchases) to impressions and to the day of the impression, and flags bots. Runs
+the monitors in `recsys_tasks/monitoring/monitors.toml` (or `RECSYS_MONITOR_RULES`): the served version against the
+arms of the running experiment, its click-through rate against the week before, and user behavior against the time
+that it learned from. A monitor that fires opens an alarm with an explanation; an alarm can roll back the version, hold
+promotions, or start a training from scratch. At the end, rewrites the report (`RECSYS_HOME/report.html`, also logged to
+the run of the served version).
 
 **Reads** `events`, the running experiment (`RECSYS_EXPERIMENT_FILE`). **Writes** `request_outcomes`, `online_metrics`,
-`flagged_visitors`, `alarms`, the versions' metrics in MLflow, on a roll back the endpoints and aliases, and the asset
-`retraining` if a training is asked for.
+`bot_visitors`, `alarms`, the versions' metrics in MLflow, on a rollback the endpoints and aliases, and the asset
+`retraining` if an alarm asks for a training.
 
 ### Run it again
-Always safe: a day is counted anew only if something of it changed. What an alarm asks for is noted as done after it is
-done, so that a kill loses nothing; a rollback that is done already is not done again.
+Always safe: a day is counted again only if its events changed. An alarm's action is marked as done after it ends, so an
+interrupted action is repeated; a rollback that is done is not repeated.
 
 ### When it fails
-* `UnavailableError` in `react`: an endpoint does not answer; those that do went back, and `reconcile_champion` does the
-  rest.
-* `UnavailableError` elsewhere: the warehouse or MLflow does not answer; the task is tried again.
-* `ConfigurationError`: the rules are wrong; the message names the key.
-* `InputError`: the experiment file is wrong; the message says where.
+* `UnavailableError` in `react`: an endpoint does not answer. The others are rolled back; `reconcile_champion` completes
+  the rollback.
+* `UnavailableError` elsewhere: the warehouse or MLflow does not answer. Airflow retries the task.
+* `ConfigurationError`: the monitor rules are invalid. The message names the key.
+* `InputError`: the experiment file is invalid. The message names the place.
 """
 
 
@@ -44,18 +44,19 @@ def monitor_feedback() -> None:
     def attribute_outcomes() -> int:
         from recsys_tasks.steps import monitoring
 
-        counted = monitoring.attribute_outcomes()
-        loop.note(f"{counted.requests:,} requests of {len(counted.days)} days, {counted.machines} machines")
-        return counted.requests
+        report = monitoring.attribute_outcomes()
+        loop.add_note(f"{report.requests:,} requests of {len(report.days)} days, {report.bots} bots")
+        return report.requests
 
     @task
     @loop.step
     def check_monitors() -> list[str]:
         from recsys_tasks.steps import monitoring
 
-        holds = [f"{found.rule.name}: {found.explanation}" for found in monitoring.check_monitors() if found.fires]
-        loop.note("; ".join(holds) or "no monitor fires")
-        return holds
+        findings = [finding for finding in monitoring.check_monitors() if finding.fires]
+        lines = [f"{finding.rule.name}: {finding.explanation}" for finding in findings]
+        loop.add_note("; ".join(lines) or "no monitor fires")
+        return lines
 
     @task
     @loop.step
@@ -70,23 +71,23 @@ def monitor_feedback() -> None:
         from recsys_tasks.steps import monitoring
 
         reaction = monitoring.react()
-        loop.note(reaction.summary)
+        loop.add_note(reaction.summary)
         return {"alarms": reaction.alarm_ids, "why": reaction.retrain_reason}
 
     @task(outlets=[loop.RETRAINING])
     @loop.step
-    def request_retraining(asked: dict[str, Any], outlet_events: Any = None) -> None:
-        if not asked["alarms"]:
-            raise AirflowSkipException("No alarm asks for it")
-        outlet_events[loop.RETRAINING].extra = {"alarm": asked["why"]}
+    def request_retraining(reaction: dict[str, Any], outlet_events: Any = None) -> None:
+        if not reaction["alarms"]:
+            raise AirflowSkipException("No alarm asks for a retraining")
+        outlet_events[loop.RETRAINING].extra = {"alarm": reaction["why"]}
 
     @task
     @loop.step
-    def mark_retraining(asked: dict[str, Any]) -> None:
-        """In a task of its own: Airflow emits the asset event when the task before this one has ended well."""
+    def mark_retraining(reaction: dict[str, Any]) -> None:
+        """A separate task: Airflow emits the asset event only after `request_retraining` has succeeded."""
         from recsys_tasks.steps import monitoring
 
-        monitoring.mark_retraining(asked["alarms"])
+        monitoring.mark_retraining(reaction["alarms"])
 
     @task
     @loop.step
@@ -95,14 +96,14 @@ def monitor_feedback() -> None:
 
         written = monitoring.report()
         if written is None:
-            raise AirflowSkipException("Nothing was shown so far")
-        loop.note(" ".join(written.report.headlines))
+            raise AirflowSkipException("There are no impressions yet")
+        loop.add_note(" ".join(written.report.headlines))
         return written.report.headlines
 
-    asked = react()
-    attribute_outcomes() >> check_monitors() >> [notify(), asked]
-    request_retraining(asked) >> mark_retraining(asked)
-    asked >> write_report()
+    reaction = react()
+    attribute_outcomes() >> check_monitors() >> [notify(), reaction]
+    request_retraining(reaction) >> mark_retraining(reaction)
+    reaction >> write_report()
 
 
 monitor_feedback()

@@ -1,4 +1,4 @@
-"""The challenger through the gate and onto the endpoints."""
+"""Promotes the challenger: gate, approval, rollout and activation at the endpoints."""
 
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -12,32 +12,34 @@ from recsys_tasks.settings import settings
 
 DOC = """
 ### What it does
-Builds the challenger's bundle (ONNX graphs, histories, checksums, golden requests with their answers), compares it
-with the baselines and the champion on the same held-out sessions, and judges it by the rules of the gate
-(`recsys_tasks/evaluation/gate.toml`, or `RECSYS_GATE_RULES`). If it is good enough, and with
-`RECSYS_APPROVAL=person` somebody agrees under *Required actions*: stages the bundle beside what serves, on every
-endpoint of `RECSYS_ENDPOINT_URLS`, each of which checks and measures it; with `RECSYS_SHADOW_SHARE` or
-`RECSYS_CANARY_SHARE` tries it there first; then lets it serve on all of them or on none, and moves the alias
-`champion`.
+Builds the challenger's bundle (ONNX graphs, histories, checksums, golden requests with their answers), evaluates it
+with the baselines and the champion on the same held-out sessions, and applies the gate's rules
+(`recsys_tasks/evaluation/gate.toml`, or `RECSYS_GATE_RULES`). With `RECSYS_APPROVAL=person`, a person then approves or
+rejects it under *Required actions*. Next, stages the bundle at every endpoint of `RECSYS_ENDPOINT_URLS`, which checks
+and measures it. With `RECSYS_SHADOW_SHARE` or `RECSYS_CANARY_SHARE`, a rollout follows. At last, activates the bundle
+on all endpoints or on none, and moves the alias `champion`.
 
 **Reads** MLflow, the version's snapshot. **Writes** the endpoints, the aliases, the version's tags, a row of
 `promotions`, and the asset `champion`.
 
 ### Run it again
-Always safe: a bundle is known by its content, and one that serves already is left alone. A certain version:
-trigger it with `{"version": "7"}`. Back to the one before: `python -m recsys_tasks rollback`.
+Always safe: a bundle is identified by its content, and an active bundle is left as it is. For a certain version,
+trigger it with `{"version": "7"}`. To return to the previous version: `python -m recsys_tasks rollback`.
 
 ### When it fails
-The old champion serves everywhere, whatever failed.
-* `check_gate` is *skipped*: the gate refused; its log, `promotions.evidence` and the run's `decision.md` have every number.
-* `record_approval` is *skipped*: somebody rejected the version, or nobody answered in time; `promotions.reasons` says who.
-* `PushFailed`: an endpoint refused the bundle or answers otherwise than it should; those that had taken it were
-  put back.
-* `await_rollout` fails with `RolloutFailed`: errors, slow answers or fewer clicks beside the champion; it is withdrawn.
-* `UnavailableError`: an endpoint or MLflow does not answer, or another promotion is under way; the task is tried again.
-* `ConfigurationError`: `RECSYS_ADMIN_TOKEN` is not set or differs from the endpoint's, or the gate's rules are wrong.
-* `InputError`: there is no challenger or no such version, or its run or snapshot is gone; train a model.
-* `BundleUnusable` or `GoldenMismatch` in `build_bundle` or `check_gate`: the bundle cannot be used here; train anew.
+After any failure, the old champion serves everywhere.
+* `check_gate` is *skipped*: the gate refused the version. Its log, `promotions.evidence` and the run's `decision.md`
+  have all numbers.
+* `record_approval` is *skipped*: a person rejected the version, or nobody answered in time. `promotions.reasons` names
+  the person.
+* `PushFailed`: an endpoint refused the bundle or answers wrongly. Endpoints that had activated it were restored.
+* `RolloutFailed` in `await_rollout`: errors, slow answers or fewer clicks than the champion. The version is withdrawn.
+* `UnavailableError`: an endpoint, MLflow or the warehouse does not answer, or another promotion is in progress. Airflow
+  retries the task.
+* `ConfigurationError`: `RECSYS_ADMIN_TOKEN` is not set or differs from the endpoint's, or the gate's rules are invalid.
+* `InputError`: there is no challenger, the version does not exist, or its run or snapshot is gone. Train a model.
+* `BundleUnusable` or `GoldenMismatch` in `build_bundle` or `check_gate`: the bundle does not work on this machine.
+  Train again.
 """
 
 
@@ -46,67 +48,67 @@ The old champion serves everywhere, whatever failed.
 def build_bundle(params: Any = None, triggering_asset_events: Any = None) -> dict[str, Any]:
     from recsys_tasks.steps import promotion
 
-    wanted = params["version"] or loop.from_event(triggering_asset_events, "version")
-    number, folder = promotion.build(wanted)
+    version = params["version"] or loop.get_event_extra(triggering_asset_events, "version")
+    number, folder = promotion.build(version)
     return {"version": number, "bundle": str(folder)}
 
 
 @task(multiple_outputs=False)
 @loop.step
-def check_gate(built: dict[str, Any]) -> dict[str, Any]:
+def check_gate(bundle: dict[str, Any]) -> dict[str, Any]:
     from recsys_tasks.steps import promotion
 
-    decision = promotion.judge(built["version"], Path(built["bundle"]))
-    loop.note(f"version {built['version']}: {'; '.join(decision.reasons)}")
+    decision = promotion.judge(bundle["version"], Path(bundle["bundle"]))
+    loop.add_note(f"version {bundle['version']}: {'; '.join(decision.reasons)}")
     if not decision.promote:
-        raise AirflowSkipException(f"Version {built['version']} is refused: {'; '.join(decision.reasons)}")
+        raise AirflowSkipException(f"The gate refused version {bundle['version']}: {'; '.join(decision.reasons)}")
     evidence = {"evidence": decision.as_dict(), "shown": decision.as_markdown()}
-    return {**built, "reasons": decision.reasons, "approved_by": promotion.AUTOMATIC, **evidence}
+    return {**bundle, "reasons": decision.reasons, "approved_by": promotion.AUTOMATIC, **evidence}
 
 
 @task(multiple_outputs=False)
 @loop.step
-def record_approval(judged: dict[str, Any], answer: Any = None) -> dict[str, Any]:
+def record_approval(checked: dict[str, Any], answer: Any = None) -> dict[str, Any]:
     from recsys_tasks.steps import promotion
 
-    yes, who = loop.read_answer(answer)
-    if not yes:
-        promotion.reject(judged["version"], judged["reasons"], who, judged["evidence"])
-        raise AirflowSkipException(f"Version {judged['version']} was rejected by {who}")
-    return {**judged, "approved_by": who}
+    is_approved, responder = loop.read_approval(answer)
+    if not is_approved:
+        promotion.reject(checked["version"], checked["reasons"], responder, checked["evidence"])
+        raise AirflowSkipException(f"Version {checked['version']} was rejected by {responder}")
+    return {**checked, "approved_by": responder}
 
 
 @task(multiple_outputs=False)
 @loop.step
-def start_rollout(agreed: dict[str, Any]) -> dict[str, Any]:
+def start_rollout(approved: dict[str, Any]) -> dict[str, Any]:
     from recsys_tasks.steps import promotion
 
-    began = promotion.start_rollout(
-        agreed["version"], Path(agreed["bundle"]), agreed["approved_by"], agreed["evidence"]
+    started_at = promotion.start_rollout(
+        approved["version"], Path(approved["bundle"]), approved["approved_by"], approved["evidence"]
     )
-    return {**agreed, "began": began and began.isoformat()}
+    return {**approved, "began": started_at and started_at.isoformat()}
 
 
 @task.sensor(poke_interval=60, mode="reschedule", timeout=30 * 24 * 3600.0)
 @loop.step
-def await_rollout(tried: dict[str, Any]) -> bool:
+def await_rollout(rollout: dict[str, Any]) -> bool:
     from recsys_tasks.steps import promotion
 
-    began = tried["began"] and datetime.fromisoformat(tried["began"])
-    findings = promotion.check_rollout(Path(tried["bundle"]), began)
+    started_at = rollout["began"] and datetime.fromisoformat(rollout["began"])
+    findings = promotion.check_rollout(Path(rollout["bundle"]), started_at)
     if findings is None:
         return False
-    loop.note(f"version {tried['version']} passed its rollout: {'; '.join(findings)}")
+    loop.add_note(f"version {rollout['version']} passed its rollout: {'; '.join(findings)}")
     return True
 
 
 @task(outlets=[loop.CHAMPION_VERSION])
 @loop.step
-def activate(agreed: dict[str, Any], outlet_events: Any = None) -> str:
+def activate(approved: dict[str, Any], outlet_events: Any = None) -> str:
     from recsys_tasks.steps import promotion
 
-    version, who = agreed["version"], agreed["approved_by"]
-    promotion.activate(version, Path(agreed["bundle"]), agreed["reasons"], who, agreed["evidence"])
+    version, approved_by = approved["version"], approved["approved_by"]
+    promotion.activate(version, Path(approved["bundle"]), approved["reasons"], approved_by, approved["evidence"])
     outlet_events[loop.CHAMPION_VERSION].extra = {"version": version}
     return version
 
@@ -115,20 +117,20 @@ def activate(agreed: dict[str, Any], outlet_events: Any = None) -> str:
     DOC,
     schedule=[loop.CHALLENGER_VERSION],
     max_extra_time=timedelta(hours=1) + settings().max_promotion_wait,
-    params={"version": Param(None, type=["null", "string"], description="default: what started the run")},
+    params={"version": Param(None, type=["null", "string"], description="default: the challenger")},
     tags=["model", "serving", "tier:1"],
 )
 def promote_model() -> None:
-    agreed = check_gate(build_bundle())
+    approved = check_gate(build_bundle())
     if settings().approval == "person":
-        approve = loop.asked_person()
-        agreed >> approve
-        agreed = record_approval(agreed, approve.output)
+        approve = loop.create_approval_task()
+        approved >> approve
+        approved = record_approval(approved, approve.output)
     if settings().has_rollout:
-        agreed = start_rollout(agreed)
-        await_rollout(agreed) >> activate(agreed)
+        approved = start_rollout(approved)
+        await_rollout(approved) >> activate(approved)
     else:
-        activate(agreed)
+        activate(approved)
 
 
 promote_model()

@@ -1,4 +1,4 @@
-"""Aliases, endpoints and the record of promotions are made to agree."""
+"""Reconciles the endpoints and the registry aliases with the record of promotions."""
 
 from airflow.sdk import task
 from airflow.sdk.exceptions import AirflowSkipException
@@ -8,19 +8,19 @@ from recsys_tasks.settings import settings
 
 DOC = """
 ### What it does
-Compares what every endpoint serves and where the aliases `champion` and `previous` point with the table `promotions`,
-which says what is to serve. What differs is put right and written down: an endpoint that was away and came back with
-an old model, an alias somebody moved by hand, a promotion that was killed half way, a trial nobody looks after.
+Compares the active bundle of every endpoint and the aliases `champion` and `previous` with the table `promotions`,
+which records the deployed versions. Corrects and records every difference: an endpoint that returned with an old model,
+an alias moved by hand, an interrupted promotion, a rollout that no task checks any more.
 
-**Reads** `promotions`. **Writes** the endpoints, the aliases, a row of `promotions` where something was put right.
+**Reads** `promotions`. **Writes** the endpoints, the aliases, and a row of `promotions` if it corrected something.
 
 ### Run it again
 Always safe. By hand: `python -m recsys_tasks reconcile`.
 
 ### When it fails
-* `UnavailableError`: an endpoint or MLflow does not answer, or a promotion is under way; the next run tries again. If
-  it says that the bundle that is to serve is gone and cannot be built again, promote a version.
-* `ConfigurationError`: `RECSYS_ADMIN_TOKEN` is not set.
+* `UnavailableError`: an endpoint or MLflow does not answer, or a promotion is in progress. The next run tries again. If
+  the message says that the bundle is gone and cannot be built again, promote a version.
+* `ConfigurationError`: `RECSYS_ADMIN_TOKEN` is not set or differs from the endpoint's.
 """
 
 
@@ -35,11 +35,11 @@ def reconcile_champion() -> None:
     def reconcile() -> None:
         from recsys_tasks.steps import promotion
 
-        found = promotion.reconcile()
-        loop.note("; ".join([*found.changes, *found.problems]) or f"version {found.version} serves everywhere")
-        found.raise_problems()
-        if not found.changes:
-            raise AirflowSkipException("Nothing to put right")
+        report = promotion.reconcile()
+        loop.add_note("; ".join([*report.changes, *report.problems]) or f"version {report.version} serves everywhere")
+        report.raise_problems()
+        if not report.changes:
+            raise AirflowSkipException("Nothing to correct")
 
     reconcile()
 

@@ -52,9 +52,7 @@ def _settings() -> str:
 def _command_line() -> str:
     from recsys_tasks.cli import build_parser
 
-    verbs = next(
-        action for action in build_parser()._actions if isinstance(action, argparse._SubParsersAction)
-    )
+    verbs = next(action for action in build_parser()._actions if isinstance(action, argparse._SubParsersAction))
     parts = ["# Command line\n\n`python -m recsys_tasks VERB`; exit status 0, 1 (failed) or 2 (wrong use).\n"]
     for name, parser in verbs.choices.items():
         rows = [
@@ -71,7 +69,8 @@ def _http() -> str:
     from recsys_tasks.serving.openapi import document
 
     api: dict[str, Any] = json.loads(document())
-    parts = [f"# HTTP API\n\nGenerated from `GET /openapi.json`, which describes every field. {api['info'].get('description', '')}\n"]
+    about = api["info"].get("description", "")
+    parts = [f"# HTTP API\n\nGenerated from `GET /openapi.json`, which describes every field. {about}\n"]
     for path, methods in api["paths"].items():
         for method, operation in methods.items():
             parts.append(

@@ -1,5 +1,5 @@
-"""The work of the recommender: importable and runnable without Airflow.
+"""Session recommender: every step of its loop, usable without Airflow.
 
-One room per step of the loop: ingestion, validation, features, model, evaluation, registry, promotion,
-serving, feedback. `dags/` only says when and in what order these run.
+One package per step: ingestion, validation, features, model, training, evaluation, registry, promotion, serving,
+feedback, monitoring. `dags/` only defines when and in which order the steps run.
 """

@@ -1,29 +1,29 @@
-"""Every error that callers of this package handle.
+"""All errors that callers of this package handle.
 
 RecsysError
-├── InputError              what was given is wrong: fix it, retrying does not help
-│   ├── ConfigurationError      a setting, a mapping file or an argument
-│   ├── MalformedFile           an input file cannot be read at a given line
-│   ├── BatchRejected           a landed batch is bad as a whole
-│   ├── NotEnoughData           a snapshot or a training set would be empty
-│   └── OtherModelFormat        a stored model is of another version of this package
-├── OutOfMemory             the machine has too little memory for a training
-├── UnavailableError        something we depend on does not answer: retrying may help
-└── InvariantError          something that must hold does not: ours to mend
-    ├── BundleCorrupt           a bundle's files do not match its manifest
-    ├── BundleUnusable          a bundle crashes, or takes more memory than there is
-    └── GoldenMismatch          a model does not give the answers it was exported with
+├── InputError              the input is wrong: correct it; retrying does not help
+│   ├── ConfigurationError         a setting, a mapping file or an argument is wrong
+│   ├── MalformedFile              a line of an input file cannot be parsed
+│   ├── BatchRejected              a landed batch is invalid as a whole
+│   ├── NotEnoughData              a snapshot or a training set would be empty
+│   └── IncompatibleModelFormat    a stored model was written by another version of this package
+├── OutOfMemory             the machine has too little memory for a training run
+├── UnavailableError        a dependency does not answer: retrying may help
+└── InvariantError          a bug or corrupted data: report or repair it
+    ├── BundleCorrupt              a bundle's files do not match its manifest
+    ├── BundleUnusable             a bundle crashes, needs too much memory or times out
+    └── GoldenMismatch             a model does not reproduce the answers it was exported with
 """
 
 from __future__ import annotations
 
 
 class RecsysError(Exception):
-    """Base of all errors raised on purpose by this package."""
+    """Base class of all errors that this package raises on purpose."""
 
 
 class InputError(RecsysError):
-    """What was given is wrong; retrying does not help."""
+    """The input is wrong; retrying does not help."""
 
 
 class ConfigurationError(InputError):
@@ -31,7 +31,7 @@ class ConfigurationError(InputError):
 
 
 class MalformedFile(InputError):
-    """An input file cannot be read; names the file and the line."""
+    """A line of an input file cannot be parsed; names the file and the line."""
 
     def __init__(self, path: str, line: int, problem: str) -> None:
         super().__init__(f"{path}, line {line}: {problem}")
@@ -39,27 +39,27 @@ class MalformedFile(InputError):
 
 
 class BatchRejected(InputError):
-    """A landed batch is bad as a whole; nothing of it was loaded."""
+    """A landed batch is invalid as a whole; none of its rows was loaded."""
 
 
 class NotEnoughData(InputError):
-    """There are too few events to build or train anything from."""
+    """There are too few events to build a snapshot or train a model."""
 
 
-class OtherModelFormat(InputError):
+class IncompatibleModelFormat(InputError):
     """A stored model was written by another version of this package."""
 
 
 class UnavailableError(RecsysError):
-    """A service this package depends on does not answer; retrying may help."""
+    """A service that this package depends on does not answer; retrying may help."""
 
 
 class OutOfMemory(RecsysError):
-    """The machine has too little memory for a training; says what needs less."""
+    """The machine has too little memory for a training run; the message says how to reduce it."""
 
 
 class InvariantError(RecsysError):
-    """Something that must always hold does not."""
+    """An invariant of the system is violated."""
 
 
 class BundleCorrupt(InvariantError):
@@ -67,8 +67,8 @@ class BundleCorrupt(InvariantError):
 
 
 class BundleUnusable(InvariantError):
-    """A bundle crashes where it is tried, takes more memory than there is, or does not come to an end."""
+    """A bundle's probe crashes, exceeds the available memory or times out."""
 
 
 class GoldenMismatch(InvariantError):
-    """A model does not give the answers it was exported with."""
+    """A model does not reproduce the answers it was exported with."""

@@ -1,4 +1,4 @@
-"""One process at a time, by a lock on a file: it goes with the process that holds it, however that ends."""
+"""File lock between processes; the operating system releases it when its process ends."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Waits until nobody else holds the lock on that file, which is made with its folder, and holds it."""
+def file_lock(path: Path) -> Iterator[None]:
+    """Waits for the exclusive lock on a file, which is created with its folder, and holds it for the context."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -1,4 +1,4 @@
-"""The words that several rooms share: event types, columns, aliases. Nothing else lives here."""
+"""Constants shared by several packages: event types, columns, aliases, model names, reserved item numbers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ADD_TO_CART: Final = "add_to_cart"
 PURCHASE: Final = "purchase"
 EVENT_TYPES: Final = (SEARCH, IMPRESSION, VIEW, ADD_TO_CART, PURCHASE)
 
-# Numbers the model knows event types by; 0 is padding. Impressions are what we did, not what the user did.
+# Event type codes of the model's input; 0 is padding. Impressions have none: they are not user actions.
 EVENT_TYPE_CODES: Final = {SEARCH: 1, VIEW: 2, ADD_TO_CART: 3, PURCHASE: 4}
 
 EVENT_COLUMNS: Final = (
@@ -41,8 +41,8 @@ ITEM_COLUMNS: Final = (
 )
 USER_COLUMNS: Final = ("user_id", "properties", "valid_from")
 
-# What a landing batch can hold, with the columns of each kind. Order matters: events refer to the others.
-KINDS: Final = {"items": ITEM_COLUMNS, "users": USER_COLUMNS, "events": EVENT_COLUMNS}
+# Columns of each kind of record in a landing batch, in loading order: events refer to items and users.
+COLUMNS_BY_KIND: Final = {"items": ITEM_COLUMNS, "users": USER_COLUMNS, "events": EVENT_COLUMNS}
 
 REGISTERED_MODEL: Final = "session-recommender"
 CHALLENGER: Final = "challenger"
@@ -50,12 +50,12 @@ CHAMPION: Final = "champion"
 PREVIOUS: Final = "previous"
 
 POPULARITY: Final = "popularity"
-PERSONAL: Final = "personal_frequency"
+PERSONAL_FREQUENCY: Final = "personal_frequency"
 RECENT_POPULARITY: Final = "recent_popularity"
 ITEM_KNN: Final = "item_knn"
 VMIS_KNN: Final = "vmis_knn"
-BASELINES: Final = (POPULARITY, RECENT_POPULARITY, PERSONAL, ITEM_KNN, VMIS_KNN)
-TRANSFORMER: Final = "transformer"  # the network, blended with neighbours where they help
+BASELINES: Final = (POPULARITY, RECENT_POPULARITY, PERSONAL_FREQUENCY, ITEM_KNN, VMIS_KNN)
+TRANSFORMER: Final = "transformer"  # the network, blended with item neighbors where that helps
 NETWORK: Final = "network"
 DECODER: Final = "decoder"
 GRU: Final = "gru"
@@ -67,15 +67,15 @@ FIRST_ITEM: Final = 2
 
 FEEDBACK_SOURCE: Final = "feedback"
 
-# The kind of list that nobody searched for: `properties.list` of impressions.
+# Kind of list without a search query: `properties.list` of impressions.
 RECOMMENDATIONS: Final = "recommendations"
 
-# After so long without being shown, an item counts as not shown before: in what is learned, and in lists.
-PAUSE_HOURS: Final = 6
+# Without an impression for this long, an item's count of unclicked impressions restarts: in training and serving.
+DISCOUNT_RESET_HOURS: Final = 6
 
-# Who was shown something: `properties.traffic` of events; a shopper where it says nothing.
+# Kind of visitor: `properties.traffic` of events; the default is a shopper.
 SHOPPER: Final = "shopper"
-# What the model that served knew of whom it was shown to: `properties.segment` of impressions.
+# What the serving model knew about the visitor: `properties.segment` of impressions.
 RETURNING: Final = "returning"
 NEW: Final = "new"
 ANONYMOUS: Final = "anonymous"

@@ -1,4 +1,4 @@
-"""The text of the SQL in the `sql/` folder: beside the package in a checkout, inside it when installed."""
+"""Text of the SQL files: in `sql/` beside the package in a checkout, inside the package when installed."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ SQL_ROOT = next(folder for folder in (_PACKAGE.parent / "sql", _PACKAGE / "sql")
 
 
 @cache
-def source(name: str) -> str:
-    """The text of `sql/<name>.sql`."""
+def load_sql(name: str) -> str:
+    """Returns the text of `sql/<name>.sql`."""
     return (SQL_ROOT / f"{name}.sql").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Real components for every test: a PostgreSQL server for the session, a fresh warehouse for each test."""
+"""Shared fixtures: one PostgreSQL server per session, one empty warehouse per test."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sqlalchemy import Engine, text
 
 from recsys_tasks.warehouse import embedded, migrate
 
-# On two busy cores no example has a time of its own to keep.
+# Deadlines are unreliable on two busy cores.
 hypothesis.settings.register_profile("here", deadline=None)
 hypothesis.settings.load_profile("here")
 
@@ -31,8 +31,8 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _environment_as_before() -> Iterator[None]:
-    """MLflow keeps where it was pointed in the process's environment, which the next module's processes inherit."""
+def _restore_environment() -> Iterator[None]:
+    """Restores the environment after each module: MLflow stores its URIs there and child processes inherit them."""
     before = dict(os.environ)
     yield
     os.environ.clear()
@@ -41,14 +41,14 @@ def _environment_as_before() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """SQLAlchemy URL of the server's database `postgres`."""
+    """SQLAlchemy URL of the database `postgres` of the session's server."""
     server = embedded.start(tmp_path_factory.mktemp("postgres"))
     return embedded.url(server, "postgres")
 
 
 @contextmanager
 def database(postgres: str, name: str, template: str = "template1") -> Iterator[Engine]:
-    """An empty database, or one like another, dropped at the end."""
+    """Creates a database from a template and drops it at the end."""
     server = sqlalchemy.create_engine(postgres, isolation_level="AUTOCOMMIT")
     with server.connect() as connection:
         connection.execute(text(f"create database {name} template {template}"))
@@ -66,7 +66,7 @@ def database(postgres: str, name: str, template: str = "template1") -> Iterator[
 
 @contextmanager
 def fresh_warehouse(postgres: str) -> Iterator[Engine]:
-    """An empty warehouse of its own."""
+    """Creates an empty, migrated warehouse and drops it at the end."""
     with database(postgres, f"warehouse_{uuid.uuid4().hex[:12]}") as engine:
         migrate(engine)
         yield engine
@@ -74,26 +74,26 @@ def fresh_warehouse(postgres: str) -> Iterator[Engine]:
 
 @pytest.fixture(scope="session")
 def tracking_template(postgres: str) -> Iterator[str]:
-    """Name of an empty database of MLflow's, to make others like it: its own migrations take half a minute."""
+    """Name of a migrated MLflow template database; migrating one takes half a minute."""
     program = "import sys, mlflow; mlflow.MlflowClient(sys.argv[1]).search_experiments()"
     with database(postgres, "mlflow_template") as empty:
         url = empty.url.render_as_string(hide_password=False)
-        # In a process of its own: as long as somebody is connected, a database is no template.
+        # In a separate process: a database with open connections cannot be a template.
         subprocess.run([sys.executable, "-W", "ignore", "-c", program, url], check=True, capture_output=True)
         yield "mlflow_template"
 
 
 @pytest.fixture
 def warehouse(postgres: str) -> Iterator[Engine]:
-    """An empty warehouse for the test."""
+    """An empty warehouse for one test."""
     with fresh_warehouse(postgres) as engine:
         yield engine
 
 
 @pytest.fixture
 def shared_events() -> Path:
-    """Real log samples, where this machine has them."""
+    """Folder of real log samples; skips the test where it is missing."""
     folder = SHARED / "events"
     if not folder.is_dir():
-        pytest.skip("the real log samples are not on this machine")
+        pytest.skip("shared/data/events is missing on this machine")
     return folder

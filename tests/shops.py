@@ -1,4 +1,4 @@
-"""A small synthetic shop, for tests that need many events with a taste: each user buys from a few items again."""
+"""Synthetic shops for tests: each user repeatedly buys from a few preferred items."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM, PURCHASE, SEARCH, U
 
 START = datetime(2024, 1, 1, 8, tzinfo=UTC)
 ITEMS = 40
-COLOURS = ("red", "green", "blue", "yellow")
-# Rules of a gate for models that learned for a few seconds.
-EASY_RULES = """
+COLORS = ("red", "green", "blue", "yellow")
+# Gate rules that a model trained for a few seconds passes.
+LENIENT_GATE_RULES = """
 [baselines]
 names = ["popularity"]
 metrics = ["mrr_20"]
 [champion]
 metric = "mrr_20"
 confidence = 0.95
-least_gain = 0.0
+min_gain = 0.0
 """
-QUERIES = (*COLOURS, "nothing of the kind")
+QUERIES = (*COLORS, "nothing of the kind")
 
 
 def vocabulary(items: int = ITEMS) -> Vocabulary:
-    """Items `i0`, `i1`, … in two departments."""
+    """Returns a vocabulary of items `i0`, `i1`, … in two departments."""
     return Vocabulary(
         item_ids=tuple(f"i{number}" for number in range(items)),
-        titles=tuple(f"Item {number}, {COLOURS[number % 4]}" for number in range(items)),
+        titles=tuple(f"Item {number}, {COLORS[number % 4]}" for number in range(items)),
         category_paths=tuple(f"D{number % 2} > C{number % 5}" for number in range(items)),
         brands=("",) * items,
         counts=tuple(range(items + 10, 10, -1)),
@@ -52,15 +52,15 @@ def vocabulary(items: int = ITEMS) -> Vocabulary:
 
 
 def encoded_shop(users: int = 60, sessions: int = 8, seed: int = 0) -> EncodedSnapshot:
-    """Users who come once a week and buy, without repeating in a session, from eight items of their own."""
+    """Returns a shop whose users buy four of their eight preferred items once a week; the last weeks are held out."""
     random = np.random.default_rng(seed)
     rows = []
     session = 0
     for user in range(users):
-        own = random.choice(ITEMS, 8, replace=False)
+        preferred = random.choice(ITEMS, 8, replace=False)
         for week in range(sessions):
             at = START.timestamp() + week * 7 * 86_400 + user * 60
-            rows += [(user, session, int(item), at) for item in random.choice(own, 4, replace=False)]
+            rows += [(user, session, int(item), at) for item in random.choice(preferred, 4, replace=False)]
             session += 1
     user_codes, session_codes, items, at_times = (np.asarray(column) for column in zip(*rows, strict=True))
     kinds = np.full(len(rows), EVENT_TYPE_CODES[PURCHASE])
@@ -72,64 +72,67 @@ def encoded_shop(users: int = 60, sessions: int = 8, seed: int = 0) -> EncodedSn
 
 
 def training_data(shop: EncodedSnapshot) -> TrainingData:
-    """What of a shop is for training, and in the decay also what validates."""
+    """Returns a shop's training events; the learning-rate decay also uses the validation events."""
     stops = (training_stops(shop.timeline, shop.split, last) for last in (TRAINING, VALIDATION))
-    return TrainingData(shop.timeline, shop.vocabulary.all_counts(), *stops)
+    return TrainingData(shop.timeline, shop.vocabulary.training_counts(), *stops)
 
 
 def small_config(words: Vocabulary, **sizes: Any) -> NetworkConfig:
-    """A narrow network for a vocabulary."""
-    return NetworkConfig(**{"items": len(words), "content_tokens": len(words.content_names), "width": 16, **sizes})
+    """Returns the configuration of a narrow network for a vocabulary."""
+    return NetworkConfig(
+        **{"num_items": len(words), "num_content_tokens": len(words.token_names), "embedding_dim": 16, **sizes}
+    )
 
 
-def trained_on(timeline: Timeline, users: int, epochs: int, **sizes: Any) -> Recommender:
-    """A small network without history, trained on the first users of a timeline, each of whom has one session."""
+def train_small_network(timeline: Timeline, users: int, epochs: int, **sizes: Any) -> Recommender:
+    """Trains a small network without history on the first users of a timeline in which each user has one session."""
     words = vocabulary()
     stops = timeline.user_start[1:].copy()
     stops[users:] = timeline.user_start[users:-1]
     counts = np.bincount(timeline.item, minlength=len(words))
     torch.manual_seed(0)
-    network = build_network(small_config(words, history=False, width=32, **sizes), words)
-    config = TrainingConfig(epochs=epochs, seconds=600, negatives=0, batch_tokens=256, patience=epochs)
+    network = build_network(small_config(words, history=False, embedding_dim=32, **sizes), words)
+    config = TrainingConfig(epochs=epochs, seconds=600, num_negatives=0, batch_tokens=256, patience=epochs)
     train(network, TrainingData(timeline, counts, stops, stops), config, lambda _: 0.0)
     return network
 
 
 def random_timeline(seed: int, users: int = 5) -> Timeline:
-    """Users with sessions of one to six events, some of them of unknown items, over some weeks."""
+    """Returns a timeline of users with sessions of one to six events over some weeks; some items are unknown."""
     random = np.random.default_rng(seed)
-    user, session, item, kind, seconds, began, query = ([] for _ in range(7))
+    user, session, item, kind, seconds, session_start, query = ([] for _ in range(7))
     number = 0
-    for who in range(users):
+    for index in range(users):
         now = START.timestamp()
         for _ in range(int(random.integers(1, 7))):
             now += float(random.exponential(3 * 86_400))
             at = now
             for _ in range(int(random.integers(1, 7))):
-                user.append(who)
+                user.append(index)
                 session.append(number)
                 kind.append(int(random.integers(1, 5)))
-                searched = kind[-1] == EVENT_TYPE_CODES[SEARCH]
-                item.append(UNKNOWN_ITEM if searched else int(random.integers(1, FIRST_ITEM + ITEMS)))
-                query.append(f"item {QUERIES[random.integers(len(QUERIES))]}" if searched else "")
+                is_search = kind[-1] == EVENT_TYPE_CODES[SEARCH]
+                item.append(UNKNOWN_ITEM if is_search else int(random.integers(1, FIRST_ITEM + ITEMS)))
+                query.append(f"item {QUERIES[random.integers(len(QUERIES))]}" if is_search else "")
                 seconds.append(at)
-                began.append(now)
+                session_start.append(now)
                 at += float(random.exponential(60))
             number += 1
-    queries, text = vocabulary().query_words(query)
-    users_of, of, what, code = (np.asarray(column, np.int64) for column in (user, session, item, kind))
-    return build_timeline(users_of, of, what, code, np.asarray(seconds), np.asarray(began), text, queries)
+    queries, text = vocabulary().encode_queries(query)
+    users_of, sessions_of, items_of, kinds_of = (np.asarray(column, np.int64) for column in (user, session, item, kind))
+    times, starts = np.asarray(seconds), np.asarray(session_start)
+    return build_timeline(users_of, sessions_of, items_of, kinds_of, times, starts, text, queries)
 
 
 def fill(engine: Engine, users: int = 30, weeks: int = 10, seed: int = 0) -> None:
-    """Loads such a shop into a warehouse, past ingestion."""
+    """Loads a shop like `encoded_shop` into a warehouse, bypassing ingestion."""
     random = np.random.default_rng(seed)
     events = []
     for user in range(users):
-        own = random.choice(ITEMS, 8, replace=False)
+        preferred = random.choice(ITEMS, 8, replace=False)
         for week in range(weeks):
             at = START + timedelta(days=7 * week, minutes=user)
-            for item in random.choice(own, 4, replace=False):
+            for item in random.choice(preferred, 4, replace=False):
                 events.append(event(f"u{user}", f"s{user}-{week}", f"i{item}", at))
     add_batch(engine, events)
     with engine.begin() as connection:
@@ -142,7 +145,7 @@ def fill(engine: Engine, users: int = 30, weeks: int = 10, seed: int = 0) -> Non
 
 
 def add_batch(engine: Engine, events: Sequence[Mapping[str, object]]) -> int:
-    """Loads events as one batch, past ingestion, those whose id is new; the batch's number."""
+    """Loads the events with new ids as one batch, bypassing ingestion; returns the batch's number."""
     with engine.begin() as connection:
         number = connection.scalar(
             text(
@@ -157,8 +160,8 @@ def add_batch(engine: Engine, events: Sequence[Mapping[str, object]]) -> int:
             connection.execute(
                 text("select create_event_month(date_trunc('month', cast(:at as date))::date)"), {"at": at}
             )
-            fresh = connection.execute(_INSERT, {**row, "batch": number}).rowcount
-            days[at.astimezone(UTC).date()] += fresh
+            inserted = connection.execute(_INSERT, {**row, "batch": number}).rowcount
+            days[at.astimezone(UTC).date()] += inserted
         record_change(connection, str(batch_id), days.items())
     return int(number or 0)
 
@@ -172,18 +175,18 @@ _INSERT = text(
 
 
 def empty(engine: Engine) -> None:
-    """Makes a warehouse as if nothing had been loaded."""
+    """Empties a warehouse."""
     with engine.begin() as connection:
         connection.execute(
             text(
-                "truncate events, batch_days, feature_parts, snapshots, item_versions, user_versions, quarantine,"
+                "truncate events, batch_days, feature_partitions, snapshots, item_versions, user_versions, quarantine,"
                 " batches cascade"
             )
         )
 
 
 def event(user: str, session: str, item: str, at: datetime) -> dict[str, object]:
-    """A purchase as a row of `events`."""
+    """Returns a purchase as a row of `events`."""
     return {
         "event_id": f"{session}-{item}",
         "user_id": user,
@@ -195,6 +198,6 @@ def event(user: str, session: str, item: str, at: datetime) -> dict[str, object]
 
 
 def write_lines(path: Path, records: list[dict[str, object]]) -> Path:
-    """A JSONL file."""
+    """Writes records as a JSONL file; returns its path."""
     path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
     return path

@@ -4,7 +4,7 @@ from recsys_tasks.client import Event, RecommendationRequest, RecommenderClient
 """
 
 from recsys_tasks.client.shop import (
-    EndpointRefused,
+    EndpointError,
     Event,
     Item,
     RecommendationRequest,
@@ -14,7 +14,7 @@ from recsys_tasks.client.shop import (
 )
 
 __all__ = [
-    "EndpointRefused",
+    "EndpointError",
     "Event",
     "Item",
     "RecommendationRequest",

@@ -1,4 +1,4 @@
-"""Every endpoint at once: all of them serve a bundle, or all go on with what served before."""
+"""Deploys bundles to all endpoints: either every endpoint serves the new bundle, or all keep the previous one."""
 
 from __future__ import annotations
 
@@ -13,126 +13,128 @@ from recsys_tasks.engine.bundle import Bundle, pack
 from recsys_tasks.errors import ConfigurationError, InvariantError, RecsysError, UnavailableError
 
 log = logging.getLogger(__name__)
-_Found = TypeVar("_Found")
+_Response = TypeVar("_Response")
 
 
 class PushFailed(InvariantError):
-    """An endpoint refused the bundle or answers otherwise than it should; the old model serves everywhere."""
+    """An endpoint rejected the bundle or answers unexpectedly; the previous model serves everywhere."""
 
 
-class Asked(NamedTuple):
-    """What endpoints answered, and what went wrong at others, by their addresses."""
+class FleetResponse(NamedTuple):
+    """Responses of the endpoints that succeeded and errors of the others, by URL."""
 
-    found: dict[str, Any]
+    responses: dict[str, Any]
     problems: dict[str, RecsysError]
 
 
 class Fleet:
-    """The endpoints of a list. What is asked of one is asked of all, side by side."""
+    """All endpoints; every method calls them in parallel."""
 
     def __init__(self, urls: Sequence[str], token: str) -> None:
         self._clients = [AdminClient(url, token, PushFailed) for url in urls]
 
     def stage(self, folder: Path, digest: str, serving: str | None = None) -> dict[str, dict[str, Any]]:
-        """Puts a bundle beside what serves, at every endpoint; what each measured of it, by address.
+        """Stages a bundle at every endpoint; returns each endpoint's measurements by URL.
 
         Args:
-            folder: the bundle; digest: its name.
-            serving: digest of what is to serve on if this fails, which may be the bundle itself.
+            folder: the bundle.
+            digest: its digest.
+            serving: digest of the bundle that serves if this fails; may be the bundle itself.
 
         Raises:
-            PushFailed: an endpoint refused it; it is staged nowhere.
-            UnavailableError, ConfigurationError: an endpoint does not answer, or not to this token; likewise.
+            PushFailed: an endpoint rejected the bundle; it is staged nowhere.
+            UnavailableError, ConfigurationError: an endpoint does not answer, or rejects the token; staged nowhere.
         """
-        asked = self.stage_again(folder, digest)
-        if asked.problems:
-            self._put_back(digest, serving)
-            raise _all_of(asked.problems)
-        return asked.found
+        result = self.stage_missing(folder, digest)
+        if result.problems:
+            self._revert(digest, serving)
+            raise _combine(result.problems)
+        return result.responses
 
-    def stage_again(self, folder: Path, digest: str) -> Asked:
-        """Puts a bundle beside what serves, where it is not, at every endpoint that can be reached."""
-        return self._ask(lambda client: _staged(client, folder, digest))
+    def stage_missing(self, folder: Path, digest: str) -> FleetResponse:
+        """Stages a bundle at every reachable endpoint that neither serves nor has staged it."""
+        return self._call(lambda client: _stage(client, folder, digest))
 
     def activate(self, bundle: Bundle, serving: str | None = None) -> None:
-        """Lets a staged bundle serve at every endpoint, and asks each as a caller would.
+        """Activates a staged bundle at every endpoint and verifies each over the public route.
 
         Args:
-            bundle: what is staged.
-            serving: digest of what is to serve on if this fails, which may be the bundle itself.
+            bundle: the staged bundle.
+            serving: digest of the bundle that serves if this fails; may be the bundle itself.
 
         Raises:
-            PushFailed: an endpoint refused or answers wrongly; those that serve it were put back.
-            UnavailableError, ConfigurationError: likewise.
+            PushFailed: an endpoint rejected the bundle or answers unexpectedly; the others were rolled back.
+            UnavailableError, ConfigurationError: an endpoint does not answer, or rejects the token; rolled back too.
         """
-        asked = self._ask(AdminClient.models)
-        if not asked.problems:
-            asked = self._ask(lambda client: _activate(client, bundle))
-        if asked.problems:
-            self._put_back(bundle.digest, serving)
-            raise _all_of(asked.problems)
+        result = self._call(AdminClient.models)
+        if not result.problems:
+            result = self._call(lambda client: _activate(client, bundle))
+        if result.problems:
+            self._revert(bundle.digest, serving)
+            raise _combine(result.problems)
         for client in self._clients:
             log.info("%s serves version %s, bundle %s", client.url, bundle.model_version, bundle.digest)
 
-    def _put_back(self, digest: str, serving: str | None) -> None:
-        # An answer that was lost on its way does not mean that nothing was done, and what was killed before may have
-        # got half way: all endpoints are looked at.
+    def _revert(self, digest: str, serving: str | None) -> None:
+        # Checks every endpoint: one whose response was lost may have activated the bundle, and so may a task that was
+        # killed half way.
         if digest == serving:
             return
-        for url, error in self._ask(lambda client: _put_back(client, digest)).problems.items():
-            log.error("%s could not be put back, and is for reconciling to put right: %s", url, error)
+        for url, error in self._call(lambda client: _revert(client, digest)).problems.items():
+            log.error("%s could not be rolled back; `reconcile_champion` repairs it: %s", url, error)
 
-    def bring(self, digest: str, folder: Callable[[], Path]) -> Asked:
-        """Lets every endpoint that can be reached serve a bundle that served before.
-
-        What is found is the version that an endpoint served until now, of those that served another bundle.
+    def restore(self, digest: str, folder: Callable[[], Path]) -> FleetResponse:
+        """Activates a previously served bundle at every reachable endpoint.
 
         Args:
-            digest: of the bundle.
-            folder: finds the bundle, for endpoints that do not have it any more.
+            digest: the bundle's digest.
+            folder: finds the bundle's folder; called only if an endpoint no longer has the bundle.
+
+        Returns:
+            For each endpoint that served another bundle, the version it served until now.
         """
         models = self.models()
-        reached = models.found.items()
-        changed = {url: found["model_version"] for url, found in reached if found["active"] != digest}
-        missing = any(digest not in (found["active"], found["previous"]) for _, found in reached)
-        source = folder() if missing else None
-        asked = self._ask(lambda client: _bring(client, digest, source), list(changed))
-        return Asked(
-            {url: version for url, version in changed.items() if url not in asked.problems},
-            {**models.problems, **asked.problems},
+        reachable = models.responses.items()
+        changed = {url: status["model_version"] for url, status in reachable if status["active"] != digest}
+        is_missing = any(digest not in (status["active"], status["previous"]) for _, status in reachable)
+        source = folder() if is_missing else None
+        result = self._call(lambda client: _restore(client, digest, source), list(changed))
+        return FleetResponse(
+            {url: version for url, version in changed.items() if url not in result.problems},
+            {**models.problems, **result.problems},
         )
 
-    def begin_trial(self, digest: str, terms: Mapping[str, Any]) -> Asked:
-        """Tries the staged bundle at every endpoint that can be reached; what it showed so far."""
-        return self._ask(lambda client: client.change_staged(digest, **terms))
+    def start_rollout(self, digest: str, terms: Mapping[str, Any]) -> FleetResponse:
+        """Starts a rollout phase of the staged bundle at every reachable endpoint; returns its figures so far."""
+        return self._call(lambda client: client.change_staged(digest, **terms))
 
-    def models(self) -> Asked:
-        """What serves, served before and is staged, at every endpoint that can be reached."""
-        return self._ask(AdminClient.models)
+    def models(self) -> FleetResponse:
+        """Returns the active, previous and staged bundle of every reachable endpoint."""
+        return self._call(AdminClient.models)
 
     def discard(self, digest: str | None = None) -> None:
-        """Lets go of a staged bundle, or of any, wherever an endpoint can be reached."""
-        for url, error in self._ask(lambda client: client.discard_staged(digest)).problems.items():
-            log.error("%s may keep a staged bundle until it is reconciled: %s", url, error)
+        """Discards the staged bundle of every reachable endpoint; with a digest, only that bundle."""
+        for url, error in self._call(lambda client: client.discard_staged(digest)).problems.items():
+            log.error("%s may keep a staged bundle until `reconcile_champion` runs: %s", url, error)
 
-    def _ask(self, ask: Callable[[AdminClient], _Found], only: Sequence[str] | None = None) -> Asked:
+    def _call(self, call: Callable[[AdminClient], _Response], only: Sequence[str] | None = None) -> FleetResponse:
         clients = [client for client in self._clients if only is None or client.url in only]
-        asked = Asked({}, {})
+        result = FleetResponse({}, {})
         if not clients:
-            return asked
+            return result
         with ThreadPoolExecutor(len(clients)) as pool:
-            for client, answer in [(client, pool.submit(ask, client)) for client in clients]:
+            for client, future in [(client, pool.submit(call, client)) for client in clients]:
                 try:
-                    asked.found[client.url] = answer.result()
+                    result.responses[client.url] = future.result()
                 except RecsysError as error:
-                    asked.problems[client.url] = error
-                except (ValueError, KeyError, TypeError) as error:  # not what an endpoint answers
-                    problem = f"{client.url} answers what no endpoint does: {type(error).__name__}: {error}"
-                    asked.problems[client.url] = PushFailed(problem)
-        return asked
+                    result.problems[client.url] = error
+                except (ValueError, KeyError, TypeError) as error:  # not a response of an endpoint
+                    problem = f"{client.url} does not answer like an endpoint: {type(error).__name__}: {error}"
+                    result.problems[client.url] = PushFailed(problem)
+        return result
 
 
-def _staged(client: AdminClient, folder: Path, digest: str) -> dict[str, Any]:
+def _stage(client: AdminClient, folder: Path, digest: str) -> dict[str, Any]:
     models = client.models()
     staged: dict[str, Any] | None = models["staged"]
     if models["active"] == digest:
@@ -140,41 +142,41 @@ def _staged(client: AdminClient, folder: Path, digest: str) -> dict[str, Any]:
     if staged is None or staged["bundle"] != digest:
         staged = client.stage(pack(folder))
     if staged["bundle"] != digest:
-        raise PushFailed(f"{client.url} has staged bundle {staged['bundle']} where {digest} was sent")
+        raise PushFailed(f"{client.url} staged bundle {staged['bundle']}, but {digest} was sent")
     measured: dict[str, Any] = staged["measured"]
     return measured
 
 
 def _activate(client: AdminClient, bundle: Bundle) -> None:
-    """Makes sure of it over the public route, too; that its answers are right was found out when it was staged."""
+    """Activates the bundle and verifies the served version; staging has already verified the golden answers."""
     client.change_staged(bundle.digest, "active")
     if client.models()["active"] != bundle.digest:
-        raise PushFailed(f"{client.url} does not serve bundle {bundle.digest} after taking it")
-    answering = client.answering_version()
-    if answering != bundle.model_version:
-        raise PushFailed(f"{client.url} answers by version {answering} after taking version {bundle.model_version}")
+        raise PushFailed(f"{client.url} does not serve bundle {bundle.digest} after its activation")
+    served = client.query_served_version()
+    if served != bundle.model_version:
+        raise PushFailed(f"{client.url} answers with version {served} after activating version {bundle.model_version}")
 
 
-def _put_back(client: AdminClient, digest: str) -> None:
+def _revert(client: AdminClient, digest: str) -> None:
     if client.models()["active"] == digest:
         client.roll_back(to_none=True)
     client.discard_staged(digest)
 
 
-def _bring(client: AdminClient, digest: str, source: Path | None) -> None:
+def _restore(client: AdminClient, digest: str, source: Path | None) -> None:
     if client.models()["previous"] == digest:
         client.roll_back()
         return
     if source is None:
-        raise PushFailed(f"{client.url} lost bundle {digest} meanwhile")
+        raise PushFailed(f"{client.url} lost bundle {digest} in the meantime; run this again")
     client.discard_staged()
-    _staged(client, source, digest)
+    _stage(client, source, digest)
     client.change_staged(digest, "active")
 
 
-def _all_of(problems: Mapping[str, RecsysError]) -> RecsysError:
-    """One error for all of them, of the kind that says most about what to do."""
-    kinds: tuple[type[RecsysError], ...] = (ConfigurationError, PushFailed, UnavailableError)
+def _combine(problems: Mapping[str, RecsysError]) -> RecsysError:
+    """Returns one error with all messages, of the most actionable class among them."""
+    classes: tuple[type[RecsysError], ...] = (ConfigurationError, PushFailed, UnavailableError)
     errors = list(problems.values())
-    kind = next((kind for kind in kinds if any(isinstance(error, kind) for error in errors)), RecsysError)
-    return kind("; ".join(str(error) for error in errors))
+    best = next((kind for kind in classes if any(isinstance(error, kind) for error in errors)), RecsysError)
+    return best("; ".join(str(error) for error in errors))

@@ -1,4 +1,4 @@
-"""A client of the endpoint for shops written in Python.
+"""HTTP client of the endpoint for shops written in Python.
 
 with RecommenderClient("http://127.0.0.1:8080") as shop:
     shown = shop.recommend(RecommendationRequest(user_id="36", k=5))
@@ -10,29 +10,29 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote
 
 import httpx
 import msgspec
 
-from recsys_tasks.engine.items import Item
-from recsys_tasks.serving.messages import (
-    BatchAnswer,
+from recsys_tasks.wire.items import Item
+from recsys_tasks.wire.messages import (
     Event,
-    EventsAnswer,
-    ItemAnswer,
+    EventsResponse,
+    ItemResponse,
     Problem,
-    RecommendationAnswer,
+    RecommendationBatchResponse,
     RecommendationRequest,
-    SearchAnswer,
+    RecommendationResponse,
     SearchRequest,
+    SearchResponse,
     SessionEvent,
-    SimilarAnswer,
+    SimilarItemsResponse,
 )
 
 __all__ = [
-    "EndpointRefused",
+    "EndpointError",
     "Event",
     "Item",
     "RecommendationRequest",
@@ -41,12 +41,15 @@ __all__ = [
     "SessionEvent",
 ]
 
-_SECONDS = 2.0
+if TYPE_CHECKING:
+    from typing import Self  # Python 3.10
+
+_TIMEOUT_SECONDS = 2.0
 Answer = TypeVar("Answer")
 
 
-class EndpointRefused(Exception):
-    """The endpoint's problem document, where it does not do what was asked."""
+class EndpointError(Exception):
+    """The endpoint answered with an error; `problem` is its problem document (RFC 9457)."""
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(f"{problem.status} {problem.title}: {problem.detail}")
@@ -54,49 +57,50 @@ class EndpointRefused(Exception):
 
 
 class RecommenderClient:
-    """One endpoint, over connections that are kept.
+    """Client of one endpoint with persistent connections.
 
-    Every method raises `EndpointRefused` for an answer that is a problem, and `httpx.TransportError` where there is no
-    answer.
+    Every method raises `EndpointError` for an error response and `httpx.TransportError` if there is no response.
 
     Args:
-        url: of the endpoint.
-        key: for endpoints that want one.
-        seconds: to wait for an answer.
+        url: the endpoint's address.
+        key: API key, for endpoints that require one.
+        timeout_seconds: how long to wait for a response.
     """
 
-    def __init__(self, url: str, key: str | None = None, seconds: float = _SECONDS) -> None:
+    def __init__(self, url: str, key: str | None = None, timeout_seconds: float = _TIMEOUT_SECONDS) -> None:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._http = httpx.Client(base_url=url, headers=headers, timeout=seconds)
+        self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout_seconds)
 
-    def recommend(self, request: RecommendationRequest) -> RecommendationAnswer:
-        """A list."""
-        return self._ask("POST", "/v1/recommendations", RecommendationAnswer, request)
+    def recommend(self, request: RecommendationRequest) -> RecommendationResponse:
+        """Returns a list of recommendations."""
+        return self._request("POST", "/v1/recommendations", RecommendationResponse, request)
 
-    def recommend_many(self, requests: Sequence[RecommendationRequest]) -> list[RecommendationAnswer]:
-        """A list for each of up to 100 requests."""
-        return self._ask("POST", "/v1/recommendations/batch", BatchAnswer, {"requests": requests}).answers
+    def recommend_many(self, requests: Sequence[RecommendationRequest]) -> list[RecommendationResponse]:
+        """Returns a list of recommendations for each of up to 100 requests."""
+        return self._request(
+            "POST", "/v1/recommendations/batch", RecommendationBatchResponse, {"requests": requests}
+        ).answers
 
-    def put_item(self, item_id: str, item: Item) -> ItemAnswer:
-        """Tells of an item, so that it may be in the very next list; wants the administrator's key."""
-        return self._ask("PUT", f"/v1/items/{quote(item_id, safe='')}", ItemAnswer, item)
+    def put_item(self, item_id: str, item: Item) -> ItemResponse:
+        """Adds or updates an item, effective with the next list; requires the administrator's key."""
+        return self._request("PUT", f"/v1/items/{quote(item_id, safe='')}", ItemResponse, item)
 
-    def search(self, request: SearchRequest) -> SearchAnswer:
-        """What a query finds."""
-        return self._ask("POST", "/v1/search", SearchAnswer, request)
+    def search(self, request: SearchRequest) -> SearchResponse:
+        """Returns the items that match a query."""
+        return self._request("POST", "/v1/search", SearchResponse, request)
 
-    def similar(self, item_id: str, k: int = 20) -> SimilarAnswer:
-        """The items most like one."""
-        return self._ask("GET", f"/v1/items/{quote(item_id, safe='')}/similar?k={k}", SimilarAnswer)
+    def similar(self, item_id: str, k: int = 20) -> SimilarItemsResponse:
+        """Returns the `k` items most similar to an item."""
+        return self._request("GET", f"/v1/items/{quote(item_id, safe='')}/similar?k={k}", SimilarItemsResponse)
 
-    def send(self, *events: Event) -> EventsAnswer:
-        """Sends up to 1,000 events; when this returns, they are durable and count.
+    def send(self, *events: Event) -> EventsResponse:
+        """Sends up to 1,000 events; when this returns, they are durable and effective.
 
-        Those without an id get one first: sent again after an answer that was lost, an event counts once.
+        Assigns an `event_id` to events without one, so that an event sent again after a lost response counts once.
         """
         for event in events:
             event.event_id = event.event_id or uuid.uuid4().hex
-        return self._ask("POST", "/v1/events", EventsAnswer, list(events))
+        return self._request("POST", "/v1/events", EventsResponse, list(events))
 
     def close(self) -> None:
         """Closes the connections."""
@@ -110,13 +114,13 @@ class RecommenderClient:
     ) -> None:
         self.close()
 
-    def _ask(self, method: str, path: str, answer: type[Answer], body: object = None) -> Answer:
+    def _request(self, method: str, path: str, answer: type[Answer], body: object = None) -> Answer:
         content = None if body is None else msgspec.json.encode(body)
-        found = self._http.request(method, path, content=content)
-        if found.is_success:
-            return msgspec.json.decode(found.content, type=answer)
+        response = self._http.request(method, path, content=content)
+        if response.is_success:
+            return msgspec.json.decode(response.content, type=answer)
         try:
-            problem = msgspec.json.decode(found.content, type=Problem)
-        except msgspec.MsgspecError:  # something between us and the endpoint
-            problem = Problem("about:blank", found.reason_phrase, found.status_code, found.text[:300])
-        raise EndpointRefused(problem)
+            problem = msgspec.json.decode(response.content, type=Problem)
+        except msgspec.MsgspecError:  # from a proxy in front of the endpoint
+            problem = Problem("about:blank", response.reason_phrase, response.status_code, response.text[:300])
+        raise EndpointError(problem)

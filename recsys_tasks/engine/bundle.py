@@ -1,4 +1,4 @@
-"""The bundle: an immutable folder with everything the endpoint needs of a model, named by its content."""
+"""The bundle: an immutable folder with all files the endpoint needs to serve a model, identified by its digest."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from recsys_tasks.engine.catalog import Catalogue, Columns
+from recsys_tasks.engine.catalog import Catalog, CatalogColumns
 from recsys_tasks.engine.scoring import ItemVectors
 from recsys_tasks.engine.throttle import Pause, no_pause
 from recsys_tasks.errors import BundleCorrupt
@@ -22,15 +22,23 @@ from recsys_tasks.features.vocabulary import Vocabulary
 
 FORMAT = 4
 MANIFEST, GOLDEN, HISTORIES, VOCABULARY = "manifest.json", "golden.json", "histories.npz", "vocabulary.json"
-ENCODER, DECODER, CATALOGUE = "encoder.onnx", "decoder.onnx", "catalogue.json"
+ENCODER, DECODER, CATALOG = "encoder.onnx", "decoder.onnx", "catalogue.json"
 NETWORK, SCAN, VECTORS, BIAS, WORDS = "network.json", "scan.onnx", "items.npy", "bias.npy", "words.npy"
-MODEL = (NETWORK, ENCODER, DECODER, SCAN, VECTORS, BIAS, WORDS, VOCABULARY)  # what a trained model has of its own
-FILES = (*MODEL, CATALOGUE, HISTORIES, GOLDEN)
+MODEL_FILE_NAMES = (NETWORK, ENCODER, DECODER, SCAN, VECTORS, BIAS, WORDS, VOCABULARY)  # exported from the network
+FILES = (*MODEL_FILE_NAMES, CATALOG, HISTORIES, GOLDEN)
 
 
 @dataclass(frozen=True)
 class Histories:
-    """What users did until the bundle's cut-off: events [N] grouped by user, oldest first; times since 1970."""
+    """User actions until the bundle's cutoff: events [N] grouped by user, oldest first.
+
+    Attributes:
+        row_of: row of each user id.
+        start: index of each user's first event [U + 1].
+        item, kind: item number and event type code [N]; seconds: event time in seconds since 1970 [N].
+        popularity: popularity score of each item number [V].
+        words: content tokens of search queries [N, A].
+    """
 
     row_of: dict[str, int]
     start: np.ndarray
@@ -38,28 +46,29 @@ class Histories:
     kind: np.ndarray
     seconds: np.ndarray
     popularity: np.ndarray
-    words: np.ndarray  # [N, A] of searches
+    words: np.ndarray
 
     @classmethod
-    def of_nobody(cls, popularity: np.ndarray) -> Histories:
-        """Histories without a user."""
-        nothing = np.zeros(0, np.int64)
-        return cls({}, nothing, nothing, nothing, nothing.astype(float), popularity, nothing.reshape(0, 0))
+    def without_users(cls, popularity: np.ndarray) -> Histories:
+        """Returns histories that contain no user."""
+        none = np.zeros(0, np.int64)
+        return cls({}, none, none, none, none.astype(float), popularity, none.reshape(0, 0))
 
     def of(self, user_id: str | None) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Items, kinds, times and words of a user's events; empty for one that is not known."""
+        """Returns items, kinds, seconds and words of a user's events; empty arrays for an unknown user."""
         row = self.row_of.get(user_id or "")
-        part = slice(0, 0) if row is None else slice(int(self.start[row]), int(self.start[row + 1]))
-        return self.item[part], self.kind[part], self.seconds[part], self.words[part]
+        rows = slice(0, 0) if row is None else slice(int(self.start[row]), int(self.start[row + 1]))
+        return self.item[rows], self.kind[rows], self.seconds[rows], self.words[rows]
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle whose files were checked against its manifest.
+    """A bundle whose files match the checksums in its manifest.
 
     Attributes:
-        items: vectors by the vocabulary's numbers; words: vectors [C, D] of content tokens.
-        reads_searches: whether the model makes anything of them.
+        items: item vectors [V, D] and biases [V], indexed by item number.
+        words: vectors of content tokens [C, D].
+        has_query_input: whether the model was trained on search queries; a model that was not ignores them.
     """
 
     folder: Path
@@ -68,18 +77,18 @@ class Bundle:
     vocabulary: Vocabulary
     items: ItemVectors
     words: np.ndarray
-    reads_searches: bool
-    catalogue: Catalogue
+    has_query_input: bool
+    catalog: Catalog
     histories: Histories
     golden: list[dict[str, Any]]
 
     @classmethod
-    def of_model(cls, folder: Path, vocabulary: Vocabulary) -> Bundle:
-        """A model alone: no users, and nothing known of the items beside their titles."""
-        catalogue = Catalogue(vocabulary, Columns.unknown(len(vocabulary.item_ids)))
-        users = Histories.of_nobody(vocabulary.all_counts())
-        vectors = _vectors(folder, len(vocabulary))
-        return cls(folder, {}, "", vocabulary, *vectors, _reads_searches(folder), catalogue, users, [])
+    def from_model(cls, folder: Path, vocabulary: Vocabulary) -> Bundle:
+        """Returns a bundle of the model alone: no users, and no item metadata beyond the vocabulary."""
+        catalog = Catalog(vocabulary, CatalogColumns.empty(len(vocabulary.item_ids)))
+        histories = Histories.without_users(vocabulary.training_counts())
+        vectors = _load_vectors(folder, len(vocabulary))
+        return cls(folder, {}, "", vocabulary, *vectors, _has_query_input(folder), catalog, histories, [])
 
     @property
     def model_version(self) -> str:
@@ -87,23 +96,23 @@ class Bundle:
         return str(self.manifest["model_version"])
 
     @cached_property
-    def examination(self) -> np.ndarray:
-        """The chance [P] that each place of a list is looked at; empty where it is not known."""
+    def examination_propensities(self) -> np.ndarray:
+        """Examination propensity of each list position [P]; empty where it was not estimated."""
         return np.asarray(self.manifest.get("examination", ()), float)
 
     @cached_property
-    def fatigue(self) -> np.ndarray:
-        """What remains [L] of the chance to act on an item after so many looks at it; empty where it is not known."""
+    def impression_discounts(self) -> np.ndarray:
+        """Factor on an item's action probability after 0, 1, … unclicked impressions [L]; empty if not estimated."""
         return np.asarray(self.manifest.get("fatigue", ()), float)
 
     @cached_property
     def cutoff(self) -> datetime:
-        """Up to when the histories go."""
-        return _cutoff(self.manifest)
+        """Time at which the histories end, UTC."""
+        return _parse_cutoff(self.manifest)
 
 
-def seal(folder: Path, lineage: dict[str, Any]) -> str:
-    """Writes the manifest of a folder that holds all `FILES`; returns the digest that names the bundle."""
+def write_manifest(folder: Path, lineage: dict[str, Any]) -> str:
+    """Writes the manifest of a folder that contains all `FILES`; returns the bundle's digest."""
     checksums = {name: _sha256(folder / name) for name in FILES}
     manifest = {"format": FORMAT, **lineage, "files": checksums}
     text = json.dumps(manifest, indent=2, sort_keys=True)
@@ -112,102 +121,114 @@ def seal(folder: Path, lineage: dict[str, Any]) -> str:
 
 
 def bundle_digest(folder: Path) -> str:
-    """The digest that names a bundle: that of its manifest, which has those of all other files."""
+    """Returns the bundle's digest: the SHA-256 of its manifest, which contains the checksums of all other files."""
     return _sha256(folder / MANIFEST)
 
 
 def read_bundle(folder: Path, pause: Pause = no_pause) -> Bundle:
-    """Reads a bundle after checking every file against the manifest, in pieces with a pause after each.
+    """Checks every file against the manifest and loads the bundle.
+
+    Args:
+        folder: the bundle.
+        pause: called after each file or loading step, to throttle the work.
 
     Raises:
-        BundleCorrupt: a file is missing, differs from its checksum, or cannot be understood.
+        BundleCorrupt: a file is missing, differs from its checksum or cannot be parsed.
     """
     try:
         text = (folder / MANIFEST).read_bytes()
         manifest = json.loads(text)
         if manifest["format"] != FORMAT:
-            raise BundleCorrupt(f"The bundle has format {manifest['format']}; this endpoint reads {FORMAT}")
+            raise BundleCorrupt(
+                f"The bundle has format {manifest['format']}, but this endpoint reads format {FORMAT}. "
+                "Build the bundle again with the endpoint's package version."
+            )
         for name in FILES:
             if _sha256(folder / name) != manifest["files"][name]:
                 raise BundleCorrupt(f"{name} does not match its checksum in the manifest")
             pause()
-        _cutoff(manifest)
+        _parse_cutoff(manifest)
         vocabulary = Vocabulary.load(folder / VOCABULARY)
         pause()
-        items, words = _vectors(folder, len(vocabulary))
-        reads = _reads_searches(folder)
-        catalogue = Catalogue(vocabulary, Columns.load(folder / CATALOGUE, len(vocabulary.item_ids)))
+        items, words = _load_vectors(folder, len(vocabulary))
+        has_query_input = _has_query_input(folder)
+        catalog = Catalog(vocabulary, CatalogColumns.load(folder / CATALOG, len(vocabulary.item_ids)))
         pause()
-        histories = _histories(folder / HISTORIES)
+        histories = _load_histories(folder / HISTORIES)
         pause()
         golden = json.loads((folder / GOLDEN).read_text(encoding="utf-8"))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BundleCorrupt(f"The bundle cannot be read: {type(error).__name__}: {error}") from error
     digest = hashlib.sha256(text).hexdigest()
-    return Bundle(folder, manifest, digest, vocabulary, items, words, reads, catalogue, histories, golden)
+    return Bundle(folder, manifest, digest, vocabulary, items, words, has_query_input, catalog, histories, golden)
 
 
 def pack(folder: Path) -> bytes:
-    """The bundle as a tar archive; the same bundle gives the same bytes."""
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w") as archive:
+    """Returns the bundle as a tar archive; equal bundles give equal bytes."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
         for name in (MANIFEST, *FILES):
             entry = tarfile.TarInfo(name)
             entry.size = (folder / name).stat().st_size
             with (folder / name).open("rb") as file:
                 archive.addfile(entry, file)
-    return packed.getvalue()
+    return buffer.getvalue()
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Unpacks what `pack` made.
+    """Extracts an archive written by `pack` into a folder.
 
     Raises:
-        BundleCorrupt: it is no archive, or holds anything else than a bundle's files.
+        BundleCorrupt: the file is not a tar archive, or it does not contain exactly a bundle's files.
     """
     try:
-        with tarfile.open(archive, mode="r:") as packed:
-            members = packed.getmembers()
+        with tarfile.open(archive, mode="r:") as opened:
+            members = opened.getmembers()
             names = sorted(member.name for member in members)
             if names != sorted((MANIFEST, *FILES)) or not all(member.isfile() for member in members):
                 raise BundleCorrupt(
-                    f"The archive holds {', '.join(names)[:200]}; expected {', '.join((MANIFEST, *FILES))}"
+                    f"The archive contains {', '.join(names)[:200]}; expected {', '.join((MANIFEST, *FILES))}"
                 )
-            packed.extractall(folder, filter="data")
+            opened.extractall(folder, filter="data")
     except tarfile.TarError as error:
-        raise BundleCorrupt(f"It is not a bundle's tar archive: {error}") from error
+        raise BundleCorrupt(f"The file is not a tar archive of a bundle: {error}") from error
 
 
-def _vectors(folder: Path, items: int) -> tuple[ItemVectors, np.ndarray]:
-    """Of items, and of words; both mapped from their files, which processes share."""
+def _load_vectors(folder: Path, num_items: int) -> tuple[ItemVectors, np.ndarray]:
+    """Returns item vectors [V, D] and token vectors [C, D], memory-mapped so that processes share their pages."""
     vectors, bias, words = (
         np.asarray(np.load(folder / name, mmap_mode="r", allow_pickle=False)) for name in (VECTORS, BIAS, WORDS)
     )
-    if vectors.ndim != 2 or bias.shape != (items,) or words.shape[1:] != vectors.shape[1:] or len(vectors) != items:
+    if (
+        vectors.ndim != 2
+        or bias.shape != (num_items,)
+        or words.shape[1:] != vectors.shape[1:]
+        or len(vectors) != num_items
+    ):
         shapes = ", ".join(
             f"{name} {array.shape}" for name, array in ((VECTORS, vectors), (BIAS, bias), (WORDS, words))
         )
-        raise BundleCorrupt(f"The vocabulary has {items} numbers, but the arrays are of the shapes {shapes}")
+        raise BundleCorrupt(f"The vocabulary has {num_items} item numbers, but the arrays have shapes {shapes}")
     return ItemVectors(vectors, bias), words
 
 
-def _reads_searches(folder: Path) -> bool:
-    """Whether the model was trained on searches; one that was not makes nothing of them."""
+def _has_query_input(folder: Path) -> bool:
+    """Whether the model was trained on search queries."""
     return bool(json.loads((folder / NETWORK).read_text(encoding="utf-8"))["query_words"])
 
 
-def _histories(path: Path) -> Histories:
+def _load_histories(path: Path) -> Histories:
     with np.load(path, allow_pickle=False) as stored:
-        users = stored["users"].tolist()
+        user_ids = stored["users"].tolist()
         words = stored["words"] if "words" in stored else np.zeros((len(stored["item"]), 0), np.int32)
         return Histories(
-            row_of={user: row for row, user in enumerate(users)},
+            row_of={user_id: row for row, user_id in enumerate(user_ids)},
             **{name: stored[name] for name in ("start", "item", "kind", "seconds", "popularity")},
             words=words,
         )
 
 
-def _cutoff(manifest: dict[str, Any]) -> datetime:
+def _parse_cutoff(manifest: dict[str, Any]) -> datetime:
     return datetime.fromisoformat(manifest["cutoff"]).astimezone(UTC)
 
 

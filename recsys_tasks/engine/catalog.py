@@ -1,4 +1,4 @@
-"""What is known of the items that a model knows, by their numbers: what filters and rules ask for."""
+"""Item metadata of a vocabulary as columns: price, availability, category, brand and properties, by item number."""
 
 from __future__ import annotations
 
@@ -15,13 +15,11 @@ from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.names import FIRST_ITEM
 
 if TYPE_CHECKING:
-    from recsys_tasks.engine.items import Item
-
-Value = str | float | bool
+    from recsys_tasks.wire.items import Item
 
 
-class Columns(msgspec.Struct, forbid_unknown_fields=True):
-    """An entry for each item of a vocabulary; times in seconds since 1970. None is what is not known, or no end."""
+class CatalogColumns(msgspec.Struct, forbid_unknown_fields=True):
+    """One entry per item of a vocabulary; times in seconds since 1970. None means unknown or unbounded."""
 
     price: list[float | None]
     available_from: list[float | None]
@@ -29,114 +27,128 @@ class Columns(msgspec.Struct, forbid_unknown_fields=True):
     properties: list[dict[str, Any]]
 
     @classmethod
-    def unknown(cls, items: int) -> Columns:
-        """Columns of items of which nothing is known."""
-        return cls([None] * items, [None] * items, [None] * items, [{}] * items)
+    def empty(cls, num_items: int) -> CatalogColumns:
+        """Returns columns without any metadata."""
+        return cls([None] * num_items, [None] * num_items, [None] * num_items, [{}] * num_items)
 
     @classmethod
-    def load(cls, path: Path, items: int) -> Columns:
-        """Reads what `save` wrote.
+    def load(cls, path: Path, num_items: int) -> CatalogColumns:
+        """Reads a file written by `save`.
 
         Raises:
-            BundleCorrupt: it is not of so many items.
+            BundleCorrupt: a column does not have `num_items` entries.
         """
-        found = msgspec.json.decode(path.read_bytes(), type=cls)
-        lengths = {len(getattr(found, name)) for name in found.__struct_fields__}
-        if lengths != {items}:
-            raise BundleCorrupt(f"{path.name} has columns of {sorted(lengths)} items; the vocabulary has {items}")
-        return found
+        columns = msgspec.json.decode(path.read_bytes(), type=cls)
+        lengths = {len(getattr(columns, name)) for name in columns.__struct_fields__}
+        if lengths != {num_items}:
+            raise BundleCorrupt(f"{path.name} has columns of {sorted(lengths)} items; the vocabulary has {num_items}")
+        return columns
 
     def save(self, path: Path) -> None:
-        """Writes it as JSON."""
+        """Writes the columns as JSON."""
         path.write_bytes(msgspec.json.encode(self))
 
 
-class Coded:
-    """A text of each item, as a number [V] into the different ones; what has none has -1."""
+class CodedColumn:
+    """A dictionary-encoded text column.
+
+    Attributes:
+        values: the distinct texts.
+        codes: index into `values` of each item number's text [V]; -1 for none.
+    """
 
     def __init__(self, texts: Sequence[str]) -> None:
-        different = {text: code for code, text in enumerate(dict.fromkeys(text for text in texts if text))}
-        self.texts = tuple(different)
+        code_of = {text: code for code, text in enumerate(dict.fromkeys(text for text in texts if text))}
+        self.values = tuple(code_of)
         self.codes = np.full(len(texts) + FIRST_ITEM, -1, np.int64)
-        self.codes[FIRST_ITEM:] = [different.get(text, -1) for text in texts]
+        self.codes[FIRST_ITEM:] = [code_of.get(text, -1) for text in texts]
 
-    def among(self, wanted: Sequence[bool]) -> np.ndarray:
-        """Which items [V] have one of the texts that are wanted, an entry each."""
-        chosen = np.append(np.asarray(wanted, bool), False)  # the last one is for those with none
-        found: np.ndarray = chosen[self.codes]
-        return found
+    def mask(self, selected: Sequence[bool]) -> np.ndarray:
+        """Returns which items [V] have a selected value; `selected` has one entry per value."""
+        lookup = np.append(np.asarray(selected, bool), False)  # the last entry is for code -1
+        matches: np.ndarray = lookup[self.codes]
+        return matches
 
 
-class Catalogue:
-    """The items of a vocabulary, with what is known beside their titles."""
+class Catalog:
+    """The items of a vocabulary with their metadata."""
 
-    def __init__(self, vocabulary: Vocabulary, columns: Columns) -> None:
+    def __init__(self, vocabulary: Vocabulary, columns: CatalogColumns) -> None:
         self.vocabulary = vocabulary
         self._columns = columns
         self._properties: dict[str, list[Any]] = {}
         self._available: tuple[int, np.ndarray] | None = None
 
-    def with_items(self, vocabulary: Vocabulary, told: Mapping[str, Item]) -> Catalogue:
-        """The same for a vocabulary with more items at its end, with what was told of some items anew."""
-        later = Columns.unknown(len(vocabulary.item_ids) - len(self._columns.price))
-        columns = Columns(
-            *([*getattr(self._columns, name), *getattr(later, name)] for name in Columns.__struct_fields__)
+    def with_items(self, vocabulary: Vocabulary, updates: Mapping[str, Item]) -> Catalog:
+        """Returns a catalog with updated metadata of some items.
+
+        Args:
+            vocabulary: this catalog's vocabulary, possibly with more items at its end.
+            updates: item updates by item id.
+        """
+        added = CatalogColumns.empty(len(vocabulary.item_ids) - len(self._columns.price))
+        columns = CatalogColumns(
+            *([*getattr(self._columns, name), *getattr(added, name)] for name in CatalogColumns.__struct_fields__)
         )
-        for item_id, item in told.items():
-            place = vocabulary.number_of[item_id] - FIRST_ITEM
-            columns.price[place] = item.price
-            columns.available_from[place] = item.available_from.timestamp() if item.available_from else None
-            columns.available_until[place] = item.available_until.timestamp() if item.available_until else None
-            columns.properties[place] = item.properties
-        return Catalogue(vocabulary, columns)
+        for item_id, item in updates.items():
+            row = vocabulary.number_of[item_id] - FIRST_ITEM
+            columns.price[row] = item.price
+            columns.available_from[row] = item.available_from.timestamp() if item.available_from else None
+            columns.available_until[row] = item.available_until.timestamp() if item.available_until else None
+            columns.properties[row] = item.properties
+        return Catalog(vocabulary, columns)
 
     @cached_property
     def price(self) -> np.ndarray:
-        """Prices [V]; NaN where there is none."""
-        return _numbers(self._columns.price, np.nan)
+        """Prices [V]; NaN for unknown."""
+        return _by_number(self._columns.price, np.nan)
 
     @cached_property
-    def categories(self) -> Coded:
+    def categories(self) -> CodedColumn:
         """Category paths."""
-        return Coded(self.vocabulary.category_paths)
+        return CodedColumn(self.vocabulary.category_paths)
 
     @cached_property
-    def brands(self) -> Coded:
+    def brands(self) -> CodedColumn:
         """Brands."""
-        return Coded(self.vocabulary.brands)
+        return CodedColumn(self.vocabulary.brands)
 
     def available(self, now: float) -> np.ndarray | None:
-        """Which items [V] are to be had at a time; None for all. The same array until an item comes or goes."""
-        if not self._ends:
+        """Returns which items [V] are available at a time in seconds since 1970; None if all always are.
+
+        The result is the same array until an item's availability changes, so that callers may cache by identity.
+        """
+        if not self._is_time_limited:
             return None
-        began, ended = self._availability
-        changes = int(np.searchsorted(self._changes, now, side="right"))
-        if self._available is None or self._available[0] != changes:
-            self._available = changes, (began <= now) & (now < ended)
+        start, end = self._availability
+        num_changes = int(np.searchsorted(self._availability_changes, now, side="right"))
+        if self._available is None or self._available[0] != num_changes:
+            self._available = num_changes, (start <= now) & (now < end)
         return self._available[1]
 
     def property(self, name: str) -> list[Any]:
-        """A property of each item, in the order of the vocabulary; None where it has none."""
+        """Returns a property of each item in the vocabulary's order; None where an item lacks it."""
         if name not in self._properties:
             self._properties[name] = [entry.get(name) for entry in self._columns.properties]
         return self._properties[name]
 
     @cached_property
-    def _ends(self) -> bool:
+    def _is_time_limited(self) -> bool:
         columns = self._columns
-        return any(moment is not None for moment in (*columns.available_from, *columns.available_until))
+        return any(bound is not None for bound in (*columns.available_from, *columns.available_until))
 
     @cached_property
     def _availability(self) -> tuple[np.ndarray, np.ndarray]:
-        return _numbers(self._columns.available_from, -np.inf), _numbers(self._columns.available_until, np.inf)
+        return _by_number(self._columns.available_from, -np.inf), _by_number(self._columns.available_until, np.inf)
 
     @cached_property
-    def _changes(self) -> np.ndarray:
-        """When an item comes or goes, in order."""
+    def _availability_changes(self) -> np.ndarray:
+        """Sorted times at which an item becomes available or unavailable."""
         return np.unique(np.concatenate(self._availability))
 
 
-def _numbers(values: Sequence[float | None], unknown: float) -> np.ndarray:
-    found = np.full(len(values) + FIRST_ITEM, unknown)
-    found[FIRST_ITEM:] = [unknown if value is None else value for value in values]
-    return found
+def _by_number(values: Sequence[float | None], default: float) -> np.ndarray:
+    """Returns values by item number [V], with a default for None, padding and the unknown item."""
+    column = np.full(len(values) + FIRST_ITEM, default)
+    column[FIRST_ITEM:] = [default if value is None else value for value in values]
+    return column

@@ -1,4 +1,4 @@
-"""Answers of one model: from what a user did and what the session did to a list of items."""
+"""The inference engine of one model: ranks items for a user and a session."""
 
 from __future__ import annotations
 
@@ -13,128 +13,137 @@ import msgspec
 import numpy as np
 
 from recsys_tasks.engine.bundle import SCAN, Bundle
-from recsys_tasks.engine.explanations import LIKED, MATCHES, PINNED, POPULAR, RISING, Deeds, Reason, Reasons
+from recsys_tasks.engine.explanations import (
+    MATCHES_INTERESTS,
+    MATCHES_QUERY,
+    PINNED,
+    POPULAR,
+    TRENDING,
+    ActionHistory,
+    Explainer,
+    Explanation,
+)
 from recsys_tasks.engine.graphs import Graph
-from recsys_tasks.engine.impression_discounting import Tired
-from recsys_tasks.engine.item_updates import Addition, with_additions
-from recsys_tasks.engine.items import Recommendation
-from recsys_tasks.engine.merchandising import Rules
-from recsys_tasks.engine.ranking import Ranked, Ranking, Wishes
-from recsys_tasks.engine.scoring import Known, Mixed, NextItem, Rising, Scores
-from recsys_tasks.engine.session_decoder import KEPT_BYTES, Action, Reader
+from recsys_tasks.engine.impression_discounting import DiscountedItems
+from recsys_tasks.engine.item_updates import ItemUpdate, apply_item_updates
+from recsys_tasks.engine.merchandising import MerchandisingRules
+from recsys_tasks.engine.ranking import ListOptions, RankedList, Ranker
+from recsys_tasks.engine.scoring import BlendedScores, NextItemScores, PrecomputedScores, Scores, TrendingItems
+from recsys_tasks.engine.session_decoder import DEFAULT_CACHE_BYTES, Action, SessionDecoder
 from recsys_tasks.engine.throttle import Pause, no_pause
-from recsys_tasks.engine.trending import Lately
+from recsys_tasks.engine.trending import RecentPopularity
 from recsys_tasks.errors import GoldenMismatch, InputError
 from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM
+from recsys_tasks.wire.items import Recommendation
 
 if TYPE_CHECKING:
     from recsys_tasks.engine.text_index import TextIndex
 
 MODEL: Final = "model"
 POPULARITY: Final = "popularity"
-NEIGHBOURS: Final = "neighbours"
+NEIGHBORS: Final = "neighbours"
 Method = Literal["model", "popularity", "neighbours"]
 
-_MOST_FOUND = 1_000
-_LAST_ITEMS, _FADING = 10, 0.7  # of what somebody did last, for neighbours
-_PERSONAL = 0.5
-_WARM_SECONDS = 2.0
+_MAX_SEARCH_RESULTS = 1_000
+_NEIGHBOR_ACTIONS, _NEIGHBOR_DECAY = 10, 0.7  # latest actions that neighbors are searched for; weight per step back
+_PERSONAL_WEIGHT = 0.5
+_WARM_UP_SECONDS = 2.0
 _TOLERANCE = 1e-4
 
 
-class Spent(NamedTuple):
-    """Seconds that parts of an answer took, and whether the history was kept from an answer before."""
+class Timings(NamedTuple):
+    """Seconds per stage of one answer, and whether the history was cached."""
 
-    kept: bool
+    history_cached: bool
     history: float
     decoder: float
     ranking: float = 0.0
 
 
 class Answer(NamedTuple):
-    """What a model answers.
+    """The engine's answer to one request.
 
     Attributes:
         items: best first.
-        purchase_intent: probability that the session goes on to buy something; None where the model was not asked.
-        propensities: with what chance each item came to its place, where chance took part.
-        spent: on what the time went, where the model was asked.
+        purchase_intent: probability that the session ends in a purchase; None where the model did not score.
+        propensities: probability with which exploration chose each item for its position; None without exploration.
+        timings: seconds per stage; None where the model did not score.
     """
 
     items: list[Recommendation]
     purchase_intent: float | None
     propensities: list[float] | None = None
-    spent: Spent | None = None
+    timings: Timings | None = None
 
 
-class _Likely(NamedTuple):
-    """How likely items are, by what (`model` or `popular`), and what the user did, until when."""
+class _Prediction(NamedTuple):
+    """Item scores, their source (`model`, `popular` or `neighbours`) and the signals that adjust them."""
 
     source: str
     scores: Scores
-    intent: float | None
-    deeds: Deeds
-    latest: float
-    spent: Spent | None = None
-    rising: Rising | None = None
-    tired: Tired | None = None
+    purchase_intent: float | None
+    actions: ActionHistory
+    latest_seconds: float
+    timings: Timings | None = None
+    trending: TrendingItems | None = None
+    discounts: DiscountedItems | None = None
 
 
-class Situation(NamedTuple):
-    """What an endpoint sees and a model does not know: what people take of their own accord lately, and how often the
-    user has looked at items without acting on them."""
+class LiveSignals(NamedTuple):
+    """Signals that are newer than the model: recent organic popularity, and the user's unclicked impressions by item
+    id."""
 
-    lately: Lately | None = None
-    looks: Mapping[str, float] = MappingProxyType({})
+    recent_popularity: RecentPopularity | None = None
+    unclicked_impressions: Mapping[str, float] = MappingProxyType({})
 
 
-UNKNOWN: Final = Situation()
+NO_SIGNALS: Final = LiveSignals()
 
 
 class Engine:
-    """Runs the graphs of one bundle and ranks by the rules of a shop. Not for use by several threads at once.
+    """Runs the ONNX graphs of one bundle and ranks by merchandising rules. Not thread-safe.
 
     Args:
-        bundle: the model and what it knows.
-        rules: of the shop.
-        kept_bytes: how much is kept of users and sessions between answers.
-        pause: called after each piece of the work.
+        bundle: the model with its catalogue and user histories.
+        rules: merchandising rules of the shop.
+        cache_bytes: limit of the history and session caches.
+        pause: called after each step of the construction, to throttle it.
     """
 
     def __init__(
         self,
         bundle: Bundle,
-        rules: Rules | None = None,
-        kept_bytes: int = KEPT_BYTES,
+        rules: MerchandisingRules | None = None,
+        cache_bytes: int = DEFAULT_CACHE_BYTES,
         pause: Pause = no_pause,
     ) -> None:
         self._rules = rules
-        self._trained_items = len(bundle.vocabulary.item_ids)
-        self._look_at(bundle)
+        self._num_trained_items = len(bundle.vocabulary.item_ids)
+        self._set_bundle(bundle)
         pause()
-        self._reader = Reader(bundle, kept_bytes)
+        self._session_decoder = SessionDecoder(bundle, cache_bytes)
         pause()
         self._scan = Graph(bundle.folder / SCAN)
 
-    def with_items(self, additions: Mapping[str, Addition]) -> Engine:
-        """An engine that knows more of items, new ones among them; it shares with this one whatever stays the same."""
-        found = copy.copy(self)
-        found._look_at(with_additions(self.bundle, additions))
-        found._reader = self._reader.of(found.bundle, additions)
+    def with_items(self, updates: Mapping[str, ItemUpdate]) -> Engine:
+        """Returns an engine with item updates applied; it shares all unchanged parts with this one."""
+        engine = copy.copy(self)
+        engine._set_bundle(apply_item_updates(self.bundle, updates))
+        engine._session_decoder = self._session_decoder.with_bundle(engine.bundle, updates)
         if "_text" in self.__dict__:
-            vocabulary = found.bundle.vocabulary
-            self._text.put(vocabulary, [vocabulary.number_of[item_id] for item_id in additions])
-        return found
+            vocabulary = engine.bundle.vocabulary
+            self._text.put(vocabulary, [vocabulary.number_of[item_id] for item_id in updates])
+        return engine
 
-    def _look_at(self, bundle: Bundle) -> None:
+    def _set_bundle(self, bundle: Bundle) -> None:
         self.bundle = bundle
         popularity = bundle.histories.popularity
-        self._shares = popularity / max(popularity.sum(), 1)
-        self._popular = Known(self._shares)
-        self._seen_lately: tuple[Lately, Rising | None] | None = None
-        self._unruled = Ranking(bundle.catalogue, bundle.items, Rules())
-        self._ranking = Ranking(bundle.catalogue, bundle.items, self._rules) if self._rules else self._unruled
-        self._reasons = Reasons(bundle.vocabulary, bundle.items)
+        self._popularity_shares = popularity / max(popularity.sum(), 1)
+        self._popularity_scores = PrecomputedScores(self._popularity_shares)
+        self._trending_cache: tuple[RecentPopularity, TrendingItems | None] | None = None
+        self._plain_ranker = Ranker(bundle.catalog, bundle.items, MerchandisingRules())
+        self._ranker = Ranker(bundle.catalog, bundle.items, self._rules) if self._rules else self._plain_ranker
+        self._explainer = Explainer(bundle.vocabulary, bundle.items)
 
     def recommend(
         self,
@@ -142,26 +151,26 @@ class Engine:
         past: Sequence[Action],
         session: Sequence[Action],
         now: float,
-        wishes: Wishes,
+        options: ListOptions,
         method: Method = MODEL,
-        situation: Situation = UNKNOWN,
+        signals: LiveSignals = NO_SIGNALS,
     ) -> Answer:
-        """The best items for a user in a session at a time.
+        """Returns the best items for a user in a session.
 
         Args:
-            user_id: whose history in the bundle to read, if any.
-            past: what the user did since the bundle's cut-off, outside the session.
-            session: what the session did, oldest first.
-            now: when the session began.
-            wishes: what the caller wants of the list.
-            method: what to order the items by: the model, how popular they are, or how near they are to those that
-                the user did something with last; without any, the popular ones.
-            situation: what goes on, which the model is told of; the other methods are not.
+            user_id: key of the user's history in the bundle; None for an anonymous visitor.
+            past: the user's actions since the bundle's cut-off, without the session.
+            session: actions of the session, oldest first.
+            now: start of the session, seconds since 1970.
+            options: list constraints.
+            method: source of the scores: the model, popularity, or similarity to the user's latest items. Without any
+                items, similarity falls back to popularity.
+            signals: live signals; only the model's scores use them.
         """
-        likely = self._likely(user_id, past, session, now, method)
+        prediction = self._predict(user_id, past, session, now, method)
         if method == MODEL:
-            likely = self._in(situation, likely)
-        return self._recommend(self._ranking, likely, wishes)
+            prediction = self._apply_signals(signals, prediction)
+        return self._recommend(self._ranker, prediction, options)
 
     def search(
         self,
@@ -170,43 +179,44 @@ class Engine:
         session: Sequence[Action],
         now: float,
         query: str,
-        wishes: Wishes,
-        situation: Situation = UNKNOWN,
+        options: ListOptions,
+        signals: LiveSignals = NO_SIGNALS,
     ) -> Answer:
-        """The items that a query is about, those first that fit the query and the user; none if no item has its words.
+        """Returns the items that match a query, personalized; an empty list if no item has its words.
 
-        An item's score is that of its words as a share of the best one's, and half as much again for what the model
-        thinks of it, whose session ends with the query: as a share of the best one's among those found.
+        The score of an item is BM25(item) / max BM25 + 0.5 · P(item) / max P, where P is the model's probability after
+        a session that ends with the query. Both maxima are over the matches.
 
         Args:
-            user_id, past, session, now, wishes, situation: as for `recommend`; the session ends with the search.
-            query: what was searched for.
+            user_id, past, session, now, options, signals: as for `recommend`; the session ends with the search.
+            query: search text.
         """
-        numbers, matching = self._find(query)
+        numbers, relevance = self._search_text(query)
         if not len(numbers):
             return Answer([], None)
-        likely = self._in(situation, self._likely(user_id, past, session, now))
+        prediction = self._apply_signals(signals, self._predict(user_id, past, session, now))
         scores = np.zeros(len(self.bundle.vocabulary))
         personal = scores.copy()
-        found = likely.scores.best(1, also=numbers)
-        np.maximum.at(personal, found.numbers, found.scores)
+        scored = prediction.scores.top_k(1, include=numbers)
+        np.maximum.at(personal, scored.numbers, scored.scores)
         personal = personal[numbers]
-        scores[numbers] = matching / matching.max() + _PERSONAL * personal / max(personal.max(), 1e-30)
-        ranked = self._ranking.rank(Known(scores), wishes, session[-1].seconds)
-        return Answer(self._listed(ranked, "search", [(MATCHES, None)] * len(ranked.numbers)), likely.intent)
+        scores[numbers] = relevance / relevance.max() + _PERSONAL_WEIGHT * personal / max(personal.max(), 1e-30)
+        ranked = self._ranker.rank(PrecomputedScores(scores), options, session[-1].seconds)
+        explanations: list[Explanation] = [(MATCHES_QUERY, None)] * len(ranked.numbers)
+        return Answer(self._to_recommendations(ranked, "search", explanations), prediction.purchase_intent)
 
     def is_trained(self, item_id: str) -> bool:
-        """Whether the model has seen what users did with an item."""
+        """Whether the item was in the training vocabulary."""
         number = int(self.bundle.vocabulary.numbers([item_id])[0])
-        return FIRST_ITEM <= number < FIRST_ITEM + self._trained_items
+        return FIRST_ITEM <= number < FIRST_ITEM + self._num_trained_items
 
-    def _find(self, query: str) -> tuple[np.ndarray, np.ndarray]:
-        numbers, matching = self._text.find(query, _MOST_FOUND)
-        known = numbers < len(self.bundle.vocabulary)  # the index may have an item already that this engine has not
-        return numbers[known], matching[known]
+    def _search_text(self, query: str) -> tuple[np.ndarray, np.ndarray]:
+        numbers, relevance = self._text.search(query, _MAX_SEARCH_RESULTS)
+        known = numbers < len(self.bundle.vocabulary)  # engines share the index; it may hold items newer than this one
+        return numbers[known], relevance[known]
 
-    def similar(self, item_id: str, wishes: Wishes, now: float) -> list[Recommendation]:
-        """The items most like one, as the model sees them; the score is the cosine of their vectors.
+    def find_similar(self, item_id: str, options: ListOptions, now: float) -> list[Recommendation]:
+        """Returns the nearest items by cosine similarity of their vectors, which is the score.
 
         Raises:
             InputError: the model does not know the item.
@@ -214,91 +224,97 @@ class Engine:
         number = int(self.bundle.vocabulary.numbers([item_id])[0])
         if number < FIRST_ITEM:
             raise InputError(f"the model does not know the item {item_id!r}")
-        likeness = self.bundle.items.products(self.bundle.items[np.asarray([number])][0])
-        likeness[number] = 0.0
-        ranked = self._unruled.rank(Known(likeness), wishes, now)
-        reason = f"like {self.bundle.vocabulary.title(number)}", item_id
-        return self._listed(ranked, "model", [reason] * len(ranked.numbers))
+        similarity = self.bundle.items.dot(self.bundle.items[np.asarray([number])][0])
+        similarity[number] = 0.0
+        ranked = self._plain_ranker.rank(PrecomputedScores(similarity), options, now)
+        explanation = f"like {self.bundle.vocabulary.title(number)}", item_id
+        return self._to_recommendations(ranked, "model", [explanation] * len(ranked.numbers))
 
-    def _recommend(self, ranking: Ranking, likely: _Likely, wishes: Wishes) -> Answer:
-        if likely.source == "popular" and wishes.interests:
-            return self._of_interests(ranking, likely, wishes)
-        began = time.perf_counter()
-        ranked = ranking.rank(likely.scores, wishes, likely.latest, likely.tired)
-        reasons = self._reasons.of(ranked.numbers, likely.deeds)
-        if likely.rising is not None:
-            reasons = [
-                (RISING, None) if likely.rising.outweighs(number, score) else reason
-                for number, score, reason in zip(ranked.numbers, ranked.scores, reasons, strict=True)
+    def _recommend(self, ranker: Ranker, prediction: _Prediction, options: ListOptions) -> Answer:
+        if prediction.source == "popular" and options.interests:
+            return self._recommend_by_interests(ranker, prediction, options)
+        start = time.perf_counter()
+        ranked = ranker.rank(prediction.scores, options, prediction.latest_seconds, prediction.discounts)
+        explanations = self._explainer.explain(ranked.numbers, prediction.actions)
+        if prediction.trending is not None:
+            explanations = [
+                (TRENDING, None) if prediction.trending.dominates(number, score) else explanation
+                for number, score, explanation in zip(ranked.numbers, ranked.scores, explanations, strict=True)
             ]
-        listed = self._listed(ranked, likely.source, reasons)
-        spent = likely.spent and likely.spent._replace(ranking=time.perf_counter() - began)
-        return Answer(listed, likely.intent, ranked.chances, spent)
+        items = self._to_recommendations(ranked, prediction.source, explanations)
+        timings = prediction.timings and prediction.timings._replace(ranking=time.perf_counter() - start)
+        return Answer(items, prediction.purchase_intent, ranked.propensities, timings)
 
-    def _of_interests(self, ranking: Ranking, likely: _Likely, wishes: Wishes) -> Answer:
-        """Items that are about what the user is said to like, popular ones first, then what is popular anyway."""
-        numbers, matching = self._find(" ".join(wishes.interests))
-        scores = self._shares.copy()
+    def _recommend_by_interests(self, ranker: Ranker, prediction: _Prediction, options: ListOptions) -> Answer:
+        """Items that match the user's stated interests, by popularity; then the other popular items."""
+        numbers, relevance = self._search_text(" ".join(options.interests))
+        scores = self._popularity_shares.copy()
         if len(numbers):
-            scores[numbers] += matching / matching.max() * (1.0 + scores[numbers] / scores.max())
-        ranked = ranking.rank(Known(scores), msgspec.structs.replace(wishes, explore=None), likely.latest)
-        liked = set(numbers.tolist())
-        reasons: list[Reason] = [(LIKED if number in liked else POPULAR, None) for number in ranked.numbers]
-        return Answer(self._listed(ranked, "interests", reasons), None)
+            scores[numbers] += relevance / relevance.max() * (1.0 + scores[numbers] / scores.max())
+        without_exploration = msgspec.structs.replace(options, exploration=None)
+        ranked = ranker.rank(PrecomputedScores(scores), without_exploration, prediction.latest_seconds)
+        matches = set(numbers.tolist())
+        explanations: list[Explanation] = [
+            (MATCHES_INTERESTS if number in matches else POPULAR, None) for number in ranked.numbers
+        ]
+        return Answer(self._to_recommendations(ranked, "interests", explanations), None)
 
-    def _likely(
+    def _predict(
         self,
         user_id: str | None,
-        since: Sequence[Action],
+        past: Sequence[Action],
         session: Sequence[Action],
         now: float,
         method: Method = MODEL,
-    ) -> _Likely:
-        began = time.perf_counter()
-        past, kept = self._reader.past(user_id, since, now)
-        read_at = time.perf_counter()
-        running = self._reader.session(user_id, past, session, now)
-        deeds = past.deeds.and_then(running.tokens.columns)
-        if method == NEIGHBOURS and deeds.lately:
-            return _Likely(NEIGHBOURS, self._near(deeds), None, deeds, running.latest)
-        if method != MODEL or not self._reader.tells(past, running):
-            return _Likely("popular", self._popular, None, deeds, running.latest)
-        read = self._reader.read(user_id, past, running)
-        scores = NextItem(self.bundle.items, self._scan, read, past.copies, running.tokens.columns[0])
-        spent = Spent(kept, read_at - began, time.perf_counter() - read_at)
-        return _Likely("model", scores, float(read["intent"][0]), deeds, running.latest, spent)
+    ) -> _Prediction:
+        start = time.perf_counter()
+        history, cached = self._session_decoder.encode_history(user_id, past, now)
+        encoded_at = time.perf_counter()
+        decoded = self._session_decoder.resume_session(user_id, history, session, now)
+        actions = history.actions.append(decoded.tokens.columns)
+        if method == NEIGHBORS and actions.latest:
+            return _Prediction(NEIGHBORS, self._neighbor_scores(actions), None, actions, decoded.latest_seconds)
+        if method != MODEL or not self._session_decoder.has_signal(history, decoded):
+            return _Prediction("popular", self._popularity_scores, None, actions, decoded.latest_seconds)
+        reading = self._session_decoder.decode(user_id, history, decoded)
+        scores = NextItemScores(self.bundle.items, self._scan, reading, history.copies, decoded.tokens.columns[0])
+        timings = Timings(cached, encoded_at - start, time.perf_counter() - encoded_at)
+        return _Prediction("model", scores, float(reading["intent"][0]), actions, decoded.latest_seconds, timings)
 
-    def _in(self, situation: Situation, likely: _Likely) -> _Likely:
-        """How likely items are where some are taken more than expected, and the user may be tired of others."""
-        rising = None if situation.lately is None else self._rising(situation.lately)
-        if rising is not None:
-            likely = likely._replace(scores=Mixed(likely.scores, rising), rising=rising)
-        return likely._replace(tired=self._tired(situation.looks))
+    def _apply_signals(self, signals: LiveSignals, prediction: _Prediction) -> _Prediction:
+        """Blends trending items into the scores and adds the impression discounts."""
+        trending = None if signals.recent_popularity is None else self._find_trending(signals.recent_popularity)
+        if trending is not None:
+            prediction = prediction._replace(scores=BlendedScores(prediction.scores, trending), trending=trending)
+        return prediction._replace(discounts=self._find_discounts(signals.unclicked_impressions))
 
-    def _tired(self, looks: Mapping[str, float]) -> Tired | None:
-        remains = self.bundle.fatigue
-        if not len(remains) or not looks:
+    def _find_discounts(self, unclicked_impressions: Mapping[str, float]) -> DiscountedItems | None:
+        factors = self.bundle.impression_discounts
+        if not len(factors) or not unclicked_impressions:
             return None
-        numbers, counts = self.bundle.vocabulary.numbers(list(looks)), np.fromiter(looks.values(), float, len(looks))
+        numbers = self.bundle.vocabulary.numbers(list(unclicked_impressions))
+        counts = np.fromiter(unclicked_impressions.values(), float, len(unclicked_impressions))
         known = numbers >= FIRST_ITEM
         if not known.any():
             return None
-        return Tired(numbers[known], np.interp(counts[known], np.arange(len(remains)), remains))
+        return DiscountedItems(numbers[known], np.interp(counts[known], np.arange(len(factors)), factors))
 
-    def _rising(self, lately: Lately) -> Rising | None:
-        if self._seen_lately is None or self._seen_lately[0] is not lately:
-            self._seen_lately = lately, lately.above(self._shares, self.bundle.vocabulary)
-        return self._seen_lately[1]
+    def _find_trending(self, recent: RecentPopularity) -> TrendingItems | None:
+        if self._trending_cache is None or self._trending_cache[0] is not recent:
+            self._trending_cache = recent, recent.find_trending(self._popularity_shares, self.bundle.vocabulary)
+        return self._trending_cache[1]
 
-    def _near(self, deeds: Deeds) -> Known:
-        """Likeness [V] to what somebody did last, later things more; the items themselves are left out."""
-        numbers = np.asarray([number for number, _ in deeds.lately[-_LAST_ITEMS:]])
-        weights = _FADING ** np.arange(len(numbers))[::-1]
-        likeness = self.bundle.items.products((weights @ self.bundle.items[numbers]).astype(np.float32))
-        likeness[numbers] = 0.0
-        return Known(likeness)
+    def _neighbor_scores(self, actions: ActionHistory) -> PrecomputedScores:
+        """Similarity [V] to the items of the latest actions, weighted by recency; those items score 0."""
+        numbers = np.asarray([number for number, _ in actions.latest[-_NEIGHBOR_ACTIONS:]])
+        weights = _NEIGHBOR_DECAY ** np.arange(len(numbers))[::-1]
+        similarity = self.bundle.items.dot((weights @ self.bundle.items[numbers]).astype(np.float32))
+        similarity[numbers] = 0.0
+        return PrecomputedScores(similarity)
 
-    def _listed(self, ranked: Ranked, source: str, reasons: Sequence[Reason]) -> list[Recommendation]:
+    def _to_recommendations(
+        self, ranked: RankedList, source: str, explanations: Sequence[Explanation]
+    ) -> list[Recommendation]:
         vocabulary = self.bundle.vocabulary
         return [
             Recommendation(
@@ -306,71 +322,75 @@ class Engine:
                 vocabulary.title(number),
                 score,
                 "pinned" if number in ranked.pinned else source,
-                *((PINNED, None) if number in ranked.pinned else reason),
+                *((PINNED, None) if number in ranked.pinned else explanation),
             )
-            for number, score, reason in zip(ranked.numbers, ranked.scores, reasons, strict=True)
+            for number, score, explanation in zip(ranked.numbers, ranked.scores, explanations, strict=True)
         ]
 
     def forget(self, user_id: str | None) -> None:
-        """Drops what is kept of a user between answers; the bundle stays as it is."""
-        self._reader.forget(user_id)
+        """Drops a user's cache entries; the bundle keeps the history."""
+        self._session_decoder.forget(user_id)
 
-    def warm(self, serving: Engine, seconds: float = _WARM_SECONDS) -> None:
-        """Encodes the histories of those who asked another engine last, so that taking over from it costs them no time.
+    def warm_cache(self, serving: Engine, seconds: float = _WARM_UP_SECONDS) -> None:
+        """Encodes the histories of another engine's most recent users, so that a swap adds no latency.
 
-        That one may answer and forget users meanwhile; whom it forgets is not kept here either.
+        The other engine may answer and forget users meanwhile; a user it forgets is dropped here too.
+
+        Args:
+            serving: the engine to take over from.
+            seconds: time limit.
         """
-        self._reader.warm(serving._reader, seconds)
+        self._session_decoder.warm_cache(serving._session_decoder, seconds)
 
-    def rest(self) -> None:
-        """Keeps less between answers, for an engine that does not serve any more."""
-        self._reader.rest()
+    def shrink_cache(self) -> None:
+        """Shrinks the caches of an engine that no longer serves."""
+        self._session_decoder.shrink_cache()
 
-    def seen(self, user_id: str | None, event_type: str | None = None) -> set[str]:
-        """Ids of the items that a user did something with until the bundle's cut-off, or a certain thing."""
+    def seen_item_ids(self, user_id: str | None, event_type: str | None = None) -> set[str]:
+        """Ids of the items in a user's history up to the bundle's cut-off; only those of one event type if given."""
         item, kind, _, _ = self.bundle.histories.of(user_id)
         if event_type is not None:
             item = item[kind == EVENT_TYPE_CODES[event_type]]
         return {self.bundle.vocabulary.item_id(number) for number in set(item.tolist()) if number >= FIRST_ITEM}
 
     def answer_golden(self, request: dict[str, Any]) -> list[dict[str, Any]]:
-        """The answer to one golden request: from the bundle alone, whatever happened since."""
+        """Returns the answer to one golden request, from the bundle alone: no live actions, no rules."""
         session = [Action(item, kind, seconds, query=query) for item, kind, seconds, query in request["session"]]
-        wishes = Wishes(request["k"])
-        found = self._recommend(self._unruled, self._likely(request["user_id"], (), session, request["now"]), wishes)
-        return [{"item_id": item.item_id, "score": item.score} for item in found.items]
+        prediction = self._predict(request["user_id"], (), session, request["now"])
+        answer = self._recommend(self._plain_ranker, prediction, ListOptions(request["k"]))
+        return [{"item_id": item.item_id, "score": item.score} for item in answer.items]
 
-    def first_answer(self, pause: Pause = no_pause) -> None:
-        """Answers one golden request and prepares for searches, so that nobody waits for what the first one needs."""
+    def warm_up(self, pause: Pause = no_pause) -> None:
+        """Builds the text index and answers one golden request, so that the first user does not wait for either."""
         if "_text" not in self.__dict__:
             self._text = _text_index(self.bundle, pause)
-        self.bundle.vocabulary.find_content_names(pause)
+        self.bundle.vocabulary.prepare_content_tokens(pause)
         for case in self.bundle.golden[-1:]:
             self.answer_golden(case["request"])
 
     def check_golden(self) -> int:
-        """Answers the bundle's golden requests as the model did that was exported; returns their number.
+        """Compares the answers to the golden requests with those of the exported model; returns their number.
 
         Raises:
             GoldenMismatch: an answer differs; names the first.
         """
         for number, case in enumerate(self.bundle.golden):
             try:
-                found = self.answer_golden(case["request"])
+                answer = self.answer_golden(case["request"])
             except Exception as error:
                 raise GoldenMismatch(f"Golden request {number} failed: {error}") from error
-            wanted = case["answer"]
-            ranked = [entry["score"] for entry in found]
-            scores_agree = len(ranked) == len(wanted) and np.allclose(
-                ranked, [entry["score"] for entry in wanted], atol=_TOLERANCE
+            expected = case["answer"]
+            scores = [entry["score"] for entry in answer]
+            scores_agree = len(scores) == len(expected) and np.allclose(
+                scores, [entry["score"] for entry in expected], atol=_TOLERANCE
             )
             if not scores_agree:
-                raise GoldenMismatch(f"Golden request {number}: scores {ranked[:3]}… differ from {wanted[:3]}…")
-            by_id = {entry["item_id"]: entry["score"] for entry in found}
-            for entry in wanted:
-                # Near ties may change places; an item that is missing or scored otherwise may not.
-                last = ranked[-1] if ranked else 0.0
-                if abs(by_id.get(entry["item_id"], last) - entry["score"]) > _TOLERANCE:
+                raise GoldenMismatch(f"Golden request {number}: scores {scores[:3]}… differ from {expected[:3]}…")
+            score_by_id = {entry["item_id"]: entry["score"] for entry in answer}
+            for entry in expected:
+                # Near ties may swap positions; a missing item or a different score is a mismatch.
+                last = scores[-1] if scores else 0.0
+                if abs(score_by_id.get(entry["item_id"], last) - entry["score"]) > _TOLERANCE:
                     raise GoldenMismatch(f"Golden request {number}: {entry} is not in the answer with that score")
         return len(self.bundle.golden)
 
@@ -380,11 +400,11 @@ class Engine:
 
 
 def _text_index(bundle: Bundle, pause: Pause) -> TextIndex:
-    from recsys_tasks.engine.text_index import TextIndex  # a library that only an endpoint needs
+    from recsys_tasks.engine.text_index import TextIndex  # optional dependency: only endpoints need it
 
     return TextIndex(bundle.vocabulary, pause)
 
 
 def unix_now() -> float:
-    """The present time in seconds since 1970."""
+    """The current time in seconds since 1970."""
     return time.time()

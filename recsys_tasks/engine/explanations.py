@@ -1,4 +1,4 @@
-"""Why an item is in a list: by what the user did that is most like it."""
+"""Explanations of recommended items by the user's most similar action."""
 
 from __future__ import annotations
 
@@ -12,72 +12,77 @@ from recsys_tasks.engine.scoring import ItemVectors
 from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.names import ADD_TO_CART, EVENT_TYPE_CODES, FIRST_ITEM, PURCHASE, VIEW
 
-_LOOKED_AT = 20  # the user's last actions, of the session and before
-_AGAIN = 2
-_DID: Final = {
+_MAX_ACTIONS = 20
+_MIN_REPURCHASES = 2
+_PHRASES: Final = {
     EVENT_TYPE_CODES[VIEW]: "you viewed",
     EVENT_TYPE_CODES[ADD_TO_CART]: "you put in the cart",
     EVENT_TYPE_CODES[PURCHASE]: "you bought",
 }
-_BUYS: Final = EVENT_TYPE_CODES[PURCHASE]
+_PURCHASE_CODE: Final = EVENT_TYPE_CODES[PURCHASE]
 BOUGHT_AGAIN: Final = "often bought again"
 POPULAR: Final = "popular"
-RISING: Final = "many want it now"
+TRENDING: Final = "many want it now"
 PINNED: Final = "chosen by the shop"
-LIKED: Final = "fits what the user likes"
-MATCHES: Final = "matches the search"
-Reason = tuple[str, str | None]
-"""A text, and the id of the item that it is about, if it is about one."""
+MATCHES_INTERESTS: Final = "fits what the user likes"
+MATCHES_QUERY: Final = "matches the search"
+Explanation = tuple[str, str | None]
+"""A text, and the id of the item it refers to, if any."""
 
 
-class Deeds(NamedTuple):
-    """What a user did that explains something: item numbers and kinds of the last few, oldest first, and how often each
-    item was bought."""
+class ActionHistory(NamedTuple):
+    """The user's actions that explain recommendations.
 
-    lately: Sequence[tuple[int, int]]
-    bought: Mapping[int, int]
+    Attributes:
+        latest: item number and kind of the latest actions, oldest first.
+        purchase_counts: purchases by item number.
+    """
+
+    latest: Sequence[tuple[int, int]]
+    purchase_counts: Mapping[int, int]
 
     @classmethod
-    def of(cls, item: np.ndarray, kind: np.ndarray) -> Deeds:
-        """Of events [N], oldest first."""
-        return cls((), {}).and_then(np.stack([item, kind]))
+    def from_events(cls, item: np.ndarray, kind: np.ndarray) -> ActionHistory:
+        """The actions among events [N], oldest first."""
+        return cls((), {}).append(np.stack([item, kind]))
 
-    def and_then(self, columns: np.ndarray) -> Deeds:
-        """These and later ones, whose items and kinds are the first two of some columns [C, N]."""
+    def append(self, columns: np.ndarray) -> ActionHistory:
+        """Returns this history followed by later events: columns [C, N], items and kinds first."""
         item, kind = columns[:2].tolist()
-        new = [deed for deed in zip(item, kind, strict=True) if deed[0] >= FIRST_ITEM and deed[1] in _DID]
-        bought = [number for number, code in new if code == _BUYS]
-        return Deeds(
-            [*self.lately, *new][-_LOOKED_AT:], self.bought if not bought else Counter(self.bought) + Counter(bought)
+        new = [action for action in zip(item, kind, strict=True) if action[0] >= FIRST_ITEM and action[1] in _PHRASES]
+        purchases = [number for number, code in new if code == _PURCHASE_CODE]
+        return ActionHistory(
+            [*self.latest, *new][-_MAX_ACTIONS:],
+            self.purchase_counts if not purchases else Counter(self.purchase_counts) + Counter(purchases),
         )
 
 
-class Reasons:
+class Explainer:
     """Explains lists of one model.
 
     Args:
-        vocabulary: its items.
-        vectors: of the items.
+        vocabulary: of the model.
+        vectors: of its items.
     """
 
     def __init__(self, vocabulary: Vocabulary, vectors: ItemVectors) -> None:
         self._vocabulary = vocabulary
         self._vectors = vectors
 
-    def of(self, shown: Sequence[int], deeds: Deeds) -> list[Reason]:
-        """A reason for each item that is shown, by what the user did."""
-        if not deeds.lately or not shown:
-            return [(POPULAR, None)] * len(shown)
-        known = deeds.lately[::-1]
-        likeness = self._vectors[np.asarray(shown)] @ self._vectors[np.asarray([number for number, _ in known])].T
-        nearest = likeness.argmax(1).tolist()  # the latest of equal ones
-        because = {place: self._because(*known[place]) for place in set(nearest)}
+    def explain(self, items: Sequence[int], actions: ActionHistory) -> list[Explanation]:
+        """Returns an explanation for each item: a repeated purchase, or the action with the most similar item."""
+        if not actions.latest or not items:
+            return [(POPULAR, None)] * len(items)
+        latest = actions.latest[::-1]
+        similarity = self._vectors[np.asarray(items)] @ self._vectors[np.asarray([number for number, _ in latest])].T
+        nearest = similarity.argmax(1).tolist()  # ties: the latest action
+        because = {index: self._because(*latest[index]) for index in set(nearest)}
         return [
             (BOUGHT_AGAIN, self._vocabulary.item_id(number))
-            if deeds.bought.get(number, 0) >= _AGAIN
-            else because[place]
-            for number, place in zip(shown, nearest, strict=True)
+            if actions.purchase_counts.get(number, 0) >= _MIN_REPURCHASES
+            else because[index]
+            for number, index in zip(items, nearest, strict=True)
         ]
 
-    def _because(self, number: int, kind: int) -> Reason:
-        return f"because {_DID[kind]} {self._vocabulary.title(number)}", self._vocabulary.item_id(number)
+    def _because(self, number: int, kind: int) -> Explanation:
+        return f"because {_PHRASES[kind]} {self._vocabulary.title(number)}", self._vocabulary.item_id(number)

@@ -1,4 +1,4 @@
-"""The graphs of a model, which run for one request at a time, and the state in which they leave a session."""
+"""ONNX graphs of a model, run for one request at a time, and the decoder's session state (KV cache)."""
 
 from __future__ import annotations
 
@@ -11,41 +11,45 @@ import onnxruntime
 from recsys_tasks.errors import BundleCorrupt
 from recsys_tasks.features.sequences import Arrays
 
-BEFORE, AFTER = "before_", "after_"  # a session's state, without and with the tokens that are read
+STATE_INPUT, STATE_OUTPUT = "before_", "after_"  # name prefixes of the session state, without and with the new tokens
 
 
 class Graph:
-    """An ONNX graph.
+    """An ONNX graph on the CPU, single-threaded.
 
     Raises:
-        BundleCorrupt: it cannot be used.
+        BundleCorrupt: the graph cannot be loaded.
     """
 
     def __init__(self, path: Path) -> None:
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1  # two threads on two busy cores wait for each other
+        options.intra_op_num_threads = 1  # on busy cores, two threads wait for each other
         options.log_severity_level = 3
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime raises many kinds, all of them saying that the graph is unusable
+        except Exception as error:  # onnxruntime raises many types; each means that the graph is unusable
             raise BundleCorrupt(f"{path.name} cannot be loaded: {error}") from error
-        self._inputs = {given.name: given.shape for given in self._session.get_inputs()}
-        self._outputs = [made.name for made in self._session.get_outputs()]
+        self._inputs = {node.name: node.shape for node in self._session.get_inputs()}
+        self._outputs = [node.name for node in self._session.get_outputs()]
 
-    def __call__(self, given: Mapping[str, np.ndarray]) -> Arrays:
-        """Its outputs from those inputs that it has, among what is given."""
-        found = self._session.run(None, {name: given[name] for name in self._inputs})
-        return dict(zip(self._outputs, found, strict=True))
+    def __call__(self, arrays: Mapping[str, np.ndarray]) -> Arrays:
+        """Returns the outputs by name; ignores arrays that are not inputs."""
+        outputs = self._session.run(None, {name: arrays[name] for name in self._inputs})
+        return dict(zip(self._outputs, outputs, strict=True))
 
-    def beginning(self) -> Arrays:
-        """The state of a session without a token, for a graph that reads one."""
+    def initial_state(self) -> Arrays:
+        """Session state before the first token; empty for a graph without session state."""
         return {
             name: np.zeros([size if isinstance(size, int) else 0 for size in shape], np.float32)
             for name, shape in self._inputs.items()
-            if name.startswith(BEFORE)
+            if name.startswith(STATE_INPUT)
         }
 
 
-def state_after(read: Arrays) -> Arrays:
-    """The state that a graph leaves a session in, as it reads it before the next tokens."""
-    return {BEFORE + name.removeprefix(AFTER): value for name, value in read.items() if name.startswith(AFTER)}
+def next_state(outputs: Arrays) -> Arrays:
+    """Session state in a graph's outputs, named as inputs of the next run."""
+    return {
+        STATE_INPUT + name.removeprefix(STATE_OUTPUT): value
+        for name, value in outputs.items()
+        if name.startswith(STATE_OUTPUT)
+    }

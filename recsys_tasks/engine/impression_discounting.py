@@ -1,4 +1,7 @@
-"""How often visitors have looked at items lately without acting on them, and what order of items follows from it."""
+"""Impression discounting: recent unclicked impressions of each visitor, and the score discounts that follow.
+
+`features.impression_discounting` estimates the discounts.
+"""
 
 from __future__ import annotations
 
@@ -8,70 +11,73 @@ from itertools import chain, repeat
 
 import numpy as np
 
-from recsys_tasks.names import PAUSE_HOURS
+from recsys_tasks.names import DISCOUNT_RESET_HOURS
 
-_PAUSE = PAUSE_HOURS * 3600.0
-_MOST_PAIRS = 300_000  # of a visitor and an item, about a hundred bytes each
-_FURTHER_DOWN = 0.05  # the chance that a place is looked at of which nothing is known
+_PAUSE_SECONDS = DISCOUNT_RESET_HOURS * 3600.0
+_MAX_PAIRS = 300_000  # of visitor and item; about 100 bytes each
+_DEFAULT_PROPENSITY = 0.05  # examination propensity of positions without an estimate
 
 
-class Tired:
-    """Items that somebody may be tired of.
+class DiscountedItems:
+    """Items with discounted scores.
 
     Args:
-        numbers: which; remains: what remains of the chance to act on each.
+        numbers: item numbers [N].
+        factors: what each score is multiplied by [N], in (0, 1].
     """
 
-    def __init__(self, numbers: np.ndarray, remains: np.ndarray) -> None:
+    def __init__(self, numbers: np.ndarray, factors: np.ndarray) -> None:
         order = np.argsort(numbers, kind="stable")
-        self._numbers, self._remains = numbers[order], remains[order]
+        self._numbers, self._factors = numbers[order], factors[order]
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Number of discounted items."""
         return len(self._numbers)
 
-    def remains(self, numbers: np.ndarray) -> np.ndarray:
-        """What remains of the chance to act on items [N]; 1 of those that nobody is tired of."""
-        place = np.minimum(np.searchsorted(self._numbers, numbers), len(self) - 1)
-        found: np.ndarray = np.where(self._numbers[place] == numbers, self._remains[place], 1.0)
-        return found
+    def factors(self, numbers: np.ndarray) -> np.ndarray:
+        """Returns the factors of items [N]; 1 for items without discount."""
+        index = np.minimum(np.searchsorted(self._numbers, numbers), len(self) - 1)
+        factors: np.ndarray = np.where(self._numbers[index] == numbers, self._factors[index], 1.0)
+        return factors
 
 
-class Looks:
-    """Looks of visitors at items since they acted on them last, or since a pause in which these were not shown; the
-    longest silent visitors are forgotten first."""
+class UnclickedImpressions:
+    """Expected examinations of items by visitor, since the visitor's last action on the item or a pause of
+    `DISCOUNT_RESET_HOURS` without impressions. Evicts the visitors with the oldest impressions."""
 
     def __init__(self) -> None:
-        self._of: OrderedDict[str, dict[str, tuple[float, float]]] = OrderedDict()  # looks, and when shown last
-        self._pairs = 0
+        # visitor -> item -> (expected examinations, time of the last impression)
+        self._by_visitor: OrderedDict[str, dict[str, tuple[float, float]]] = OrderedDict()
+        self._num_pairs = 0
 
-    def shown(self, visitor: str, items: Iterable[str], chances: np.ndarray, seconds: float) -> None:
-        """Takes in a list that somebody is shown.
+    def add_list(self, visitor: str, items: Iterable[str], propensities: np.ndarray, seconds: float) -> None:
+        """Adds the impressions of one list.
 
         Args:
-            visitor: who; items: ids in the order of the list.
-            chances: with which each place is looked at [P].
-            seconds: when, since 1970.
+            visitor: user or session id.
+            items: ids in list order.
+            propensities: examination propensity of each position [P].
+            seconds: time of the list, since 1970.
         """
-        known = self._of.pop(visitor, {})
-        kept = {item: look for item, look in known.items() if seconds - look[1] <= _PAUSE}
-        for item, chance in zip(items, chain(chances.tolist(), repeat(_FURTHER_DOWN)), strict=False):
-            kept[item] = kept.get(item, (0.0, 0.0))[0] + chance, seconds
-        self._of[visitor] = kept
-        self._pairs += len(kept) - len(known)
-        while self._pairs > _MOST_PAIRS and len(self._of) > 1:
-            self._pairs -= len(self._of.popitem(last=False)[1])
+        previous = self._by_visitor.pop(visitor, {})
+        counts = {item: entry for item, entry in previous.items() if seconds - entry[1] <= _PAUSE_SECONDS}
+        for item, propensity in zip(items, chain(propensities.tolist(), repeat(_DEFAULT_PROPENSITY)), strict=False):
+            counts[item] = counts.get(item, (0.0, 0.0))[0] + propensity, seconds
+        self._by_visitor[visitor] = counts
+        self._num_pairs += len(counts) - len(previous)
+        while self._num_pairs > _MAX_PAIRS and len(self._by_visitor) > 1:
+            self._num_pairs -= len(self._by_visitor.popitem(last=False)[1])
 
-    def acted(self, visitor: str, item: str) -> None:
-        """Somebody acted on an item, and is not tired of it any more."""
-        if self._of.get(visitor, {}).pop(item, None) is not None:
-            self._pairs -= 1
+    def remove(self, visitor: str, item: str) -> None:
+        """Resets an item that the visitor acted on."""
+        if self._by_visitor.get(visitor, {}).pop(item, None) is not None:
+            self._num_pairs -= 1
 
-    def of(self, visitor: str | None, now: float) -> Mapping[str, float]:
-        """Looks of a visitor at items, as of a time."""
-        known = self._of.get(visitor or "", {})
-        return {item: looks for item, (looks, seconds) in known.items() if now - seconds <= _PAUSE}
+    def counts(self, visitor: str | None, now: float) -> Mapping[str, float]:
+        """Returns a visitor's expected examinations by item id, at a time."""
+        entries = self._by_visitor.get(visitor or "", {})
+        return {item: count for item, (count, seconds) in entries.items() if now - seconds <= _PAUSE_SECONDS}
 
     def forget(self, visitor: str) -> None:
-        """Drops what is known of somebody."""
-        self._pairs -= len(self._of.pop(visitor, {}))
+        """Removes a visitor's impressions."""
+        self._num_pairs -= len(self._by_visitor.pop(visitor, {}))

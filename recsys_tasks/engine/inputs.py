@@ -1,7 +1,8 @@
-"""What the graphs read of one user's history and session: as `features.sequences` makes it for many at once, in less
-time. The part of a history is made once and kept.
+"""Encoder and decoder inputs of one history and session.
 
-Letters in shapes: N events, H events of a history (at least 1), L tokens of a session.
+Same values as `features.sequences` builds in batches, at lower latency. History inputs are built once and cached.
+
+Letters in shapes: N events, H history events (at least 1), L session tokens, A words of a query, C token features.
 """
 
 from __future__ import annotations
@@ -16,62 +17,65 @@ from recsys_tasks.features.sequences import (
     SECONDS_PER_DAY,
     Arrays,
     build_timeline,
+    day_of_week,
     gap_bucket,
-    gap_bucket_of,
-    hour_of,
-    weekday_of,
+    hour_of_day,
+    scalar_gap_bucket,
 )
 
-CODES = ("kind", "gap", "place", "hour", "weekday", "since")
-"""What a token says beside its item, in the order in which the decoder reads it."""
+TOKEN_FEATURES = ("kind", "gap", "place", "hour", "weekday", "since")
+"""Categorical features of a token beside its item, in the order of the decoder's input `codes`."""
 
 
 class History(NamedTuple):
-    """Events, oldest first: item numbers [N], kinds [N], seconds since 1970 [N], words of searches [N, A]."""
+    """Events, oldest first: item numbers [N], kinds [N], seconds since 1970 [N], query words [N, A]."""
 
     item: np.ndarray
     kind: np.ndarray
     seconds: np.ndarray
     words: np.ndarray
 
-    def up_to(self, end: int, most: int) -> History:
-        """The last ones before a place."""
-        return History(*(column[max(0, end - most) : end] for column in self))
+    def last_before(self, end: int, max_events: int) -> History:
+        """The last `max_events` events before index `end`."""
+        return History(*(column[max(0, end - max_events) : end] for column in self))
 
 
-def joined(*parts: History) -> History:
-    """Some events after others."""
-    item, kind, seconds, words = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+def concatenate(*histories: History) -> History:
+    """Concatenates histories."""
+    item, kind, seconds, words = (np.concatenate(columns) for columns in zip(*histories, strict=True))
     return History(item.astype(np.int64), kind.astype(np.int64), seconds, words.astype(np.int64))
 
 
-def history_inputs(past: History) -> Arrays:
-    """What does not change with the session: the encoder's inputs [1, H], days counted from the last event, and
-    whether an event is the last with its item. Without an event there is one of padding."""
-    count = len(past.item)
+def history_inputs(history: History) -> Arrays:
+    """Returns the encoder's inputs [1, H], which do not depend on the session.
+
+    `days` counts from the last event; `is_last` marks the last event with its item. An empty history gives one padding
+    event.
+    """
+    count = len(history.item)
     if not count:
-        nothing = np.zeros((1, 1), np.int64)
+        zeros = np.zeros((1, 1), np.int64)
         names = ("item", "kind", "hour", "weekday", "gap", "repeats", "recurrence", "is_last")
-        return dict.fromkeys(names, nothing) | {"days": np.zeros((1, 1), np.float32), "words": past.words[None]}
-    seconds = past.seconds.astype(np.float64)
-    timeline = build_timeline(np.zeros(count, np.int64), np.arange(count), past.item, past.kind, seconds, seconds)
+        return dict.fromkeys(names, zeros) | {"days": np.zeros((1, 1), np.float32), "words": history.words[None]}
+    seconds = history.seconds.astype(np.float64)
+    timeline = build_timeline(np.zeros(count, np.int64), np.arange(count), history.item, history.kind, seconds, seconds)
     columns = {
-        "item": past.item,
-        "kind": past.kind,
-        "hour": hour_of(seconds),
-        "weekday": weekday_of(seconds),
+        "item": history.item,
+        "kind": history.kind,
+        "hour": hour_of_day(seconds),
+        "weekday": day_of_week(seconds),
         "gap": timeline.gap,
         "repeats": timeline.repeats,
         "recurrence": timeline.recurrence,
         "is_last": (timeline.next_same == count).astype(np.int64),
         "days": ((seconds - seconds[-1]) / SECONDS_PER_DAY).astype(np.float32),
-        "words": past.words,
+        "words": history.words,
     }
     return {name: values[None] for name, values in columns.items()}
 
 
-class Did(NamedTuple):
-    """One thing that a session did: the item's number, its kind, seconds since 1970, and words of a search [A]."""
+class SessionEvent(NamedTuple):
+    """One event of a session: item number, kind, seconds since 1970, query words [A]."""
 
     item: int
     kind: int
@@ -80,63 +84,79 @@ class Did(NamedTuple):
 
 
 class Tokens(NamedTuple):
-    """What the decoder reads of a session, the beginning (0) first: columns [4, L] of items, kinds, buckets of gaps and
-    places; words [L, A] of searches."""
+    """Decoder tokens of a session, the start token (0) first: columns [4, L] of items, kinds, gap buckets and
+    positions; query words [L, A]."""
 
     columns: np.ndarray
     words: np.ndarray
 
-    def inputs(self, begin: int, moment: np.ndarray) -> Arrays:
-        """The decoder's inputs [1, L - begin] of those from a place on, of a session that began at a moment."""
-        columns = self.columns[:, begin:]
-        codes = np.empty((1, columns.shape[1], len(CODES)), np.int64)
+    def inputs(self, start: int, context: np.ndarray) -> Arrays:
+        """Returns the decoder's inputs [1, L - start] from a token on.
+
+        Args:
+            start: index of the first token.
+            context: features that all tokens of the session share, see `SessionContext`.
+        """
+        columns = self.columns[:, start:]
+        codes = np.empty((1, columns.shape[1], len(TOKEN_FEATURES)), np.int64)
         codes[0, :, :3] = columns[1:].T
-        codes[0, :, 3:] = moment
+        codes[0, :, 3:] = context
         return {"place": columns[None, 3], "codes": codes}
 
     def first(self, count: int) -> Tokens:
-        """So many of them."""
+        """The first `count` tokens."""
         return Tokens(self.columns[:, :count], self.words[:count])
 
-    def and_then(self, later: Sequence[Did], before: float | None) -> Tokens:
-        """These and what the session did after that, oldest first; `before` is when the last thing was done."""
+    def append(self, events: Sequence[SessionEvent], previous_seconds: float | None) -> Tokens:
+        """Returns these tokens followed by those of later events, oldest first.
+
+        Args:
+            events: of the session.
+            previous_seconds: time of the event before them; None if there is none.
+        """
         rows = []
-        for place, (item, kind, seconds, _) in enumerate(later, start=len(self.words)):
-            gap = -1.0 if before is None else max(seconds - before, 0.0)
-            rows.append((item, kind, gap_bucket_of(gap), place))
-            before = seconds
+        for position, (item, kind, seconds, _) in enumerate(events, start=len(self.words)):
+            gap = -1.0 if previous_seconds is None else max(seconds - previous_seconds, 0.0)
+            rows.append((item, kind, scalar_gap_bucket(gap), position))
+            previous_seconds = seconds
         columns = np.asarray(rows, np.int64).reshape(-1, 4).T
-        words = [did.words for did in later]
+        words = [event.words for event in events]
         return Tokens(
             np.concatenate([self.columns, columns], 1), np.concatenate([self.words, words]) if words else self.words
         )
 
 
-def beginning(words: int) -> Tokens:
-    """Tokens of a session that did nothing yet, searches of which have so many words."""
-    return Tokens(np.zeros((4, 1), np.int64), np.zeros((1, words), np.int64))
+def start_tokens(num_words: int) -> Tokens:
+    """Tokens of an empty session: the start token, with `num_words` query words."""
+    return Tokens(np.zeros((4, 1), np.int64), np.zeros((1, num_words), np.int64))
 
 
-class Moment(NamedTuple):
-    """What stays the same as long as a session goes on: the decoder's inputs of ages of the history's events, as places
-    in the curves of copying [1, H], and of the days since the history's last event [1]; and the last of its `CODES`."""
+class SessionContext(NamedTuple):
+    """What is constant during a session: decoder inputs and shared token features.
+
+    Attributes:
+        inputs: `ages` [1, H], buckets of the history events' ages for the copy scores; `days` [1], days since the last
+            history event.
+        features: hour, weekday and gap since the history, the last three of `TOKEN_FEATURES`.
+    """
 
     inputs: Arrays
-    codes: np.ndarray
+    features: np.ndarray
 
     @classmethod
-    def of(cls, past: History, kept: Arrays, now: float) -> Moment:
-        """Of a session that began at a time.
+    def from_history(cls, history: History, inputs: Arrays, now: float) -> SessionContext:
+        """Returns the context of a session.
 
         Args:
-            past: the history; kept: what `history_inputs` made of it.
-            now: when the session began.
+            history: events before the session.
+            inputs: `history_inputs` of it.
+            now: start of the session, seconds since 1970.
         """
-        last = float(past.seconds[-1]) if len(past.seconds) else None
-        seconds = np.full((1, 1), now) if last is None else past.seconds[None]
-        ages = gap_bucket(np.maximum(now - seconds, 0.0)) + GAP_BUCKETS * kept["is_last"]
+        last = float(history.seconds[-1]) if len(history.seconds) else None
+        seconds = np.full((1, 1), now) if last is None else history.seconds[None]
+        ages = gap_bucket(np.maximum(now - seconds, 0.0)) + GAP_BUCKETS * inputs["is_last"]
         days = np.asarray([0.0 if last is None else (now - last) / SECONDS_PER_DAY], np.float32)
-        moment = np.asarray([now])
-        since = gap_bucket_of(-1.0 if last is None else max(now - last, 0.0))
-        codes = np.asarray([hour_of(moment)[0], weekday_of(moment)[0], since])
-        return cls({"ages": ages, "days": days}, codes)
+        start = np.asarray([now])
+        since = scalar_gap_bucket(-1.0 if last is None else max(now - last, 0.0))
+        features = np.asarray([hour_of_day(start)[0], day_of_week(start)[0], since])
+        return cls({"ages": ages, "days": days}, features)

@@ -1,4 +1,4 @@
-"""Items told to the endpoint between two models: new ones, and what is new about known ones."""
+"""Item updates at the endpoint between two models: new items, and changed attributes of known ones."""
 
 from __future__ import annotations
 
@@ -11,81 +11,85 @@ import msgspec
 import numpy as np
 
 from recsys_tasks.engine.bundle import Bundle
-from recsys_tasks.engine.items import Item
 from recsys_tasks.engine.scoring import word_vectors
 from recsys_tasks.names import FIRST_ITEM
+from recsys_tasks.wire.items import Item
 
 log = logging.getLogger(__name__)
 
-_RAREST = 0.1
+_RARE_SHARE = 0.1  # of the items; the vocabulary is ordered by popularity
 
 
-class Addition(msgspec.Struct):
-    """What was told of an item, and when."""
+class ItemUpdate(msgspec.Struct):
+    """One update of an item, and its time."""
 
     item_id: str
     time: datetime
     item: Item
 
 
-class Additions:
-    """The latest that was told of each item; lines of a journal bring it back after a restart."""
+class ItemUpdates:
+    """Latest update of each item; rebuilt from the event log at startup.
+
+    Args:
+        lines: of the event log, as JSON.
+    """
 
     def __init__(self, lines: Iterable[bytes] = ()) -> None:
-        self._latest: dict[str, Addition] = {}
+        self._latest: dict[str, ItemUpdate] = {}
         self.replay(lines)
 
-    def replay(self, lines: Iterable[bytes]) -> dict[str, Addition]:
-        """Takes in what was told; returns what of it is news."""
-        decode = msgspec.json.Decoder(Addition).decode
-        news: dict[str, Addition] = {}
+    def replay(self, lines: Iterable[bytes]) -> dict[str, ItemUpdate]:
+        """Applies updates; returns those that replaced an older state, by item id."""
+        decode = msgspec.json.Decoder(ItemUpdate).decode
+        applied: dict[str, ItemUpdate] = {}
         for line in lines:
             try:
-                addition = decode(line)
+                update = decode(line)
             except msgspec.MsgspecError as error:
-                log.error("A line that tells of an item cannot be read and counts for nothing here: %s", error)
+                log.error("Skipped an item update that cannot be decoded: %s", error)
                 continue
-            known = self._latest.get(addition.item_id)
-            if known is None or known.time <= addition.time:
-                self._latest[addition.item_id] = news[addition.item_id] = addition
-        return news
+            known = self._latest.get(update.item_id)
+            if known is None or known.time <= update.time:
+                self._latest[update.item_id] = applied[update.item_id] = update
+        return applied
 
-    def after(self, bundle: Bundle) -> dict[str, Addition]:
-        """What a bundle does not know: items that its model has not seen, and what was told after its cut-off."""
+    def missing_from(self, bundle: Bundle) -> dict[str, ItemUpdate]:
+        """Updates that a bundle lacks: of items outside its vocabulary, or later than its cut-off."""
         known = bundle.vocabulary.number_of
         return {
-            item_id: addition
-            for item_id, addition in self._latest.items()
-            if item_id not in known or addition.time > bundle.cutoff
+            item_id: update
+            for item_id, update in self._latest.items()
+            if item_id not in known or update.time > bundle.cutoff
         }
 
 
-def with_additions(bundle: Bundle, additions: Mapping[str, Addition]) -> Bundle:
-    """The bundle with what was told of items. A new one has the vector of its content, and the bias of rare items."""
-    told = {item_id: addition.item for item_id, addition in additions.items()}
-    texts = {item_id: (item.title, item.category_path, item.brand) for item_id, item in told.items()}
+def apply_item_updates(bundle: Bundle, updates: Mapping[str, ItemUpdate]) -> Bundle:
+    """Returns the bundle with item updates. A new item gets its content vector and the mean bias of rare items."""
+    items = {item_id: update.item for item_id, update in updates.items()}
+    texts = {item_id: (item.title, item.category_path, item.brand) for item_id, item in items.items()}
     vocabulary = bundle.vocabulary.with_items(texts)
-    later = range(len(bundle.vocabulary), len(vocabulary))
-    vectors, bias = _of_content(bundle, [vocabulary.content_of(number) for number in later])
+    new_numbers = range(len(bundle.vocabulary), len(vocabulary))
+    vectors, bias = _content_vectors(bundle, [vocabulary.item_content(number) for number in new_numbers])
     popularity = bundle.histories.popularity
-    least = popularity[popularity > 0].min(initial=1.0)  # nobody took it so far, but it has a place
-    popularity = np.concatenate([popularity, np.full(len(later), least)])
+    min_popularity = popularity[popularity > 0].min(initial=1.0)  # new items rank last, but are not excluded
+    popularity = np.concatenate([popularity, np.full(len(new_numbers), min_popularity)])
     return replace(
         bundle,
         vocabulary=vocabulary,
-        items=bundle.items.and_later(vectors, bias),
-        catalogue=bundle.catalogue.with_items(vocabulary, told),
+        items=bundle.items.with_added(vectors, bias),
+        catalog=bundle.catalog.with_items(vocabulary, items),
         histories=replace(bundle.histories, popularity=popularity),
     )
 
 
-def _of_content(bundle: Bundle, tokens: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors [N, D] and biases [N] of items that have only their content."""
+def _content_vectors(bundle: Bundle, tokens: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors [N, D] and biases [N] of cold-start items, from their content tokens."""
     width = bundle.words.shape[1]
     vectors = np.zeros((len(tokens), width), np.float32)
     for row, numbers in enumerate(tokens):
         if len(numbers):
             vectors[row] = word_vectors(bundle.words, numbers[None], vectors[row][None])[0]
-    known = np.asarray(bundle.items.bias[FIRST_ITEM : len(bundle.vocabulary)])
-    rare = known[-max(1, int(_RAREST * len(known))) :] if len(known) else np.zeros(1)
+    bias = np.asarray(bundle.items.bias[FIRST_ITEM : len(bundle.vocabulary)])
+    rare = bias[-max(1, int(_RARE_SHARE * len(bias))) :] if len(bias) else np.zeros(1)
     return vectors, np.full(len(tokens), rare.mean(), np.float32)

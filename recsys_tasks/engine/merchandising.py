@@ -1,4 +1,4 @@
-"""What a shop wants shown more, less, at a place or not too often: its rules, in a TOML file.
+"""Merchandising rules of a shop, from a TOML file: boost, bury, pin, and limit items per category.
 
 at_most_per_category = 5
 
@@ -19,44 +19,44 @@ from typing import Annotated
 
 import msgspec
 
-from recsys_tasks.engine.filters import Filter, check
 from recsys_tasks.errors import InputError
+from recsys_tasks.wire.filters import Filter, check_filter
 
 
-class Weigh(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """Multiplies the scores of some items: above 1 boosts, below 1 buries."""
+class WeightRule(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """Multiplies the scores of matching items: a factor above 1 boosts, below 1 buries."""
 
     filter: Filter
     factor: Annotated[float, msgspec.Meta(ge=0, le=1_000)]
 
 
 class Pin(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """An item that stands at a place, counted from 1, wherever it may be shown at all."""
+    """Places an item at a position, counted from 1, in every list that may show it."""
 
     item_id: str
     position: Annotated[int, msgspec.Meta(ge=1, le=500)]
 
 
-class Rules(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+class MerchandisingRules(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """All rules of a shop; none by default."""
 
-    weigh: list[Weigh] = []
+    weigh: list[WeightRule] = []
     pin: list[Pin] = []
     at_most_per_category: Annotated[int, msgspec.Meta(ge=1, le=500)] | None = None
 
 
-def read_rules(path: Path | None) -> Rules:
-    """The rules in a file; none without one.
+def read_rules(path: Path | None) -> MerchandisingRules:
+    """Reads the rules from a TOML file; returns no rules without a path.
 
     Raises:
-        InputError: the file cannot be read, or is not what it should be; says where.
+        InputError: the file cannot be read or is not valid; names the field.
     """
     if path is None:
-        return Rules()
+        return MerchandisingRules()
     try:
-        rules = msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), Rules)
-        for place, weigh in enumerate(rules.weigh):
-            check(weigh.filter, f"$.weigh[{place}].filter")
+        rules = msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), MerchandisingRules)
+        for index, rule in enumerate(rules.weigh):
+            check_filter(rule.filter, f"$.weigh[{index}].filter")
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError, InputError) as error:
-        raise InputError(f"The rules in {path} cannot be used: {error}") from error
+        raise InputError(f"The merchandising rules in {path} are not valid: {error}") from error
     return rules

@@ -1,4 +1,4 @@
-"""A bundle tried in a process of its own: one that crashes or wants too much memory takes nobody's answers with it."""
+"""Tests a bundle in a separate process, so that a crash or an out-of-memory error does not affect the endpoint."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ import numpy as np
 
 from recsys_tasks.engine.bundle import read_bundle
 from recsys_tasks.engine.engine import Engine
-from recsys_tasks.engine.memory import allow_more, resident_bytes
-from recsys_tasks.engine.throttle import Rests
+from recsys_tasks.engine.memory import limit_memory_growth, resident_bytes
+from recsys_tasks.engine.throttle import Throttle
 from recsys_tasks.errors import BundleCorrupt, BundleUnusable, GoldenMismatch, InvariantError
 
-# Those who are served come first, while it imports, too.
-_START = "import os, runpy; os.nice(19); runpy.run_module('recsys_tasks.engine.probe', run_name='__main__')"
-_SECONDS = 300.0
+# `nice` comes first: the imports, too, must not slow down requests.
+_PROGRAM = "import os, runpy; os.nice(19); runpy.run_module('recsys_tasks.engine.probe', run_name='__main__')"
+_TIMEOUT_SECONDS = 300.0
 _ROUNDS = 5
-_KINDS: dict[str, type[InvariantError]] = {
-    kind.__name__: kind for kind in (BundleCorrupt, GoldenMismatch, BundleUnusable)
+_ERRORS: dict[str, type[InvariantError]] = {
+    error.__name__: error for error in (BundleCorrupt, GoldenMismatch, BundleUnusable)
 }
 
 
-class Measured(msgspec.Struct, frozen=True):
-    """What trying a bundle showed: resident memory it adds, and times of golden requests, nothing kept between them.
+class BundleMeasurement(msgspec.Struct, frozen=True):
+    """Measured cost of a bundle: the resident memory it adds, and the CPU time of golden requests with cold caches.
 
-    `answer_milliseconds` is their mean. Times are of the processor, on one thread: what else the machine does, and how
-    far back the trial stands behind it, says nothing of a bundle.
+    `answer_milliseconds` is the mean. Times are CPU time on one thread, so that other load on the machine and the low
+    priority of the probe do not count.
     """
 
     golden_requests: int
@@ -40,86 +40,92 @@ class Measured(msgspec.Struct, frozen=True):
     p99_milliseconds: float
 
 
-class _Refusal(msgspec.Struct):
+class _Failure(msgspec.Struct):
     kind: str
     problem: str
 
 
-def probe(folder: Path, most_bytes: int) -> Measured:
-    """Checks a bundle's files and golden answers and measures it, allowing it so much memory.
+def probe(folder: Path, max_bytes: int) -> BundleMeasurement:
+    """Checks a bundle's files and golden answers and measures it, in a process with a memory limit.
+
+    Args:
+        folder: the bundle.
+        max_bytes: memory that the process may allocate for the bundle.
 
     Raises:
-        BundleCorrupt, GoldenMismatch: it is not what was exported.
-        BundleUnusable: it crashes, takes more memory than there is, or does not come to an end.
+        BundleCorrupt, GoldenMismatch: the bundle differs from what was exported.
+        BundleUnusable: it crashes, exceeds the memory limit or times out.
     """
     size = sum(file.stat().st_size for file in folder.iterdir())
-    if size > most_bytes:
-        raise BundleUnusable(f"The bundle has {size / 1e6:.0f} MB; there is memory for {most_bytes / 1e6:.0f} MB")
-    command = [sys.executable, "-c", _START, str(folder), str(most_bytes)]
+    if size > max_bytes:
+        raise BundleUnusable(
+            f"The bundle has {size / 1e6:.0f} MB, but only {max_bytes / 1e6:.0f} MB of memory are available"
+        )
+    command = [sys.executable, "-c", _PROGRAM, str(folder), str(max_bytes)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     try:
-        done = subprocess.run(command, env=environment, capture_output=True, timeout=_SECONDS)  # noqa: S603
+        process = subprocess.run(command, env=environment, capture_output=True, timeout=_TIMEOUT_SECONDS)  # noqa: S603
     except subprocess.TimeoutExpired as error:
-        raise BundleUnusable(f"The bundle did not answer its golden requests in {_SECONDS:.0f} s") from error
-    if done.returncode < 0:
-        name = signal.Signals(-done.returncode).name
+        raise BundleUnusable(f"The bundle did not answer its golden requests in {_TIMEOUT_SECONDS:.0f} s") from error
+    if process.returncode < 0:
+        name = signal.Signals(-process.returncode).name
         raise BundleUnusable(
-            f"The bundle crashes ({name}), allowed {most_bytes / 1e6:.0f} MB of memory: {_last_line(done.stderr)}"
+            f"The bundle crashes ({name}) with {max_bytes / 1e6:.0f} MB of memory: {_last_line(process.stderr)}"
         )
     try:
-        found = msgspec.json.decode(done.stdout, type=dict[str, object])
-        if done.returncode == 0:
-            return msgspec.convert(found, Measured)
-        refusal = msgspec.convert(found, _Refusal)
+        output = msgspec.json.decode(process.stdout, type=dict[str, object])
+        if process.returncode == 0:
+            return msgspec.convert(output, BundleMeasurement)
+        failure = msgspec.convert(output, _Failure)
     except msgspec.MsgspecError as error:
         raise BundleUnusable(
-            f"The bundle cannot be tried (status {done.returncode}): {_last_line(done.stderr)}"
+            f"The bundle's probe failed with status {process.returncode}: {_last_line(process.stderr)}"
         ) from error
-    raise _KINDS[refusal.kind](refusal.problem)
+    raise _ERRORS[failure.kind](failure.problem)
 
 
-def measure(folder: Path) -> Measured:
+def measure(folder: Path) -> BundleMeasurement:
     """Checks and measures a bundle in this process.
 
     Raises:
-        BundleCorrupt, GoldenMismatch: it is not what was exported.
+        BundleCorrupt, GoldenMismatch: the bundle differs from what was exported.
     """
-    before = resident_bytes()
+    resident_before = resident_bytes()
     engine = Engine(read_bundle(folder))
-    golden = engine.check_golden()
-    engine.first_answer()
-    spent, rest = [], Rests()
+    golden_requests = engine.check_golden()
+    engine.warm_up()
+    milliseconds, throttle = [], Throttle()
     for case in engine.bundle.golden * _ROUNDS:
-        engine.forget(case["request"]["user_id"])
-        used = time.process_time()
+        engine.forget(case["request"]["user_id"])  # empties the cache for this user
+        start = time.process_time()
         engine.answer_golden(case["request"])
-        spent.append(1e3 * (time.process_time() - used))
-        rest()
-    added = max(resident_bytes() - before, 0)
-    mean, p99 = (float(np.mean(spent)), float(np.percentile(spent, 99))) if spent else (0.0, 0.0)
-    return Measured(golden, added / 1e6, mean, p99)
+        milliseconds.append(1e3 * (time.process_time() - start))
+        throttle()
+    added = max(resident_bytes() - resident_before, 0)
+    mean, p99 = (float(np.mean(milliseconds)), float(np.percentile(milliseconds, 99))) if milliseconds else (0.0, 0.0)
+    return BundleMeasurement(golden_requests, added / 1e6, mean, p99)
 
 
-def _main(folder: str, most_bytes: str) -> int:
-    allow_more(int(most_bytes))
+def _main(folder: str, max_bytes: str) -> int:
+    limit_memory_growth(int(max_bytes))
     try:
-        found: Measured | _Refusal = measure(Path(folder))
+        result: BundleMeasurement | _Failure = measure(Path(folder))
     except (BundleCorrupt, GoldenMismatch, MemoryError) as error:
-        found = _refusal(error, int(most_bytes))
-    sys.stdout.buffer.write(msgspec.json.encode(found))
-    return 0 if isinstance(found, Measured) else 1
+        result = _failure(error, int(max_bytes))
+    sys.stdout.buffer.write(msgspec.json.encode(result))
+    return 0 if isinstance(result, BundleMeasurement) else 1
 
 
-def _refusal(error: Exception, most_bytes: int) -> _Refusal:
-    # The library that runs the graphs tells of a lack of memory by text alone.
+def _failure(error: Exception, max_bytes: int) -> _Failure:
+    # ONNX Runtime reports a lack of memory only in the text of its error.
     if isinstance(error, MemoryError) or "bad_alloc" in str(error):
-        return _Refusal(BundleUnusable.__name__, f"The bundle takes more than {most_bytes / 1e6:.0f} MB of memory")
-    return _Refusal(type(error).__name__, str(error))
+        return _Failure(BundleUnusable.__name__, f"The bundle needs more than {max_bytes / 1e6:.0f} MB of memory")
+    return _Failure(type(error).__name__, str(error))
 
 
 def _last_line(text: bytes) -> str:
     lines = text.decode("utf-8", "replace").strip().splitlines()
-    return lines[-1][:300] if lines else "it said nothing"
+    return lines[-1][:300] if lines else "no error output"
 
 
 if __name__ == "__main__":

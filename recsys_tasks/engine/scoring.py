@@ -1,4 +1,5 @@
-"""How likely each item is: from what the decoder read of a session, by the scan of all items, or known otherwise."""
+"""Item scores: the model's next-item probabilities (pointer-generator mixture), precomputed scores, and their blend
+with trending items."""
 
 from __future__ import annotations
 
@@ -11,252 +12,270 @@ import numpy as np
 from recsys_tasks.engine.graphs import Graph
 from recsys_tasks.names import FIRST_ITEM
 
-_PADDING, _MANY = 256, 1_000
+_PADDING_MULTIPLE, _CACHED_K = 256, 1_000
 _TINY = 1e-30
 _NO_ITEMS = np.zeros(0, np.int64)
 _NO_OFFSET = np.zeros(1, np.float32)
 
 
-def padded(items: int) -> int:
-    """To how many the scan adds up a number of items."""
-    return -(-items // _PADDING) * _PADDING
+def padded_size(num_items: int) -> int:
+    """Size that the scan graph pads a number of items to."""
+    return -(-num_items // _PADDING_MULTIPLE) * _PADDING_MULTIPLE
 
 
-class Found(NamedTuple):
-    """Items [N], in no order, and their scores; 0 is for what cannot be shown. Of an item that comes twice the higher
-    score is its own."""
+class ScoredItems(NamedTuple):
+    """Item numbers [N], unordered, and their scores [N]; 0 for items that may not be shown. If an item occurs twice,
+    its higher score counts."""
 
     numbers: np.ndarray
     scores: np.ndarray
 
 
 class Scores(Protocol):
-    """How good each item is."""
+    """Scores of all items."""
 
-    def best(self, few: int, offset: np.ndarray | None = None, also: np.ndarray = _NO_ITEMS) -> Found:
-        """The best few items and some others.
+    def top_k(self, k: int, offset: np.ndarray | None = None, include: np.ndarray = _NO_ITEMS) -> ScoredItems:
+        """Returns at least the k best items and the items of `include`.
 
         Args:
-            few: at least so many of the best, if there are.
-            offset: added to the logarithms of the scores before the best are chosen [V], -inf for what may not be
-                shown; the scores that are given back are without it.
-            also: numbers of others that are asked for.
+            k: number of best items.
+            offset: added to the log scores before the selection [V], -inf for items that may not be shown; the returned
+                scores are without it.
+            include: numbers of other items to score.
         """
         ...
 
 
-class Known:
-    """Scores [V] by the vocabulary's numbers that are known; what is not above 0 cannot be shown."""
+class PrecomputedScores:
+    """Scores [V] by item number; items with a score of 0 or less may not be shown."""
 
     def __init__(self, scores: np.ndarray) -> None:
         self._scores = scores
-        self._logs = np.log(scores, out=np.full(len(scores), -np.inf), where=scores > 0)
-        self._logs[:FIRST_ITEM] = -np.inf
+        self._log_scores = np.log(scores, out=np.full(len(scores), -np.inf), where=scores > 0)
+        self._log_scores[:FIRST_ITEM] = -np.inf
 
     @cached_property
-    def _top(self) -> np.ndarray:
-        return largest(self._logs, _MANY)
+    def _best(self) -> np.ndarray:
+        return top_indices(self._log_scores, _CACHED_K)
 
-    def best(self, few: int, offset: np.ndarray | None = None, also: np.ndarray = _NO_ITEMS) -> Found:
-        """See `Scores`; the best few are in the order of their numbers."""
-        logs = self._logs if offset is None else self._logs + offset
-        usual = offset is None and few <= _MANY  # then those that are chosen from are looked for once
-        chosen = self._top[largest(logs[self._top], few)] if usual else largest(logs, few)
-        numbers = np.concatenate([chosen, also])
-        return Found(numbers, np.where(logs[numbers] > -np.inf, self._scores[numbers], 0.0))
+    def top_k(self, k: int, offset: np.ndarray | None = None, include: np.ndarray = _NO_ITEMS) -> ScoredItems:
+        """See `Scores`; the best items are ordered by number."""
+        log_scores = self._log_scores if offset is None else self._log_scores + offset
+        is_cached = offset is None and k <= _CACHED_K
+        selected = self._best[top_indices(log_scores[self._best], k)] if is_cached else top_indices(log_scores, k)
+        numbers = np.concatenate([selected, include])
+        return ScoredItems(numbers, np.where(log_scores[numbers] > -np.inf, self._scores[numbers], 0.0))
 
 
-class Rising:
-    """Items that people take more of than a model expects.
+class TrendingItems:
+    """Items with more organic events than the model expects.
 
     Args:
-        numbers, shares: which, and by what share of all that is taken; the shares sum to less than 1.
+        numbers: item numbers [N].
+        shares: their excess shares of all organic events [N]; the sum is below 1.
         size: of the vocabulary, V.
     """
 
     def __init__(self, numbers: np.ndarray, shares: np.ndarray, size: int) -> None:
         self.numbers = numbers
-        self._share = np.zeros(size)
-        self._share[numbers] = shares
-        self._rest = 1.0 - float(shares.sum())
+        self._shares = np.zeros(size)
+        self._shares[numbers] = shares
+        self._model_share = 1.0 - float(shares.sum())
 
-    def mixed(self, found: Found) -> np.ndarray:
-        """Scores where so much of what is taken is taken for these items; what cannot be shown stays so."""
-        found_scores: np.ndarray = found.scores * self._rest + self._share[found.numbers] * (found.scores > 0)
-        return found_scores
+    def blend(self, scored: ScoredItems) -> np.ndarray:
+        """Returns score · (1 - sum of shares) + share for each item; 0 stays 0."""
+        blended: np.ndarray = scored.scores * self._model_share + self._shares[scored.numbers] * (scored.scores > 0)
+        return blended
 
-    def outweighs(self, number: int, score: float) -> bool:
-        """Whether more than half of an item's mixed score is for its rising."""
-        return bool(2 * self._share[number] > score)
-
-
-class Mixed:
-    """Scores into which those of rising items are mixed."""
-
-    def __init__(self, scores: Scores, rising: Rising) -> None:
-        self._scores, self._rising = scores, rising
-
-    def best(self, few: int, offset: np.ndarray | None = None, also: np.ndarray = _NO_ITEMS) -> Found:
-        """See `Scores`; all rising items are among those found."""
-        found = self._scores.best(few, offset, np.concatenate([also, self._rising.numbers]))
-        return Found(found.numbers, self._rising.mixed(found))
+    def dominates(self, number: int, score: float) -> bool:
+        """Whether more than half of an item's blended score is its trend share."""
+        return bool(2 * self._shares[number] > score)
 
 
-def largest(logs: np.ndarray, k: int) -> np.ndarray:
-    """Numbers of the k largest [V] above -inf, in their own order; of equal ones those with lower numbers."""
-    if len(logs) > k:
-        least = np.partition(logs, len(logs) - k)[len(logs) - k]
-        few = logs > least
-        if least > -np.inf:
-            few[np.flatnonzero(logs == least)[: k - np.count_nonzero(few)]] = True
-        return np.flatnonzero(few)
-    return np.flatnonzero(logs > -np.inf)
+class BlendedScores:
+    """Scores blended with the shares of trending items."""
+
+    def __init__(self, scores: Scores, trending: TrendingItems) -> None:
+        self._scores, self._trending = scores, trending
+
+    def top_k(self, k: int, offset: np.ndarray | None = None, include: np.ndarray = _NO_ITEMS) -> ScoredItems:
+        """See `Scores`; the result contains all trending items."""
+        scored = self._scores.top_k(k, offset, np.concatenate([include, self._trending.numbers]))
+        return ScoredItems(scored.numbers, self._trending.blend(scored))
+
+
+def top_indices(values: np.ndarray, k: int) -> np.ndarray:
+    """Indices of the k largest values [V] above -inf, in ascending order; ties go to lower indices."""
+    if len(values) > k:
+        threshold = np.partition(values, len(values) - k)[len(values) - k]
+        selected = values > threshold
+        if threshold > -np.inf:
+            selected[np.flatnonzero(values == threshold)[: k - np.count_nonzero(selected)]] = True
+        return np.flatnonzero(selected)
+    return np.flatnonzero(values > -np.inf)
 
 
 class ItemVectors:
-    """Unit vectors [V, D] and biases [V] of items by number: those of a bundle, which may be mapped from its file and
-    shared with other processes, and after them those of items that came later."""
+    """Unit vectors [V, D] and biases [V] of items by number: those of the bundle, memory-mapped and shared between
+    processes, followed by those of items added since."""
 
-    def __init__(self, vectors: np.ndarray, bias: np.ndarray, later: np.ndarray | None = None) -> None:
-        self._first = vectors
-        self._later = np.zeros((0, vectors.shape[1]), np.float32) if later is None else later
+    def __init__(self, vectors: np.ndarray, bias: np.ndarray, added: np.ndarray | None = None) -> None:
+        self._base = vectors
+        self._added = np.zeros((0, vectors.shape[1]), np.float32) if added is None else added
         self.bias = bias
 
     def __len__(self) -> int:
-        """How many there are, V."""
-        return len(self._first) + len(self._later)
+        """Number of items, V."""
+        return len(self._base) + len(self._added)
 
     @property
-    def first(self) -> np.ndarray:
-        """Vectors of those that did not come later."""
-        return self._first
+    def base(self) -> np.ndarray:
+        """Vectors of the bundle's items, without added ones."""
+        return self._base
 
     def __getitem__(self, numbers: np.ndarray) -> np.ndarray:
         """Vectors [..., D] of items [...]."""
-        if not len(self._later):
-            found: np.ndarray = self._first[numbers]
-            return found
-        found = self._first[np.minimum(numbers, len(self._first) - 1)]
-        late = numbers >= len(self._first)
-        found[late] = self._later[numbers[late] - len(self._first)]
-        return found
+        if not len(self._added):
+            vectors: np.ndarray = self._base[numbers]
+            return vectors
+        vectors = self._base[np.minimum(numbers, len(self._base) - 1)]
+        is_added = numbers >= len(self._base)
+        vectors[is_added] = self._added[numbers[is_added] - len(self._base)]
+        return vectors
 
-    def products(self, direction: np.ndarray) -> np.ndarray:
-        """Products [V] of all of them with a vector [D]."""
-        found: np.ndarray = self._first @ direction
-        return np.concatenate([found, self._later @ direction]) if len(self._later) else found
+    def dot(self, direction: np.ndarray) -> np.ndarray:
+        """Dot products [V] of all items with a vector [D]."""
+        products: np.ndarray = self._base @ direction
+        return np.concatenate([products, self._added @ direction]) if len(self._added) else products
 
-    def later_logits(self, direction: np.ndarray) -> np.ndarray:
-        """Products with a vector [D], and biases, of those that came later only."""
-        found: np.ndarray = self._later @ direction + self.bias[len(self._first) :]
-        return found
+    def added_logits(self, direction: np.ndarray) -> np.ndarray:
+        """Logits of the added items only: dot products with a vector [D], plus biases."""
+        logits: np.ndarray = self._added @ direction + self.bias[len(self._base) :]
+        return logits
 
-    def and_later(self, vectors: np.ndarray, bias: np.ndarray) -> ItemVectors:
-        """These and some more at the end."""
-        later = np.concatenate([self._later, vectors.astype(np.float32)])
-        return ItemVectors(self._first, np.concatenate([self.bias, bias.astype(np.float32)]), later)
+    def with_added(self, vectors: np.ndarray, bias: np.ndarray) -> ItemVectors:
+        """Returns these vectors followed by new ones; the base is shared."""
+        added = np.concatenate([self._added, vectors.astype(np.float32)])
+        return ItemVectors(self._base, np.concatenate([self.bias, bias.astype(np.float32)]), added)
 
 
-class Copies(NamedTuple):
-    """Of which items the events are that may be copied: their numbers [U], without repetition, and for each event which
-    of them [C]."""
+class CopyCandidates(NamedTuple):
+    """Items that the pointer can copy.
+
+    Attributes:
+        items: distinct item numbers [U].
+        item_index: for each event its index into `items` [C].
+    """
 
     items: np.ndarray
-    place: np.ndarray
+    item_index: np.ndarray
 
     @classmethod
-    def of(cls, item: np.ndarray) -> Copies:
-        """Of events [C]."""
+    def from_events(cls, item: np.ndarray) -> CopyCandidates:
+        """The candidates of events with item numbers [C]."""
         return cls(*np.unique(item, return_inverse=True))
 
-    def and_then(self, item: np.ndarray) -> Copies:
-        """These and a few more."""
-        place_of = {number: place for place, number in enumerate(self.items.tolist())}
-        places = [place_of.setdefault(number, len(place_of)) for number in item.tolist()]
-        return Copies(
-            np.fromiter(place_of, np.int64, len(place_of)), np.concatenate([self.place, np.asarray(places, np.int64)])
+    def append(self, item: np.ndarray) -> CopyCandidates:
+        """Returns these candidates and those of later events."""
+        index_of = {number: index for index, number in enumerate(self.items.tolist())}
+        indices = [index_of.setdefault(number, len(index_of)) for number in item.tolist()]
+        return CopyCandidates(
+            np.fromiter(index_of, np.int64, len(index_of)),
+            np.concatenate([self.item_index, np.asarray(indices, np.int64)]),
         )
 
 
-class NextItem:
-    """How likely each item comes next, generated or copied.
+class NextItemScores:
+    """Next-item probabilities of a pointer-generator mixture: vocabulary logits and copy logits in one softmax.
 
     Args:
-        items: of the model; scan: of all of them, see `model.scan`.
-        reading: the decoder's outputs, as `model.network.Reading` names them, of one session.
-        history: what of it can be copied; tokens: item numbers of the session [T].
+        items: vectors of the model.
+        scan: graph over all items, see `model.scoring_graph`.
+        reading: the decoder's outputs for one session, named as in `model.incremental.Reading`.
+        history: copy candidates of the history.
+        tokens: item numbers of the session [T].
     """
 
     def __init__(
-        self, items: ItemVectors, scan: Graph, reading: Mapping[str, np.ndarray], history: Copies, tokens: np.ndarray
+        self,
+        items: ItemVectors,
+        scan: Graph,
+        reading: Mapping[str, np.ndarray],
+        history: CopyCandidates,
+        tokens: np.ndarray,
     ) -> None:
         self._items, self._scan = items, scan
         self._direction = reading["direction"]
-        self._copies, self._copied, gone = history, reading["of_history"][0], tokens
-        if "of_session" in reading:  # sessions repeat items
-            self._copies = history.and_then(tokens)
-            self._copied = np.concatenate([self._copied, reading["of_session"][0]])
-            gone = _NO_ITEMS
-        self._gone = gone
+        self._copies, self._copy_logits, excluded = history, reading["of_history"][0], tokens
+        if "of_session" in reading:  # the model allows repeats within a session
+            self._copies = history.append(tokens)
+            self._copy_logits = np.concatenate([self._copy_logits, reading["of_session"][0]])
+            excluded = _NO_ITEMS
+        self._excluded = excluded
 
-    def best(self, few: int, offset: np.ndarray | None = None, also: np.ndarray = _NO_ITEMS) -> Found:
+    def top_k(self, k: int, offset: np.ndarray | None = None, include: np.ndarray = _NO_ITEMS) -> ScoredItems:
         """See `Scores`; the scores are probabilities."""
-        first = self._items.first
-        if len(self._items) > len(first):
-            return self._with_later(few, offset, also)
-        found = self._look(few, offset, self._copies.items, self._gone, also)
-        return Found(found["numbers"], found["shares"])
+        base = self._items.base
+        if len(self._items) > len(base):
+            return self._top_k_with_added(k, offset, include)
+        outputs = self._run_scan(k, offset, self._copies.items, self._excluded, include)
+        return ScoredItems(outputs["numbers"], outputs["shares"])
 
-    def _look(
-        self, few: int, offset: np.ndarray | None, copies: np.ndarray, gone: np.ndarray, also: np.ndarray
+    def _run_scan(
+        self, k: int, offset: np.ndarray | None, copies: np.ndarray, excluded: np.ndarray, include: np.ndarray
     ) -> Mapping[str, np.ndarray]:
-        first = self._items.first
+        base = self._items.base
         if offset is not None:
-            offset = np.pad(offset, (0, padded(len(first)) - len(first)))
+            offset = np.pad(offset, (0, padded_size(len(base)) - len(base)))
         return self._scan(
             {
                 "direction": self._direction,
-                "items": first,
+                "items": base,
                 "copies": copies,
-                "place": self._copies.place,
-                "copied": self._copied,
-                "gone": gone,
-                "also": also,
+                "place": self._copies.item_index,
+                "copied": self._copy_logits,
+                "gone": excluded,
+                "also": include,
                 "offset": _NO_OFFSET if offset is None else offset.astype(np.float32),
-                "few": np.asarray([min(few, len(first))]),
+                "few": np.asarray([min(k, len(base))]),
             }
         )
 
-    def _with_later(self, few: int, offset: np.ndarray | None, also: np.ndarray) -> Found:
-        """The same where there are items that the scan does not know, which are all looked at."""
-        known = len(self._items.first)
-        copies, gone = (np.where(part < known, part, 0) for part in (self._copies.items, self._gone))
-        found = self._look(few, None if offset is None else offset[:known], copies, gone, also[also < known])
-        top, total = float(found["top"]), float(found["total"])
-        mass = np.exp(self._items.later_logits(self._direction[0]).astype(np.float64) - top)
-        item = self._copies.items[self._copies.place]
-        np.add.at(mass, item[item >= known] - known, np.exp(self._copied[item >= known].astype(np.float64) - top))
-        mass[self._gone[self._gone >= known] - known] = 0.0
-        whole = max(total + float(mass.sum()), _TINY)
-        shares = mass / whole
+    def _top_k_with_added(self, k: int, offset: np.ndarray | None, include: np.ndarray) -> ScoredItems:
+        """Like `top_k`, with items that the scan graph lacks; all of them are scored and renormalized with it."""
+        num_base = len(self._items.base)
+        copies, excluded = (
+            np.where(numbers < num_base, numbers, 0) for numbers in (self._copies.items, self._excluded)
+        )
+        base_offset = None if offset is None else offset[:num_base]
+        outputs = self._run_scan(k, base_offset, copies, excluded, include[include < num_base])
+        max_logit, base_mass = float(outputs["top"]), float(outputs["total"])
+        mass = np.exp(self._items.added_logits(self._direction[0]).astype(np.float64) - max_logit)
+        copy_item = self._copies.items[self._copies.item_index]
+        is_added = copy_item >= num_base
+        copy_mass = np.exp(self._copy_logits[is_added].astype(np.float64) - max_logit)
+        np.add.at(mass, copy_item[is_added] - num_base, copy_mass)
+        mass[self._excluded[self._excluded >= num_base] - num_base] = 0.0
+        total_mass = max(base_mass + float(mass.sum()), _TINY)
+        shares = mass / total_mass
         if offset is not None:
-            shares[offset[known:] == -np.inf] = 0.0
-        numbers = np.concatenate([found["numbers"], np.arange(known, len(self._items))])
-        return Found(numbers, np.concatenate([found["shares"] * (total / whole), shares]))
+            shares[offset[num_base:] == -np.inf] = 0.0
+        numbers = np.concatenate([outputs["numbers"], np.arange(num_base, len(self._items))])
+        return ScoredItems(numbers, np.concatenate([outputs["shares"] * (base_mass / total_mass), shares]))
 
 
-def word_vectors(table: np.ndarray, words: np.ndarray, otherwise: np.ndarray) -> np.ndarray:
-    """Unit vectors [..., D] of words [..., A], or what is given instead where there are none (0).
+def word_vectors(table: np.ndarray, words: np.ndarray, default: np.ndarray) -> np.ndarray:
+    """Returns the unit vectors [..., D] of word bags [..., A]; `default` where all words are padding (0).
 
     Args:
-        table: vectors of words, by number.
-        words: their numbers.
-        otherwise: [..., D].
+        table: word vectors by number.
+        words: word numbers.
+        default: [..., D].
     """
-    searched = words.any(-1)
-    if not searched.any():
-        return otherwise
-    sums = (table[words[searched]] * (words[searched] > 0)[..., None]).sum(-2)
-    found = otherwise.copy()
-    found[searched] = sums / np.maximum(np.linalg.norm(sums, axis=-1, keepdims=True), _TINY)
-    return found
+    has_words = words.any(-1)
+    if not has_words.any():
+        return default
+    sums = (table[words[has_words]] * (words[has_words] > 0)[..., None]).sum(-2)
+    vectors = default.copy()
+    vectors[has_words] = sums / np.maximum(np.linalg.norm(sums, axis=-1, keepdims=True), _TINY)
+    return vectors

@@ -1,4 +1,4 @@
-"""Reads what a user did: a history is encoded once and kept, and a session is decoded from where it was."""
+"""Encoder and decoder of one bundle: encodes user histories and decodes sessions incrementally, with LRU caches."""
 
 from __future__ import annotations
 
@@ -11,27 +11,35 @@ import msgspec
 import numpy as np
 
 from recsys_tasks.engine.bundle import DECODER, ENCODER, Bundle
-from recsys_tasks.engine.cache import Recent
-from recsys_tasks.engine.explanations import Deeds
-from recsys_tasks.engine.graphs import BEFORE, Graph, state_after
-from recsys_tasks.engine.inputs import Did, History, Moment, Tokens, beginning, history_inputs, joined
-from recsys_tasks.engine.scoring import Copies, word_vectors
-from recsys_tasks.engine.throttle import Rests
+from recsys_tasks.engine.cache import LRUCache
+from recsys_tasks.engine.explanations import ActionHistory
+from recsys_tasks.engine.graphs import STATE_INPUT, Graph, next_state
+from recsys_tasks.engine.inputs import (
+    History,
+    SessionContext,
+    SessionEvent,
+    Tokens,
+    concatenate,
+    history_inputs,
+    start_tokens,
+)
+from recsys_tasks.engine.scoring import CopyCandidates, word_vectors
+from recsys_tasks.engine.throttle import Throttle
 from recsys_tasks.errors import BundleCorrupt
 from recsys_tasks.features.sequences import MAX_TOKENS, QUERY_WORDS, Arrays
 from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM, UNKNOWN_ITEM
 
-HISTORY = 512
-KEPT_BYTES = 64 << 20
+MAX_HISTORY_EVENTS = 512
+DEFAULT_CACHE_BYTES = 64 << 20
 _NO_WORDS = np.zeros(QUERY_WORDS, np.int64)
-_OF_SESSIONS = 4  # a quarter of that is for them
-_RESTING = 4  # of an engine that does not serve, a quarter stays
-_ALONG_KEYS, _ALONG_TOKENS = 3, 1
-_AXIS = {"keys": _ALONG_KEYS, "values": _ALONG_KEYS, "vectors": _ALONG_TOKENS, "bias": _ALONG_TOKENS}
+_SESSIONS_FRACTION = 4  # a quarter of the cache is for sessions
+_IDLE_FRACTION = 4  # an engine that no longer serves keeps a quarter of its history cache
+_KEYS_AXIS, _TOKENS_AXIS = 3, 1
+_TIME_AXIS = {"keys": _KEYS_AXIS, "values": _KEYS_AXIS, "vectors": _TOKENS_AXIS, "bias": _TOKENS_AXIS}
 
 
 class Action(msgspec.Struct, frozen=True):
-    """One thing a user did with an item, or a search (which has no item, but a query); seconds since 1970."""
+    """One user action: an event with an item, or a search (no item, but a query). Seconds since 1970."""
 
     item_id: str
     event_type: str
@@ -41,221 +49,243 @@ class Action(msgspec.Struct, frozen=True):
     query: str = ""
 
 
-Happened = tuple[tuple[str, str, float, str], ...]
+ActionKeys = tuple[tuple[str, str, float, str], ...]
+"""Item id, event type, seconds and query of each action: the cache key of a sequence of actions."""
 
 
-class Past(NamedTuple):
-    """What is kept of a user between answers, for the same events until the same place in the history."""
+class EncodedHistory(NamedTuple):
+    """Cache entry of a user: the encoded history before a session."""
 
-    happened: Happened  # since the bundle's cut-off
-    known: History  # with those before it
-    end: int  # how many of them came before the session
-    events: History  # the last of those
+    action_keys: ActionKeys  # actions since the bundle's cut-off
+    full_history: History  # events of the bundle and of `action_keys`
+    end: int  # number of events before the session
+    events: History  # the last MAX_HISTORY_EVENTS of them
     inputs: Arrays
     encoded: Arrays
-    copies: Copies
-    deeds: Deeds
-    tells: bool  # whether the model makes anything of it
+    copies: CopyCandidates
+    actions: ActionHistory
+    has_signal: bool  # whether the model can use it: a known item or a search
     now: float
-    token: object  # of this one alone
+    token: object  # identity of this entry
 
-    def bytes(self) -> int:
-        """How much memory that takes, roughly."""
-        return _bytes(self.inputs) + _bytes(self.encoded) + sum(column.nbytes for column in self.known)
+    def size_bytes(self) -> int:
+        """Approximate memory in bytes."""
+        return _size_bytes(self.inputs) + _size_bytes(self.encoded) + sum(column.nbytes for column in self.full_history)
 
 
-class Session(NamedTuple):
-    """A session over a history, whose first tokens were read before; it does not keep the history."""
+class DecodedSession(NamedTuple):
+    """Cache entry of a session: its tokens and the decoder's state after the first of them. Does not hold the
+    history."""
 
-    over: object  # the history's token
-    now: float  # when it began
-    moment: Moment
-    happened: Happened  # in it
+    history_token: object  # token of the `EncodedHistory` it was decoded with
+    now: float  # start of the session
+    context: SessionContext
+    action_keys: ActionKeys
     tokens: Tokens
-    latest: float  # when the last thing was done
-    read: int  # how many of the tokens were
-    state: Arrays  # after those
+    latest_seconds: float  # time of the latest action
+    num_decoded: int  # number of tokens in `state`
+    state: Arrays  # KV cache
 
-    def bytes(self) -> int:
-        """How much memory that takes, roughly."""
-        return _bytes(self.moment.inputs) + _bytes(self.state) + self.tokens.columns.nbytes + self.tokens.words.nbytes
+    def size_bytes(self) -> int:
+        """Approximate memory in bytes."""
+        tokens = self.tokens.columns.nbytes + self.tokens.words.nbytes
+        return _size_bytes(self.context.inputs) + _size_bytes(self.state) + tokens
 
 
-class Reader:
-    """Runs encoder and decoder of one bundle. Not for use by several threads at once.
+class SessionDecoder:
+    """Runs encoder and decoder of one bundle; caches encoded histories and session states. Not thread-safe.
 
     Args:
-        bundle: whose graphs, vectors and histories to read.
-        most_bytes: what is kept between answers has no more than this.
+        bundle: graphs, vectors and user histories.
+        max_bytes: limit of both caches together.
 
     Raises:
-        BundleCorrupt: a graph cannot be used.
+        BundleCorrupt: a graph cannot be loaded, or has no session state.
     """
 
-    def __init__(self, bundle: Bundle, most_bytes: int = KEPT_BYTES) -> None:
+    def __init__(self, bundle: Bundle, max_bytes: int = DEFAULT_CACHE_BYTES) -> None:
         self._bundle = bundle
-        self._most_bytes = most_bytes
+        self._max_bytes = max_bytes
         self._encoder, self._decoder = (Graph(bundle.folder / name) for name in (ENCODER, DECODER))
-        self._unread = self._decoder.beginning()
-        if not self._unread:
-            raise BundleCorrupt("The model's graphs are of an earlier version of this package; promote it once again")
-        self._forget_all()
+        self._initial_state = self._decoder.initial_state()
+        if not self._initial_state:
+            raise BundleCorrupt(
+                "The model's graphs were exported by an older version of this package; promote it again"
+            )
+        self._reset_caches()
 
-    def _forget_all(self) -> None:
-        of_sessions = self._most_bytes // _OF_SESSIONS
-        self._pasts: Recent[str | None, Past] = Recent(self._most_bytes - of_sessions, Past.bytes)
-        self._sessions: Recent[tuple[str | None, float], Session] = Recent(of_sessions, Session.bytes)
+    def _reset_caches(self) -> None:
+        session_bytes = self._max_bytes // _SESSIONS_FRACTION
+        self._histories: LRUCache[str | None, EncodedHistory] = LRUCache(
+            self._max_bytes - session_bytes, EncodedHistory.size_bytes
+        )
+        self._sessions: LRUCache[tuple[str | None, float], DecodedSession] = LRUCache(
+            session_bytes, DecodedSession.size_bytes
+        )
 
-    def of(self, bundle: Bundle, changed: Mapping[str, object]) -> Reader:
-        """One for the same model that knows more of some items; what is kept of others stays."""
-        found = copy.copy(self)
-        found._bundle = bundle
-        found._forget_all()
-        for user_id, past in reversed(self._pasts.latest_first()):
-            if not any(item_id in changed for item_id, *_ in past.happened):
-                found._pasts.put(user_id, past)
-        return found
+    def with_bundle(self, bundle: Bundle, updates: Mapping[str, object]) -> SessionDecoder:
+        """Returns a decoder for the same model with updated items; keeps cached histories without these items."""
+        decoder = copy.copy(self)
+        decoder._bundle = bundle
+        decoder._reset_caches()
+        for user_id, history in reversed(self._histories.items_by_recency()):
+            if not any(item_id in updates for item_id, *_ in history.action_keys):
+                decoder._histories.put(user_id, history)
+        return decoder
 
-    def past(self, user_id: str | None, since: Sequence[Action], now: float) -> tuple[Past, bool]:
-        """A user's history up to a time, encoded; and whether it was kept from an answer before.
+    def encode_history(self, user_id: str | None, past: Sequence[Action], now: float) -> tuple[EncodedHistory, bool]:
+        """Returns a user's encoded history before a time, and whether it was cached.
 
         Args:
-            user_id: whose history in the bundle to read, if any.
-            since: what the user did since the bundle's cut-off.
-            now: what was later is not part of it.
+            user_id: key of the user's history in the bundle; None for an anonymous visitor.
+            past: the user's actions since the bundle's cut-off.
+            now: later actions are excluded.
         """
-        happened = tuple((action.item_id, action.event_type, action.seconds, action.query) for action in since)
-        kept = self._pasts.get(user_id)  # of nobody, what is kept is that nothing happened
-        same = kept is not None and kept.happened == happened
-        known = kept.known if kept is not None and same else self._known(user_id, since)
-        end = int(np.searchsorted(known.seconds, now, side="right"))
-        if kept is not None and same and kept.end == end:
-            return kept, True
-        events = known.up_to(end, HISTORY)
+        action_keys = tuple((action.item_id, action.event_type, action.seconds, action.query) for action in past)
+        cached = self._histories.get(user_id)  # for None, only the empty history is cached
+        is_same = cached is not None and cached.action_keys == action_keys
+        full_history = cached.full_history if cached is not None and is_same else self._load_history(user_id, past)
+        end = int(np.searchsorted(full_history.seconds, now, side="right"))
+        if cached is not None and is_same and cached.end == end:
+            return cached, True
+        events = full_history.last_before(end, MAX_HISTORY_EVENTS)
         inputs = history_inputs(events)
-        encoded = self._encoder({**inputs, "vectors": self._vectors(inputs["item"], inputs["words"])})
-        found = Past(
-            happened,
-            known,
+        encoded = self._encoder({**inputs, "vectors": self._event_vectors(inputs["item"], inputs["words"])})
+        history = EncodedHistory(
+            action_keys,
+            full_history,
             end,
             events,
             inputs,
             encoded,
-            Copies.of(inputs["item"][0]),
-            Deeds.of(events.item, events.kind),
-            self._tells(events.item, events.words),
+            CopyCandidates.from_events(inputs["item"][0]),
+            ActionHistory.from_events(events.item, events.kind),
+            self._is_usable(events.item, events.words),
             now,
             object(),
         )
-        if user_id is not None or not happened:
-            self._pasts.put(user_id, found)
-        return found, False
+        if user_id is not None or not action_keys:
+            self._histories.put(user_id, history)
+        return history, False
 
-    def session(self, user_id: str | None, past: Past, actions: Sequence[Action], now: float) -> Session:
-        """A session over a history, with what is kept of it from answers before.
+    def resume_session(
+        self, user_id: str | None, history: EncodedHistory, actions: Sequence[Action], now: float
+    ) -> DecodedSession:
+        """Returns a session with the longest cached prefix of its tokens.
 
         Args:
-            user_id: whose session, if it is known.
-            past: the history.
-            actions: what the session did, oldest first.
-            now: when it began.
+            user_id: the session's user; None for an anonymous visitor.
+            history: the encoded history before the session.
+            actions: actions of the session, oldest first.
+            now: start of the session.
         """
-        happened = tuple(
+        action_keys = tuple(
             (action.item_id, action.event_type, max(action.seconds, now), action.query)
             for action in actions
             if action.event_type in EVENT_TYPE_CODES
         )
-        kept = self._sessions.get((user_id, now))
-        if kept is None or kept.over is not past.token:
-            moment = Moment.of(past.events, past.inputs, now)
-            kept = Session(past.token, now, moment, (), beginning(QUERY_WORDS), now, 0, self._unread)
-        known = _shared(kept.happened, happened)
-        tokens, read = kept.tokens.first(1 + known), min(kept.read, 1 + known)
-        skipped = max(len(happened) - MAX_TOKENS + 1, 0)
-        if skipped:  # what comes after those that are not read has another place at each request
-            known, tokens, read = skipped, tokens.first(1), 0
-        before = happened[known - 1][2] if known else float(past.events.seconds[-1]) if past.end else None
-        tokens = tokens.and_then([self._did(*entry) for entry in happened[known:]], before)
-        latest = happened[-1][2] if happened else now
-        return kept._replace(happened=() if skipped else happened, tokens=tokens, latest=latest, read=read)
+        cached = self._sessions.get((user_id, now))
+        if cached is None or cached.history_token is not history.token:
+            context = SessionContext.from_history(history.events, history.inputs, now)
+            cached = DecodedSession(
+                history.token, now, context, (), start_tokens(QUERY_WORDS), now, 0, self._initial_state
+            )
+        prefix = _common_prefix_length(cached.action_keys, action_keys)
+        tokens, num_decoded = cached.tokens.first(1 + prefix), min(cached.num_decoded, 1 + prefix)
+        num_skipped = max(len(action_keys) - MAX_TOKENS + 1, 0)
+        if num_skipped:  # the window slides: every token changes its position at each request
+            prefix, tokens, num_decoded = num_skipped, tokens.first(1), 0
+        if prefix:
+            previous_seconds: float | None = action_keys[prefix - 1][2]
+        else:
+            previous_seconds = float(history.events.seconds[-1]) if history.end else None
+        tokens = tokens.append([self._to_event(*key) for key in action_keys[prefix:]], previous_seconds)
+        return cached._replace(
+            action_keys=() if num_skipped else action_keys,
+            tokens=tokens,
+            latest_seconds=action_keys[-1][2] if action_keys else now,
+            num_decoded=num_decoded,
+        )
 
-    def read(self, user_id: str | None, past: Past, session: Session) -> Arrays:
-        """The decoder's outputs for a session over a history."""
-        tokens, known = session.tokens, min(session.read, len(session.tokens.words) - 1)
-        state = {name: _first(name, value, known) for name, value in session.state.items()}
-        items, new = tokens.columns[None, 0, known:], tokens.inputs(known, session.moment.codes)
-        new["vectors"] = self._vectors(items, tokens.words[None, known:])
-        new["bias"] = self._bundle.items.bias[items]
-        read = self._decoder({**past.encoded, **session.moment.inputs, **state, **new})
-        kept_again = user_id is not None or not past.happened
-        if session.happened and kept_again:
-            kept = session._replace(read=len(tokens.words), state=state_after(read))
-            self._sessions.put((user_id, session.now), kept)
-        return read
+    def decode(self, user_id: str | None, history: EncodedHistory, session: DecodedSession) -> Arrays:
+        """Returns the decoder's outputs for a session; decodes only the tokens that the KV cache lacks."""
+        tokens, start = session.tokens, min(session.num_decoded, len(session.tokens.words) - 1)
+        state = {name: _truncate(name, value, start) for name, value in session.state.items()}
+        items, inputs = tokens.columns[None, 0, start:], tokens.inputs(start, session.context.features)
+        inputs["vectors"] = self._event_vectors(items, tokens.words[None, start:])
+        inputs["bias"] = self._bundle.items.bias[items]
+        reading = self._decoder({**history.encoded, **session.context.inputs, **state, **inputs})
+        is_cacheable = user_id is not None or not history.action_keys
+        if session.action_keys and is_cacheable:
+            decoded = session._replace(num_decoded=len(tokens.words), state=next_state(reading))
+            self._sessions.put((user_id, session.now), decoded)
+        return reading
 
-    def tells(self, past: Past, session: Session) -> bool:
-        """Whether the model makes anything of a session and the history before it."""
-        return past.tells or self._tells(session.tokens.columns[0], session.tokens.words)
+    def has_signal(self, history: EncodedHistory, session: DecodedSession) -> bool:
+        """Whether history or session has an event that the model can use."""
+        return history.has_signal or self._is_usable(session.tokens.columns[0], session.tokens.words)
 
-    def _tells(self, item: np.ndarray, words: np.ndarray) -> bool:
-        return bool(item.max(initial=0) >= FIRST_ITEM or (self._bundle.reads_searches and words.any()))
+    def _is_usable(self, item: np.ndarray, words: np.ndarray) -> bool:
+        return bool(item.max(initial=0) >= FIRST_ITEM or (self._bundle.has_query_input and words.any()))
 
     def forget(self, user_id: str | None) -> None:
-        """Drops what is kept of a user between answers, and of sessions of which it is not known whose they are."""
-        self._pasts.drop(user_id)
-        for key, _ in self._sessions.latest_first():
+        """Drops a user's cache entries, and all anonymous sessions, which may be the user's."""
+        self._histories.discard(user_id)
+        for key, _ in self._sessions.items_by_recency():
             if key[0] in (None, user_id):
-                self._sessions.drop(key)
+                self._sessions.discard(key)
 
-    def warm(self, serving: Reader, seconds: float) -> None:
-        """Encodes the histories of those who asked another reader last.
+    def warm_cache(self, serving: SessionDecoder, seconds: float) -> None:
+        """Encodes the histories of another decoder's most recent users, within a number of seconds.
 
-        That one may answer and forget users meanwhile; whom it forgets is not kept here either.
+        The other decoder may answer and forget users meanwhile; a user it forgets is dropped here too.
         """
-        end, rest = time.perf_counter() + seconds, Rests()
-        for user_id, theirs in serving._pasts.latest_first():
-            if time.perf_counter() > end or self._pasts.free_bytes < theirs.bytes():
+        deadline, throttle = time.perf_counter() + seconds, Throttle()
+        for user_id, history in serving._histories.items_by_recency():
+            if time.perf_counter() > deadline or self._histories.free_bytes < history.size_bytes():
                 return
             if user_id is None:
                 continue
-            happened = [Action(item, kind, at, query=query) for item, kind, at, query in theirs.happened]
-            self.past(user_id, happened, theirs.now)
-            self._pasts.age(user_id)
-            if user_id not in serving._pasts:
+            past = [Action(item, kind, at, query=query) for item, kind, at, query in history.action_keys]
+            self.encode_history(user_id, past, history.now)
+            self._histories.demote(user_id)
+            if user_id not in serving._histories:
                 self.forget(user_id)
-            rest()
+            throttle()
 
-    def rest(self) -> None:
-        """Keeps less between answers, for one that does not serve any more."""
-        of_sessions = self._most_bytes // _OF_SESSIONS
-        self._pasts.shrink((self._most_bytes - of_sessions) // _RESTING)
+    def shrink_cache(self) -> None:
+        """Shrinks the caches of a decoder that no longer serves."""
+        session_bytes = self._max_bytes // _SESSIONS_FRACTION
+        self._histories.shrink((self._max_bytes - session_bytes) // _IDLE_FRACTION)
         self._sessions.shrink(0)
 
-    def _known(self, user_id: str | None, since: Sequence[Action]) -> History:
-        """What is known that a user did: until the bundle's cut-off, and since."""
-        known = History(*self._bundle.histories.of(user_id))
-        if known.words.shape[1] != QUERY_WORDS:
-            known = known._replace(words=np.zeros((len(known.item), QUERY_WORDS), np.int64))
-        acted = [action for action in since if action.event_type in EVENT_TYPE_CODES]
-        if not acted:
-            return joined(known)
+    def _load_history(self, user_id: str | None, past: Sequence[Action]) -> History:
+        """A user's events in time order: those of the bundle and those since its cut-off, without duplicates."""
+        history = History(*self._bundle.histories.of(user_id))
+        if history.words.shape[1] != QUERY_WORDS:
+            history = history._replace(words=np.zeros((len(history.item), QUERY_WORDS), np.int64))
+        actions = [action for action in past if action.event_type in EVENT_TYPE_CODES]
+        if not actions:
+            return concatenate(history)
         stored = {
             (round(at * 1e3), number)
-            for at, number in zip(known.seconds[-HISTORY:], known.item[-HISTORY:], strict=True)
+            for at, number in zip(
+                history.seconds[-MAX_HISTORY_EVENTS:], history.item[-MAX_HISTORY_EVENTS:], strict=True
+            )
         }
-        numbers = self._bundle.vocabulary.numbers([action.item_id for action in acted])
+        numbers = self._bundle.vocabulary.numbers([action.item_id for action in actions])
         new = [
             action
-            for number, action in zip(numbers.tolist(), acted, strict=True)
+            for number, action in zip(numbers.tolist(), actions, strict=True)
             if (round(action.seconds * 1e3), number) not in stored
         ]
-        known = joined(known, self._history(new))
-        order = np.argsort(known.seconds, kind="stable")
-        return History(*(column[order] for column in known))
+        history = concatenate(history, self._to_history(new))
+        order = np.argsort(history.seconds, kind="stable")
+        return History(*(column[order] for column in history))
 
-    def _history(self, actions: Sequence[Action]) -> History:
-        done = [self._did(action.item_id, action.event_type, action.seconds, action.query) for action in actions]
-        item, kind, seconds, words = zip(*done, strict=True) if done else ((), (), (), np.zeros((0, QUERY_WORDS)))
+    def _to_history(self, actions: Sequence[Action]) -> History:
+        events = [self._to_event(action.item_id, action.event_type, action.seconds, action.query) for action in actions]
+        item, kind, seconds, words = zip(*events, strict=True) if events else ((), (), (), np.zeros((0, QUERY_WORDS)))
         return History(
             np.asarray(item, np.int64),
             np.asarray(kind, np.int64),
@@ -263,30 +293,30 @@ class Reader:
             np.asarray(words, np.int64),
         )
 
-    def _did(self, item_id: str, event_type: str, seconds: float, query: str) -> Did:
+    def _to_event(self, item_id: str, event_type: str, seconds: float, query: str) -> SessionEvent:
         vocabulary = self._bundle.vocabulary
         number = vocabulary.number_of.get(item_id, UNKNOWN_ITEM)
-        return Did(number, EVENT_TYPE_CODES[event_type], seconds, vocabulary.words_of(query) if query else _NO_WORDS)
+        words = vocabulary.encode_query(query) if query else _NO_WORDS
+        return SessionEvent(number, EVENT_TYPE_CODES[event_type], seconds, words)
 
-    def _vectors(self, items: np.ndarray, words: np.ndarray) -> np.ndarray:
-        """Vectors [1, L, D] of events: of a search its words', of the others their items'."""
+    def _event_vectors(self, items: np.ndarray, words: np.ndarray) -> np.ndarray:
+        """Vectors [1, L, D] of events: the query's for a search, else the item's."""
         vectors = self._bundle.items[items]
-        return word_vectors(self._bundle.words, words, vectors) if self._bundle.reads_searches else vectors
+        return word_vectors(self._bundle.words, words, vectors) if self._bundle.has_query_input else vectors
 
 
-def _shared(one: Happened, other: Happened) -> int:
-    """How many things at the beginning are the same."""
-    most = min(len(one), len(other))
-    if one[:most] == other[:most]:
-        return most
-    return next(place for place in range(most) if one[place] != other[place])
+def _common_prefix_length(one: ActionKeys, other: ActionKeys) -> int:
+    limit = min(len(one), len(other))
+    if one[:limit] == other[:limit]:
+        return limit
+    return next(index for index in range(limit) if one[index] != other[index])
 
 
-def _first(name: str, value: np.ndarray, count: int) -> np.ndarray:
-    """A part of a session's state, of the first tokens only."""
-    axis = _AXIS[name.removeprefix(BEFORE)]
+def _truncate(name: str, value: np.ndarray, count: int) -> np.ndarray:
+    """One array of the KV cache, cut to its first tokens."""
+    axis = _TIME_AXIS[name.removeprefix(STATE_INPUT)]
     return value if value.shape[axis] == count else np.ascontiguousarray(value[(slice(None),) * axis + (slice(count),)])
 
 
-def _bytes(arrays: Arrays) -> int:
+def _size_bytes(arrays: Arrays) -> int:
     return sum(array.nbytes for array in arrays.values())

@@ -1,37 +1,38 @@
-"""Work beside answers: a model that comes may take its time, those who wait for an answer may not."""
+"""Throttles background work so that request latency stays flat while a model loads."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 
-_REST = 7
+_SLEEP_RATIO = 7  # seconds of sleep per second of CPU time
 Pause = Callable[[], None]
-"""What work in pieces calls after each of them."""
+"""Called by long work after each step, so that the caller can yield the interpreter to requests."""
 
 
 def no_pause() -> None:
-    """For work that nobody waits beside."""
+    """Does nothing: for work without concurrent requests."""
 
 
-class Rests:
-    """Rests after each piece of this thread's work, as `rest_after` says."""
+class Throttle:
+    """A `Pause` that sleeps after each step of this thread's work, as long as `throttle_seconds` says."""
 
     def __init__(self) -> None:
-        self._began = time.thread_time()
+        self._step_start = time.thread_time()
 
     def __call__(self) -> None:
-        """Ends a piece."""
-        time.sleep(rest_after(self._began))
-        self._began = time.thread_time()
+        """Sleeps for the step that ends now."""
+        time.sleep(throttle_seconds(self._step_start))
+        self._step_start = time.thread_time()
 
 
-def rest_after(began: float) -> float:
-    """Seconds to sleep, so that what this thread did since `began` (of `time.thread_time`) is an eighth of the time.
+def throttle_seconds(start: float) -> float:
+    """Returns how many seconds to sleep so that this thread's work since `start` takes an eighth of the time.
 
-    It is the processor's time: one who waited for others meanwhile has rested already.
+    Two threads of one interpreter halve each other's speed. An endpoint at half its capacity would fall further and
+    further behind while the other thread works; after a short step and a sleep it has caught up.
 
-    Two threads that share an interpreter halve each other's speed. An endpoint at half of what it can do would answer
-    later and later as long as the other one works; after a short piece of work and a rest it has caught up.
+    Args:
+        start: `time.thread_time` at the start of the step. CPU time is what counts: time spent waiting is not work.
     """
-    return _REST * (time.thread_time() - began)
+    return _SLEEP_RATIO * (time.thread_time() - start)

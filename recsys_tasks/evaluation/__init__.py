@@ -1,1 +1,1 @@
-"""How good a model is: protocols, metrics, baselines, and the promotion gate."""
+"""Offline evaluation: protocol, metrics, baselines and the promotion gate."""

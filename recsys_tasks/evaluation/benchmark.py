@@ -1,4 +1,4 @@
-"""The `benchmark` verb: trains on one sequence file, predicts the last item of every test sequence."""
+"""The `benchmark` verb: trains a model on a sequence file and predicts the last item of every test sequence."""
 
 from __future__ import annotations
 
@@ -10,86 +10,88 @@ from typing import Any
 
 import torch
 
-from recsys_tasks.evaluation.baselines import FITS
-from recsys_tasks.evaluation.blend import best_weight, blend
-from recsys_tasks.evaluation.gate import PRIMARY
+from recsys_tasks.evaluation.baselines import BASELINE_FITTERS
+from recsys_tasks.evaluation.blend import blend_scorers, choose_blend_weight
+from recsys_tasks.evaluation.gate import PRIMARY_METRIC
 from recsys_tasks.evaluation.metrics import list_metrics, ranking_metrics
-from recsys_tasks.evaluation.protocol import Scorer, answer, model_ranks, model_scorer
-from recsys_tasks.evaluation.sequence_files import SequenceTask, as_one_session, read_task
+from recsys_tasks.evaluation.protocol import Scorer, model_ranks, model_scorer, rank_targets
+from recsys_tasks.evaluation.sequence_files import SequenceDataset, load_sequence_dataset, merge_sessions
 from recsys_tasks.model.network import Recommender
 from recsys_tasks.model.training_loop import build_network, train
 from recsys_tasks.names import DECODER, GRU, TRANSFORMER, VMIS_KNN
 from recsys_tasks.training import recipe
 
 log = logging.getLogger(__name__)
-Figures = dict[str, Any]
+BenchmarkMetrics = dict[str, Any]
 
 
-def benchmark(
+def run_benchmark(
     train_file: Path, test_file: Path, items_file: Path | None, model: str, seed: int, minutes: float
-) -> Figures:
-    """Metrics at 5, 10 and 20 over the full catalogue, ties against the model, and what the training took.
+) -> BenchmarkMetrics:
+    """Returns metrics at 5, 10 and 20 over the full catalog, and training statistics.
+
+    Ties count against the model.
 
     Args:
-        train_file, test_file, items_file: sequence files, and what is known of the items.
-        model: `transformer` (with neighbours where they help), `network` (it alone), `decoder` or `gru` (without an
-            encoder, all sessions as one), or a baseline's name.
-        seed: of every random number.
-        minutes: how long a network may train.
+        train_file, test_file, items_file: sequence files, and item attributes.
+        model: `transformer` (blended with neighbors where validation improves), `network` (without neighbors),
+            `decoder` or `gru` (without an encoder, sessions of a user merged), or a baseline's name.
+        seed: of all random number generators.
+        minutes: training time of a network.
 
     Raises:
-        InputError: a file is not what it should be.
+        InputError: a file is invalid.
     """
-    task = read_task(train_file, test_file, items_file, seed)
+    dataset = load_sequence_dataset(train_file, test_file, items_file, seed)
     if model in (DECODER, GRU):
-        task = as_one_session(task)
-    scorer, figures = fit(task, model, seed, 60 * minutes)
-    began = time.perf_counter()
-    skip = not recipe.sessions_repeat(task.data)
-    answers = answer(scorer, task.data.timeline, task.test, skip)
+        dataset = merge_sessions(dataset)
+    scorer, figures = fit_model(dataset, model, seed, 60 * minutes)
+    started = time.perf_counter()
+    exclude_session_items = not recipe.sessions_repeat(dataset.data)
+    answers = rank_targets(scorer, dataset.data.timeline, dataset.test, exclude_session_items)
     return {
         "model": model,
         "seed": seed,
         **ranking_metrics(answers.ranks),
-        **list_metrics(answers.lists, task.data.counts),
+        **list_metrics(answers.lists, dataset.data.counts),
         **figures,
-        "predict_seconds": time.perf_counter() - began,
-        "items": len(task.encoded.vocabulary.item_ids),
-        "sequences": len(task.test),
+        "predict_seconds": time.perf_counter() - started,
+        "items": len(dataset.encoded.vocabulary.item_ids),
+        "sequences": len(dataset.test),
     }
 
 
-def fit(task: SequenceTask, model: str, seed: int, seconds: float) -> tuple[Scorer, Figures]:
-    """A model for a task, as a scorer, and what its training took."""
-    everything = task.data._replace(stops=task.data.final_stops)
-    if model in FITS:
-        began = time.perf_counter()
-        scorer = FITS[model](everything)
-        return scorer, {"train_seconds": time.perf_counter() - began, "epochs": 0, "parameters": 0}
+def fit_model(dataset: SequenceDataset, model: str, seed: int, seconds: float) -> tuple[Scorer, BenchmarkMetrics]:
+    """Returns a model fitted to a dataset as a scorer, and its training statistics."""
+    full_data = dataset.data._replace(stops=dataset.data.final_stops)
+    if model in BASELINE_FITTERS:
+        started = time.perf_counter()
+        scorer = BASELINE_FITTERS[model](full_data)
+        return scorer, {"train_seconds": time.perf_counter() - started, "epochs": 0, "parameters": 0}
     torch.manual_seed(seed)
-    vocabulary, timeline = task.encoded.vocabulary, task.data.timeline
-    config = recipe.network_config(task.data, vocabulary, task.has_history, seconds)
+    vocabulary, timeline = dataset.encoded.vocabulary, dataset.data.timeline
+    config = recipe.network_config(dataset.data, vocabulary, dataset.has_history, seconds)
     if model == DECODER:
-        config = replace(config, decoder_layers=config.encoder_layers + config.decoder_layers)
+        config = replace(config, num_decoder_layers=config.num_encoder_layers + config.num_decoder_layers)
     config = replace(config, recurrent=model == GRU)
-    network = build_network(config, vocabulary, recipe.neighbours(task.data, config))
-    schedule = recipe.training_config(task.data, vocabulary, task.has_history, seconds, seed)
+    network = build_network(config, vocabulary, recipe.neighbors(dataset.data, config))
+    schedule = recipe.training_config(dataset.data, vocabulary, dataset.has_history, seconds, seed)
     log.info("%s, %s", network.config, schedule)
     weight = 0.0
 
     def validate(trained: Recommender) -> float:
-        return ranking_metrics(model_ranks(trained, timeline, task.validation))[PRIMARY]
+        return ranking_metrics(model_ranks(trained, timeline, dataset.validation))[PRIMARY_METRIC]
 
-    def weigh_neighbours(trained: Recommender) -> None:
-        # The proportion that validation prefers, which may be none; soon the network will have seen validation.
+    def choose_neighbor_weight(trained: Recommender) -> None:
+        # Runs before the decay phase, in which the network trains on the validation events, too.
         nonlocal weight
         if model == TRANSFORMER:
-            skip = not config.sessions_repeat
-            scorers = model_scorer(trained, timeline), FITS[VMIS_KNN](task.data)
-            weight = best_weight(*scorers, timeline, task.validation, skip, PRIMARY)
+            exclude_session_items = not config.sessions_repeat
+            scorers = model_scorer(trained, timeline), BASELINE_FITTERS[VMIS_KNN](dataset.data)
+            weight = choose_blend_weight(*scorers, timeline, dataset.validation, exclude_session_items, PRIMARY_METRIC)
 
-    report = train(network, task.data, schedule, validate, before_decay=weigh_neighbours)
-    figures: Figures = {
+    report = train(network, dataset.data, schedule, validate, before_decay=choose_neighbor_weight)
+    figures: BenchmarkMetrics = {
         "train_seconds": report.seconds,
         "epochs": len(report.epochs),
         "tokens_per_second": report.tokens_per_second,
@@ -99,4 +101,4 @@ def fit(task: SequenceTask, model: str, seed: int, seconds: float) -> tuple[Scor
         "threads": torch.get_num_threads(),
         "curve": report.epochs,
     }
-    return blend(model_scorer(network, timeline), FITS[VMIS_KNN](everything), weight), figures
+    return blend_scorers(model_scorer(network, timeline), BASELINE_FITTERS[VMIS_KNN](full_data), weight), figures

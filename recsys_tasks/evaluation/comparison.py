@@ -1,4 +1,4 @@
-"""Two models on the same questions: how much more one has of each measure, and how sure that is."""
+"""Paired comparison of two models on the same prediction tasks, with bootstrap confidence bounds."""
 
 from __future__ import annotations
 
@@ -8,75 +8,76 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from recsys_tasks.evaluation.metrics import gains, interval, list_metrics
+from recsys_tasks.evaluation.metrics import bootstrap_interval, list_metrics, per_target_metrics
 
-if TYPE_CHECKING:  # it brings torch, which those who read a comparison do not need
-    from recsys_tasks.evaluation.protocol import Answers
+if TYPE_CHECKING:  # imports torch, which readers of a comparison do not need
+    from recsys_tasks.evaluation.protocol import RankingResult
 
 _METRICS = ("mrr_20", "recall_20", "ndcg_20")
 
 
 @dataclass(frozen=True)
-class Gain:
-    """A measure of a model and of its rival, and between what the difference lies; without bounds it has no spread."""
+class MetricGain:
+    """A metric of a model and of its rival, with confidence bounds of the difference; list metrics have no spread."""
 
     model: float
     rival: float
     low: float
     high: float
-    questions: int
+    num_tasks: int
 
-    def as_share(self, difference: float) -> float:
-        """A difference as a share of the rival's measure; infinite where that is nothing."""
+    def relative_to_rival(self, difference: float) -> float:
+        """Returns a difference as a fraction of the rival's metric; infinite if that metric is 0."""
         if difference == 0:
             return 0.0
         return difference / self.rival if self.rival else math.copysign(math.inf, difference)
 
     def as_dict(self) -> dict[str, float]:
-        """All of it, for JSON."""
-        return asdict(self)
+        """Returns all fields for JSON; the stored key of `num_tasks` is `questions`."""
+        fields = asdict(self)
+        return {"questions" if name == "num_tasks" else name: value for name, value in fields.items()}
 
 
-Comparison = dict[str, Gain]
+Comparison = dict[str, MetricGain]
 """Gains by metric (`mrr_20`) and by segment and metric (`new users: mrr_20`)."""
 
 
 def compare(
-    model: Answers,
-    rival: Answers,
+    model: RankingResult,
+    rival: RankingResult,
     users: np.ndarray,
     segments: dict[str, np.ndarray],
     counts: np.ndarray,
     rival_counts: np.ndarray,
     confidence: float,
 ) -> Comparison:
-    """Compares two models' answers [B] to the same questions.
+    """Compares two models' results [B] on the same tasks.
 
     Args:
-        model, rival: answers, each in the numbers of its own vocabulary.
-        users: whose question each is [B]; they are drawn in the bootstrap, paired, so that what is hard for both does
-            not count.
-        segments: which questions belong to each [B].
-        counts, rival_counts: how often each item came in training, in each one's numbers.
-        confidence: one-sided, of either bound.
+        model, rival: results, each in the item numbers of its own vocabulary.
+        users: user of each task [B]; the bootstrap resamples users, paired, so that difficulty common to both models
+            cancels.
+        segments: membership mask [B] of each segment.
+        counts, rival_counts: training count of each item, in each model's item numbers.
+        confidence: of either one-sided bound.
     """
-    ours, theirs = gains(model.ranks), gains(rival.ranks)
-    everything = {"": np.ones(len(users), bool), **{f"{name}: ": members for name, members in segments.items()}}
+    ours, theirs = per_target_metrics(model.ranks), per_target_metrics(rival.ranks)
+    masks = {"": np.ones(len(users), bool), **{f"{name}: ": members for name, members in segments.items()}}
     found = {
-        f"{prefix}{metric}": _paired(ours[metric][members], theirs[metric][members], users[members], confidence)
-        for prefix, members in everything.items()
+        f"{prefix}{metric}": _paired_gain(ours[metric][members], theirs[metric][members], users[members], confidence)
+        for prefix, members in masks.items()
         for metric in _METRICS
     }
     lists = zip(
         list_metrics(model.lists, counts).items(), list_metrics(rival.lists, rival_counts).values(), strict=True
     )
     for (metric, own), other in lists:
-        found[metric] = Gain(own, other, own - other, own - other, len(users))
+        found[metric] = MetricGain(own, other, own - other, own - other, len(users))
     return found
 
 
-def _paired(ours: np.ndarray, theirs: np.ndarray, users: np.ndarray, confidence: float) -> Gain:
-    if not len(users):  # what nobody asked says nothing
-        return Gain(0.0, 0.0, 0.0, 0.0, 0)
-    low, high = interval(ours - theirs, users, level=2 * confidence - 1)
-    return Gain(float(ours.mean()), float(theirs.mean()), low, high, len(users))
+def _paired_gain(ours: np.ndarray, theirs: np.ndarray, users: np.ndarray, confidence: float) -> MetricGain:
+    if not len(users):  # an empty segment
+        return MetricGain(0.0, 0.0, 0.0, 0.0, 0)
+    low, high = bootstrap_interval(ours - theirs, users, level=2 * confidence - 1)
+    return MetricGain(float(ours.mean()), float(theirs.mean()), low, high, len(users))

@@ -1,4 +1,4 @@
-"""The gate: whether a challenger may serve, by the rules of one file, with every number and reason."""
+"""Promotion gate: checks a challenger against the rules of `gate.toml` and reports every number."""
 
 from __future__ import annotations
 
@@ -13,182 +13,193 @@ import msgspec
 from recsys_tasks.errors import ConfigurationError
 from recsys_tasks.evaluation.comparison import Comparison
 
-PRIMARY = "mrr_20"
-Table = dict[str, dict[str, float]]
+PRIMARY_METRIC = "mrr_20"
+MetricsTable = dict[str, dict[str, float]]
 _DEFAULT = "gate.toml"
 _Value = TypeVar("_Value")
 
 
 class BaselineRules(msgspec.Struct, forbid_unknown_fields=True):
-    """Rows of the evaluation that are to be beaten, and on what."""
+    """Baselines that the challenger must beat, and the metrics to compare."""
 
     names: list[str]
     metrics: list[str]
 
 
 class ChampionRules(msgspec.Struct, forbid_unknown_fields=True):
-    """How much better than the champion, and how certainly."""
+    """Minimum gain on the champion's metric, and its confidence."""
 
     metric: str
     confidence: float
-    least_gain: float
+    min_gain: float
 
 
-class TrialRules(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """What ends a trial beside the champion; see `gate.toml`."""
+class RolloutRules(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """Thresholds that end a rollout; see `gate.toml`."""
 
-    error_share: float = 0.01
-    latency_ratio: float = 2.0
+    max_error_share: float = 0.01
+    max_latency_ratio: float = 2.0
     confidence: float = 0.95
-    least_people: int = 200
+    min_visitors: int = 200
 
 
 class GateRules(msgspec.Struct, forbid_unknown_fields=True):
-    """What `gate.toml` holds; see there."""
+    """Contents of `gate.toml`; see there."""
 
     baselines: BaselineRules
     champion: ChampionRules
-    guards: dict[str, float] = {}
+    guardrails: dict[str, float] = {}
     limits: dict[str, float] = {}
-    trial: TrialRules = TrialRules()
+    rollout: RolloutRules = RolloutRules()
 
 
-class Finding(NamedTuple):
-    """A rule, what was found, and whether that keeps it."""
+class RuleResult(NamedTuple):
+    """Result of one rule: the rule, the measured values, and whether it passed."""
 
     rule: str
     found: str
-    kept: bool
+    passed: bool
 
 
 @dataclass(frozen=True)
 class Decision:
-    """Whether the challenger is promoted, and why: a finding for each rule."""
+    """Promotion decision with the result of each rule."""
 
-    findings: list[Finding]
+    results: list[RuleResult]
     notes: list[str] = field(default_factory=list)
 
     @property
     def promote(self) -> bool:
-        """Whether every rule is kept."""
-        return all(finding.kept for finding in self.findings)
+        """Whether every rule passed."""
+        return all(result.passed for result in self.results)
 
     @property
     def reasons(self) -> list[str]:
-        """A line for each rule, broken ones first, then what could not be judged."""
-        broken = [f"not good enough: {rule}: {found}" for rule, found, kept in self.findings if not kept]
-        return broken + [f"good: {rule}: {found}" for rule, found, kept in self.findings if kept] + self.notes
+        """One line for each rule, failed ones first, then the notes."""
+        failed = [f"failed: {rule}: {found}" for rule, found, passed in self.results if not passed]
+        return failed + [f"passed: {rule}: {found}" for rule, found, passed in self.results if passed] + self.notes
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it, for JSON."""
-        findings = [finding._asdict() for finding in self.findings]
+        """Returns all fields for JSON; the stored keys are `findings`, `found` and `kept`."""
+        findings = [{"rule": rule, "found": found, "kept": passed} for rule, found, passed in self.results]
         return {"promote": self.promote, "findings": findings, "notes": self.notes}
 
     def as_markdown(self) -> str:
-        """For people who decide."""
+        """Returns a Markdown table for the approver."""
         lines = ["| | rule | found |", "|---|---|---|"]
-        ordered = sorted(self.findings, key=lambda finding: finding.kept)
-        lines += [f"| {'✓' if kept else '✗'} | {rule} | {found} |" for rule, found, kept in ordered]
+        ordered = sorted(self.results, key=lambda result: result.passed)
+        lines += [f"| {'✓' if passed else '✗'} | {rule} | {found} |" for rule, found, passed in ordered]
         return "\n".join([*lines, "", *self.notes]) + "\n"
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is known of a challenger.
+    """Measurements of a challenger.
 
     Attributes:
-        table: its own metrics as `test`, and those of the baselines, on the same questions.
-        comparison: with the champion; None where there is none to compare with.
-        measured: numbers for `limits`, by the same names.
-        same_schema: whether callers of the champion can call it without a change.
-        notes: what could not be judged, and why.
-        holds: alarms that keep anything from being promoted, in words.
+        table: metrics of the challenger (row `test`) and of the baselines, on the same prediction tasks.
+        comparison: with the champion; None without a comparable champion.
+        measurements: values for `limits`, by the same names.
+        same_schema: whether the champion's callers can call the challenger unchanged.
+        notes: what could not be checked, and why.
+        promotion_holds: open alarms that hold promotions, as text.
     """
 
-    table: Table
+    table: MetricsTable
     comparison: Comparison | None = None
-    measured: dict[str, float] = field(default_factory=dict)
+    measurements: dict[str, float] = field(default_factory=dict)
     same_schema: bool = True
     notes: list[str] = field(default_factory=list)
-    holds: list[str] = field(default_factory=list)
+    promotion_holds: list[str] = field(default_factory=list)
 
 
-def read_rules(path: Path | None = None) -> GateRules:
-    """The rules of a file, or the package's own.
+def load_gate_rules(path: Path | None = None) -> GateRules:
+    """Loads the rules from a file, by default from the package's `gate.toml`.
 
     Raises:
-        ConfigurationError: the file is missing or wrong; names the key.
+        ConfigurationError: the file is missing or invalid; names the key.
     """
     try:
         text = path.read_bytes() if path else resources.files(__package__).joinpath(_DEFAULT).read_bytes()
         rules = msgspec.toml.decode(text, type=GateRules)
     except (OSError, msgspec.DecodeError) as error:  # a ValidationError is a DecodeError
-        raise ConfigurationError(f"{path or _DEFAULT} cannot be read as rules of the gate: {error}") from error
-    for name, confidence in (("champion", rules.champion.confidence), ("trial", rules.trial.confidence)):
+        raise ConfigurationError(
+            f"{path or _DEFAULT} cannot be read as gate rules: {error}. Compare it with the default gate.toml"
+        ) from error
+    for name, confidence in (("champion", rules.champion.confidence), ("rollout", rules.rollout.confidence)):
         if not 0.5 < confidence < 1:
-            raise ConfigurationError(f"{path}: {name}.confidence is {confidence}; expected 0.5 to 1")
+            raise ConfigurationError(
+                f"{path or _DEFAULT}: {name}.confidence is {confidence}; set a value between 0.5 and 1"
+            )
     return rules
 
 
-def decide(rules: GateRules, evidence: Evidence) -> Decision:
-    """Judges a challenger.
+def decide_promotion(rules: GateRules, evidence: Evidence) -> Decision:
+    """Checks a challenger against the rules.
 
     Raises:
-        ConfigurationError: a rule asks for what there is no measure of; names those that there are.
+        ConfigurationError: a rule names an unknown metric; lists the known ones.
     """
-    findings = _against_baselines(rules.baselines, evidence.table)
+    results = _compare_with_baselines(rules.baselines, evidence.table)
     if evidence.comparison is not None:
-        findings.append(_against_champion(rules.champion, evidence.comparison))
-        findings += _guards(rules.guards, evidence.comparison, rules.champion.confidence)
+        results.append(_compare_with_champion(rules.champion, evidence.comparison))
+        results += _check_guardrails(rules.guardrails, evidence.comparison, rules.champion.confidence)
         found = "the champion's" if evidence.same_schema else "not the champion's: callers would have to change"
-        findings.append(Finding("signature", found, evidence.same_schema))
-    findings += within_limits(rules.limits, evidence.measured)
-    findings += [Finding("no alarm holds promotions", words, False) for words in evidence.holds]
-    return Decision(findings, evidence.notes)
+        results.append(RuleResult("signature", found, evidence.same_schema))
+    results += check_limits(rules.limits, evidence.measurements)
+    results += [RuleResult("no alarm holds promotions", reason, False) for reason in evidence.promotion_holds]
+    return Decision(results, evidence.notes)
 
 
-def _against_baselines(rules: BaselineRules, table: Table) -> list[Finding]:
-    findings = []
+def _compare_with_baselines(rules: BaselineRules, table: MetricsTable) -> list[RuleResult]:
+    results = []
     for name in rules.names:
         for metric in rules.metrics:
-            own, other = _known(metric, table["test"]), _known(metric, _known(name, table))
-            findings.append(Finding(f"{metric} above {name}", f"{own:.4f} against {other:.4f}", own > other))
-    return findings
+            own, other = _lookup_metric(metric, table["model"]), _lookup_metric(metric, _lookup_metric(name, table))
+            results.append(RuleResult(f"{metric} above {name}", f"{own:.4f} against {other:.4f}", own > other))
+    return results
 
 
-def _against_champion(rules: ChampionRules, comparison: Comparison) -> Finding:
-    gain = _known(rules.metric, comparison)
-    least = gain.as_share(gain.low)
-    rule = f"{rules.metric} gains more than {rules.least_gain:.1%} on the champion at {rules.confidence:.0%} confidence"
-    found = f"{gain.model:.4f} against {gain.rival:.4f}, at least {least:+.1%}"
+def _compare_with_champion(rules: ChampionRules, comparison: Comparison) -> RuleResult:
+    gain = _lookup_metric(rules.metric, comparison)
+    min_relative_gain = gain.relative_to_rival(gain.low)
+    rule = f"{rules.metric} gains more than {rules.min_gain:.1%} on the champion at {rules.confidence:.0%} confidence"
+    found = f"{gain.model:.4f} against {gain.rival:.4f}, at least {min_relative_gain:+.1%}"
     if gain.low == gain.high == 0:
         found += "; a tie, the champion stays"
-    return Finding(rule, found, least > rules.least_gain)
+    return RuleResult(rule, found, min_relative_gain > rules.min_gain)
 
 
-def _guards(guards: dict[str, float], comparison: Comparison, confidence: float) -> list[Finding]:
-    findings = []
-    for name, margin in guards.items():
-        gain = _known(name, comparison)
+def _check_guardrails(guardrails: dict[str, float], comparison: Comparison, confidence: float) -> list[RuleResult]:
+    results = []
+    for name, margin in guardrails.items():
+        gain = _lookup_metric(name, comparison)
         rule = f"{name} not worse than the champion by more than {margin:.0%}"
-        most = gain.as_share(gain.high)
-        found = f"{gain.model:.4f} against {gain.rival:.4f}, at most {most:+.1%} at {confidence:.0%} confidence"
-        findings.append(Finding(rule, f"{found}, {gain.questions:,} questions", most >= -margin))
-    return findings
+        max_relative_gain = gain.relative_to_rival(gain.high)
+        found = (
+            f"{gain.model:.4f} against {gain.rival:.4f}, at most {max_relative_gain:+.1%}"
+            f" at {confidence:.0%} confidence, {gain.num_tasks:,} sessions"
+        )
+        results.append(RuleResult(rule, found, max_relative_gain >= -margin))
+    return results
 
 
-def within_limits(limits: Mapping[str, float], measured: dict[str, float]) -> list[Finding]:
-    """Findings about numbers that may not be larger than their limits."""
+def check_limits(limits: Mapping[str, float], measurements: dict[str, float]) -> list[RuleResult]:
+    """Returns the results of upper limits on measurements."""
     return [
-        Finding(f"{name} at most {most:g}", f"{_known(name, measured):.2f}", _known(name, measured) <= most)
-        for name, most in limits.items()
+        RuleResult(
+            f"{name} at most {limit:g}",
+            f"{_lookup_metric(name, measurements):.2f}",
+            _lookup_metric(name, measurements) <= limit,
+        )
+        for name, limit in limits.items()
     ]
 
 
-def _known(name: str, among: dict[str, _Value]) -> _Value:
+def _lookup_metric(name: str, candidates: dict[str, _Value]) -> _Value:
     try:
-        return among[name]
+        return candidates[name]
     except KeyError:
         raise ConfigurationError(
-            f"The gate's rules ask for {name}, which is not measured; there are {', '.join(sorted(among))}"
+            f"The gate's rules name {name}, which is not measured. Use one of {', '.join(sorted(candidates))}"
         ) from None

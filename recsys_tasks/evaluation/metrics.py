@@ -1,4 +1,4 @@
-"""Metrics of rankings, from the rank of one target per request (1 is the best) and the lists that were shown."""
+"""Ranking metrics from the rank of one target per request (1 is best), and metrics of the recommended lists."""
 
 from __future__ import annotations
 
@@ -6,29 +6,29 @@ import numpy as np
 
 from recsys_tasks.names import FIRST_ITEM
 
-CUTS = (5, 10, 20)
+CUTOFFS = (5, 10, 20)
 MISSED = np.iinfo(np.int64).max
-_RESAMPLES = 500
+_NUM_RESAMPLES = 500
 
 
-def rank_of(scores: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Rank [B] of each target [B] by scores [B, V]; ties count against the target, and so do scores that are no number.
+def target_ranks(scores: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Returns the rank [B] of each target [B] by scores [B, V]; ties and NaN scores count against the target.
 
-    A target whose own score is no number comes last.
+    A target whose own score is NaN ranks last.
     """
     own = np.take_along_axis(scores, target[:, None], 1)
     ranks: np.ndarray = (~(scores < own)).sum(1)
     return ranks
 
 
-def gains(ranks: np.ndarray) -> dict[str, np.ndarray]:
-    """recall, ndcg and mrr at 5, 10 and 20 of each request [B], keyed as `recall_20`.
+def per_target_metrics(ranks: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns recall, ndcg and mrr at 5, 10 and 20 of each request [B], keyed as `recall_20`.
 
-    With one target, recall is whether it is found, ndcg 1 / log2(1 + rank) (Järvelin and Kekäläinen 2002), mrr
-    1 / rank where it is found.
+    With one target, recall@k is 1 if rank <= k, ndcg@k is 1 / log2(1 + rank) (Järvelin and Kekäläinen 2002) and mrr@k
+    is 1 / rank; all are 0 beyond k.
     """
     rank, found = ranks.astype(np.float64), {}
-    for k in CUTS:
+    for k in CUTOFFS:
         hit = rank <= k
         found[f"recall_{k}"] = hit.astype(np.float64)
         found[f"ndcg_{k}"] = np.where(hit, 1 / np.log2(1 + rank), 0.0)
@@ -37,14 +37,14 @@ def gains(ranks: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def ranking_metrics(ranks: np.ndarray) -> dict[str, float]:
-    """Means of `gains`, with precision and f1."""
-    return with_precision({name: _mean(values) for name, values in gains(ranks).items()})
+    """Returns the means of `per_target_metrics`, with precision and f1."""
+    return add_precision_and_f1({name: _mean(values) for name, values in per_target_metrics(ranks).items()})
 
 
-def with_precision(means: dict[str, float]) -> dict[str, float]:
-    """Adds to every recall_k its precision_k, which with one target is recall divided by k, and f1_k of the two."""
+def add_precision_and_f1(means: dict[str, float]) -> dict[str, float]:
+    """Adds precision_k (recall_k / k with one target) and f1_k for every recall_k."""
     found = dict(means)
-    for k in CUTS:
+    for k in CUTOFFS:
         recall = found.get(f"recall_{k}")
         if recall is None:
             continue
@@ -55,16 +55,16 @@ def with_precision(means: dict[str, float]) -> dict[str, float]:
 
 
 def list_metrics(lists: np.ndarray, counts: np.ndarray) -> dict[str, float]:
-    """What lists of items [B, k] are like, whether or not they hold the target; an entry of 0 is none.
+    """Returns metrics of item lists [B, k] that do not depend on the target; 0 entries are padding.
 
     Args:
         lists: item numbers, best first.
-        counts: how often each item came in training [V].
+        counts: training count of each item [V].
 
     Returns:
-        coverage: share of the catalogue that is in any list; popularity: mean share of training events of what is
-        listed, in units of the mean item's (average recommendation popularity, Yin et al. 2012); novelty: mean
-        self-information in bits, -log2 of that share (Zhou et al. 2010).
+        coverage: share of the catalog in any list; popularity: mean share of training events of listed items, relative
+        to the mean item (average recommendation popularity, Yin et al. 2012); novelty: mean self-information in bits,
+        -log2 of that share (Zhou et al. 2010).
     """
     items, k = max(len(counts) - FIRST_ITEM, 1), lists.shape[1]
     listed = lists[lists >= FIRST_ITEM]
@@ -76,16 +76,18 @@ def list_metrics(lists: np.ndarray, counts: np.ndarray) -> dict[str, float]:
     }
 
 
-def interval(values: np.ndarray, groups: np.ndarray, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
-    """A two-sided confidence interval of the mean of values [B], by bootstrap over groups [B] (Efron 1979).
+def bootstrap_interval(
+    values: np.ndarray, groups: np.ndarray, level: float = 0.95, seed: int = 0
+) -> tuple[float, float]:
+    """Returns a two-sided confidence interval of the mean of values [B], by bootstrap over groups [B] (Efron 1979).
 
-    Requests of one user are alike, so that users are drawn, not requests.
+    Requests of one user are correlated. Therefore users are resampled, not requests.
     """
     _, number = np.unique(groups, return_inverse=True)
     sums, sizes = np.bincount(number, values), np.bincount(number)
     random = np.random.default_rng(seed)
-    means = np.empty(_RESAMPLES)
-    for at in range(_RESAMPLES):
+    means = np.empty(_NUM_RESAMPLES)
+    for at in range(_NUM_RESAMPLES):
         drawn = np.bincount(random.integers(len(sums), size=len(sums)), minlength=len(sums))
         means[at] = drawn @ sums / (drawn @ sizes)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])

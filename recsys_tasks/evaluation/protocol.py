@@ -1,4 +1,4 @@
-"""The question put to every model: given a user's past and a session but for its last item, which one is it?"""
+"""Evaluation protocol: predict a session's target item from the user's history and the session's earlier events."""
 
 from __future__ import annotations
 
@@ -8,80 +8,80 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from recsys_tasks.evaluation.metrics import MISSED, rank_of
+from recsys_tasks.evaluation.metrics import MISSED, target_ranks
 from recsys_tasks.features.encoded_snapshot import EncodedSnapshot
-from recsys_tasks.features.sequences import Timeline, query_inputs
+from recsys_tasks.features.sequences import Timeline, session_inputs
 from recsys_tasks.model.incremental import score_items
 from recsys_tasks.model.network import Recommender
 from recsys_tasks.model.tensors import Events, Query
 from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM, SEARCH
 
 TRAINING, VALIDATION, TEST = 0, 1, 2
-HISTORY = 512
-_BATCH_EVENTS = 32_768
-_BATCH = 256
-LISTED = 20
+MAX_HISTORY_EVENTS = 512
+_MAX_BATCH_HISTORY_EVENTS = 32_768
+_MAX_BATCH_TASKS = 256
+LIST_LENGTH = 20
 
 
 @dataclass(frozen=True)
-class Questions:
-    """Sessions: where each begins and where its target is, an event after the beginning [B]."""
+class PredictionTasks:
+    """Next-item prediction tasks: indices of the first event and of the target of each session [B], first < target."""
 
     first: np.ndarray
     target: np.ndarray
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Returns the number of tasks."""
         return len(self.first)
 
-    def __getitem__(self, part: np.ndarray | slice) -> Questions:
-        """Some of them."""
-        return Questions(self.first[part], self.target[part])
+    def __getitem__(self, index: np.ndarray | slice) -> PredictionTasks:
+        """Returns a subset of the tasks."""
+        return PredictionTasks(self.first[index], self.target[index])
 
 
 @dataclass(frozen=True)
-class Answers:
-    """Rank [B] of each target, ties against it, `MISSED` where it is not in the vocabulary; items listed [B, 20]."""
+class RankingResult:
+    """Rank [B] of each target, ties against it, `MISSED` if outside the vocabulary; recommended items [B, 20]."""
 
     ranks: np.ndarray
     lists: np.ndarray
 
 
-Scorer = Callable[[Questions], np.ndarray]
-"""Scores [B, V] of all items for questions [B]; higher is better."""
+Scorer = Callable[[PredictionTasks], np.ndarray]
+"""Scores [B, V] of all items for tasks [B]; higher is better."""
 
 
-def questions(encoded: EncodedSnapshot, part: int, limit: int | None = None) -> Questions:
-    """The sessions of a part, asked for their last new wish, which is no search, if another event comes before it.
+def select_prediction_tasks(encoded: EncodedSnapshot, split: int, limit: int | None = None) -> PredictionTasks:
+    """Returns the sessions of a split with their last novel intent as the target.
 
-    With a `limit`, a fixed random sample of at most so many.
+    A target is no search and has an earlier event in its session. With a `limit`, a fixed random sample of that size.
     """
     timeline = encoded.timeline
     first = timeline.session_start[:-1]
-    wished = (timeline.kind != EVENT_TYPE_CODES[SEARCH]) & (timeline.weight > 0)
-    target = np.maximum.reduceat(np.where(wished, np.arange(len(timeline)), -1), first) if len(first) else first
-    chosen = np.flatnonzero((encoded.split == part) & (target > first))
+    is_intent = (timeline.kind != EVENT_TYPE_CODES[SEARCH]) & (timeline.weight > 0)
+    target = np.maximum.reduceat(np.where(is_intent, np.arange(len(timeline)), -1), first) if len(first) else first
+    chosen = np.flatnonzero((encoded.split == split) & (target > first))
     if limit is not None and limit < len(chosen):
         chosen = np.sort(np.random.default_rng(0).permutation(chosen)[:limit])
-    return Questions(first[chosen], target[chosen])
+    return PredictionTasks(first[chosen], target[chosen])
 
 
-def moments(encoded: EncodedSnapshot, part: int) -> Questions:
-    """The sessions of a part, asked for one of their events after the first, drawn at random.
+def sample_session_prefixes(encoded: EncodedSnapshot, split: int) -> PredictionTasks:
+    """Returns the sessions of a split with a random event after the first as the target.
 
-    Nobody knows which event of a running session is its last, so what is said of a session as a whole is judged there.
+    The last event of a live session is unknown. Therefore session-level predictions are evaluated at random prefixes.
     """
     timeline = encoded.timeline
     first, length = timeline.session_start[:-1], np.diff(timeline.session_start)
-    chosen = np.flatnonzero((encoded.split == part) & (length > 1))
+    chosen = np.flatnonzero((encoded.split == split) & (length > 1))
     drawn = np.random.default_rng(0).integers(1, length[chosen])
-    return Questions(first[chosen], first[chosen] + drawn)
+    return PredictionTasks(first[chosen], first[chosen] + drawn)
 
 
-def model_inputs(network: Recommender, timeline: Timeline, asked: Questions) -> tuple[Events, Query]:
-    """What the network reads of questions."""
+def model_inputs(network: Recommender, timeline: Timeline, tasks: PredictionTasks) -> tuple[Events, Query]:
+    """Returns the network's inputs for tasks."""
     device = network.items.bias.device
-    events, query = query_inputs(timeline, asked.first, asked.target, HISTORY)
+    events, query = session_inputs(timeline, tasks.first, tasks.target, MAX_HISTORY_EVENTS)
     return (
         Events(**{name: torch.from_numpy(value).to(device) for name, value in events.items()}),
         Query(**{name: torch.from_numpy(value).to(device) for name, value in query.items()}),
@@ -89,59 +89,63 @@ def model_inputs(network: Recommender, timeline: Timeline, asked: Questions) -> 
 
 
 def model_scorer(network: Recommender, timeline: Timeline) -> Scorer:
-    """The network as a scorer: probabilities of the next item."""
+    """Returns the network as a scorer of next-item probabilities."""
 
     @torch.inference_mode()
-    def scores(asked: Questions) -> np.ndarray:
+    def scores(tasks: PredictionTasks) -> np.ndarray:
         network.eval()
-        found: np.ndarray = score_items(network, *model_inputs(network, timeline, asked)).softmax(-1).cpu().numpy()
+        found: np.ndarray = score_items(network, *model_inputs(network, timeline, tasks)).softmax(-1).cpu().numpy()
         return found
 
     return scores
 
 
-def answer(scorer: Scorer, timeline: Timeline, asked: Questions, skip_session: bool = False) -> Answers:
-    """What a scorer answers; `skip_session` takes what is in the session already out of the competition."""
-    ranks, lists = np.full(len(asked), MISSED), np.zeros((len(asked), LISTED), np.int64)
-    for part in batches(timeline, asked):
-        found = rank(scorer(asked[part]), timeline, asked[part], skip_session)
+def rank_targets(
+    scorer: Scorer, timeline: Timeline, tasks: PredictionTasks, exclude_session_items: bool = False
+) -> RankingResult:
+    """Ranks the targets by a scorer; `exclude_session_items` excludes items of the session so far."""
+    ranks, lists = np.full(len(tasks), MISSED), np.zeros((len(tasks), LIST_LENGTH), np.int64)
+    for part in iterate_batches(timeline, tasks):
+        found = rank_scores(scorer(tasks[part]), timeline, tasks[part], exclude_session_items)
         ranks[part], lists[part] = found.ranks, found.lists
-    return Answers(ranks, lists)
+    return RankingResult(ranks, lists)
 
 
-def rank(scores: np.ndarray, timeline: Timeline, asked: Questions, skip_session: bool) -> Answers:
-    """What scores [B, V] answer to questions [B]; the scores are used up."""
-    rows, target = np.arange(len(asked)), timeline.item[asked.target]
+def rank_scores(
+    scores: np.ndarray, timeline: Timeline, tasks: PredictionTasks, exclude_session_items: bool
+) -> RankingResult:
+    """Ranks the targets of tasks [B] by scores [B, V]; overwrites the scores."""
+    rows, target = np.arange(len(tasks)), timeline.item[tasks.target]
     scores[:, :FIRST_ITEM] = -np.inf
     own = scores[rows, target]
-    if skip_session:
-        length = asked.target - asked.first
+    if exclude_session_items:
+        length = tasks.target - tasks.first
         row = np.repeat(rows, length)
-        seen = np.arange(len(row)) - np.repeat(np.cumsum(length) - length, length) + asked.first[row]
+        seen = np.arange(len(row)) - np.repeat(np.cumsum(length) - length, length) + tasks.first[row]
         scores[row, timeline.item[seen]] = -np.inf
-    lists = _best(scores)
+    lists = _top_items(scores)
     scores[rows, target] = own
-    return Answers(np.where(target >= FIRST_ITEM, rank_of(scores, target), MISSED), lists)
+    return RankingResult(np.where(target >= FIRST_ITEM, target_ranks(scores, target), MISSED), lists)
 
 
-def _best(scores: np.ndarray) -> np.ndarray:
-    """The items [B, LISTED] with the highest scores, best first; 0 where there are fewer."""
-    count = min(LISTED, scores.shape[1])
+def _top_items(scores: np.ndarray) -> np.ndarray:
+    """Returns the items [B, LIST_LENGTH] with the highest scores, best first, padded with 0."""
+    count = min(LIST_LENGTH, scores.shape[1])
     best, items = torch.topk(torch.from_numpy(scores), count)
     listed = np.where(np.isfinite(best.numpy()), items.numpy(), 0)
-    return np.pad(listed, ((0, 0), (0, LISTED - count)))
+    return np.pad(listed, ((0, 0), (0, LIST_LENGTH - count)))
 
 
-def model_ranks(network: Recommender, timeline: Timeline, asked: Questions) -> np.ndarray:
-    """Rank [B] of each target by the network, which itself leaves out what cannot come."""
-    return answer(model_scorer(network, timeline), timeline, asked).ranks
+def model_ranks(network: Recommender, timeline: Timeline, tasks: PredictionTasks) -> np.ndarray:
+    """Returns the network's rank [B] of each target; the network masks impossible items itself."""
+    return rank_targets(model_scorer(network, timeline), timeline, tasks).ranks
 
 
-def batches(timeline: Timeline, asked: Questions) -> Iterator[np.ndarray]:
-    """Questions in batches of similar length of history, then of session."""
-    history = np.minimum(asked.first - timeline.user_start[timeline.user[asked.first]], HISTORY)
-    order, at = np.lexsort((asked.target - asked.first, history))[::-1], 0
+def iterate_batches(timeline: Timeline, tasks: PredictionTasks) -> Iterator[np.ndarray]:
+    """Yields indices of tasks in batches of similar history length, then session length."""
+    history = np.minimum(tasks.first - timeline.user_start[timeline.user[tasks.first]], MAX_HISTORY_EVENTS)
+    order, at = np.lexsort((tasks.target - tasks.first, history))[::-1], 0
     while at < len(order):
-        size = max(1, min(_BATCH, _BATCH_EVENTS // max(1, int(history[order[at]]))))
+        size = max(1, min(_MAX_BATCH_TASKS, _MAX_BATCH_HISTORY_EVENTS // max(1, int(history[order[at]]))))
         yield order[at : at + size]
         at += size

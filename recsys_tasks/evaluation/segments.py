@@ -1,25 +1,25 @@
-"""Parts of the questions that a mean over all of them hides."""
+"""Segments of the prediction tasks, for metrics that an overall mean hides."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from recsys_tasks.evaluation.protocol import Questions
+from recsys_tasks.evaluation.protocol import PredictionTasks
 from recsys_tasks.features.sequences import Timeline
 from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM, SEARCH
 
 
-def segments(timeline: Timeline, asked: Questions) -> dict[str, np.ndarray]:
-    """Which questions [B] belong to each segment.
+def segment_masks(timeline: Timeline, tasks: PredictionTasks) -> dict[str, np.ndarray]:
+    """Returns the membership mask [B] of each segment.
 
-    Segments are by the user (with or without an event before the session), by the target (acted on before by the user
-    or not, never seen in training, its event type) and by the session (with or without a search so far).
+    Segments are by user (with or without an event before the session), by target (repeated for the user, first-time,
+    not in training, event type) and by session (with or without a search so far).
     """
-    returning = asked.first > timeline.user_start[timeline.user[asked.first]]
-    repeated = timeline.repeats[asked.target] > 0
-    unseen = timeline.item[asked.target] < FIRST_ITEM
+    returning = tasks.first > timeline.user_start[timeline.user[tasks.first]]
+    repeated = timeline.repeats[tasks.target] > 0
+    unseen = timeline.item[tasks.target] < FIRST_ITEM
     searches = np.concatenate([[0], np.cumsum(timeline.kind == EVENT_TYPE_CODES[SEARCH])])
-    searched = searches[asked.target] > searches[asked.first]
+    searched = searches[tasks.target] > searches[tasks.first]
     return {
         "new users": ~returning,
         "returning users": returning,
@@ -28,5 +28,5 @@ def segments(timeline: Timeline, asked: Questions) -> dict[str, np.ndarray]:
         "items not in training": unseen,
         "after a search": searched,
         "without a search": ~searched,
-        **{f"target: {name}": timeline.kind[asked.target] == code for name, code in EVENT_TYPE_CODES.items()},
+        **{f"target: {name}": timeline.kind[tasks.target] == code for name, code in EVENT_TYPE_CODES.items()},
     }

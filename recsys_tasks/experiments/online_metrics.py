@@ -1,4 +1,4 @@
-"""Online metrics: rates of what was acted on, with intervals in which visitors, not clicks, are what varies."""
+"""Online metrics of impressions: CTR and other rates with 95 % confidence intervals, clustered by visitor."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection, text
 
-from recsys_tasks.experiments.sequential_tests import always_valid
+from recsys_tasks.experiments.sequential_tests import always_valid_p_value
 from recsys_tasks.interval import Interval
 from recsys_tasks.warehouse import statement
 
@@ -19,7 +19,7 @@ CONVERSION: Final = "conversion"
 REVENUE: Final = "revenue_per_session"
 COVERAGE: Final = "coverage"
 LATENCY: Final = ("latency_p50_ms", "latency_p99_ms")
-# What each rate is of what, in the columns of `sql/reports/online_metrics.sql`.
+# Numerator and denominator of each rate: columns of `sql/experiments/online_metrics.sql`.
 RATES: Final = {
     CLICK_THROUGH: ("clicks", "shown"),
     ADD_TO_CART: ("carts", "shown"),
@@ -28,11 +28,11 @@ RATES: Final = {
 }
 ALL: Final = ""
 _Z = 1.959963984540054  # two-sided 95 %
-_CERTAIN = 0.05
+_SIGNIFICANCE_LEVEL = 0.05
 
 
 class Rate(NamedTuple):
-    """A rate with its 95 % interval, of how many visitors; in words as `2.29% (2.02% to 2.56%)`."""
+    """A rate with its 95 % confidence interval and number of visitors; printed as `2.29% (2.02% to 2.56%)`."""
 
     value: float
     low: float
@@ -40,40 +40,39 @@ class Rate(NamedTuple):
     visitors: int
 
     @property
-    def error(self) -> float:
-        """Its standard error; the lower end of the interval may have been cut off at nothing."""
+    def standard_error(self) -> float:
+        """Standard error, from the upper bound: the lower one may be clipped at zero."""
         return (self.high - self.value) / _Z
 
     def __str__(self) -> str:
         return f"{self.value:.2%} ({self.low:.2%} to {self.high:.2%})"
 
 
-class Against(NamedTuple):
-    """A rate against another one, by a test that may be looked at again and again."""
+class RateComparison(NamedTuple):
+    """A rate compared with a baseline rate by a sequential test, valid under continuous monitoring."""
 
-    own: Rate
-    other: Rate
-
-    @property
-    def change(self) -> float:
-        """How much above the other one, as a share of it."""
-        return self.own.value / self.other.value - 1 if self.other.value else 0.0
+    rate: Rate
+    baseline: Rate
 
     @property
-    def chance(self) -> float:
-        """An always-valid p-value of their difference."""
-        variance = self.own.error**2 + self.other.error**2
-        return always_valid(self.own.value - self.other.value, variance, self.other.value)
+    def relative_change(self) -> float:
+        """Difference to the baseline as a share of the baseline."""
+        return self.rate.value / self.baseline.value - 1 if self.baseline.value else 0.0
 
     @property
-    def certain(self) -> bool:
-        """Whether they differ, at 95 % confidence."""
-        return self.chance < _CERTAIN
+    def p_value(self) -> float:
+        """Always-valid p-value of the difference."""
+        variance = self.rate.standard_error**2 + self.baseline.standard_error**2
+        return always_valid_p_value(self.rate.value - self.baseline.value, variance, self.baseline.value)
+
+    @property
+    def is_significant(self) -> bool:
+        """Whether the rates differ at 95 % confidence."""
+        return self.p_value < _SIGNIFICANCE_LEVEL
 
 
-class Shown(NamedTuple):
-    """Whose lists, to whom: a kind of list, a model version, an arm of an experiment, a segment; '' is for all or
-    none."""
+class MetricKey(NamedTuple):
+    """Grain of online metrics: kind of list, model version, experiment, arm and segment; '' stands for all or none."""
 
     list: str
     model_version: str
@@ -82,40 +81,42 @@ class Shown(NamedTuple):
     segment: str = ALL
 
 
-class Figures(NamedTuple):
-    """What came of them: sums over visitors, and rates."""
+class OnlineMetrics(NamedTuple):
+    """Sums over visitors, and the rates computed from them."""
 
     sums: Mapping[str, float]
     rates: Mapping[str, Rate]
 
     @classmethod
-    def of(cls, sums: Mapping[str, float]) -> Figures:
-        """With all rates of sums."""
-        return cls(sums, {metric: rate(sums, *parts) for metric, parts in RATES.items()})
+    def from_sums(cls, sums: Mapping[str, float]) -> OnlineMetrics:
+        """Computes all rates of the sums."""
+        return cls(sums, {metric: estimate_rate(sums, *columns) for metric, columns in RATES.items()})
 
     @classmethod
-    def together(cls, parts: Sequence[Mapping[str, float]]) -> Figures:
-        """Of sums over different visitors, added up."""
-        return cls.of({name: sum(part[name] for part in parts) for name in parts[0]})
+    def combine(cls, parts: Sequence[Mapping[str, float]]) -> OnlineMetrics:
+        """Adds up sums over disjoint groups of visitors."""
+        return cls.from_sums({name: sum(part[name] for part in parts) for name in parts[0]})
 
     @property
     def visitors(self) -> int:
-        """To how many it was shown."""
+        """Number of visitors with impressions."""
         return int(self.sums["visitors"])
 
 
-def rate(sums: Mapping[str, float], of: str, base: str) -> Rate:
-    """The ratio of two sums over visitors, with a 95 % interval by the variance of a ratio of cluster totals.
+def estimate_rate(sums: Mapping[str, float], numerator: str, denominator: str) -> Rate:
+    """Returns the ratio of two sums over visitors, with a 95 % interval by the variance of a ratio of cluster totals.
 
     var(R) ≈ m / (m - 1) · Σ (cᵢ - R nᵢ)² / (Σ nᵢ)² for m visitors with totals cᵢ and nᵢ (Cochran, Sampling
     Techniques, 1977, 6.4).
     """
-    visitors, total = int(sums["visitors"]), sums[base]
+    visitors, total = int(sums["visitors"]), sums[denominator]
     if not total:
         return Rate(0.0, 0.0, 0.0, visitors)
-    value = sums[of] / total
+    value = sums[numerator] / total
     squares = (
-        sums[f"{of}_squared"] - 2 * value * sums[f"{of}_{base}"] + value**2 * sums[f"{base}_squared"]
+        sums[f"{numerator}_squared"]
+        - 2 * value * sums[f"{numerator}_{denominator}"]
+        + value**2 * sums[f"{denominator}_squared"]
         if visitors > 1
         else math.inf
     )
@@ -123,54 +124,55 @@ def rate(sums: Mapping[str, float], of: str, base: str) -> Rate:
     return Rate(value, max(value - _Z * error, 0.0), value + _Z * error, visitors)
 
 
-def online_metrics(connection: Connection, between: Interval, by_version: bool = True) -> dict[Shown, Figures]:
-    """What came of what was shown in some time, without machines and internal traffic; of each model version, or of all
-    of them together."""
-    names = {**between.bounds, "by_version": by_version}
-    found = {}
-    for row in connection.execute(statement("experiments/online_metrics"), names):
+def load_online_metrics(
+    connection: Connection, between: Interval, by_version: bool = True
+) -> dict[MetricKey, OnlineMetrics]:
+    """Returns the metrics of an interval, without bots and internal traffic; by model version, or over all versions."""
+    parameters = {**between.bounds, "by_version": by_version}
+    metrics = {}
+    for row in connection.execute(statement("experiments/online_metrics"), parameters):
         columns = dict(row._mapping)
-        shown = Shown(*(str(columns.pop(name)) for name in Shown._fields))
-        sums = {name: float(value or 0) for name, value in columns.items()}
-        found[shown] = Figures.of(sums)
-    return found
+        key = MetricKey(*(str(columns.pop(name)) for name in MetricKey._fields))
+        metrics[key] = OnlineMetrics.from_sums({name: float(value or 0) for name, value in columns.items()})
+    return metrics
 
 
-def latest_figures(connection: Connection) -> dict[tuple[str, str, str], float]:
-    """Latency and coverage of the latest day that has them, by model version, arm ('' for all) and metric."""
+def load_latest_metrics(connection: Connection) -> dict[tuple[str, str, str], float]:
+    """Returns latency and coverage of the latest day that has them, by model version, arm ('' for all) and metric."""
     rows = connection.execute(statement("experiments/latest_online_metrics"), {"metrics": [COVERAGE, *LATENCY]})
     return {(row.model_version, row.arm, row.metric): float(row.value) for row in rows}
 
 
 def write_metrics(connection: Connection, day: date, empty: bool = False) -> None:
-    """Writes the figures of a day to `online_metrics`, in place of those that are there."""
+    """Replaces a day's rows of the online_metrics table; with `empty`, only deletes them."""
     connection.execute(text("delete from online_metrics where day = :day"), {"day": day})
-    rows = [] if empty else list(_rows(connection, day))
+    rows = [] if empty else list(_metric_rows(connection, day))
     if rows:
         columns = list(rows[0])
         names, values = ", ".join(columns), ", ".join(f":{name}" for name in columns)
         connection.execute(text(f"insert into online_metrics ({names}) values ({values})"), rows)  # noqa: S608
 
 
-def _rows(connection: Connection, day: date) -> Iterator[dict[str, Any]]:
+def _metric_rows(connection: Connection, day: date) -> Iterator[dict[str, Any]]:
     between = Interval.of_day(day)
-    for shown, figures in online_metrics(connection, between).items():
-        for metric, found in figures.rates.items():
-            yield {"day": day, **shown._asdict(), "metric": metric, **_finite(found)}
+    for key, metrics in load_online_metrics(connection, between).items():
+        for metric, rate in metrics.rates.items():
+            yield {"day": day, **key._asdict(), "metric": metric, **_rate_columns(rate)}
     for row in connection.execute(statement("experiments/online_latency"), between.bounds):
-        shown = Shown(row.list, row.model_version, row.experiment, row.arm)
+        key = MetricKey(row.list, row.model_version, row.experiment, row.arm)
         for metric, value in zip(LATENCY, (row.p50, row.p99), strict=True):
-            yield {"day": day, **shown._asdict(), "metric": metric, **_alone(value, row.requests)}
+            yield {"day": day, **key._asdict(), "metric": metric, **_value_columns(value, row.requests)}
     for row in connection.execute(statement("experiments/online_coverage"), between.bounds):
-        shown = Shown(ALL, row.model_version, ALL, ALL)
-        yield {"day": day, **shown._asdict(), "metric": COVERAGE, **_alone(row.coverage, 0)}
+        key = MetricKey(ALL, row.model_version, ALL, ALL)
+        yield {"day": day, **key._asdict(), "metric": COVERAGE, **_value_columns(row.coverage, 0)}
 
 
-def _finite(found: Rate) -> dict[str, Any]:
-    """A rate's columns; of a single visitor there is no interval."""
-    high = found.high if math.isfinite(found.high) else None
-    return {**found._asdict(), "low": found.low if high is not None else None, "high": high}
+def _rate_columns(rate: Rate) -> dict[str, Any]:
+    """Columns of a rate; a single visitor gives no interval."""
+    high = rate.high if math.isfinite(rate.high) else None
+    return {**rate._asdict(), "low": rate.low if high is not None else None, "high": high}
 
 
-def _alone(value: float, visitors: int) -> dict[str, Any]:
+def _value_columns(value: float, visitors: int) -> dict[str, Any]:
+    """Columns of a value without an interval."""
     return {"value": value, "low": None, "high": None, "visitors": visitors}

@@ -1,4 +1,4 @@
-"""Verdicts on experiments: whether arms got the visitors they should, and in words, who is ahead and how certainly."""
+"""Results of online experiments: sample ratio mismatch, comparisons of arms, preferences, cost of exploration."""
 
 from __future__ import annotations
 
@@ -10,142 +10,159 @@ import numpy as np
 from sqlalchemy import Connection
 
 from recsys_tasks.experiments.definition import Experiment
-from recsys_tasks.experiments.off_policy import Estimate, Logged, self_normalised
-from recsys_tasks.experiments.online_metrics import CLICK_THROUGH, Against, Figures, online_metrics
-from recsys_tasks.experiments.sequential_tests import Preference, sample_ratio
+from recsys_tasks.experiments.off_policy import Estimate, LoggedImpressions, estimate_snips
+from recsys_tasks.experiments.online_metrics import CLICK_THROUGH, OnlineMetrics, RateComparison, load_online_metrics
+from recsys_tasks.experiments.sequential_tests import Preference, sample_ratio_p_value
 from recsys_tasks.interval import Interval
 from recsys_tasks.names import RECOMMENDATIONS
 from recsys_tasks.warehouse import statement
 
-MISMATCH = 0.001
-_BEST = 0.5
+SRM_P_VALUE_THRESHOLD = 0.001
+_MIN_GREEDY_PROPENSITY = 0.5  # exploration draws the best remaining item with at least this probability
 
 
-class Compared(NamedTuple):
-    """An arm against the first one, in the rate of items that were acted on."""
+class ArmComparison(NamedTuple):
+    """The click-through rate of an arm compared with the control arm."""
 
     arm: str
-    against: Against
+    comparison: RateComparison
 
     def __str__(self) -> str:
-        """In words."""
-        found = self.against
-        words = f"{self.arm}: {found.own} against {found.other}, {found.change:+.0%}"
-        if found.certain:
-            return f"{words}; it is {'ahead' if found.change > 0 else 'behind'} (p = {found.chance:.3g})"
-        return f"{words}; not certain yet (p = {found.chance:.2f})"
+        """One line of text."""
+        found = self.comparison
+        words = f"{self.arm}: {found.rate} against {found.baseline}, {found.relative_change:+.0%}"
+        if found.is_significant:
+            direction = "higher" if found.relative_change > 0 else "lower"
+            return f"{words}; significantly {direction} (p = {found.p_value:.3g})"
+        return f"{words}; not significant yet (p = {found.p_value:.2f})"
 
 
-class Verdict(NamedTuple):
-    """What an experiment comes to so far.
+class ExperimentResult(NamedTuple):
+    """The result of an experiment so far.
 
     Attributes:
-        experiment, first: its name, and the arm that the others are compared with.
-        visitors: of each arm; mismatch: the chance of these counts if all is well, None where shares are not known.
-        compared: each other arm; preferences: of arms whose lists are two in one, by arm and the two names.
+        experiment: its name.
+        control_arm: the arm that the others are compared with.
+        visitors: number of visitors by arm.
+        srm_p_value: p-value of the sample ratio test, None where the configured shares are unknown.
+        comparisons: every other arm with the control arm.
+        preferences: of interleaving arms, by arm and the two teams.
     """
 
     experiment: str
-    first: str
+    control_arm: str
     visitors: Mapping[str, int]
-    mismatch: float | None
-    compared: list[Compared]
+    srm_p_value: float | None
+    comparisons: list[ArmComparison]
     preferences: Mapping[tuple[str, str, str], Preference]
 
     @property
-    def believable(self) -> bool:
-        """Whether the arms have the visitors that they should."""
-        return self.mismatch is None or self.mismatch >= MISMATCH
+    def has_expected_sample_ratio(self) -> bool:
+        """Whether no sample ratio mismatch was found."""
+        return self.srm_p_value is None or self.srm_p_value >= SRM_P_VALUE_THRESHOLD
 
-    def lines(self) -> list[str]:
-        """All of it in words."""
-        found = []
-        if not self.believable:
+    def summary_lines(self) -> list[str]:
+        """Returns the result as lines of text."""
+        lines = []
+        if not self.has_expected_sample_ratio:
             counts = ", ".join(f"{arm} {count:,}" for arm, count in self.visitors.items())
-            found.append(
-                f"Visitors are not divided as they should be ({counts}; p = {self.mismatch:.2g}): something keeps some"
-                " from being counted, and no comparison is to be believed until it is found"
+            lines.append(
+                f"Sample ratio mismatch ({counts}; p = {self.srm_p_value:.2g}): some arms lose visitors before they are"
+                " counted. Ignore all comparisons until the cause is fixed"
             )
-        found += [str(compared) for compared in self.compared]
+        lines += [str(comparison) for comparison in self.comparisons]
         for (arm, one, other), preference in self.preferences.items():
             decided = preference.first + preference.other
-            words = f"{arm}: {preference.share:.0%} of {decided:,} people clicked more of {one} than of {other}"
-            found.append(f"{words} (p = {preference.chance:.2g})")
-        return found
+            words = f"{arm}: {preference.share:.0%} of {decided:,} visitors clicked more of {one} than of {other}"
+            lines.append(f"{words} (p = {preference.p_value:.2g})")
+        return lines
 
 
-def verdicts(connection: Connection, between: Interval, configured: Experiment | None = None) -> list[Verdict]:
-    """What every experiment comes to that ran in some time; `configured` is the one whose shares are known."""
+def load_experiment_results(
+    connection: Connection, between: Interval, configured: Experiment | None = None
+) -> list[ExperimentResult]:
+    """Returns the result of every experiment with visitors in an interval.
+
+    Args:
+        configured: the running experiment, whose shares are known.
+    """
     counts: defaultdict[str, dict[str, int]] = defaultdict(dict)
     for row in connection.execute(statement("experiments/arm_visitors"), between.bounds):
         counts[row.experiment][row.arm] = int(row.visitors)
-    figures = arm_figures(connection, between)
-    preferred = _preferences(connection, between)
-    return [_verdict(name, visitors, figures, preferred, configured) for name, visitors in counts.items()]
+    metrics = load_arm_metrics(connection, between)
+    preferences = _load_preferences(connection, between)
+    return [_result(name, visitors, metrics, preferences, configured) for name, visitors in counts.items()]
 
 
-def arm_figures(connection: Connection, between: Interval) -> dict[tuple[str, str], Figures]:
-    """What came of the recommendations of each arm, of whatever model versions: by experiment and arm."""
+def load_arm_metrics(connection: Connection, between: Interval) -> dict[tuple[str, str], OnlineMetrics]:
+    """Returns the metrics of recommendations by experiment and arm, over all model versions and segments."""
     return {
-        (shown.experiment, shown.arm): figures
-        for shown, figures in online_metrics(connection, between, by_version=False).items()
-        if shown.list == RECOMMENDATIONS and not shown.segment
+        (key.experiment, key.arm): metrics
+        for key, metrics in load_online_metrics(connection, between, by_version=False).items()
+        if key.list == RECOMMENDATIONS and not key.segment
     }
 
 
-def _verdict(
+def _result(
     name: str,
     visitors: dict[str, int],
-    figures: Mapping[tuple[str, str], Figures],
-    preferred: Mapping[tuple[str, str, str, str], Preference],
+    metrics: Mapping[tuple[str, str], OnlineMetrics],
+    preferences: Mapping[tuple[str, str, str, str], Preference],
     configured: Experiment | None,
-) -> Verdict:
-    known = configured is not None and configured.name == name
-    shares = {arm.name: arm.share for arm in configured.arms} if configured is not None and known else {}
-    order = list(shares) or sorted(visitors)
-    first = order[0]
-    compared = []
-    for arm in order[1:]:
-        if (name, arm) in figures and (name, first) in figures:
-            own, other = (figures[name, one].rates[CLICK_THROUGH] for one in (arm, first))
-            compared.append(Compared(arm, Against(own, other)))
-    mismatch = sample_ratio(visitors, shares) if shares else None
-    of_this = {key[1:]: preference for key, preference in preferred.items() if key[0] == name}
-    return Verdict(name, first, {arm: visitors.get(arm, 0) for arm in order}, mismatch, compared, of_this)
+) -> ExperimentResult:
+    shares: dict[str, float] = {}
+    if configured is not None and configured.name == name:
+        shares = {arm.name: arm.share for arm in configured.arms}
+    arms = list(shares) or sorted(visitors)
+    control = arms[0]
+    comparisons = []
+    for arm in arms[1:]:
+        if (name, arm) in metrics and (name, control) in metrics:
+            rate, baseline = (metrics[name, one].rates[CLICK_THROUGH] for one in (arm, control))
+            comparisons.append(ArmComparison(arm, RateComparison(rate, baseline)))
+    srm_p_value = sample_ratio_p_value(visitors, shares) if shares else None
+    own_preferences = {key[1:]: preference for key, preference in preferences.items() if key[0] == name}
+    counts = {arm: visitors.get(arm, 0) for arm in arms}
+    return ExperimentResult(name, control, counts, srm_p_value, comparisons, own_preferences)
 
 
-def _preferences(connection: Connection, between: Interval) -> dict[tuple[str, str, str, str], Preference]:
-    """By experiment, arm and the two whose lists are in one."""
+def _load_preferences(connection: Connection, between: Interval) -> dict[tuple[str, str, str, str], Preference]:
+    """Returns the preferences by experiment, arm and the two teams."""
     clicks: defaultdict[tuple[str, str], defaultdict[str, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
     for row in connection.execute(statement("experiments/interleaving"), between.bounds):
         clicks[row.experiment, row.arm][row.visitor][row.team] += row.clicks
-    found = {}
-    for (experiment, arm), of_visitor in clicks.items():
-        teams = sorted({team for counted in of_visitor.values() for team in counted})
+    preferences = {}
+    for (experiment, arm), by_visitor in clicks.items():
+        teams = sorted({team for counts in by_visitor.values() for team in counts})
         if len(teams) == 1:
             teams.append("the other")
         one, other = teams[:2]
-        ahead = Counter(np.sign(counted[one] - counted[other]) for counted in of_visitor.values())
-        found[experiment, arm, one, other] = Preference(ahead[1], ahead[-1])
-    return found
+        signs = Counter(np.sign(counts[one] - counts[other]) for counts in by_visitor.values())
+        preferences[experiment, arm, one, other] = Preference(signs[1], signs[-1])
+    return preferences
 
 
-class Exploring(NamedTuple):
-    """What places filled by chance cost: the rate of what was shown, and what it would be without chance."""
+class ExplorationCost(NamedTuple):
+    """Click rate of positions filled by exploration: observed, and estimated without exploration."""
 
-    shown: float
-    without: Estimate
+    observed_rate: float
+    without_exploration: Estimate
 
 
-def exploring(connection: Connection, between: Interval, model_version: str, arms: Iterable[str]) -> Exploring | None:
-    """What exploration costs in lists that a version made in some arms, by the chances that were noted; None where
-    there was none."""
-    names = {**between.bounds, "model_version": model_version, "arms": list(arms)}
-    rows = connection.execute(statement("experiments/explored_impressions"), names).all()
+def estimate_exploration_cost(
+    connection: Connection, between: Interval, model_version: str, arms: Iterable[str]
+) -> ExplorationCost | None:
+    """Returns the cost of exploration in lists of a version and some arms, from the logged propensities.
+
+    None where nothing was explored.
+    """
+    parameters = {**between.bounds, "model_version": model_version, "arms": list(arms)}
+    rows = connection.execute(statement("experiments/explored_impressions"), parameters).all()
     if not rows:
         return None
     reward = np.asarray([row.clicked for row in rows], float)
-    chances = np.asarray([row.propensity for row in rows], float)
+    propensity = np.asarray([row.propensity for row in rows], float)
     visitor = np.asarray([row.visitor for row in rows])
-    always_best = (chances >= _BEST).astype(float)  # of what is left the best comes with more than half a chance
-    return Exploring(float(reward.mean()), self_normalised(Logged(reward, chances, always_best, visitor)))
+    greedy = (propensity >= _MIN_GREEDY_PROPENSITY).astype(float)
+    logged = LoggedImpressions(reward, propensity, greedy, visitor)
+    return ExplorationCost(float(reward.mean()), estimate_snips(logged))

@@ -1,4 +1,4 @@
-"""From events to immutable feature snapshots, and from a snapshot's columns to model input.
+"""Feature snapshots of the warehouse's events, and the encoding of their columns as model input.
 
-`sequences` and `vocabulary` need numpy alone, since the endpoint computes its features with them too.
+The endpoint computes its features with `sequences` and `vocabulary`, so these import numpy alone.
 """

@@ -1,4 +1,4 @@
-"""A snapshot's columns as arrays: its vocabulary, and its timeline in the numbers of a vocabulary."""
+"""Encodes a snapshot as arrays: its vocabulary, and its timeline in a vocabulary's item numbers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from recsys_tasks.errors import NotEnoughData
 from recsys_tasks.features.position_bias import click_weights
-from recsys_tasks.features.sequences import Timeline, build_timeline, new_wishes, stable_order
+from recsys_tasks.features.sequences import Timeline, build_timeline, novel_intents, stable_argsort
 from recsys_tasks.features.snapshot import Snapshot
 from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.names import EVENT_TYPE_CODES
@@ -31,12 +31,12 @@ _COLUMNS = [
 
 @dataclass(frozen=True)
 class EncodedSnapshot:
-    """A snapshot in the numbers of one vocabulary.
+    """A snapshot encoded with one vocabulary.
 
     Attributes:
-        timeline: all its events.
-        user_ids: id of each of the timeline's users [U]; None for anonymous sessions.
-        split: part of each session [S]: 0 training, 1 validation, 2 test, by the time it began.
+        timeline: all events.
+        user_ids: id of each user of the timeline [U]; None for anonymous sessions.
+        split: split of each session by its start time [S]: 0 training, 1 validation, 2 test.
     """
 
     timeline: Timeline
@@ -45,26 +45,28 @@ class EncodedSnapshot:
     split: np.ndarray
 
 
-def snapshot_vocabulary(snapshot: Snapshot) -> Vocabulary:
-    """The vocabulary of a snapshot: items often enough acted on before its validation part, most frequent first.
+def build_vocabulary(snapshot: Snapshot) -> Vocabulary:
+    """Returns the vocabulary of a snapshot, most frequent item first.
+
+    It has the items with at least `min_item_events` events before the validation split.
 
     Raises:
-        NotEnoughData: no item is.
+        NotEnoughData: no item has that many.
     """
     events = snapshot.events_table(["item_id", "event_time"])
     training = events.filter(pc.less(events["event_time"], pa.scalar(snapshot.validation_start)))
-    counted = pa.table(
+    item_counts = pa.table(
         dict(zip(("values", "counts"), training["item_id"].value_counts().flatten(), strict=True))
     ).rename_columns(["item_id", "training_events"])
-    often = counted.filter(pc.greater_equal(counted["training_events"], snapshot.min_item_events))
-    often = often.set_column(0, "item_id", often["item_id"].cast(pa.string()))
-    table = often.join(snapshot.item_table(), "item_id", join_type="inner").sort_by(
+    frequent = item_counts.filter(pc.greater_equal(item_counts["training_events"], snapshot.min_item_events))
+    frequent = frequent.set_column(0, "item_id", frequent["item_id"].cast(pa.string()))
+    table = frequent.join(snapshot.item_table(), "item_id", join_type="inner").sort_by(
         [("training_events", "descending"), ("item_id", "ascending")]
     )
     if table.num_rows == 0:
         raise NotEnoughData(
             f"No item has {snapshot.min_item_events} events before {snapshot.validation_start:%Y-%m-%d}; "
-            "lower RECSYS_MIN_ITEM_EVENTS or ingest more"
+            "lower RECSYS_MIN_ITEM_EVENTS or ingest more events"
         )
     text = {
         name: tuple(value or "" for value in table[name].to_pylist()) for name in ("title", "category_path", "brand")
@@ -79,7 +81,7 @@ def snapshot_vocabulary(snapshot: Snapshot) -> Vocabulary:
 
 
 class OrderedEvents(NamedTuple):
-    """A snapshot's events [N] in the order of user, session and place in it: what `build_timeline` takes."""
+    """Events [N] ordered by user, session and position in the session: the arguments of `build_timeline`."""
 
     user: np.ndarray
     session: np.ndarray
@@ -93,73 +95,78 @@ class OrderedEvents(NamedTuple):
 
 
 def load_events(snapshot: Snapshot, vocabulary: Vocabulary) -> tuple[OrderedEvents, list[str | None]]:
-    """Reads a snapshot's events into arrays, items in the numbers of `vocabulary`; and the id of each user's number."""
+    """Returns a snapshot's events, with items encoded by `vocabulary`, and the user id of each user index."""
     table = snapshot.events_table(_COLUMNS)
-    user_keys, user = _dictionary(table["user_key"])
-    items, item = _dictionary(table["item_id"])
-    kinds, kind = _dictionary(table["event_type"])
-    asked, query = _dictionary(table["query"])
-    queries, row_of = vocabulary.query_words(asked)
-    place = table["position_in_session"].to_numpy()
-    began = _seconds(table["session_start"])
-    order = timeline_order(user, began, place, lambda rows: _session_codes(snapshot, rows))
-    codes = np.asarray([EVENT_TYPE_CODES[name] for name in kinds], np.int64)
-    session, numbers, coded = (
-        np.cumsum(place[order] == 1) - 1,
-        vocabulary.numbers(items)[item[order]],
-        codes[kind[order]],
-    )
+    user_keys, user = _dictionary_encode(table["user_key"])
+    item_ids, item = _dictionary_encode(table["item_id"])
+    event_types, kind = _dictionary_encode(table["event_type"])
+    query_texts, query = _dictionary_encode(table["query"])
+    queries, row_of = vocabulary.encode_queries(query_texts)
+    position = table["position_in_session"].to_numpy()
+    session_start = _seconds(table["session_start"])
+    order = timeline_order(user, session_start, position, lambda rows: _session_codes(snapshot, rows))
+    codes = np.asarray([EVENT_TYPE_CODES[name] for name in event_types], np.int64)
+    session = np.cumsum(position[order] == 1) - 1
+    item_numbers = vocabulary.numbers(item_ids)[item[order]]
+    kind_codes = codes[kind[order]]
     shown_at = table["shown_at"].to_numpy()[order] if "shown_at" in table.column_names else np.zeros(len(order), int)
-    weight = click_weights(shown_at, np.asarray(snapshot.examination))
+    weight = click_weights(shown_at, np.asarray(snapshot.examination_propensities))
     events = OrderedEvents(
         user=user[order],
         session=session,
-        item=numbers,
-        kind=coded,
+        item=item_numbers,
+        kind=kind_codes,
         seconds=_seconds(table["event_time"])[order],
-        session_seconds=began[order],
+        session_seconds=session_start[order],
         text=row_of[query[order]],
         queries=queries,
-        weight=weight * new_wishes(session, numbers, coded),
+        weight=weight * novel_intents(session, item_numbers, kind_codes),
     )
     return events, [key.removeprefix("u:") if key.startswith("u:") else None for key in user_keys]
 
 
 def encode_snapshot(snapshot: Snapshot, vocabulary: Vocabulary) -> EncodedSnapshot:
-    """The snapshot's events in the numbers of `vocabulary`, which may be an older model's."""
-    events, ids = load_events(snapshot, vocabulary)
+    """Encodes a snapshot with `vocabulary`, which may be that of an earlier model."""
+    events, id_of_user = load_events(snapshot, vocabulary)
     timeline = build_timeline(*events)
     starts = timeline.session_first_seconds
     split = (starts >= snapshot.validation_start.timestamp()).astype(np.int8) + (
         starts >= snapshot.test_start.timestamp()
     )
-    user_ids = [ids[code] for code in events.user[timeline.user_start[:-1]].tolist()]
+    user_ids = [id_of_user[user] for user in events.user[timeline.user_start[:-1]].tolist()]
     return EncodedSnapshot(timeline, vocabulary, user_ids, split)
 
 
 def _session_codes(snapshot: Snapshot, rows: np.ndarray) -> np.ndarray:
-    return _dictionary(snapshot.events_table(["session_id"])["session_id"].take(pa.array(rows)))[1]
+    return _dictionary_encode(snapshot.events_table(["session_id"])["session_id"].take(pa.array(rows)))[1]
 
 
 def timeline_order(
-    user: np.ndarray, began: np.ndarray, place: np.ndarray, session_of: Callable[[np.ndarray], np.ndarray]
+    user: np.ndarray,
+    session_start: np.ndarray,
+    position: np.ndarray,
+    load_sessions: Callable[[np.ndarray], np.ndarray],
 ) -> np.ndarray:
-    """The order that turns days of events into timelines: by user, session (by its beginning) and place in it.
+    """Returns the order [N] of concatenated daily partitions by user, session start, session and position.
 
-    Each day is in that order already, so that a stable sort by user nearly does it. What is left are users whose
-    sessions overlap across midnight; only of their rows the session ids are looked at, by `session_of`.
+    Each partition is already in that order, so a stable sort by user is nearly enough. Only users whose sessions
+    overlap across midnight need a full sort, and only their session ids are loaded.
+
+    Args:
+        user, session_start, position: user index, start of the session and position in it, of each event [N].
+        load_sessions: returns the session codes of given rows.
     """
-    order = stable_order(user)
-    users, starts, places = user[order], began[order], place[order]
+    order = stable_argsort(user)
+    users, starts, positions = user[order], session_start[order], position[order]
     same_user = users[1:] == users[:-1]
     same_start = starts[1:] == starts[:-1]
-    follows = same_start & (places[1:] == places[:-1] + 1)
-    opens_later = (places[1:] == 1) & ~same_start
-    tangled = np.unique(users[1:][same_user & ~follows & ~opens_later])
-    if len(tangled):
-        at = np.flatnonzero(np.isin(users, tangled))
+    continues_session = same_start & (positions[1:] == positions[:-1] + 1)
+    opens_session = (positions[1:] == 1) & ~same_start
+    overlapping_users = np.unique(users[1:][same_user & ~continues_session & ~opens_session])
+    if len(overlapping_users):
+        at = np.flatnonzero(np.isin(users, overlapping_users))
         rows = order[at]
-        order[at] = rows[np.lexsort((place[rows], session_of(rows), began[rows], user[rows]))]
+        order[at] = rows[np.lexsort((position[rows], load_sessions(rows), session_start[rows], user[rows]))]
     return order
 
 
@@ -167,8 +174,8 @@ def _seconds(column: pa.ChunkedArray) -> np.ndarray:
     return column.cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy() / 1e6
 
 
-def _dictionary(column: pa.ChunkedArray) -> tuple[list[str], np.ndarray]:
-    """A column's different values, and for each row which of them it has."""
+def _dictionary_encode(column: pa.ChunkedArray) -> tuple[list[str], np.ndarray]:
+    """Returns a column's distinct values and each row's index into them."""
     whole = column.combine_chunks()
     encoded = whole if pa.types.is_dictionary(whole.type) else whole.dictionary_encode()
     return encoded.dictionary.to_pylist(), encoded.indices.to_numpy(zero_copy_only=False)

@@ -1,4 +1,4 @@
-"""Files of snapshots: named by their content, written whole or not at all."""
+"""Snapshot files: content-addressed names and atomic writes."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 
-def parts_folder(snapshots: Path) -> Path:
-    """Where in the folder of snapshots the files are that their manifests name."""
+def partitions_folder(snapshots: Path) -> Path:
+    """Returns the subfolder of the snapshots folder that holds the files the manifests name."""
     return snapshots / "parts"
 
 
-def put_table(folder: Path, name: str, table: pa.Table) -> str:
-    """Writes a table to `<name>-<digest>.parquet` in the folder, and returns that file name."""
+def write_table(folder: Path, name: str, table: pa.Table) -> str:
+    """Writes a table to `<name>-<digest>.parquet` in the folder; returns the file name."""
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
     content = sink.getvalue()
     file = f"{name}-{hashlib.sha256(content).hexdigest()[:20]}.parquet"
-    put_file(folder / file, content)
+    write_file(folder / file, content)
     return file
 
 
-def put_file(path: Path, content: bytes | pa.Buffer) -> None:
-    """Writes a file whole or not at all."""
+def write_file(path: Path, content: bytes | pa.Buffer) -> None:
+    """Writes a file atomically: to a temporary file that then replaces `path`."""
     handle, name = tempfile.mkstemp(prefix=".writing-", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:

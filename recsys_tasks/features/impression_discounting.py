@@ -1,8 +1,7 @@
-"""How people tire of what is shown again and again: what remains of the chance that they act on it.
+"""Impression discounting: how the click probability of an item falls with its unclicked impressions.
 
-Estimated from feedback and kept with each snapshot, so that the next model shows something else in time: impression
-discounting (Lee, Lakshmanan, Tiwari and Shah 2014, "Modeling Impression Discounting in Large-scale Recommender
-Systems").
+Estimated from feedback and stored with each snapshot (Lee, Lakshmanan, Tiwari and Shah 2014, "Modeling Impression
+Discounting in Large-scale Recommender Systems").
 """
 
 from __future__ import annotations
@@ -11,37 +10,40 @@ from typing import Final
 
 import numpy as np
 
-from recsys_tasks.features.position_bias import LEAST_CLICKS, falling
+from recsys_tasks.features.position_bias import MIN_CLICKS, fit_decreasing
 
-MOST_LOOKS: Final = 20
-_ROUNDS = 100
+MAX_UNCLICKED_IMPRESSIONS: Final = 20
+_NUM_ITERATIONS = 100
 _PRIOR_CLICKS = 20.0
+_EPSILON = 1e-12
 
 
-def fatigue(score_size: np.ndarray, looks_before: np.ndarray, looks: np.ndarray, acted: np.ndarray) -> np.ndarray:
-    """What remains [MOST_LOOKS + 1] of the chance to act on an item after 0, 1, … looks at it without acting.
+def estimate_impression_discount(
+    score_bucket: np.ndarray, unclicked: np.ndarray, examined: np.ndarray, acted: np.ndarray
+) -> np.ndarray:
+    """Returns the click discounts [MAX_UNCLICKED_IMPRESSIONS + 1] after 0, 1, … unclicked impressions of an item.
 
-    What is shown again is what the model thinks best, so that counts are compared among equal scores:
-    acted ~ Poisson(looks · s(score) · r(looks before)), fitted by turns, with r(0) = 1 and r falling. A few clicks more
-    than there are, as if nobody tired any further, keep what was rarely seen near what came before it.
-    Empty where too little was clicked to say anything.
+    Repeated items are those with high scores, so that items are compared within buckets of equal scores:
+    acted ~ Poisson(examined · s(score) · r(unclicked)), fitted by alternating between s and r, with r(0) = 1 and r
+    decreasing. A prior of a few clicks pulls r(n) towards r(n - 1) where data are sparse. Empty with fewer than
+    MIN_CLICKS clicks.
 
     Args:
-        score_size: of the scores [N], any numbers.
-        looks_before: at the same item [N]; at most MOST_LOOKS.
-        looks, acted: how many looks were had then, and how often it was acted on [N].
+        score_bucket: bucket of the model's score [N], any numbers.
+        unclicked: earlier unclicked impressions of the item [N]; at most MAX_UNCLICKED_IMPRESSIONS.
+        examined, acted: expected number of examined impressions, and number of clicks [N].
     """
-    if acted.sum() < LEAST_CLICKS:
+    if acted.sum() < MIN_CLICKS:
         return np.zeros(0)
-    _, size = np.unique(score_size, return_inverse=True)
-    remains = np.ones(MOST_LOOKS + 1)
-    of_looks = np.bincount(looks_before, acted, len(remains))
-    of_size = np.bincount(size, acted)
-    for _ in range(_ROUNDS):
-        rate = of_size / np.maximum(np.bincount(size, looks * remains[looks_before]), 1e-12)
-        usual = np.bincount(looks_before, looks * rate[size], len(remains))
-        before = np.concatenate([[1.0], remains[:-1]])
-        remains = (of_looks + _PRIOR_CLICKS * before) / (usual + _PRIOR_CLICKS)
-        remains /= remains[0]
-    found = falling(remains, np.bincount(looks_before, looks, len(remains)))
-    return found / found[0]
+    _, bucket = np.unique(score_bucket, return_inverse=True)
+    discount = np.ones(MAX_UNCLICKED_IMPRESSIONS + 1)
+    clicks_by_unclicked = np.bincount(unclicked, acted, len(discount))
+    clicks_by_bucket = np.bincount(bucket, acted)
+    for _ in range(_NUM_ITERATIONS):
+        rate = clicks_by_bucket / np.maximum(np.bincount(bucket, examined * discount[unclicked]), _EPSILON)
+        expected = np.bincount(unclicked, examined * rate[bucket], len(discount))
+        prior = np.concatenate([[1.0], discount[:-1]])
+        discount = (clicks_by_unclicked + _PRIOR_CLICKS * prior) / (expected + _PRIOR_CLICKS)
+        discount /= discount[0]
+    fitted = fit_decreasing(discount, np.bincount(unclicked, examined, len(discount)))
+    return fitted / fitted[0]

@@ -1,8 +1,8 @@
-"""The parts a snapshot is made of: the events of one day each, in files that are known by their content.
+"""Daily partitions of a snapshot: the events of one day (UTC) each, in content-addressed Parquet files.
 
-A part depends on the day's events, on which changes of the warehouse are known, and on the sessions that were open
-when the day began, which the part of the day before tells. One that was built of the same is used again, so that a
-new snapshot costs what is new.
+A partition depends on the day's events, on the last change that touched the day, and on the sessions that were open
+when the day began; a digest of these comes from the partition of the previous day. A partition with the same inputs is
+reused, so that a new snapshot costs only what changed.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from sqlalchemy import Engine, text
 
-from recsys_tasks.features.files import put_table
+from recsys_tasks.features.files import write_table
 from recsys_tasks.warehouse import ArrowReader, statement
 
 _DAY = timedelta(days=1)
-# No session goes on after a longer silence, see `sql/features/day.sql`.
-_LONGEST_SILENCE = timedelta(hours=12)
-_NOTHING_OPEN = "none"
-_OPEN_SESSIONS = pa.schema(
+# A session ends after a longer gap at the latest, see `sql/features/day_events.sql`.
+_MAX_SESSION_GAP = timedelta(hours=12)
+_NO_OPEN_SESSIONS = "none"
+_OPEN_SESSIONS_SCHEMA = pa.schema(
     [
         ("user_key", pa.string()),
         ("session_id", pa.string()),
@@ -36,8 +36,14 @@ _OPEN_SESSIONS = pa.schema(
 
 
 @dataclass(frozen=True)
-class Part:
-    """One day's events up to `until`; `open_after` is a digest of the sessions that may go on the next day."""
+class DailyPartition:
+    """One day's events before `until`: a row of the table `feature_partitions`.
+
+    Attributes:
+        last_change: number of the last warehouse change that touched the day.
+        opened_with: digest of the sessions that were open when the day began.
+        open_after: digest of the sessions that may continue the next day.
+    """
 
     day: date
     until: datetime
@@ -50,69 +56,71 @@ class Part:
     feedback_events: int
 
 
-def build_parts(engine: Engine, folder: Path, cutoff: datetime, known: int) -> list[Part]:
-    """The parts of all days up to `cutoff`, by what the changes up to number `known` say; old ones are used again."""
+def build_partitions(engine: Engine, folder: Path, cutoff: datetime, as_of_change: int) -> list[DailyPartition]:
+    """Builds the partitions of all days before `cutoff` as of a warehouse change; reuses existing ones."""
     folder.mkdir(parents=True, exist_ok=True)
+    as_of = {"as_of_change": as_of_change}
     with engine.connect() as connection:
-        days = connection.execute(statement("features/days_to_build"), {"cutoff": cutoff, "known": known}).all()
-        rows = connection.execute(text("select * from feature_parts where last_change <= :known"), {"known": known})
-        built = {
-            (row.day, row.until, row.last_change, row.opened_with): Part(
-                **{name: getattr(row, name) for name in Part.__dataclass_fields__}
+        days = connection.execute(statement("features/days_to_build"), {"cutoff": cutoff, **as_of}).all()
+        rows = connection.execute(text("select * from feature_partitions where last_change <= :as_of_change"), as_of)
+        existing = {
+            (row.day, row.until, row.last_change, row.opened_with): DailyPartition(
+                **{name: getattr(row, name) for name in DailyPartition.__dataclass_fields__}
             )
             for row in rows
         }
-    parts: list[Part] = []
-    opened: pa.Table | None = None  # by the latest part, if it was built just now
+    partitions: list[DailyPartition] = []
+    open_sessions: pa.Table | None = None  # after the previous partition, if it was built in this call
     with ArrowReader(engine) as reader:
         for row in days:
             until = min(_midnight(row.day + _DAY), cutoff)
-            before = parts[-1] if parts and parts[-1].day == row.day - _DAY else None
-            opened_with = before.open_after if before else _NOTHING_OPEN
-            part = built.get((row.day, until, row.last_change, opened_with))
-            if part is not None and (folder / part.file).exists():
-                opened = None
+            previous = partitions[-1] if partitions and partitions[-1].day == row.day - _DAY else None
+            opened_with = previous.open_after if previous else _NO_OPEN_SESSIONS
+            partition = existing.get((row.day, until, row.last_change, opened_with))
+            if partition is not None and (folder / partition.file).exists():
+                open_sessions = None
             else:
-                if opened_with == _NOTHING_OPEN or before is None:
-                    opened = _OPEN_SESSIONS.empty_table()
-                elif opened is None:
-                    opened = open_sessions(pq.read_table(folder / before.file), before.until)
-                wanted = Part(row.day, until, row.last_change, opened_with, "", "", 0, 0, 0)
-                part, opened = _build(reader, folder, wanted, opened, known)
-                _register(engine, part)
-            parts.append(part)
-    return parts
+                if opened_with == _NO_OPEN_SESSIONS or previous is None:
+                    open_sessions = _OPEN_SESSIONS_SCHEMA.empty_table()
+                elif open_sessions is None:
+                    open_sessions = find_open_sessions(pq.read_table(folder / previous.file), previous.until)
+                template = DailyPartition(row.day, until, row.last_change, opened_with, "", "", 0, 0, 0)
+                partition, open_sessions = _build(reader, folder, template, open_sessions, as_of_change)
+                _register(engine, partition)
+            partitions.append(partition)
+    return partitions
 
 
-def open_sessions(events: pa.Table, until: datetime) -> pa.Table:
-    """The sessions of a part that may go on after `until`: when they began, their last event and their length."""
-    recent = events.filter(pc.greater_equal(events["event_time"], pa.scalar(until - _LONGEST_SILENCE)))
+def find_open_sessions(events: pa.Table, until: datetime) -> pa.Table:
+    """Returns the sessions that may continue after `until`: their start, time of the last event and event count."""
+    recent = events.filter(pc.greater_equal(events["event_time"], pa.scalar(until - _MAX_SESSION_GAP)))
     last = recent.group_by(["user_key", "session_id"], use_threads=False).aggregate(
         [("session_start", "last"), ("event_time", "last"), ("position_in_session", "last")]
     )
-    return last.rename_columns(_OPEN_SESSIONS.names).cast(_OPEN_SESSIONS)
+    return last.rename_columns(_OPEN_SESSIONS_SCHEMA.names).cast(_OPEN_SESSIONS_SCHEMA)
 
 
-def _build(reader: ArrowReader, folder: Path, wanted: Part, opened: pa.Table, known: int) -> tuple[Part, pa.Table]:
-    """A part, and the sessions that may go on after it."""
-    reader.provide("open_sessions", opened)
-    events = reader.read(
-        "features/day_events", {"day_start": _midnight(wanted.day), "until": wanted.until, "known": known}
-    )
-    after = open_sessions(events, wanted.until)
-    part = replace(
-        wanted,
-        file=put_table(folder, f"{wanted.day:%Y-%m-%d}", events),
-        open_after=_digest(after) if after.num_rows else _NOTHING_OPEN,
+def _build(
+    reader: ArrowReader, folder: Path, template: DailyPartition, open_sessions: pa.Table, as_of_change: int
+) -> tuple[DailyPartition, pa.Table]:
+    """Builds one partition; also returns the sessions that may continue after it."""
+    reader.create_temporary_table("open_sessions", open_sessions)
+    bounds = {"day_start": _midnight(template.day), "until": template.until}
+    events = reader.read("features/day_events", {**bounds, "as_of_change": as_of_change})
+    open_after = find_open_sessions(events, template.until)
+    partition = replace(
+        template,
+        file=write_table(folder, f"{template.day:%Y-%m-%d}", events),
+        open_after=_digest(open_after) if open_after.num_rows else _NO_OPEN_SESSIONS,
         events=events.num_rows,
         sessions=pc.sum(pc.equal(events["position_in_session"], 1)).as_py() or 0,
         feedback_events=pc.sum(events["is_feedback"]).as_py() or 0,
     )
-    return part, after
+    return partition, open_after
 
 
 def _digest(table: pa.Table) -> str:
-    """Of what a table says, in whatever chunks."""
+    """SHA-256 of a table's content, however it is chunked."""
     sink = pa.BufferOutputStream()
     whole = table.combine_chunks()
     with pa.ipc.new_stream(sink, whole.schema) as stream:
@@ -120,9 +128,9 @@ def _digest(table: pa.Table) -> str:
     return hashlib.sha256(sink.getvalue()).hexdigest()
 
 
-def _register(engine: Engine, part: Part) -> None:
+def _register(engine: Engine, partition: DailyPartition) -> None:
     with engine.begin() as connection:
-        connection.execute(statement("features/register_part"), asdict(part))
+        connection.execute(statement("features/register_part"), asdict(partition))
 
 
 def _midnight(day: date) -> datetime:

@@ -1,4 +1,4 @@
-"""Snapshots that nothing uses any more, and the files that only they were made of."""
+"""Retention of snapshots: removes unused snapshots and the files that only they name."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ from pathlib import Path
 
 from sqlalchemy import Engine, text
 
-from recsys_tasks.features.files import parts_folder
-from recsys_tasks.features.snapshot_lock import removing
+from recsys_tasks.features.files import partitions_folder
+from recsys_tasks.features.snapshot_lock import exclusive_removal_lock
 from recsys_tasks.warehouse import statement
 
 log = logging.getLogger(__name__)
 
 
 def drop_snapshots(engine: Engine, folder: Path, keep: timedelta, *, dry_run: bool = False) -> int:
-    """Removes snapshots that are old, not among the latest and of no recent champion; returns how many.
+    """Removes snapshots older than `keep` that are not among the latest or of a recent champion; returns their number.
 
-    Parts go when no manifest names them and the warehouse has built later ones of their day. With `dry_run` nothing
-    goes; otherwise whoever builds a snapshot is waited for.
+    Removes a daily partition when no manifest names it and the warehouse has a later one of its day. Waits for running
+    builds. With `dry_run`, only counts.
     """
     if dry_run:
-        return len(_old_manifests(engine, folder, keep))
-    with removing(engine):
-        old = _old_manifests(engine, folder, keep)
-        for manifest in old:
+        return len(_removable_manifests(engine, folder, keep))
+    with exclusive_removal_lock(engine):
+        manifests = _removable_manifests(engine, folder, keep)
+        for manifest in manifests:
             manifest.unlink()
-        ids = [manifest.stem for manifest in old]
+        ids = [manifest.stem for manifest in manifests]
         with engine.begin() as connection:
             connection.execute(text("delete from snapshots where snapshot_id = any(:ids)"), {"ids": ids})
         _drop_unused_files(engine, folder)
-    log.info("Removed %d snapshots", len(old))
-    return len(old)
+    log.info("Removed %d snapshots", len(manifests))
+    return len(manifests)
 
 
-def _old_manifests(engine: Engine, folder: Path, keep: timedelta) -> list[Path]:
+def _removable_manifests(engine: Engine, folder: Path, keep: timedelta) -> list[Path]:
     with engine.connect() as connection:
         needed = set(connection.scalars(statement("maintenance/needed_snapshots"), {"keep": keep}))
     return [manifest for manifest in sorted(folder.glob("*.json")) if manifest.stem not in needed]
@@ -45,12 +45,12 @@ def _old_manifests(engine: Engine, folder: Path, keep: timedelta) -> list[Path]:
 def _drop_unused_files(engine: Engine, folder: Path) -> None:
     with engine.connect() as connection:
         used = set(connection.scalars(statement("maintenance/newest_parts")))
-    used |= {name for manifest in folder.glob("*.json") for name in _named(manifest)}
-    for path in parts_folder(folder).glob("*.parquet"):
+    used |= {name for manifest in folder.glob("*.json") for name in _referenced_files(manifest)}
+    for path in partitions_folder(folder).glob("*.parquet"):
         if path.name not in used:
             path.unlink()
 
 
-def _named(manifest: Path) -> list[str]:
+def _referenced_files(manifest: Path) -> list[str]:
     content = json.loads(manifest.read_text(encoding="utf-8"))
     return [*content["files"], content["item_file"], content["user_file"]]

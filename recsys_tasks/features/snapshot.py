@@ -1,7 +1,7 @@
-"""A snapshot: everything a training needs as of a cut-off time, in Parquet files that never change.
+"""Immutable training snapshots: everything a training reads as of a cut-off time, in Parquet files.
 
-A snapshot is a manifest that names its parts, a file for each day, and the items and users as they were. Snapshots
-share the files they have in common.
+A snapshot is a JSON manifest that names its daily partitions and the item and user tables. Snapshots share files with
+equal content.
 """
 
 from __future__ import annotations
@@ -22,52 +22,67 @@ import pyarrow.parquet as pq
 from sqlalchemy import Engine, text
 
 from recsys_tasks.errors import InputError, NotEnoughData
-from recsys_tasks.features.files import parts_folder, put_file, put_table
-from recsys_tasks.features.impression_discounting import MOST_LOOKS, fatigue
-from recsys_tasks.features.partitions import Part, build_parts
-from recsys_tasks.features.position_bias import PLACES, examination
-from recsys_tasks.features.snapshot_lock import building
-from recsys_tasks.names import PAUSE_HOURS
-from recsys_tasks.warehouse import ArrowReader, answering, statement
+from recsys_tasks.features.files import partitions_folder, write_file, write_table
+from recsys_tasks.features.impression_discounting import MAX_UNCLICKED_IMPRESSIONS, estimate_impression_discount
+from recsys_tasks.features.partitions import DailyPartition, build_partitions
+from recsys_tasks.features.position_bias import MAX_POSITIONS, estimate_position_bias
+from recsys_tasks.features.snapshot_lock import shared_build_lock
+from recsys_tasks.names import DISCOUNT_RESET_HOURS
+from recsys_tasks.warehouse import ArrowReader, raises_unavailable, statement
 
 log = logging.getLogger(__name__)
 
-_FEWEST_SESSIONS = 50
-_ENOUGH_SHOWN = 5_000_000  # impressions, to tell how people tire
-_DICTIONARIES = ["user_key", "session_id", "item_id", "event_type", "query"]
+_MIN_SESSIONS = 50
+_MAX_DISCOUNT_IMPRESSIONS = 5_000_000  # with more impressions, the discounts are estimated from a sample of visitors
+_DICTIONARY_COLUMNS = ["user_key", "session_id", "item_id", "event_type", "query"]
+# Manifest keys that differ from the field names of `Snapshot`. Stored manifests keep these keys.
+_MANIFEST_KEYS = {
+    "as_of_change": "known",
+    "examination_propensities": "examination",
+    "impression_discounts": "fatigue",
+}
 
 
 @dataclass(frozen=True)
 class SnapshotParameters:
-    """What decides about a snapshot beside the events: shares of the latest sessions, how many of them each part has at
-    most, and the vocabulary's floor."""
+    """Parameters of a snapshot beside its events.
+
+    Attributes:
+        validation_share, test_share: shares of the latest sessions that each held-out split takes.
+        min_item_events: number of events from which on an item is in the vocabulary.
+        max_held_out_sessions: upper bound on the sessions of each held-out split.
+    """
 
     validation_share: float
     test_share: float
     min_item_events: int
-    most_held_out: int = 20_000
+    max_held_out_sessions: int = 20_000
 
-    def held_out(self, sessions: int) -> tuple[int, int]:
-        """How many of so many sessions are from the validation part on, and how many in the test part."""
+    def count_held_out(self, num_sessions: int) -> tuple[int, int]:
+        """Number of sessions in validation and test together, and in test alone, out of `num_sessions`."""
         validation, test = (
-            min(share * sessions, self.most_held_out) for share in (self.validation_share, self.test_share)
+            min(share * num_sessions, self.max_held_out_sessions) for share in (self.validation_share, self.test_share)
         )
         return int(validation + test), int(test)
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A snapshot's identity and where its parts begin; the tables are read from `folder` when asked for.
+    """A snapshot's manifest. Methods read its tables from `folder` on demand.
 
-    `known` is the number of the last change of the warehouse that it knows of; `examination` are the chances that each
-    place of a list is looked at, and `fatigue` is what remains of the chance to act on an item after so many looks at
-    it; none where too little was clicked.
+    Attributes:
+        as_of_change: number of the last warehouse change that the snapshot includes.
+        validation_start, test_start: times at which the held-out splits begin.
+        examination_propensities: relative probability that each list position is examined, from position 1;
+            empty with too few clicks.
+        impression_discounts: factor on the click probability after 0, 1, … unclicked impressions of an item; empty
+            with too few clicks.
     """
 
     snapshot_id: str
     folder: Path
     cutoff: datetime
-    known: int
+    as_of_change: int
     validation_start: datetime
     test_start: datetime
     events: int
@@ -78,144 +93,159 @@ class Snapshot:
     files: tuple[str, ...]
     item_file: str
     user_file: str
-    examination: tuple[float, ...]
-    fatigue: tuple[float, ...]
+    examination_propensities: tuple[float, ...]
+    impression_discounts: tuple[float, ...]
 
     @property
     def path(self) -> Path:
-        """Its manifest."""
+        """Path of the manifest."""
         return self.folder / f"{self.snapshot_id}.json"
 
     def events_table(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """Its events, day by day, in the order of `sql/features/day.sql`; texts as dictionaries.
+        """Returns the events, day by day, in the order of `sql/features/day_events.sql`; texts as dictionaries.
 
-        Columns that parts of an earlier version do not have are left out.
+        Omits columns that partitions of an earlier version lack.
         """
-        texts = [name for name in _DICTIONARIES if columns is None or name in columns]
-        parts = dataset.dataset(
-            [parts_folder(self.folder) / name for name in self.files],
+        texts = [name for name in _DICTIONARY_COLUMNS if columns is None or name in columns]
+        partitions = dataset.dataset(
+            [partitions_folder(self.folder) / name for name in self.files],
             format=dataset.ParquetFileFormat(read_options={"dictionary_columns": texts}),
         )
-        known = None if columns is None else [name for name in columns if name in parts.schema.names]
-        return parts.to_table(columns=known).unify_dictionaries()
+        present = None if columns is None else [name for name in columns if name in partitions.schema.names]
+        return partitions.to_table(columns=present).unify_dictionaries()
 
-    def sample(self, rows: int) -> pa.Table:
-        """The first rows of its first part."""
-        return pq.read_table(parts_folder(self.folder) / self.files[0]).slice(0, rows)
+    def head(self, num_rows: int) -> pa.Table:
+        """Returns the first rows of the first daily partition."""
+        return pq.read_table(partitions_folder(self.folder) / self.files[0]).slice(0, num_rows)
 
     def item_table(self) -> pa.Table:
-        """The catalogue as it was at the cut-off; the columns of `sql/features/items.sql`."""
-        return pq.read_table(parts_folder(self.folder) / self.item_file)
+        """Returns the catalog as of the cut-off; columns of `sql/features/items.sql`."""
+        return pq.read_table(partitions_folder(self.folder) / self.item_file)
 
     def user_table(self) -> pa.Table:
-        """The users' profiles as they were at the cut-off; the columns of `sql/features/users.sql`."""
-        return pq.read_table(parts_folder(self.folder) / self.user_file)
+        """Returns the user profiles as of the cut-off; columns of `sql/features/users.sql`."""
+        return pq.read_table(partitions_folder(self.folder) / self.user_file)
 
 
-@answering
+@raises_unavailable
 def build_snapshot(
     engine: Engine,
     folder: Path,
     parameters: SnapshotParameters,
     cutoff: datetime | None = None,
-    known: int | None = None,
+    as_of_change: int | None = None,
 ) -> Snapshot:
-    """Builds the snapshot as of `cutoff` (by default just after the last event), or finds it built already.
+    """Builds a snapshot, or returns the existing one with the same content.
 
-    With `known`, by what the changes of the warehouse up to that number said: the same snapshot as was built then.
+    Args:
+        cutoff: exclusive upper bound on event times; by default just after the last event.
+        as_of_change: number of the last warehouse change to include; by default the latest. With the number of an
+            earlier snapshot, the result is that snapshot.
 
     Raises:
-        NotEnoughData: there are too few sessions to learn from and to test on.
-        UnavailableError: the warehouse went away.
+        NotEnoughData: too few sessions to train and to hold out.
+        UnavailableError: the warehouse does not answer.
     """
-    with building(engine):
-        return _build(engine, folder, parameters, cutoff, known)
+    with shared_build_lock(engine):
+        return _build(engine, folder, parameters, cutoff, as_of_change)
 
 
 def _build(
-    engine: Engine, folder: Path, parameters: SnapshotParameters, cutoff: datetime | None, known: int | None
+    engine: Engine, folder: Path, parameters: SnapshotParameters, cutoff: datetime | None, as_of_change: int | None
 ) -> Snapshot:
     with engine.connect() as connection:
-        known = known if known is not None else int(connection.scalar(statement("features/latest_change")) or 0)
+        if as_of_change is None:
+            as_of_change = int(connection.scalar(statement("features/latest_change")) or 0)
         cutoff = cutoff or connection.scalar(statement("features/cutoff"))
     if cutoff is None:
-        raise NotEnoughData("The warehouse has no events; ingest some first")
-    files = parts_folder(folder)
-    parts = [part for part in build_parts(engine, files, cutoff, known) if part.events]
-    sessions = sum(part.sessions for part in parts)
-    if sessions < _FEWEST_SESSIONS:
+        raise NotEnoughData("The warehouse has no events. Ingest some first.")
+    files = partitions_folder(folder)
+    partitions = [partition for partition in build_partitions(engine, files, cutoff, as_of_change) if partition.events]
+    num_sessions = sum(partition.sessions for partition in partitions)
+    if num_sessions < _MIN_SESSIONS:
         raise NotEnoughData(
-            f"Only {sessions} sessions before {cutoff.isoformat()}; at least {_FEWEST_SESSIONS} are needed"
+            f"Only {num_sessions} sessions before {cutoff.isoformat()}; a snapshot needs at least {_MIN_SESSIONS}."
+            " Ingest more events."
         )
-    held_out = parameters.held_out(sessions)
-    validation_start, test_start = (_session_start(parts, files, sessions - count) for count in held_out)
+    held_out = parameters.count_held_out(num_sessions)
+    validation_start, test_start = (_session_start(partitions, files, num_sessions - count) for count in held_out)
     if not validation_start < test_start < cutoff:
-        raise NotEnoughData(f"Too few sessions before {cutoff.isoformat()} to cut a validation and a test part")
+        raise NotEnoughData(
+            f"Too few sessions before {cutoff.isoformat()} for a validation and a test split. Ingest more events."
+        )
     with ArrowReader(engine) as reader:
-        as_of = {"cutoff": cutoff, "known": known}
+        as_of = {"cutoff": cutoff, "as_of_change": as_of_change}
         items, users = (reader.read(f"features/{kind}", as_of) for kind in ("items", "users"))
-        shown = reader.read("features/impressions_by_position", {**as_of, "places": PLACES})
-        chances = _examination(shown)
-        one_in = 1 + (pc.sum(shown["shown"]).as_py() or 0) // _ENOUGH_SHOWN
-        remains = _fatigue(reader, {**as_of, "one_in": one_in}, chances)
+        impressions = reader.read("features/impressions_by_position", {**as_of, "max_positions": MAX_POSITIONS})
+        propensities = _examination_propensities(impressions)
+        one_in = 1 + (pc.sum(impressions["shown"]).as_py() or 0) // _MAX_DISCOUNT_IMPRESSIONS
+        discounts = _impression_discounts(reader, {**as_of, "one_in": one_in}, propensities)
+    # The snapshot id is a digest of these keys and values: renaming a key would change the ids of equal snapshots.
     contents = {
-        "files": [part.file for part in parts],
-        "item_file": put_table(files, "items", items),
-        "user_file": put_table(files, "users", users),
+        "files": [partition.file for partition in partitions],
+        "item_file": write_table(files, "items", items),
+        "user_file": write_table(files, "users", users),
         "validation_start": validation_start,
         "test_start": test_start,
-        "examination": chances,
-        "fatigue": remains,
-        **asdict(parameters),
+        "examination": propensities,
+        "fatigue": discounts,
+        "validation_share": parameters.validation_share,
+        "test_share": parameters.test_share,
+        "min_item_events": parameters.min_item_events,
+        "most_held_out": parameters.max_held_out_sessions,
     }
     digest = hashlib.sha256(json.dumps(contents, default=str, sort_keys=True).encode()).hexdigest()
     snapshot = Snapshot(
         snapshot_id=f"{cutoff.astimezone(UTC):%Y%m%dT%H%M%SZ}-{digest[:16]}",
         folder=folder,
         cutoff=cutoff,
-        known=known,
+        as_of_change=as_of_change,
         validation_start=validation_start,
         test_start=test_start,
-        events=sum(part.events for part in parts),
-        sessions=sessions,
+        events=sum(partition.events for partition in partitions),
+        sessions=num_sessions,
         items=items.num_rows,
-        feedback_events=sum(part.feedback_events for part in parts),
+        feedback_events=sum(partition.feedback_events for partition in partitions),
         min_item_events=parameters.min_item_events,
-        files=tuple(contents["files"]),
-        item_file=contents["item_file"],
-        user_file=contents["user_file"],
-        examination=tuple(chances),
-        fatigue=tuple(remains),
+        files=tuple(partition.file for partition in partitions),
+        item_file=str(contents["item_file"]),
+        user_file=str(contents["user_file"]),
+        examination_propensities=tuple(propensities),
+        impression_discounts=tuple(discounts),
     )
-    _keep(engine, snapshot)
+    _register(engine, snapshot)
     log.info(
-        "Snapshot %s: %d events in %d parts, %d items",
+        "Built snapshot %s: %d events in %d daily partitions, %d items",
         snapshot.snapshot_id,
         snapshot.events,
-        len(parts),
+        len(partitions),
         snapshot.items,
     )
     return open_snapshot(folder, snapshot.snapshot_id)
 
 
 def open_snapshot(folder: Path, snapshot_id: str) -> Snapshot:
-    """The snapshot of that id.
+    """Reads the manifest of a snapshot.
 
     Raises:
-        InputError: there is none, or an earlier version of this project made it.
+        InputError: the folder has no such snapshot.
     """
     path = folder / f"{snapshot_id}.json"
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(f"No snapshot {snapshot_id!r} in {folder}; build one first") from error
-    times = {name: datetime.fromisoformat(manifest.pop(name)) for name in ("cutoff", "validation_start", "test_start")}
-    lists = {name: tuple(manifest.get(name, ())) for name in ("files", "examination", "fatigue")}
-    return Snapshot(**{**manifest, **times, **lists, "folder": folder})
+        raise InputError(f"No snapshot {snapshot_id!r} in {folder}. Build one first.") from error
+    field_names = {key: name for name, key in _MANIFEST_KEYS.items()}
+    fields = {field_names.get(key, key): value for key, value in manifest.items()}
+    times = {name: datetime.fromisoformat(fields.pop(name)) for name in ("cutoff", "validation_start", "test_start")}
+    lists = {
+        name: tuple(fields.get(name, ())) for name in ("files", "examination_propensities", "impression_discounts")
+    }
+    return Snapshot(**{**fields, **times, **lists, "folder": folder})
 
 
 def find_snapshot(engine: Engine, folder: Path, snapshot_id: str | None = None) -> Snapshot:
-    """Opens the snapshot of that id, by default the one that was registered last.
+    """Opens a snapshot by id, by default the one registered last.
 
     Raises:
         InputError: there is no such snapshot, or none at all.
@@ -224,58 +254,66 @@ def find_snapshot(engine: Engine, folder: Path, snapshot_id: str | None = None) 
 
 
 def latest_snapshot_id(engine: Engine) -> str:
-    """Id of the snapshot that was registered last.
+    """Returns the id of the snapshot registered last.
 
     Raises:
         InputError: there is none yet.
     """
     with engine.connect() as connection:
-        found: str | None = connection.scalar(
+        snapshot_id: str | None = connection.scalar(
             text("select snapshot_id from snapshots order by created_at desc, snapshot_id limit 1")
         )
-    if found is None:
-        raise InputError("There is no snapshot yet; build one with `python -m recsys_tasks features`")
-    return found
+    if snapshot_id is None:
+        raise InputError("There is no snapshot yet. Build one with `python -m recsys_tasks features`.")
+    return snapshot_id
 
 
-def _examination(shown: pa.Table) -> list[float]:
-    items = shown["item_id"].combine_chunks().dictionary_encode().indices.to_numpy(zero_copy_only=False)
-    place, times, acted = (shown[name].to_numpy() for name in ("position", "shown", "acted"))
-    return [round(float(chance), 6) for chance in examination(items, place - 1, times, acted)]
+def _examination_propensities(impressions: pa.Table) -> list[float]:
+    items = impressions["item_id"].combine_chunks().dictionary_encode().indices.to_numpy(zero_copy_only=False)
+    position, shown, acted = (impressions[name].to_numpy() for name in ("position", "shown", "acted"))
+    return [round(float(value), 6) for value in estimate_position_bias(items, position - 1, shown, acted)]
 
 
-def _fatigue(reader: ArrowReader, as_of: Mapping[str, object], chances: list[float]) -> list[float]:
-    if not chances:
+def _impression_discounts(
+    reader: ArrowReader, as_of: Mapping[str, object], propensities: Sequence[float]
+) -> list[float]:
+    if not propensities:
         return []
-    array = "{" + ",".join(map(str, chances)) + "}"
-    counted = reader.read(
-        "features/repeated_impressions", {**as_of, "chances": array, "pause": PAUSE_HOURS, "most": MOST_LOOKS}
+    counts = reader.read(
+        "features/repeated_impressions",
+        {
+            **as_of,
+            "propensities": "{" + ",".join(map(str, propensities)) + "}",
+            "pause_hours": DISCOUNT_RESET_HOURS,
+            "max_unclicked": MAX_UNCLICKED_IMPRESSIONS,
+        },
     )
-    columns = (counted[name].to_numpy() for name in ("score_size", "looks_before", "looks", "acted"))
-    return [round(float(share), 6) for share in fatigue(*columns)]
+    columns = (counts[name].to_numpy() for name in ("score_bucket", "unclicked", "examined", "acted"))
+    return [round(float(value), 6) for value in estimate_impression_discount(*columns)]
 
 
-def _session_start(parts: Sequence[Part], files: Path, place: int) -> datetime:
-    """When the session at that place (1 is the first) of all sessions began; only its day is read."""
-    for part in parts:
-        if place <= part.sessions:
-            table = pq.read_table(files / part.file, columns=["session_start", "position_in_session"])
+def _session_start(partitions: Sequence[DailyPartition], folder: Path, rank: int) -> datetime:
+    """Returns the start of the session at `rank` (1 is the first) in order of time; reads one partition only."""
+    for partition in partitions:
+        if rank <= partition.sessions:
+            table = pq.read_table(folder / partition.file, columns=["session_start", "position_in_session"])
             starts = table["session_start"].filter(pc.equal(table["position_in_session"], 1))
-            seconds = np.sort(starts.cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy())
-            return datetime.fromtimestamp(seconds[place - 1] / 1e6, UTC)
-        place -= part.sessions
-    raise NotEnoughData("There are no sessions")
+            microseconds = np.sort(starts.cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy())
+            return datetime.fromtimestamp(microseconds[rank - 1] / 1e6, UTC)
+        rank -= partition.sessions
+    raise NotEnoughData("There are no sessions. Ingest events first.")
 
 
-def _keep(engine: Engine, snapshot: Snapshot) -> None:
-    manifest = {name: value for name, value in asdict(snapshot).items() if name != "folder"}
+def _register(engine: Engine, snapshot: Snapshot) -> None:
+    """Writes the manifest, unless it exists, and its row of `snapshots`."""
+    manifest = {_MANIFEST_KEYS.get(name, name): value for name, value in asdict(snapshot).items() if name != "folder"}
     content = json.dumps(manifest, default=str, indent=2)
     if not snapshot.path.exists():
-        put_file(snapshot.path, content.encode())
+        write_file(snapshot.path, content.encode())
     values = {
         "snapshot_id": snapshot.snapshot_id,
         "cutoff": snapshot.cutoff,
-        "known": snapshot.known,
+        "as_of_change": snapshot.as_of_change,
         "location": str(snapshot.path),
         "manifest": snapshot.path.read_text(encoding="utf-8"),
     }

@@ -1,8 +1,8 @@
-"""Those who build snapshots, and those who remove files of snapshots, take turns.
+"""Readers-writer lock between snapshot builds (shared) and removals of snapshot files (exclusive).
 
-While a snapshot is built, nothing but the build knows which files it will name: those it wrote, and older ones it found
-and uses again. How old a file is says nothing of that. Locks of the warehouse do: they are the same for all machines
-that build, and go with the connection of who holds them.
+Until a build writes its manifest, only the build knows which files the manifest will name: new ones, and older ones
+that it reuses. The age of a file does not tell. The lock is a PostgreSQL advisory lock: all hosts share it, and it is
+released when the holder's connection ends.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from contextlib import contextmanager
 
 from sqlalchemy import Engine, text
 
-_LOCK = 7_236_104  # any number, the same in every process
+_LOCK_KEY = 7_236_104  # any number, the same in every process
 
 
 @contextmanager
-def building(engine: Engine) -> Iterator[None]:
-    """While this holds nobody removes files of snapshots; others may build."""
+def shared_build_lock(engine: Engine) -> Iterator[None]:
+    """Blocks removals while held; other builds may run."""
     with engine.begin() as connection:
-        connection.execute(text("select pg_advisory_xact_lock_shared(:lock)"), {"lock": _LOCK})
+        connection.execute(text("select pg_advisory_xact_lock_shared(:lock)"), {"lock": _LOCK_KEY})
         yield
 
 
 @contextmanager
-def removing(engine: Engine) -> Iterator[None]:
-    """Waits until nobody builds; while this holds nobody begins to, and nobody else removes."""
+def exclusive_removal_lock(engine: Engine) -> Iterator[None]:
+    """Waits for running builds and removals; blocks new ones while held."""
     with engine.begin() as connection:
-        connection.execute(text("select pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+        connection.execute(text("select pg_advisory_xact_lock(:lock)"), {"lock": _LOCK_KEY})
         yield

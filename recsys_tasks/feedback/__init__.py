@@ -1,5 +1,5 @@
-"""What endpoints saw: from their journals, over HTTP, into the landing files of the source `feedback`."""
+"""Feedback from the endpoints: collects their event logs over HTTP, and attributes actions to impressions."""
 
-from recsys_tasks.feedback.collection import Portion, advance, fetch
+from recsys_tasks.feedback.collection import EventLogChunk, advance_cursors, fetch_chunks
 
-__all__ = ["Portion", "advance", "fetch"]
+__all__ = ["EventLogChunk", "advance_cursors", "fetch_chunks"]

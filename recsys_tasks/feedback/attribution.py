@@ -1,4 +1,4 @@
-"""What came of what was shown: counted by day in the warehouse, anew for each day that something changed."""
+"""Attribution of actions to impressions: writes `request_outcomes` day by day, again for each day that changed."""
 
 from __future__ import annotations
 
@@ -15,97 +15,99 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Engine, text
 
 from recsys_tasks.experiments.online_metrics import write_metrics
-from recsys_tasks.ingestion.changes import lock_changes, record_removal
+from recsys_tasks.ingestion.changes import lock_changes, record_change_without_batch
 from recsys_tasks.interval import Interval
-from recsys_tasks.warehouse import answering, statement
+from recsys_tasks.warehouse import raises_unavailable, statement
 
 log = logging.getLogger(__name__)
 
-_LOCK = 7_236_103  # any number, the same in every process
-_MOST_THREADS = 4
-_MEMORY = "256MB"
+_LOCK_KEY = 7_236_103  # any number, the same in every process
+_MAX_THREADS = 4
+_WORK_MEM = "256MB"
 
 
-class CountingRules(NamedTuple):
-    """How to count.
+class AttributionRules(NamedTuple):
+    """Parameters of attribution.
 
     Attributes:
-        hours: an action belongs to what was shown in so many hours before it.
-        requests_per_minute: who asks for more lists than that in a minute is a machine.
+        window_hours: attribution window: an action belongs to an impression at most this long before it.
+        max_requests_per_minute: a visitor with more list requests within one minute is a bot.
     """
 
-    hours: int
-    requests_per_minute: int
+    window_hours: int
+    max_requests_per_minute: int
 
 
 @dataclass(frozen=True)
-class Counted:
-    """How much was counted: days, requests that showed something, and visitors found to be machines."""
+class AttributionReport:
+    """The days attributed, their number of requests with impressions, and the number of bots found."""
 
     days: tuple[date, ...]
     requests: int
-    machines: int
+    bots: int
 
 
-@answering
-def count_outcomes(engine: Engine, rules: CountingRules) -> Counted:
-    """Counts the days whose outcomes may have changed since they were counted: all that a late event touched too.
+@raises_unavailable
+def attribute_days(engine: Engine, rules: AttributionRules) -> AttributionReport:
+    """Attributes every day whose outcomes may have changed since its last attribution, late events included.
 
-    Each day is counted in one transaction, so that it can be killed and done again anywhere; and two processes that
-    count at the same time do so one after the other.
+    One transaction per day, so that a crash loses at most the running days. Concurrent callers wait for each other.
 
     Raises:
-        UnavailableError: the warehouse went away.
+        UnavailableError: the warehouse does not answer.
     """
-    with _alone(engine) as connection:
-        waiting = connection.execute(statement("feedback/days_to_attribute"), {"days": ceil(rules.hours / 24)}).all()
-        with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as threads:
-            found = list(threads.map(lambda row: _count_day(engine, row.day, int(row.known), rules), waiting))
-    counted = Counted(
-        tuple(row.day for row in waiting),
-        sum(requests for requests, _ in found),
-        sum(machines for _, machines in found),
+    with _attribution_lock(engine) as connection:
+        window_days = ceil(rules.window_hours / 24)
+        pending = connection.execute(statement("feedback/days_to_attribute"), {"days": window_days}).all()
+        with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as threads:
+            counts = list(
+                threads.map(lambda row: _attribute_day(engine, row.day, int(row.as_of_change), rules), pending)
+            )
+    report = AttributionReport(
+        tuple(row.day for row in pending),
+        sum(requests for requests, _ in counts),
+        sum(bots for _, bots in counts),
     )
-    log.info("Counted %d requests of %d days; %d machines", counted.requests, len(counted.days), counted.machines)
-    return counted
+    log.info("Attributed %d requests of %d days; flagged %d bots", report.requests, len(report.days), report.bots)
+    return report
 
 
 @contextmanager
-def _alone(engine: Engine) -> Iterator[Connection]:
+def _attribution_lock(engine: Engine) -> Iterator[Connection]:
     with engine.begin() as connection:
-        connection.execute(text("select pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+        connection.execute(text("select pg_advisory_xact_lock(:lock)"), {"lock": _LOCK_KEY})
         yield connection
 
 
-def _count_day(engine: Engine, day: date, known: int, rules: CountingRules) -> tuple[int, int]:
-    """How many requests a day had, and how many machines were found among those who asked."""
-    names: dict[str, Any] = {"day": day, **Interval.of_day(day).bounds, **rules._asdict()}
+def _attribute_day(engine: Engine, day: date, as_of_change: int, rules: AttributionRules) -> tuple[int, int]:
+    """Attributes one day; returns its number of requests and of newly found bots."""
+    parameters: dict[str, Any] = {"day": day, **Interval.of_day(day).bounds, **rules._asdict()}
     with engine.begin() as connection:
-        connection.execute(text(f"set local work_mem = '{_MEMORY}'"))
+        connection.execute(text(f"set local work_mem = '{_WORK_MEM}'"))
         connection.execute(text("delete from request_outcomes where day = :day"), {"day": day})
-        requests = connection.execute(statement("feedback/attribute_day"), names).rowcount
-        machines = connection.execute(statement("feedback/find_bots"), names).all() if requests else []
-        if machines:
-            _flag(connection, day, [(row.visitor, int(row.requests)) for row in machines])
+        requests = connection.execute(statement("feedback/attribute_day"), parameters).rowcount
+        bots = connection.execute(statement("feedback/find_bots"), parameters).all() if requests else []
+        if bots:
+            _flag_bots(connection, day, [(row.visitor, int(row.requests)) for row in bots])
         write_metrics(connection, day, empty=not requests)
         connection.execute(
             text(
-                "insert into outcome_days (day, known) values (:day, :known)"
-                " on conflict (day) do update set known = excluded.known"
+                "insert into outcome_days (day, as_of_change) values (:day, :as_of_change)"
+                " on conflict (day) do update set as_of_change = excluded.as_of_change"
             ),
-            # Not the flags' own number: what was loaded between the counting and them has a lower one.
-            {"day": day, "known": known},
+            # Not the change number of the flags: a batch loaded before they were written has a lower one.
+            {"day": day, "as_of_change": as_of_change},
         )
-    return requests, len(machines)
+    return requests, len(bots)
 
 
-def _flag(connection: Connection, day: date, machines: list[tuple[str, int]]) -> None:
-    """Notes who is a machine on a day, as a change of the warehouse that touches it.
+def _flag_bots(connection: Connection, day: date, bots: list[tuple[str, int]]) -> None:
+    """Flags visitors, with their requests per minute, as bots of a day, and records this as a change of the warehouse.
 
-    Snapshots that know of the change are without them.
+    Snapshots as of that change or later exclude their events.
     """
     lock_changes(connection)
-    number = record_removal(connection, "flag", f"{len(machines)} machines", [(day, 0)])
+    number = record_change_without_batch(connection, "flag", f"{len(bots)} machines", [(day, 0)])
     connection.execute(
         statement("feedback/flag_bot"),
         [
@@ -113,8 +115,8 @@ def _flag(connection: Connection, day: date, machines: list[tuple[str, int]]) ->
                 "visitor": visitor,
                 "day": day,
                 "reason": f"{requests} lists within one minute",
-                "loaded_number": number,
+                "change_number": number,
             }
-            for visitor, requests in machines
+            for visitor, requests in bots
         ],
     )

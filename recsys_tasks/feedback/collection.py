@@ -1,7 +1,7 @@
-"""Fetches what is new in the endpoints' journals.
+"""Incremental, idempotent collection of the endpoints' event logs.
 
-A portion of a journal becomes a file, the file a batch, and only when that is loaded does the cursor move. Killed
-anywhere in between, the same bytes come again, make the same batch, and change nothing.
+A chunk of an event log becomes a file, and the file a batch. The cursor moves only after the batch is loaded. After a
+crash in between, the same bytes are fetched again, make the same batch, and change nothing.
 """
 
 from __future__ import annotations
@@ -21,8 +21,14 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Portion:
-    """Bytes of one segment of one endpoint's journal, kept in a file."""
+class EventLogChunk:
+    """Consecutive bytes of one segment of an endpoint's event log, in a local file.
+
+    Attributes:
+        endpoint: instance id of the endpoint.
+        stop: offset in the segment, in bytes, at which the chunk ends (exclusive).
+        path: the local file.
+    """
 
     endpoint: str
     segment: str
@@ -30,47 +36,49 @@ class Portion:
     path: str
 
 
-def fetch(engine: Engine, urls: Sequence[str], token: str, folder: Path) -> list[Portion]:
-    """Writes what is new in every endpoint's journal to files under `folder`, and moves no cursor.
+def fetch_chunks(engine: Engine, urls: Sequence[str], token: str, folder: Path) -> list[EventLogChunk]:
+    """Writes new bytes of every endpoint's event log to files under `folder`; moves no cursor.
 
     Raises:
         UnavailableError: an endpoint does not answer.
         ConfigurationError: an endpoint does not accept the token.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    portions = [portion for url in urls for portion in _fetch_endpoint(engine, AdminClient(url, token), folder)]
-    log.info("Fetched %d portions of %d journals", len(portions), len(urls))
-    return portions
+    chunks = [chunk for url in urls for chunk in _fetch_endpoint(engine, AdminClient(url, token), folder)]
+    log.info("Fetched %d chunks of %d event logs", len(chunks), len(urls))
+    return chunks
 
 
-def advance(engine: Engine, portions: Sequence[Portion]) -> None:
-    """Moves the cursors behind portions whose batches are loaded."""
+def advance_cursors(engine: Engine, chunks: Sequence[EventLogChunk]) -> None:
+    """Moves the cursors past chunks whose batches are loaded."""
     with engine.begin() as connection:
-        for portion in portions:
+        for chunk in chunks:
             connection.execute(
                 statement("feedback/advance_cursor"),
-                {"endpoint": portion.endpoint, "segment": portion.segment, "read_bytes": portion.stop},
+                {"endpoint": chunk.endpoint, "segment": chunk.segment, "read_bytes": chunk.stop},
             )
 
 
-def _fetch_endpoint(engine: Engine, endpoint: AdminClient, folder: Path) -> Iterator[Portion]:
-    journal = endpoint.journal()
-    instance = str(journal["instance"])
-    done = _cursors(engine, instance)
-    for segment in journal["segments"]:
-        name, at = str(segment["name"]), done.get(str(segment["name"]), 0)
-        while at < segment["bytes"]:
-            chunk = endpoint.read_journal(name, at)
-            if not chunk:
-                break  # what follows is a torn line
-            at += len(chunk)
-            digest = hashlib.sha256(chunk).hexdigest()[:16]
-            path = folder / f"{instance}-{name}-{at}-{digest}.jsonl"
-            path.write_bytes(chunk)
-            yield Portion(instance, name, at, str(path))
+def _fetch_endpoint(engine: Engine, endpoint: AdminClient, folder: Path) -> Iterator[EventLogChunk]:
+    event_log = endpoint.list_event_log()
+    instance = str(event_log["instance"])
+    cursors = _read_cursors(engine, instance)
+    for segment in event_log["segments"]:
+        name = str(segment["name"])
+        offset = cursors.get(name, 0)
+        while offset < segment["bytes"]:
+            content = endpoint.read_event_log(name, offset)
+            if not content:
+                break  # the rest is an incomplete line
+            offset += len(content)
+            digest = hashlib.sha256(content).hexdigest()[:16]
+            path = folder / f"{instance}-{name}-{offset}-{digest}.jsonl"
+            path.write_bytes(content)
+            yield EventLogChunk(instance, name, offset, str(path))
 
 
-def _cursors(engine: Engine, instance: str) -> dict[str, int]:
+def _read_cursors(engine: Engine, instance: str) -> dict[str, int]:
+    """Returns the number of collected bytes by segment."""
     query = text("select segment, read_bytes from feedback_cursors where endpoint = :endpoint")
     with engine.connect() as connection:
         return {row.segment: row.read_bytes for row in connection.execute(query, {"endpoint": instance})}

@@ -1,1 +1,1 @@
-"""From source formats through landing tables into `items`, `users` and `events`."""
+"""Ingestion: reads source formats, lands rows as text and loads them into `items`, `users` and `events`."""

@@ -1,4 +1,4 @@
-"""What every source adapter gives: a batch of text rows in canonical columns, and its identity."""
+"""`SourceBatch`: the output of every source adapter, text rows in canonical columns with a batch id."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from itertools import islice
 import pyarrow as pa
 
 from recsys_tasks.interval import Interval
-from recsys_tasks.names import KINDS
+from recsys_tasks.names import COLUMNS_BY_KIND
 
-_CHUNK = 50_000
+_ROWS_PER_BATCH = 50_000
 
 
 @dataclass(frozen=True)
 class BadLine:
-    """A line or record that could not be turned into a row at all."""
+    """A line or record that cannot be parsed as a row; `number` is its line (1-based)."""
 
     number: int
     reason: str
@@ -25,12 +25,19 @@ class BadLine:
 
 @dataclass
 class SourceBatch:
-    """One unit of ingestion: what a file, or a source's interval, holds.
+    """One unit of ingestion: the content of a file, or of a source's interval.
 
-    `rows` maps a kind (items, users, events) to Arrow batches of `row_number` and that kind's columns as
-    text. `columns` (of the file, where it has any) and `bad_lines` are filled while `rows` is read. `on_conflict` says
-    whether an event that has the id of another is kept out or replaces it; `live` that the source delivers as things
-    happen.
+    Attributes:
+        source: name of the source.
+        origin: file path or other description of where the rows come from.
+        digest: hash of the content; identifies the batch.
+        rows: Arrow batches by kind (items, users, events): `row_number` and the kind's columns as text.
+        interval: time range the batch covers, if known.
+        implies_items, implies_users: events may create unknown items or users.
+        on_conflict: `keep` the stored event or `replace` it when another event has the same id.
+        live: the source delivers events as they happen.
+        columns: column names of the file; filled while `rows` is read.
+        bad_lines: unparseable lines; filled while `rows` is read.
     """
 
     source: str
@@ -47,17 +54,17 @@ class SourceBatch:
 
     @property
     def batch_id(self) -> str:
-        """The same for the same content of the same source, whatever the file was called."""
+        """Content-addressed id: independent of the file's name."""
         return f"{self.source}-{self.digest[:20]}"
 
 
-def schema(kind: str) -> pa.Schema:
-    """Arrow schema of a kind's landing rows."""
-    return pa.schema([("row_number", pa.int64()), *((name, pa.string()) for name in KINDS[kind])])
+def landing_arrow_schema(kind: str) -> pa.Schema:
+    """Arrow schema of the landing rows of a kind."""
+    return pa.schema([("row_number", pa.int64()), *((name, pa.string()) for name in COLUMNS_BY_KIND[kind])])
 
 
 def to_record_batches(kind: str, rows: Iterator[dict[str, object]]) -> Iterator[pa.RecordBatch]:
-    """Collects row dictionaries into Arrow batches; a column a row lacks is null."""
-    wanted = schema(kind)
-    while chunk := list(islice(rows, _CHUNK)):
-        yield pa.RecordBatch.from_pylist(chunk, schema=wanted)
+    """Collects row dictionaries into Arrow batches; missing columns are null."""
+    arrow_schema = landing_arrow_schema(kind)
+    while chunk := list(islice(rows, _ROWS_PER_BATCH)):
+        yield pa.RecordBatch.from_pylist(chunk, schema=arrow_schema)

@@ -1,7 +1,7 @@
-"""The order of all that changed the warehouse, and the days each change touched.
+"""Change log of the warehouse: numbers each change in commit order and records the days it touched.
 
-What was built of a day stays valid until a later change touches it; a snapshot that knows the changes up to some
-number is the same whenever it is built.
+A daily partition stays valid until a later change touches its day. A snapshot built as of a change number is
+reproducible.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from sqlalchemy import Connection, text
 
 from recsys_tasks.warehouse import statement
 
-_LOCK = 7_236_102  # any number, the same in every process
+_LOCK = 7_236_102  # arbitrary advisory lock key, the same in every process
 
 
 def lock_changes(connection: Connection) -> None:
-    """One change at a time, until the end of its transaction: numbers come in the order of commits."""
+    """Serializes changes until the end of the transaction, so that numbers follow commit order."""
     connection.execute(text("select pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
 
 
 def record_change(connection: Connection, batch_id: str, days: Iterable[tuple[date, int]]) -> int:
-    """Gives the batch the next number among the changes and notes the days it touched; the number.
+    """Assigns the next change number to the batch and records the touched days; returns the number.
 
-    Must be called under `lock_changes`.
+    Call `lock_changes` first. `days` are pairs of a day (UTC) and the change in its event count.
     """
-    number = int(connection.execute(text("select nextval('loaded_numbers')")).scalar_one())
+    number = int(connection.execute(text("select nextval('change_numbers')")).scalar_one())
     connection.execute(
-        text("update batches set loaded_number = :number where batch_id = :id"), {"number": number, "id": batch_id}
+        text("update batches set change_number = :number where batch_id = :id"), {"number": number, "id": batch_id}
     )
     touched = [{"day": day, "number": number, "events": events} for day, events in days]
     if touched:
@@ -36,7 +36,9 @@ def record_change(connection: Connection, batch_id: str, days: Iterable[tuple[da
     return number
 
 
-def record_removal(connection: Connection, kind: str, origin: str, days: Iterable[tuple[date, int]]) -> int:
-    """Notes a change that is no batch of a source (a forgotten user, a retracted batch); its number."""
+def record_change_without_batch(
+    connection: Connection, kind: str, origin: str, days: Iterable[tuple[date, int]]
+) -> int:
+    """Records a change that no source batch caused (forgotten users, a retracted batch); returns its number."""
     batch_id = connection.execute(statement("ingestion/register_change"), {"kind": kind, "origin": origin}).scalar_one()
     return record_change(connection, str(batch_id), days)

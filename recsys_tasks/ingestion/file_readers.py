@@ -1,9 +1,9 @@
-"""CSV, TSV, JSONL and Parquet files (gzip or zstd by name) as Arrow columns of what is written in them.
+"""Readers of CSV, TSV, JSONL and Parquet files (gzip or zstd by file name) into blocks of Arrow columns.
 
-A text file is read in blocks of whole lines. Arrow parses a block at once; a block in which anything is unusual (a
-broken line, a blank one, a quoted line break, bytes that are not UTF-8) is read row by row instead, so that each row
-has its line's number and each broken line its reason. Both ways read a good row the same. Memory stays flat whatever
-the size of a file or of a line.
+A text file is read in blocks of whole lines. Arrow parses a regular block at once. A block with a malformed or blank
+line, a quoted line break or invalid UTF-8 is parsed row by row, so that each row has its line number and each
+malformed line its reason. Both paths return the same values for valid rows. Memory is bounded for any file or line
+size.
 """
 
 from __future__ import annotations
@@ -25,26 +25,29 @@ from recsys_tasks.errors import MalformedFile
 from recsys_tasks.ingestion.batch import BadLine
 
 _BLOCK_BYTES = 2 << 20
-_LONGEST_LINE = 1 << 20
+_MAX_LINE_BYTES = 1 << 20
 _PARQUET_ROWS = 50_000
-_PARQUET_BUFFER = 1 << 20
-_RAW_LIMIT = 2_000
+_PARQUET_BUFFER_BYTES = 1 << 20
+_MAX_RAW_CHARS = 2_000
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_TOO_LONG = f"longer than {_LONGEST_LINE >> 20} MB"
-_NUL = "holds a NUL character"
+_TOO_LONG = f"longer than {_MAX_LINE_BYTES >> 20} MB"
+_NUL = "contains a NUL character"
 _NOT_UTF8 = "not UTF-8"
 
-csv.field_size_limit(2 * _LONGEST_LINE)  # Python's own limit refuses fields that Arrow reads
+csv.field_size_limit(2 * _MAX_LINE_BYTES)  # Python's default limit rejects fields that Arrow accepts
 
-Check = Callable[[list[str]], None]
-Report = Callable[[BadLine], None]
+HeaderCheck = Callable[[list[str]], None]
+BadLineHandler = Callable[[BadLine], None]
 
 
 @dataclass(frozen=True)
 class Block:
-    """Some rows of a file: the number of each one's line (of Parquet: its place), and its columns by name.
+    """A block of rows.
 
-    `extra` are JSON objects of what has no column of its own, where rows are objects.
+    Attributes:
+        numbers: line number of each row (Parquet: row number), 1-based.
+        columns: values by column name, one per row.
+        extra: for JSONL, a JSON object per row with the fields the mapping does not name.
     """
 
     numbers: pa.Array
@@ -53,12 +56,12 @@ class Block:
 
 
 class LineReader:
-    """Whole lines of a text file, decompressed by its name. Of a line that is too long, only so much as shows that."""
+    """Reads whole lines of a text file, decompressed by file name; truncates lines over the limit."""
 
     def __init__(self, path: Path) -> None:
         self._stream = io.BufferedReader(pa.input_stream(str(path), compression="detect"), _BLOCK_BYTES)
-        self._again = b""
-        self.line = 0  # lines read so far
+        self._unread_bytes = b""
+        self.line = 0  # number of lines read
         if self._stream.peek(3).startswith(_BYTE_ORDER_MARK):
             self._stream.read(3)
 
@@ -67,118 +70,125 @@ class LineReader:
         self._stream.close()
 
     def next_line(self) -> bytes:
-        """The next line with its end; empty at the end of the file."""
-        text = self._to_line_end()
+        """Returns the next line with its line break; empty at the end of the file."""
+        text = self._read_to_line_end()
         self.line += bool(text)
         return text
 
     def next_block(self) -> bytes:
-        """Some lines, the last one whole; empty at the end of the file."""
-        text = self._again + self._stream.read(_BLOCK_BYTES)
-        self._again = b""
+        """Returns about 2 MB of whole lines; empty at the end of the file."""
+        text = self._unread_bytes + self._stream.read(_BLOCK_BYTES)
+        self._unread_bytes = b""
         if not text.endswith(b"\n"):
-            text += self._to_line_end()
+            text += self._read_to_line_end()
         self.line += _count_lines(text)
         return text
 
-    def put_back(self, lines: list[bytes]) -> None:
-        """Lets the next block begin with these lines, the last that were read."""
-        self._again = b"".join(lines)
+    def unread(self, lines: list[bytes]) -> None:
+        """Pushes back the most recently read lines; the next block begins with them."""
+        self._unread_bytes = b"".join(lines)
         self.line -= len(lines)
 
-    def _to_line_end(self) -> bytes:
-        text = self._stream.readline(_LONGEST_LINE + 1)
-        if len(text) <= _LONGEST_LINE or text.endswith(b"\n"):
+    def _read_to_line_end(self) -> bytes:
+        text = self._stream.readline(_MAX_LINE_BYTES + 1)
+        if len(text) <= _MAX_LINE_BYTES or text.endswith(b"\n"):
             return text
-        while (more := self._stream.readline(_LONGEST_LINE)) and not more.endswith(b"\n"):
+        while (more := self._stream.readline(_MAX_LINE_BYTES)) and not more.endswith(b"\n"):
             pass
         return text + b"\n"
 
 
-def read_csv(path: Path, delimiter: str, check: Check, bad: Report) -> Iterator[Block]:
-    """The rows of a CSV file as columns of text.
+def read_csv(path: Path, delimiter: str, check_header: HeaderCheck, on_bad_line: BadLineHandler) -> Iterator[Block]:
+    """Yields the rows of a CSV file as blocks of text columns.
 
     Args:
         path: the file.
-        delimiter: between fields.
-        check: is given the header before any row is read, and may raise.
-        bad: is given every line that is no row.
+        delimiter: field separator.
+        check_header: called with the header before any row is read; may raise.
+        on_bad_line: called with every line that cannot be parsed.
 
     Raises:
-        MalformedFile: the header is none, or the file cannot be read on from some line.
+        MalformedFile: the header cannot be parsed, or the file cannot be read to its end.
     """
-    with _reading(path) as lines:
+    with _open_lines(path) as lines:
         try:
-            header, _ = _fields([lines.next_line()], 0, delimiter, lambda: b"")
-        except _NoRow as problem:
+            header, _ = _read_row([lines.next_line()], 0, delimiter, lambda: b"")
+        except _InvalidRow as problem:
             raise MalformedFile(str(path), 1, f"the header cannot be read: {problem}") from problem
-        check(header)
+        check_header(header)
         while True:
             first = lines.line + 1
             block = lines.next_block()
             if not block:
                 return
-            yield _parse_block(block, header, delimiter, first) or _parse_lines(
-                block, header, delimiter, first, lines, bad
+            yield _parse_block_with_arrow(block, header, delimiter, first) or _parse_block_by_row(
+                block, header, delimiter, first, lines, on_bad_line
             )
 
 
-def read_json_lines(path: Path, bad: Report) -> Iterator[tuple[int, dict[str, object]]]:
-    """The objects of a JSONL file, each with the number of its line; errors as for `read_csv`."""
+def read_json_lines(path: Path, on_bad_line: BadLineHandler) -> Iterator[tuple[int, dict[str, object]]]:
+    """Yields the objects of a JSONL file with their line numbers; errors as in `read_csv`."""
     decode = msgspec.json.Decoder(dict[str, object]).decode
-    with _reading(path) as lines:
+    with _open_lines(path) as lines:
         while text := lines.next_line():
             if text.isspace():
                 continue
             try:
                 _check_line(text)
                 if b"\\u0000" in text:
-                    raise _NoRow(_NUL)
+                    raise _InvalidRow(_NUL)
                 record = decode(text)
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-                bad(BadLine(lines.line, f"not a JSON object: {error}", printable(text)))
-            except _NoRow as problem:
-                bad(BadLine(lines.line, str(problem), printable(text)))
+                on_bad_line(BadLine(lines.line, f"not a JSON object: {error}", to_printable(text)))
+            except _InvalidRow as problem:
+                on_bad_line(BadLine(lines.line, str(problem), to_printable(text)))
             else:
                 yield lines.line, record
 
 
-def read_parquet(path: Path, ignore: Set[str], check: Check, bad: Report) -> Iterator[Block]:
-    """The rows of a Parquet file, columns in their own types, but those to ignore; the rest as for `read_csv`."""
+def read_parquet(
+    path: Path, ignore: Set[str], check_header: HeaderCheck, on_bad_line: BadLineHandler
+) -> Iterator[Block]:
+    """Yields the rows of a Parquet file in their native types, without the ignored columns; see `read_csv`."""
     try:
-        # Unless told otherwise Arrow holds all of a row group, and of a pre-buffered file everything it read.
-        with pq.ParquetFile(path, buffer_size=_PARQUET_BUFFER, pre_buffer=False) as file:
-            check(file.schema_arrow.names)
+        # By default Arrow holds a whole row group, and with pre-buffering everything it has read.
+        with pq.ParquetFile(path, buffer_size=_PARQUET_BUFFER_BYTES, pre_buffer=False) as file:
+            check_header(file.schema_arrow.names)
             wanted = [name for name in file.schema_arrow.names if name not in ignore]
             number = 1
             for batch in file.iter_batches(batch_size=_PARQUET_ROWS, columns=wanted, use_threads=False):
                 numbers = pa.arange(number, number + batch.num_rows)
                 number += batch.num_rows
-                columns = {name: _plain(batch[name]) for name in batch.schema.names}
-                yield _without_unusable(numbers, columns, bad)
+                columns = {name: _decode_column(batch[name]) for name in batch.schema.names}
+                yield _drop_invalid_rows(numbers, columns, on_bad_line)
     except (OSError, pa.ArrowException) as error:
         raise MalformedFile(str(path), 0, str(error)) from error
 
 
-def printable(text: bytes) -> str:
-    """The start of a broken line as a text that any database takes."""
-    return text[:_RAW_LIMIT].decode("utf-8", "backslashreplace").rstrip("\r\n").replace("\x00", "\\x00")[:_RAW_LIMIT]
+def to_printable(text: bytes) -> str:
+    """Returns the start of a malformed line as text that PostgreSQL accepts (valid UTF-8, no NUL)."""
+    return (
+        text[:_MAX_RAW_CHARS]
+        .decode("utf-8", "backslashreplace")
+        .rstrip("\r\n")
+        .replace("\x00", "\\x00")[:_MAX_RAW_CHARS]
+    )
 
 
-class _NoRow(ValueError):
-    """A line is no row; says why."""
+class _InvalidRow(ValueError):
+    """A line cannot be parsed as a row; the message is the reason."""
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[LineReader]:
-    """A `LineReader`, with whatever makes a file unreadable named with the line."""
+def _open_lines(path: Path) -> Iterator[LineReader]:
+    """Opens a `LineReader`; translates read errors to `MalformedFile` with the line number."""
     lines = None
     try:
         lines = LineReader(path)
         yield lines
     except (OSError, pa.ArrowException) as error:
         line = lines.line + 1 if lines else 0
-        raise MalformedFile(str(path), line, f"the file cannot be read from here on: {error}") from error
+        raise MalformedFile(str(path), line, f"the file cannot be read beyond this line: {error}") from error
     finally:
         if lines:
             lines.close()
@@ -188,8 +198,8 @@ def _count_lines(text: bytes) -> int:
     return text.count(b"\n") + (text != b"" and not text.endswith(b"\n"))
 
 
-def _parse_block(block: bytes, header: list[str], delimiter: str, first_line: int) -> Block | None:
-    """A block in which every line is a row of good text; None for any other."""
+def _parse_block_with_arrow(block: bytes, header: list[str], delimiter: str, first_line: int) -> Block | None:
+    """Parses a block in which every line is one valid row; returns None for any other block."""
     if b"\0" in block or _has_lone_return(block) or _has_long_line(block) or not _last_row_ends(block, delimiter):
         return None
     try:
@@ -204,149 +214,149 @@ def _parse_block(block: bytes, header: list[str], delimiter: str, first_line: in
     except pa.ArrowInvalid:
         return None
     if table.num_rows != _count_lines(block):
-        return None  # a blank line, or a line break in quotes: whose line is whose takes counting
+        return None  # a blank line or a quoted line break: line numbers need row-by-row parsing
     columns = {name: table[name].combine_chunks() for name in header}
     return Block(pa.arange(first_line, first_line + table.num_rows), columns)
 
 
 def _has_lone_return(block: bytes) -> bool:
-    """Arrow ends a row there."""
+    """Whether a block has a \\r without \\n; Arrow would end a row there."""
     return b"\r" in block and block.count(b"\r") != block.count(b"\r\n")
 
 
 def _has_long_line(block: bytes) -> bool:
     start = 0
-    while start + _LONGEST_LINE < len(block):
-        start = block.rfind(b"\n", start, start + _LONGEST_LINE) + 1
+    while start + _MAX_LINE_BYTES < len(block):
+        start = block.rfind(b"\n", start, start + _MAX_LINE_BYTES) + 1
         if not start:
             return True
     return False
 
 
 def _last_row_ends(block: bytes, delimiter: str) -> bool:
-    """Whether no quotes are open at the end; Arrow would close them."""
+    """Whether all quotes are closed at the end of the block; Arrow would close them silently."""
     last = block[block.rfind(b"\n", 0, -1) + 1 :]
     try:
-        return b'"' not in last or bool(_fields_of_line(last, delimiter))
-    except _NoRow:
+        return b'"' not in last or bool(_parse_line(last, delimiter))
+    except _InvalidRow:
         return False
 
 
-def _parse_lines(
-    block: bytes, header: list[str], delimiter: str, first_line: int, source: LineReader, bad: Report
+def _parse_block_by_row(
+    block: bytes, header: list[str], delimiter: str, first_line: int, source: LineReader, on_bad_line: BadLineHandler
 ) -> Block:
-    """A block read with care. A row whose quotes go on takes further lines from the source."""
+    """Parses a block row by row; a row with open quotes may take further lines from the source."""
     lines = io.BytesIO(block).readlines()
-    whole, at = len(lines), 0
+    num_lines, index = len(lines), 0
     numbers: list[int] = []
     cells: list[str] = []
-    while at < whole:
+    while index < num_lines:
         try:
-            values, after = _fields(lines, at, delimiter, source.next_line)
+            values, next_index = _read_row(lines, index, delimiter, source.next_line)
             if values and len(values) != len(header):
-                raise _NoRow(f"{len(values)} fields where the header has {len(header)}")
-        except _NoRow as problem:
-            # If a quote swallowed lines it was none: only its own line is lost.
-            bad(BadLine(first_line + at, str(problem), printable(lines[at])))
-            at += 1
+                raise _InvalidRow(f"{len(values)} fields where the header has {len(header)}")
+        except _InvalidRow as problem:
+            # An unclosed quote invalidates only its own line, not the lines after it.
+            on_bad_line(BadLine(first_line + index, str(problem), to_printable(lines[index])))
+            index += 1
             continue
-        at = after
+        index = next_index
         if values:
-            numbers.append(first_line + at - 1)
+            numbers.append(first_line + index - 1)
             cells.extend(values)
-    source.put_back(lines[at:])
+    source.unread(lines[index:])
     width = len(header)
-    columns = {name: pa.array(cells[at::width], pa.string()) for at, name in enumerate(header)}
+    columns = {name: pa.array(cells[index::width], pa.string()) for index, name in enumerate(header)}
     return Block(pa.array(numbers, pa.int64()), columns)
 
 
-def _fields(lines: list[bytes], at: int, delimiter: str, more: Callable[[], bytes]) -> tuple[list[str], int]:
-    """The fields of the row that begins at a line, none of a blank one, and where the next row begins.
+def _read_row(lines: list[bytes], index: int, delimiter: str, next_line: Callable[[], bytes]) -> tuple[list[str], int]:
+    """Returns the fields of the row that begins at `index` (empty for a blank line) and the next row's index.
 
-    Lines that `more` had to give are added to `lines`.
+    Appends further lines from `next_line` to `lines` as needed.
     """
-    _check_line(lines[at])
-    if b'"' not in lines[at]:
-        return _fields_of_line(lines[at], delimiter), at + 1
-    reader = csv.reader(_row_lines(lines, at, more), delimiter=delimiter, strict=True)
+    _check_line(lines[index])
+    if b'"' not in lines[index]:
+        return _parse_line(lines[index], delimiter), index + 1
+    reader = csv.reader(_iterate_row_lines(lines, index, next_line), delimiter=delimiter, strict=True)
     try:
-        return next(reader), at + reader.line_num
-    except (csv.Error, UnicodeDecodeError, _NoRow):
-        return _fields_of_line(lines[at], delimiter), at + 1
+        return next(reader), index + reader.line_num
+    except (csv.Error, UnicodeDecodeError, _InvalidRow):
+        return _parse_line(lines[index], delimiter), index + 1
 
 
-def _row_lines(lines: list[bytes], at: int, more: Callable[[], bytes]) -> Iterator[str]:
-    """Lines from one on, as many as a row may have."""
+def _iterate_row_lines(lines: list[bytes], index: int, next_line: Callable[[], bytes]) -> Iterator[str]:
+    """Yields lines from `index` on, up to the maximum size of a row."""
     size = 0
-    while at < len(lines) or _added(lines, more()):
-        size += len(lines[at])
-        if size > _LONGEST_LINE:
+    while index < len(lines) or _append_line(lines, next_line()):
+        size += len(lines[index])
+        if size > _MAX_LINE_BYTES:
             return
-        _check_line(lines[at])
-        yield lines[at].decode()
-        at += 1
+        _check_line(lines[index])
+        yield lines[index].decode()
+        index += 1
 
 
-def _added(lines: list[bytes], line: bytes) -> bool:
+def _append_line(lines: list[bytes], line: bytes) -> bool:
     if line:
         lines.append(line)
     return bool(line)
 
 
-def _fields_of_line(line: bytes, delimiter: str) -> list[str]:
-    """The fields of a row that ends with its line. Text after closing quotes is text, as it is to Arrow."""
+def _parse_line(line: bytes, delimiter: str) -> list[str]:
+    """Returns the fields of a single-line row. Text after closing quotes is kept, as in Arrow."""
     try:
         reader = csv.reader([line.decode(), ""], delimiter=delimiter)
         values = next(reader)
     except UnicodeDecodeError as error:
-        raise _NoRow(_NOT_UTF8) from error
+        raise _InvalidRow(_NOT_UTF8) from error
     except csv.Error as error:
-        raise _NoRow(f"no CSV: {error}") from error
+        raise _InvalidRow(f"not valid CSV: {error}") from error
     if reader.line_num > 1:
-        raise _NoRow("its quotes do not close")
+        raise _InvalidRow("unclosed quotes")
     return values
 
 
 def _check_line(line: bytes) -> None:
-    if len(line) > _LONGEST_LINE:
-        raise _NoRow(_TOO_LONG)
+    if len(line) > _MAX_LINE_BYTES:
+        raise _InvalidRow(_TOO_LONG)
     if b"\0" in line:
-        raise _NoRow(_NUL)
+        raise _InvalidRow(_NUL)
 
 
-def _plain(column: pa.Array) -> pa.Array:
-    """A column without its encoding; any kind of text or bytes as bytes."""
+def _decode_column(column: pa.Array) -> pa.Array:
+    """Decodes dictionary and extension types; casts any text or binary type to binary."""
     kind = column.type
     if isinstance(column, pa.ExtensionArray):
-        return _plain(column.storage)
+        return _decode_column(column.storage)
     if pa.types.is_dictionary(kind):
-        return _plain(column.dictionary_decode())
+        return _decode_column(column.dictionary_decode())
     texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
     others = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_fixed_size_binary)
     return column.cast(pa.binary()) if any(is_kind(kind) for is_kind in texts + others) else column
 
 
-def _without_unusable(numbers: pa.Array, columns: dict[str, pa.Array], bad: Report) -> Block:
-    """Columns of bytes as text, without the rows in which they are none that a database takes."""
+def _drop_invalid_rows(numbers: pa.Array, columns: dict[str, pa.Array], on_bad_line: BadLineHandler) -> Block:
+    """Casts binary columns to text and drops rows whose values are not valid text for PostgreSQL."""
     texts = {name: column for name, column in columns.items() if pa.types.is_binary(column.type)}
     problems: dict[int, str] = {}
     for name, column in texts.items():
-        for problem, found in _unusable(column):
-            problems.update((at, f"{name!r}: {problem}") for at in pc.indices_nonzero(found).to_pylist())
-    for at, problem in sorted(problems.items()):
-        row = {name: column[at].as_py() for name, column in texts.items()}
-        bad(BadLine(numbers[at].as_py(), problem, str(row)[:_RAW_LIMIT]))
+        for problem, mask in _find_invalid_values(column):
+            problems.update((index, f"{name!r}: {problem}") for index in pc.indices_nonzero(mask).to_pylist())
+    for index, problem in sorted(problems.items()):
+        row = {name: column[index].as_py() for name, column in texts.items()}
+        on_bad_line(BadLine(numbers[index].as_py(), problem, str(row)[:_MAX_RAW_CHARS]))
     if problems:
-        good = pa.array([at not in problems for at in range(len(numbers))])
+        good = pa.array([index not in problems for index in range(len(numbers))])
         numbers, columns = numbers.filter(good), {name: column.filter(good) for name, column in columns.items()}
     return Block(
         numbers, {name: column.cast(pa.string()) if name in texts else column for name, column in columns.items()}
     )
 
 
-def _unusable(column: pa.Array) -> Iterator[tuple[str, pa.Array]]:
-    """Problems, and in which rows a column of bytes has them."""
-    yield _TOO_LONG, pc.greater(pc.binary_length(column), _LONGEST_LINE)
+def _find_invalid_values(column: pa.Array) -> Iterator[tuple[str, pa.Array]]:
+    """Yields problems of a binary column, each with a boolean mask [rows]."""
+    yield _TOO_LONG, pc.greater(pc.binary_length(column), _MAX_LINE_BYTES)
     yield _NUL, pc.match_substring(column, "\x00")
     try:
         column.cast(pa.string())

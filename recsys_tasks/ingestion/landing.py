@@ -1,4 +1,4 @@
-"""Landing: a source's rows, as text, into a schema of their own, in one transaction per batch."""
+"""Landing: copies the rows of a batch as text into its own schema, one transaction per batch."""
 
 from __future__ import annotations
 
@@ -9,49 +9,52 @@ from sqlalchemy import Connection, Engine, text
 
 from recsys_tasks.errors import BatchRejected
 from recsys_tasks.ingestion.batch import SourceBatch
-from recsys_tasks.ingestion.landing_schema import create_landing, drop_landing, find_batch, lock_batch
-from recsys_tasks.warehouse import answering, copy_in, statement
+from recsys_tasks.ingestion.landing_schema import create_landing_schema, drop_landing_schema, find_batch, lock_batch
+from recsys_tasks.warehouse import copy_rows, raises_unavailable, statement
 
 log = logging.getLogger(__name__)
 
 
-def land(engine: Engine, batches: Iterable[SourceBatch]) -> list[str]:
-    """Lands every batch and returns all their ids, in order, those that were there before among them.
+def land_batches(engine: Engine, batches: Iterable[SourceBatch]) -> list[str]:
+    """Lands batches and returns their ids in order, including those of batches landed earlier.
 
-    A batch is landed whole or not at all, so one that is there stays as it is; one that was rejected is landed
-    anew, since its source or its mapping may have been mended.
+    Landing is atomic, so an existing batch is skipped. A rejected batch is landed again, because its source or mapping
+    may have been fixed.
 
     Raises:
-        MalformedFile: a file is broken and its mapping says `reject`, or lacks a column; nothing of it is landed.
+        MalformedFile: a file lacks a mapped column, or has a malformed line and its mapping says `reject`. Nothing of
+            the file is landed.
         BatchRejected: the batch was retracted.
-        UnavailableError: the warehouse went away or its disk is full; nothing of the batch in hand is landed.
+        UnavailableError: the warehouse is unreachable or its disk is full. Nothing of the current batch is landed.
     """
-    return [_land_one(engine, batch) for batch in batches]
+    return [_land_batch(engine, batch) for batch in batches]
 
 
-@answering
-def _land_one(engine: Engine, batch: SourceBatch) -> str:
+@raises_unavailable
+def _land_batch(engine: Engine, batch: SourceBatch) -> str:
     with engine.begin() as connection:
         lock_batch(connection, batch.batch_id)
-        found = find_batch(connection, batch.batch_id)
-        if found is not None and found.status == "retracted":
-            raise BatchRejected(f"Batch {batch.batch_id} of {batch.origin} was retracted: {found.message}")
-        if found is not None and found.status != "rejected":
-            log.info("Batch %s is %s already", batch.batch_id, found.status)
+        existing = find_batch(connection, batch.batch_id)
+        if existing is not None and existing.status == "retracted":
+            raise BatchRejected(f"Batch {batch.batch_id} of {batch.origin} was retracted: {existing.message}")
+        if existing is not None and existing.status != "rejected":
+            log.info("Batch %s is already %s; skipped", batch.batch_id, existing.status)
             return batch.batch_id
-        if found is not None:
-            drop_landing(connection, found.number)
+        if existing is not None:
+            drop_landing_schema(connection, existing.number)
             connection.execute(text("delete from batches where batch_id = :id"), {"id": batch.batch_id})
-        number = _register(connection, batch)
-        create_landing(connection, number)
-        read = sum(copy_in(connection, f"landed_{kind}", rows) for kind, rows in batch.rows.items())
+        number = _insert_batch(connection, batch)
+        create_landing_schema(connection, number)
+        num_rows = sum(copy_rows(connection, f"landed_{kind}", rows) for kind, rows in batch.rows.items())
         _quarantine_lines(connection, batch)
-        _describe(connection, batch, read)
-    log.info("Landed batch %s from %s: %d rows, %d bad lines", batch.batch_id, batch.origin, read, len(batch.bad_lines))
+        _record_counts_and_columns(connection, batch, num_rows)
+    log.info(
+        "Landed batch %s from %s: %d rows, %d bad lines", batch.batch_id, batch.origin, num_rows, len(batch.bad_lines)
+    )
     return batch.batch_id
 
 
-def _register(connection: Connection, batch: SourceBatch) -> int:
+def _insert_batch(connection: Connection, batch: SourceBatch) -> int:
     values = {
         "batch_id": batch.batch_id,
         "source": batch.source,
@@ -66,14 +69,14 @@ def _register(connection: Connection, batch: SourceBatch) -> int:
     return int(connection.execute(statement("ingestion/register_batch"), values).scalar_one())
 
 
-def _describe(connection: Connection, batch: SourceBatch, read: int) -> None:
-    """Notes what was only known once the rows were read: how many, and which columns, some of them perhaps new."""
+def _record_counts_and_columns(connection: Connection, batch: SourceBatch, num_rows: int) -> None:
+    """Records the row count and the columns, which are known only after reading; marks new columns."""
     connection.execute(
         statement("ingestion/describe_batch"),
         {
             "batch_id": batch.batch_id,
             "source": batch.source,
-            "read": read + len(batch.bad_lines),
+            "read": num_rows + len(batch.bad_lines),
             "columns": batch.columns,
         },
     )

@@ -1,4 +1,4 @@
-"""The landing folder: `<landing>/<source>/` holds a source's files and, unless one comes along, its `mapping.toml`."""
+"""The landing folder: `<landing>/<source>/` holds a source's files and, unless built in, its `mapping.toml`."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from sqlalchemy import Engine, text
 from recsys_tasks.warehouse import statement
 
 MAPPING = "mapping.toml"
-_UNFINISHED = (".part", ".tmp", ".crdownload")
-_SETTLED_SECONDS = 2.0
+_PARTIAL_SUFFIXES = (".part", ".tmp", ".crdownload")
+_MIN_FILE_AGE_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
-class DroppedFile:
-    """A file of a source, as it was when it was found.
+class LandingFile:
+    """A file in the landing folder, with its state at listing time.
 
     Attributes:
-        source: the name of one that comes along, or the path of a mapping.
-        path: where the file is.
-        bytes: its size.
-        modified_ns: when it was last changed.
+        source: name of a built-in source, or path of a mapping file.
+        path: path of the file.
+        bytes: size in bytes.
+        modified_ns: modification time in nanoseconds since the epoch.
     """
 
     source: str
@@ -34,33 +34,33 @@ class DroppedFile:
     modified_ns: int
 
 
-def new_files(engine: Engine, folder: Path) -> list[DroppedFile]:
-    """The files that were not landed yet, oldest first, but for those somebody may still be writing.
+def find_new_files(engine: Engine, folder: Path) -> list[LandingFile]:
+    """Returns the files that were not landed yet, oldest first; skips files modified in the last 2 seconds.
 
-    A file is known by path, size and time of change here, which costs no reading; whether it says anything new its
-    content decides later.
+    Files are compared by path, size and modification time, without reading them. The digest of the content later
+    decides whether a file is a new batch.
     """
     with engine.connect() as connection:
         known = {
             (row.path, row.bytes, row.modified_ns)
             for row in connection.execute(text("select path, bytes, modified_ns from landed_files"))
         }
-    found = [(path, path.stat()) for path in folder.glob("*/*") if path.is_file() and _is_data(path)]
-    found.sort(key=lambda item: (item[1].st_mtime_ns, item[0]))
+    candidates = [(path, path.stat()) for path in folder.glob("*/*") if path.is_file() and _is_data_file(path)]
+    candidates.sort(key=lambda item: (item[1].st_mtime_ns, item[0]))
     return [
-        DroppedFile(_source_of(path), str(path), status.st_size, status.st_mtime_ns)
-        for path, status in found
+        LandingFile(_find_source(path), str(path), status.st_size, status.st_mtime_ns)
+        for path, status in candidates
         if (str(path), status.st_size, status.st_mtime_ns) not in known and _is_settled(status)
     ]
 
 
-def note_landed(engine: Engine, dropped: DroppedFile, batch_ids: Sequence[str]) -> None:
-    """Remembers that a file was landed as it was when it was found; one that has changed since is found again."""
+def record_landed_file(engine: Engine, file: LandingFile, batch_ids: Sequence[str]) -> None:
+    """Records a file as landed in its listed state; a file changed since then is listed again."""
     values = [
         {
-            "path": dropped.path,
-            "bytes": dropped.bytes,
-            "modified_ns": dropped.modified_ns,
+            "path": file.path,
+            "bytes": file.bytes,
+            "modified_ns": file.modified_ns,
             "batch_id": batch_id,
         }
         for batch_id in batch_ids
@@ -69,16 +69,16 @@ def note_landed(engine: Engine, dropped: DroppedFile, batch_ids: Sequence[str]) 
         connection.execute(statement("ingestion/insert_landed_file"), values)
 
 
-def _is_data(path: Path) -> bool:
+def _is_data_file(path: Path) -> bool:
     hidden = path.name.startswith((".", "_"))
-    return not hidden and path.name != MAPPING and path.suffix not in _UNFINISHED
+    return not hidden and path.name != MAPPING and path.suffix not in _PARTIAL_SUFFIXES
 
 
 def _is_settled(status: os.stat_result) -> bool:
-    """Whether nobody has written to a file for a moment."""
-    return time.time() - status.st_mtime > _SETTLED_SECONDS
+    """Whether the file was not modified recently, so that no writer is likely to be active."""
+    return time.time() - status.st_mtime > _MIN_FILE_AGE_SECONDS
 
 
-def _source_of(path: Path) -> str:
+def _find_source(path: Path) -> str:
     mapping = path.parent / MAPPING
     return str(mapping) if mapping.is_file() else path.parent.name

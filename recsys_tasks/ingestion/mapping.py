@@ -1,4 +1,4 @@
-"""A mapping file: how the columns of a flat file become canonical events, items or users."""
+"""Mapping files: map the columns of a flat file to canonical events, items or users."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from recsys_tasks.errors import ConfigurationError
-from recsys_tasks.names import EVENT_TYPES, KINDS
+from recsys_tasks.names import COLUMNS_BY_KIND, EVENT_TYPES
 
 BUILT_IN = Path(__file__).parent / "mappings"
 _REQUIRED = {"items": ("item_id",), "users": ("user_id",), "events": ("event_type", "event_time")}
 
 
-class Mapping(BaseModel):
-    """One flat source. `docs/mappings.md` shows every key with an example."""
+class SourceMapping(BaseModel):
+    """Mapping of one flat-file source; `docs/mappings.md` describes every key."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -46,7 +46,7 @@ class Mapping(BaseModel):
         try:
             ZoneInfo(value)
         except (ZoneInfoNotFoundError, ValueError) as error:
-            raise ValueError(f"no time zone {value!r}; use a name such as 'Europe/Berlin'") from error
+            raise ValueError(f"unknown time zone {value!r}; use a name such as 'Europe/Berlin'") from error
         return value
 
     @field_validator("event_types")
@@ -58,41 +58,43 @@ class Mapping(BaseModel):
         return value
 
     @model_validator(mode="after")
-    def _columns_fit_the_kind(self) -> Mapping:
-        known = KINDS[self.kind]
+    def _columns_fit_the_kind(self) -> SourceMapping:
+        known = COLUMNS_BY_KIND[self.kind]
         for table, names in (("columns", self.columns), ("defaults", self.defaults)):
             for name in names:
                 if name not in known:
-                    raise ValueError(f"{table}.{name} is not a column of {self.kind}; those are {', '.join(known)}")
+                    raise ValueError(
+                        f"{table}.{name} is not a column of {self.kind}; expected one of {', '.join(known)}"
+                    )
         for name in _REQUIRED[self.kind]:
             if name not in self.columns and name not in self.defaults:
                 raise ValueError(f"columns.{name} is required for {self.kind}")
         if self.format not in ("csv", "tsv") and self.delimiter:
-            raise ValueError(f"delimiter is for csv and tsv, not for {self.format}")
+            raise ValueError(f"delimiter applies to csv and tsv only, not to {self.format}")
         return self
 
     @property
-    def used(self) -> tuple[str, ...]:
-        """The columns of the file that the mapping names."""
+    def mapped_columns(self) -> tuple[str, ...]:
+        """Columns of the file that the mapping reads."""
         offset = (self.time_offset_ms,) if self.time_offset_ms else ()
         return (*self.columns.values(), *offset)
 
 
-def load_mapping(name_or_path: str) -> Mapping:
-    """The mapping of that name that comes with the package, or the one in that file.
+def load_mapping(name_or_path: str) -> SourceMapping:
+    """Returns the built-in mapping of that name, or the mapping in that file.
 
     Raises:
-        ConfigurationError: there is no such mapping, or it is wrong; names the file and the key.
+        ConfigurationError: the mapping does not exist or is invalid; names the file and the key.
     """
     path = BUILT_IN / f"{name_or_path}.toml"
     if not path.is_file():
         path = Path(name_or_path)
     try:
-        return Mapping.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        return SourceMapping.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError as error:
-        built_in = ", ".join(sorted(found.stem for found in BUILT_IN.glob("*.toml")))
+        built_in = ", ".join(sorted(file.stem for file in BUILT_IN.glob("*.toml")))
         raise ConfigurationError(
-            f"No source {name_or_path!r}: neither a mapping file nor one of complete_journey, otto, {built_in}"
+            f"Unknown source {name_or_path!r}: expected a mapping file or one of complete_journey, otto, {built_in}"
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise ConfigurationError(f"{path}: {error}") from error

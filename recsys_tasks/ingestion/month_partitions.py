@@ -1,4 +1,4 @@
-"""The partitions of `events`, one for each month (UTC); the schema's `create_event_month` makes the same."""
+"""Monthly partitions (UTC) of `events`: names and bounds, as the SQL function `create_event_month` has them."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from collections.abc import Iterable
 from datetime import date, timedelta
 
 
-def months_of(days: Iterable[date]) -> list[date]:
-    """The first days of the months that days are in."""
+def list_months(days: Iterable[date]) -> list[date]:
+    """Returns the first days of the months that contain the given days."""
     return sorted({day.replace(day=1) for day in days})
 
 
-def partition(month: date) -> str:
-    """Name of a month's partition."""
+def partition_name(month: date) -> str:
+    """Returns the name of a month's partition."""
     return f"events_{month:%Y_%m}"
 
 
-def bounds(month: date) -> tuple[str, str]:
-    """The moments between which a month's events are, the second no more among them."""
-    following = (month.replace(day=1) + timedelta(days=31)).replace(day=1)
-    return f"{month:%Y-%m}-01 00:00:00+00", f"{following:%Y-%m}-01 00:00:00+00"
+def partition_bounds(month: date) -> tuple[str, str]:
+    """Returns the timestamps [start, end) of a month; `end` is exclusive."""
+    end = (month.replace(day=1) + timedelta(days=31)).replace(day=1)
+    return f"{month:%Y-%m}-01 00:00:00+00", f"{end:%Y-%m}-01 00:00:00+00"

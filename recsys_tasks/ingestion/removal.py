@@ -1,4 +1,4 @@
-"""What was taken in and must go: a batch that should not have been loaded, a user who asks to be forgotten."""
+"""Removal from the warehouse: retracts a loaded batch, or erases users who ask to be forgotten."""
 
 from __future__ import annotations
 
@@ -9,39 +9,41 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, Engine, text
 
 from recsys_tasks.errors import InputError
-from recsys_tasks.ingestion.changes import lock_changes, record_removal
-from recsys_tasks.ingestion.landing_schema import drop_landing, find_batch
-from recsys_tasks.warehouse import answering, statement
+from recsys_tasks.ingestion.changes import lock_changes, record_change_without_batch
+from recsys_tasks.ingestion.landing_schema import drop_landing_schema, find_batch
+from recsys_tasks.warehouse import raises_unavailable, statement
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class RemovalReport:
-    """How much was removed, and on how many days features are built anew."""
+    """Counts of removed events and of affected days, whose daily partitions are rebuilt."""
 
     events: int
     days: int
 
 
-@answering
+@raises_unavailable
 def retract(engine: Engine, batch_id: str, reason: str) -> RemovalReport:
-    """Removes what a loaded batch brought, in one transaction; the same batch is not taken in again.
+    """Removes the rows of a loaded batch in one transaction; the same batch cannot be landed again.
 
-    A file that was read by a wrong mapping is loaded rightly after this: with the mended mapping it is another batch.
+    After fixing a wrong mapping, ingest the file again: the new mapping makes it a new batch.
 
     Raises:
-        InputError: there is no such batch, or it is not loaded.
+        InputError: the batch does not exist or is not loaded.
     """
     with engine.begin() as connection:
         lock_changes(connection)
         batch = find_batch(connection, batch_id)
         if batch is None or batch.status != "loaded":
-            raise InputError(f"Batch {batch_id} is {batch.status if batch else 'unknown'}; only a loaded one can go")
+            raise InputError(
+                f"Batch {batch_id} is {batch.status if batch else 'unknown'}; only a loaded batch can be retracted"
+            )
         removed = connection.execute(statement("ingestion/retract_events"), {"batch": batch.number}).all()
         for table in ("item_versions", "user_versions"):
             connection.execute(text(f"delete from {table} where batch = :batch"), {"batch": batch.number})  # noqa: S608
-        record_removal(connection, "retract", batch_id, [(row.day, -row.events) for row in removed])
+        record_change_without_batch(connection, "retract", batch_id, [(row.day, -row.events) for row in removed])
         connection.execute(
             text("update batches set status = 'retracted', message = :reason where batch_id = :id"),
             {"id": batch_id, "reason": reason},
@@ -51,11 +53,11 @@ def retract(engine: Engine, batch_id: str, reason: str) -> RemovalReport:
     return report
 
 
-@answering
+@raises_unavailable
 def forget(engine: Engine, user_ids: Sequence[str]) -> RemovalReport:
-    """Removes all the warehouse holds of users; what they did until now is not taken in again.
+    """Removes all rows of users; their events up to now are quarantined if ingested again.
 
-    Only a digest of each id is kept, which tells an id one has but does not tell it to one who has not.
+    Keeps only a one-way digest of each user id.
     """
     with engine.begin() as connection:
         lock_changes(connection)
@@ -64,18 +66,20 @@ def forget(engine: Engine, user_ids: Sequence[str]) -> RemovalReport:
         removed = connection.execute(statement("ingestion/forget_events"), users).all()
         connection.execute(text("delete from user_versions where user_id = any(:user_ids)"), users)
         visitors = {"visitors": [f"u:{user_id}" for user_id in user_ids]}
-        for table in ("request_outcomes", "flagged_visitors"):
+        for table in ("request_outcomes", "bot_visitors"):
             connection.execute(text(f"delete from {table} where visitor = any(:visitors)"), visitors)  # noqa: S608
         connection.execute(statement("ingestion/forget_quarantine"), users)
-        _drop_waiting(connection)
-        record_removal(connection, "forget", f"{len(user_ids)} users", [(row.day, -row.events) for row in removed])
+        _reset_unloaded_batches(connection)
+        record_change_without_batch(
+            connection, "forget", f"{len(user_ids)} users", [(row.day, -row.events) for row in removed]
+        )
     report = RemovalReport(sum(row.events for row in removed), len(removed))
     log.info("Forgot %d users: %s", len(user_ids), report)
     return report
 
 
-def _drop_waiting(connection: Connection) -> None:
-    """Batches that wait for their loading may hold rows of the forgotten: they are validated once more, or gone."""
+def _reset_unloaded_batches(connection: Connection) -> None:
+    """Resets validated batches to `landed` and drops rejected landings: they may hold rows of forgotten users."""
     connection.execute(text("update batches set status = 'landed' where status = 'validated'"))
     for number in connection.scalars(text("select number from batches where status = 'rejected'")).all():
-        drop_landing(connection, number)
+        drop_landing_schema(connection, number)

@@ -1,4 +1,4 @@
-"""Quarantined rows once more through validation, after what was wrong has been mended."""
+"""Replay of quarantined rows: builds new batches from rows whose cause was fixed."""
 
 from __future__ import annotations
 
@@ -10,38 +10,38 @@ import pyarrow as pa
 from sqlalchemy import Engine, Row, text
 
 from recsys_tasks.ingestion.batch import SourceBatch, to_record_batches
-from recsys_tasks.names import KINDS
+from recsys_tasks.names import COLUMNS_BY_KIND
 from recsys_tasks.warehouse import statement
 
 
 @dataclass(frozen=True)
-class Replay:
-    """Quarantined rows of a batch, their numbers by kind, and the new batch that is made of them."""
+class ReplayBatch:
+    """A new batch of quarantined rows; `origin` is their original batch id, `row_numbers` are theirs by kind."""
 
     batch: SourceBatch
     origin: str
     row_numbers: dict[str, list[int]]
 
 
-def quarantined_rows(
+def build_replay_batches(
     engine: Engine, *, source: str | None = None, batch_id: str | None = None, rule: str | None = None
-) -> list[Replay]:
-    """The open rows of quarantine, as a new batch for each one they came in.
+) -> list[ReplayBatch]:
+    """Builds a new batch of the unresolved quarantined rows for each original batch.
 
-    Rows of forgotten users, and lines that could not be read at all, are not among them: there is nothing to replay.
-    Mend a row by updating its `raw` in the table `quarantine`, or what it lacked (an item, say) by ingesting that.
+    Excludes rows of forgotten users and unparseable lines. Before replaying, fix a row by updating `quarantine.raw`, or
+    ingest what it lacked, for example its item.
     """
-    chosen = {"source": source, "batch_id": batch_id, "rule": rule}
+    filters = {"source": source, "batch_id": batch_id, "rule": rule}
     with engine.connect() as connection:
-        rows = connection.execute(statement("ingestion/open_quarantine"), chosen).all()
-    of_batch: dict[str, list[Row[tuple[object, ...]]]] = {}
+        rows = connection.execute(statement("ingestion/open_quarantine"), filters).all()
+    rows_by_batch: dict[str, list[Row[tuple[object, ...]]]] = {}
     for row in rows:
-        of_batch.setdefault(row.batch_id, []).append(row)
-    return [_replay(origin, found) for origin, found in of_batch.items()]
+        rows_by_batch.setdefault(row.batch_id, []).append(row)
+    return [_build_replay_batch(origin, batch_rows) for origin, batch_rows in rows_by_batch.items()]
 
 
-def resolve(engine: Engine, replay: Replay) -> int:
-    """Closes the rows of a replay that was loaded; those still bad are open under its own batch's id."""
+def mark_resolved(engine: Engine, replay: ReplayBatch) -> int:
+    """Marks the rows of a loaded replay as resolved; rows that still fail are quarantined under the new batch id."""
     with engine.begin() as connection:
         return sum(
             connection.execute(
@@ -55,24 +55,26 @@ def resolve(engine: Engine, replay: Replay) -> int:
         )
 
 
-def _replay(origin: str, rows: list[Row[tuple[object, ...]]]) -> Replay:
-    of_kind = {kind: [row for row in rows if row.kind == kind] for kind in KINDS}
-    of_kind = {kind: found for kind, found in of_kind.items() if found}
+def _build_replay_batch(origin: str, rows: list[Row[tuple[object, ...]]]) -> ReplayBatch:
+    rows_by_kind = {kind: [row for row in rows if row.kind == kind] for kind in COLUMNS_BY_KIND}
+    rows_by_kind = {kind: kind_rows for kind, kind_rows in rows_by_kind.items() if kind_rows}
     first = rows[0]
-    # Known by what is replayed and how often that was tried, so that a run that was killed goes on with its batch.
+    # The digest covers the rows and the number of earlier replays, so that a restarted run continues the same batch.
     digest = hashlib.sha256(repr([(origin, row.kind, row.row_number, row.raw) for row in rows]).encode())
     digest.update(str(first.replays).encode())
     batch = SourceBatch(
         source=first.source,
         origin=f"quarantine of {origin}",
         digest=digest.hexdigest(),
-        rows={kind: _landed(kind, found) for kind, found in of_kind.items()},
+        rows={kind: _to_landing_rows(kind, kind_rows) for kind, kind_rows in rows_by_kind.items()},
         implies_items=first.implies_items,
         implies_users=first.implies_users,
         on_conflict=first.on_conflict,
     )
-    return Replay(batch, origin, {kind: [row.row_number for row in found] for kind, found in of_kind.items()})
+    return ReplayBatch(
+        batch, origin, {kind: [row.row_number for row in kind_rows] for kind, kind_rows in rows_by_kind.items()}
+    )
 
 
-def _landed(kind: str, rows: list[Row[tuple[object, ...]]]) -> Iterator[pa.RecordBatch]:
+def _to_landing_rows(kind: str, rows: list[Row[tuple[object, ...]]]) -> Iterator[pa.RecordBatch]:
     return to_record_batches(kind, ({"row_number": row.row_number, **row.raw} for row in rows))

@@ -1,4 +1,4 @@
-"""What the warehouse no longer needs, and its statistics."""
+"""Retention: drops expired warehouse data and refreshes planner statistics."""
 
 from __future__ import annotations
 
@@ -8,43 +8,51 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, Engine, text
 
-from recsys_tasks.ingestion.landing_schema import drop_landing
-from recsys_tasks.ingestion.month_partitions import partition
+from recsys_tasks.ingestion.landing_schema import drop_landing_schema
+from recsys_tasks.ingestion.month_partitions import partition_name
 from recsys_tasks.warehouse import statement
 
 log = logging.getLogger(__name__)
-_BY_DAY = ("batch_days", "feature_parts", "request_outcomes", "outcome_days", "flagged_visitors")
-_WAITING = timedelta(days=7)  # how long the rows of a batch that was never loaded are kept
+_DAILY_TABLES = ("batch_days", "feature_partitions", "request_outcomes", "outcome_days", "bot_visitors")
+_MAX_LANDING_AGE = timedelta(days=7)  # landings that were not loaded by then are stale
 
 
 @dataclass(frozen=True)
-class Dropped:
-    """What went: partitions of whole months, rows of quarantine, landing schemas of batches that were never loaded, and
-    rows by which endpoints share what users did."""
+class RetentionReport:
+    """What retention dropped: monthly partitions, and counts of quarantined rows, stale landing schemas and
+    `live_events` rows (user actions shared between endpoints)."""
 
     months: list[str]
     quarantined: int
-    landings: int
+    landing_schemas: int
     live_events: int
 
 
-def drop_old(
-    engine: Engine, kept_from: datetime, keep_quarantine: timedelta, keep_shared: timedelta, *, dry_run: bool = False
-) -> Dropped:
-    """Drops months of events that lie wholly before `kept_from`, old quarantine, what endpoints shared, and forsaken
-    landings.
+def drop_expired(
+    engine: Engine,
+    retention_start: datetime,
+    quarantine_retention: timedelta,
+    live_event_retention: timedelta,
+    *,
+    dry_run: bool = False,
+) -> RetentionReport:
+    """Drops months of events before `retention_start`, expired quarantine rows and shared actions, and stale landings.
 
-    A month goes at once, as a table, and with it what is noted of its days. With `dry_run` nothing goes.
+    Drops only whole months, each as one partition with its rows in the daily tables. `dry_run` rolls everything back.
     """
     with engine.begin() as connection:
-        months = _months_before(connection, kept_from)
-        quarantined = connection.execute(statement("maintenance/drop_quarantine"), {"keep": keep_quarantine}).rowcount
-        live = connection.execute(statement("maintenance/drop_live_events"), {"keep": keep_shared}).rowcount
-        landings = _drop_landings(connection)
+        months = _list_expired_months(connection, retention_start)
+        quarantined = connection.execute(
+            statement("maintenance/drop_quarantine"), {"keep": quarantine_retention}
+        ).rowcount
+        live_events = connection.execute(
+            statement("maintenance/drop_live_events"), {"keep": live_event_retention}
+        ).rowcount
+        landing_schemas = _drop_stale_landing_schemas(connection)
         for month in months:
             connection.execute(text(f"drop table {month}"))
             first = f"{month.removeprefix('events_').replace('_', '-')}-01"
-            for table in _BY_DAY:
+            for table in _DAILY_TABLES:
                 connection.execute(
                     text(
                         f"delete from {table} where day >= cast(:first as date)"  # noqa: S608
@@ -54,13 +62,13 @@ def drop_old(
                 )
         if dry_run:
             connection.rollback()
-    dropped = Dropped(months, quarantined, landings, live)
-    log.info("%s %s", "Would drop" if dry_run else "Dropped", dropped)
-    return dropped
+    report = RetentionReport(months, quarantined, landing_schemas, live_events)
+    log.info("%s %s", "Would drop" if dry_run else "Dropped", report)
+    return report
 
 
 def refresh_statistics(engine: Engine) -> None:
-    """Vacuums and analyzes what queries are planned by; the whole of a partitioned table no background process does."""
+    """Vacuums and analyzes the main tables; autovacuum never analyzes a partitioned table as a whole."""
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         for table in (
             "events",
@@ -69,22 +77,22 @@ def refresh_statistics(engine: Engine) -> None:
             "item_versions",
             "user_versions",
             "quarantine",
-            "feature_parts",
+            "feature_partitions",
             "request_outcomes",
         ):
             connection.execute(text(f"vacuum (analyze) {table}"))
 
 
-def _months_before(connection: Connection, kept_from: datetime) -> list[str]:
-    """Names of the partitions whose last day lies before a time."""
+def _list_expired_months(connection: Connection, retention_start: datetime) -> list[str]:
+    """Returns the names of the monthly partitions that end before a time."""
     names = connection.scalars(
         text("select relid::regclass::text from pg_partition_tree('events') where isleaf order by 1")
     ).all()
-    return [name for name in names if name < partition(kept_from)]
+    return [name for name in names if name < partition_name(retention_start)]
 
 
-def _drop_landings(connection: Connection) -> int:
-    numbers = connection.scalars(statement("maintenance/stale_landing_schemas"), {"waiting": _WAITING}).all()
+def _drop_stale_landing_schemas(connection: Connection) -> int:
+    numbers = connection.scalars(statement("maintenance/stale_landing_schemas"), {"waiting": _MAX_LANDING_AGE}).all()
     for number in numbers:
-        drop_landing(connection, number)
+        drop_landing_schema(connection, number)
     return len(numbers)

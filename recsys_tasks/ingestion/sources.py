@@ -1,4 +1,4 @@
-"""From a source's name to its batches."""
+"""Source registry: resolves a source name to its adapter and returns its batches."""
 
 from __future__ import annotations
 
@@ -8,31 +8,31 @@ from pathlib import Path
 from recsys_tasks.errors import ConfigurationError
 from recsys_tasks.ingestion import otto
 from recsys_tasks.ingestion.batch import SourceBatch
-from recsys_tasks.ingestion.flat_files import read_flat
+from recsys_tasks.ingestion.flat_files import read_flat_file
 from recsys_tasks.ingestion.mapping import load_mapping
 from recsys_tasks.interval import Interval
 
-_DEFAULT = "complete_journey"
+_DEFAULT_SOURCE = "complete_journey"
 
 
 def read_source(source: str, paths: Sequence[Path] = (), interval: Interval | None = None) -> Iterator[SourceBatch]:
-    """The batches of a source: `complete_journey`, `otto`, a mapping that comes along, or a mapping file.
+    """Yields the batches of a source: `complete_journey`, `otto`, a built-in mapping or a mapping file.
 
-    Files are a batch each. An interval applies to `complete_journey`, whose data is not in files of ours.
+    Each file is one batch. The interval applies to `complete_journey` only.
 
     Raises:
-        ConfigurationError: no such source, or paths that it needs or does not take.
+        ConfigurationError: unknown source, missing paths, or paths for a source that takes none.
         MalformedFile: a file cannot be read.
     """
-    if source == _DEFAULT:
-        from recsys_tasks.ingestion import complete_journey  # reads with pandas, which other sources do without
+    if source == _DEFAULT_SOURCE:
+        from recsys_tasks.ingestion import complete_journey  # imports pandas, which other sources do not need
 
         if paths:
-            raise ConfigurationError(f"{source} comes from its package and takes no paths; got {paths[0]}")
+            raise ConfigurationError(f"{source} reads from its package and takes no paths; got {paths[0]}")
         yield from complete_journey.read_complete_journey(interval)
         return
     mapping = None if source == otto.SOURCE else load_mapping(source)
     if not paths:
         raise ConfigurationError(f"source {source!r} reads files: name at least one path")
     for path in paths:
-        yield otto.read_otto(path) if mapping is None else read_flat(mapping, path)
+        yield otto.read_otto(path) if mapping is None else read_flat_file(mapping, path)

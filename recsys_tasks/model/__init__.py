@@ -1,1 +1,1 @@
-"""The encoder-decoder Transformer: its network, windows, training loop and ONNX graphs. Tensors only."""
+"""The encoder-decoder Transformer: network, training windows, training loop and ONNX export. Works on tensors only."""

@@ -1,4 +1,4 @@
-"""Training in several processes by `torch.distributed`, as `torchrun` starts them."""
+"""Data-parallel training with `torch.distributed`, started by `torchrun`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 @contextmanager
 def process_group() -> Iterator[bool]:
-    """Joins the processes that `torchrun` started, if it did; whether this one is the first and does the talking."""
+    """Joins the process group of `torchrun`, if there is one; yields whether this process is rank 0."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield True
         return
@@ -24,23 +24,23 @@ def process_group() -> Iterator[bool]:
         dist.destroy_process_group()
 
 
-def place() -> tuple[int, int]:
-    """This process's number, and how many there are."""
+def rank_and_world_size() -> tuple[int, int]:
+    """Rank of this process and number of processes; (0, 1) without a process group."""
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
-def total(*values: float) -> list[float]:
-    """Sums over all processes."""
+def all_reduce_sums(*values: float) -> list[float]:
+    """Each value summed over all processes."""
     if not dist.is_initialized():
         return list(values)
-    summed = torch.tensor(values, dtype=torch.float64)
-    dist.all_reduce(summed)
-    found: list[float] = summed.tolist()
-    return found
+    sums = torch.tensor(values, dtype=torch.float64)
+    dist.all_reduce(sums)
+    reduced: list[float] = sums.tolist()
+    return reduced
 
 
-def add_gradients(weights: Iterable[Tensor]) -> None:
-    """Makes each gradient the sum of all processes' gradients."""
+def all_reduce_gradients(weights: Iterable[Tensor]) -> None:
+    """Replaces each gradient by its sum over all processes."""
     if not dist.is_initialized():
         return
     for weight in weights:

@@ -1,6 +1,6 @@
-"""A trained network on disk: sizes and vocabulary as JSON, weights as a NumPy archive, two ONNX graphs.
+"""A trained network on disk: configuration and vocabulary as JSON, weights as a NumPy archive.
 
-No pickled code: everything here can be read without trusting whoever wrote it.
+Contains no pickled objects, so that reading a model never runs code.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from recsys_tasks.engine.bundle import NETWORK, VOCABULARY
-from recsys_tasks.errors import InputError, OtherModelFormat
+from recsys_tasks.errors import IncompatibleModelFormat, InputError
 from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.model.network import Recommender
 from recsys_tasks.model.tensors import NetworkConfig
@@ -21,6 +21,8 @@ from recsys_tasks.model.training_loop import build_network
 from recsys_tasks.names import FIRST_ITEM
 
 WEIGHTS = "weights.npz"
+FORMAT = 2  # of the configuration keys and weight names; raise it when one of them changes
+_FORMAT_KEY = "format"
 
 
 @dataclass(frozen=True)
@@ -32,60 +34,67 @@ class TrainedModel:
 
 
 def save_model(model: TrainedModel, folder: Path) -> None:
-    """Writes the network's sizes, weights and vocabulary."""
+    """Writes a network's configuration, weights and vocabulary into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / NETWORK).write_text(json.dumps(asdict(model.network.config), indent=2), encoding="utf-8")
+    config = {_FORMAT_KEY: FORMAT, **asdict(model.network.config)}
+    (folder / NETWORK).write_text(json.dumps(config, indent=2), encoding="utf-8")
     model.vocabulary.save(folder / VOCABULARY)
     weights = {name: value.cpu().numpy() for name, value in model.network.state_dict().items()}
     np.savez(folder / WEIGHTS, **weights)
 
 
 def load_model(folder: Path) -> TrainedModel:
-    """Reads what `save_model` wrote.
+    """The model that `save_model` wrote, in evaluation mode.
 
     Raises:
         InputError: a file is missing.
-        OtherModelFormat: the weights are of another network than this version's.
+        OtherModelFormat: the model has another format, or its weights do not fit the network.
     """
     try:
-        stored = json.loads((folder / NETWORK).read_text(encoding="utf-8"))
+        config = json.loads((folder / NETWORK).read_text(encoding="utf-8"))
+        found = config.pop(_FORMAT_KEY, 1)  # the first format had no number
+        if found != FORMAT:
+            raise IncompatibleModelFormat(
+                f"The model has format {found}; this version of the package reads format {FORMAT}. Train a new model"
+            )
         vocabulary = Vocabulary.load(folder / VOCABULARY)
-        network = build_network(NetworkConfig(**stored), vocabulary)
+        network = build_network(NetworkConfig(**config), vocabulary)
         with np.load(folder / WEIGHTS, allow_pickle=False) as weights:
             network.load_state_dict({name: torch.from_numpy(weights[name]) for name in weights.files})
     except OSError as error:
-        raise InputError(f"{folder} does not hold a model: {error}") from error
+        raise InputError(f"{folder} does not contain a model: {error}") from error
     except (TypeError, RuntimeError, KeyError) as error:
-        raise OtherModelFormat(f"The model is of another version of this package: {error}") from error
+        raise IncompatibleModelFormat(f"The model was written by another version of this package: {error}") from error
     network.eval()
     return TrainedModel(network, vocabulary)
 
 
 def warm_start(network: Recommender, vocabulary: Vocabulary, champion: TrainedModel) -> int:
-    """Takes over the champion's weights; rows of items and content go by name. Returns how many items both know.
+    """Copies the champion's weights into a network; returns the number of items that both vocabularies contain.
 
-    What only one of the two networks has, as the content where the other's items have none, stays as it is.
+    Rows of items and content tokens are matched by name. Weights that exist in only one of the two networks are left
+    as they are, such as content embeddings if only one vocabulary has content.
     """
-    ours, theirs = network.state_dict(), champion.network.state_dict()
+    weights, champion_weights = network.state_dict(), champion.network.state_dict()
     numbers = champion.vocabulary.numbers(vocabulary.item_ids)
     known = np.flatnonzero(numbers >= FIRST_ITEM)
     reserved = np.arange(FIRST_ITEM)
     rows = {
         name: (np.concatenate([reserved, known + FIRST_ITEM]), np.concatenate([reserved, numbers[known]]))
-        for name in ("items.own.weight", "items.bias")
+        for name in ("items.embedding.weight", "items.bias")
     }
-    place = {token: row for row, token in enumerate(champion.vocabulary.content_names)}
-    shared = [(row, place[token]) for row, token in enumerate(vocabulary.content_names) if token in place]
-    of_content = np.asarray(shared, np.int64).reshape(-1, 2)
-    rows["items.of_content.weight"] = (of_content[:, 0], of_content[:, 1])
-    for name, value in theirs.items():
-        if name not in ours:
+    champion_row = {token: row for row, token in enumerate(champion.vocabulary.token_names)}
+    shared = [(row, champion_row[token]) for row, token in enumerate(vocabulary.token_names) if token in champion_row]
+    content_rows = np.asarray(shared, np.int64).reshape(-1, 2)
+    rows["items.content_embedding.weight"] = (content_rows[:, 0], content_rows[:, 1])
+    for name, value in champion_weights.items():
+        if name not in weights:
             continue
         if name in rows:
-            to, taken = (torch.from_numpy(index) for index in rows[name])
-            ours[name][to] = value[taken]
-        elif ours[name].shape == value.shape:
-            ours[name] = value.clone()
-    ours |= {f"items.{name}": getattr(network.items, name) for name in ("content", "neighbours")}
-    network.load_state_dict(ours)
+            target, source = (torch.from_numpy(index) for index in rows[name])
+            weights[name][target] = value[source]
+        elif weights[name].shape == value.shape:
+            weights[name] = value.clone()
+    weights |= {f"items.{name}": getattr(network.items, name) for name in ("content", "neighbors")}
+    network.load_state_dict(weights)
     return len(known)

@@ -1,7 +1,7 @@
-"""Inference with the network: the history is encoded once, a session is decoded from where it was (a KV cache).
+"""Inference with incremental decoding: encodes a history once, and decodes a session from its KV cache.
 
-Every function takes the trained `Recommender` first. What they compute is exported as ONNX graphs by `model.export`.
-Letters in shapes as in `model.tensors`; N decoder layers.
+Every function takes the trained `Recommender` first. `model.export` exports these computations as ONNX graphs.
+Letters in shapes as in `model.tensors`, and N decoder layers, h heads, R the rank of the age bias.
 """
 
 from __future__ import annotations
@@ -13,73 +13,77 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recsys_tasks.model.attention import KeyValue, Turn
+from recsys_tasks.model.attention import KeyValue, Rotation
 from recsys_tasks.model.network import Recommender
 from recsys_tasks.model.tensors import MASKED, Events, Query
 from recsys_tasks.names import FIRST_ITEM
 
-_NEGLIGIBLE = 1e-30
+_MIN_MASS = 1e-30
 
 
-class Encoded(NamedTuple):
-    """What can be kept of a history between sessions: what each decoder layer attends to, and what copying reads.
+class EncodedHistory(NamedTuple):
+    """Cache of a history: cross-attention keys and values of each decoder layer, and input of its pointer logits.
 
-    The last position [H] that is attended to is of nothing, and always visible.
+    Position H is an extra entry for attention to nothing, always visible. The field names are those of the ONNX graphs.
     """
 
-    keys: Tensor  # [B, N, h, H + 1, D/h] of N layers
+    keys: Tensor  # [B, N, h, H + 1, D/h]
     values: Tensor  # [B, N, h, H + 1, D/h]
-    hidden: Tensor  # [B, 1, 1, H + 1] what is added to hide padding
+    hidden: Tensor  # [B, 1, 1, H + 1] attention bias that hides padding
     copy_key: Tensor  # [B, H, D]
-    age_weight: Tensor  # [B, H, R] of the biases of copying at each age
+    age_weight: Tensor  # [B, H, R] coefficients of the age bias
 
 
 class SessionState(NamedTuple):
-    """What can be kept of a session's first tokens for those that follow them."""
+    """Cache of a session's tokens for the tokens that follow. The field names are those of the ONNX graphs."""
 
-    keys: Tensor  # [B, N, h, T, D/h] of N layers
+    keys: Tensor  # [B, N, h, T, D/h]
     values: Tensor  # [B, N, h, T, D/h]
-    vectors: Tensor | None  # [B, T, D]; None where no session repeats an item
-    bias: Tensor | None  # [B, T] of their items, `MASKED` where there is none
+    vectors: Tensor | None  # [B, T, D]; None where sessions do not repeat items
+    bias: Tensor | None  # [B, T] item biases, `MASKED` for tokens without an item
 
 
-class Reading(NamedTuple):
-    """What a session says of the item that comes next, before any item is looked at.
+class DecoderOutput(NamedTuple):
+    """Output of the decoder for the next item, before items are scored.
 
-    The score of item i is log(exp(direction · e_i + b_i) + the exponentials of its copies).
+    The score of item i is log(exp(direction · e_i + b_i) + Σ exp(pointer logits of events with item i)).
     """
 
     direction: Tensor  # [B, D], of length τ
-    intent: Tensor  # [B] probability that the session goes on to buy something
-    of_history: Tensor | None  # [B, H] scores of copying each event of the history
-    of_session: Tensor | None  # [B, T] the same of the session; None where no session repeats an item
+    intent: Tensor  # [B] probability that the session has a purchase from here on
+    history_copy_logits: Tensor | None  # [B, H] pointer logits of the history's events
+    session_copy_logits: Tensor | None  # [B, T] the same of its tokens; None where sessions do not repeat items
 
 
-def encode_history(network: Recommender, events: Events) -> Encoded:
-    """What of a history can be kept."""
+def encode_history(network: Recommender, events: Events) -> EncodedHistory:
+    """The cache of a history."""
     return cache_history(network, network.encode(events), events)
 
 
-def cache_history(network: Recommender, memory: Tensor, events: Events) -> Encoded:
-    """What is kept of a memory [B, H, D] of events, of whose items only 0, padding, is read."""
+def cache_history(network: Recommender, memory: Tensor, events: Events) -> EncodedHistory:
+    """The cache of encoded events `memory` [B, H, D]; of the events' items only padding (0) is read."""
     padded = F.pad(memory, (0, 0, 0, 1))
-    by = network.turn(F.pad(events.days, (0, 1)))
-    keys, values = _stacked([layer.cross_attention.keep(padded, by) for layer in network.layers])
-    hidden = F.pad((events.item == 0).to(memory.dtype) * MASKED, (0, 1))[:, None, None]
-    return Encoded(keys, values, hidden, network.copy_key(memory), network.age_weight(memory))
+    by = network.time_rotation(F.pad(events.days, (0, 1)))
+    keys, values = _stack_layers(
+        [layer.cross_attention.project_key_value(padded, by) for layer in network.decoder_layers]
+    )
+    padding_bias = F.pad((events.item == 0).to(memory.dtype) * MASKED, (0, 1))[:, None, None]
+    return EncodedHistory(keys, values, padding_bias, network.copy_key(memory), network.age_weight(memory))
 
 
 def score_items(network: Recommender, events: Events, query: Query) -> Tensor:
-    """Scores [B, V] of the next item: log masses, not normalised. Items that cannot come are at `MASKED`."""
-    reading = _decode_from_start(network, events, query)
-    scores = reading.direction @ network.items.matrix().T + network.items.bias  # [B, V]
-    parts = ((reading.of_history, query.history), (reading.of_session, query.tokens))
-    copies = [(part.masked_fill(items < FIRST_ITEM, MASKED), items) for part, items in parts if part is not None]
+    """Unnormalized log scores [B, V] of the next item; excluded items are at `MASKED`."""
+    output = _decode_from_start(network, events, query)
+    scores = output.direction @ network.items.matrix().T + network.items.bias  # [B, V]
+    pointers = ((output.history_copy_logits, query.history), (output.session_copy_logits, query.tokens))
+    copies = [
+        (logits.masked_fill(items < FIRST_ITEM, MASKED), items) for logits, items in pointers if logits is not None
+    ]
     if copies:
-        copied, items = (torch.cat(columns, -1) for columns in zip(*copies, strict=True))
-        top = torch.maximum(scores.amax(-1, keepdim=True), copied.amax(-1, keepdim=True))
-        mass = torch.scatter_add((scores - top).exp(), 1, items, (copied - top).exp())
-        scores = mass.clamp(min=_NEGLIGIBLE).log() + top
+        copy_logits, items = (torch.cat(columns, -1) for columns in zip(*copies, strict=True))
+        max_logit = torch.maximum(scores.amax(-1, keepdim=True), copy_logits.amax(-1, keepdim=True))
+        mass = torch.scatter_add((scores - max_logit).exp(), 1, items, (copy_logits - max_logit).exp())
+        scores = mass.clamp(min=_MIN_MASS).log() + max_logit
     scores = scores.masked_fill(torch.arange(scores.shape[1], device=scores.device) < FIRST_ITEM, MASKED)
     if not network.config.sessions_repeat:
         scores = scores.scatter(1, query.tokens, torch.full_like(query.tokens, MASKED, dtype=scores.dtype))
@@ -87,121 +91,122 @@ def score_items(network: Recommender, events: Events, query: Query) -> Tensor:
 
 
 def purchase_intent(network: Recommender, events: Events, query: Query) -> Tensor:
-    """Probability [B] that the session goes on to buy something."""
+    """Probability [B] that the session has a purchase from here on."""
     return _decode_from_start(network, events, query).intent
 
 
-def _decode_from_start(network: Recommender, events: Events, query: Query) -> Reading:
+def _decode_from_start(network: Recommender, events: Events, query: Query) -> DecoderOutput:
     history = None
     if network.config.history:
         history = encode_history(network, events), query.ages(), torch.zeros_like(events.days[:, 0])
     session = query.session()
-    vectors = network.with_words(network.items(session.item), session.words)
+    vectors = network.event_vectors(network.items(session.item), session.words)
     bias = network.items.bias[session.item].masked_fill(session.item < FIRST_ITEM, MASKED)
-    read = network.tokens(vectors, session)
-    return decode_session(network, history, read, session.place, vectors, bias, length=query.length)[0]
+    x = network.embed_tokens(vectors, session)
+    return decode_session(network, history, x, session.position, vectors, bias, length=query.length)[0]
 
 
 def decode_session(
     network: Recommender,
-    history: tuple[Encoded, Tensor, Tensor] | None,
+    history: tuple[EncodedHistory, Tensor, Tensor] | None,
     x: Tensor,
-    place: Tensor,
+    position: Tensor,
     vectors: Tensor,
     bias: Tensor,
     state: SessionState | None = None,
     length: Tensor | None = None,
-) -> tuple[Reading, SessionState | None]:
-    """What a session says of the item that comes next, whatever items there are; and its state after that.
+) -> tuple[DecoderOutput, SessionState | None]:
+    """The decoder's output after tokens of a session, and the session's cache including them.
 
     Args:
-        history: what was kept of it, for each event the bucket of its age, and `GAP_BUCKETS` more where it is the
-            last with its item [B, H], and the time of the session's begin in the days of the events [B].
-        x: the session's tokens [B, T, D]; place: theirs in the session [B, T].
-        vectors: of the tokens' items and searches [B, T, D]; bias: of their items [B, T], `MASKED` where there is
-            none.
-        state: of the tokens before these; None where there are none.
-        length: where these are the whole session and some rows end in padding, how many are not [B].
+        history: its cache; the row of the age bias of each event [B, H]; the session's start time [B], in the days of
+            the events.
+        x: embedded tokens [B, T, D].
+        position: of the tokens in the session [B, T].
+        vectors: of the tokens' items and searches [B, T, D].
+        bias: of the tokens' items [B, T], `MASKED` for tokens without an item.
+        state: cache of the earlier tokens; None at the start of a session.
+        length: number of tokens before padding [B], where x holds whole sessions of different lengths.
     """
-    x, keys = _run_decoder(network, x, history, place, state, length)
-    read = network.decoder_norm(x).squeeze(1)
-    direction = network.direction(read)
-    of_history = (
-        None if history is None or not network.config.copying else _history_copy_logits(network, read, *history[:2])
-    )
-    of_session = all_vectors = all_bias = None
+    x, cache = _run_decoder(network, x, history, position, state, length)
+    last_state = network.decoder_norm(x).squeeze(1)
+    direction = network.direction(last_state)
+    history_copy_logits = None
+    if history is not None and network.config.copying:
+        history_copy_logits = _history_copy_logits(network, last_state, *history[:2])
+    session_copy_logits = all_vectors = all_bias = None
     if network.config.sessions_repeat and network.config.copying:
         all_vectors, all_bias = vectors, bias
         if state is not None and state.vectors is not None and state.bias is not None:
             all_vectors, all_bias = torch.cat([state.vectors, vectors], 1), torch.cat([state.bias, bias], 1)
-        of_session = _session_copy_logits(network, direction, all_vectors, all_bias, length)
-    reading = Reading(direction, network.intent(read).squeeze(-1).sigmoid(), of_history, of_session)
-    return reading, None if keys is None else SessionState(*keys, all_vectors, all_bias)
+        session_copy_logits = _session_copy_logits(network, direction, all_vectors, all_bias, length)
+    intent = network.intent_head(last_state).squeeze(-1).sigmoid()
+    output = DecoderOutput(direction, intent, history_copy_logits, session_copy_logits)
+    return output, None if cache is None else SessionState(*cache, all_vectors, all_bias)
 
 
 def _run_decoder(
     network: Recommender,
     x: Tensor,
-    history: tuple[Encoded, Tensor, Tensor] | None,
-    place: Tensor,
+    history: tuple[EncodedHistory, Tensor, Tensor] | None,
+    position: Tensor,
     state: SessionState | None,
     length: Tensor | None,
 ) -> tuple[Tensor, KeyValue | None]:
-    """The last token's state [B, 1, D], and what later ones read of all tokens, [B, N, ...] of N layers; a
-    recurrent decoder keeps nothing."""
-    by = network.turn_of(place)
+    """Hidden state of the last token [B, 1, D], and keys and values [B, N, ...] of all tokens; a GRU has no cache."""
+    by = network.position_rotation(position)
     if network.config.recurrent:
-        for unit in network.decoder:
-            x = unit(x, by, None, None)
+        for layer in network.decoder:
+            x = layer(x, by, None, None)
         return _last(x, length), None
-    before = 0 if state is None else state.keys.shape[3]
-    column = torch.arange(before + place.shape[1], device=place.device)
-    past: tuple[KeyValue, Tensor, Turn] | None = None
-    kept = []
-    for number, layer in enumerate(network.layers):
-        own = layer.keep(x, by)
+    num_cached = 0 if state is None else state.keys.shape[3]
+    column = torch.arange(num_cached + position.shape[1], device=position.device)
+    past: tuple[KeyValue, Tensor, Rotation] | None = None
+    caches = []
+    for number, layer in enumerate(network.decoder_layers):
+        cache = layer.project_key_value(x, by)
         if state is not None:
-            own = KeyValue(state.keys[:, number], state.values[:, number]).followed_by(own)
-        kept.append(own)
+            cache = KeyValue(state.keys[:, number], state.values[:, number]).append(cache)
+        caches.append(cache)
         if number < len(network.decoder) - 1:
-            later: Tensor | None = (column > place[..., None])[:, None] * MASKED
-        else:  # of the last layer only the last token's state is of use
-            x, by = _last(x, length), Turn(*(_last(part, length, 2) for part in by))
-            later = None if length is None else (column >= length[:, None])[:, None, None] * MASKED
+            causal_bias: Tensor | None = (column > position[..., None])[:, None] * MASKED
+        else:  # only the last token's state leaves the last layer
+            x, by = _last(x, length), Rotation(*(_last(part, length, 2) for part in by))
+            causal_bias = None if length is None else (column >= length[:, None])[:, None, None] * MASKED
         if history is not None:
-            encoded, _, since = history
-            of_layer = KeyValue(encoded.keys[:, number], encoded.values[:, number])
-            past = of_layer, encoded.hidden, network.turn(since[:, None])
-        x = layer.read(x, by, own, later, past)
-    return x, _stacked(kept)
+            encoded, _, session_days = history
+            history_cache = KeyValue(encoded.keys[:, number], encoded.values[:, number])
+            past = history_cache, encoded.hidden, network.time_rotation(session_days[:, None])
+        x = layer.forward_cached(x, by, cache, causal_bias, past)
+    return x, _stack_layers(caches)
 
 
-def _history_copy_logits(network: Recommender, state: Tensor, encoded: Encoded, ages: Tensor) -> Tensor:
-    """Scores [B, H] of copying events of the history, each at the bucket of its age."""
-    query = network.copy_query(state) / math.sqrt(network.config.width)
-    of_age = (encoded.age_weight * F.embedding(ages, network.age_table)).sum(-1) + network.age_offset[ages]
-    return (encoded.copy_key @ query[..., None]).squeeze(-1) + of_age
+def _history_copy_logits(network: Recommender, state: Tensor, encoded: EncodedHistory, ages: Tensor) -> Tensor:
+    """Pointer logits [B, H] of the history's events, with the bias of their ages [B, H]."""
+    query = network.copy_query(state) / math.sqrt(network.config.embedding_dim)
+    age_bias = (encoded.age_weight * F.embedding(ages, network.age_table)).sum(-1) + network.age_offset[ages]
+    return (encoded.copy_key @ query[..., None]).squeeze(-1) + age_bias
 
 
 def _session_copy_logits(
     network: Recommender, direction: Tensor, vectors: Tensor, bias: Tensor, length: Tensor | None
 ) -> Tensor:
-    """Scores [B, T] of taking an item of the session again: its own, and how long ago it was."""
+    """Pointer logits [B, T] of the session's tokens: their items' vocabulary logits plus a bias of the distance."""
     count = vectors.shape[1] if length is None else length[:, None]
     distance = count - 1 - torch.arange(vectors.shape[1], device=vectors.device)
-    of_distance = network.distance[distance.clamp(min=0, max=network.config.places - 1)]
-    return (vectors @ direction[..., None]).squeeze(-1) + bias + of_distance
+    distance_bias = network.distance_bias[distance.clamp(min=0, max=network.config.max_positions - 1)]
+    return (vectors @ direction[..., None]).squeeze(-1) + bias + distance_bias
 
 
 def _last(x: Tensor, length: Tensor | None, dim: int = 1) -> Tensor:
-    """The last position of each row [B, ...], or the last before its padding; the dimension stays."""
+    """The last position of each row before its padding; keeps the dimension, with size 1."""
     if length is None:
         return x.select(dim, -1).unsqueeze(dim)
     index = (length - 1).view(-1, *[1] * (x.dim() - 1)).expand_as(x.select(dim, 0).unsqueeze(dim))
     return x.gather(dim, index)
 
 
-def _stacked(layers: list[KeyValue]) -> KeyValue:
+def _stack_layers(layers: list[KeyValue]) -> KeyValue:
     """Keys and values [B, N, ...] of N layers."""
     keys, values = zip(*layers, strict=True)
     return KeyValue(torch.stack(keys, 1), torch.stack(values, 1))

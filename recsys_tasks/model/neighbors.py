@@ -1,4 +1,7 @@
-"""Nearest sessions: what sessions like this one went on to do, without any training."""
+"""Nearest-neighbor recommendation from co-occurrence in sessions: VMIS-kNN and item neighbors. Needs no training.
+
+Letters in shapes: N events, S sessions, B sessions to predict for, L tokens of a session, V items.
+"""
 
 from __future__ import annotations
 
@@ -9,90 +12,111 @@ from scipy import sparse
 
 
 @dataclass(frozen=True)
-class NeighbourConfig:
-    """How to look: at which sessions, and how strongly earlier items of the session still count."""
+class NeighborConfig:
+    """Parameters of VMIS-kNN.
 
-    per_item: int = 500
-    nearest: int = 200
-    last_items: int = 10
-    fading: float = 0.7
-
-
-class SessionNeighbours:
-    """VMIS-kNN (Kersbergen et al. 2022, Serenade), as products of sparse matrices.
-
-    The similarity of a past session is the sum over items it shares with the running one, of the items' inverse
-    frequency and of how recently they came in the running session; of each item only the latest sessions are looked
-    at. An item's score is the sum of the similarities of the nearest sessions that hold it, times the root of its
-    inverse frequency, which on validation did better than the inverse frequency or none.
+    Attributes:
+        sessions_per_item: number of latest sessions considered for each item.
+        num_neighbors: number of nearest sessions that contribute to the scores.
+        max_session_items: number of latest items of the running session that are used.
+        item_decay: factor on an item's weight for each later item of the running session.
     """
 
-    def __init__(self, session: np.ndarray, item: np.ndarray, items: int, config: NeighbourConfig) -> None:
-        """Events [N] of past sessions, numbered from 0 in the order of time, and how many item numbers there are."""
+    sessions_per_item: int = 500
+    num_neighbors: int = 200
+    max_session_items: int = 10
+    item_decay: float = 0.7
+
+
+class SessionNeighbors:
+    """VMIS-kNN (Kersbergen et al. 2022, Serenade) as products of sparse matrices.
+
+    The similarity of a past session to the running one is the sum, over their shared items, of the item's inverse
+    frequency times its recency in the running session. An item's score is the summed similarity of the nearest sessions
+    that contain it, times the square root of its inverse frequency. On validation the square root did better than the
+    inverse frequency or no factor.
+    """
+
+    def __init__(self, session: np.ndarray, item: np.ndarray, num_items: int, config: NeighborConfig) -> None:
+        """Builds the matrices from events of past sessions.
+
+        Args:
+            session: number of each event's session [N], from 0 in order of time.
+            item: number of each event's item [N].
+            num_items: size of the vocabulary, V.
+            config: parameters.
+        """
         self.config = config
-        held = sessions_by_items(session, item, items)
-        count = held.shape[0]
-        of_item = held.T.tocsr()
-        of_item.sort_indices()
-        frequency = np.diff(of_item.indptr)
-        self.rarity = np.log(max(count, 1) / np.maximum(frequency, 1)).astype(np.float32)
-        latest = np.arange(of_item.nnz) >= np.repeat(of_item.indptr[1:] - config.per_item, frequency)
-        rows = np.repeat(np.arange(items), frequency)[latest]
-        self._sessions_of = sparse.csr_matrix((of_item.data[latest], (rows, of_item.indices[latest])), (items, count))
-        self._items_of = held @ sparse.diags(np.sqrt(self.rarity))
+        session_items = session_item_matrix(session, item, num_items)
+        num_sessions = session_items.shape[0]
+        item_sessions = session_items.T.tocsr()
+        item_sessions.sort_indices()
+        frequency = np.diff(item_sessions.indptr)
+        self.inverse_frequency = np.log(max(num_sessions, 1) / np.maximum(frequency, 1)).astype(np.float32)
+        is_latest = np.arange(item_sessions.nnz) >= np.repeat(
+            item_sessions.indptr[1:] - config.sessions_per_item, frequency
+        )
+        rows = np.repeat(np.arange(num_items), frequency)[is_latest]
+        self._item_sessions = sparse.csr_matrix(
+            (item_sessions.data[is_latest], (rows, item_sessions.indices[is_latest])), (num_items, num_sessions)
+        )
+        self._session_items = session_items @ sparse.diags(np.sqrt(self.inverse_frequency))
 
     def scores(self, tokens: np.ndarray) -> sparse.csr_matrix:
-        """Scores [B, V] after the last items of sessions [B, L], newest last, 0 where there is none."""
-        tokens = tokens[:, -self.config.last_items :]
-        asked = faded(tokens, self.config.fading, len(self.rarity)) @ sparse.diags(self.rarity)
-        return (_largest(asked @ self._sessions_of, self.config.nearest) @ self._items_of).tocsr()
+        """Scores [B, V] of the next item after session items [B, L], newest last, padded with 0."""
+        tokens = tokens[:, -self.config.max_session_items :]
+        weights = decayed_item_weights(tokens, self.config.item_decay, len(self.inverse_frequency))
+        similarity = weights @ sparse.diags(self.inverse_frequency) @ self._item_sessions
+        return (_largest_per_row(similarity, self.config.num_neighbors) @ self._session_items).tocsr()
 
 
-def nearest_items(session: np.ndarray, item: np.ndarray, items: int, count: int) -> np.ndarray:
-    """The items that come in the same sessions most, by cosine [V, count]; 0 where an item has fewer.
+def nearest_items(session: np.ndarray, item: np.ndarray, num_items: int, count: int) -> np.ndarray:
+    """The `count` nearest items of each item by cosine of their sessions [V, count], padded with 0.
 
-    Of events [N]; how many item numbers there are.
+    Args:
+        session, item: of events [N].
+        num_items: size of the vocabulary, V.
+        count: neighbors per item.
     """
-    nearest = np.zeros((items, count), np.int64)
+    nearest = np.zeros((num_items, count), np.int64)
     if not count:
         return nearest
-    similar = cosines(sessions_by_items(session, item, items)).tocoo()
-    order = np.lexsort((similar.col, -similar.data, similar.row))
-    row, column = similar.row[order], similar.col[order]
-    place = np.arange(len(row)) - np.searchsorted(row, row)
-    best = place < count
-    nearest[row[best], place[best]] = column[best]
+    cosines = item_cosines(session_item_matrix(session, item, num_items)).tocoo()
+    order = np.lexsort((cosines.col, -cosines.data, cosines.row))
+    row, column = cosines.row[order], cosines.col[order]
+    rank = np.arange(len(row)) - np.searchsorted(row, row)
+    kept = rank < count
+    nearest[row[kept], rank[kept]] = column[kept]
     return nearest
 
 
-def cosines(held: sparse.csr_matrix) -> sparse.csr_matrix:
-    """Cosines of the sessions that two items come in [V, V], of which items each session holds [S, V]; none with
-    itself."""
-    length = np.sqrt(np.maximum(np.asarray(held.sum(0)).ravel(), 1))
-    unit = held @ sparse.diags((1 / length).astype(np.float32))
-    similar = (unit.T @ unit).tocsr()
-    similar.setdiag(0)
-    similar.eliminate_zeros()
-    return similar
+def item_cosines(session_items: sparse.csr_matrix) -> sparse.csr_matrix:
+    """Cosines [V, V] between items' columns of a session-item matrix [S, V], with a zero diagonal."""
+    length = np.sqrt(np.maximum(np.asarray(session_items.sum(0)).ravel(), 1))
+    unit = session_items @ sparse.diags((1 / length).astype(np.float32))
+    cosines = (unit.T @ unit).tocsr()
+    cosines.setdiag(0)
+    cosines.eliminate_zeros()
+    return cosines
 
 
-def sessions_by_items(session: np.ndarray, item: np.ndarray, items: int) -> sparse.csr_matrix:
-    """Which sessions hold which items [S, V], of events [N]: 1 also where an item comes twice."""
-    shape = (int(session.max(initial=-1)) + 1, items)
-    held = sparse.csr_matrix((np.ones(len(item), np.float32), (session, item)), shape)
-    held.data[:] = 1
-    return held
+def session_item_matrix(session: np.ndarray, item: np.ndarray, num_items: int) -> sparse.csr_matrix:
+    """Binary matrix [S, V]: 1 where a session contains an item, once or more often. From events [N]."""
+    shape = (int(session.max(initial=-1)) + 1, num_items)
+    matrix = sparse.csr_matrix((np.ones(len(item), np.float32), (session, item)), shape)
+    matrix.data[:] = 1
+    return matrix
 
 
-def faded(tokens: np.ndarray, fading: float, items: int) -> sparse.csr_matrix:
-    """Weights [B, V] of the items of sessions [B, L], newest last, each step back times `fading`; 0 is no item."""
+def decayed_item_weights(tokens: np.ndarray, decay: float, num_items: int) -> sparse.csr_matrix:
+    """Weights [B, V] of session items [B, L]: 1 for the newest (last), times `decay` per step back; 0 is padding."""
     rows, columns = np.nonzero(tokens)
-    weight = (fading ** np.arange(tokens.shape[1])[::-1][columns]).astype(np.float32)
-    return sparse.csr_matrix((weight, (rows, tokens[rows, columns])), (len(tokens), items))
+    weight = (decay ** np.arange(tokens.shape[1])[::-1][columns]).astype(np.float32)
+    return sparse.csr_matrix((weight, (rows, tokens[rows, columns])), (len(tokens), num_items))
 
 
-def _largest(matrix: sparse.csr_matrix, count: int) -> sparse.csr_matrix:
-    """A matrix with the largest entries of each row only; of equal ones the latest columns."""
+def _largest_per_row(matrix: sparse.csr_matrix, count: int) -> sparse.csr_matrix:
+    """A matrix with only the `count` largest entries of each row; of equal entries the later columns win."""
     matrix.sort_indices()
     kept = []
     for begin, end in zip(matrix.indptr, matrix.indptr[1:], strict=False):
@@ -102,6 +126,6 @@ def _largest(matrix: sparse.csr_matrix, count: int) -> sparse.csr_matrix:
         else:
             key = matrix.data[begin:end].astype(np.float64) * (1 + 1e-9 * np.arange(size))
             kept.append(begin + np.argpartition(key, size - count)[size - count :])
-    starts = np.concatenate([[0], np.cumsum([len(part) for part in kept])])
+    starts = np.concatenate([[0], np.cumsum([len(indices) for indices in kept])])
     index = np.concatenate(kept) if kept else np.zeros(0, np.int64)
     return sparse.csr_matrix((matrix.data[index], matrix.indices[index], starts), matrix.shape)

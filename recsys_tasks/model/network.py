@@ -1,12 +1,12 @@
-"""The network, in the order data flows: item table, encoder, decoder, and a copy head beside generation.
+"""The network in the order of its data flow: item table, history encoder, session decoder, pointer logits.
 
-The copy head shares one softmax with generation (CopyNet, Gu et al. 2016): the score of item i is
-log(exp(τ cos(h, e_i) + b_i) + Σ_j exp(u_j) [item_j = i]) over the events j of the history and, where sessions repeat
-items, of the session so far, so that habits and discoveries compete in one distribution. The cosine keeps the
-length of frequent items' vectors from deciding (Gupta et al. 2019, NISER).
+Vocabulary logits and pointer logits share one softmax (CopyNet, Gu et al. 2016). The score of item i is
+log(exp(τ cos(h, e_i) + b_i) + Σ_j exp(u_j) [item_j = i]), over the events j of the history and, where sessions repeat
+items, of the session so far. Repeated and new items thus compete in one distribution. The cosine removes the
+popularity bias of vector lengths (Gupta et al. 2019, NISER).
 
-Letters in shapes: B rows, W window, H history, T session tokens, S sessions, V vocabulary, D width, K negatives,
-A content tokens of an item.
+Letters in shapes: B rows, W events of a window, H history events, T session tokens, S sessions, V items in the
+vocabulary, D embedding dimension, K negatives, A content tokens of an item, G neighbors of an item.
 """
 
 from __future__ import annotations
@@ -25,299 +25,319 @@ from recsys_tasks.model.attention import (
     EncoderLayer,
     Memory,
     RecurrentLayer,
-    Turn,
+    Rotation,
     local_mask,
-    turn,
+    rotation,
 )
-from recsys_tasks.model.pointer_loss import copy_mass
+from recsys_tasks.model.pointer_loss import pointer_log_mass
 from recsys_tasks.model.softmax import log_mass
-from recsys_tasks.model.tensors import MASKED, Events, Loss, NetworkConfig, Past, Sample, SessionInputs, Window
+from recsys_tasks.model.tensors import (
+    MASKED,
+    Events,
+    Loss,
+    NegativeSample,
+    NetworkConfig,
+    SessionInputs,
+    WindowBatch,
+    WindowHistory,
+)
 from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM
 
-_DAYS = (1.0, 1500.0)  # periods of the time angles
-_PLACES = (6.0, 600.0)  # periods of the place angles
-_TEMPERATURE = 12.0  # where τ begins
-_NEARNESS, _DROPPED_NEIGHBOURS = 0.5, 0.3  # where the neighbours' part begins, and how many training leaves out
+_TIME_PERIODS = (1.0, 1500.0)  # shortest and longest period of the time rotation, in days
+_POSITION_PERIODS = (6.0, 600.0)  # the same of the position rotation, in positions
+_INITIAL_LOGIT_SCALE = 12.0  # τ
+_INITIAL_NEIGHBOR_WEIGHT, _NEIGHBOR_DROPOUT = 0.5, 0.3
 
 
 class ItemTable(nn.Module):
-    """An item's vector is its own plus its content's plus its neighbours'; the same table reads items and scores them.
+    """Item vectors, shared by input and output: normalized sum of embedding, content embedding and neighbor mean.
 
-    Content are tokens of title, categories and attributes, so that an item that was never trained on has a vector. Of
-    its neighbours an item takes part of their mean, one layer of LightGCN (He et al. 2020).
+    Content tokens come from title, categories and attributes, so an untrained item has a vector too. The neighbor mean
+    is one layer of LightGCN (He et al. 2020).
     """
 
     content: Tensor
-    neighbours: Tensor
+    neighbors: Tensor
 
-    def __init__(self, config: NetworkConfig, content: Tensor, log_share: Tensor, neighbours: Tensor) -> None:
+    def __init__(self, config: NetworkConfig, content: Tensor, log_share: Tensor, neighbors: Tensor) -> None:
         super().__init__()
-        self.register_buffer("content", content)  # [V, A], 0 where an item has fewer tokens
-        self.register_buffer("neighbours", neighbours)  # [V, G], 0 where an item has fewer
-        if config.neighbours:
-            self.nearness = nn.Parameter(torch.tensor(_NEARNESS))
-        self.own = nn.Embedding(config.items, config.width)
+        self.register_buffer("content", content)  # [V, A], padded with 0
+        self.register_buffer("neighbors", neighbors)  # [V, G], padded with 0
+        if config.num_neighbors:
+            self.neighbor_weight = nn.Parameter(torch.tensor(_INITIAL_NEIGHBOR_WEIGHT))
+        self.embedding = nn.Embedding(config.num_items, config.embedding_dim)
         self.bias = nn.Parameter(log_share.clone())  # [V]
         terms = 1.0
-        if config.content_tokens:
-            self.of_content = nn.Embedding(config.content_tokens, config.width)
+        if config.num_content_tokens:
+            self.content_embedding = nn.Embedding(config.num_content_tokens, config.embedding_dim)
             terms += float((content > 0).sum(1).float().mean())
-            nn.init.normal_(self.of_content.weight, std=1 / math.sqrt(config.width * terms))
-        nn.init.normal_(self.own.weight, std=1 / math.sqrt(config.width * terms))
+            nn.init.normal_(self.content_embedding.weight, std=1 / math.sqrt(config.embedding_dim * terms))
+        nn.init.normal_(self.embedding.weight, std=1 / math.sqrt(config.embedding_dim * terms))
 
     def forward(self, item: Tensor) -> Tensor:
         """Unit vectors [..., D] of items [...]."""
-        return self._unit(self.own(item), self.content[item], self.neighbours[item])
+        return self._normalized_sum(self.embedding(item), self.content[item], self.neighbors[item])
 
     def matrix(self) -> Tensor:
         """Unit vectors of all items [V, D]."""
-        return self._unit(self.own.weight, self.content, self.neighbours)
+        return self._normalized_sum(self.embedding.weight, self.content, self.neighbors)
 
-    def read(self, tokens: Tensor) -> Tensor:
-        """Unit vectors [..., D] of content alone [..., A]: of an item that is not in the vocabulary, or of a query."""
-        return F.normalize(_sums(tokens, self.of_content.weight), dim=-1)
+    def content_vectors(self, tokens: Tensor) -> Tensor:
+        """Unit vectors [..., D] of content tokens [..., A] alone: of a search, or of an item outside the vocabulary."""
+        return F.normalize(_sum_embeddings(tokens, self.content_embedding.weight), dim=-1)
 
-    def _unit(self, own: Tensor, content: Tensor, neighbours: Tensor) -> Tensor:
-        vectors = own
+    def _normalized_sum(self, embedding: Tensor, content: Tensor, neighbors: Tensor) -> Tensor:
+        vectors = embedding
         if self.content.shape[1]:
-            vectors = vectors + _sums(content, self.of_content.weight)
-        if self.neighbours.shape[1]:
+            vectors = vectors + _sum_embeddings(content, self.content_embedding.weight)
+        if self.neighbors.shape[1]:
             if self.training:
-                neighbours = neighbours * (torch.rand(neighbours.shape, device=own.device) > _DROPPED_NEIGHBOURS)
-            present = (neighbours > 0).sum(-1, keepdim=True).clamp(min=1)
-            vectors = vectors + self.nearness * _sums(neighbours, self.own.weight) / present
+                neighbors = neighbors * (torch.rand(neighbors.shape, device=embedding.device) > _NEIGHBOR_DROPOUT)
+            count = (neighbors > 0).sum(-1, keepdim=True).clamp(min=1)
+            vectors = vectors + self.neighbor_weight * _sum_embeddings(neighbors, self.embedding.weight) / count
         return F.normalize(vectors, dim=-1)
 
 
 class Recommender(nn.Module):
-    """Encoder over a user's history, decoder over the current session, scores over all items."""
+    """Encoder over a user's history, decoder over the current session, logits over all items."""
 
-    frequency: Tensor
-    place_frequency: Tensor
+    time_frequencies: Tensor
+    position_frequencies: Tensor
 
-    def __init__(self, config: NetworkConfig, content: Tensor, log_share: Tensor, neighbours: Tensor) -> None:
+    def __init__(self, config: NetworkConfig, content: Tensor, log_share: Tensor, neighbors: Tensor) -> None:
         super().__init__()
         self.config = config
-        width = config.width
-        sizes = (width, config.heads, config.expansion, config.dropout)
-        self.items = ItemTable(config, content, log_share, neighbours)
-        self.kind = _table(max(EVENT_TYPE_CODES.values()) + 1, width)
-        self.hour, self.weekday = _table(24, width), _table(7, width)
-        self.gap, self.session_gap = _table(GAP_BUCKETS, width), _table(GAP_BUCKETS, width)
-        self.place = _table(config.places, width)
-        self.begin = nn.Parameter(torch.randn(width) / math.sqrt(width))
-        self.loudness, self.temperature = nn.Parameter(torch.ones(())), nn.Parameter(torch.tensor(_TEMPERATURE))
+        dim = config.embedding_dim
+        sizes = (dim, config.num_heads, config.ffn_multiplier, config.dropout)
+        self.items = ItemTable(config, content, log_share, neighbors)
+        self.kind_embedding = _embedding(max(EVENT_TYPE_CODES.values()) + 1, dim)
+        self.hour_embedding, self.weekday_embedding = _embedding(24, dim), _embedding(7, dim)
+        self.gap_embedding, self.session_gap_embedding = _embedding(GAP_BUCKETS, dim), _embedding(GAP_BUCKETS, dim)
+        self.position_embedding = _embedding(config.max_positions, dim)
+        self.start_token = nn.Parameter(torch.randn(dim) / math.sqrt(dim))
+        self.input_scale = nn.Parameter(torch.ones(()))
+        self.logit_scale = nn.Parameter(torch.tensor(_INITIAL_LOGIT_SCALE))  # τ
         self.decoder = nn.ModuleList(
-            RecurrentLayer(width, config.dropout) if config.recurrent else DecoderLayer(*sizes, config.history)
-            for _ in range(config.decoder_layers)
+            RecurrentLayer(dim, config.dropout) if config.recurrent else DecoderLayer(*sizes, config.history)
+            for _ in range(config.num_decoder_layers)
         )
-        self.decoder_norm = nn.LayerNorm(width)
-        self.drop = Dropout(config.dropout)
-        self.intent = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 1))
-        turns = width // config.heads // 2
-        self.register_buffer("place_frequency", _frequencies(_PLACES, turns))
+        self.decoder_norm = nn.LayerNorm(dim)
+        self.dropout = Dropout(config.dropout)
+        self.intent_head = nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, 1))
+        num_frequencies = dim // config.num_heads // 2
+        self.register_buffer("position_frequencies", _frequencies(_POSITION_PERIODS, num_frequencies))
         if config.history:
-            self.repeats, self.recurrence = _table(COUNT_BUCKETS, width), _table(GAP_BUCKETS, width)
-            self.encoder = nn.ModuleList(EncoderLayer(*sizes) for _ in range(config.encoder_layers))
-            self.encoder_norm = nn.LayerNorm(width)
-            self.copy_query, self.copy_key = nn.Linear(width, width), nn.Linear(width, width)
-            self.age_weight = nn.Linear(width, config.age_rank)
+            self.repeats_embedding = _embedding(COUNT_BUCKETS, dim)
+            self.recurrence_embedding = _embedding(GAP_BUCKETS, dim)
+            self.encoder = nn.ModuleList(EncoderLayer(*sizes) for _ in range(config.num_encoder_layers))
+            self.encoder_norm = nn.LayerNorm(dim)
+            self.copy_query, self.copy_key = nn.Linear(dim, dim), nn.Linear(dim, dim)
+            self.age_weight = nn.Linear(dim, config.age_rank)
             self.age_table = nn.Parameter(0.1 * torch.randn(2 * GAP_BUCKETS, config.age_rank))
             self.age_offset = nn.Parameter(torch.full((2 * GAP_BUCKETS,), -3.0))
-            self.register_buffer("frequency", _frequencies(_DAYS, turns))
+            self.register_buffer("time_frequencies", _frequencies(_TIME_PERIODS, num_frequencies))
         if config.sessions_repeat:
-            self.distance = nn.Parameter(torch.full((config.places,), -1.0))
+            self.distance_bias = nn.Parameter(torch.full((config.max_positions,), -1.0))
 
-    # What training and inference share
+    # Shared by training and inference
 
     def encode(self, events: Events) -> Tensor:
-        """Memory [B, H, D] of a history, oldest first, padded at the end (which causal attention never sees)."""
-        return self.encode_vectors(self.with_words(self.items(events.item), events.words), events)
+        """Hidden states [B, H, D] of events, oldest first. Causal attention never sees the padding at the end."""
+        return self.encode_vectors(self.event_vectors(self.items(events.item), events.words), events)
 
     def encode_vectors(self, x: Tensor, events: Events) -> Tensor:
-        """The same from the vectors of the events' items and searches [B, H, D], whose numbers are not read."""
-        x = self.loudness * x + self.kind(events.kind) + self.gap(events.gap)
-        x = x + self.hour(events.hour) + self.weekday(events.weekday)
-        x = self.drop(x + self.repeats(events.repeats) + self.recurrence(events.recurrence))
-        by = self.turn(events.days)
+        """`encode` from vectors [B, H, D] of the events; ignores the events' item numbers and words."""
+        x = self.input_scale * x + self.kind_embedding(events.kind) + self.gap_embedding(events.gap)
+        x = x + self.hour_embedding(events.hour) + self.weekday_embedding(events.weekday)
+        x = x + self.repeats_embedding(events.repeats) + self.recurrence_embedding(events.recurrence)
+        x = self.dropout(x)
+        by = self.time_rotation(events.days)
         for layer in self.encoder:
             x = layer(x, by)
         memory: Tensor = self.encoder_norm(x)
         return memory
 
-    def with_words(self, x: Tensor, words: Tensor) -> Tensor:
-        """Vectors of events [B, T, D]: of a search its words', of the others their items'."""
+    def event_vectors(self, item_vectors: Tensor, words: Tensor) -> Tensor:
+        """Vectors of events [B, T, D]: the words' vector for a search, the item's vector otherwise."""
         if not self.config.query_words or not words.shape[-1]:
-            return x
-        return torch.where((words > 0).any(-1, keepdim=True), self.items.read(words), x)
+            return item_vectors
+        return torch.where((words > 0).any(-1, keepdim=True), self.items.content_vectors(words), item_vectors)
 
-    def age_curve(self, memory: Tensor) -> Tensor:
-        """Bias [B, H, 2 * GAP_BUCKETS] of copying each event at each age; the second half where it is the latest
-        with its item."""
+    def age_bias(self, memory: Tensor) -> Tensor:
+        """Pointer bias [B, H, 2 * GAP_BUCKETS] of each event at each age.
+
+        The second half is for an event that is the latest with its item.
+        """
         return F.linear(self.age_weight(memory), self.age_table, self.age_offset)
 
-    def _decode(self, x: Tensor, session: SessionInputs, own: Tensor | None, memory: Memory | None) -> Tensor:
-        """States [B, T, D] of tokens, of which `x` are the items' or searches' vectors; row by row those that
-        predict."""
-        x, by = self.tokens(x, session), self.turn_of(session.place)
+    def _decode(self, x: Tensor, session: SessionInputs, session_mask: Tensor | None, memory: Memory | None) -> Tensor:
+        """Hidden states [B, T, D] of tokens, from the vectors x [B, T, D] of their items or searches."""
+        x, by = self.embed_tokens(x, session), self.position_rotation(session.position)
         for layer in self.decoder:
-            x = layer(x, by, own, memory)
+            x = layer(x, by, session_mask, memory)
         state: Tensor = self.decoder_norm(x)
         return state
 
-    def tokens(self, x: Tensor, session: SessionInputs) -> Tensor:
-        """What the decoder's first layer reads [B, T, D], from vectors of the tokens' items or searches."""
-        x = self.loudness * x + self.kind(session.kind) + self.gap(session.gap)
-        x = torch.where(session.item[..., None] == 0, self.begin, x)
-        x = x + self.place(session.place.clamp(max=self.config.places - 1))
-        x = x + self.hour(session.hour) + self.weekday(session.weekday) + self.session_gap(session.since)
-        read: Tensor = self.drop(x)
-        return read
+    def embed_tokens(self, x: Tensor, session: SessionInputs) -> Tensor:
+        """Input of the first decoder layer [B, T, D], from the vectors x [B, T, D] of the tokens' items or searches."""
+        x = self.input_scale * x + self.kind_embedding(session.kind) + self.gap_embedding(session.gap)
+        x = torch.where(session.item[..., None] == 0, self.start_token, x)
+        x = x + self.position_embedding(session.position.clamp(max=self.config.max_positions - 1))
+        x = x + self.hour_embedding(session.hour) + self.weekday_embedding(session.weekday)
+        x = x + self.session_gap_embedding(session.session_gap)
+        embedded: Tensor = self.dropout(x)
+        return embedded
 
-    def turn_of(self, place: Tensor) -> Turn:
-        """Rotation of positions [B, T] in a session."""
-        return turn(place[..., None] * self.place_frequency)
+    def position_rotation(self, position: Tensor) -> Rotation:
+        """Rotation by positions [B, T] in a session."""
+        return rotation(position[..., None] * self.position_frequencies)
+
+    def time_rotation(self, days: Tensor) -> Rotation:
+        """Rotation by times [B, T] in days."""
+        return rotation(days[..., None] * self.time_frequencies)
 
     def _memory(self, states: Tensor, visible: Tensor, days: Tensor, memory_days: Tensor) -> Memory:
-        # A last entry of zeros is always visible: attention to nothing, with score 0 whatever the time.
-        turns = (self.turn(days), self.turn(F.pad(memory_days, (0, 1))))
-        return Memory(F.pad(states, (0, 0, 0, 1)), F.pad(visible, (0, 1), value=True), turns)
+        # A last entry of zeros is always visible. It lets a token attend to nothing, with score 0 at any time.
+        rotations = (self.time_rotation(days), self.time_rotation(F.pad(memory_days, (0, 1))))
+        return Memory(F.pad(states, (0, 0, 0, 1)), F.pad(visible, (0, 1), value=True), rotations)
 
-    def turn(self, days: Tensor) -> Turn:
-        """Rotation of times [B, T] in days."""
-        return turn(days[..., None] * self.frequency)
+    # Training: one pass over all positions of a window
 
-    # Training: every session of a window at all positions in one pass
-
-    def loss(self, window: Window, sample: Sample | None = None) -> Loss:
-        """The loss of a batch.
-
-        The softmax is over all items, or over the target and a sample of negatives, and over all events that can be
-        copied.
-        """
+    def loss(self, window: WindowBatch, sample: NegativeSample | None = None) -> Loss:
+        """Loss of a batch: softmax over all items, or over the target and sampled negatives, and over the pointers."""
         item, inputs, past = window.item, window.inputs, window.past
-        table, vectors, read = self._look_up(item, inputs.item, sample)
-        memory = states = own = None
+        table, target_vectors, input_vectors = self._look_up(item, inputs.item, sample)
+        memory = states = session_mask = None
         if past is not None:
             rows = torch.arange(len(item), device=item.device)[:, None]
-            states = self.encode_vectors(self.with_words(vectors, past.events.words), past.events)
-            own = local_mask(window.session, self.config.local_tokens)
+            states = self.encode_vectors(self.event_vectors(target_vectors, past.events.words), past.events)
+            session_mask = local_mask(window.session, self.config.local_tokens)
             days = past.session_days[rows, window.session]  # [B, W]
-            memory = self._memory(states, _before(past)[rows, window.session][:, None], days, past.events.days)
-        state = self._decode(self.with_words(read, inputs.words), inputs, own, memory)
+            visible = _precedes_session(past)[rows, window.session][:, None]  # [B, 1, W, W]
+            memory = self._memory(states, visible, days, past.events.days)
+        state = self._decode(self.event_vectors(input_vectors, inputs.words), inputs, session_mask, memory)
         known = item >= FIRST_ITEM  # [B, W]
         if past is None:
-            known = known & (inputs.place > 0)  # without a history nothing tells how a session begins
+            known = known & (inputs.position > 0)  # without a history a session's first item is not predictable
         counted = known & (window.weight > 0)
-        weight, wanted, direction = window.weight[counted], item[counted], self.direction(state[counted])
-        generated = (direction * vectors[counted]).sum(-1) + self.items.bias[wanted]
-        copied, target = torch.full_like(generated, MASKED), generated
-        masses = self._copying(window, states, state, read)
-        if masses is not None:
-            target, copied = torch.logaddexp(generated, masses[0][counted]), masses[1][counted]
+        weight, target, direction = window.weight[counted], item[counted], self.direction(state[counted])
+        target_logit = (direction * target_vectors[counted]).sum(-1) + self.items.bias[target]
+        copied, target_mass = torch.full_like(target_logit, MASKED), target_logit
+        pointer_masses = self._pointer_log_masses(window, states, state, input_vectors)
+        if pointer_masses is not None:
+            target_mass = torch.logaddexp(target_logit, pointer_masses[0][counted])
+            copied = pointer_masses[1][counted]
         if sample is None:
             bias = self.items.bias.masked_fill(torch.arange(len(table), device=item.device) < FIRST_ITEM, MASKED)
             total = log_mass(direction, table, bias, copied, weight)
         else:
-            # The target counts once, with its own score, wherever it was drawn.
+            # The target counts once, by its exact logit; its occurrences among the negatives are excluded.
             bias = self.items.bias[sample.items] - sample.log_expected
-            other = torch.logaddexp(copied, generated)
-            total = log_mass(direction, table, bias, other, weight, (sample.items, wanted))
-        buying = self.intent(state[known]).squeeze(-1)
-        intent = F.binary_cross_entropy_with_logits(buying, window.buys[known], reduction="sum")
-        return Loss(total - (weight * target).sum(), intent, weight.sum())
+            other = torch.logaddexp(copied, target_logit)
+            total = log_mass(direction, table, bias, other, weight, (sample.items, target))
+        intent_logits = self.intent_head(state[known]).squeeze(-1)
+        intent = F.binary_cross_entropy_with_logits(intent_logits, window.buys[known], reduction="sum")
+        return Loss(total - (weight * target_mass).sum(), intent, weight.sum())
 
-    def _look_up(self, item: Tensor, before: Tensor, sample: Sample | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Vectors of what competes [K or V, D], of the targets and of the items before them [B, W, D].
+    def _look_up(
+        self, target: Tensor, previous: Tensor, sample: NegativeSample | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Vectors of the candidates [K or V, D], of the targets and of the previous items [B, W, D].
 
-        Each item that takes part is looked up once, however often it comes, so that its gradient is small.
+        With negatives each distinct item is embedded once, so that the gradient has a row per distinct item only.
         """
         if sample is None:
             table = self.items.matrix()
-            return table, F.embedding(item, table), F.embedding(before, table)
-        taking_part, place = torch.cat([item.flatten(), before.flatten(), sample.items]).unique(return_inverse=True)
-        table = self.items(taking_part)
-        here, previous, drawn = place.split([item.numel(), before.numel(), len(sample.items)])
-        vectors, read = (F.embedding(part.view_as(item), table) for part in (here, previous))
-        return F.embedding(drawn, table), vectors, read
+            return table, F.embedding(target, table), F.embedding(previous, table)
+        distinct, row = torch.cat([target.flatten(), previous.flatten(), sample.items]).unique(return_inverse=True)
+        table = self.items(distinct)
+        target_rows, previous_rows, sample_rows = row.split([target.numel(), previous.numel(), len(sample.items)])
+        vectors, previous_vectors = (F.embedding(rows.view_as(target), table) for rows in (target_rows, previous_rows))
+        return F.embedding(sample_rows, table), vectors, previous_vectors
 
     def direction(self, state: Tensor) -> Tensor:
-        """States [..., D] of length τ, so that their product with an item's vector is τ times a cosine."""
-        return self.temperature * F.normalize(state, dim=-1)
+        """States [..., D] scaled to length τ: the product with an item's unit vector is τ times their cosine."""
+        return self.logit_scale * F.normalize(state, dim=-1)
 
-    def _copying(
-        self, window: Window, memory: Tensor | None, state: Tensor, read: Tensor
+    def _pointer_log_masses(
+        self, window: WindowBatch, memory: Tensor | None, state: Tensor, input_vectors: Tensor
     ) -> tuple[Tensor, Tensor] | None:
-        """Log mass of copying the target and of copying anything, [B, W] each; None where nothing is copied."""
+        """Log mass of copying the target and of copying any event, [B, W] each; None where nothing can be copied."""
         if not self.config.copying:
             return None
-        scores, items = [], []
+        logits, items = [], []
         allowed = None
         if memory is not None and window.past is not None:
-            scores.append(self._history_scores(window, window.past, memory, state))
+            logits.append(self._history_copy_logits(window, window.past, memory, state))
             items.append(window.item)
             if not self.config.sessions_repeat:
                 rows = torch.arange(len(memory), device=memory.device)[:, None]
                 column = torch.arange(memory.shape[1], device=memory.device)
                 allowed = window.past.same_in_session[rows, window.session] >= column[:, None]
         if self.config.sessions_repeat:
-            place = torch.arange(state.shape[1], device=state.device)
-            usable = window.session[:, :, None] == window.session[:, None]
-            before, bias = window.inputs.item, self.items.bias[window.inputs.item]
-            again = self._again(self.direction(state), read, bias, before, place[:, None] - place)
-            scores.append(again.masked_fill(~usable, MASKED))
-            items.append(window.inputs.item)
-        if not scores:
+            column = torch.arange(state.shape[1], device=state.device)
+            same_session = window.session[:, :, None] == window.session[:, None]
+            item = window.inputs.item
+            distance = column[:, None] - column
+            repeat_logits = self._session_copy_logits(
+                self.direction(state), input_vectors, self.items.bias[item], item, distance
+            )
+            logits.append(repeat_logits.masked_fill(~same_session, MASKED))
+            items.append(item)
+        if not logits:
             return None
-        copied, target = copy_mass(torch.cat(scores, -1), torch.cat(items, -1), window.item, allowed)
+        copied, target = pointer_log_mass(torch.cat(logits, -1), torch.cat(items, -1), window.item, allowed)
         return target, copied
 
-    def _again(self, direction: Tensor, vectors: Tensor, bias: Tensor, item: Tensor, distance: Tensor) -> Tensor:
-        """Scores [B, T', T] of taking an item [B, T] of the session again: its own, and how long ago it was."""
-        scores = direction @ vectors.transpose(1, 2) + bias[:, None]
-        scores = scores + self.distance[distance.clamp(0, self.config.places - 1)]
-        return scores.masked_fill((distance < 0) | (item < FIRST_ITEM)[:, None], MASKED)
+    def _session_copy_logits(
+        self, direction: Tensor, vectors: Tensor, bias: Tensor, item: Tensor, distance: Tensor
+    ) -> Tensor:
+        """Logits [B, T', T] of repeating the session's items [B, T]: vocabulary logit plus a bias of the distance."""
+        logits = direction @ vectors.transpose(1, 2) + bias[:, None]
+        logits = logits + self.distance_bias[distance.clamp(0, self.config.max_positions - 1)]
+        return logits.masked_fill((distance < 0) | (item < FIRST_ITEM)[:, None], MASKED)
 
-    def _history_scores(self, window: Window, past: Past, memory: Tensor, state: Tensor) -> Tensor:
-        """Scores [B, W, W] of copying the events before each session."""
-        query = self.copy_query(state) / math.sqrt(self.config.width)
+    def _history_copy_logits(self, window: WindowBatch, past: WindowHistory, memory: Tensor, state: Tensor) -> Tensor:
+        """Logits [B, W, W] of copying the events before each session."""
+        query = self.copy_query(state) / math.sqrt(self.config.embedding_dim)
         ages = _gap_bucket(past.session_days[:, None] - past.events.days[..., None])  # [B, W, S]
-        latest = (past.next_same[..., None] >= past.session_first[:, None]).long()
-        bias = self.age_curve(memory).gather(2, ages + GAP_BUCKETS * latest)
-        allowed = _before(past) & (window.item >= FIRST_ITEM)[:, None]  # [B, S, W]
+        is_latest = (past.next_same[..., None] >= past.session_first[:, None]).long()
+        bias = self.age_bias(memory).gather(2, ages + GAP_BUCKETS * is_latest)
+        allowed = _precedes_session(past) & (window.item >= FIRST_ITEM)[:, None]  # [B, S, W]
         bias = bias.masked_fill(~allowed.transpose(1, 2), MASKED)
-        # One product gives query·key + the bias of the query's session: the session's one-hot picks its column.
-        picks = F.one_hot(window.session, past.session_first.shape[1]).to(bias.dtype)  # [B, W, S]
-        return torch.cat([query, picks], -1) @ torch.cat([self.copy_key(memory), bias], -1).transpose(1, 2)
+        # One product gives query · key plus the bias of the query's session: its one-hot code selects the column.
+        one_hot = F.one_hot(window.session, past.session_first.shape[1]).to(bias.dtype)  # [B, W, S]
+        return torch.cat([query, one_hot], -1) @ torch.cat([self.copy_key(memory), bias], -1).transpose(1, 2)
 
     @property
-    def layers(self) -> list[DecoderLayer]:
-        """Those of a decoder that is not recurrent."""
+    def decoder_layers(self) -> list[DecoderLayer]:
+        """Layers of a Transformer decoder."""
         return cast("list[DecoderLayer]", list(self.decoder))
 
 
-def _sums(numbers: Tensor, table: Tensor) -> Tensor:
-    """Sums [..., D] of the rows [..., N] of a table; 0 is none."""
+def _sum_embeddings(numbers: Tensor, table: Tensor) -> Tensor:
+    """Sums [..., D] of table rows [..., N]; row 0 is padding."""
     sums = F.embedding_bag(numbers.flatten(0, -2), table, mode="sum", padding_idx=0)
     return sums.unflatten(0, numbers.shape[:-1])
 
 
-def _before(past: Past) -> Tensor:
-    """Which events of the window come before each session [B, S, W]."""
+def _precedes_session(past: WindowHistory) -> Tensor:
+    """Whether each event of the window precedes each session [B, S, W]."""
     column = torch.arange(past.events.item.shape[1], device=past.session_first.device)
     return column < past.session_first[..., None]
 
 
 def _frequencies(periods: tuple[float, float], count: int) -> Tensor:
+    """Angular frequencies [count] whose periods are spaced logarithmically."""
     return 2 * math.pi / torch.logspace(math.log10(periods[0]), math.log10(periods[1]), count)
 
 
-def _table(size: int, width: int) -> nn.Embedding:
-    table = nn.Embedding(size, width)
-    nn.init.normal_(table.weight, std=0.5 / math.sqrt(width))
+def _embedding(size: int, embedding_dim: int) -> nn.Embedding:
+    table = nn.Embedding(size, embedding_dim)
+    nn.init.normal_(table.weight, std=0.5 / math.sqrt(embedding_dim))
     return table
 
 
 def _gap_bucket(days: Tensor) -> Tensor:
-    """`features.sequences.gap_bucket` of a gap in days that is not negative."""
+    """`features.sequences.gap_bucket` of a non-negative gap in days."""
     return (1 + torch.log1p(days.clamp(min=0) * 1440.0) * 1.6).clamp(max=GAP_BUCKETS - 1).long()

@@ -1,4 +1,4 @@
-"""The log of a softmax's denominator over many items, without ever holding all scores at once."""
+"""Log of a softmax denominator over many items, computed in chunks with fused gradients."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_SCORES_AT_ONCE = 1_000_000  # a chunk that stays in the processor's cache
+_CHUNK_SCORES = 1_000_000  # scores of one chunk; they fit the CPU cache
 
 
 @cache
-def gradient_type(device: torch.device) -> torch.dtype:
-    """bfloat16 where the processor multiplies it natively, else float32."""
+def gradient_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where the device multiplies it natively, else float32."""
     native = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
     return torch.bfloat16 if native else torch.float32
 
@@ -24,19 +24,22 @@ def log_mass(
     bias: Tensor,
     other: Tensor,
     weight: Tensor,
-    hidden: tuple[Tensor, Tensor] | None = None,
+    excluded: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """Weighted sum over states [N, D] of log(exp(other) + Σ_i exp(state · vector_i + bias_i)), for vectors [K, D] and
-    weights [N].
+    """Weighted sum over states of log(exp(other) + Σ_i exp(state · vector_i + bias_i)).
 
-    `hidden` are a name of each vector [K] and for each state the name [N] of vectors that do not count for it.
+    Computes gradients chunk by chunk in the forward pass, so that scores are computed once and never stored: three
+    matrix products and one exponential per item, as in fused linear cross entropy (Hsu et al. 2024, Liger Kernel).
 
-    The gradients are made beside the forward pass, chunk by chunk, so that scores are computed once and never
-    stored: three matrix products and one exponential an item, as in fused linear cross entropy (Hsu et al. 2024,
-    Liger Kernel).
+    Args:
+        state: [N, D].
+        vectors, bias: of the items [K, D] and [K].
+        other: a further logit of each state [N].
+        weight: of each state [N].
+        excluded: an id of each vector [K] and of each state [N]; a state ignores vectors with its own id.
     """
-    found: Tensor = _LogMass.apply(state, vectors, bias, other, weight, hidden)
-    return found
+    mass: Tensor = _LogMass.apply(state, vectors, bias, other, weight, excluded)
+    return mass
 
 
 class _LogMass(torch.autograd.Function):
@@ -48,31 +51,31 @@ class _LogMass(torch.autograd.Function):
         bias: Tensor,
         other: Tensor,
         weight: Tensor,
-        hidden: tuple[Tensor, Tensor] | None,
+        excluded: tuple[Tensor, Tensor] | None,
     ) -> Tensor:
-        rows, grad_state = torch.empty_like(other), torch.empty_like(state)
+        log_masses, grad_state = torch.empty_like(other), torch.empty_like(state)
         grad_vectors, grad_bias = torch.zeros_like(vectors), torch.zeros_like(bias)
-        size = max(1, _SCORES_AT_ONCE // max(1, len(vectors)))
-        # Scores are exact; their gradients, which noise does not hurt, take the fast number format.
-        fast = gradient_type(state.device)
-        fast_vectors, fast_state = vectors.to(fast), state.to(fast)
+        size = max(1, _CHUNK_SCORES // max(1, len(vectors)))
+        # Scores stay in float32. Their gradients tolerate noise and take the faster dtype.
+        dtype = gradient_dtype(state.device)
+        fast_vectors, fast_state = vectors.to(dtype), state.to(dtype)
         for begin in range(0, len(state), size):
-            part = slice(begin, begin + size)
-            mass = torch.addmm(bias, state[part], vectors.T)
-            if hidden is not None:
-                mass.masked_fill_(hidden[0] == hidden[1][part, None], -1e4)
-            top = torch.maximum(mass.amax(-1), other[part])
-            mass.sub_(top[:, None]).exp_()
-            total = mass.sum(-1).add_((other[part] - top).exp())
-            rows[part] = total.log() + top
-            mass.mul_((weight[part] / total)[:, None])
+            chunk = slice(begin, begin + size)
+            mass = torch.addmm(bias, state[chunk], vectors.T)
+            if excluded is not None:
+                mass.masked_fill_(excluded[0] == excluded[1][chunk, None], -1e4)
+            max_logit = torch.maximum(mass.amax(-1), other[chunk])
+            mass.sub_(max_logit[:, None]).exp_()
+            total = mass.sum(-1).add_((other[chunk] - max_logit).exp())
+            log_masses[chunk] = total.log() + max_logit
+            mass.mul_((weight[chunk] / total)[:, None])
             grad_bias += mass.sum(0)
-            shares = mass.to(fast)
-            grad_state[part] = shares @ fast_vectors
-            grad_vectors += shares.T @ fast_state[part]
-        ctx.save_for_backward(grad_state, grad_vectors, grad_bias, weight * (other - rows).exp())
-        return (weight * rows).sum()
+            probabilities = mass.to(dtype)
+            grad_state[chunk] = probabilities @ fast_vectors
+            grad_vectors += probabilities.T @ fast_state[chunk]
+        ctx.save_for_backward(grad_state, grad_vectors, grad_bias, weight * (other - log_masses).exp())
+        return (weight * log_masses).sum()
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        return (*(kept * grads[0] for kept in ctx.saved_tensors), None, None)
+        return (*(gradient * grads[0] for gradient in ctx.saved_tensors), None, None)

@@ -1,7 +1,7 @@
-"""Configuration and tensors of the network: what its training and its inference read and return.
+"""Configuration of the network, and the tensors that its training and inference read and return.
 
-Letters in shapes: B rows, W window, H history, T session tokens, S sessions, V vocabulary, D width, K negatives,
-A content tokens of an item.
+Letters in shapes: B rows, W events of a window, H history events, T session tokens, S sessions, V items in the
+vocabulary, D embedding dimension, K negatives, A content tokens of an item.
 """
 
 from __future__ import annotations
@@ -14,45 +14,52 @@ from torch import Tensor
 
 from recsys_tasks.features.sequences import GAP_BUCKETS
 
-MASKED = -1e4  # finite, so that a row in which nothing is allowed still has a gradient
+MASKED = -1e4  # logit of an excluded entry; finite, so that a fully masked row still has a gradient
 
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """Sizes of the network.
+    """Sizes and parts of the network. The fields are the keys of `network.json`.
 
     Attributes:
-        items: how many numbers the vocabulary has; content_tokens: the same of content tokens.
-        history: whether there is one to read; without it there is no encoder and a row is one session.
-        sessions_repeat: whether an item may come twice in a session.
-        query_words: how many words of a search are read; 0 where nothing is searched.
-        copying: whether items of the history and the session are copied beside generating.
-        recurrent: a decoder of recurrent units instead of attention, which cannot read a history.
-        neighbours: how many items that come in the same sessions take part in an item's vector.
-        local_tokens: in training a token sees at least this many of its session before it.
+        num_items: size of the item vocabulary, reserved numbers included.
+        num_content_tokens: size of the content-token vocabulary; 0 without content.
+        history: whether the encoder exists. Without it a row is a single session.
+        sessions_repeat: whether an item may occur twice in a session.
+        copying: whether pointer logits over history and session events are added to the vocabulary logits.
+        recurrent: whether the decoder is a GRU instead of a Transformer; it cannot read a history.
+        query_words: number of words read of each search; 0 if searches are not read.
+        embedding_dim, num_heads: D and the number of attention heads.
+        num_encoder_layers, num_decoder_layers: number of layers.
+        ffn_multiplier: hidden size of the feed-forward maps, in multiples of D.
+        dropout: probability.
+        max_positions: number of position embeddings; later positions share the last one.
+        local_tokens: in training a token attends to at least this many earlier tokens of its session.
+        num_neighbors: number of co-occurring items that contribute to an item's vector.
+        age_rank: rank of the age bias of the pointer logits.
     """
 
-    items: int
-    content_tokens: int = 0
+    num_items: int
+    num_content_tokens: int = 0
     history: bool = True
     sessions_repeat: bool = False
     copying: bool = True
     recurrent: bool = False
     query_words: int = 0
-    width: int = 64
-    heads: int = 2
-    encoder_layers: int = 1
-    decoder_layers: int = 1
-    expansion: int = 2
+    embedding_dim: int = 64
+    num_heads: int = 2
+    num_encoder_layers: int = 1
+    num_decoder_layers: int = 1
+    ffn_multiplier: int = 2
     dropout: float = 0.0
-    places: int = 64
+    max_positions: int = 64
     local_tokens: int = 64
-    neighbours: int = 0
+    num_neighbors: int = 0
     age_rank: int = 8
 
 
 class Events(NamedTuple):
-    """What the encoder reads, [B, H] each; see `features.sequences.event_inputs`."""
+    """Encoder input, [B, H] each; see `features.sequences.encoder_inputs`."""
 
     item: Tensor
     kind: Tensor
@@ -66,7 +73,7 @@ class Events(NamedTuple):
 
 
 class Query(NamedTuple):
-    """What the decoder reads of a running session; see `features.sequences.query_inputs`."""
+    """Decoder input of a running session; see `features.sequences.session_inputs`."""
 
     history: Tensor  # [B, H]
     age_bucket: Tensor  # [B, H]
@@ -81,64 +88,63 @@ class Query(NamedTuple):
     session_gap: Tensor  # [B]
 
     def ages(self) -> Tensor:
-        """Where in the copy head's curves each event of the history is [B, H]."""
+        """Row of the pointer's age bias for each history event [B, H]."""
         return self.age_bucket + GAP_BUCKETS * self.is_last
 
     def session(self) -> SessionInputs:
-        """Its tokens."""
-        place = torch.arange(self.tokens.shape[1], device=self.tokens.device).expand(self.tokens.shape)
-        begin = (self.hour, self.weekday, self.session_gap)
-        columns = (self.tokens, self.token_kinds, self.token_gaps, self.token_words, place)
-        return SessionInputs(*columns, *(column[:, None] for column in begin))
+        """The session's tokens."""
+        position = torch.arange(self.tokens.shape[1], device=self.tokens.device).expand(self.tokens.shape)
+        session_columns = (self.hour, self.weekday, self.session_gap)
+        columns = (self.tokens, self.token_kinds, self.token_gaps, self.token_words, position)
+        return SessionInputs(*columns, *(column[:, None] for column in session_columns))
 
 
-class Past(NamedTuple):
-    """What the sessions of a window have before them: the window's own events; see `model.windows`."""
+class WindowHistory(NamedTuple):
+    """History of the sessions of a window: the window's own earlier events; see `model.windows`."""
 
     events: Events
-    session_days: Tensor  # [B, S]
-    session_first: Tensor  # [B, S] where each session begins
-    next_same: Tensor  # [B, W] where the item comes next
-    same_in_session: Tensor  # [B, S, W] where in session s the item of event j comes first; W: nowhere
+    session_days: Tensor  # [B, S] start time of each session, in days
+    session_first: Tensor  # [B, S] column of each session's first event
+    next_same: Tensor  # [B, W] column of the next event with the same item
+    same_in_session: Tensor  # [B, S, W] first column in session s of the item of event j; W if it does not occur
 
 
 class SessionInputs(NamedTuple):
-    """Tokens of a session [B, T], each of which reads the event before the one it predicts."""
+    """Session tokens [B, T]. Each holds the event before the one that it predicts."""
 
     item: Tensor
     kind: Tensor
     gap: Tensor
-    words: Tensor
-    place: Tensor
+    words: Tensor  # [B, T, A]
+    position: Tensor
     hour: Tensor
     weekday: Tensor
-    since: Tensor  # bucket of the time since the session before
+    session_gap: Tensor  # bucket of the time since the previous session
 
 
-class Window(NamedTuple):
+class WindowBatch(NamedTuple):
     """A training batch: B windows of W events of one user each, cut into S sessions; see `model.windows`."""
 
-    item: Tensor  # [B, W]
-    inputs: SessionInputs  # what the decoder reads to predict each of them
+    item: Tensor  # [B, W] targets
+    inputs: SessionInputs  # decoder input that predicts each target
     session: Tensor  # [B, W] number of the session in the window
-    weight: Tensor  # [B, W] how much each counts as what is to be predicted
-    buys: Tensor  # [B, W] 1 where the session buys something with the event or later
-    past: Past | None  # None where rows are single sessions
+    weight: Tensor  # [B, W] weight of each target in the loss
+    buys: Tensor  # [B, W] 1 where the session has a purchase at this event or later
+    past: WindowHistory | None  # None where rows are single sessions
 
 
 class Loss(NamedTuple):
-    """Sums over a batch's targets: cross entropies of the next item, and of whether the session buys; and of what the
-    targets count."""
+    """Sums over a batch: cross entropy of the next item, cross entropy of purchase intent, weight of the targets."""
 
     next_item: Tensor
     intent: Tensor
     targets: Tensor
 
 
-class Sample(NamedTuple):
-    """Negatives [K] that all targets share, and the logarithm of how often each was expected to be drawn.
+class NegativeSample(NamedTuple):
+    """Negatives [K] shared by all targets, and the log of how often each is expected in the sample [K].
 
-    Subtracting that from the scores corrects for the drawing (Bengio and Senécal 2008).
+    Subtracting the latter from the logits corrects for the sampling (Bengio and Senécal 2008).
     """
 
     items: Tensor

@@ -1,4 +1,4 @@
-"""The training loop: AdamW at a constant rate until validation stops improving, then a short decay on everything."""
+"""Training loop: AdamW at a constant learning rate until validation stops improving, then a decay on all events."""
 
 from __future__ import annotations
 
@@ -21,22 +21,23 @@ from recsys_tasks.features.sequences import Timeline
 from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.model import distributed
 from recsys_tasks.model.network import Recommender
-from recsys_tasks.model.tensors import NetworkConfig, Sample
+from recsys_tasks.model.tensors import NegativeSample, NetworkConfig
 from recsys_tasks.model.windows import Spans, epoch_windows, window_batch
 from recsys_tasks.names import FIRST_ITEM
 
 log = logging.getLogger(__name__)
-_Seen = TypeVar("_Seen")
-_AVERAGED = 17  # the average of weights reaches back over about a sixteenth of the steps
-_WARM_UP = (0.05, 100)  # share of the epochs, or steps, whichever is over first
+_Result = TypeVar("_Result")
+_AVERAGING = 17  # the moving average of the weights covers about the last sixteenth of the steps
+_WARM_UP = (0.05, 100)  # share of the epochs, or steps; the shorter one counts
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What a training decided by the clock; with it another training does the same whatever the time.
+class TrainingPlan:
+    """Lengths of a training's phases, which depended on the clock; with it the training can be reproduced.
 
     Attributes:
-        stable_steps: after how many steps the decay began; decay_events: how many events it had.
+        stable_steps: steps before the decay.
+        decay_events: events of the decay.
     """
 
     stable_steps: int
@@ -45,57 +46,61 @@ class Plan:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How to train.
+    """Hyperparameters of a training.
 
     Attributes:
-        epochs, seconds: bounds of the whole training, the decay included; the earlier one counts.
-        patience: validations without a better one after which the decay begins.
-        judge_after: validate after at least so many events, when an epoch is over.
-        decay: share of the training that the decay takes.
-        plan: of an earlier training, to do the same again; `seconds` does not count then.
-        window: events in a row, at most; batch_tokens: events in a batch, about.
-        negatives: shared by a batch; 0 takes the softmax over all items. negative_power: exponent of the items'
-            counts that they are drawn by.
+        epochs, seconds: limits of the whole training, decay included; the one reached first counts.
+        patience: number of validations without improvement that start the decay.
+        validation_interval_events: minimum number of events between validations; they run at the end of an epoch.
+        decay_fraction: share of the training that the decay takes.
+        plan: phase lengths of an earlier training to reproduce; `seconds` is ignored then.
+        window_size: maximum number of events of a window.
+        batch_tokens: approximate number of events of a batch.
+        num_negatives: negatives shared by a batch; 0 uses the softmax over all items.
+        negative_power: exponent of the item counts that negatives are sampled by.
+        learning_rate: of the constant phase.
+        weight_decay: of matrices; vectors have none.
+        seed: of negatives, windows and dropout.
     """
 
     epochs: int = 20
     seconds: float = 150.0
     patience: int = 3
-    judge_after: int = 0
-    decay: float = 0.35
-    plan: Plan | None = None
-    window: int = 256
+    validation_interval_events: int = 0
+    decay_fraction: float = 0.35
+    plan: TrainingPlan | None = None
+    window_size: int = 256
     batch_tokens: int = 2048
-    negatives: int = 1024
+    num_negatives: int = 1024
     negative_power: float = 0.75
-    rate: float = 3e-3
+    learning_rate: float = 3e-3
     weight_decay: float = 0.01
     seed: int = 0
 
 
 class TrainingData(NamedTuple):
-    """What to learn from.
+    """Events to train on.
 
     Attributes:
-        timeline: the events; counts: how often each item comes among them [V], for drawing negatives.
-        stops: where each user's events for training end, until the decay [U].
-        final_stops: the same for the decay [U], in which the events held out for validation take part.
-        freshness: with what chance a window that ends with an event takes part in an epoch of the decay [N]; None
-            where nothing is known of time.
-        news: with what chance before the decay [N]; None where all do.
+        timeline: the events.
+        counts: count of each item among the events [V], for sampling negatives.
+        stops: end of each user's training events before the decay [U].
+        final_stops: the same in the decay [U], which includes the validation events.
+        recency_weights: in the decay, inclusion probability of a window by its last event [N]; None includes all.
+        replay_weights: the same before the decay [N].
     """
 
     timeline: Timeline
     counts: np.ndarray
     stops: np.ndarray
     final_stops: np.ndarray
-    freshness: np.ndarray | None = None
-    news: np.ndarray | None = None
+    recency_weights: np.ndarray | None = None
+    replay_weights: np.ndarray | None = None
 
 
 @dataclass
 class TrainingReport:
-    """What happened: figures of each epoch, what began the decay, and what was decided by the clock."""
+    """Metrics of each epoch, the reason for the decay, and the phase lengths."""
 
     epochs: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
@@ -107,21 +112,21 @@ class TrainingReport:
     stopped_by: str = "epochs"
 
     @property
-    def plan(self) -> Plan:
-        """For a training that is to do the same."""
-        return Plan(self.stable_steps, self.decay_events)
+    def plan(self) -> TrainingPlan:
+        """Phase lengths, to reproduce the training."""
+        return TrainingPlan(self.stable_steps, self.decay_events)
 
 
-def build_network(config: NetworkConfig, vocabulary: Vocabulary, neighbours: np.ndarray | None = None) -> Recommender:
-    """A fresh network for a vocabulary; its item biases start at the items' log shares of the training events.
+def build_network(config: NetworkConfig, vocabulary: Vocabulary, neighbors: np.ndarray | None = None) -> Recommender:
+    """An untrained network; its item biases are the log shares of the items in the training events.
 
-    `neighbours` are those of each item [V, config.neighbours]; without them there is room for them.
+    `neighbors` are each item's [V, config.num_neighbors]; None fills them with padding.
     """
-    if neighbours is None:
-        neighbours = np.zeros((len(vocabulary), config.neighbours), np.int64)
-    counts = np.maximum(vocabulary.all_counts(), 1)
+    if neighbors is None:
+        neighbors = np.zeros((len(vocabulary), config.num_neighbors), np.int64)
+    counts = np.maximum(vocabulary.training_counts(), 1)
     log_share = torch.from_numpy(np.log(counts / counts.sum())).float()
-    return Recommender(config, torch.from_numpy(vocabulary.content()), log_share, torch.from_numpy(neighbours))
+    return Recommender(config, torch.from_numpy(vocabulary.content_matrix()), log_share, torch.from_numpy(neighbors))
 
 
 def train(
@@ -133,57 +138,58 @@ def train(
     checkpoint: Path | None = None,
     before_decay: Callable[[Recommender], None] = lambda network: None,
 ) -> TrainingReport:
-    """Trains in place.
+    """Trains a network in place; leaves it with the average of its last weights.
 
-    The rate stays constant (after a warm-up) until the average of the weights (Polyak and Juditsky 1992) stops
-    improving in validation or the time is nearly over; then, from the best average if it has stopped improving, it
-    decays to nothing while the events held out so far take part: warm-up, stable, decay (Hu et al. 2024, MiniCPM).
-    The network is left with the average of its last weights.
+    The schedule is warm-up, stable, decay (Hu et al. 2024, MiniCPM). The learning rate is constant after the warm-up
+    until the moving average of the weights (Polyak and Juditsky 1992) stops improving in validation, or the epochs or
+    seconds are nearly used up. Then it decays to 0 while the validation events join the training. The decay starts from
+    the best average if validation stopped improving.
 
     Args:
-        network: fresh, or with the weights to go on from.
+        network: untrained, or with the weights to start from.
         data: the events.
-        config: the schedule.
-        validate: the measure to maximise, taken of the average after every epoch.
-        on_epoch: called with the number of the epoch and its figures.
-        before_decay: called with the network, its weights averaged, while it has not seen what validation asks for.
-        checkpoint: where to keep the state after each epoch; if there is one of the same training, it goes on there.
+        config: hyperparameters.
+        validate: metric to maximize, computed with the averaged weights.
+        on_epoch: called with the number of each epoch and its metrics.
+        checkpoint: file of the training state, written after each epoch. An existing one of the same training is
+            resumed.
+        before_decay: called with the averaged weights before the network is trained on validation events.
 
     Raises:
         NotEnoughData: there is no training event.
-        InvariantError: the loss is not a number; names the batch.
+        InvariantError: the loss is not finite; names the batch.
         OutOfMemory: a batch does not fit; says what needs less.
     """
-    loop = _Loop(network, data, config)
-    if loop.tokens_per_epoch == 0:
-        raise NotEnoughData("No event lies before the validation part: nothing to train on")
-    loop.restore(checkpoint)
-    while loop.phase != "done":
-        figures = loop.epoch()
-        if loop.due:
-            figures["validation"] = loop.judge(validate)
-        if loop.advance():
-            loop.show(before_decay)
-            loop.begin_decay()
-        loop.report.epochs.append(figures)
-        on_epoch(loop.number, figures)
+    trainer = _Trainer(network, data, config)
+    if trainer.tokens_per_epoch == 0:
+        raise NotEnoughData("There is no event before the validation part to train on; collect events for more days")
+    trainer.load_checkpoint(checkpoint)
+    while trainer.phase != "done":
+        figures = trainer.run_epoch()
+        if trainer.is_validation_due:
+            figures["validation"] = trainer.validate(validate)
+        if trainer.advance_phase():
+            trainer.evaluate_average(before_decay)
+            trainer.start_decay()
+        trainer.report.epochs.append(figures)
+        on_epoch(trainer.epoch, figures)
         log.info(
             "Epoch %d: %s after %.0f s",
-            loop.number,
+            trainer.epoch,
             ", ".join(f"{name} {value:.4f}" for name, value in figures.items() if name != "seconds"),
-            loop.seconds,
+            trainer.seconds,
         )
-        loop.keep(checkpoint)
-    loop.finish()
-    if checkpoint is not None and loop.process == 0:
+        trainer.save_checkpoint(checkpoint)
+    trainer.finish()
+    if checkpoint is not None and trainer.rank == 0:
         checkpoint.unlink(missing_ok=True)
-    return loop.report
+    return trainer.report
 
 
-class _Loop:
-    """The state of one training: weights and their average, optimiser, schedule, counters.
+class _Trainer:
+    """State of a training: weights and their moving average, optimizer, schedule and counters.
 
-    Phases are `stable`, `decay`, `done`. All randomness follows from the seed and the number of the epoch.
+    The phases are `stable`, `decay` and `done`. All randomness derives from the seed and the epoch number.
     """
 
     def __init__(self, network: Recommender, data: TrainingData, config: TrainingConfig) -> None:
@@ -191,7 +197,7 @@ class _Loop:
         self.device = network.items.bias.device
         weight = torch.from_numpy(data.counts.astype(np.float64)) ** config.negative_power
         weight[:FIRST_ITEM] = 0
-        self.share = (weight / weight.sum()).float()
+        self.negative_probability = (weight / weight.sum()).float()
         self.weights: list[Tensor] = list(network.parameters())
         self.average = [weight.detach().clone() for weight in self.weights]
         self.optimizer = torch.optim.AdamW(
@@ -199,18 +205,19 @@ class _Loop:
                 {"params": [w for w in self.weights if w.dim() > 1], "weight_decay": config.weight_decay},
                 {"params": [w for w in self.weights if w.dim() <= 1], "weight_decay": 0.0},
             ],
-            lr=config.rate,
+            lr=config.learning_rate,
             betas=(0.9, 0.98),
             fused=True,
         )
         self.report = TrainingReport()
         self.tokens_per_epoch = int((data.stops - data.timeline.user_start[:-1]).sum())
-        self.phase, self.number, self.tokens, self.earlier_seconds = "stable", 0, 0, 0.0
-        self.decay_from, self.best, self.best_average = 0, -math.inf, self.average
-        self.judged, self.worse, self.stepping, self.best_tokens = 0, 0, 0.0, 0
-        self.process, self.processes = distributed.place()
-        self.clock = 0.0
-        self.began = time.perf_counter()
+        self.phase, self.epoch, self.tokens, self.resumed_seconds = "stable", 0, 0, 0.0
+        self.decay_start_tokens, self.best_metric, self.best_average = 0, -math.inf, self.average
+        self.validated_tokens, self.validations_without_improvement = 0, 0
+        self.step_seconds, self.best_tokens = 0.0, 0
+        self.rank, self.world_size = distributed.rank_and_world_size()
+        self.shared_seconds = 0.0
+        self.started = time.perf_counter()
 
     @property
     def _stops(self) -> np.ndarray:
@@ -218,50 +225,50 @@ class _Loop:
 
     @property
     def seconds(self) -> float:
-        """Time of the training so far, also before an interruption; the first process's, where there are several."""
-        if self.processes > 1:
-            return self.clock
-        return self.earlier_seconds + time.perf_counter() - self.began
+        """Duration of the training so far, before an interruption included; in a process group that of rank 0."""
+        if self.world_size > 1:
+            return self.shared_seconds
+        return self.resumed_seconds + time.perf_counter() - self.started
 
     @property
     def progress(self) -> float:
-        """How much of the schedule is done: the larger of the share of the epochs and of the seconds."""
-        return max(self._passes / self.config.epochs, self.seconds / self.config.seconds)
+        """Completed share of the schedule: the larger of the shares of the epochs and of the seconds."""
+        return max(self._epochs_done / self.config.epochs, self.seconds / self.config.seconds)
 
     @property
-    def over(self) -> bool:
-        """Whether the phase's events, or its time, are used up."""
+    def is_phase_over(self) -> bool:
+        """Whether the events or seconds of the phase are used up."""
         if self.phase == "decay":
-            return self.decayed >= 1
+            return self.decay_progress >= 1
         if self.config.plan is not None:
             return self.report.steps >= self.config.plan.stable_steps
-        return self.progress >= 1 - self.config.decay
+        return self.progress >= 1 - self.config.decay_fraction
 
     @property
-    def decayed(self) -> float:
-        """How much of the decay is done."""
-        return (self.tokens - self.decay_from) / self.report.decay_events
+    def decay_progress(self) -> float:
+        """Completed share of the decay."""
+        return (self.tokens - self.decay_start_tokens) / self.report.decay_events
 
     @property
-    def _passes(self) -> float:
+    def _epochs_done(self) -> float:
         return self.tokens / self.tokens_per_epoch
 
-    def epoch(self) -> dict[str, float]:
-        """One pass over the training events, or less when its phase is over; its figures."""
-        self.number += 1
+    def run_epoch(self) -> dict[str, float]:
+        """Trains for one pass over the training events, or until the phase is over; returns the epoch's metrics."""
+        self.epoch += 1
         self.network.train()
-        torch.manual_seed(self.config.seed * 100_003 + self.number)
-        random = np.random.default_rng([self.config.seed, self.number])
-        loss_sum, targets, began = 0.0, 0, self.seconds
+        torch.manual_seed(self.config.seed * 100_003 + self.epoch)
+        rng = np.random.default_rng([self.config.seed, self.epoch])
+        loss_sum, targets, started = 0.0, 0, self.seconds
         with tqdm(
             total=self.tokens_per_epoch,
-            desc=f"epoch {self.number}",
+            desc=f"epoch {self.epoch}",
             unit="tok",
             unit_scale=True,
             mininterval=5,
             file=sys.stdout,
         ) as bar:
-            for span in self._spans(random):
+            for span in self._spans(rng):
                 loss, count = self._step(span)
                 loss_sum, targets = loss_sum + loss, targets + count
                 self.report.steps += 1
@@ -270,76 +277,83 @@ class _Loop:
                 bar.update(length)
                 bar.set_postfix(loss=f"{loss_sum / max(targets, 1):.3f}", refresh=False)
         self.network.eval()
-        self.stepping += self.seconds - began
+        self.step_seconds += self.seconds - started
         return {"loss": loss_sum / max(targets, 1), "seconds": self.seconds}
 
-    def _spans(self, random: np.random.Generator) -> Iterator[Spans]:
+    def _spans(self, rng: np.random.Generator) -> Iterator[Spans]:
         timeline, config = self.data.timeline, self.config
-        chance = self.data.freshness if self.phase == "decay" else self.data.news
-        for span in epoch_windows(timeline, self._stops, config.window, config.batch_tokens, random, chance):
-            if self.over:
+        probability = self.data.recency_weights if self.phase == "decay" else self.data.replay_weights
+        for span in epoch_windows(timeline, self._stops, config.window_size, config.batch_tokens, rng, probability):
+            if self.is_phase_over:
                 return
             yield span
 
     @property
-    def due(self) -> bool:
-        """Whether it is time to validate: before the decay, and after enough events since the last time."""
-        return self.phase == "stable" and self.tokens - self.judged >= self.config.judge_after
+    def is_validation_due(self) -> bool:
+        """Whether to validate: in the stable phase, after enough events since the last validation."""
+        interval = self.tokens - self.validated_tokens
+        return self.phase == "stable" and interval >= self.config.validation_interval_events
 
-    def judge(self, validate: Callable[[Recommender], float]) -> float:
-        """Validation of the average of the weights; keeps the best."""
-        measure = self.show(validate)
-        self.judged, self.worse = self.tokens, self.worse + 1
-        if measure > self.best:
-            self.best, self.report.best_epoch, self.worse, self.best_tokens = measure, self.number, 0, self.tokens
+    def validate(self, validate: Callable[[Recommender], float]) -> float:
+        """Validation metric of the averaged weights; remembers the best average."""
+        metric = self.evaluate_average(validate)
+        self.validated_tokens = self.tokens
+        self.validations_without_improvement += 1
+        if metric > self.best_metric:
+            self.best_metric, self.report.best_epoch = metric, self.epoch
+            self.validations_without_improvement, self.best_tokens = 0, self.tokens
             self.best_average = [weight.clone() for weight in self.average]
-        return measure
+        return metric
 
-    def show(self, look: Callable[[Recommender], _Seen]) -> _Seen:
-        """What `look` sees in the network with the average of its weights."""
-        self._swap()
+    def evaluate_average(self, evaluate: Callable[[Recommender], _Result]) -> _Result:
+        """The result of `evaluate` on the network with its averaged weights."""
+        self._swap_average()
         try:
-            return look(self.network)
+            return evaluate(self.network)
         finally:
-            self._swap()
+            self._swap_average()
 
-    def advance(self) -> bool:
-        """Goes on to the next phase if this one is over; whether that is the decay."""
+    def advance_phase(self) -> bool:
+        """Enters the next phase if the current one is over; returns whether the decay starts."""
         if self.phase == "decay":
-            self.phase = "done" if self.over else "decay"
+            self.phase = "done" if self.is_phase_over else "decay"
             return False
-        tired = self.worse >= self.config.patience
-        if tired:
+        out_of_patience = self.validations_without_improvement >= self.config.patience
+        if out_of_patience:
             with torch.no_grad():
                 torch._foreach_copy_(self.weights, self.best_average)
                 torch._foreach_copy_(self.average, self.best_average)
-        if tired or self.over:
-            by_time = self.seconds / self.config.seconds >= 1 - self.config.decay
-            planned = self.config.plan is not None
-            self.report.stopped_by = "patience" if tired else "plan" if planned else "seconds" if by_time else "epochs"
+        if out_of_patience or self.is_phase_over:
+            self.report.stopped_by = "patience" if out_of_patience else self._limit_reached()
             self.phase = "decay"
         return self.phase == "decay"
 
-    def begin_decay(self) -> None:
-        """From here on the rate falls, over a share of the events behind the weights that it begins with, or as many
-        as the time is enough for."""
-        self.decay_from, self.report.stable_steps = self.tokens, self.report.steps
-        behind = self.best_tokens if self.report.stopped_by == "patience" else self.tokens
-        wanted = self.config.decay / (1 - self.config.decay) * behind
-        left = max(self.config.seconds - self.seconds, 0.0) * self.tokens / max(self.stepping, 1e-9)
+    def _limit_reached(self) -> str:
+        if self.config.plan is not None:
+            return "plan"
+        out_of_time = self.seconds / self.config.seconds >= 1 - self.config.decay_fraction
+        return "seconds" if out_of_time else "epochs"
+
+    def start_decay(self) -> None:
+        """Sets the length of the decay: a fraction of the events that its initial weights were trained on, or as many
+        as the remaining seconds allow."""
+        self.decay_start_tokens, self.report.stable_steps = self.tokens, self.report.steps
+        trained_tokens = self.best_tokens if self.report.stopped_by == "patience" else self.tokens
+        wanted = self.config.decay_fraction / (1 - self.config.decay_fraction) * trained_tokens
+        affordable = max(self.config.seconds - self.seconds, 0.0) * self.tokens / max(self.step_seconds, 1e-9)
         plan = self.config.plan
-        self.report.decay_events = max(int(min(wanted, left)) if plan is None else plan.decay_events, 1)
+        self.report.decay_events = max(int(min(wanted, affordable)) if plan is None else plan.decay_events, 1)
 
     def finish(self) -> None:
-        """Leaves the network with the average of its weights, and completes the report."""
-        self._swap()
+        """Gives the network its averaged weights, and completes the report."""
+        self._swap_average()
         self.network.eval()
         self.report.seconds = self.seconds
         self.report.tokens_per_second = self.tokens / max(self.seconds, 1e-9)
 
-    def keep(self, path: Path | None) -> None:
-        """Writes the state."""
-        if path is None or self.process:
+    def save_checkpoint(self, path: Path | None) -> None:
+        """Writes the training state; rank 0 only."""
+        if path is None or self.rank:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         state = {
@@ -352,17 +366,17 @@ class _Loop:
             "counters": {name: getattr(self, name) for name in _COUNTERS},
             "seconds": self.seconds,
         }
-        written = path.with_suffix(".new")
-        torch.save(state, written)
-        written.replace(path)
+        new = path.with_suffix(".new")
+        torch.save(state, new)
+        new.replace(path)
 
-    def restore(self, path: Path | None) -> None:
-        """Goes on from a state of the same training, if there is one."""
+    def load_checkpoint(self, path: Path | None) -> None:
+        """Resumes from a checkpoint of a training with the same configuration, if there is one."""
         if path is None or not path.exists():
             return
         state: dict[str, Any] = torch.load(path, weights_only=True, map_location=self.device)
         if state["config"] != asdict(self.config):
-            log.warning("%s is of a training with other settings; starting again", path)
+            log.warning("Checkpoint %s has another training configuration; training starts from the beginning", path)
             return
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -370,73 +384,86 @@ class _Loop:
         self.report = TrainingReport(**state["report"])
         for name, value in state["counters"].items():
             setattr(self, name, value)
-        self.earlier_seconds = state["seconds"]
-        log.info("Going on after epoch %d of an interrupted training", self.number)
+        self.resumed_seconds = state["seconds"]
+        log.info("Resuming an interrupted training after epoch %d", self.epoch)
 
-    def _swap(self) -> None:
-        """The weights and their average change places."""
+    def _swap_average(self) -> None:
+        """Exchanges the weights and their average."""
         for weight, average in zip(self.weights, self.average, strict=True):
             weight.data, average.data = average.data, weight.data
 
     def _step(self, span: Spans) -> tuple[float, int]:
+        """One optimizer step; the sum of the loss and the weight of its targets."""
         for group in self.optimizer.param_groups:
-            group["lr"] = self.config.rate * self._rate()
+            group["lr"] = self.config.learning_rate * self._learning_rate_factor()
         try:
-            loss, count = self._learn(span)
+            loss, count = self._backward(span)
         except (RuntimeError, MemoryError) as error:
             if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error):
                 raise OutOfMemory(
-                    f"No memory for a batch of {self.config.batch_tokens} events in windows of {self.config.window}; "
-                    "fewer items (a higher RECSYS_MIN_ITEM_EVENTS) or a smaller network (a shorter "
-                    "RECSYS_TRAINING_SECONDS) need less"
+                    f"No memory for a batch of {self.config.batch_tokens} events in windows of "
+                    f"{self.config.window_size}; reduce the number of items (raise RECSYS_MIN_ITEM_EVENTS) or the size "
+                    "of the network (lower RECSYS_TRAINING_SECONDS)"
                 ) from error
             raise
         torch.nn.utils.clip_grad_norm_(self.weights, 1.0)
         self.optimizer.step()
         with torch.no_grad():
-            torch._foreach_lerp_(self.average, self.weights, _AVERAGED / (self.report.steps + _AVERAGED))
+            torch._foreach_lerp_(self.average, self.weights, _AVERAGING / (self.report.steps + _AVERAGING))
         return loss, count
 
-    def _learn(self, span: Spans) -> tuple[float, int]:
-        """Gradients of the mean loss over a batch; the loss's sum and what its targets count, over all processes."""
-        start, stop = (edge[self.process :: self.processes] for edge in span)
+    def _backward(self, span: Spans) -> tuple[float, int]:
+        """Computes gradients of a batch's mean loss; the loss's sum and the targets' weight over all processes."""
+        start, stop = (edge[self.rank :: self.world_size] for edge in span)
         if len(start):
             batch = window_batch(self.data.timeline, start, stop, self.network.config.history)
-            next_item, intent, targets = self.network.loss(_to(batch, self.device), self._sample())
+            next_item, intent, targets = self.network.loss(_to_device(batch, self.device), self._sample_negatives())
         else:
             next_item = intent = self.network.items.bias.sum() * 0
             targets = torch.zeros(())
-        spent = self.earlier_seconds + time.perf_counter() - self.began if self.process == 0 else 0.0
-        summed, count, self.clock = distributed.total(next_item.item(), float(targets), spent)
-        if not math.isfinite(summed):
+        seconds = self.resumed_seconds + time.perf_counter() - self.started if self.rank == 0 else 0.0
+        loss, count, self.shared_seconds = distributed.all_reduce_sums(next_item.item(), float(targets), seconds)
+        if not math.isfinite(loss):
             raise InvariantError(
-                f"The loss is {summed} at step {self.report.steps}, in windows from events {span[0].tolist()[:8]} "
-                "on; train from the start, or with another RECSYS_SEED"
+                f"The loss is {loss} at step {self.report.steps}, in windows from events {span[0].tolist()[:8]} "
+                "on; train from scratch, or with another RECSYS_SEED"
             )
         self.optimizer.zero_grad(set_to_none=True)
         ((next_item + intent) / max(count, 1)).backward()
-        distributed.add_gradients(self.weights)
-        return summed, int(count)
+        distributed.all_reduce_gradients(self.weights)
+        return loss, int(count)
 
-    def _sample(self) -> Sample | None:
-        if not self.config.negatives:
+    def _sample_negatives(self) -> NegativeSample | None:
+        count = self.config.num_negatives
+        if not count:
             return None
-        drawn = torch.multinomial(self.share, self.config.negatives, replacement=True)
-        return Sample(drawn.to(self.device), torch.log(self.config.negatives * self.share[drawn]).to(self.device))
+        drawn = torch.multinomial(self.negative_probability, count, replacement=True)
+        log_expected = torch.log(count * self.negative_probability[drawn])
+        return NegativeSample(drawn.to(self.device), log_expected.to(self.device))
 
-    def _rate(self) -> float:
-        """Share of the full rate."""
+    def _learning_rate_factor(self) -> float:
+        """Factor of the configured learning rate, 0 to 1: warm-up, constant, or 1 - √ decay."""
         if self.phase == "decay":
-            return 1 - math.sqrt(min(self.decayed, 1.0))
+            return 1 - math.sqrt(min(self.decay_progress, 1.0))
         share, steps = _WARM_UP
-        return min(1.0, max((self._passes / self.config.epochs + 1e-3) / share, (self.report.steps + 1) / steps))
+        return min(1.0, max((self._epochs_done / self.config.epochs + 1e-3) / share, (self.report.steps + 1) / steps))
 
 
-_COUNTERS = ("phase", "number", "tokens", "decay_from", "best", "judged", "worse", "stepping", "best_tokens")
+_COUNTERS = (
+    "phase",
+    "epoch",
+    "tokens",
+    "decay_start_tokens",
+    "best_metric",
+    "validated_tokens",
+    "validations_without_improvement",
+    "step_seconds",
+    "best_tokens",
+)
 
 
-def _to(part: Any, device: torch.device) -> Any:
-    """A batch, tuples of tensors in tuples, on a device."""
+def _to_device(part: Any, device: torch.device) -> Any:
+    """A batch of nested tuples of tensors, on a device."""
     if part is None or isinstance(part, Tensor):
         return part if part is None else part.to(device)
-    return type(part)(*(_to(inner, device) for inner in part))
+    return type(part)(*(_to_device(inner, device) for inner in part))

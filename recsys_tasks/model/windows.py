@@ -1,4 +1,7 @@
-"""Training batches cut from a timeline: windows of one user's events each, without a loop over events."""
+"""Training windows: batches of consecutive events of one user each, cut from a timeline by vectorized NumPy.
+
+Letters in shapes: N events, U users, B windows, W events of a window, S sessions of a window.
+"""
 
 from __future__ import annotations
 
@@ -8,134 +11,141 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recsys_tasks.features.sequences import SECONDS_PER_DAY, Timeline, event_inputs, hour_of, weekday_of
-from recsys_tasks.model.tensors import Events, Past, SessionInputs, Window
+from recsys_tasks.features.sequences import SECONDS_PER_DAY, Timeline, day_of_week, encoder_inputs, hour_of_day
+from recsys_tasks.model.tensors import Events, SessionInputs, WindowBatch, WindowHistory
 from recsys_tasks.names import PADDING_ITEM
 
-Spans = tuple[np.ndarray, np.ndarray]
-_HALF_LIFE = 1 / 3
+Spans = tuple[np.ndarray, np.ndarray]  # first event and end of windows
+_HALF_LIFE = 1 / 3  # share of the training events after which the recency weight halves
 
 
 def epoch_windows(
     timeline: Timeline,
     stops: np.ndarray,
-    width: int,
-    tokens: int,
+    window_size: int,
+    batch_tokens: int,
     rng: np.random.Generator,
-    chance: np.ndarray | None = None,
+    probability: np.ndarray | None = None,
 ) -> Iterator[Spans]:
-    """Batches of windows [start, stop) that cover every event before its user's stop [U] once.
+    """Batches of windows [start, stop) that cover every training event once.
 
-    Windows have at most `width` events, cut at random offsets; those of a batch are of similar length, with
-    about `tokens` events together. With a `chance` [N] of the events that windows end with, some are left out.
+    The windows of a batch have similar lengths.
+
+    Args:
+        timeline: the events.
+        stops: end of each user's training events [U].
+        window_size: maximum number of events of a window; windows are cut at random offsets.
+        batch_tokens: approximate number of events of a batch.
+        rng: source of randomness.
+        probability: inclusion probability of a window, by its last event [N]; None includes all windows.
     """
     starts = timeline.user_start[:-1]
-    some = stops > starts
-    starts, stops = starts[some], stops[some]
-    offset = np.where(stops - starts > width, rng.integers(1, width + 1, len(starts)), width)
-    pieces = 1 + np.maximum(0, -(-(stops - starts - offset) // width))
-    owner = np.repeat(np.arange(len(starts)), pieces)
-    nth = np.arange(len(owner)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
-    later = starts[owner] + offset[owner] + (nth - 1) * width
+    has_events = stops > starts
+    starts, stops = starts[has_events], stops[has_events]
+    offset = np.where(stops - starts > window_size, rng.integers(1, window_size + 1, len(starts)), window_size)
+    num_windows = 1 + np.maximum(0, -(-(stops - starts - offset) // window_size))
+    owner = np.repeat(np.arange(len(starts)), num_windows)
+    nth = np.arange(len(owner)) - np.repeat(np.cumsum(num_windows) - num_windows, num_windows)
+    later = starts[owner] + offset[owner] + (nth - 1) * window_size
     begin = np.where(nth == 0, starts[owner], later)
-    end = np.minimum(starts[owner] + offset[owner] + nth * width, stops[owner])
-    if chance is not None:
-        taken = rng.random(len(end)) < chance[end - 1]
-        begin, end = begin[taken], end[taken]
-    # Similar lengths together, so that little is padded, but not always the same windows.
+    end = np.minimum(starts[owner] + offset[owner] + nth * window_size, stops[owner])
+    if probability is not None:
+        included = rng.random(len(end)) < probability[end - 1]
+        begin, end = begin[included], end[included]
+    # Similar lengths in a batch reduce padding; the noise varies which windows share one.
     by_length = np.argsort((end - begin) * (1 + rng.random(len(begin)) / 8), kind="stable")[::-1]
     begin, end = begin[by_length], end[by_length]
-    cuts = _batch_cuts(end - begin, tokens)
+    cuts = _batch_cuts(end - begin, batch_tokens)
     for batch in rng.permutation(len(cuts) - 1):
         part = slice(cuts[batch], cuts[batch + 1])
         yield begin[part], end[part]
 
 
-def _batch_cuts(lengths: np.ndarray, tokens: int) -> list[int]:
-    """Where batches of about `tokens` events begin, among windows from long to short."""
+def _batch_cuts(lengths: np.ndarray, batch_tokens: int) -> list[int]:
+    """Boundaries of batches of about `batch_tokens` events, for windows sorted from long to short."""
     cuts = [0]
     while cuts[-1] < len(lengths):
         longest = int(lengths[cuts[-1]]) * 9 // 8
-        cuts.append(min(cuts[-1] + max(1, tokens // longest), len(lengths)))
+        cuts.append(min(cuts[-1] + max(1, batch_tokens // longest), len(lengths)))
     return cuts
 
 
 def training_stops(timeline: Timeline, split: np.ndarray, last_part: int = 0) -> np.ndarray:
-    """Where the events of each user end [U] whose session is of a part up to `last_part`; later parts follow."""
-    taken = split[timeline.session] <= last_part
-    counts = np.concatenate([[0], np.cumsum(taken)])
+    """End of each user's events [U] in sessions whose part of the split [S] is at most `last_part`."""
+    included = split[timeline.session] <= last_part
+    counts = np.concatenate([[0], np.cumsum(included)])
     return timeline.user_start[:-1] + counts[timeline.user_start[1:]] - counts[timeline.user_start[:-1]]
 
 
-def window_batch(timeline: Timeline, start: np.ndarray, stop: np.ndarray, history: bool = True) -> Window:
-    """The windows [start, stop) of a timeline as one batch, padded at the end.
+def window_batch(timeline: Timeline, start: np.ndarray, stop: np.ndarray, history: bool = True) -> WindowBatch:
+    """The windows [start, stop) of a timeline as a batch, padded at the end.
 
-    Without `history` each window must lie in one session.
+    Without `history` each window must lie within one session.
     """
     length = stop - start
     column = np.arange(int(length.max()))
     valid = column < length[:, None]
     index = np.where(valid, start[:, None] + column, stop[:, None] - 1)
     session = timeline.session[index] - timeline.session[index[:, :1]]
-    opens = np.ones(index.shape, bool)
-    opens[:, 1:] = session[:, 1:] != session[:, :-1]
-    first = np.maximum.accumulate(np.where(opens, column, 0), 1)
-    before = np.maximum(index - 1, 0)
+    opens_session = np.ones(index.shape, bool)
+    opens_session[:, 1:] = session[:, 1:] != session[:, :-1]
+    first = np.maximum.accumulate(np.where(opens_session, column, 0), 1)
+    previous = np.maximum(index - 1, 0)
 
-    def following(values: np.ndarray) -> Tensor:
-        return _tensor(np.where(valid & ~opens, values[before], 0))
+    def shifted(values: np.ndarray) -> Tensor:
+        return _tensor(np.where(valid & ~opens_session, values[previous], 0))
 
-    began = timeline.session_seconds[index]
+    session_seconds = timeline.session_seconds[index]
     inputs = SessionInputs(
-        item=following(timeline.item),
-        kind=following(timeline.kind),
-        gap=following(timeline.gap),
-        words=_tensor(timeline.queries[np.where(valid & ~opens, timeline.text[before], 0)]),
-        place=_tensor(column - first),
-        hour=_tensor(hour_of(began)),
-        weekday=_tensor(weekday_of(began)),
-        since=_tensor(timeline.session_gap[index]),
+        item=shifted(timeline.item),
+        kind=shifted(timeline.kind),
+        gap=shifted(timeline.gap),
+        words=_tensor(timeline.queries[np.where(valid & ~opens_session, timeline.text[previous], 0)]),
+        position=_tensor(column - first),
+        hour=_tensor(hour_of_day(session_seconds)),
+        weekday=_tensor(day_of_week(session_seconds)),
+        session_gap=_tensor(timeline.session_gap[index]),
     )
-    return Window(
+    return WindowBatch(
         item=_tensor(np.where(valid, timeline.item[index], PADDING_ITEM)),
         inputs=inputs,
         session=_tensor(session),
         weight=_tensor(timeline.weight[index]),
-        buys=_tensor(timeline.buys[index].astype(np.float32)),
-        past=_past(timeline, index, valid, session, first, stop) if history else None,
+        buys=_tensor(timeline.leads_to_purchase[index].astype(np.float32)),
+        past=_window_history(timeline, index, valid, session, first, stop) if history else None,
     )
 
 
-def _past(
+def _window_history(
     timeline: Timeline, index: np.ndarray, valid: np.ndarray, session: np.ndarray, first: np.ndarray, stop: np.ndarray
-) -> Past:
-    (count, width), sessions = index.shape, int(session.max()) + 1
+) -> WindowHistory:
+    (count, width), num_sessions = index.shape, int(session.max()) + 1
     rows = np.arange(count)[:, None]
     now = timeline.session_seconds[stop - 1]
-    session_first = np.full((count, sessions), width)
+    session_first = np.full((count, num_sessions), width)
     session_first[rows, session] = first
-    session_days = np.zeros((count, sessions), np.float32)
+    session_days = np.zeros((count, num_sessions), np.float32)
     session_days[rows, session] = (timeline.session_seconds[index] - now[:, None]) / SECONDS_PER_DAY
-    return Past(
-        Events(**{name: _tensor(values) for name, values in event_inputs(timeline, index, valid, now).items()}),
+    return WindowHistory(
+        Events(**{name: _tensor(values) for name, values in encoder_inputs(timeline, index, valid, now).items()}),
         session_days=_tensor(session_days),
         session_first=_tensor(session_first),
         next_same=_tensor(np.minimum(timeline.next_same[index] - index[:, :1], width)),
-        same_in_session=_tensor(_first_in_session(timeline.item[index], session, sessions)),
+        same_in_session=_tensor(_first_in_session(timeline.item[index], session, num_sessions)),
     )
 
 
-def _first_in_session(item: np.ndarray, session: np.ndarray, sessions: int) -> np.ndarray:
-    """Where in each session the item of each event comes first [B, S, W]; W where it does not."""
+def _first_in_session(item: np.ndarray, session: np.ndarray, num_sessions: int) -> np.ndarray:
+    """First column of each event's item in each session [B, S, W]; W where the session does not contain it."""
     batch, width = item.shape
     rows = np.arange(batch)[:, None]
     pairs = rows * (int(item.max()) + 1) + item
     distinct, number = np.unique(pairs, return_inverse=True)
     number = number.reshape(item.shape) - np.searchsorted(distinct, rows * (int(item.max()) + 1))
-    table = np.full((batch, sessions, int(number.max()) + 1), width, np.int16)
+    table = np.full((batch, num_sessions, int(number.max()) + 1), width, np.int16)
     backwards = np.arange(width)[::-1]
-    table[rows, session[:, ::-1], number[:, ::-1]] = backwards  # of equals, the first is written last
-    wanted = np.broadcast_to(number[:, None], (batch, sessions, width))
+    table[rows, session[:, ::-1], number[:, ::-1]] = backwards  # the first occurrence is written last, and stays
+    wanted = np.broadcast_to(number[:, None], (batch, num_sessions, width))
     return np.take_along_axis(table, wanted, 2)
 
 
@@ -144,35 +154,43 @@ def _tensor(values: np.ndarray) -> Tensor:
 
 
 def events_until(starts: np.ndarray, stops: np.ndarray, count: int) -> np.ndarray:
-    """Indices, of `count` events, of those of each user from `starts` to `stops` [U]."""
+    """Indices, below `count`, of each user's events from `starts` to `stops` [U]."""
     edges = np.zeros(count + 1, np.int64)
     np.add.at(edges, starts, 1)
     np.add.at(edges, stops, -1)
     return np.flatnonzero(np.cumsum(edges[:-1]) > 0)
 
 
-def news(seconds: np.ndarray, since: float, stops: np.ndarray, starts: np.ndarray) -> np.ndarray | None:
-    """How much events [N] count for a model that goes on and knows all from before a time: 1 for later ones, and for
-    those of before as much as makes about as much of them, so that what it knew is not forgotten (experience replay).
-    None where nothing is later.
+def replay_weights(seconds: np.ndarray, since: float, stops: np.ndarray, starts: np.ndarray) -> np.ndarray | None:
+    """Weights of events [N] for a warm start: 1 for new events, and a constant for older ones (experience replay).
 
-    Training events are those of each user from `starts` to `stops` [U].
+    The older events' total weight is at most that of the new events, which keeps the model from forgetting them.
+
+    Args:
+        seconds: time of each event [N].
+        since: time up to which the model has seen the events.
+        stops, starts: range of each user's training events [U].
+
+    Returns:
+        The weights; None if no training event is new.
     """
-    later = seconds >= since
-    taken = np.zeros(len(seconds), bool)
-    taken[events_until(starts, stops, len(seconds))] = True
-    new, old = int((taken & later).sum()), int((taken & ~later).sum())
-    if not new:
+    is_new = seconds >= since
+    is_training = np.zeros(len(seconds), bool)
+    is_training[events_until(starts, stops, len(seconds))] = True
+    num_new, num_old = int((is_training & is_new).sum()), int((is_training & ~is_new).sum())
+    if not num_new:
         return None
-    return np.where(later, 1.0, min(1.0, new / max(old, 1)))
+    return np.where(is_new, 1.0, min(1.0, num_new / max(num_old, 1)))
 
 
-def freshness(seconds: np.ndarray, stops: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """Chance of events [N], halved for each third of the training events that come after them in time.
+def recency_weights(seconds: np.ndarray, stops: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """Weights of events [N]: 1 for the latest, halved for each third of the training events that come later.
 
-    Training events are those of each user from `starts` to `stops` [U].
+    Args:
+        seconds: time of each event [N].
+        stops, starts: range of each user's training events [U].
     """
-    trained = np.sort(seconds[events_until(starts, stops, len(seconds))])
-    later = len(trained) - np.searchsorted(trained, seconds, side="right")
-    chance: np.ndarray = 0.5 ** (later / max(len(trained), 1) / _HALF_LIFE)
-    return chance
+    training_seconds = np.sort(seconds[events_until(starts, stops, len(seconds))])
+    num_later = len(training_seconds) - np.searchsorted(training_seconds, seconds, side="right")
+    weights: np.ndarray = 0.5 ** (num_later / max(len(training_seconds), 1) / _HALF_LIFE)
+    return weights

@@ -7,7 +7,7 @@ import logging
 from sqlalchemy import Engine
 
 from recsys_tasks.errors import InputError
-from recsys_tasks.experiments.online_metrics import CLICK_THROUGH, latest_figures, online_metrics
+from recsys_tasks.experiments.online_metrics import CLICK_THROUGH, load_latest_metrics, load_online_metrics
 from recsys_tasks.monitoring.monitors import serving_period
 from recsys_tasks.names import RECOMMENDATIONS
 from recsys_tasks.registry import runs, versions
@@ -26,7 +26,7 @@ def log_online_metrics(warehouse: Engine) -> None:
         period = serving_period(connection)
         if period is None:
             return
-        rates, latest = online_metrics(connection, period), latest_figures(connection)
+        rates, latest = load_online_metrics(connection, period), load_latest_metrics(connection)
     by_version: dict[str, dict[tuple[str, str], float]] = {}
     for key, metrics in rates.items():
         if key.list == RECOMMENDATIONS and not key.segment and key.model_version:
@@ -39,6 +39,6 @@ def log_online_metrics(warehouse: Engine) -> None:
     for number, values in by_version.items():
         ctr = ", ".join(f"{arm} {value:.2%}" for (arm, name), value in values.items() if name == CLICK_THROUGH)
         try:
-            runs.log_online(versions.version_by_number(number), values, f"until {period.end:%Y-%m-%d}: {ctr}")
+            runs.log_online_metrics(versions.version_by_number(number), values, f"until {period.end:%Y-%m-%d}: {ctr}")
         except InputError as error:  # the version was deleted from the registry, its impressions were not
             log.warning("Version %s: %s", number, error)

@@ -11,9 +11,17 @@ import msgspec
 from sqlalchemy import Connection, text
 
 from recsys_tasks.engine.engine import MODEL, POPULARITY
-from recsys_tasks.experiments.definition import PREVIOUS, Answers, Arm, Experiment
-from recsys_tasks.experiments.online_metrics import ALL, CLICK_THROUGH, Against, Figures, Rate, Shown, online_metrics
-from recsys_tasks.experiments.verdicts import MISMATCH, verdicts
+from recsys_tasks.experiments.definition import PREVIOUS, Arm, Experiment, PolicyName
+from recsys_tasks.experiments.online_metrics import (
+    ALL,
+    CLICK_THROUGH,
+    MetricKey,
+    OnlineMetrics,
+    Rate,
+    RateComparison,
+    load_online_metrics,
+)
+from recsys_tasks.experiments.verdicts import SRM_P_VALUE_THRESHOLD, load_experiment_results
 from recsys_tasks.interval import Interval
 from recsys_tasks.monitoring.drift import population_stability_index
 from recsys_tasks.monitoring.rules import RETRAIN, ROLL_BACK, Distribution, Rule
@@ -80,7 +88,7 @@ class _Monitors:
         self, connection: Connection, served: ServedModel, experiment: Experiment | None, end: datetime
     ) -> None:
         self._connection, self._served, self._experiment, self._end = connection, served, experiment, end
-        self._metrics = cache(partial(online_metrics, connection))  # several rules read the same days
+        self._metrics = cache(partial(load_online_metrics, connection))  # several rules read the same days
 
     def ctr_against_arm(self, rule: Rule) -> Finding | None:
         """Compares the click-through of the served version with that of an arm, on the days that both served.
@@ -116,8 +124,11 @@ class _Monitors:
         shown = serving_period(self._connection, self._served.model_version)
         if not found.fires or self._experiment is None or shown is None or shown.start < latest.start:
             return found
-        now, before = self._now_and_before(latest, self._experiment.answering(POPULARITY))
-        if min(now.visitors, before.visitors) < rule.min_visitors or Against(now, before).change <= -rule.min_effect:
+        now, before = self._now_and_before(latest, self._experiment.arms_with_policy(POPULARITY))
+        if (
+            min(now.visitors, before.visitors) < rule.min_visitors
+            or RateComparison(now, before).relative_change <= -rule.min_effect
+        ):
             return found
         words = (
             f"{found.explanation}; version {self._served.model_version} is new since then, and the popularity baseline"
@@ -154,12 +165,12 @@ class _Monitors:
         """Tests whether the arms have the shares of visitors that they are configured for (SRM)."""
         if self._experiment is None:
             return None
-        for verdict in verdicts(self._connection, self._latest(rule), self._experiment):
-            if verdict.experiment == self._experiment.name and verdict.mismatch is not None:
+        for verdict in load_experiment_results(self._connection, self._latest(rule), self._experiment):
+            if verdict.experiment == self._experiment.name and verdict.srm_p_value is not None:
                 words = ", ".join(f"{arm} {count:,}" for arm, count in verdict.visitors.items())
-                evidence = {"visitors": dict(verdict.visitors), "p_value": verdict.mismatch}
-                words = f"the arms had {words} visitors (p = {verdict.mismatch:.2g})"
-                return Finding(rule, verdict.mismatch < MISMATCH, words, evidence)
+                evidence = {"visitors": dict(verdict.visitors), "p_value": verdict.srm_p_value}
+                words = f"the arms had {words} visitors (p = {verdict.srm_p_value:.2g})"
+                return Finding(rule, verdict.srm_p_value < SRM_P_VALUE_THRESHOLD, words, evidence)
         return None
 
     def quarantine_rate(self, rule: Rule) -> Finding | None:
@@ -178,30 +189,37 @@ class _Monitors:
     def _model_arms(self) -> list[Arm]:
         if self._experiment is None:
             return [Arm(ALL, 1.0)]
-        return self._experiment.answering(MODEL)
+        return self._experiment.arms_with_policy(MODEL)
 
     def _rate(self, between: Interval, version: str | None, arms: list[Arm]) -> Rate:
         """Returns the click-through of recommendations in some arms, of one version or of any."""
         metrics = self._metrics(between, version is not None)
         experiment = ALL if self._experiment is None else self._experiment.name
-        wanted = [Shown(RECOMMENDATIONS, version or ALL, experiment, arm.name) for arm in arms]
+        wanted = [MetricKey(RECOMMENDATIONS, version or ALL, experiment, arm.name) for arm in arms]
         found = [metrics[shown].sums for shown in wanted if shown in metrics]
-        return Figures.together(found).rates[CLICK_THROUGH] if found else Rate(0.0, 0.0, 0.0, 0)
+        return OnlineMetrics.combine(found).rates[CLICK_THROUGH] if found else Rate(0.0, 0.0, 0.0, 0)
 
-    def _rate_of_arm(self, rule: Rule, answers: Answers) -> Rate | None:
+    def _rate_of_arm(self, rule: Rule, answers: PolicyName) -> Rate | None:
         """Returns the latest click-through of the arms with a kind of answers; None with too few visitors."""
         version = self._served.previous_version if answers == PREVIOUS else self._served.model_version
-        arms = self._experiment.answering(answers) if self._experiment else []
+        arms = self._experiment.arms_with_policy(answers) if self._experiment else []
         if not arms or version is None:
             return None
         found = self._rate(self._latest(rule), version, arms)
         return found if found.visitors >= rule.min_visitors else None
 
     def _compare(self, rule: Rule, own: Rate, other: Rate, whose: str, others: str) -> Finding:
-        found = Against(own, other)
-        words = f"click-through {whose} {own}, {others} {other}: {found.change:+.0%} (p = {found.chance:.2g})"
-        evidence = {"own": own._asdict(), "other": other._asdict(), "change": found.change, "p_value": found.chance}
-        return Finding(rule, found.change < -rule.min_effect and found.chance < 1 - rule.confidence, words, evidence)
+        found = RateComparison(own, other)
+        words = f"click-through {whose} {own}, {others} {other}: {found.relative_change:+.0%} (p = {found.p_value:.2g})"
+        evidence = {
+            "own": own._asdict(),
+            "other": other._asdict(),
+            "change": found.relative_change,
+            "p_value": found.p_value,
+        }
+        return Finding(
+            rule, found.relative_change < -rule.min_effect and found.p_value < 1 - rule.confidence, words, evidence
+        )
 
     def _read_titles(self, item_ids: list[str]) -> dict[str, str]:
         rows = self._connection.execute(

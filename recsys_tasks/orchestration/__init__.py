@@ -1,4 +1,4 @@
-"""What the DAG files share: assets, retries, alerts, notes, and the default source's place in time."""
+"""Shared parts of the DAG files: assets, retries, alerts, notes, and the intervals of the default source."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 from airflow.sdk import Asset, dag
 
 from recsys_tasks.interval import Interval
-from recsys_tasks.orchestration.alerts import deadline, on_alarm, on_failure
-from recsys_tasks.orchestration.approval import asked_person, read_answer
-from recsys_tasks.orchestration.notes import note
+from recsys_tasks.orchestration.alerts import create_deadline, on_alarm, on_failure
+from recsys_tasks.orchestration.approval import create_approval_task, read_approval
+from recsys_tasks.orchestration.notes import add_note
 from recsys_tasks.settings import settings
 
-__all__ = ["asked_person", "deadline", "note", "on_alarm", "on_failure", "read_answer"]
+__all__ = ["add_note", "create_approval_task", "create_deadline", "on_alarm", "on_failure", "read_approval"]
 
 EVENTS = Asset("events", uri="x-recsys://warehouse/events")
 SNAPSHOT = Asset("snapshot", uri="x-recsys://snapshots/latest")
@@ -23,7 +23,7 @@ CHALLENGER_VERSION = Asset("challenger", uri="x-recsys://models/challenger")
 CHAMPION_VERSION = Asset("champion", uri="x-recsys://models/champion")
 
 OWNER = "recommendations"
-# Retries help where something does not answer. Wrong input and broken invariants fail at once, see `step`.
+# Retries help when a service is unavailable. Wrong input and broken invariants fail at once, see `step`.
 TASK_ARGS: dict[str, Any] = {
     "owner": OWNER,
     "retries": 2,
@@ -32,32 +32,32 @@ TASK_ARGS: dict[str, Any] = {
     "max_retry_delay": timedelta(minutes=10),
     "on_failure_callback": on_failure,
 }
-# The pool of tasks that work in the warehouse, so that runs beside each other do not starve it. A pool must exist, so
-# it is the default one unless the deployment names one it has made.
+# Pool of the tasks that use the warehouse; it limits how many run at once. A task in a missing pool never starts, so
+# the default is Airflow's default pool.
 POOL = settings().airflow_pool
 
 WEEK = timedelta(days=7)
-# The default source is the year 2017: all of it up to the end of the first interval is one load.
+# The default source covers the year 2017. The first interval loads everything up to its end.
 YEAR_START = datetime(2017, 1, 1, tzinfo=UTC)
 FIRST_INTERVAL = datetime(2017, 12, 4, tzinfo=UTC)
 YEAR_END = datetime(2018, 1, 1, tzinfo=UTC)
 
 
 def ingestion_end() -> datetime:
-    """Up to when the default source is ingested: its end, or where its replay through the endpoint begins."""
+    """Returns the end of ingestion of the default source: its end, or the start of its replay through the endpoint."""
     configured = settings().simulation_start
     return datetime.fromisoformat(configured).astimezone(UTC) if configured else YEAR_END
 
 
 def interval_to_ingest(start: datetime | None, end: datetime | None) -> Interval:
-    """A run's data interval; the first one takes the year before it along, a run without one takes all."""
+    """Returns a run's data interval. The first one includes all of 2017 before it; a run without one ingests all."""
     if start is None or end is None:
         return Interval(YEAR_START, ingestion_end())
     return Interval(YEAR_START if start <= FIRST_INTERVAL else start, end)
 
 
 def is_latest(end: datetime | None, now: datetime) -> bool:
-    """Whether no later interval is due yet, so that a catch-up of many weeks rebuilds features once, at its end."""
+    """Whether no later interval is due, so that a catch-up of many weeks rebuilds features only at its end."""
     return end is None or end + WEEK > min(ingestion_end(), now)
 
 
@@ -69,15 +69,15 @@ def recsys_dag(
     task_args: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Callable[[Callable[[], None]], Any]:
-    """Airflow's `dag` decorator with the arguments that all DAGs share; the DAG is named after the function.
+    """Returns Airflow's `dag` decorator with the arguments that all DAGs share. The DAG is named after the function.
 
     Args:
-        doc_md: documentation for Airflow's page.
-        schedule: assets or a clock.
-        tags: rooms and tier; the owner is added.
-        max_extra_time: a run that takes this much longer than the last ones misses its deadline.
-        task_args: arguments of all tasks beside `TASK_ARGS`.
-        options: further arguments of `dag`, in place of the shared ones.
+        doc_md: documentation in Airflow's page.
+        schedule: assets or a timetable.
+        tags: areas and tier; the owner is added.
+        max_extra_time: a run misses its deadline if it takes this much longer than the average of the last runs.
+        task_args: arguments of all tasks, in addition to `TASK_ARGS`.
+        options: further arguments of `dag`; they override the shared ones.
     """
 
     def decorate(function: Callable[[], None]) -> Any:
@@ -86,7 +86,7 @@ def recsys_dag(
             "catchup": False,
             "max_active_runs": 1,
             "on_failure_callback": on_failure,
-            "deadline": deadline(function.__name__, max_extra_time),
+            "deadline": create_deadline(function.__name__, max_extra_time),
         }
         decorator = dag(
             schedule=schedule,
@@ -101,37 +101,38 @@ def recsys_dag(
 
 
 def step(function: Any) -> Any:
-    """What every task's function is wrapped in: settings from the connection, and no retry where none can help.
+    """Decorates a task's function: loads settings from the connection and prevents retries that cannot help.
 
-    Wrong input and broken invariants are raised as `AirflowFailException`.
+    Raises:
+        AirflowFailException: on `InputError` and `InvariantError`, in their place.
     """
     from functools import wraps
 
     from airflow.sdk.exceptions import AirflowFailException
 
     from recsys_tasks.errors import InputError, InvariantError
-    from recsys_tasks.orchestration.connection import configure
+    from recsys_tasks.orchestration.connection import apply_connection
 
     @wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
-        configure()
+        apply_connection()
         try:
             return function(*args, **kwargs)
         except (InputError, InvariantError) as error:
-            note(f"{type(error).__name__}: {error}")
+            add_note(f"{type(error).__name__}: {error}")
             raise AirflowFailException(f"{type(error).__name__}: {error}") from error
 
     return wrapped
 
 
-def counts(reports: Iterable[Any]) -> str:
-    """What became of rows, in a line, from reports of loading."""
-    from recsys_tasks.ingestion.load import totals
+def format_counts(reports: Iterable[Any]) -> str:
+    """Returns the row counts of load reports, as one line."""
+    from recsys_tasks.ingestion.load import sum_counts
 
-    return ", ".join(f"{name} {count:,}" for name, count in totals(reports).items())
+    return ", ".join(f"{name} {count:,}" for name, count in sum_counts(reports).items())
 
 
-def from_event(events: Any, name: str) -> str | None:
-    """What the latest triggering asset event says under `name`; None for a run that no asset started."""
-    found = [event for of_asset in (events or {}).values() for event in of_asset if name in event.extra]
-    return max(found, key=lambda event: event.timestamp).extra[name] if found else None
+def get_event_extra(events: Any, name: str) -> str | None:
+    """Returns the extra `name` of the latest triggering asset event; None if no event has it."""
+    matches = [event for asset_events in (events or {}).values() for event in asset_events if name in event.extra]
+    return max(matches, key=lambda event: event.timestamp).extra[name] if matches else None

@@ -1,4 +1,4 @@
-"""Failures, missed deadlines and alarms about what serves, as JSON to `RECSYS_ALERT_URL`, and always to the log."""
+"""Alerts on failures, missed deadlines and alarms: logged, and sent as JSON to the webhook `RECSYS_ALERT_URL`."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from recsys_tasks.monitoring.alarms import Alarm
 
 log = logging.getLogger(__name__)
-_SECONDS = 5.0
-_LONGEST = 2_000
+_TIMEOUT_SECONDS = 5.0
+_MAX_LENGTH = 2_000
 
 
 def on_failure(context: Any) -> None:
-    """The `on_failure_callback` of tasks (after their last try) and of DAGs."""
+    """Sends an alert: the `on_failure_callback` of tasks (after their last try) and of DAGs."""
     try:
         from airflow.sdk.log import redact
 
@@ -31,33 +31,30 @@ def on_failure(context: Any) -> None:
                 "run_id": getattr(run, "run_id", None) or context.get("run_id"),
                 "task_id": getattr(task, "task_id", None),
                 "map_index": getattr(task, "map_index", None),
-                "error": redact(f"{type(error).__name__}: {error}")[:_LONGEST] if error else context.get("reason"),
+                "error": redact(f"{type(error).__name__}: {error}")[:_MAX_LENGTH] if error else context.get("reason"),
                 "log_url": getattr(task, "log_url", None),
             }
         )
-    except Exception as failure:  # an alert that fails must not hide what it is about
-        log.warning("No alert: %s: %s", type(failure).__name__, failure)
+    except Exception as failure:  # a failed alert must not hide the original failure
+        log.warning("The alert was not sent: %s: %s", type(failure).__name__, failure)
 
 
 def on_missed_deadline(text: str, context: Any = None) -> None:
-    """The callback of a deadline: a run takes longer than such runs do."""
+    """Sends an alert: the callback of a deadline."""
     run = (context or {}).get("dag_run", {})
     if run.get("state") not in (None, "queued", "running"):
-        return  # it failed, which was told
+        return  # the run failed; `on_failure` has sent an alert
     _send({"kind": "deadline_missed", "dag_id": run.get("dag_id"), "run_id": run.get("dag_run_id"), "error": text})
 
 
 def on_alarm(alarm: Alarm) -> bool:
-    """Something is wrong with what serves, or the world has changed; whether that came through.
-
-    Its `alarm_id` tells whoever hears of it twice.
-    """
-    found = {name: getattr(alarm, name) for name in ("alarm_id", "rule", "model_version", "action")}
-    return _send({"kind": "alarm", **found, "error": alarm.explanation[:_LONGEST]})
+    """Sends an alarm of the monitors; returns whether it arrived. Receivers deduplicate by `alarm_id`."""
+    fields = {name: getattr(alarm, name) for name in ("alarm_id", "rule", "model_version", "action")}
+    return _send({"kind": "alarm", **fields, "error": alarm.explanation[:_MAX_LENGTH]})
 
 
-def deadline(dag_id: str, longer: timedelta) -> Any:
-    """A deadline for a DAG's runs: so much longer than the last ones took. None where no webhook is set.
+def create_deadline(dag_id: str, max_extra_time: timedelta) -> Any:
+    """Returns a deadline for a DAG's runs: the average of the last runs plus some time. None without a webhook.
 
     Airflow 3.3.2 cannot run `airflow dags test` on a DAG that has a deadline (apache/airflow issue 73428).
     """
@@ -65,24 +62,24 @@ def deadline(dag_id: str, longer: timedelta) -> Any:
         return None
     from airflow.sdk import DeadlineAlert, DeadlineReference, SyncCallback  # type: ignore[attr-defined]
 
-    text = f"a run of {dag_id} takes more than {longer} longer than the last ones"
+    text = f"a run of {dag_id} takes more than {max_extra_time} longer than the average of the last runs"
     return DeadlineAlert(
         reference=DeadlineReference.AVERAGE_RUNTIME(max_runs=10, min_runs=3),
-        interval=longer,
+        interval=max_extra_time,
         name="late",
         callback=SyncCallback(f"{__name__}.{on_missed_deadline.__name__}", kwargs={"text": text}),
     )
 
 
 def _send(alert: dict[str, Any]) -> bool:
-    """Whether it came through; where no webhook is set, the log is all that is asked for."""
+    """Logs an alert and sends it to the webhook; returns False only if the webhook cannot be reached."""
     log.warning("Alert: %s", alert)
     url = settings().alert_url
     if url is None:
         return True
     try:
-        httpx.post(url.get_secret_value(), json=alert, timeout=_SECONDS).raise_for_status()
-    except httpx.HTTPError as error:  # what it says may hold the address, and that a secret
+        httpx.post(url.get_secret_value(), json=alert, timeout=_TIMEOUT_SECONDS).raise_for_status()
+    except httpx.HTTPError as error:  # its text may contain the URL, which may be a secret
         log.warning("The alert did not reach RECSYS_ALERT_URL: %s", type(error).__name__)
         return False
     return True

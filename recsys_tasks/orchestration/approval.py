@@ -1,4 +1,4 @@
-"""A person's yes or no in Airflow's page, between the gate and the endpoints."""
+"""Manual approval in Airflow's page, between the promotion gate and activation."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from recsys_tasks.settings import settings
 _APPROVE, _REJECT = "Approve", "Reject"
 
 
-def asked_person() -> HITLOperator:
-    """The task that waits for somebody under *Required actions*, with the gate's findings before them.
+def create_approval_task() -> HITLOperator:
+    """Returns the task that waits for an answer under *Required actions* and shows the gate's decision.
 
-    Downstream of `judge`. Whoever does not answer in time has answered what `RECSYS_APPROVAL_DEFAULT` says.
+    It reads the result of `check_gate`. Without an answer in time, `RECSYS_APPROVAL_DEFAULT` is the answer.
     """
-    chosen = settings()
+    configured = settings()
     return HITLOperator(
         task_id="approve",
-        subject="May version {{ ti.xcom_pull(task_ids='judge')['version'] }} of session-recommender serve?",
-        body="{{ ti.xcom_pull(task_ids='judge')['shown'] }}",
+        subject="May version {{ ti.xcom_pull(task_ids='check_gate')['version'] }} of session-recommender serve?",
+        body="{{ ti.xcom_pull(task_ids='check_gate')['shown'] }}",
         options=[_APPROVE, _REJECT],
-        defaults=chosen.approval_default,
-        response_timeout=timedelta(hours=chosen.approval_hours),
+        defaults=configured.approval_default,
+        response_timeout=timedelta(hours=configured.approval_hours),
     )
 
 
-def read_answer(answer: Mapping[str, Any]) -> tuple[bool, str]:
-    """Whether the task's output is a yes, and whose answer it is."""
+def read_approval(answer: Mapping[str, Any]) -> tuple[bool, str]:
+    """Returns whether the task's output is an approval, and who answered."""
     user = answer.get("responded_by_user")
-    who = f"{user['name']} ({user['id']})" if user else f"nobody within {settings().approval_hours:g} hours"
-    return answer["chosen_options"] == [_APPROVE], who
+    responder = f"{user['name']} ({user['id']})" if user else f"nobody within {settings().approval_hours:g} hours"
+    return answer["chosen_options"] == [_APPROVE], responder

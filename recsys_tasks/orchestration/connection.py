@@ -1,7 +1,7 @@
-"""One Airflow connection, `recsys_warehouse`, as the settings of a task's process.
+"""Settings of a task's process, read from the Airflow connection `recsys_warehouse`.
 
-Its host, port, schema, login and password are the warehouse's; other settings stand in its extra, by their names:
-`{"mlflow_tracking_uri": "…", "endpoint_urls": ["…"], "admin_token": "…"}`. A variable of the environment goes first.
+Host, port, schema, login and password are the warehouse's. The extra holds other settings by name:
+`{"mlflow_tracking_uri": "…", "endpoint_urls": ["…"], "admin_token": "…"}`. Environment variables take precedence.
 """
 
 from __future__ import annotations
@@ -16,33 +16,33 @@ from recsys_tasks.settings import settings
 log = logging.getLogger(__name__)
 CONNECTION = "recsys_warehouse"
 _PREFIX = "RECSYS_"
-_OF_POSTGRES = ("sslmode", "sslrootcert", "application_name")
+_POSTGRES_OPTIONS = ("sslmode", "sslrootcert", "application_name")
 
 
-def configure() -> None:
-    """Takes the connection's values as settings, unless the environment names a warehouse already."""
+def apply_connection() -> None:
+    """Sets environment variables from the connection, unless the environment already names a warehouse."""
     from airflow.sdk import Connection
     from airflow.sdk.exceptions import AirflowNotFoundException
 
     if f"{_PREFIX}WAREHOUSE_URL" in os.environ:
         return
     try:
-        found = Connection.get(CONNECTION)
+        connection = Connection.get(CONNECTION)
     except AirflowNotFoundException:
-        log.info("There is no connection %s: settings come from the environment", CONNECTION)
+        log.info("Connection %s does not exist; settings come from the environment", CONNECTION)
         return
-    for name, value in values_of(found).items():
+    for name, value in connection_settings(connection).items():
         os.environ.setdefault(_PREFIX + name.upper(), value)
     settings.cache_clear()
 
 
-def values_of(connection: Any) -> dict[str, str]:
-    """The connection as settings, texts by name; its password is masked in logs, also as it stands in the URL."""
+def connection_settings(connection: Any) -> dict[str, str]:
+    """Returns the settings in a connection, by name. Masks the password in logs, also its encoded form in the URL."""
     from airflow.sdk.log import mask_secret
     from sqlalchemy import URL
 
     extra = dict(connection.extra_dejson)
-    query = {name: str(extra.pop(name)) for name in _OF_POSTGRES if name in extra}
+    query = {name: str(extra.pop(name)) for name in _POSTGRES_OPTIONS if name in extra}
     is_socket = (connection.host or "").startswith("/")
     url = URL.create(
         "postgresql+psycopg",

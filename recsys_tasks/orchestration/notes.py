@@ -1,7 +1,7 @@
-"""What a task did, in a line, as a note in Airflow's page: on its task instance and on its DAG run.
+"""Notes in Airflow's page: one line about a task's result, on its task instance and its DAG run.
 
-A task has no access to Airflow's database, so the note goes through Airflow's REST API: at `RECSYS_AIRFLOW_URL`, or
-as the connection `recsys_airflow` says (host, port, login, password). Where neither is there, the line is in the log.
+A task has no access to Airflow's database, so notes go through Airflow's REST API: at `RECSYS_AIRFLOW_URL`, or at the
+connection `recsys_airflow` (host, port, login, password). Without either, the line is only logged.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from recsys_tasks.settings import settings
 
 log = logging.getLogger(__name__)
 CONNECTION = "recsys_airflow"
-_SECONDS = 5.0
-_LONGEST = 1_000  # the REST API takes no more
+_TIMEOUT_SECONDS = 5.0
+_MAX_NOTE_LENGTH = 1_000  # limit of the REST API
 
 
-def note(text: str, *, on_run: bool = True) -> None:
-    """Notes a line on the task that runs, and on its DAG run; a note that fails is logged and fails nothing."""
+def add_note(text: str, *, on_run: bool = True) -> None:
+    """Logs a line and adds it as a note to the current task, and to its DAG run. A failure is only logged."""
     log.info("%s", text)
     try:
         from airflow.sdk import get_current_context
 
-        api = _address()
+        api = _find_api()
         if api is None:
             return
         url, login, password = api
@@ -34,17 +34,17 @@ def note(text: str, *, on_run: bool = True) -> None:
         instance = f"{run}/taskInstances/{quote(task.task_id, safe='')}"
         if task.map_index is not None and task.map_index >= 0:
             instance += f"/{task.map_index}"
-        with httpx.Client(base_url=url, timeout=_SECONDS) as http:
-            http.headers["Authorization"] = f"Bearer {_token(http, login, password)}"
+        with httpx.Client(base_url=url, timeout=_TIMEOUT_SECONDS) as http:
+            http.headers["Authorization"] = f"Bearer {_request_token(http, login, password)}"
             for path in (instance, run) if on_run else (instance,):
-                answer = http.patch(path, params={"update_mask": "note"}, json={"note": text[:_LONGEST]})
-                answer.raise_for_status()
-    except Exception as error:  # a note is never worth a failed task
-        log.warning("No note in Airflow's page (%s: %s)", type(error).__name__, error)
+                response = http.patch(path, params={"update_mask": "note"}, json={"note": text[:_MAX_NOTE_LENGTH]})
+                response.raise_for_status()
+    except Exception as error:  # a missing note must not fail a task
+        log.warning("The note was not added in Airflow's page (%s: %s)", type(error).__name__, error)
 
 
-def _address() -> tuple[str, str | None, str | None] | None:
-    """Where the REST API is, with login and password; None where nobody said."""
+def _find_api() -> tuple[str, str | None, str | None] | None:
+    """Returns URL, login and password of the REST API; None if not configured."""
     from airflow.sdk import Connection
     from airflow.sdk.exceptions import AirflowNotFoundException
 
@@ -52,18 +52,19 @@ def _address() -> tuple[str, str | None, str | None] | None:
     if configured:
         return configured, None, None
     try:
-        found = Connection.get(CONNECTION)
+        connection = Connection.get(CONNECTION)
     except AirflowNotFoundException:
         return None
-    host = found.host if "://" in (found.host or "") else f"{found.extra_dejson.get('scheme', 'http')}://{found.host}"
-    return (f"{host}:{found.port}" if found.port else host), found.login, found.password
+    scheme = connection.extra_dejson.get("scheme", "http")
+    host = connection.host if "://" in (connection.host or "") else f"{scheme}://{connection.host}"
+    return (f"{host}:{connection.port}" if connection.port else host), connection.login, connection.password
 
 
-def _token(http: httpx.Client, login: str | None, password: str | None) -> str:
-    """A token of Airflow's auth manager; without a login, as the simple one gives it where everybody is admin."""
+def _request_token(http: httpx.Client, login: str | None, password: str | None) -> str:
+    """Returns a token of Airflow's auth manager; without a login, one of the simple auth manager with all as admin."""
     if login:
-        answer = http.post("/auth/token", json={"username": login, "password": password})
+        response = http.post("/auth/token", json={"username": login, "password": password})
     else:
-        answer = http.get("/auth/token")
-    answer.raise_for_status()
-    return str(answer.json()["access_token"])
+        response = http.get("/auth/token")
+    response.raise_for_status()
+    return str(response.json()["access_token"])

@@ -10,7 +10,7 @@ from pathlib import Path
 from recsys_tasks.client.fleet import Fleet, PushFailed
 from recsys_tasks.engine.bundle import Bundle, read_bundle
 from recsys_tasks.errors import UnavailableError
-from recsys_tasks.evaluation.gate import within_limits
+from recsys_tasks.evaluation.gate import check_limits
 from recsys_tasks.promotion import deployment_record
 from recsys_tasks.promotion.bundle_store import version_of_bundle
 from recsys_tasks.promotion.deployment import Deployment
@@ -82,7 +82,7 @@ def stage_within_limits(deployment: Deployment, fleet: Fleet, bundle: Bundle, ac
     limits = deployment.gate_rules.limits
     for url, measured in fleet.stage(bundle.folder, bundle.digest, active_digest).items():
         here = {name: limit for name, limit in limits.items() if name in measured}
-        broken = [f"{rule}: {found}" for rule, found, kept in within_limits(here, measured) if not kept]
+        broken = [f"{rule}: {found}" for rule, found, passed in check_limits(here, measured) if not passed]
         if broken:
             fleet.discard(bundle.digest)
             raise PushFailed(f"At {url}: {'; '.join(broken)}")
@@ -113,7 +113,7 @@ def update_registry(deployment: Deployment, serving: str, **tags: str) -> None:
     """
     served = deployment_record.read_state(deployment.warehouse).served
     try:
-        versions.point_aliases(served[-1].model_version, served[-2].model_version if served[1:] else None)
+        versions.set_aliases(served[-1].model_version, served[-2].model_version if served[1:] else None)
         runs.tag(versions.version_by_number(served[-1].model_version), serving=serving, **tags)
     except UnavailableError as error:
         raise UnavailableError(

@@ -14,29 +14,29 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recsys_tasks.engine.bundle import (
-    CATALOGUE,
+    CATALOG,
     DECODER,
     GOLDEN,
     HISTORIES,
-    MODEL,
+    MODEL_FILE_NAMES,
     NETWORK,
     VOCABULARY,
     read_bundle,
-    seal,
+    write_manifest,
 )
-from recsys_tasks.engine.catalog import Columns
+from recsys_tasks.engine.catalog import CatalogColumns
 from recsys_tasks.engine.engine import Engine
 from recsys_tasks.engine.graphs import Graph
 from recsys_tasks.engine.memory import available_bytes
 from recsys_tasks.engine.probe import probe
-from recsys_tasks.engine.session_decoder import HISTORY
+from recsys_tasks.engine.session_decoder import MAX_HISTORY_EVENTS
 from recsys_tasks.errors import BundleCorrupt
 from recsys_tasks.features.encoded_snapshot import EncodedSnapshot, encode_snapshot
 from recsys_tasks.features.sequences import SECONDS_PER_DAY
 from recsys_tasks.features.snapshot import Snapshot
 from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM
-from recsys_tasks.registry.versions import Version, run_files
+from recsys_tasks.registry.versions import Version, download_model_files
 
 _POPULAR_DAYS = 28
 _GOLDEN_USERS = 6
@@ -51,18 +51,18 @@ def build_bundle(version: Version, snapshot: Snapshot, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(prefix=".building-", dir=folder))
     try:
-        with run_files(version.run_id) as files:
+        with download_model_files(version.run_id) as files:
             copy_model(files, building)
         encoded = encode_snapshot(snapshot, Vocabulary.load(building / VOCABULARY))
-        columns = catalogue_columns(snapshot.item_table(), encoded.vocabulary)
+        columns = catalog_columns(snapshot.item_table(), encoded.vocabulary)
         write_data(building, columns, encoded, snapshot.cutoff.timestamp())
         lineage = {
             "model_version": version.number,
             "run_id": version.run_id,
             "snapshot_id": version.snapshot_id,
             "cutoff": snapshot.cutoff.isoformat(),
-            "examination": snapshot.examination,
-            "fatigue": snapshot.fatigue,
+            "examination": snapshot.examination_propensities,
+            "fatigue": snapshot.impression_discounts,
         }
         digest = seal_with_golden(building, lineage, golden_requests(encoded))
         building.chmod(0o755)
@@ -81,8 +81,8 @@ def copy_model(files: Path, building: Path) -> None:
     Raises:
         OtherModelFormat: it cannot be.
     """
-    ready = all((files / name).exists() for name in MODEL) and _goes_on(files)
-    for name in MODEL if ready else (NETWORK, VOCABULARY):
+    ready = all((files / name).exists() for name in MODEL_FILE_NAMES) and _goes_on(files)
+    for name in MODEL_FILE_NAMES if ready else (NETWORK, VOCABULARY):
         shutil.copy(files / name, building / name)
     if not ready:
         from recsys_tasks.model.export import export_graphs  # brings torch, which nothing else here needs
@@ -94,7 +94,7 @@ def copy_model(files: Path, building: Path) -> None:
 def _goes_on(files: Path) -> bool:
     """Whether the decoder of a model is one of this version, which goes on from where a session was."""
     try:
-        return bool(Graph(files / DECODER).beginning())
+        return bool(Graph(files / DECODER).initial_state())
     except BundleCorrupt:
         return False
 
@@ -105,20 +105,20 @@ def measure_bundle(folder: Path) -> dict[str, float]:
     return {"bundle_megabytes": size / 1e6, **msgspec.structs.asdict(probe(folder, available_bytes()))}
 
 
-def write_data(building: Path, columns: Columns, encoded: EncodedSnapshot, cutoff: float) -> None:
+def write_data(building: Path, columns: CatalogColumns, encoded: EncodedSnapshot, cutoff: float) -> None:
     """Writes what a bundle has beside its model, but for the golden requests."""
-    columns.save(building / CATALOGUE)
+    columns.save(building / CATALOG)
     np.savez(building / HISTORIES, **histories(encoded, cutoff))  # type: ignore[arg-type]
 
 
-def catalogue_columns(items: pa.Table, vocabulary: Vocabulary) -> Columns:
+def catalog_columns(items: pa.Table, vocabulary: Vocabulary) -> CatalogColumns:
     """What a snapshot's catalogue knows of the items of a vocabulary."""
     rows = items.take(pc.index_in(pa.array(vocabulary.item_ids), items["item_id"].combine_chunks()))
     moments = {
         name: [None if moment is None else moment.timestamp() for moment in rows[name].to_pylist()]
         for name in ("available_from", "available_until")
     }
-    return Columns(
+    return CatalogColumns(
         price=rows["price"].to_pylist(),
         properties=[json.loads(text or "{}") for text in rows["properties"].to_pylist()],
         **moments,
@@ -130,12 +130,12 @@ def histories(encoded: EncodedSnapshot, cutoff: float) -> dict[str, np.ndarray]:
     timeline = encoded.timeline
     known = np.asarray([row for row, user in enumerate(encoded.user_ids) if user is not None], np.int64)
     stop = timeline.user_start[1:][known]
-    begin = np.maximum(timeline.user_start[:-1][known], stop - HISTORY)
+    begin = np.maximum(timeline.user_start[:-1][known], stop - MAX_HISTORY_EVENTS)
     length = stop - begin
     start = np.concatenate([[0], np.cumsum(length)])
     index = np.repeat(begin - start[:-1], length) + np.arange(start[-1])
     recent = timeline.item[timeline.seconds >= cutoff - _POPULAR_DAYS * SECONDS_PER_DAY]
-    counts = encoded.vocabulary.all_counts()
+    counts = encoded.vocabulary.training_counts()
     # What nobody took lately still has a place, in the order of all time.
     popularity = np.bincount(recent, minlength=len(counts)) + counts / (counts.sum() + 1)
     popularity[:FIRST_ITEM] = 0
@@ -169,8 +169,8 @@ def golden_requests(encoded: EncodedSnapshot) -> list[dict[str, Any]]:
 def seal_with_golden(building: Path, lineage: dict[str, Any], requests: list[dict[str, Any]]) -> str:
     """Answers the requests with the very files of the bundle, then seals it with the answers."""
     (building / GOLDEN).write_text("[]", encoding="utf-8")
-    seal(building, lineage)
+    write_manifest(building, lineage)
     engine = Engine(read_bundle(building))
     golden = [{"request": request, "answer": engine.answer_golden(request)} for request in requests]
     (building / GOLDEN).write_text(json.dumps(golden), encoding="utf-8")
-    return seal(building, lineage)
+    return write_manifest(building, lineage)

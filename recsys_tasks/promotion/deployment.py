@@ -10,7 +10,7 @@ from typing import Self
 from sqlalchemy import Engine
 
 from recsys_tasks.client.fleet import Fleet
-from recsys_tasks.evaluation.gate import GateRules, read_rules
+from recsys_tasks.evaluation.gate import GateRules, load_gate_rules
 from recsys_tasks.settings import Settings
 
 
@@ -79,4 +79,4 @@ class Deployment:
         Raises:
             ConfigurationError: the file is missing or wrong.
         """
-        return read_rules(self.settings.gate_rules)
+        return load_gate_rules(self.settings.gate_rules)

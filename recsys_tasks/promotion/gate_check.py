@@ -7,9 +7,9 @@ from datetime import timedelta
 from pathlib import Path
 
 from recsys_tasks.engine.bundle import bundle_digest
-from recsys_tasks.errors import InputError, OtherModelFormat
+from recsys_tasks.errors import IncompatibleModelFormat, InputError
 from recsys_tasks.evaluation.comparison import Comparison
-from recsys_tasks.evaluation.gate import Decision, Evidence, GateRules, decide
+from recsys_tasks.evaluation.gate import Decision, Evidence, GateRules, decide_promotion
 from recsys_tasks.features.snapshot import open_snapshot
 from recsys_tasks.monitoring.alarms import read_open_alarms
 from recsys_tasks.monitoring.rules import HOLD_PROMOTIONS
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 def check_gate(deployment: Deployment, number: str, folder: Path) -> Decision:
     """Decides whether a version may be promoted; records the decision in MLflow, a refusal in the warehouse, too."""
     version, rules = versions.version_by_number(number), deployment.gate_rules
-    decision = decide(rules, _collect_evidence(deployment, version, rules, folder))
+    decision = decide_promotion(rules, _collect_evidence(deployment, version, rules, folder))
     runs.log_decision(version, decision)
     if not decision.promote:
         refused = DeployedVersion(version.number, version.run_id, version.snapshot_id, bundle_digest(folder))
@@ -42,7 +42,7 @@ def check_gate(deployment: Deployment, number: str, folder: Path) -> Decision:
 def _collect_evidence(deployment: Deployment, version: versions.Version, rules: GateRules, folder: Path) -> Evidence:
     from recsys_tasks.training.evaluation import evaluate_run  # imports torch, which only the gate needs here
 
-    table = runs.evaluation_of(version.run_id) or evaluate_run(version.run_id, deployment.snapshots)
+    table = runs.load_evaluation(version.run_id) or evaluate_run(version.run_id, deployment.snapshots)
     comparison, notes, same_schema = None, [], True
     champion = versions.version_by_alias(CHAMPION)
     if champion is None:
@@ -76,7 +76,7 @@ def _compare_with_champion(
 
     try:
         comparison = compare_runs(version.run_id, champion.run_id, confidence, deployment.snapshots)
-    except (OtherModelFormat, InputError) as error:
+    except (IncompatibleModelFormat, InputError) as error:
         return None, f"not compared with champion version {champion.number}: {error}"
     runs.log_comparison(version.run_id, champion.number, comparison)
     return comparison, None

@@ -49,7 +49,7 @@ def reconcile(deployment: Deployment) -> ReconciliationReport:
         changes, problems = _reconcile_endpoints(deployment, state, fleet)
         try:
             previous = state.served[-2].model_version if state.served[1:] else None
-            changes += versions.point_aliases(current.model_version, previous)
+            changes += versions.set_aliases(current.model_version, previous)
         except RecsysError as error:
             problems.append(f"aliases: {error}")
         if changes:
@@ -80,16 +80,16 @@ def _reconcile_endpoints(deployment: Deployment, state: DeploymentState, fleet: 
     current = state.served[-1]
     in_rollout = state.rollout.version.bundle_digest if state.rollout else None
     changes = []
-    for url, models in fleet.models().found.items():
+    for url, models in fleet.models().responses.items():
         staged = models["staged"]
         if staged is not None and staged["bundle"] not in (in_rollout, current.bundle_digest):
             fleet.discard(staged["bundle"])
             changes.append(f"{url} kept version {staged['model_version']} staged from a promotion that did not finish")
     try:
-        response = fleet.bring(current.bundle_digest or "", lambda: find_bundle(deployment, current))
+        response = fleet.restore(current.bundle_digest or "", lambda: find_bundle(deployment, current))
     except RecsysError as error:  # the bundle is gone and cannot be built again
         return changes, [str(error)]
     changes += [
-        f"{url} served {f'version {version}' if version else 'nothing'}" for url, version in response.found.items()
+        f"{url} served {f'version {version}' if version else 'nothing'}" for url, version in response.responses.items()
     ]
     return changes, [f"{url}: {error}" for url, error in response.problems.items()]

@@ -48,7 +48,7 @@ def roll_back(
             ended = f"the champion of its rollout, version {current.model_version}, is rolled back: {reason}"
             _withdraw(deployment, rollout.version, fleet, ended, by)
         previous = state.served[-2]
-        response = fleet.bring(previous.bundle_digest or "", lambda: find_bundle(deployment, previous))
+        response = fleet.restore(previous.bundle_digest or "", lambda: find_bundle(deployment, previous))
         reasons = [reason, *_describe(response.problems)]
         deployment_record.insert_decision(deployment.warehouse, previous, deployment_record.ROLLED_BACK, reasons, by)
         update_registry(deployment, f"champion again since {utc_now()}: {reason}")

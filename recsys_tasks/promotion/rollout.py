@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from recsys_tasks.engine.bundle import Bundle, read_bundle
 from recsys_tasks.errors import InvariantError
-from recsys_tasks.evaluation.gate import TrialRules
-from recsys_tasks.experiments.sequential_tests import Acting, chance, loses
+from recsys_tasks.evaluation.gate import RolloutRules
+from recsys_tasks.experiments.sequential_tests import ActingVisitors, is_significantly_worse, p_value
 from recsys_tasks.names import CANARY, SHADOW
 from recsys_tasks.promotion import deployment_record
 from recsys_tasks.promotion.activation import record_failure, stage_within_limits
@@ -62,7 +62,7 @@ def start_rollout(
         stage_within_limits(deployment, fleet, bundle, served[-1].bundle_digest)
         started_at = datetime.now(UTC)
         phase = rollout_phases(deployment.rollout_plan, started_at)[0]
-        response = fleet.begin_trial(bundle.digest, _terms(phase, deployment.gate_rules.trial))
+        response = fleet.start_rollout(bundle.digest, _terms(phase, deployment.gate_rules.rollout))
         if response.problems:
             fleet.discard(bundle.digest)
             raise next(iter(response.problems.values()))
@@ -124,14 +124,14 @@ def _inspect(
     deployment: Deployment, bundle: Bundle, phase: Phase | None, phases: list[Phase]
 ) -> tuple[list[str], list[str]]:
     """Returns the problems, which end the rollout, and all other findings."""
-    fleet, rules = deployment.fleet, deployment.gate_rules.trial
+    fleet, rules = deployment.fleet, deployment.gate_rules.rollout
     if phase is None:
         response = fleet.models()
-        reports = {url: models["staged"] for url, models in response.found.items()}
+        reports = {url: models["staged"] for url, models in response.responses.items()}
     else:
-        fleet.stage_again(bundle.folder, bundle.digest)
-        response = fleet.begin_trial(bundle.digest, _terms(phase, rules))
-        reports = response.found
+        fleet.stage_missing(bundle.folder, bundle.digest)
+        response = fleet.start_rollout(bundle.digest, _terms(phase, rules))
+        reports = response.responses
     problems, findings = [], [f"{url} is skipped: {error}" for url, error in response.problems.items()]
     for url, report in reports.items():
         if report is None or report["bundle"] != bundle.digest:
@@ -147,22 +147,22 @@ def _inspect(
     return problems, findings
 
 
-def _compare_clicks(deployment: Deployment, bundle: Bundle, since: datetime, rules: TrialRules) -> tuple[bool, str]:
+def _compare_clicks(deployment: Deployment, bundle: Bundle, since: datetime, rules: RolloutRules) -> tuple[bool, str]:
     """Returns whether significantly fewer visitors act on the challenger's lists, and the figures."""
     champion = deployment_record.read_state(deployment.warehouse).served[-1].model_version
     names = {"since": since, "challenger": bundle.model_version, "champion": champion}
     with deployment.warehouse.connect() as connection:
         rows = connection.execute(statement("promotion/rollout_clicks"), names).all()
-    found = {row.model_version: Acting(row.people, row.acting) for row in rows}
-    nobody = Acting(0, 0)
+    found = {row.model_version: ActingVisitors(row.people, row.acting) for row in rows}
+    nobody = ActingVisitors(0, 0)
     ours, theirs = found.get(bundle.model_version, nobody), found.get(champion, nobody)
     finding = (
         f"{ours.acting} of {ours.people} visitors acted on lists of version {bundle.model_version},"
-        f" {theirs.acting} of {theirs.people} on the champion's (p = {chance(theirs, ours):.3f})"
+        f" {theirs.acting} of {theirs.people} on the champion's (p = {p_value(theirs, ours):.3f})"
     )
-    if min(ours.people, theirs.people) < rules.least_people:
-        finding += f"; not tested with fewer than {rules.least_people} visitors"
-    return loses(theirs, ours, rules.confidence, rules.least_people), finding
+    if min(ours.people, theirs.people) < rules.min_visitors:
+        finding += f"; not tested with fewer than {rules.min_visitors} visitors"
+    return is_significantly_worse(theirs, ours, rules.confidence, rules.min_visitors), finding
 
 
 def _describe(report: dict[str, Any]) -> str:
@@ -176,10 +176,10 @@ def _describe(report: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def _terms(phase: Phase, rules: TrialRules) -> dict[str, Any]:
+def _terms(phase: Phase, rules: RolloutRules) -> dict[str, Any]:
     return {
         "mode": phase.mode,
         "share": phase.share,
-        "error_share": rules.error_share,
-        "latency_ratio": rules.latency_ratio,
+        "error_share": rules.max_error_share,
+        "latency_ratio": rules.max_latency_ratio,
     }

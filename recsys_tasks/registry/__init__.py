@@ -1,1 +1,1 @@
-"""MLflow: runs, versions and aliases of the registered model."""
+"""MLflow: training runs, and versions and aliases of the registered model."""

@@ -1,4 +1,9 @@
-"""One training as an MLflow run: what went in, what came out, and the model that others can load."""
+"""Training runs in MLflow: parameters, metrics, artifacts, and registration of the trained model.
+
+Names of metrics: the model's own have no prefix (`recall_at_20`); baselines are `baseline/<name>/recall_at_20`, the
+champion on the same sessions `champion/recall_at_20`, online metrics `online/<arm>/<metric>`. Evaluation tables, in
+Python and in JSON artifacts, have keys like `recall_20`.
+"""
 
 from __future__ import annotations
 
@@ -27,17 +32,20 @@ from recsys_tasks.engine.bundle import VOCABULARY
 from recsys_tasks.errors import InputError
 from recsys_tasks.evaluation.comparison import Comparison
 from recsys_tasks.evaluation.gate import Decision
-from recsys_tasks.evaluation.metrics import with_precision
+from recsys_tasks.evaluation.metrics import add_precision_and_f1
 from recsys_tasks.features.snapshot import Snapshot
 from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.names import CHALLENGER, REGISTERED_MODEL
-from recsys_tasks.registry.tracking import client, experiment_id, failure
-from recsys_tasks.registry.versions import MODEL_FILES, Version
+from recsys_tasks.registry.tracking import client, experiment_id, translate_error
+from recsys_tasks.registry.versions import MODEL_ARTIFACTS, Version
 
 _PYFUNC = Path(__file__).with_name("pyfunc_model.py")
 _SCHEMA_ROWS = 1_000
-_SYSTEM = "system"  # MLflow's own metrics of the machine
-_ONLINE = "online/"
+_MODEL = "model"  # row of the evaluation table with the run's own model
+_CHAMPION = "champion"  # and that with the champion it was compared with
+_BASELINE, _ONLINE = "baseline/", "online/"
+_TABLE_METRIC = re.compile(r"^(\w+)_(\d+)$")  # `recall_20`
+_MLFLOW_METRIC = re.compile(r"(?:(.+)/)?(\w+)_at_(\d+)")  # `recall_at_20`, `baseline/popularity/recall_at_20`
 _INPUT = Schema(
     [
         ColSpec(Array(DataType.string), "history"),
@@ -52,10 +60,10 @@ _OUTPUT = Schema([ColSpec(Array(DataType.string), "item_ids"), ColSpec(Array(Dat
 
 @contextmanager
 def start_run(snapshot: Snapshot, parameters: dict[str, object], tags: dict[str, str]) -> Iterator[str]:
-    """A run that is open as long as the context, with what the machine does meanwhile; yields its id.
+    """Opens a run for the context, with system metrics; yields its id.
 
-    It has its parameters, tags, the packages it runs with, and its snapshot as the logged data set. It fails with what
-    is raised within.
+    Logs the parameters, the tags, the installed packages, and the snapshot as the run's dataset. An exception in the
+    context marks the run as failed.
     """
     client()
     name = f"train {snapshot.snapshot_id}"
@@ -71,65 +79,65 @@ def start_run(snapshot: Snapshot, parameters: dict[str, object], tags: dict[str,
                 **tags,
             }
         )
-        sample = snapshot.sample(_SCHEMA_ROWS).to_pandas()
+        sample = snapshot.head(_SCHEMA_ROWS).to_pandas()
         source = str(snapshot.path)
         digest = snapshot.snapshot_id.rsplit("-", 1)[-1]
         dataset = mlflow.data.from_pandas(sample, source=source, name=snapshot.snapshot_id, digest=digest)
         mlflow.log_input(dataset, context="training")
         counts = {name: value for name, value in asdict(snapshot).items() if isinstance(value, int)}
         mlflow.log_params({f"snapshot_{name}": value for name, value in counts.items()})
-        installed = sorted(f"{found.name}=={found.version}" for found in distributions())
+        installed = sorted(f"{package.name}=={package.version}" for package in distributions())
         mlflow.log_text("\n".join(installed) + "\n", "environment.txt")
         yield run.info.run_id
 
 
-def log_epoch(run_id: str, epoch: int, figures: dict[str, float]) -> None:
-    """Adds the figures of one epoch."""
-    _log_metrics(run_id, {f"epoch_{name}": value for name, value in figures.items()}, step=epoch)
+def log_epoch(run_id: str, epoch: int, metrics: dict[str, float]) -> None:
+    """Logs the metrics of one epoch as `epoch_<name>`, with the epoch as step."""
+    _log_metrics(run_id, {f"epoch_{name}": value for name, value in metrics.items()}, step=epoch)
 
 
-def epochs_of_latest() -> tuple[str, list[tuple[float, float | None]]]:
-    """The run that started last, with the loss and, where there was one, the validation of each epoch so far."""
-    found = client().search_runs([experiment_id()], order_by=["attributes.start_time DESC"], max_results=1)
-    if not found:
+def load_latest_epochs() -> tuple[str, list[tuple[float, float | None]]]:
+    """Returns the id of the latest run and its epochs as `load_epochs` does; an empty id if there is no run."""
+    latest = client().search_runs([experiment_id()], order_by=["attributes.start_time DESC"], max_results=1)
+    if not latest:
         return "", []
-    run_id: str = found[0].info.run_id
-    return run_id, epochs_of(run_id)
+    run_id: str = latest[0].info.run_id
+    return run_id, load_epochs(run_id)
 
 
-def epochs_of(run_id: str) -> list[tuple[float, float | None]]:
-    """The loss and, where there was one, the validation of each epoch of a run."""
-    losses, measures = (
+def load_epochs(run_id: str) -> list[tuple[float, float | None]]:
+    """Returns the loss and the validation metric of each epoch of a run; None where it was not validated."""
+    losses, validations = (
         {point.step: point.value for point in client().get_metric_history(run_id, f"epoch_{name}")}
         for name in ("loss", "validation")
     )
-    return [(loss, measures.get(epoch)) for epoch, loss in sorted(losses.items())]
+    return [(loss, validations.get(epoch)) for epoch, loss in sorted(losses.items())]
 
 
-def log_training(run_id: str, figures: dict[str, float], again: dict[str, Any]) -> None:
-    """Adds figures of a whole training, and what is needed to do it again; see `training_of`."""
-    _log_metrics(run_id, figures)
-    client().log_dict(run_id, again, "training.json")
+def log_training(run_id: str, metrics: dict[str, float], record: dict[str, Any]) -> None:
+    """Logs metrics of a whole training, and the record that `load_training_record` needs to reproduce it."""
+    _log_metrics(run_id, metrics)
+    client().log_dict(run_id, record, "training.json")
 
 
-def training_of(run_id: str) -> dict[str, Any]:
-    """What `log_training` added.
+def load_training_record(run_id: str) -> dict[str, Any]:
+    """Returns the record that `log_training` stored.
 
     Raises:
-        InputError: there is no such run, or it did not come that far.
+        InputError: there is no such run, or its training did not finish.
     """
     client()
     try:
         text = mlflow.artifacts.load_text(f"runs:/{run_id}/training.json")
     except MlflowException as error:
-        raise InputError(f"Run {run_id} cannot be done again: {error}") from error
-    found: dict[str, Any] = json.loads(text)
-    return found
+        raise InputError(f"Run {run_id} cannot be reproduced: {error}") from error
+    record: dict[str, Any] = json.loads(text)
+    return record
 
 
 def log_model(run_id: str, folder: Path) -> None:
-    """Keeps the model's files, and the same files as a pyfunc model with a signature."""
-    client().log_artifacts(run_id, str(folder), MODEL_FILES)
+    """Logs the model's files, as artifacts and as a pyfunc model with a signature."""
+    client().log_artifacts(run_id, str(folder), MODEL_ARTIFACTS)
     mlflow.pyfunc.log_model(
         name="model",
         python_model=str(_PYFUNC),
@@ -141,34 +149,62 @@ def log_model(run_id: str, folder: Path) -> None:
 
 
 def _example(folder: Path) -> pd.DataFrame:
-    """A request of somebody who did something with the two items that are most common."""
+    """Returns an input row with actions on the two most frequent items."""
     items = list(Vocabulary.load(folder / VOCABULARY).item_ids[:2])
     row = {"history": items, "history_times": [1.5e9, 1.5e9], "session": items[:1], "now": 1.6e9, "k": 5}
     return pd.DataFrame([row])
 
 
 def log_evaluation(run_id: str, table: dict[str, dict[str, float]]) -> None:
-    """Adds metrics per model (`test`, then each baseline) as `name/metric`, and the same as one JSON artifact."""
+    """Logs an evaluation table as metrics and as a JSON artifact.
+
+    Args:
+        run_id: the run.
+        table: metrics by row: `model`, then each baseline.
+    """
     _log_metrics(
         run_id,
-        {f"{name}/{metric}": value for name, metrics in table.items() for metric, value in metrics.items()},
+        {_mlflow_metric(row, metric): value for row, metrics in table.items() for metric, value in metrics.items()},
     )
     client().log_dict(run_id, table, "evaluation.json")
 
 
+def _mlflow_metric(row: str, metric: str) -> str:
+    """Returns MLflow's name of a metric: `recall_20` of `popularity` is `baseline/popularity/recall_at_20`."""
+    prefix = {_MODEL: "", _CHAMPION: f"{_CHAMPION}/"}.get(row, f"{_BASELINE}{row}/")
+    return prefix + _TABLE_METRIC.sub(r"\1_at_\2", metric)
+
+
+def load_evaluation(run_id: str) -> dict[str, dict[str, float]]:
+    """Returns the metrics of `log_evaluation` and `log_comparison` as a table: `model`, `champion`, each baseline.
+
+    The table is empty for a run that was not evaluated, or only by a version of this package with other metric names.
+    """
+    table: dict[str, dict[str, float]] = {}
+    for name, value in client().get_run(run_id).data.metrics.items():
+        match = _MLFLOW_METRIC.fullmatch(name)
+        if match is None:
+            continue
+        prefix, metric, k = match.groups()
+        if prefix is None or prefix == _CHAMPION or prefix.startswith(_BASELINE):
+            row = _MODEL if prefix is None else prefix.removeprefix(_BASELINE)
+            table.setdefault(row, {})[f"{metric}_{k}"] = value
+    return table
+
+
 def log_report(run_id: str, report: dict[str, object], text: str) -> None:
-    """Adds the evaluation with confidence intervals and segments, as JSON and as Markdown."""
+    """Logs the evaluation with confidence intervals and segments, as JSON and as Markdown."""
     client().log_dict(run_id, report, "segments.json")
     client().log_text(run_id, text, "evaluation.md")
 
 
 def log_files(run_id: str, folder: Path) -> None:
-    """Adds the files of a folder."""
+    """Logs the files of a folder as artifacts."""
     client().log_artifacts(run_id, str(folder))
 
 
 def log_file(run_id: str, path: Path) -> None:
-    """Adds a file, in place of an earlier one of that name.
+    """Logs a file as an artifact, replacing an earlier one with its name.
 
     Raises:
         UnavailableError: MLflow does not answer.
@@ -176,82 +212,78 @@ def log_file(run_id: str, path: Path) -> None:
     try:
         client().log_artifact(run_id, str(path))
     except MlflowException as error:
-        raise failure(error, f"Run {run_id} cannot take {path.name}") from error
+        raise translate_error(error, f"{path.name} cannot be logged to run {run_id}") from error
 
 
-def log_calibration(run_id: str, figures: dict[str, object], picture: Path) -> None:
-    """Adds how well purchase intent is calibrated, as metrics, JSON and a picture."""
-    _log_metrics(run_id, {f"intent_{name}": float(str(figures[name])) for name in ("error", "brier", "base_rate")})
-    found = client()
-    found.log_dict(run_id, figures, "calibration.json")
-    found.log_artifact(run_id, str(picture))
+def log_calibration(run_id: str, calibration: dict[str, object], plot: Path) -> None:
+    """Logs the calibration of purchase intent: metrics `intent_<name>`, JSON and a reliability diagram."""
+    _log_metrics(run_id, {f"intent_{name}": float(str(calibration[name])) for name in ("error", "brier", "base_rate")})
+    mlflow_client = client()
+    mlflow_client.log_dict(run_id, calibration, "calibration.json")
+    mlflow_client.log_artifact(run_id, str(plot))
 
 
-def evaluation_of(run_id: str) -> dict[str, dict[str, float]]:
-    """The metrics that `log_evaluation` added."""
-    table: dict[str, dict[str, float]] = {}
-    for name, value in client().get_run(run_id).data.metrics.items():
-        model, _, metric = name.rpartition("/")
-        if model and model != _SYSTEM and not model.startswith(_ONLINE):
-            table.setdefault(model, {})[metric] = value
-    return table
-
-
-def snapshot_of(run_id: str) -> str:
+def load_snapshot_id(run_id: str) -> str:
     """Returns the id of the snapshot that a run was trained on."""
     return str(client().get_run(run_id).data.tags["snapshot_id"])
 
 
 def register(run_id: str) -> Version:
-    """Registers the run's model as a version, once, and makes it the challenger."""
-    found = client()
-    run = found.get_run(run_id)
+    """Registers the run's model as a version and sets the alias `challenger`. Idempotent."""
+    mlflow_client = client()
+    run = mlflow_client.get_run(run_id)
     snapshot_id = run.data.tags["snapshot_id"]
-    if not found.search_registered_models(f"name = '{REGISTERED_MODEL}'"):
-        found.create_registered_model(REGISTERED_MODEL, description="Next items of a session, from history and session")
-    known = found.search_model_versions(f"name = '{REGISTERED_MODEL}' and run_id = '{run_id}'")
-    if known:
-        number = str(known[0].version)
-    else:
-        logged = run.outputs.model_outputs[0].model_id
-        made = found.create_model_version(
-            REGISTERED_MODEL, f"models:/{logged}", run_id, tags={"snapshot_id": snapshot_id}, model_id=logged
+    if not mlflow_client.search_registered_models(f"name = '{REGISTERED_MODEL}'"):
+        mlflow_client.create_registered_model(
+            REGISTERED_MODEL, description="Next items of a session, from history and session"
         )
-        number = str(made.version)
-    found.set_registered_model_alias(REGISTERED_MODEL, CHALLENGER, number)
+    registered = mlflow_client.search_model_versions(f"name = '{REGISTERED_MODEL}' and run_id = '{run_id}'")
+    if registered:
+        number = str(registered[0].version)
+    else:
+        model_id = run.outputs.model_outputs[0].model_id
+        created = mlflow_client.create_model_version(
+            REGISTERED_MODEL, f"models:/{model_id}", run_id, tags={"snapshot_id": snapshot_id}, model_id=model_id
+        )
+        number = str(created.version)
+    mlflow_client.set_registered_model_alias(REGISTERED_MODEL, CHALLENGER, number)
     return Version(number, run_id, snapshot_id)
 
 
 def log_comparison(run_id: str, champion: str, comparison: Comparison) -> None:
-    """Adds the comparison with a champion: its metrics, and every gain with its bounds."""
-    own = with_precision({metric: gain.rival for metric, gain in comparison.items() if ": " not in metric})
-    _log_metrics(run_id, {f"champion/{metric}": value for metric, value in own.items()})
+    """Logs the comparison with a champion: the champion's metrics, and every difference with its bounds as JSON."""
+    metrics = add_precision_and_f1({metric: gain.rival for metric, gain in comparison.items() if ": " not in metric})
+    _log_metrics(run_id, {_mlflow_metric(_CHAMPION, metric): value for metric, value in metrics.items()})
     gains = {name: gain.as_dict() for name, gain in comparison.items()}
     client().log_dict(run_id, {"champion": champion, "gains": gains}, "comparison.json")
 
 
-def log_online(version: Version, metrics: Mapping[tuple[str, str], float], words: str) -> None:
-    """Writes what came of what a version showed, by arm and metric: metrics of its run `online/<arm>/<metric>`, and in
-    words as the tag `online`.
+def log_online_metrics(version: Version, metrics: Mapping[tuple[str, str], float], summary: str) -> None:
+    """Logs a version's online metrics to its run.
+
+    Args:
+        version: the version.
+        metrics: values by arm and metric, logged as `online/<arm>/<metric>`.
+        summary: the same as text, for the tag `online`.
 
     Raises:
         UnavailableError: MLflow does not answer.
     """
     try:
-        named = {f"{_ONLINE}{_safe(arm)}/{metric}": value for (arm, metric), value in metrics.items()}
+        named = {f"{_ONLINE}{_sanitize(arm)}/{metric}": value for (arm, metric), value in metrics.items()}
         _log_metrics(version.run_id, named)
-        _tag(version, online=words)
+        _tag(version, online=summary)
     except MlflowException as error:
-        raise failure(error, f"Version {version.number} cannot be told what came of it") from error
+        raise translate_error(error, f"Online metrics of version {version.number} cannot be logged") from error
 
 
-def _safe(name: str) -> str:
-    """A name without the signs that MLflow does not take in names of metrics."""
+def _sanitize(name: str) -> str:
+    """Replaces characters that MLflow does not allow in metric names."""
     return re.sub(r"[^\w\-. :]", "_", name)
 
 
 def log_decision(version: Version, decision: Decision) -> None:
-    """Writes the gate's decision to the version and its run: as tags, and whole as JSON and Markdown."""
+    """Logs the gate's decision: as tags of the version and its run, and in full as JSON and Markdown."""
     verdict = "promote" if decision.promote else "refuse"
     _tag(version, decision=verdict, reasons="; ".join(decision.reasons)[:4_000])
     client().log_dict(version.run_id, decision.as_dict(), "decision.json")
@@ -259,7 +291,7 @@ def log_decision(version: Version, decision: Decision) -> None:
 
 
 def tag(version: Version, **tags: str) -> None:
-    """Writes tags to a version and its run.
+    """Sets tags of a version and its run.
 
     Raises:
         UnavailableError: MLflow does not answer.
@@ -267,26 +299,26 @@ def tag(version: Version, **tags: str) -> None:
     try:
         _tag(version, **tags)
     except MlflowException as error:
-        raise failure(error, f"Version {version.number} cannot be tagged") from error
+        raise translate_error(error, f"Version {version.number} cannot be tagged") from error
 
 
 def _tag(version: Version, **tags: str) -> None:
-    found = client()
-    for name, value in tags.items():  # of versions MLflow takes one at a time
-        found.set_model_version_tag(REGISTERED_MODEL, version.number, name, value)
-    found.log_batch(version.run_id, tags=[RunTag(name, value) for name, value in tags.items()])
+    mlflow_client = client()
+    for name, value in tags.items():  # MLflow has no batch call for tags of versions
+        mlflow_client.set_model_version_tag(REGISTERED_MODEL, version.number, name, value)
+    mlflow_client.log_batch(version.run_id, tags=[RunTag(name, value) for name, value in tags.items()])
 
 
-def _log_metrics(run_id: str, figures: Mapping[str, float], step: int = 0) -> None:
-    """Adds metrics to a run, as many in one call as MLflow takes."""
-    found, now = client(), int(1_000 * time.time())
-    points = [Metric(name, float(value), now, step) for name, value in figures.items()]
+def _log_metrics(run_id: str, metrics: Mapping[str, float], step: int = 0) -> None:
+    """Logs metrics to a run in batches of MLflow's maximum size."""
+    mlflow_client, now_ms = client(), int(1_000 * time.time())
+    points = [Metric(name, float(value), now_ms, step) for name, value in metrics.items()]
     for begin in range(0, len(points), MAX_METRICS_PER_BATCH):
-        found.log_batch(run_id, metrics=points[begin : begin + MAX_METRICS_PER_BATCH])
+        mlflow_client.log_batch(run_id, metrics=points[begin : begin + MAX_METRICS_PER_BATCH])
 
 
 def _code_version() -> str:
-    """The commit of the checkout, or the package's version where there is none."""
+    """Returns the commit of the checkout, or the package's version outside a checkout."""
     try:
         described = subprocess.run(
             ["git", "describe", "--always", "--dirty"],  # noqa: S607

@@ -1,13 +1,13 @@
-"""Where MLflow is, and the one client everything uses."""
+"""MLflow connection: client, experiment and error translation."""
 
 from __future__ import annotations
 
 import os
 
-# Heartbeats to nobody, and a progress bar for every artifact, are not for a scheduler's log.
+# No telemetry, and no progress bars in the scheduler's log.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-# Tasks are tried again by whoever runs them; a registry that is away is to be named within seconds, not minutes.
+# The scheduler retries tasks; an unavailable MLflow should fail within seconds, not minutes.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 
@@ -21,7 +21,7 @@ from recsys_tasks.warehouse import database_url
 
 
 def client() -> MlflowClient:
-    """A client of the configured MLflow server, or of the embedded database where none is configured."""
+    """Returns a client of the configured MLflow server; without one, of the embedded database."""
     uri = settings().mlflow_tracking_uri or database_url("mlflow")
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
@@ -29,25 +29,31 @@ def client() -> MlflowClient:
 
 
 def experiment_id() -> str:
-    """Id of the experiment of training runs, which is created where it is missing.
+    """Returns the id of the experiment for training runs; creates it if it is missing.
 
     Raises:
         UnavailableError: MLflow does not answer.
     """
-    found = client()
+    mlflow_client = client()
     name = settings().mlflow_experiment
     try:
-        experiment = found.get_experiment_by_name(name)
+        experiment = mlflow_client.get_experiment_by_name(name)
         if experiment is not None:
             return str(experiment.experiment_id)
         artifacts = None if settings().mlflow_tracking_uri else (settings().home / "mlartifacts").as_uri()
-        return str(found.create_experiment(name, artifact_location=artifacts))
+        return str(mlflow_client.create_experiment(name, artifact_location=artifacts))
     except MlflowException as error:
         raise UnavailableError(f"MLflow does not answer: {error}") from error
 
 
-def failure(error: MlflowException, missing: str) -> InputError | UnavailableError:
-    """What to raise for an error of MLflow: wrong input where something is missing, else that it does not answer."""
+def translate_error(error: MlflowException, message: str) -> InputError | UnavailableError:
+    """Returns the package's error for an MLflow error.
+
+    Args:
+        error: MLflow's error.
+        message: what failed, for the `InputError` of a missing or invalid resource; any other error means that MLflow
+            is unavailable.
+    """
     if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-        return InputError(f"{missing}: {error.message}")
+        return InputError(f"{message}: {error.message}")
     return UnavailableError(f"MLflow does not answer: {error.message}")

@@ -1,4 +1,4 @@
-"""Versions of the registered model and the aliases that say which of them matter."""
+"""Versions of the registered model, and the aliases `champion` and `previous`."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from mlflow.exceptions import MlflowException
 
 from recsys_tasks.errors import InputError
 from recsys_tasks.names import CHAMPION, PREVIOUS, REGISTERED_MODEL
-from recsys_tasks.registry.tracking import client, failure
+from recsys_tasks.registry.tracking import client, translate_error
 
-MODEL_FILES = "network"  # the run's artifact folder with what `model.files` writes, and the graphs
+MODEL_ARTIFACTS = "network"  # artifact folder of a run: the files of `model.files` and the ONNX graphs
 
 
 @dataclass(frozen=True)
 class Version:
-    """A registered version, its run, and the snapshot it was trained on."""
+    """A registered model version with its training run and snapshot."""
 
     number: str
     run_id: str
@@ -29,46 +29,50 @@ class Version:
 
 
 def version_by_alias(alias: str) -> Version | None:
-    """The version that an alias points at, if any.
+    """Returns the version with an alias; None if there is none.
 
     Raises:
         UnavailableError: MLflow does not answer.
     """
     try:
-        found = client().get_model_version_by_alias(REGISTERED_MODEL, alias)
+        registered = client().get_model_version_by_alias(REGISTERED_MODEL, alias)
     except MlflowException as error:
-        problem = failure(error, f"No alias {alias}")
+        problem = translate_error(error, f"No alias {alias}")
         if isinstance(problem, InputError):
             return None
         raise problem from error
-    return Version(str(found.version), found.run_id, found.tags["snapshot_id"])
+    return Version(str(registered.version), registered.run_id, registered.tags["snapshot_id"])
 
 
 def version_by_number(number: str) -> Version:
-    """The version of that number.
+    """Returns the version with a number.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no such version.
         UnavailableError: MLflow does not answer.
     """
     try:
-        found = client().get_model_version(REGISTERED_MODEL, number)
+        registered = client().get_model_version(REGISTERED_MODEL, number)
     except MlflowException as error:
-        raise failure(error, f"No version {number} of {REGISTERED_MODEL}") from error
-    return Version(str(found.version), found.run_id, found.tags["snapshot_id"])
+        raise translate_error(error, f"No version {number} of {REGISTERED_MODEL}") from error
+    return Version(str(registered.version), registered.run_id, registered.tags["snapshot_id"])
 
 
-def point_aliases(champion: str, previous: str | None) -> list[str]:
-    """Points `champion` and `previous` at versions, `previous` at none where there is none; what it changed.
+def set_aliases(champion: str, previous: str | None) -> list[str]:
+    """Sets the aliases `champion` and `previous`; returns a description of each change.
+
+    Args:
+        champion: version number.
+        previous: version number; None removes the alias.
 
     Raises:
-        InputError: a version is not registered (any more).
+        InputError: a version is not registered.
         UnavailableError: MLflow does not answer.
     """
     changes = []
     for alias, number in ((CHAMPION, champion), (PREVIOUS, previous)):
-        at = version_by_alias(alias)
-        if (at.number if at else None) == number:
+        current = version_by_alias(alias)
+        if (current.number if current else None) == number:
             continue
         try:
             if number is None:
@@ -76,21 +80,21 @@ def point_aliases(champion: str, previous: str | None) -> list[str]:
             else:
                 client().set_registered_model_alias(REGISTERED_MODEL, alias, number)
         except MlflowException as error:
-            raise failure(error, f"Alias {alias} cannot point at version {number}") from error
-        changes.append(f"alias {alias} from version {at.number if at else 'none'} to {number or 'none'}")
+            raise translate_error(error, f"Alias {alias} cannot be set to version {number}") from error
+        changes.append(f"alias {alias} from version {current.number if current else 'none'} to {number or 'none'}")
     return changes
 
 
 def signature(version: Version) -> str:
-    """What the version's model takes and gives, as JSON."""
+    """Returns the MLflow signature of the version's model as JSON."""
     client()
-    found = mlflow.models.get_model_info(f"models:/{REGISTERED_MODEL}/{version.number}").signature
-    return json.dumps(found.to_dict() if found else None, sort_keys=True)
+    model_signature = mlflow.models.get_model_info(f"models:/{REGISTERED_MODEL}/{version.number}").signature
+    return json.dumps(model_signature.to_dict() if model_signature else None, sort_keys=True)
 
 
 @contextmanager
-def run_files(run_id: str) -> Iterator[Path]:
-    """The model files of a run, in a folder that lives as long as the context.
+def download_model_files(run_id: str) -> Iterator[Path]:
+    """Downloads the model files of a run to a temporary folder, which exists as long as the context.
 
     Raises:
         InputError: the run or its files were deleted.
@@ -98,7 +102,7 @@ def run_files(run_id: str) -> Iterator[Path]:
     client()
     with tempfile.TemporaryDirectory() as folder:
         try:
-            files = mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=MODEL_FILES, dst_path=folder)
+            files = mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=MODEL_ARTIFACTS, dst_path=folder)
         except (MlflowException, OSError) as error:
-            raise InputError(f"The model of run {run_id} cannot be read any more: {error}") from error
+            raise InputError(f"The model files of run {run_id} cannot be read: {error}") from error
         yield Path(files)

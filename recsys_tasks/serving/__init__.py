@@ -1,1 +1,1 @@
-"""The endpoint. Imports neither Airflow, MLflow, Great Expectations, pandas nor torch."""
+"""The HTTP endpoint. Imports neither Airflow, MLflow, Great Expectations, pandas nor torch."""

@@ -1,4 +1,4 @@
-"""Who may ask what: keys with scopes, in the header `Authorization: Bearer KEY`."""
+"""Access control: API keys with scopes, sent as `Authorization: Bearer KEY`."""
 
 from __future__ import annotations
 
@@ -15,37 +15,44 @@ WRITE: Final = "write"
 ADMIN: Final = "admin"
 
 
-class Access:
-    """The keys of one endpoint.
+class AccessControl:
+    """The API keys of one endpoint.
 
-    Lists are open to everybody where no reading keys are set, and events where no writing keys are. The administrator's
-    token opens everything, and where there is none, nobody administers.
+    Without read keys, anyone can request lists. Without write keys, anyone can post events. The admin token grants
+    every scope; without an admin token, the admin routes are disabled.
     """
 
     def __init__(self, settings: Settings) -> None:
-        admin = [settings.admin_token] if settings.admin_token else []
-        keys = {READ: settings.read_keys, WRITE: settings.write_keys, ADMIN: ()}
-        self._guarded = {scope for scope, of_scope in keys.items() if of_scope} | {ADMIN}
-        self._accepted = {
-            scope: [f"Bearer {key.get_secret_value()}".encode() for key in (*of_scope, *admin)]
-            for scope, of_scope in keys.items()
+        admin_keys = [settings.admin_token] if settings.admin_token else []
+        keys_of_scope = {READ: settings.read_keys, WRITE: settings.write_keys, ADMIN: ()}
+        self._protected_scopes = {scope for scope, keys in keys_of_scope.items() if keys} | {ADMIN}
+        self._accepted_headers = {
+            scope: [f"Bearer {key.get_secret_value()}".encode() for key in (*keys, *admin_keys)]
+            for scope, keys in keys_of_scope.items()
         }
 
     def check(self, authorization: str | None, scope: Scope) -> None:
-        """Raises `RequestError` where a header does not give a key of a scope; takes as long for any wrong key."""
-        if scope not in self._guarded:
+        """Checks that an `Authorization` header grants a scope. Takes constant time for wrong keys.
+
+        Raises:
+            RequestError: the header grants no access (401), or the admin routes are disabled (403).
+        """
+        if scope not in self._protected_scopes:
             return
-        if not self._accepted[scope]:
-            raise RequestError(403, "Admin routes are off", "this endpoint has no RECSYS_ADMIN_TOKEN")
-        if not self._given(authorization, scope):
+        if not self._accepted_headers[scope]:
             raise RequestError(
-                401, "Not authorized", f"the bearer token is missing, or no key with the scope `{scope}`"
+                403, "Admin routes disabled", "this endpoint has no admin token; set RECSYS_ADMIN_TOKEN and restart it"
+            )
+        if not self._has_scope(authorization, scope):
+            raise RequestError(
+                401, "Not authorized", f"send `Authorization: Bearer KEY` with a key that has the scope `{scope}`"
             )
 
     def is_admin(self, authorization: str | None) -> bool:
-        """Whether a header gives the administrator's token."""
-        return self._given(authorization, ADMIN)
+        """Whether an `Authorization` header carries the admin token."""
+        return self._has_scope(authorization, ADMIN)
 
-    def _given(self, authorization: str | None, scope: Scope) -> bool:
-        given = (authorization or "").encode()
-        return sum(hmac.compare_digest(given, key) for key in self._accepted[scope]) > 0
+    def _has_scope(self, authorization: str | None, scope: Scope) -> bool:
+        header = (authorization or "").encode()
+        # Compare with every key, so that the time does not depend on which key matches.
+        return sum(hmac.compare_digest(header, accepted) for accepted in self._accepted_headers[scope]) > 0

@@ -1,4 +1,4 @@
-"""The administrator's routes: models that come and go, users who are forgotten, and the journal for the pipeline."""
+"""Admin routes: deployment of model bundles, erasure of users, and download of the event log."""
 
 from __future__ import annotations
 
@@ -11,150 +11,155 @@ from starlette.responses import Response
 
 from recsys_tasks.engine.engine import Engine
 from recsys_tasks.errors import InputError, InvariantError
-from recsys_tasks.serving.erasure import Forgotten, erase, find_traces
-from recsys_tasks.serving.event_log import Journal
-from recsys_tasks.serving.http import answer, body_to_file, read_body
+from recsys_tasks.serving.erasure import ErasedUsers, erase_lines, find_user_lines
+from recsys_tasks.serving.event_log import EventLog
+from recsys_tasks.serving.http import json_response, read_body, save_body
 from recsys_tasks.serving.live_state import LiveState
-from recsys_tasks.serving.messages import RequestError, decode_id, decode_staged_change
+from recsys_tasks.serving.messages import RequestError, decode_staged_change, parse_id
 from recsys_tasks.serving.metrics import Metrics
-from recsys_tasks.serving.model_store import Models
-from recsys_tasks.serving.recommendations import Lists
-from recsys_tasks.serving.rollout import Challenger, Terms
+from recsys_tasks.serving.model_store import ModelStore
+from recsys_tasks.serving.recommendations import RecommendationService
+from recsys_tasks.serving.rollout import ChallengerRunner, RolloutTerms
 from recsys_tasks.serving.shared_state import SharedState
 
-_BUNDLE_BYTES = 2 << 30
-_JOURNAL_CHUNK = 8 << 20
+_MAX_BUNDLE_BYTES = 2 << 30
+_JOURNAL_CHUNK_BYTES = 8 << 20
 
 
-class Admin:
-    """What the administrator of one endpoint may ask."""
+class AdminRoutes:
+    """Handlers of the admin routes of one endpoint."""
 
     def __init__(
         self,
-        models: Models,
-        journal: Journal,
-        forgotten: Forgotten,
+        models: ModelStore,
+        event_log: EventLog,
+        erased_users: ErasedUsers,
         state: LiveState,
         shared: SharedState,
-        lists: Lists,
+        recommender: RecommendationService,
         metrics: Metrics,
     ) -> None:
-        self._models, self._journal, self._forgotten = models, journal, forgotten
-        self._state, self._shared, self._lists, self._metrics = state, shared, lists, metrics
-        self.swapping = asyncio.Lock()  # one bundle comes or goes at a time
-        self._forgetting = asyncio.Lock()  # one user goes at a time
+        self._models, self._event_log, self._erased_users = models, event_log, erased_users
+        self._state, self._shared, self._recommender, self._metrics = state, shared, recommender, metrics
+        self.model_lock = asyncio.Lock()  # one change of the models at a time
+        self._erasure_lock = asyncio.Lock()  # one erasure at a time
 
     async def put_model(self, request: Request) -> Response:
-        """`PUT /v1/admin/model`: stages a bundle and lets it serve."""
-        async with self.swapping:
+        """`PUT /v1/admin/model`: stages a bundle and activates it."""
+        async with self.model_lock:
             challenger = await self._stage(request)
             engine = await run_in_threadpool(self._models.activate, challenger.engine.bundle.digest)
-            self._models.rest()
-        self._metrics.serving(self._models.engine)
-        return answer(self._serving(engine))
+            self._models.shrink_previous_cache()
+        self._metrics.set_model_version(self._models.engine)
+        return json_response(_describe(engine))
 
     async def delete_model(self, request: Request) -> Response:
-        """`DELETE /v1/admin/model`: back to the one before."""
+        """`DELETE /v1/admin/model`: rolls back to the previous bundle."""
         to_none = request.query_params.get("to_none") == "true"
-        async with self.swapping:
+        async with self.model_lock:
             try:
                 engine = await run_in_threadpool(self._models.roll_back, to_none)
             except InputError as error:
-                raise RequestError(409, "Nothing to go back to", str(error)) from error
-        self._metrics.serving(self._models.engine)
-        return answer(self._serving(engine) if engine else {"model_version": None})
+                raise RequestError(409, "No previous model", str(error)) from error
+        self._metrics.set_model_version(self._models.engine)
+        return json_response(_describe(engine) if engine else {"model_version": None})
 
-    async def admin_model(self, request: Request) -> Response:
-        """`GET /v1/admin/model`: what serves, the bundle that served before, and what is staged."""
+    async def get_model(self, request: Request) -> Response:
+        """`GET /v1/admin/model`: the active, the previous and the staged bundle."""
         engine, challenger = self._models.engine, self._models.challenger
-        return answer(
+        return json_response(
             {
                 "active": engine.bundle.digest if engine else None,
                 "model_version": engine.bundle.model_version if engine else None,
-                "previous": self._models.serving.previous,
+                "previous": self._models.state.previous,
                 "staged": challenger.report() if challenger else None,
             }
         )
 
     async def put_staged(self, request: Request) -> Response:
-        """`PUT /v1/admin/staged`: checks a bundle and keeps it beside the one that serves."""
-        async with self.swapping:
+        """`PUT /v1/admin/staged`: checks a bundle and stages it beside the active one."""
+        async with self.model_lock:
             challenger = await self._stage(request)
-        return answer(challenger.report())
+        return json_response(challenger.report())
 
     async def post_staged(self, request: Request) -> Response:
-        """`POST /v1/admin/staged`: lets the staged bundle serve, or tries it."""
-        asked = decode_staged_change(await read_body(request))
-        async with self.swapping:
+        """`POST /v1/admin/staged`: activates the staged bundle, or changes its rollout."""
+        change = decode_staged_change(await read_body(request))
+        async with self.model_lock:
             try:
-                if asked.mode == "active":
-                    engine = await run_in_threadpool(self._models.activate, asked.bundle)
-                    self._models.rest()
-                    self._metrics.serving(self._models.engine)
-                    return answer(self._serving(engine))
-                terms = Terms(
-                    mode=asked.mode,
-                    share=asked.share,
-                    error_share=asked.error_share,
-                    latency_ratio=asked.latency_ratio,
+                if change.mode == "active":
+                    engine = await run_in_threadpool(self._models.activate, change.bundle)
+                    self._models.shrink_previous_cache()
+                    self._metrics.set_model_version(self._models.engine)
+                    return json_response(_describe(engine))
+                terms = RolloutTerms(
+                    mode=change.mode,
+                    share=change.share,
+                    error_share=change.error_share,
+                    latency_ratio=change.latency_ratio,
                 )
-                return answer((await run_in_threadpool(self._models.begin_trial, asked.bundle, terms)).report())
+                challenger = await run_in_threadpool(self._models.start_rollout, change.bundle, terms)
+                return json_response(challenger.report())
             except InputError as error:
-                raise RequestError(409, "Not staged", str(error)) from error
+                raise RequestError(409, "Bundle not staged", str(error)) from error
 
     async def delete_staged(self, request: Request) -> Response:
-        """`DELETE /v1/admin/staged?bundle=D`: lets go of what is staged, or of that bundle only."""
-        async with self.swapping:
+        """`DELETE /v1/admin/staged?bundle=D`: discards the staged bundle; with `bundle`, only if it is that one."""
+        async with self.model_lock:
             await run_in_threadpool(self._models.discard, request.query_params.get("bundle"))
-        return answer({"staged": None})
+        return json_response({"staged": None})
 
     async def delete_user(self, request: Request) -> Response:
-        """`DELETE /v1/admin/users/{user_id}`"""
-        user_id = decode_id(request.path_params["user_id"], "user")
-        async with self._forgetting:
-            if not await self._shared.forget(user_id):
-                raise RequestError(503, "Shared state away", "what endpoints share does not answer; ask again later")
-            async with self._journal.quiet() as end:
-                # Nothing waits in here: what came before is the forgotten user's, what comes after a new one's.
-                self._lists.listen()
-                entry = self._forgotten.add(user_id, end)
-                self._state.forget_user(user_id)
-                self._models.forget(user_id)
-            traces = await run_in_threadpool(find_traces, self._journal, [entry])
-            self._state.withdraw(traces.session_ids, traces.event_ids)
-            await run_in_threadpool(erase, self._journal, traces)
-        return answer({"forgotten": True, "journal_lines": len(traces)})
+        """`DELETE /v1/admin/users/{user_id}`: erases a user."""
+        user_id = parse_id(request.path_params["user_id"], "user")
+        async with self._erasure_lock:
+            if not await self._shared.erase_user(user_id):
+                raise RequestError(
+                    503, "Shared state unavailable", "the shared database does not answer; try again later"
+                )
+            async with self._event_log.pause_appends() as end:
+                # No await in this block: events up to here belong to the erased user, later ones to a new user.
+                self._recommender.read_other_workers()
+                entry = self._erased_users.add(user_id, end)
+                self._state.erase_user(user_id)
+                self._models.erase_user(user_id)
+            user_lines = await run_in_threadpool(find_user_lines, self._event_log, [entry])
+            self._state.remove_session_events(user_lines.session_ids, user_lines.event_ids)
+            await run_in_threadpool(erase_lines, self._event_log, user_lines)
+        return json_response({"forgotten": True, "journal_lines": len(user_lines)})
 
-    async def journal_segments(self, request: Request) -> Response:
-        """`GET /v1/admin/journal`"""
-        segments = [{"name": segment.name, "bytes": segment.bytes} for segment in self._journal.segments()]
-        return answer({"instance": self._journal.instance, "segments": segments})
+    async def get_journal(self, request: Request) -> Response:
+        """`GET /v1/admin/journal`: the segments of the event log."""
+        segments = [{"name": segment.name, "bytes": segment.size_bytes} for segment in self._event_log.segments()]
+        return json_response({"instance": self._event_log.instance, "segments": segments})
 
-    async def journal_segment(self, request: Request) -> Response:
-        """`GET /v1/admin/journal/{segment}?offset=N`"""
+    async def get_journal_segment(self, request: Request) -> Response:
+        """`GET /v1/admin/journal/{segment}?offset=N`: whole lines of a segment, from a byte offset."""
         offset = request.query_params.get("offset", "0")
         if not offset.isdecimal() or len(offset) > 18:
             raise RequestError(422, "Invalid request", f"`offset` is {offset!r}; expected a number of bytes")
+        segment = request.path_params["segment"]
         try:
-            chunk = self._journal.read(request.path_params["segment"], int(offset), _JOURNAL_CHUNK)
+            chunk = self._event_log.read(segment, int(offset), _JOURNAL_CHUNK_BYTES)
         except FileNotFoundError as error:
-            raise RequestError(404, "No such segment", f"the journal has no segment {error}") from error
+            raise RequestError(404, "No such segment", f"the event log has no segment {segment!r}") from error
         return Response(chunk, media_type="application/x-ndjson")
 
-    async def _stage(self, request: Request) -> Challenger:
-        with self._models.arriving() as archive:
-            await body_to_file(request, archive, _BUNDLE_BYTES)
+    async def _stage(self, request: Request) -> ChallengerRunner:
+        with self._models.receive_archive() as archive:
+            await save_body(request, archive, _MAX_BUNDLE_BYTES)
             try:
                 return await run_in_threadpool(self._models.stage, archive)
             except InvariantError as error:
-                raise RequestError(422, "Bundle refused", str(error)) from error
+                raise RequestError(422, "Bundle rejected", str(error)) from error
             except InputError as error:
-                raise RequestError(409, "Another bundle is on trial", str(error)) from error
+                raise RequestError(409, "Another rollout is running", str(error)) from error
 
-    def _serving(self, engine: Engine) -> dict[str, Any]:
-        bundle = engine.bundle
-        return {
-            "model_version": bundle.model_version,
-            "bundle": bundle.digest,
-            "golden_requests": len(bundle.golden),
-        }
+
+def _describe(engine: Engine) -> dict[str, Any]:
+    bundle = engine.bundle
+    return {
+        "model_version": bundle.model_version,
+        "bundle": bundle.digest,
+        "golden_requests": len(bundle.golden),
+    }

@@ -1,8 +1,8 @@
-"""Users who asked to be forgotten: that they did, and what the journal still has of them.
+"""Erasure of users from one endpoint: records of erased users, and removal of their lines from the event log.
 
-First it is written down that a user is forgotten and where the journal ended then; only after that lines go. Whoever
-is killed in between finds at the next start what is left to do. What a user does later stands behind that place and
-counts like anybody's.
+The record of an erasure, with the end of the event log at that time, is written first; the lines are blanked after
+it. After a crash in between, the next start finds the remaining lines. Events behind the recorded end belong to a new
+user and are kept.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from pathlib import Path
 import msgspec
 
 from recsys_tasks.errors import UnavailableError
-from recsys_tasks.serving.event_log import Journal, Line, Segment, sync_folder
+from recsys_tasks.serving.event_log import EventLog, LogLine, Segment, sync_folder
 
 log = logging.getLogger(__name__)
 
 
-class Forgetting(msgspec.Struct, frozen=True):
-    """That a user, known by a digest only, was forgotten: when, and where the journal ended then."""
+class ErasureRecord(msgspec.Struct, frozen=True):
+    """The erasure of one user: SHA-256 digest of the id, time, and end of the event log at that time."""
 
     user: str
     time: datetime
@@ -34,122 +34,130 @@ class Forgetting(msgspec.Struct, frozen=True):
 
     @property
     def end(self) -> Segment:
-        """The journal's last file and its bytes at that time."""
+        """End of the event log at the time of the erasure."""
         return Segment(self.segment, self.bytes)
 
 
-class Forgotten:
-    """The users that were forgotten, in a file."""
+class ErasedUsers:
+    """The erased users of one endpoint, stored in a file of JSON lines."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._latest = {entry.user: entry for entry in _read(path)}
+        self._latest = {record.user: record for record in _read_records(path)}
 
-    def add(self, user_id: str, end: Segment) -> Forgetting:
-        """Remembers durably that a user is forgotten from now on, when the journal ends there.
+    def add(self, user_id: str, end: Segment) -> ErasureRecord:
+        """Records durably that a user is erased up to an end of the event log.
 
         Raises:
-            UnavailableError: the disk refuses; nothing was promised.
+            UnavailableError: the write failed; the erasure is not confirmed.
         """
-        entry = Forgetting(_digest(user_id), datetime.now(UTC), end.name, end.bytes)
+        record = ErasureRecord(_digest(user_id), datetime.now(UTC), end.name, end.size_bytes)
         try:
             with self._path.open("ab") as file:
-                # A line begins with its newline: one that was torn before it spoils nothing.
-                file.write(b"\n" + msgspec.json.encode(entry))
+                # A line starts with its newline, so that a torn line before it does not damage it.
+                file.write(b"\n" + msgspec.json.encode(record))
                 file.flush()
                 os.fsync(file.fileno())
             sync_folder(self._path.parent)
         except OSError as error:
-            raise UnavailableError(f"{self._path.name} cannot be written: {error.strerror}") from error
-        self._latest[entry.user] = entry
-        return entry
+            raise UnavailableError(
+                f"{self._path.name} cannot be written: {error.strerror}. Fix the disk and retry"
+            ) from error
+        self._latest[record.user] = record
+        return record
 
-    def entries(self) -> Collection[Forgetting]:
-        """The latest forgetting of each user."""
+    def records(self) -> Collection[ErasureRecord]:
+        """Returns the latest record of each user."""
         return self._latest.values()
 
-    def hides(self, user_id: str, cutoff: datetime) -> bool:
-        """Whether what was known of a user up to a cut-off may not be used."""
-        entry = self._latest.get(_digest(user_id)) if self._latest else None
-        return entry is not None and cutoff <= entry.time
+    def is_erased(self, user_id: str, cutoff: datetime) -> bool:
+        """Whether a user's history up to a cutoff must not be used."""
+        record = self._latest.get(_digest(user_id)) if self._latest else None
+        return record is not None and cutoff <= record.time
 
 
-class Said(msgspec.Struct):
-    """Of whom a line of the journal tells."""
+class LineOwner(msgspec.Struct):
+    """The ids in a line of the event log."""
 
     event_id: str | None = None
     user_id: str | None = None
     session_id: str | None = None
 
 
-Trace = tuple[Line, Said]
+OwnedLine = tuple[LogLine, LineOwner]
 
 
 @dataclass(frozen=True)
-class Traces:
-    """What a journal has of forgotten users: lines of their own, and lines without a user of their sessions."""
+class UserLines:
+    """Lines of erased users in an event log: those with their ids, and anonymous ones of their sessions."""
 
-    own: list[Trace]
-    anonymous: list[Trace]
+    identified: list[OwnedLine]
+    anonymous: list[OwnedLine]
 
     @property
     def session_ids(self) -> set[str]:
-        """The sessions that lose events."""
-        return {said.session_id for _, said in self.own if said.session_id}
+        """Sessions that lose events."""
+        return {owner.session_id for _, owner in self.identified if owner.session_id}
 
     @property
     def event_ids(self) -> set[str]:
-        """The events that go."""
-        return {said.event_id for _, said in (*self.own, *self.anonymous) if said.event_id}
+        """Events that are removed."""
+        return {owner.event_id for _, owner in (*self.identified, *self.anonymous) if owner.event_id}
 
     def __len__(self) -> int:
-        return len(self.own) + len(self.anonymous)
+        return len(self.identified) + len(self.anonymous)
 
 
-def find_traces(journal: Journal, forgettings: Collection[Forgetting]) -> Traces:
-    """The lines that have to go, each of them older than the forgetting it goes for."""
-    ends = {entry.user: entry.end for entry in forgettings}
-    if not ends:
-        return Traces([], [])
-    own: list[Trace] = []
-    sessions: dict[str, Segment] = {}
-    for line, said in _told(journal):
-        end = ends.get(_digest(said.user_id)) if said.user_id else None
-        if end and line.before(end):
-            own.append((line, said))
-            if said.session_id:
-                sessions[said.session_id] = max(end, sessions.get(said.session_id, end))
-    if not sessions:
-        return Traces(own, [])
-    nobodys = ((line, said) for line, said in _told(journal) if said.user_id is None and said.session_id in sessions)
-    return Traces(own, [(line, said) for line, said in nobodys if line.before(sessions[str(said.session_id)])])
+def find_user_lines(event_log: EventLog, records: Collection[ErasureRecord]) -> UserLines:
+    """Returns the lines to erase, each before the end that its record names."""
+    user_ends = {record.user: record.end for record in records}
+    if not user_ends:
+        return UserLines([], [])
+    identified: list[OwnedLine] = []
+    session_ends: dict[str, Segment] = {}
+    for line, owner in _read_owned_lines(event_log):
+        end = user_ends.get(_digest(owner.user_id)) if owner.user_id else None
+        if end and line.is_before(end):
+            identified.append((line, owner))
+            if owner.session_id:
+                session_ends[owner.session_id] = max(end, session_ends.get(owner.session_id, end))
+    if not session_ends:
+        return UserLines(identified, [])
+    anonymous = [
+        (line, owner)
+        for line, owner in _read_owned_lines(event_log)
+        if owner.user_id is None
+        and owner.session_id in session_ends
+        and line.is_before(session_ends[str(owner.session_id)])
+    ]
+    return UserLines(identified, anonymous)
 
 
-def erase(journal: Journal, traces: Traces) -> None:
-    """Blanks the lines: first those without a user, which are found by the others.
+def erase_lines(event_log: EventLog, lines: UserLines) -> None:
+    """Blanks the lines: first the anonymous ones, which are found through the identified ones.
 
     Raises:
-        UnavailableError: the disk refuses; what is left can be found again.
+        UnavailableError: a write failed; a retry finds the remaining lines.
     """
-    for part in (traces.anonymous, traces.own):
-        journal.blank(line for line, _ in part)
+    for part in (lines.anonymous, lines.identified):
+        event_log.blank(line for line, _ in part)
 
 
-def _told(journal: Journal) -> Iterator[Trace]:
-    """The lines of which something can be told; nothing else in the journal is anybody's."""
-    decode = msgspec.json.Decoder(Said).decode
-    for line in journal.placed_lines():
+def _read_owned_lines(event_log: EventLog) -> Iterator[OwnedLine]:
+    """Yields the lines that can be decoded, with their owners; other lines have no owner."""
+    decode = msgspec.json.Decoder(LineOwner).decode
+    for line in event_log.read_log_lines():
         with suppress(msgspec.MsgspecError, UnicodeDecodeError):
             yield line, decode(line.text)
 
 
-def _read(path: Path) -> Iterator[Forgetting]:
+def _read_records(path: Path) -> Iterator[ErasureRecord]:
     for number, line in enumerate(path.read_bytes().splitlines() if path.exists() else (), start=1):
         try:
             if line:
-                yield msgspec.json.decode(line, type=Forgetting)
+                yield msgspec.json.decode(line, type=ErasureRecord)
         except (msgspec.MsgspecError, UnicodeDecodeError):
-            log.error("%s, line %d cannot be read; nobody was told that it was written", path, number)
+            log.error("%s, line %d cannot be decoded; its erasure was never confirmed", path, number)
 
 
 def _digest(user_id: str) -> str:

@@ -1,8 +1,8 @@
-"""The journal: what was shown and what users did, as JSON lines in files that only grow.
+"""Event log of one endpoint: an append-only log of impressions and user actions, as JSON lines in segment files.
 
-A line that `append` has returned for survives the machine losing power. A torn last line, which nobody was told
-of, is left where it is and never read: each start opens a new file. What has to go is blanked where it stands, so
-that a number of bytes read so far stays true.
+A line is durable once `append` has returned for it. A torn last line was never confirmed; it stays in its file and is
+never read, because each start opens a new segment. Erased lines are overwritten with spaces, so byte offsets stay
+valid.
 """
 
 from __future__ import annotations
@@ -22,141 +22,141 @@ from recsys_tasks.errors import UnavailableError
 
 @dataclass(frozen=True, order=True)
 class Segment:
-    """One file of the journal and how many bytes it has."""
+    """Name and size of one file of the event log; also a position in the log, as an offset in that file."""
 
     name: str
-    bytes: int
+    size_bytes: int
 
 
 @dataclass(frozen=True)
-class Line:
-    """A line of the journal, with its newline, and where it stands."""
+class LogLine:
+    """A line of the event log, with its newline, its segment and its byte offset."""
 
     segment: str
     offset: int
     text: bytes
 
-    def before(self, end: Segment) -> bool:
-        """Whether it was there when the journal ended with so many bytes of that file."""
+    def is_before(self, end: Segment) -> bool:
+        """Whether the line starts before a position of the log."""
         return Segment(self.segment, self.offset) < end
 
 
-class Journal:
-    """The journal of one endpoint, in one folder; `instance` names it wherever the folder moves."""
+class EventLog:
+    """The event log of one endpoint, in one folder. `instance` is an id that stays the same if the folder moves."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        self.instance = self._instance()
-        self._waiting: list[tuple[bytes, asyncio.Future[None]]] = []
-        self._flushing: asyncio.Task[None] | None = None
-        self._appending = asyncio.Lock()
-        self._blanking = threading.Lock()  # nobody reads half a line
-        self._asked_from = Segment("", 0)
-        self._name = f"{max((int(segment.name) for segment in self.segments()), default=0) + 1:08d}"
-        self._size = 0
+        self.instance = self._load_instance()
+        self._pending_appends: list[tuple[bytes, asyncio.Future[None]]] = []
+        self._flush_task: asyncio.Task[None] | None = None
+        self._append_lock = asyncio.Lock()
+        self._blank_lock = threading.Lock()  # a reader never sees a partly blanked line
+        self._max_read_position = Segment("", 0)
+        self._segment_name = f"{max((int(segment.name) for segment in self.segments()), default=0) + 1:08d}"
+        self._segment_bytes = 0
         self._file = self._open_segment()
 
     def segments(self) -> list[Segment]:
-        """All files, oldest first."""
+        """Returns all segments, oldest first."""
         return [Segment(path.stem, path.stat().st_size) for path in sorted(self.folder.glob("*.jsonl"))]
 
-    def uncollected(self) -> int:
-        """Bytes behind the furthest place that was read from since the start: who reads on has what came before."""
-        reached = self._asked_from
+    def uncollected_bytes(self) -> int:
+        """Returns the bytes after the furthest offset requested since the start; a reader holds everything before."""
+        position = self._max_read_position
         return sum(
-            segment.bytes - (reached.bytes if segment.name == reached.name else 0)
+            segment.size_bytes - (position.size_bytes if segment.name == position.name else 0)
             for segment in self.segments()
-            if segment.name >= reached.name
+            if segment.name >= position.name
         )
 
     def read(self, name: str, offset: int, limit: int) -> bytes:
-        """Whole lines of a file from an offset, about `limit` bytes of them.
+        """Returns the whole lines of a segment from a byte offset, at most `limit` bytes.
 
         Raises:
-            FileNotFoundError: there is no such file.
+            FileNotFoundError: the segment does not exist.
         """
         if not name.isdigit():
             raise FileNotFoundError(name)
-        with self._blanking, self._path(name).open("rb") as file:
+        with self._blank_lock, self._path(name).open("rb") as file:
             file.seek(offset)
             chunk = file.read(limit)
-        self._asked_from = max(self._asked_from, Segment(name, offset))
+        self._max_read_position = max(self._max_read_position, Segment(name, offset))
         return chunk[: chunk.rfind(b"\n") + 1]
 
-    def lines(self) -> Iterator[bytes]:
-        """The text of every whole line that is not blank, oldest first."""
-        return (line.text for line in self.placed_lines())
+    def read_lines(self) -> Iterator[bytes]:
+        """Yields the text of every whole line that is not blank, oldest first."""
+        return (line.text for line in self.read_log_lines())
 
-    def placed_lines(self) -> Iterator[Line]:
-        """Every whole line that is not blank, oldest first."""
+    def read_log_lines(self) -> Iterator[LogLine]:
+        """Yields every whole line that is not blank, with its position, oldest first."""
         for segment in self.segments():
             offset = 0
             with self._path(segment.name).open("rb") as file:
                 for text in file:
                     if text.endswith(b"\n") and not text.isspace():
-                        yield Line(segment.name, offset, text)
+                        yield LogLine(segment.name, offset, text)
                     offset += len(text)
 
-    def blank(self, lines: Iterable[Line]) -> None:
-        """Overwrites lines with spaces, durably; every other line stays as and where it is.
+    def blank(self, lines: Iterable[LogLine]) -> None:
+        """Overwrites lines with spaces, durably; no other line changes or moves.
 
         Raises:
-            UnavailableError: the disk refuses; some lines may still be there.
+            UnavailableError: a write failed; some lines may not be blank yet.
         """
         try:
-            for name, of_segment in groupby(lines, lambda line: line.segment):
+            for name, segment_lines in groupby(lines, lambda line: line.segment):
                 with self._path(name).open("r+b") as file:
-                    for line in of_segment:
-                        with self._blanking:
+                    for line in segment_lines:
+                        with self._blank_lock:
                             file.seek(line.offset)
                             file.write(b"\n".rjust(len(line.text)))
                             file.flush()
                     os.fsync(file.fileno())
         except OSError as error:
-            raise _refused(error) from error
+            raise _write_error(error) from error
 
     @asynccontextmanager
-    async def quiet(self) -> AsyncIterator[Segment]:
-        """Lets appends wait; gives where the journal ends. Whoever appended before that has heard of it."""
-        async with self._appending:
-            await asyncio.sleep(0)  # those whose lines have just become durable go first
-            yield Segment(self._name, self._size)
+    async def pause_appends(self) -> AsyncIterator[Segment]:
+        """Holds back appends and yields the end of the log. Every caller of `append` up to there has resumed."""
+        async with self._append_lock:
+            await asyncio.sleep(0)  # callers whose lines just became durable run first
+            yield Segment(self._segment_name, self._segment_bytes)
 
     async def append(self, lines: bytes) -> None:
-        """Returns when the lines are durable. Calls that wait at the same time share one sync.
+        """Appends lines and returns when they are durable. Concurrent calls share one fsync.
 
         Raises:
-            UnavailableError: the disk refuses; nothing was promised.
+            UnavailableError: the write failed; the lines are not confirmed.
         """
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((lines, done))
-        if self._flushing is None or self._flushing.done():
-            self._flushing = asyncio.create_task(self._flush())
+        self._pending_appends.append((lines, done))
+        if self._flush_task is None or self._flush_task.done():
+            self._flush_task = asyncio.create_task(self._flush())
         await done
 
-    def note(self, lines: bytes) -> None:
-        """Writes lines without waiting for the disk: they survive the process, not a loss of power."""
+    def append_unsynced(self, lines: bytes) -> None:
+        """Appends lines without fsync: they survive a crash of the process, not a power loss."""
         self._write(lines)
 
     def close(self) -> None:
-        """Syncs and closes the file."""
+        """Syncs and closes the current segment."""
         os.fsync(self._file)
         os.close(self._file)
 
     async def _flush(self) -> None:
-        while self._waiting:
-            async with self._appending:
-                batch, self._waiting = self._waiting, []
-                await self._make_durable(batch)
+        while self._pending_appends:
+            async with self._append_lock:
+                batch, self._pending_appends = self._pending_appends, []
+                await self._write_batch(batch)
 
-    async def _make_durable(self, batch: list[tuple[bytes, asyncio.Future[None]]]) -> None:
+    async def _write_batch(self, batch: list[tuple[bytes, asyncio.Future[None]]]) -> None:
         failure = None
         try:
             self._write(b"".join(lines for lines, _ in batch))
             await asyncio.to_thread(os.fsync, self._file)
         except OSError as error:
-            failure = _refused(error)
+            failure = _write_error(error)
         for _, done in batch:
             if done.done():
                 continue
@@ -166,26 +166,26 @@ class Journal:
                 done.set_result(None)
 
     def _write(self, lines: bytes) -> None:
-        before = self._size
+        previous_bytes = self._segment_bytes
         try:
             while lines:
-                written = os.write(self._file, lines)
-                lines = lines[written:]
-                self._size += written
+                num_written = os.write(self._file, lines)
+                lines = lines[num_written:]
+                self._segment_bytes += num_written
         except OSError:
-            os.ftruncate(self._file, before)  # half a write is no line
-            self._size = before
+            os.ftruncate(self._file, previous_bytes)  # removes a partly written line
+            self._segment_bytes = previous_bytes
             raise
 
     def _open_segment(self) -> int:
-        file = os.open(self._path(self._name), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+        file = os.open(self._path(self._segment_name), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
         sync_folder(self.folder)
         return file
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.jsonl"
 
-    def _instance(self) -> str:
+    def _load_instance(self) -> str:
         path = self.folder / "instance"
         if not path.exists():
             path.write_text(uuid.uuid4().hex, encoding="ascii")
@@ -193,11 +193,11 @@ class Journal:
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes the names of new files durable."""
+    """Makes the directory entries of new files durable."""
     directory = os.open(folder, os.O_RDONLY)
     os.fsync(directory)
     os.close(directory)
 
 
-def _refused(error: OSError) -> UnavailableError:
-    return UnavailableError(f"The journal cannot be written: {error.strerror}")
+def _write_error(error: OSError) -> UnavailableError:
+    return UnavailableError(f"The event log cannot be written: {error.strerror}. Fix the disk and retry")

@@ -1,4 +1,4 @@
-"""What other workers of this machine wrote to their journals, read as it comes."""
+"""Event log follower: reads new lines from the event logs of the other workers on this machine."""
 
 from __future__ import annotations
 
@@ -6,51 +6,51 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 
-class Tail:
-    """Follows journals in some folders, each line once.
+class EventLogFollower:
+    """Follows the event logs in some folders and returns each line once.
 
-    A worker answers for an event once it stands in its journal, so whoever looks there before each answer knows all
-    that was answered for. Looking costs two calls of the system a journal where nothing is new.
+    A worker confirms an event only after its event log has it. A worker that reads the other logs before each answer
+    therefore knows every confirmed event. A read costs two system calls per log without new lines.
     """
 
     def __init__(self, folders: Sequence[Path]) -> None:
-        self._journals = [_Followed(folder) for folder in folders]
+        self._followers = [_FolderFollower(folder) for folder in folders]
 
-    def lines(self) -> Iterator[bytes]:
-        """Whole lines that were not read before."""
-        for journal in self._journals:
-            yield from journal.lines()
+    def read_lines(self) -> Iterator[bytes]:
+        """Yields the whole lines that were not read before."""
+        for follower in self._followers:
+            yield from follower.read_lines()
 
 
-class _Followed:
+class _FolderFollower:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._listed = 0
-        self._segments: list[Path] = []  # the one that is being read, and those after it
+        self._listed_mtime_ns = 0
+        self._segments: list[Path] = []  # the current segment and the later ones
         self._offset = 0
 
-    def lines(self) -> Iterator[bytes]:
-        self._look_for_segments()
+    def read_lines(self) -> Iterator[bytes]:
+        self._update_segments()
         while self._segments:
             if self._segments[0].stat().st_size > self._offset:
                 with self._segments[0].open("rb") as file:
                     file.seek(self._offset)
-                    found = file.read()
-                whole = found[: found.rfind(b"\n") + 1]
-                self._offset += len(whole)
-                yield from (line for line in whole.splitlines(keepends=True) if not line.isspace())
+                    chunk = file.read()
+                whole_lines = chunk[: chunk.rfind(b"\n") + 1]
+                self._offset += len(whole_lines)
+                yield from (line for line in whole_lines.splitlines(keepends=True) if not line.isspace())
             if len(self._segments) == 1:
                 return
-            del self._segments[0]  # a worker that opened another one writes here no more
+            del self._segments[0]  # its worker has opened a newer segment and writes no more to this one
             self._offset = 0
 
-    def _look_for_segments(self) -> None:
+    def _update_segments(self) -> None:
         try:
-            changed = self._folder.stat().st_mtime_ns
-        except FileNotFoundError:  # that worker never ran
+            mtime_ns = self._folder.stat().st_mtime_ns
+        except FileNotFoundError:  # that worker has never run
             return
-        if changed == self._listed:
+        if mtime_ns == self._listed_mtime_ns:
             return
-        self._listed = changed
-        reading = self._segments[0].name if self._segments else ""
-        self._segments = sorted(path for path in self._folder.glob("*.jsonl") if path.name >= reading)
+        self._listed_mtime_ns = mtime_ns
+        current = self._segments[0].name if self._segments else ""
+        self._segments = sorted(path for path in self._folder.glob("*.jsonl") if path.name >= current)

@@ -1,4 +1,4 @@
-"""Bodies of requests, and answers, as the routes read and write them."""
+"""Reading of request bodies and construction of responses, for all routes."""
 
 from __future__ import annotations
 
@@ -11,67 +11,68 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from recsys_tasks.engine.throttle import rest_after
-from recsys_tasks.serving.messages import Problem, RequestError
+from recsys_tasks.engine.throttle import throttle_seconds
+from recsys_tasks.serving.messages import RequestError
+from recsys_tasks.wire.messages import Problem
 
-BODY_BYTES = 1 << 20
-_BODY_SECONDS = 10.0
-_HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "1"}, 503: {"Retry-After": "1"}}
+MAX_BODY_BYTES = 1 << 20
+_BODY_TIMEOUT_SECONDS = 10.0
+_PROBLEM_HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "1"}, 503: {"Retry-After": "1"}}
 
 
-async def read_body(request: Request, most: int = BODY_BYTES) -> bytes:
-    """The whole body.
+async def read_body(request: Request, max_bytes: int = MAX_BODY_BYTES) -> bytes:
+    """Returns the whole request body.
 
     Raises:
-        RequestError: it is too large, or does not come.
+        RequestError: the body exceeds `max_bytes` (413), or does not arrive in time (408).
     """
-    parts, size = [], 0
+    chunks, size = [], 0
     try:
-        async with asyncio.timeout(_BODY_SECONDS):
-            async for part in request.stream():
-                size += len(part)
-                if size > most:
-                    raise RequestError(413, "Body too large", f"the body has more than {most} bytes")
-                parts.append(part)
+        async with asyncio.timeout(_BODY_TIMEOUT_SECONDS):
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size > max_bytes:
+                    raise RequestError(413, "Body too large", f"the body exceeds {max_bytes} bytes")
+                chunks.append(chunk)
     except TimeoutError as error:
-        problem = f"{size} bytes of the body came in {_BODY_SECONDS:.0f} s"
-        raise RequestError(408, "Body too slow", problem) from error
-    return b"".join(parts)
+        detail = f"only {size} bytes of the body arrived within {_BODY_TIMEOUT_SECONDS:.0f} s; send it again"
+        raise RequestError(408, "Body too slow", detail) from error
+    return b"".join(chunks)
 
 
-async def body_to_file(request: Request, path: Path, most: int) -> None:
-    """Writes a large body to a file as it comes, with rests, so that those who wait for an answer do not wait for it.
+async def save_body(request: Request, path: Path, max_bytes: int) -> None:
+    """Streams a large request body to a file. Throttles itself, so that the latency of other requests stays flat.
 
     Raises:
-        RequestError: it is too large, or there is no room for it.
+        RequestError: the body exceeds `max_bytes` (413), or the disk is full (503).
     """
     size = 0
     with path.open("wb") as file:
-        async for part in request.stream():
-            size += len(part)
-            if size > most:
-                raise RequestError(413, "Body too large", f"the body has more than {most} bytes")
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size > max_bytes:
+                raise RequestError(413, "Body too large", f"the body exceeds {max_bytes} bytes")
             began = time.thread_time()
             try:
-                file.write(part)
+                file.write(chunk)
             except OSError as error:
-                raise RequestError(503, "No room for the body", str(error)) from error
-            await asyncio.sleep(rest_after(began))
+                raise RequestError(503, "Body not stored", f"the body cannot be written to disk: {error}") from error
+            await asyncio.sleep(throttle_seconds(began))
 
 
-def answer(value: object) -> Response:
-    """JSON."""
+def json_response(value: object) -> Response:
+    """Returns a 200 response with a value serialized as JSON."""
     return Response(msgspec.json.encode(value), media_type="application/json")
 
 
-def problem(status: int, title: str, detail: str) -> Response:
-    """A problem document (RFC 9457)."""
+def problem_response(status: int, title: str, detail: str) -> Response:
+    """Returns an error response with a problem document (RFC 9457)."""
     body = msgspec.json.encode(Problem("about:blank", title, status, detail))
-    return Response(body, status, headers=_HEADERS.get(status), media_type="application/problem+json")
+    return Response(body, status, headers=_PROBLEM_HEADERS.get(status), media_type="application/problem+json")
 
 
-async def unrouted(request: Request, error: Exception) -> Response:
-    """What to say where no route is."""
+async def handle_http_exception(request: Request, error: Exception) -> Response:
+    """Returns the problem document for a request that matches no route."""
     status = error.status_code if isinstance(error, HTTPException) else 500
     titles = {404: "No such route", 405: "Method not allowed"}
-    return problem(status, titles.get(status, "Request refused"), f"{request.method} {request.url.path}")
+    return problem_response(status, titles.get(status, "Request rejected"), f"{request.method} {request.url.path}")

@@ -1,4 +1,4 @@
-"""What was shown, noted in the journal: one event for each item of a list, and one for each search."""
+"""Impression log: writes one event for each served item, and one for each search, to the event log."""
 
 from __future__ import annotations
 
@@ -10,93 +10,101 @@ from typing import Any, NamedTuple
 
 from recsys_tasks.engine.engine import Answer
 from recsys_tasks.names import IMPRESSION, SEARCH, SHOPPER
-from recsys_tasks.serving.event_log import Journal
-from recsys_tasks.serving.messages import Event, RecommendationRequest, SearchRequest, as_lines
+from recsys_tasks.serving.event_log import EventLog
+from recsys_tasks.serving.messages import serialize_events
+from recsys_tasks.wire.messages import Event, RecommendationRequest, SearchRequest
 
 log = logging.getLogger(__name__)
 
 
-class Shown(NamedTuple):
-    """A list that was shown.
+class ServedList(NamedTuple):
+    """A list that was returned to a caller.
 
     Attributes:
-        answer: the list; request_id: of the request; model_version: which answered.
-        teams: whose each item is, where two lists became one.
-        about: what else is to be noted with it, the same for all items: list, experiment and arm, segment.
-        milliseconds: how long the answer took.
+        answer: the items.
+        request_id: id of the request.
+        model_version: version that made the list.
+        teams: the team of each item in an interleaved list, else None.
+        labels: properties of the whole list: kind of list, segment, experiment and arm.
+        latency_ms: time from request to list.
     """
 
     answer: Answer
     request_id: str
     model_version: str
     teams: Sequence[str] | None
-    about: Mapping[str, str]
-    milliseconds: float
+    labels: Mapping[str, str]
+    latency_ms: float
 
 
-class Impressions:
-    """Notes in a journal what was shown, for a share of the requests, drawn by their ids.
+class ImpressionLog:
+    """Writes the impressions of a sample of the requests, drawn by request id.
 
-    Lines survive the process, not a loss of power: nobody waits for them, and nobody was promised anything.
+    Impressions are written without fsync, so that requests do not wait for the disk. They survive the process, but not
+    a power loss.
     """
 
-    def __init__(self, journal: Journal, share: float = 1.0) -> None:
-        self._journal, self._share = journal, share
+    def __init__(self, event_log: EventLog, sample_share: float = 1.0) -> None:
+        self._event_log, self._sample_share = event_log, sample_share
 
-    def note(self, asked: RecommendationRequest, shown: Shown) -> None:
-        """One impression for each item; what holds for the whole list is said with its first one."""
-        if self._share < 1 and Random(shown.request_id).random() >= self._share:  # noqa: S311
+    def record_list(self, request: RecommendationRequest, served: ServedList) -> None:
+        """Writes one impression for each item. The first one carries the properties of the whole list."""
+        if self._sample_share < 1 and Random(served.request_id).random() >= self._sample_share:  # noqa: S311
             return
-        shared, answer = _who_and_when(asked, shown.request_id), shown.answer
-        first: dict[str, Any] = {**shown.about, **_traffic(asked), "milliseconds": round(shown.milliseconds, 2)}
-        if self._share < 1:
-            first["sampled"] = self._share
+        context, answer = _event_context(request, served.request_id), served.answer
+        list_properties: dict[str, Any] = {
+            **served.labels,
+            **_traffic_property(request),
+            "milliseconds": round(served.latency_ms, 2),
+        }
+        if self._sample_share < 1:
+            list_properties["sampled"] = self._sample_share
         events = []
-        for place, item in enumerate(answer.items):
-            properties = {"model_version": shown.model_version, "score": item.score, "source": item.source}
+        for index, item in enumerate(answer.items):
+            properties = {"model_version": served.model_version, "score": item.score, "source": item.source}
             if answer.propensities is not None:
-                properties["propensity"] = answer.propensities[place]
-            if shown.teams is not None:
-                properties["team"] = shown.teams[place]
+                properties["propensity"] = answer.propensities[index]
+            if served.teams is not None:
+                properties["team"] = served.teams[index]
             event = Event(
                 event_type=IMPRESSION,
-                event_id=f"{shown.request_id}-{place + 1}",
+                event_id=f"{served.request_id}-{index + 1}",
                 item_id=item.item_id,
-                position=place + 1,
-                properties=properties if place else {**properties, **first},
-                **shared,
+                position=index + 1,
+                properties=properties if index else {**properties, **list_properties},
+                **context,
             )
             events.append(event)
-        self._write(events, f"Impressions of request {shown.request_id}")
+        self._write(events, f"Impressions of request {served.request_id}")
 
-    def note_search(self, asked: SearchRequest, request_id: str) -> Event:
-        """A search as something that the user did."""
+    def record_search(self, request: SearchRequest, request_id: str) -> Event:
+        """Writes a search as a user action; returns its event."""
         event = Event(
             event_type=SEARCH,
             event_id=request_id,
-            query=asked.query,
-            properties=_traffic(asked) or None,
-            **_who_and_when(asked, request_id),
+            query=request.query,
+            properties=_traffic_property(request) or None,
+            **_event_context(request, request_id),
         )
-        self._write([event], f"The words of search {request_id}")
+        self._write([event], f"Search event {request_id}")
         return event
 
-    def _write(self, events: list[Event], what: str) -> None:
+    def _write(self, events: list[Event], subject: str) -> None:
         try:
-            self._journal.note(as_lines(events))
+            self._event_log.append_unsynced(serialize_events(events))
         except OSError as error:
-            log.error("%s were lost: %s", what, error)
+            log.error("%s not written to the event log, lost: %s", subject, error)
 
 
-def _traffic(asked: RecommendationRequest) -> dict[str, str]:
-    return {} if asked.traffic == SHOPPER else {"traffic": asked.traffic}
+def _traffic_property(request: RecommendationRequest) -> dict[str, str]:
+    return {} if request.traffic == SHOPPER else {"traffic": request.traffic}
 
 
-def _who_and_when(asked: RecommendationRequest, request_id: str) -> dict[str, Any]:
-    """What every event of a request has: one of nobody is in a session of its own."""
+def _event_context(request: RecommendationRequest, request_id: str) -> dict[str, Any]:
+    """Fields that all events of a request share. A request without user and session gets an anonymous session."""
     return {
-        "user_id": asked.user_id,
-        "session_id": asked.session_id or (None if asked.user_id else f"anonymous-{request_id}"),
-        "event_time": (asked.time or datetime.now(UTC)).astimezone(UTC),
+        "user_id": request.user_id,
+        "session_id": request.session_id or (None if request.user_id else f"anonymous-{request_id}"),
+        "event_time": (request.time or datetime.now(UTC)).astimezone(UTC),
         "request_id": request_id,
     }

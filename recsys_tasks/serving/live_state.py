@@ -1,4 +1,4 @@
-"""What users and sessions did since the bundle was made, in memory; rebuilt from the journal at a start."""
+"""In-memory state of users and sessions since the bundle's cutoff; rebuilt from the event log at each start."""
 
 from __future__ import annotations
 
@@ -9,51 +9,51 @@ from collections.abc import Iterable, Set
 
 import msgspec
 
-from recsys_tasks.engine.impression_discounting import Looks
-from recsys_tasks.engine.session_decoder import HISTORY, Action
-from recsys_tasks.engine.trending import Lately, Trending
+from recsys_tasks.engine.impression_discounting import UnclickedImpressions
+from recsys_tasks.engine.session_decoder import MAX_HISTORY_EVENTS, Action
+from recsys_tasks.engine.trending import PopularityTracker, RecentPopularity
 from recsys_tasks.names import IMPRESSION, SEARCH, SHOPPER
-from recsys_tasks.serving.messages import Event
+from recsys_tasks.wire.messages import Event
 
 log = logging.getLogger(__name__)
 
-_REMEMBERED = 200_000  # users, and sessions
+_MAX_KEYS = 200_000  # of users, and of sessions
 _SESSION_SECONDS = 30 * 60
-_SHOWN = b'{"event_type":"' + IMPRESSION.encode() + b'"'
+_IMPRESSION_PREFIX = b'{"event_type":"' + IMPRESSION.encode() + b'"'
 
 
 class LiveState:
-    """The latest actions of users and of sessions, the longest silent forgotten first, and what all of them take.
+    """Latest actions of users and of sessions (least recently active evicted first), unclicked impressions, trends.
 
     Args:
-        trend_hours: after which time half as much is made of what was taken; 0: nothing is made of it.
+        trending_half_life_hours: half-life of an action's weight in the trending counts; 0 disables trending.
     """
 
-    def __init__(self, trend_hours: float = 0.0) -> None:
+    def __init__(self, trending_half_life_hours: float = 0.0) -> None:
         self._users: OrderedDict[str, list[Action]] = OrderedDict()
         self._sessions: OrderedDict[str, list[Action]] = OrderedDict()
-        self._trending = Trending(trend_hours) if trend_hours else None
-        self.looks = Looks()
+        self._trending = PopularityTracker(trending_half_life_hours) if trending_half_life_hours else None
+        self.unclicked_impressions = UnclickedImpressions()
 
     def replay(self, lines: Iterable[bytes]) -> int:
-        """Takes in what users did, from a journal's lines; returns how many things."""
+        """Adds the user actions in lines of an event log; returns their number."""
         decode = msgspec.json.Decoder(Event).decode
         count = 0
         for line in lines:
-            if line.startswith(_SHOWN):
+            if line.startswith(_IMPRESSION_PREFIX):
                 continue
             try:
                 self.add(decode(line))
             except msgspec.MsgspecError as error:
-                log.error("A line of the journal cannot be read and counts for nothing here: %s", error)
+                log.error("Skipped a line of the event log that cannot be decoded: %s", error)
                 continue
             count += 1
         return count
 
     def add(self, event: Event) -> None:
-        """Takes in one event; impressions, and an id that is known already, change nothing."""
-        nameless = event.item_id is None and event.event_type != SEARCH
-        if nameless or event.event_type == IMPRESSION or event.event_time is None:
+        """Adds one event; impressions and events with a known id change nothing."""
+        lacks_item = event.item_id is None and event.event_type != SEARCH
+        if lacks_item or event.event_type == IMPRESSION or event.event_time is None:
             return
         action = Action(
             event.item_id or "",
@@ -65,60 +65,60 @@ class LiveState:
         )
         for key, table in ((event.user_id, self._users), (event.session_id, self._sessions)):
             if key is not None:
-                _remember(table, key, action)
+                _add_action(table, key, action)
         visitor = event.user_id or event.session_id
         if visitor is not None and action.item_id:
-            self.looks.acted(visitor, action.item_id)
-            if self._trending is not None and _of_own_accord(event):
+            self.unclicked_impressions.remove(visitor, action.item_id)
+            if self._trending is not None and _is_organic(event):
                 self._trending.add(action.item_id, visitor, min(action.seconds, time.time()))  # clocks may be ahead
 
-    def forget_user(self, user_id: str) -> None:
-        """Drops a user's actions, and from sessions those of them that are remembered; see `withdraw` for others."""
+    def erase_user(self, user_id: str) -> None:
+        """Removes a user's actions, also from sessions as far as memory holds them; see `remove_session_events`."""
         if self._trending is not None:
             self._trending.forget(user_id)
-        self.looks.forget(user_id)
+        self.unclicked_impressions.forget(user_id)
         actions = self._users.pop(user_id, [])
         sessions = {action.session_id for action in actions if action.session_id is not None}
-        self.withdraw(sessions, {action.event_id for action in actions if action.event_id is not None})
+        self.remove_session_events(sessions, {action.event_id for action in actions if action.event_id is not None})
 
-    def withdraw(self, session_ids: Set[str], event_ids: Set[str]) -> None:
-        """Drops events from sessions."""
+    def remove_session_events(self, session_ids: Set[str], event_ids: Set[str]) -> None:
+        """Removes events from sessions."""
         for session_id in session_ids & self._sessions.keys():
             actions = self._sessions[session_id]
             actions[:] = [action for action in actions if action.event_id not in event_ids]
 
-    def of_user(self, user_id: str | None) -> list[Action]:
-        """A user's actions, oldest first."""
+    def get_user_actions(self, user_id: str | None) -> list[Action]:
+        """Returns a user's actions, oldest first."""
         return self._users.get(user_id or "", [])
 
-    def of_session(self, session_id: str | None) -> list[Action]:
-        """A session's actions, oldest first."""
+    def get_session_actions(self, session_id: str | None) -> list[Action]:
+        """Returns a session's actions, oldest first."""
         return self._sessions.get(session_id or "", [])
 
-    def lately(self, now: float) -> Lately | None:
-        """What all of them took lately of their own accord; None where nothing is made of that."""
-        return None if self._trending is None else self._trending.lately(now)
+    def recent_popularity(self, now: float) -> RecentPopularity | None:
+        """Returns the recent popularity from organic events; None where trending is disabled."""
+        return None if self._trending is None else self._trending.recent_popularity(now)
 
-    def running_session(self, user_id: str | None, now: float) -> str | None:
-        """The session of a user's latest action, if that was within the last half hour."""
-        actions = self.of_user(user_id)
-        recent = bool(actions) and 0 <= now - actions[-1].seconds <= _SESSION_SECONDS
-        return actions[-1].session_id if recent else None
+    def find_running_session(self, user_id: str | None, now: float) -> str | None:
+        """Returns the session of a user's latest action, if that is at most 30 minutes old."""
+        actions = self.get_user_actions(user_id)
+        is_recent = bool(actions) and 0 <= now - actions[-1].seconds <= _SESSION_SECONDS
+        return actions[-1].session_id if is_recent else None
 
 
-def _of_own_accord(event: Event) -> bool:
-    """Whether a shopper acted on what no list of ours had shown."""
+def _is_organic(event: Event) -> bool:
+    """Whether a shopper acted on an item without a list of this endpoint."""
     return event.request_id is None and (event.properties or {}).get("traffic", SHOPPER) == SHOPPER
 
 
-def _remember(table: OrderedDict[str, list[Action]], key: str, action: Action) -> None:
+def _add_action(table: OrderedDict[str, list[Action]], key: str, action: Action) -> None:
     actions = table.setdefault(key, [])
     table.move_to_end(key)
-    if any(known.event_id == action.event_id for known in actions):
+    if any(earlier.event_id == action.event_id for earlier in actions):
         return
     actions.append(action)
     if len(actions) > 1 and actions[-2].seconds > action.seconds:
-        actions.sort(key=lambda known: known.seconds)
-    del actions[:-HISTORY]
-    if len(table) > _REMEMBERED:
+        actions.sort(key=lambda other: other.seconds)
+    del actions[:-MAX_HISTORY_EVENTS]
+    if len(table) > _MAX_KEYS:
         table.popitem(last=False)

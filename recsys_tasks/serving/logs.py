@@ -1,4 +1,4 @@
-"""What the endpoint says of itself: lines of text or JSON, with the request they are about and nothing of a person."""
+"""Log format of the endpoint: text or JSON lines with the request id, without personal data."""
 
 from __future__ import annotations
 
@@ -14,38 +14,38 @@ import msgspec
 from recsys_tasks.settings import Settings
 
 REQUEST_ID: Final = "X-Request-ID"
-current_request: ContextVar[str | None] = ContextVar("current_request", default=None)
-access = logging.getLogger("recsys_tasks.access")
+current_request_id: ContextVar[str | None] = ContextVar("current_request_id", default=None)
+access_logger = logging.getLogger("recsys_tasks.access")
 
-_USABLE = re.compile(r"[\w.:-]{1,100}", re.ASCII)
-
-
-def begin_request(given: str | None) -> str:
-    """The id under which this request is logged: the caller's, if that can stand in a log, or a new one."""
-    found = given if given and _USABLE.fullmatch(given) else uuid.uuid4().hex
-    current_request.set(found)
-    return found
+_VALID_REQUEST_ID = re.compile(r"[\w.:-]{1,100}", re.ASCII)
 
 
-def configure(settings: Settings) -> None:
-    """Makes the lines what the settings ask for; a line for each request only if they do."""
-    access.disabled = not settings.access_log
+def set_request_id(header: str | None) -> str:
+    """Sets and returns the id of the current request: the caller's, or a new one if that is missing or invalid."""
+    request_id = header if header and _VALID_REQUEST_ID.fullmatch(header) else uuid.uuid4().hex
+    current_request_id.set(request_id)
+    return request_id
+
+
+def configure_logging(settings: Settings) -> None:
+    """Applies the settings `log_format` and `access_log`."""
+    access_logger.disabled = not settings.access_log
     if settings.log_format == "json":
         for handler in logging.getLogger().handlers:
-            handler.setFormatter(JsonLines())
+            handler.setFormatter(JsonFormatter())
 
 
-class JsonLines(logging.Formatter):
-    """A line of JSON for each record."""
+class JsonFormatter(logging.Formatter):
+    """Formats each log record as one line of JSON."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record with its time in UTC, its request, and the trace of what was raised."""
+        """Returns the record with its UTC time, request id, extra fields and traceback."""
         line: dict[str, object] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
-            "request_id": current_request.get(),
+            "request_id": current_request_id.get(),
             **getattr(record, "fields", {}),
         }
         if record.exc_info:

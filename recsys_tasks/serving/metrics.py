@@ -1,68 +1,89 @@
-"""What the endpoint shows to Prometheus."""
+"""Prometheus metrics of one endpoint."""
 
 from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from recsys_tasks.engine.engine import Answer, Engine
-from recsys_tasks.serving.event_log import Journal
-from recsys_tasks.serving.overload import Overload
+from recsys_tasks.serving.event_log import EventLog
+from recsys_tasks.serving.overload import QueueEstimator
 
-_LATENCIES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
-_STAGES = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05)
+_REQUEST_BUCKETS_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+_STAGE_BUCKETS_SECONDS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05)
 
 
 class Metrics:
-    """Counters, times and gauges of one endpoint."""
+    """Counters, histograms and gauges of one endpoint, in a registry of their own."""
 
-    def __init__(self, journal: Journal, overload: Overload) -> None:
+    def __init__(self, event_log: EventLog, overload: QueueEstimator) -> None:
         self._registry = registry = CollectorRegistry()
-        self._latency = Histogram(
-            "recsys_request_seconds", "Time to answer", ["route", "status"], buckets=_LATENCIES, registry=registry
+        self._request_seconds = Histogram(
+            "recsys_request_seconds",
+            "Request latency",
+            ["route", "status"],
+            buckets=_REQUEST_BUCKETS_SECONDS,
+            registry=registry,
         )
-        stages = Histogram(
-            "recsys_stage_seconds", "Parts of a model's time to answer", ["stage"], buckets=_STAGES, registry=registry
+        stage_seconds = Histogram(
+            "recsys_stage_seconds",
+            "Time of each stage of a list made by the model",
+            ["stage"],
+            buckets=_STAGE_BUCKETS_SECONDS,
+            registry=registry,
         )
-        self._of_stage = {stage: stages.labels(stage) for stage in ("history", "decoder", "ranking")}
-        histories = Counter(
-            "recsys_histories_total", "Histories asked for, by whether they were kept", ["kept"], registry=registry
+        self._stage_seconds = {stage: stage_seconds.labels(stage) for stage in ("history", "decoder", "ranking")}
+        history_cache = Counter(
+            "recsys_history_cache_requests_total",
+            "Look-ups of encoded histories, by cache result",
+            ["result"],
+            registry=registry,
         )
-        self._histories = {kept: histories.labels("yes" if kept else "no") for kept in (True, False)}
-        self._refused = Counter("recsys_refused_total", "Requests not taken on", ["why"], registry=registry)
-        self._events = Counter("recsys_events_total", "Events that became durable", ["event_type"], registry=registry)
-        self._version = Gauge("recsys_model_version", "Version of the model that serves", registry=registry)
-        waiting = Gauge("recsys_wait_seconds", "How long a request waits for its turn", registry=registry)
-        waiting.set_function(lambda: overload.wait_seconds)
-        written = Gauge("recsys_journal_bytes", "What the journal holds", registry=registry)
-        written.set_function(lambda: sum(segment.bytes for segment in journal.segments()))
-        behind = Gauge("recsys_journal_uncollected_bytes", "What of it nobody has asked past since", registry=registry)
-        behind.set_function(journal.uncollected)
+        self._history_cache = {is_hit: history_cache.labels("hit" if is_hit else "miss") for is_hit in (True, False)}
+        self._rejected_requests = Counter(
+            "recsys_rejected_requests_total",
+            "Requests rejected by load shedding or rate limit",
+            ["reason"],
+            registry=registry,
+        )
+        self._events = Counter("recsys_events_total", "Events written durably", ["event_type"], registry=registry)
+        self._model_version = Gauge("recsys_model_version", "Version of the active model", registry=registry)
+        queue_wait = Gauge(
+            "recsys_queue_wait_seconds", "Estimated time a new request waits before it is processed", registry=registry
+        )
+        queue_wait.set_function(lambda: overload.wait_seconds)
+        journal_bytes = Gauge("recsys_journal_bytes", "Size of the event log", registry=registry)
+        journal_bytes.set_function(lambda: sum(segment.size_bytes for segment in event_log.segments()))
+        uncollected_bytes = Gauge(
+            "recsys_journal_uncollected_bytes", "Size of the part of the event log not collected yet", registry=registry
+        )
+        uncollected_bytes.set_function(event_log.uncollected_bytes)
 
-    def request(self, route: str, status: int, seconds: float) -> None:
-        """A request was answered."""
-        self._latency.labels(route, str(status)).observe(seconds)
+    def observe_request(self, route: str, status: int, seconds: float) -> None:
+        """Records the latency of one request."""
+        self._request_seconds.labels(route, str(status)).observe(seconds)
 
-    def refused(self, why: str) -> None:
-        """A request was not taken on: `busy`, or `rate`."""
-        self._refused.labels(why).inc()
+    def count_rejected_request(self, reason: str) -> None:
+        """Counts a rejected request; the reason is `overload` or `rate_limit`."""
+        self._rejected_requests.labels(reason).inc()
 
-    def list_made(self, answer: Answer) -> None:
-        """A model made a list."""
-        spent = answer.spent
-        if spent is not None:
-            self._histories[spent.kept].inc()
-            for stage, histogram in self._of_stage.items():
-                histogram.observe(getattr(spent, stage))
+    def observe_list(self, answer: Answer) -> None:
+        """Records the stage times and the cache result of one list, if the model made it."""
+        timings = answer.timings
+        if timings is not None:
+            self._history_cache[timings.history_cached].inc()
+            self._stage_seconds["history"].observe(timings.history)
+            self._stage_seconds["decoder"].observe(timings.decoder)
+            self._stage_seconds["ranking"].observe(timings.ranking)
 
-    def event(self, event_type: str) -> None:
-        """An event became durable."""
+    def count_event(self, event_type: str) -> None:
+        """Counts an event that was written durably."""
         self._events.labels(event_type).inc()
 
-    def serving(self, engine: Engine | None) -> None:
-        """A model serves from now on."""
+    def set_model_version(self, engine: Engine | None) -> None:
+        """Sets the version of the active model."""
         if engine is not None and engine.bundle.model_version.isdecimal():
-            self._version.set(int(engine.bundle.model_version))
+            self._model_version.set(int(engine.bundle.model_version))
 
-    def page(self) -> bytes:
-        """All of it, as Prometheus reads it."""
+    def render(self) -> bytes:
+        """Returns all metrics in the Prometheus text format."""
         return generate_latest(self._registry)

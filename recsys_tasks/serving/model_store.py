@@ -1,4 +1,4 @@
-"""Which bundle serves: staged, tried, swapped in, and put back, across restarts too."""
+"""Model store of one endpoint: bundles on disk and their engines; staging, activation and rollback, kept at restart."""
 
 from __future__ import annotations
 
@@ -14,67 +14,77 @@ import msgspec
 
 from recsys_tasks.engine.bundle import bundle_digest, read_bundle, unpack
 from recsys_tasks.engine.engine import Answer, Engine
-from recsys_tasks.engine.item_updates import Addition, Additions
+from recsys_tasks.engine.item_updates import ItemUpdate, ItemUpdates
 from recsys_tasks.engine.memory import available_bytes, resident_bytes
-from recsys_tasks.engine.merchandising import Rules
-from recsys_tasks.engine.probe import Measured, probe
-from recsys_tasks.engine.throttle import Rests
+from recsys_tasks.engine.merchandising import MerchandisingRules
+from recsys_tasks.engine.probe import BundleMeasurement, probe
+from recsys_tasks.engine.throttle import Throttle
 from recsys_tasks.errors import InputError, InvariantError
-from recsys_tasks.serving.rollout import Ask, Challenger, Terms
+from recsys_tasks.serving.rollout import AnswerFunction, ChallengerRunner, RolloutTerms
 
 log = logging.getLogger(__name__)
 
 
-class Staged(msgspec.Struct):
-    """A bundle beside the one that serves, as it is to be found after a restart."""
+class StagedBundle(msgspec.Struct):
+    """The staged bundle and its rollout, as stored in `serving.json`."""
 
     bundle: str
-    measured: Measured
-    terms: Terms = Terms()
+    measured: BundleMeasurement
+    terms: RolloutTerms = RolloutTerms()
     ended: str | None = None
 
 
-class Serving(msgspec.Struct):
-    """Digests of the bundle that serves and of the one that served before, and the staged one."""
+class ServingState(msgspec.Struct):
+    """Digests of the active and the previous bundle, and the staged bundle: the content of `serving.json`."""
 
     active: str | None = None
     previous: str | None = None
-    staged: Staged | None = None
+    staged: StagedBundle | None = None
 
 
-class Models:
-    """The bundles of one endpoint, each in a folder named by its digest, and the engine of the active one.
+class ModelStore:
+    """The bundles of one endpoint, each in a folder named by its digest, and the engines loaded from them.
 
-    `stage`, `activate`, `discard` and `roll_back` may run beside answers in another thread, but not beside each other.
+    `stage`, `activate`, `discard` and `roll_back` may run in another thread than `answer`, but only one of them at a
+    time.
+
+    Args:
+        folder: holds the bundles and `serving.json`.
+        max_memory_mb: limit of the process's memory; default: the memory of the machine.
+        rules: merchandising rules of the engines.
+        other_folders: bundle folders of the other workers on this machine.
+        item_updates: item updates since the bundles' cutoffs.
+        cache_mb: size of each engine's cache.
+        keep_previous: loads the previous bundle too, for an experiment.
     """
 
     def __init__(
         self,
         folder: Path,
-        most_megabytes: int | None = None,
-        rules: Rules | None = None,
-        others: Sequence[Path] = (),
-        additions: Additions | None = None,
-        kept_megabytes: int = 64,
-        keep_before: bool = False,
+        max_memory_mb: int | None = None,
+        rules: MerchandisingRules | None = None,
+        other_folders: Sequence[Path] = (),
+        item_updates: ItemUpdates | None = None,
+        cache_mb: int = 64,
+        keep_previous: bool = False,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
-        self._most_megabytes = most_megabytes
+        self._max_memory_mb = max_memory_mb
         self._rules = rules
-        self._others = others
-        self._additions = additions or Additions()
-        self._kept_bytes = kept_megabytes << 20
-        self._pointer = folder / "serving.json"
-        self.serving = self._read_pointer()
-        self._forget_others()  # what a kill left half unpacked
-        self.engine = self._first_usable()
-        self.challenger = self._challenger_of_before()
-        self.before = self._usable(self.serving.previous) if keep_before else None  # what served before this
+        self._other_folders = other_folders
+        self._item_updates = item_updates or ItemUpdates()
+        self._cache_bytes = cache_mb << 20
+        self._state_path = folder / "serving.json"
+        self.state = self._read_state()
+        self._remove_unused_folders()  # of an upload that a crash interrupted
+        self.engine = self._load_active_or_previous()
+        self.challenger = self._restore_challenger()
+        self.previous_engine = self._try_load(self.state.previous) if keep_previous else None
 
     @contextmanager
-    def arriving(self) -> Iterator[Path]:
-        """A file for an archive on its way, removed when it was dealt with."""
+    def receive_archive(self) -> Iterator[Path]:
+        """Yields the path of a temporary file for an uploaded archive; removes the file at the end."""
         file, name = tempfile.mkstemp(prefix=".arriving-", dir=self._folder)
         os.close(file)
         try:
@@ -82,230 +92,229 @@ class Models:
         finally:
             Path(name).unlink(missing_ok=True)
 
-    def stage(self, archive: Path) -> Challenger:
-        """Unpacks a bundle, checks and measures it, and keeps it beside the one that serves, which stays as it is.
+    def stage(self, archive: Path) -> ChallengerRunner:
+        """Unpacks, checks and measures a bundle, and loads it beside the active one, which does not change.
 
-        What was staged before goes, unless it is on trial.
+        Replaces the staged bundle, unless that is in a rollout.
 
         Raises:
-            BundleCorrupt, GoldenMismatch, BundleUnusable: the bundle is not to be used; nothing of it is kept.
-            InputError: another bundle is on trial.
+            BundleCorrupt, GoldenMismatch, BundleUnusable: the bundle fails its checks; nothing of it is kept.
+            InputError: another bundle is in a rollout.
         """
         staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=self._folder))
         try:
             unpack(archive, staging)
             digest = bundle_digest(staging)
-            self._refuse_beside_a_trial(digest)
+            self._check_no_other_rollout(digest)
             if self.challenger is not None and self.challenger.engine.bundle.digest == digest:
                 return self.challenger
-            self._share_files(staging, digest)
-            measured = probe(staging, self._room())
-            self._let_go()
-            home = self._folder / digest
-            if digest != self.serving.active:
-                shutil.rmtree(home, ignore_errors=True)
-                staging.rename(home)
+            self._link_shared_files(staging, digest)
+            measured = probe(staging, self._free_memory_bytes())
+            self._close_challenger()
+            bundle_folder = self._folder / digest
+            if digest != self.state.active:
+                shutil.rmtree(bundle_folder, ignore_errors=True)
+                staging.rename(bundle_folder)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
-        challenger = Challenger(self._beside_answers(home), measured, Terms())
+        challenger = ChallengerRunner(self._load_throttled(bundle_folder), measured, RolloutTerms())
         if self.engine is not None:
-            challenger.engine.warm(self.engine)
-        self._write_pointer(staged=Staged(digest, measured))
+            challenger.engine.warm_cache(self.engine)
+        self._write_state(staged=StagedBundle(digest, measured))
         self.challenger = challenger
-        self._forget_others()
+        self._remove_unused_folders()
         return challenger
 
-    def begin_trial(self, digest: str, terms: Terms) -> Challenger:
-        """Tries the staged bundle by terms.
+    def start_rollout(self, digest: str, terms: RolloutTerms) -> ChallengerRunner:
+        """Starts the rollout of the staged bundle, or changes its terms.
 
         Raises:
             InputError: that bundle is not staged.
         """
-        challenger = self._staged(digest)
-        challenger.begin(terms)
-        self._write_pointer(staged=Staged(digest, challenger.measured, challenger.terms))
+        challenger = self._get_staged(digest)
+        challenger.start(terms)
+        self._write_state(staged=StagedBundle(digest, challenger.measured, challenger.terms))
         return challenger
 
     def activate(self, digest: str) -> Engine:
-        """Lets a staged bundle serve; one assignment, so that each answer comes from one bundle whole.
+        """Makes the staged bundle the active one, in one assignment: each answer comes from a single bundle.
 
         Raises:
-            InputError: that bundle is neither staged nor serves.
+            InputError: that bundle is neither staged nor active.
         """
         if self.engine is not None and self.engine.bundle.digest == digest:
             self.discard(digest)
             return self.engine
-        challenger = self._staged(digest)
+        challenger = self._get_staged(digest)
         challenger.close()
-        self._write_pointer(active=digest, previous=self.serving.active, staged=None)
-        self.before = self.engine  # going back is not to wait for it
+        self._write_state(active=digest, previous=self.state.active, staged=None)
+        self.previous_engine = self.engine  # stays loaded, so that a rollback is immediate
         self.engine, self.challenger = challenger.engine, None
-        self._forget_others()
-        log.info("Serving model version %s, bundle %s", self.engine.bundle.model_version, digest)
+        self._remove_unused_folders()
+        log.info("Activated model version %s, bundle %s", self.engine.bundle.model_version, digest)
         return self.engine
 
     def discard(self, digest: str | None = None) -> None:
-        """Lets go of what is staged, or only of a certain bundle."""
+        """Discards the staged bundle; with a digest, only if it is that one."""
         challenger = self.challenger
         if challenger is None or digest not in (None, challenger.engine.bundle.digest):
             return
-        self._let_go()
-        self._write_pointer(staged=None)
-        self._forget_others()
+        self._close_challenger()
+        self._write_state(staged=None)
+        self._remove_unused_folders()
 
     def roll_back(self, to_none: bool = False) -> Engine | None:
-        """Lets the bundle serve that served before; with `to_none`, nothing where none did.
+        """Activates the previous bundle; with `to_none`, no bundle if there is no previous one.
 
         Raises:
-            InputError: none did.
+            InputError: there is no previous bundle.
         """
-        if self.serving.previous is None and to_none:
-            self._write_pointer(active=None)
+        if self.state.previous is None and to_none:
+            self._write_state(active=None)
             self.engine = None
             return None
-        if self.serving.previous is None:
-            raise InputError("no bundle served before this one")
-        back = self.before
-        if back is None or back.bundle.digest != self.serving.previous:
-            back = self._load(self.serving.previous)
-        self._write_pointer(active=self.serving.previous, previous=None)
-        self.engine, self.before = back, None
-        return back
+        if self.state.previous is None:
+            raise InputError("there is no previous bundle to roll back to")
+        engine = self.previous_engine
+        if engine is None or engine.bundle.digest != self.state.previous:
+            engine = self._load(self.state.previous)
+        self._write_state(active=self.state.previous, previous=None)
+        self.engine, self.previous_engine = engine, None
+        return engine
 
-    def answer(self, serving: Engine, key: str | None, ask: Ask) -> tuple[Engine, Answer]:
-        """The answer of the model whose turn it is; see `Challenger.answer`."""
+    def answer(self, active: Engine, visitor: str | None, compute: AnswerFunction) -> tuple[Engine, Answer]:
+        """Returns the engine that answers a request, and its answer; see `ChallengerRunner.answer`."""
         challenger = self.challenger
         if challenger is None:
-            return serving, ask(serving)
-        found = challenger.answer(serving, key, ask)
-        staged = self.serving.staged
+            return active, compute(active)
+        result = challenger.answer(active, visitor, compute)
+        staged = self.state.staged
         if staged is not None and challenger.ended != staged.ended:
-            self._write_pointer(staged=msgspec.structs.replace(staged, ended=challenger.ended))
-        return found
+            self._write_state(staged=msgspec.structs.replace(staged, ended=challenger.ended))
+        return result
 
-    def put_items(self, news: Mapping[str, Addition]) -> None:
-        """Lets every model know what was told of items; `stage` and those must not run beside it."""
+    def apply_item_updates(self, updates: Mapping[str, ItemUpdate]) -> None:
+        """Applies item updates to all engines. Must not run at the same time as `stage` and the other changes."""
         if self.engine is not None:
-            self.engine = self.engine.with_items(news)
-        if self.before is not None:
-            self.before = self.before.with_items(news)
+            self.engine = self.engine.with_items(updates)
+        if self.previous_engine is not None:
+            self.previous_engine = self.previous_engine.with_items(updates)
         if self.challenger is not None:
-            self.challenger.put_items(news)
+            self.challenger.apply_item_updates(updates)
 
-    def forget(self, user_id: str) -> None:
-        """Drops what the engines keep of a user between answers."""
+    def erase_user(self, user_id: str) -> None:
+        """Removes a user from the caches of all engines."""
         if self.engine is not None:
             self.engine.forget(user_id)
-        if self.before is not None:
-            self.before.forget(user_id)
+        if self.previous_engine is not None:
+            self.previous_engine.forget(user_id)
         if self.challenger is not None:
-            self.challenger.forget(user_id)
+            self.challenger.erase_user(user_id)
 
-    def _let_go(self) -> None:
+    def _close_challenger(self) -> None:
         challenger, self.challenger = self.challenger, None
         if challenger is not None:
             challenger.close()
 
-    def rest(self) -> None:
-        """Lets the engine that served before take less memory. For the thread that answers: it may be in the midst of
-        an answer of that engine still."""
-        if self.before is not None:
-            self.before.rest()
+    def shrink_previous_cache(self) -> None:
+        """Shrinks the cache of the previous engine. Only for the thread that answers: it may be using that engine."""
+        if self.previous_engine is not None:
+            self.previous_engine.shrink_cache()
 
-    def _share_files(self, folder: Path, digest: str) -> None:
-        """Files of a bundle that another worker of this machine has are the same ones, in memory too: what is mapped
-        from them is there once."""
-        for other in self._others:
+    def _link_shared_files(self, folder: Path, digest: str) -> None:
+        """Replaces files that another worker has too with hard links, so that mapped files are in memory once."""
+        for other in self._other_folders:
             for file in folder.iterdir():
-                with suppress(OSError):  # it went away meanwhile, or lies on another disk
+                with suppress(OSError):  # removed meanwhile, or on another disk
                     link = file.with_suffix(".link")
                     link.hardlink_to(other / digest / file.name)
                     link.replace(file)
 
-    def _staged(self, digest: str) -> Challenger:
+    def _get_staged(self, digest: str) -> ChallengerRunner:
         if self.challenger is None or self.challenger.engine.bundle.digest != digest:
-            held = self.challenger.engine.bundle.digest if self.challenger else "none"
-            raise InputError(f"bundle {digest} is not staged here, but {held}")
+            staged = self.challenger.engine.bundle.digest if self.challenger else "none"
+            raise InputError(f"bundle {digest} is not staged here (staged: {staged}); stage it first")
         return self.challenger
 
-    def _refuse_beside_a_trial(self, digest: str) -> None:
-        other = self.challenger
-        if other is not None and other.on_trial and other.engine.bundle.digest != digest:
+    def _check_no_other_rollout(self, digest: str) -> None:
+        challenger = self.challenger
+        if challenger is not None and challenger.is_in_rollout and challenger.engine.bundle.digest != digest:
             raise InputError(
-                f"version {other.engine.bundle.model_version} is on trial here; wait, or end that by a rollback"
+                f"version {challenger.engine.bundle.model_version} is in a rollout here;"
+                " wait until it ends, or end it with a rollback"
             )
 
-    def _room(self) -> int:
-        """How many bytes a bundle more may take."""
-        left = available_bytes()
-        if self._most_megabytes is not None:
-            left = min(left, self._most_megabytes * 10**6 - resident_bytes())
-        return max(left, 0)
+    def _free_memory_bytes(self) -> int:
+        """Returns the memory that one more bundle may use."""
+        free_bytes = available_bytes()
+        if self._max_memory_mb is not None:
+            free_bytes = min(free_bytes, self._max_memory_mb * 10**6 - resident_bytes())
+        return max(free_bytes, 0)
 
-    def _first_usable(self) -> Engine | None:
-        """The active bundle's engine; where that bundle is broken, the previous one's, or none: readiness tells."""
-        return self._usable(self.serving.active) or self._usable(self.serving.previous)
+    def _load_active_or_previous(self) -> Engine | None:
+        """Loads the active bundle, or the previous one if that is broken; None if neither loads (not ready)."""
+        return self._try_load(self.state.active) or self._try_load(self.state.previous)
 
-    def _usable(self, digest: str | None) -> Engine | None:
+    def _try_load(self, digest: str | None) -> Engine | None:
         try:
             return None if digest is None else self._load(digest)
         except InvariantError as error:
-            log.error("Bundle %s cannot serve: %s", digest, error)
+            log.error("Bundle %s cannot be loaded: %s", digest, error)
             return None
 
-    def _challenger_of_before(self) -> Challenger | None:
-        staged = self.serving.staged
+    def _restore_challenger(self) -> ChallengerRunner | None:
+        staged = self.state.staged
         if staged is None:
             return None
         try:
-            return Challenger(self._load(staged.bundle), staged.measured, staged.terms, staged.ended)
+            return ChallengerRunner(self._load(staged.bundle), staged.measured, staged.terms, staged.ended)
         except InvariantError as error:
-            log.error("Bundle %s is not staged any more: %s", staged.bundle, error)
-            self._write_pointer(staged=None)
+            log.error("Staged bundle %s is discarded, it cannot be loaded: %s", staged.bundle, error)
+            self._write_state(staged=None)
             return None
 
-    def _beside_answers(self, folder: Path) -> Engine:
-        """The engine of a bundle that was tried, loaded piece by piece."""
-        rest = Rests()
-        bundle = read_bundle(folder, rest)
-        rest()
-        engine = Engine(bundle, self._rules, self._kept_bytes, rest)
-        rest()
-        engine.first_answer(rest)
-        rest()
-        return self._with_additions(engine)
+    def _load_throttled(self, folder: Path) -> Engine:
+        """Loads a checked bundle in throttled steps, so that request latency stays flat."""
+        throttle = Throttle()
+        bundle = read_bundle(folder, throttle)
+        throttle()
+        engine = Engine(bundle, self._rules, self._cache_bytes, throttle)
+        throttle()
+        engine.warm_up(throttle)
+        throttle()
+        return self._with_item_updates(engine)
 
     def _load(self, digest: str) -> Engine:
-        engine = Engine(read_bundle(self._folder / digest), self._rules, self._kept_bytes)
+        engine = Engine(read_bundle(self._folder / digest), self._rules, self._cache_bytes)
         engine.check_golden()
-        engine.first_answer()
-        return self._with_additions(engine)
+        engine.warm_up()
+        return self._with_item_updates(engine)
 
-    def _with_additions(self, engine: Engine) -> Engine:
-        news = self._additions.after(engine.bundle)
-        return engine.with_items(news) if news else engine
+    def _with_item_updates(self, engine: Engine) -> Engine:
+        updates = self._item_updates.missing_from(engine.bundle)
+        return engine.with_items(updates) if updates else engine
 
-    def _read_pointer(self) -> Serving:
+    def _read_state(self) -> ServingState:
         try:
-            return msgspec.json.decode(self._pointer.read_bytes(), type=Serving)
+            return msgspec.json.decode(self._state_path.read_bytes(), type=ServingState)
         except FileNotFoundError:
-            return Serving()
+            return ServingState()
         except msgspec.MsgspecError as error:
-            log.error("%s cannot be read: %s", self._pointer, error)
-            return Serving()
+            log.error("%s cannot be decoded, so no bundle is active: %s", self._state_path, error)
+            return ServingState()
 
-    def _write_pointer(self, **changes: object) -> None:
-        serving = msgspec.structs.replace(self.serving, **changes)
-        written = self._pointer.with_suffix(".new")
-        with written.open("wb") as file:
-            file.write(msgspec.json.encode(serving))
+    def _write_state(self, **changes: object) -> None:
+        state = msgspec.structs.replace(self.state, **changes)
+        new_path = self._state_path.with_suffix(".new")
+        with new_path.open("wb") as file:
+            file.write(msgspec.json.encode(state))
             file.flush()
             os.fsync(file.fileno())
-        written.replace(self._pointer)
-        self.serving = serving
+        new_path.replace(self._state_path)
+        self.state = state
 
-    def _forget_others(self) -> None:
-        staged = self.serving.staged.bundle if self.serving.staged else None
+    def _remove_unused_folders(self) -> None:
+        staged = self.state.staged.bundle if self.state.staged else None
         for path in self._folder.iterdir():
-            if path.is_dir() and path.name not in (self.serving.active, self.serving.previous, staged):
+            if path.is_dir() and path.name not in (self.state.active, self.state.previous, staged):
                 shutil.rmtree(path, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""What callers can ask and what they get, as an OpenAPI document made of the very types that requests are read by."""
+"""OpenAPI document of the endpoint, generated from the types that decode requests and encode responses."""
 
 from __future__ import annotations
 
@@ -9,134 +9,222 @@ from typing import Any
 
 import msgspec
 
-from recsys_tasks.engine.items import Identifier, Item
-from recsys_tasks.serving.messages import (
-    BatchAnswer,
+from recsys_tasks.wire.items import Identifier, Item
+from recsys_tasks.wire.messages import (
     Count,
     Event,
-    EventsAnswer,
-    ItemAnswer,
-    ModelAnswer,
+    EventsResponse,
+    ItemResponse,
+    ModelResponse,
     Problem,
-    RecommendationAnswer,
     RecommendationBatch,
+    RecommendationBatchResponse,
     RecommendationRequest,
-    SearchAnswer,
+    RecommendationResponse,
     SearchRequest,
-    SimilarAnswer,
+    SearchResponse,
+    SimilarItemsResponse,
     StagedChange,
 )
 
 _JSON, _BUNDLE, _PROBLEM = "application/json", "application/octet-stream", "application/problem+json"
 _REFERENCE = "#/components/schemas/{name}"
+_OVERVIEW = (
+    "Session-based recommendations, personalized search and similar items. Post user events, request lists, and send "
+    "the `request_id` of a list with the events that follow from it. Errors are problem documents (RFC 9457)."
+)
+_ERRORS = {
+    "400": "The body is not valid JSON.",
+    "404": "The item, segment or route does not exist.",
+    "408": "The body did not arrive in time.",
+    "413": "The body has too many bytes or events.",
+    "422": "A field is invalid; `detail` names it.",
+    "429": "The caller exceeds its rate limit. Retry after `Retry-After` seconds.",
+    "503": "No model is active, or the endpoint is overloaded or shutting down. Retry after `Retry-After` seconds.",
+}
+_UNAUTHORIZED = {"401": "The bearer token is missing or lacks the scope."}
+_ADMIN_ERRORS = {
+    **_UNAUTHORIZED,
+    "403": "The admin routes are disabled: the endpoint has no admin token.",
+    "409": "The request conflicts with the deployed, previous or staged bundle.",
+}
 
 
 @dataclass(frozen=True)
 class Operation:
-    """One route: what it does, what it reads and answers, and an example of what it reads."""
+    """One route of the API.
+
+    Attributes:
+        method: HTTP method, in lower case.
+        path: path template.
+        summary: what the operation does, in a few words.
+        description: details that a caller needs.
+        response: type of the response body, if it is JSON with a schema.
+        body: type of the request body; `bytes` for a bundle.
+        example: example of the request body.
+        media_type: of the response; of the request, if that is a bundle.
+        query: JSON schemas of the query parameters.
+        is_body_optional: whether the request body may be empty.
+    """
 
     method: str
     path: str
     summary: str
-    answer: Any = None
+    description: str = ""
+    response: Any = None
     body: Any = None
     example: Any = None
-    content: str = _JSON
+    media_type: str = _JSON
     query: dict[str, Any] = field(default_factory=dict)
-    optional: bool = False
+    is_body_optional: bool = False
 
     @property
-    def admin(self) -> bool:
-        """Whether it wants the administrator's token."""
+    def is_admin(self) -> bool:
+        """Whether the operation requires the admin token."""
         return self.path.startswith("/v1/admin") or self.body is Item
 
 
-_K = {"k": {**msgspec.json.schema(Count), "default": 20}}
+_K = {"k": {**msgspec.json.schema(Count), "default": 20, "description": "Maximum number of items."}}
+_TO_NONE = {"type": "boolean", "description": "Serve no model if there is no previous bundle, instead of a 409."}
+_BUNDLE_DIGEST = {"type": "string", "description": "Discard only if the staged bundle has this digest."}
+_OFFSET = {"type": "integer", "minimum": 0, "description": "Number of bytes read so far. Default: 0."}
 _EVENT = {"event_type": "view", "user_id": "36", "session_id": "s1", "item_id": "1082185"}
 OPERATIONS = (
     Operation(
         "post",
         "/v1/recommendations",
-        "Items for a user, a session, both or nobody",
-        RecommendationAnswer,
-        RecommendationRequest,
-        {"user_id": "36", "k": 5, "filter": {"field": "price", "at_most": 5}},
-        optional=True,
+        "Recommend items",
+        "Returns a ranked list for a user, a session, both or neither. Unknown users get popular items. Impressions "
+        "are logged unless `record` is false.",
+        response=RecommendationResponse,
+        body=RecommendationRequest,
+        example={"user_id": "36", "k": 5, "filter": {"field": "price", "at_most": 5}},
+        is_body_optional=True,
     ),
     Operation(
         "post",
         "/v1/recommendations/batch",
-        "Several requests for recommendations, answered in order",
-        BatchAnswer,
-        RecommendationBatch,
-        {"requests": [{"user_id": "36", "k": 5}, {"user_id": "37", "k": 5}]},
+        "Recommend items for a batch of requests",
+        "Returns one list per request, in request order.",
+        response=RecommendationBatchResponse,
+        body=RecommendationBatch,
+        example={"requests": [{"user_id": "36", "k": 5}, {"user_id": "37", "k": 5}]},
     ),
     Operation(
         "post",
         "/v1/search",
-        "Items by the words of a query, those that suit the user first",
-        SearchAnswer,
-        SearchRequest,
-        {"query": "chocolate milk", "user_id": "36", "k": 5},
+        "Search items",
+        "Returns the items that match a query (BM25), reranked for the user and session. If none matches, returns "
+        "recommendations with `fallback: true`. The search is logged as a user action unless `record` is false.",
+        response=SearchResponse,
+        body=SearchRequest,
+        example={"query": "chocolate milk", "user_id": "36", "k": 5},
     ),
-    Operation("get", "/v1/items/{item_id}/similar", "Items most like one", SimilarAnswer, query=_K),
+    Operation(
+        "get",
+        "/v1/items/{item_id}/similar",
+        "List similar items",
+        "Returns the nearest items by cosine similarity of the item embeddings.",
+        response=SimilarItemsResponse,
+        query=_K,
+    ),
     Operation(
         "put",
         "/v1/items/{item_id}",
-        "Tells of a new item, or anew of a known one; it may be in the very next list",
-        ItemAnswer,
-        Item,
-        {"title": "Chocolate milk, 1 l", "category_path": "DAIRY > MILK", "price": 1.89},
+        "Create or replace an item",
+        "The next list can contain the item. An item the model was not trained on gets its embedding from its content.",
+        response=ItemResponse,
+        body=Item,
+        example={"title": "Chocolate milk, 1 l", "category_path": "DAIRY > MILK", "price": 1.89},
     ),
     Operation(
         "post",
         "/v1/events",
-        "One event or up to 1,000; answered once they are durable, and they count in the very next answer",
-        EventsAnswer,
-        Event | list[Event],
-        _EVENT,
+        "Post user events",
+        "Accepts one event or an array of up to 1,000. Responds once the events are durable; the next list of the user "
+        "takes them into account.",
+        response=EventsResponse,
+        body=Event | list[Event],
+        example=_EVENT,
     ),
-    Operation("get", "/v1/model", "The version that serves", ModelAnswer),
-    Operation("get", "/healthz", "Whether the process answers"),
-    Operation("get", "/readyz", "Whether a model serves"),
-    Operation("get", "/metrics", "Figures for Prometheus", content="text/plain"),
-    Operation("get", "/v1/admin/model", "What serves, served before and is staged"),
-    Operation("put", "/v1/admin/model", "Stages a bundle and lets it serve", content=_BUNDLE, body=bytes),
-    Operation("delete", "/v1/admin/model", "Back to the bundle before", query={"to_none": {"type": "boolean"}}),
-    Operation("put", "/v1/admin/staged", "Keeps a bundle beside the one that serves", content=_BUNDLE, body=bytes),
+    Operation("get", "/v1/model", "Get the active model", response=ModelResponse),
+    Operation("get", "/healthz", "Liveness probe", "Succeeds while the process responds."),
+    Operation("get", "/readyz", "Readiness probe", "Succeeds while a model is active and no shutdown has begun."),
+    Operation("get", "/metrics", "Get the Prometheus metrics", media_type="text/plain"),
+    Operation("get", "/v1/admin/model", "Get the active, previous and staged bundles"),
+    Operation(
+        "put",
+        "/v1/admin/model",
+        "Deploy a bundle",
+        "Stages a bundle, checks it and activates it. A rejected bundle changes nothing.",
+        body=bytes,
+        media_type=_BUNDLE,
+    ),
+    Operation("delete", "/v1/admin/model", "Roll back to the previous bundle", query={"to_none": _TO_NONE}),
+    Operation(
+        "put",
+        "/v1/admin/staged",
+        "Stage a bundle",
+        "Checks a bundle against its golden requests, measures its latency and memory, and loads it beside the active "
+        "one.",
+        body=bytes,
+        media_type=_BUNDLE,
+    ),
     Operation(
         "post",
         "/v1/admin/staged",
-        "Lets the staged bundle serve, or tries it",
+        "Activate the staged bundle, or change its rollout",
+        "Starts a shadow or canary rollout, holds it, or activates the bundle for all requests.",
         body=StagedChange,
         example={"bundle": "0" * 64, "mode": "canary", "share": 0.1},
     ),
-    Operation("delete", "/v1/admin/staged", "Lets go of what is staged", query={"bundle": {"type": "string"}}),
-    Operation("delete", "/v1/admin/users/{user_id}", "Forgets a user"),
-    Operation("get", "/v1/admin/journal", "The files of what was shown and done"),
+    Operation("delete", "/v1/admin/staged", "Discard the staged bundle", query={"bundle": _BUNDLE_DIGEST}),
+    Operation(
+        "delete",
+        "/v1/admin/users/{user_id}",
+        "Erase a user",
+        "Deletes the user's events from memory, the event log and the shared state. Models trained before no longer "
+        "use the user's history. Later events of the same id count as those of a new user.",
+    ),
+    Operation(
+        "get",
+        "/v1/admin/journal",
+        "List the segments of the event log",
+        "Returns the name and size of each append-only segment.",
+    ),
     Operation(
         "get",
         "/v1/admin/journal/{segment}",
-        "Whole lines of one of them",
-        content="application/x-ndjson",
-        query={"offset": {"type": "integer", "minimum": 0}},
+        "Read a segment of the event log",
+        "Returns whole lines from a byte offset, about 8 MiB at most; an empty body at the end of the segment.",
+        media_type="application/x-ndjson",
+        query={"offset": _OFFSET},
     ),
 )
 
 
 @cache
-def document() -> bytes:
-    """The document, as JSON."""
-    kinds = [kind for one in OPERATIONS for kind in (one.answer, one.body) if kind not in (None, bytes)]
-    schemas, components = msgspec.json.schema_components([*kinds, Problem], ref_template=_REFERENCE)
-    schema_of = dict(zip([*map(str, kinds), str(Problem)], schemas, strict=True))
+def build_openapi_document() -> bytes:
+    """Returns the OpenAPI 3.1 document as JSON."""
+    body_types = [
+        body_type
+        for operation in OPERATIONS
+        for body_type in (operation.response, operation.body)
+        if body_type not in (None, bytes)
+    ]
+    schemas, components = msgspec.json.schema_components([*body_types, Problem], ref_template=_REFERENCE)
+    schema_of = dict(zip([*map(str, body_types), str(Problem)], schemas, strict=True))
     paths: dict[str, dict[str, Any]] = {}
-    for one in OPERATIONS:
-        paths.setdefault(one.path, {})[one.method] = _operation(one, schema_of)
+    for operation in OPERATIONS:
+        paths.setdefault(operation.path, {})[operation.method] = _describe(operation, schema_of)
     return msgspec.json.encode(
         {
             "openapi": "3.1.0",
-            "info": {"title": "Session recommender", "version": version("session-recommender")},
+            "info": {
+                "title": "Session recommender",
+                "version": version("session-recommender"),
+                "description": _OVERVIEW,
+            },
             "paths": paths,
             "components": {
                 "schemas": components,
@@ -146,26 +234,38 @@ def document() -> bytes:
     )
 
 
-def _operation(one: Operation, schema_of: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {"summary": one.summary, "operationId": f"{one.method}{one.path}".replace("/", "_")}
-    in_path = [part[1:-1] for part in one.path.split("/") if part.startswith("{")]
-    identifier = msgspec.json.schema(Identifier)
-    found["parameters"] = [{"name": name, "in": "path", "required": True, "schema": identifier} for name in in_path] + [
-        {"name": name, "in": "query", "schema": schema} for name, schema in one.query.items()
-    ]
-    if one.body is bytes:
+def _describe(operation: Operation, schema_of: dict[str, Any]) -> dict[str, Any]:
+    """Returns the OpenAPI operation object."""
+    described: dict[str, Any] = {
+        "summary": operation.summary,
+        "operationId": f"{operation.method}{operation.path}".replace("/", "_"),
+        "parameters": _parameters(operation),
+    }
+    if operation.description:
+        described["description"] = operation.description
+    if operation.body is bytes:
         binary = {"schema": {"type": "string", "format": "binary"}}
-        found["requestBody"] = {"required": True, "content": {one.content: binary}}
-    elif one.body is not None:
-        content = {"schema": schema_of[str(one.body)], "example": one.example}
-        found["requestBody"] = {"required": not one.optional, "content": {_JSON: content}}
-    answered = _JSON if one.content == _BUNDLE else one.content
-    schema = schema_of[str(one.answer)] if one.answer else {}
-    problem = {"description": "What was wrong and where", "content": {_PROBLEM: {"schema": schema_of[str(Problem)]}}}
-    found["responses"] = {"200": {"description": "Done", "content": {answered: {"schema": schema}}}}
-    found["responses"] |= dict.fromkeys(("400", "404", "408", "413", "422", "429", "503"), problem)
-    if one.path.startswith("/v1"):
-        admin = one.admin
-        found["security"] = [{"token": []}] if admin else [{"token": []}, {}]  # without keys, lists are open
-        found["responses"] |= dict.fromkeys(("401", "403", "409") if admin else ("401",), problem)
-    return found
+        described["requestBody"] = {"required": True, "content": {operation.media_type: binary}}
+    elif operation.body is not None:
+        content = {"schema": schema_of[str(operation.body)], "example": operation.example}
+        described["requestBody"] = {"required": not operation.is_body_optional, "content": {_JSON: content}}
+    response_type = _JSON if operation.media_type == _BUNDLE else operation.media_type
+    schema = schema_of[str(operation.response)] if operation.response else {}
+    described["responses"] = {"200": {"description": "Success.", "content": {response_type: {"schema": schema}}}}
+    errors = _ERRORS
+    if operation.path.startswith("/v1"):
+        # Without read and write keys, all but the admin routes are open.
+        described["security"] = [{"token": []}] if operation.is_admin else [{"token": []}, {}]
+        errors = errors | (_ADMIN_ERRORS if operation.is_admin else _UNAUTHORIZED)
+    problem_content = {_PROBLEM: {"schema": schema_of[str(Problem)]}}
+    described["responses"] |= {
+        status: {"description": description, "content": problem_content} for status, description in errors.items()
+    }
+    return described
+
+
+def _parameters(operation: Operation) -> list[dict[str, Any]]:
+    names = [part[1:-1] for part in operation.path.split("/") if part.startswith("{")]
+    identifier = msgspec.json.schema(Identifier)
+    in_path = [{"name": name, "in": "path", "required": True, "schema": identifier} for name in names]
+    return in_path + [{"name": name, "in": "query", "schema": schema} for name, schema in operation.query.items()]

@@ -1,7 +1,8 @@
-"""What an endpoint does not take on: more than it can answer in time, and more than one caller may ask."""
+"""Overload protection: load shedding by estimated queue wait, and a rate limit per caller."""
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,116 +10,121 @@ from contextlib import contextmanager
 import msgspec
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from recsys_tasks.serving.messages import Problem
+from recsys_tasks.wire.messages import Problem
 
-_WEIGHT = 0.02  # of the latest list, in the mean of what one takes
-_CALLERS = 10_000
-_LISTS, _ITEMS = ("/v1/recommendations", "/v1/search"), "/v1/items/"
-_REFUSAL = msgspec.json.encode(
-    Problem("about:blank", "Too busy", 503, "more is asked than can be answered in time; ask again later")
-)
-_REFUSAL_HEADERS = [
+_SMOOTHING = 0.02  # weight of the latest list in the moving average of durations
+_MAX_CALLERS = 10_000
+_LIST_PATHS, _ITEMS_PATH = ("/v1/recommendations", "/v1/search"), "/v1/items/"
+_REJECTION = msgspec.json.encode(Problem("about:blank", "Too busy", 503, "the endpoint is overloaded; retry later"))
+_REJECTION_HEADERS = [
     (b"content-type", b"application/problem+json"),
-    (b"content-length", str(len(_REFUSAL)).encode()),
+    (b"content-length", str(len(_REJECTION)).encode()),
     (b"retry-after", b"1"),
 ]
 
 
-class Overload:
-    """How long requests wait for their turn: as many as have come and not begun, times what one takes.
+class QueueEstimator:
+    """Estimates the queue wait of a request: number of requests not started, times the mean duration of a list.
 
     Args:
-        most_seconds: requests for lists are refused while it is longer than this.
+        max_wait_seconds: requests for lists are rejected while the wait is longer.
 
     Attributes:
-        arrived: how many requests have come and are not answered; the server sets it.
+        count_arrived: returns the number of requests that arrived and are not answered; the server sets it.
     """
 
-    def __init__(self, most_seconds: float) -> None:
-        self._most_seconds = most_seconds
+    def __init__(self, max_wait_seconds: float) -> None:
+        self._max_wait_seconds = max_wait_seconds
         self._mean_seconds = 0.0
-        self._begun = 0
-        self.arrived: Callable[[], int] = lambda: 0
+        self._num_started = 0
+        self.count_arrived: Callable[[], int] = lambda: 0
 
     @contextmanager
-    def begun(self) -> Iterator[None]:
-        """That a request has had its turn; what it waits for from then on keeps nobody else waiting."""
-        self._begun += 1
+    def mark_started(self) -> Iterator[None]:
+        """Marks one request as started, until it ends. From then on it waits only for I/O and delays no other."""
+        self._num_started += 1
         try:
             yield
         finally:
-            self._begun -= 1
+            self._num_started -= 1
 
-    def took(self, seconds: float) -> None:
-        """Takes in how long a list took."""
-        self._mean_seconds += _WEIGHT * (seconds - self._mean_seconds)
+    @contextmanager
+    def measure_list(self) -> Iterator[None]:
+        """Measures how long one list of any kind takes, and adds it to the moving average."""
+        began = time.perf_counter()
+        yield
+        self.record_duration(time.perf_counter() - began)
+
+    def record_duration(self, seconds: float) -> None:
+        """Adds the duration of one list to the moving average."""
+        self._mean_seconds += _SMOOTHING * (seconds - self._mean_seconds)
 
     @property
     def wait_seconds(self) -> float:
-        """How long the next request waits."""
-        return max(self.arrived() - self._begun, 0) * self._mean_seconds
+        """Estimated wait of the next request."""
+        return max(self.count_arrived() - self._num_started, 0) * self._mean_seconds
 
-    def refuses(self) -> bool:
-        """Whether a list is not to be made now, so that those behind it wait less."""
-        return self.wait_seconds > self._most_seconds
+    def should_reject(self) -> bool:
+        """Whether a request for a list is to be rejected, so that the queue gets shorter."""
+        return self.wait_seconds > self._max_wait_seconds
 
 
-class Shedding:
-    """An application in front of another, which refuses lists without asking that one: refusing has to be cheap where
-    many are refused.
+class LoadSheddingMiddleware:
+    """ASGI middleware that rejects requests for lists under overload, before routing: a rejection must be cheap.
 
     Args:
-        app: what answers.
-        overload: says what to refuse.
-        spared: whether a request's header `Authorization` gets an answer all the same.
-        refused: is told of each refusal.
+        app: the application.
+        queue: decides whether to reject.
+        is_exempt: whether the value of an `Authorization` header is never rejected.
+        on_rejected: called at each rejection.
     """
 
     def __init__(
-        self, app: ASGIApp, overload: Overload, spared: Callable[[str], bool], refused: Callable[[], None]
+        self, app: ASGIApp, queue: QueueEstimator, is_exempt: Callable[[str], bool], on_rejected: Callable[[], None]
     ) -> None:
-        self._app, self._overload, self._spared, self._refused = app, overload, spared, refused
+        self._app, self._queue, self._is_exempt, self._on_rejected = app, queue, is_exempt, on_rejected
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers a request, or refuses it."""
-        if not (_is_for_a_list(scope) and self._overload.refuses()) or self._spared(_authorization(scope)):
-            with self._overload.begun():
+        """Forwards a request to the application, or rejects it with status 503."""
+        if scope["type"] != "http":  # the lifespan of the process is no request
+            await self._app(scope, receive, send)
+            return
+        if not (_is_list_request(scope) and self._queue.should_reject()) or self._is_exempt(_authorization(scope)):
+            with self._queue.mark_started():
                 await self._app(scope, receive, send)
             return
-        self._refused()
-        await send({"type": "http.response.start", "status": 503, "headers": _REFUSAL_HEADERS})
-        await send({"type": "http.response.body", "body": _REFUSAL})
+        self._on_rejected()
+        await send({"type": "http.response.start", "status": 503, "headers": _REJECTION_HEADERS})
+        await send({"type": "http.response.body", "body": _REJECTION})
 
 
-def _is_for_a_list(scope: Scope) -> bool:
-    if scope["type"] != "http":
-        return False
+def _is_list_request(scope: Scope) -> bool:
     path: str = scope["path"]
-    return path.startswith(_LISTS) or (path.startswith(_ITEMS) and scope["method"] == "GET")
+    return path.startswith(_LIST_PATHS) or (path.startswith(_ITEMS_PATH) and scope["method"] == "GET")
 
 
 def _authorization(scope: Scope) -> str:
     return next((value.decode("latin-1") for name, value in scope["headers"] if name == b"authorization"), "")
 
 
-class RateLimit:
-    """So many requests a second of each caller, and a second's worth at once (a token bucket)."""
+class RateLimiter:
+    """Token bucket per caller: `rate` requests per second, with a burst of one second's worth."""
 
     def __init__(self, rate: float) -> None:
         self._rate = rate
-        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()  # tokens, and when
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # tokens, and seconds of their update
 
-    def refuses(self, caller: str, now: float) -> bool:
-        """Whether a caller has asked too much at a time, seconds of any clock."""
-        tokens, at = self._left.get(caller, (self._most, now))
-        tokens = min(self._most, tokens + self._rate * (now - at))
-        refused = tokens < 1.0
-        self._left[caller] = (tokens if refused else tokens - 1.0, now)
-        self._left.move_to_end(caller)
-        if len(self._left) > _CALLERS:
-            self._left.popitem(last=False)
-        return refused
+    def should_reject(self, caller: str, now: float) -> bool:
+        """Whether a caller's request exceeds the rate; takes a token if not. `now` is in seconds of any clock."""
+        tokens, updated_at = self._buckets.get(caller, (self._max_tokens, now))
+        tokens = min(self._max_tokens, tokens + self._rate * (now - updated_at))
+        is_rejected = tokens < 1.0
+        self._buckets[caller] = (tokens if is_rejected else tokens - 1.0, now)
+        self._buckets.move_to_end(caller)
+        if len(self._buckets) > _MAX_CALLERS:
+            self._buckets.popitem(last=False)
+        return is_rejected
 
     @property
-    def _most(self) -> float:
+    def _max_tokens(self) -> float:
         return max(self._rate, 1.0)

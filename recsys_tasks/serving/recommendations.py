@@ -1,4 +1,4 @@
-"""Lists for callers: who asks in which session, what the model that serves says, and a record of what was shown."""
+"""Recommendation service: builds the list options, picks the model and the arm, and records the list it returns."""
 
 from __future__ import annotations
 
@@ -8,241 +8,287 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from recsys_tasks.engine.engine import MODEL, Answer, Engine, Method, Situation, unix_now
-from recsys_tasks.engine.ranking import Exploration, Wishes
+from recsys_tasks.engine.engine import MODEL, Answer, Engine, LiveSignals, Method, unix_now
+from recsys_tasks.engine.ranking import Exploration, ListOptions
 from recsys_tasks.engine.session_decoder import Action
 from recsys_tasks.experiments.definition import PREVIOUS, Arm, Experiment, interleave
 from recsys_tasks.names import ADD_TO_CART, ANONYMOUS, NEW, PURCHASE, RECOMMENDATIONS, RETURNING, SEARCH
-from recsys_tasks.serving.erasure import Forgotten
-from recsys_tasks.serving.follower import Tail
-from recsys_tasks.serving.impressions import Impressions, Shown
+from recsys_tasks.serving.erasure import ErasedUsers
+from recsys_tasks.serving.follower import EventLogFollower
+from recsys_tasks.serving.impressions import ImpressionLog, ServedList
 from recsys_tasks.serving.live_state import LiveState
-from recsys_tasks.serving.messages import (
-    Event,
-    RecommendationAnswer,
-    RecommendationRequest,
-    RequestError,
-    SearchAnswer,
-    SearchRequest,
-)
+from recsys_tasks.serving.messages import RequestError
 from recsys_tasks.serving.metrics import Metrics
-from recsys_tasks.serving.model_store import Models
+from recsys_tasks.serving.model_store import ModelStore
+from recsys_tasks.wire.messages import (
+    Event,
+    RecommendationRequest,
+    RecommendationResponse,
+    SearchRequest,
+    SearchResponse,
+)
 
-SEARCHED: Final = "search"
+SEARCH_RESULTS: Final = "search"
 
 
-class _Made(NamedTuple):
-    """A list and how it came about: of which kind, by which engine, in which arm, whose its places are, since when."""
+class _RankedList(NamedTuple):
+    """A list before it is recorded.
+
+    Attributes:
+        kind: `recommendations` or `search`.
+        request_id: id of the request.
+        engine: the engine that made the list.
+        answer: the items.
+        arm: arm of the visitor, if an experiment runs.
+        teams: the team of each item in an interleaved list, else None.
+        began: start of the request, of `time.perf_counter`.
+    """
 
     kind: str
     request_id: str
     engine: Engine
-    found: Answer
+    answer: Answer
     arm: Arm | None
     teams: list[str] | None
     began: float
 
 
-class Lists:
-    """Answers requests for lists of one endpoint.
+class RecommendationService:
+    """Makes recommendation and search lists for the callers of one endpoint.
 
     Args:
-        models: what serves; forgotten: who is not to be looked up in it.
-        state: what users did since; others: where other workers write down more of that.
-        impressions: where what is shown and searched is noted.
-        metrics: of the endpoint; explore_share: of the places in recorded lists, to draw an item for.
-        experiment: that divides the visitors into arms, if there is one.
+        models: active, previous and challenger model.
+        erased_users: erased users; their histories in older bundles are not read.
+        state: user actions since the bundle's cut-off.
+        other_event_logs: event logs of the other workers on this machine.
+        impression_log: records lists and searches.
+        metrics: Prometheus metrics of the endpoint.
+        exploration_share: share of the positions of recorded lists that are drawn at random.
+        experiment: assigns visitors to arms, if an experiment runs.
     """
 
     def __init__(
         self,
-        models: Models,
-        forgotten: Forgotten,
+        models: ModelStore,
+        erased_users: ErasedUsers,
         state: LiveState,
-        others: Tail,
-        impressions: Impressions,
+        other_event_logs: EventLogFollower,
+        impression_log: ImpressionLog,
         metrics: Metrics,
-        explore_share: float = 0.0,
+        exploration_share: float = 0.0,
         experiment: Experiment | None = None,
     ) -> None:
-        self._models, self._forgotten, self._state, self._others = models, forgotten, state, others
-        self._impressions, self._metrics = impressions, metrics
-        self._explore_share, self._experiment = explore_share, experiment
+        self._models, self._erased_users, self._state, self._other_event_logs = (
+            models,
+            erased_users,
+            state,
+            other_event_logs,
+        )
+        self._impression_log, self._metrics = impression_log, metrics
+        self._exploration_share, self._experiment = exploration_share, experiment
 
-    def recommend(self, asked: RecommendationRequest, complete: bool = True) -> RecommendationAnswer:
-        """What a user in a session may want next, by the arm that the visitor is in."""
+    def recommend(self, request: RecommendationRequest, is_complete: bool = True) -> RecommendationResponse:
+        """Returns the recommended items for a user in a session, made by the visitor's arm.
+
+        Args:
+            request: what the caller asks for.
+            is_complete: whether the shared state of other endpoints could be read.
+        """
         began = time.perf_counter()
-        past, session, now = self._context(asked)
-        situation = self._situation(asked, now)
+        past, session, session_start = self._user_context(request)
+        signals = self._live_signals(request, session_start)
         request_id = uuid.uuid4().hex
-        visitor, arm = _visitor(asked), self._arm(asked)
-        explore = Exploration(self._explore_share, request_id) if asked.record and self._explore_share else None
+        visitor, arm = _visitor_id(request), self._assign_arm(request)
+        exploration = (
+            Exploration(self._exploration_share, request_id) if request.record and self._exploration_share else None
+        )
         if arm is not None and arm.against is not None:
-            explore = None  # an item's place is to tell whose it is
+            exploration = None  # in an interleaved list, each position belongs to one team
 
-        def ask(engine: Engine, method: Method = MODEL) -> Answer:
-            known_as, wishes = self._wishes(asked, engine, [*past, *session], explore)
-            return engine.recommend(known_as, past, session, now, wishes, method, situation)
+        def rank(engine: Engine, method: Method = MODEL) -> Answer:
+            user_id, options = self._list_options(request, engine, [*past, *session], exploration)
+            return engine.recommend(user_id, past, session, session_start, options, method, signals)
 
         teams = None
         if arm is None or arm.answers == MODEL:
-            engine, found = self._models.answer(self.engine(), visitor, ask)
+            engine, answer = self._models.answer(self.active_engine(), visitor, rank)
         elif arm.answers == PREVIOUS:
-            engine = self._models.before or self.engine()  # which version it was is noted with the arm
-            found = ask(engine)
+            engine = self._models.previous_engine or self.active_engine()  # the impressions name the version
+            answer = rank(engine)
         else:
-            engine = self.engine()
-            found = ask(engine, arm.answers)
+            engine = self.active_engine()
+            answer = rank(engine, arm.answers)
         if arm is not None and arm.against is not None:
-            found, teams = interleave(
-                (arm.answers, found), (arm.against, ask(engine, arm.against)), asked.k, request_id
+            answer, teams = interleave(
+                (arm.answers, answer), (arm.against, rank(engine, arm.against)), request.k, request_id
             )
-        return self._answer(asked, _Made(RECOMMENDATIONS, request_id, engine, found, arm, teams, began), complete)
+        ranked = _RankedList(RECOMMENDATIONS, request_id, engine, answer, arm, teams, began)
+        return self._record_and_respond(request, ranked, is_complete)
 
-    def search(self, asked: SearchRequest, complete: bool = True) -> tuple[SearchAnswer, list[Event]]:
-        """Items that match; where no item has a word of the query, what else may please, marked as such. And the search
-        as something that the user did, if it is to be recorded."""
+    def search(self, request: SearchRequest, is_complete: bool = True) -> tuple[SearchResponse, list[Event]]:
+        """Returns the items that match a query, or recommendations marked as fallback where no item matches.
+
+        Also returns the search as a user action, if the request is recorded.
+        """
         began = time.perf_counter()
-        past, session, now = self._context(asked)
-        situation = self._situation(asked, now)
+        past, session, session_start = self._user_context(request)
+        signals = self._live_signals(request, session_start)
         request_id = uuid.uuid4().hex
 
-        def ask(engine: Engine) -> Answer:
-            known_as, wishes = self._wishes(asked, engine, [*past, *session])
-            found = engine.search(known_as, past, session, now, asked.query, wishes, situation)
-            return found if found.items else engine.recommend(known_as, past, session, now, wishes, MODEL, situation)
+        def rank(engine: Engine) -> Answer:
+            user_id, options = self._list_options(request, engine, [*past, *session])
+            matches = engine.search(user_id, past, session, session_start, request.query, options, signals)
+            if matches.items:
+                return matches
+            return engine.recommend(user_id, past, session, session_start, options, MODEL, signals)
 
-        engine, found = self._models.answer(self.engine(), _visitor(asked), ask)
-        made = _Made(SEARCHED, request_id, engine, found, self._arm(asked), None, began)
-        answer = self._answer(asked, made, complete)
-        fallback = not any(item.source == "search" for item in answer.items)
+        engine, answer = self._models.answer(self.active_engine(), _visitor_id(request), rank)
+        ranked = _RankedList(SEARCH_RESULTS, request_id, engine, answer, self._assign_arm(request), None, began)
+        response = self._record_and_respond(request, ranked, is_complete)
+        fallback = not any(item.source == "search" for item in response.items)
         events = []
-        if asked.record:
-            events.append(self._impressions.note_search(asked, request_id))
+        if request.record:
+            events.append(self._impression_log.record_search(request, request_id))
             self._state.add(events[0])
-        return SearchAnswer(**msgspec.structs.asdict(answer), fallback=fallback), events
+        return SearchResponse(**msgspec.structs.asdict(response), fallback=fallback), events
 
-    def _arm(self, asked: RecommendationRequest) -> Arm | None:
-        """The arm of whoever asks; none of nobody, nor of what is not recorded, which gets the model's list."""
-        visitor = _visitor(asked)
-        if self._experiment is None or visitor is None or not asked.record:
+    def _assign_arm(self, request: RecommendationRequest) -> Arm | None:
+        """Returns the arm of the visitor; None for anonymous and unrecorded requests, which get the model's list."""
+        visitor = _visitor_id(request)
+        if self._experiment is None or visitor is None or not request.record:
             return None
-        return self._experiment.arm_of(visitor)
+        return self._experiment.assign_arm(visitor)
 
-    def _answer(self, asked: RecommendationRequest, made: _Made, complete: bool) -> RecommendationAnswer:
-        self._metrics.list_made(made.found)
-        version = made.engine.bundle.model_version
-        if asked.record:
-            about = {"list": made.kind, "segment": self._segment(asked, made.engine)}
-            if self._experiment is not None and made.arm is not None:
-                about |= {"experiment": self._experiment.name, "arm": made.arm.name}
-            milliseconds = 1e3 * (time.perf_counter() - made.began)
-            shown = Shown(made.found, made.request_id, version, made.teams, about, milliseconds)
-            self._impressions.note(asked, shown)
-            visitor, items = _visitor(asked), [item.item_id for item in made.found.items]
+    def _record_and_respond(
+        self, request: RecommendationRequest, ranked: _RankedList, is_complete: bool
+    ) -> RecommendationResponse:
+        engine, answer = ranked.engine, ranked.answer
+        self._metrics.observe_list(answer)
+        version = engine.bundle.model_version
+        if request.record:
+            labels = {"list": ranked.kind, "segment": self._user_segment(request, engine)}
+            if self._experiment is not None and ranked.arm is not None:
+                labels |= {"experiment": self._experiment.name, "arm": ranked.arm.name}
+            latency_ms = 1e3 * (time.perf_counter() - ranked.began)
+            served = ServedList(answer, ranked.request_id, version, ranked.teams, labels, latency_ms)
+            self._impression_log.record_list(request, served)
+            visitor, item_ids = _visitor_id(request), [item.item_id for item in answer.items]
             if visitor is not None:
-                self._state.looks.shown(visitor, items, made.engine.bundle.examination, _time(asked))
-        return RecommendationAnswer(made.request_id, version, made.found.purchase_intent, complete, made.found.items)
+                self._state.unclicked_impressions.add_list(
+                    visitor, item_ids, engine.bundle.examination_propensities, _request_time(request)
+                )
+        return RecommendationResponse(ranked.request_id, version, answer.purchase_intent, is_complete, answer.items)
 
-    def _segment(self, asked: RecommendationRequest, engine: Engine) -> str:
-        """What the model knows of whoever asks, from before it was made."""
-        if asked.user_id is None:
+    def _user_segment(self, request: RecommendationRequest, engine: Engine) -> str:
+        """Returns the segment of the user: anonymous, new, or returning (has a history in the bundle)."""
+        if request.user_id is None:
             return ANONYMOUS
-        known_as = self._known_as(asked.user_id, engine)
-        return RETURNING if known_as in engine.bundle.histories.row_of else NEW
+        user_id = self._bundle_user_id(request.user_id, engine)
+        return RETURNING if user_id in engine.bundle.histories.row_of else NEW
 
-    def _situation(self, asked: RecommendationRequest, now: float) -> Situation:
-        return Situation(self._state.lately(now), self._state.looks.of(_visitor(asked), now))
-
-    def _wishes(
-        self,
-        asked: RecommendationRequest,
-        engine: Engine,
-        actions: list[Action],
-        explore: Exploration | None = None,
-    ) -> tuple[str | None, Wishes]:
-        """By what id the bundle knows the user, and what is wanted of the list."""
-        known_as = self._known_as(asked.user_id, engine)
-        exclude = self._excluded(asked, engine, known_as, actions)
-        return known_as, Wishes(
-            asked.k, exclude, asked.filter, asked.diversity, asked.at_most_per_category, asked.interests, explore
+    def _live_signals(self, request: RecommendationRequest, now: float) -> LiveSignals:
+        return LiveSignals(
+            self._state.recent_popularity(now), self._state.unclicked_impressions.counts(_visitor_id(request), now)
         )
 
-    def _excluded(
-        self, asked: RecommendationRequest, engine: Engine, known_as: str | None, actions: list[Action]
+    def _list_options(
+        self,
+        request: RecommendationRequest,
+        engine: Engine,
+        actions: list[Action],
+        exploration: Exploration | None = None,
+    ) -> tuple[str | None, ListOptions]:
+        """Returns the user's id in the bundle, and the options of the list."""
+        user_id = self._bundle_user_id(request.user_id, engine)
+        exclude = self._excluded_items(request, engine, user_id, actions)
+        return user_id, ListOptions(
+            request.k,
+            exclude,
+            request.filter,
+            request.diversity,
+            request.at_most_per_category,
+            request.interests,
+            exploration,
+        )
+
+    def _excluded_items(
+        self, request: RecommendationRequest, engine: Engine, user_id: str | None, actions: list[Action]
     ) -> frozenset[str]:
-        """Ids of the items that the caller does not want in the list."""
-        found = {*asked.exclude, *asked.context_items}
-        if asked.exclude_seen:
-            found |= engine.seen(known_as) | {action.item_id for action in actions}
-        if asked.exclude_bought:
-            found |= engine.seen(known_as, PURCHASE)
-            found |= {action.item_id for action in actions if action.event_type == PURCHASE}
-        return frozenset(found)
+        """Returns the ids of the items that the request excludes from the list."""
+        item_ids = {*request.exclude, *request.context_items}
+        if request.exclude_seen:
+            item_ids |= engine.seen_item_ids(user_id) | {action.item_id for action in actions}
+        if request.exclude_bought:
+            item_ids |= engine.seen_item_ids(user_id, PURCHASE)
+            item_ids |= {action.item_id for action in actions if action.event_type == PURCHASE}
+        return frozenset(item_ids)
 
-    def listen(self) -> None:
-        """Takes in what other workers were told meanwhile."""
-        self._state.replay(self._others.lines())
+    def read_other_workers(self) -> None:
+        """Reads the new events in the event logs of the other workers."""
+        self._state.replay(self._other_event_logs.read_lines())
 
-    def engine(self) -> Engine:
-        """The engine that serves.
+    def active_engine(self) -> Engine:
+        """Returns the engine of the active model.
 
         Raises:
-            RequestError: none does.
+            RequestError: no model is active (503).
         """
         if self._models.engine is None:
-            raise RequestError(503, "No model yet", "no model was promoted to this endpoint so far")
+            raise RequestError(503, "No model", "no model is active on this endpoint; promote one to it")
         return self._models.engine
 
-    def _known_as(self, user_id: str | None, engine: Engine) -> str | None:
-        """The id by which to look a user up in the bundle: none for one forgotten since it was made."""
-        forgotten = user_id is not None and self._forgotten.hides(user_id, engine.bundle.cutoff)
-        return None if forgotten else user_id
+    def _bundle_user_id(self, user_id: str | None, engine: Engine) -> str | None:
+        """Returns the id to look a user up in the bundle; None if the user was erased after the bundle's cut-off."""
+        is_erased = user_id is not None and self._erased_users.is_erased(user_id, engine.bundle.cutoff)
+        return None if is_erased else user_id
 
-    def _context(self, asked: RecommendationRequest) -> tuple[list[Action], list[Action], float]:
-        """What the user did outside the session, what the session did, and when it began."""
-        self.listen()
-        now = _time(asked)
-        session_id = asked.session_id
-        if session_id is None and not asked.session:
-            session_id = self._state.running_session(asked.user_id, now)
-        live = self._state.of_session(session_id)
-        told = [
+    def _user_context(self, request: RecommendationRequest) -> tuple[list[Action], list[Action], float]:
+        """Returns the user's actions outside the session, the actions of the session, and the session's start time.
+
+        Recorded actions and those sent with the request are merged; an action in both counts once.
+        """
+        self.read_other_workers()
+        now = _request_time(request)
+        session_id = request.session_id
+        if session_id is None and not request.session:
+            session_id = self._state.find_running_session(request.user_id, now)
+        recorded = self._state.get_session_actions(session_id)
+        sent = [
             Action(
                 event.item_id or "",
                 event.event_type,
                 event.event_time.timestamp() if event.event_time else now,
                 query=(event.query or "") if event.event_type == SEARCH else "",
             )
-            for event in asked.session
+            for event in request.session
         ]
-        if live:
-            known = {(action.item_id, action.event_type, action.query) for action in live}
-            told = [action for action in told if (action.item_id, action.event_type, action.query) not in known]
-        session = live + told
+        if recorded:
+            recorded_keys = {(action.item_id, action.event_type, action.query) for action in recorded}
+            sent = [action for action in sent if (action.item_id, action.event_type, action.query) not in recorded_keys]
+        session = recorded + sent
         session.sort(key=lambda action: action.seconds)
         latest = max([now, *(action.seconds for action in session)])
-        if asked.query is not None:
-            session.append(Action("", SEARCH, latest, query=asked.query))
-        session += [Action(item_id, ADD_TO_CART, latest) for item_id in asked.context_items]
-        past = self._state.of_user(asked.user_id)
+        if request.query is not None:
+            session.append(Action("", SEARCH, latest, query=request.query))
+        session += [Action(item_id, ADD_TO_CART, latest) for item_id in request.context_items]
+        past = self._state.get_user_actions(request.user_id)
         if past:
-            of_session = {action.event_id for action in live}
-            in_session = {(action.item_id, action.event_type, action.seconds) for action in session}
+            session_event_ids = {action.event_id for action in recorded}
+            session_keys = {(action.item_id, action.event_type, action.seconds) for action in session}
             past = [
                 action
                 for action in past
-                if action.event_id not in of_session
-                and (action.item_id, action.event_type, action.seconds) not in in_session
+                if action.event_id not in session_event_ids
+                and (action.item_id, action.event_type, action.seconds) not in session_keys
             ]
         return past, session, min([now, *(action.seconds for action in session)])
 
 
-def _visitor(asked: RecommendationRequest) -> str | None:
-    """Who asks: a user, or a session of nobody; None where neither is told."""
-    return asked.user_id or asked.session_id
+def _visitor_id(request: RecommendationRequest) -> str | None:
+    """Returns the user id, else the session id, else None."""
+    return request.user_id or request.session_id
 
 
-def _time(asked: RecommendationRequest) -> float:
-    """As of when, in seconds since 1970."""
-    return asked.time.timestamp() if asked.time else unix_now()
+def _request_time(request: RecommendationRequest) -> float:
+    """Returns the time of the request, in seconds since 1970."""
+    return request.time.timestamp() if request.time else unix_now()

@@ -1,4 +1,4 @@
-"""A staged model beside the one that serves: on copies of requests (shadow), or for a share of the users (canary)."""
+"""Rollout of a staged model beside the active one: shadow traffic (copies of requests) or a canary (share of users)."""
 
 from __future__ import annotations
 
@@ -15,55 +15,61 @@ import msgspec
 import numpy as np
 
 from recsys_tasks.engine.engine import Answer, Engine
-from recsys_tasks.engine.item_updates import Addition
-from recsys_tasks.engine.probe import Measured
+from recsys_tasks.engine.item_updates import ItemUpdate
+from recsys_tasks.engine.probe import BundleMeasurement
 from recsys_tasks.names import CANARY, SHADOW
 
 log = logging.getLogger(__name__)
 
 HELD: Final = "held"
-Mode = Literal["held", "shadow", "canary"]
-Ask = Callable[[Engine], Answer]
+RolloutMode = Literal["held", "shadow", "canary"]
+AnswerFunction = Callable[[Engine], Answer]
 
-_REMEMBERED = 5_000  # latest times of each model
-_LOOK_EVERY = 100
-_ENOUGH = 200  # times of each model before they are compared
-_FEWEST_ERRORS = 3
-_QUEUE = 8
-_SLACK_MILLISECONDS = 2.0  # a slower answer by less than this is no reason to end anything
+_MAX_LATENCIES = 5_000  # latest ones, of each model
+_COMPARE_EVERY_ANSWERS = 100
+_MIN_LATENCIES = 200  # of each model, for a comparison
+_MIN_ERRORS = 3
+_MAX_QUEUED_COPIES = 8
+_LATENCY_TOLERANCE_MS = 2.0  # a smaller difference never ends a rollout
 
 
-class Terms(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
-    """How a staged model is tried.
+class RolloutTerms(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """Traffic of a staged model, and the limits that end its rollout.
 
     Attributes:
-        mode: `held` (not at all), `shadow` or `canary`.
-        share: of the requests (shadow) or of the users (canary).
-        error_share: more failed answers than this end the trial.
-        latency_ratio: an answer's 95th percentile over this many times the serving model's ends it.
+        mode: `held` (no traffic), `shadow` or `canary`.
+        share: of requests (shadow) or of users (canary).
+        error_share: maximum share of failed answers.
+        latency_ratio: maximum ratio of its 95th percentile latency to that of the active model.
     """
 
-    mode: Mode = HELD
+    mode: RolloutMode = HELD
     share: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
     error_share: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.01
     latency_ratio: Annotated[float, msgspec.Meta(gt=0)] = 2.0
 
 
-class Trial(msgspec.Struct, kw_only=True):
-    """What a staged model showed.
+class RolloutReport(msgspec.Struct, kw_only=True):
+    """State and statistics of a staged model.
 
     Attributes:
-        bundle, model_version: which it is; measured: when it was staged.
-        terms: how it is tried; ended: why it is no longer, if it ended by itself.
-        answers, errors: how many, on trial; skipped: copies of requests that came too fast.
-        milliseconds, serving_milliseconds: 95th percentiles of its answers and of those of the model that serves.
-        overlap: mean share of the serving model's list that its own has too, in the shadow.
+        bundle: digest of the bundle.
+        model_version: its version.
+        measured: measurements of the bundle from staging.
+        terms: terms of the rollout.
+        ended: reason why the endpoint ended the rollout, else None.
+        answers: number of answers in the rollout, failed ones included.
+        errors: number of failed answers.
+        skipped: number of request copies dropped because the shadow queue was full.
+        milliseconds: 95th percentile latency of the staged model.
+        serving_milliseconds: 95th percentile latency of the active model.
+        overlap: mean share of the active model's list that the shadow list contains too.
     """
 
     bundle: str
     model_version: str
-    measured: Measured
-    terms: Terms
+    measured: BundleMeasurement
+    terms: RolloutTerms
     ended: str | None = None
     answers: int = 0
     errors: int = 0
@@ -73,148 +79,153 @@ class Trial(msgspec.Struct, kw_only=True):
     overlap: float | None = None
 
 
-class Challenger:
-    """A staged model, on trial or not. One thread may ask it, and one of its own asks it in the shadow."""
+class ChallengerRunner:
+    """Runs a staged model. Canary answers come from the calling thread, shadow answers from a thread of its own."""
 
-    def __init__(self, engine: Engine, measured: Measured, terms: Terms, ended: str | None = None) -> None:
+    def __init__(
+        self, engine: Engine, measured: BundleMeasurement, terms: RolloutTerms, ended: str | None = None
+    ) -> None:
         self.engine = engine
         self.measured = measured
         self.terms = terms
         self.ended = ended
-        self._engine_in_use = threading.Lock()
-        self._shadow = ThreadPoolExecutor(1, "shadow")
-        self._room = threading.Semaphore(_QUEUE)
-        self._clear()
+        self._engine_lock = threading.Lock()
+        self._shadow_executor = ThreadPoolExecutor(1, "shadow")
+        self._queue_slots = threading.Semaphore(_MAX_QUEUED_COPIES)
+        self._reset_statistics()
 
     @property
-    def on_trial(self) -> bool:
-        """Whether requests come to it."""
+    def is_in_rollout(self) -> bool:
+        """Whether it receives requests."""
         return self.terms.mode != HELD and self.ended is None
 
-    def begin(self, terms: Terms) -> None:
-        """Tries it by other terms, counting from nothing; by the same ones it goes on."""
+    def start(self, terms: RolloutTerms) -> None:
+        """Starts a rollout with empty statistics; with the same terms, a running rollout continues."""
         if terms != self.terms or self.ended is not None:
-            self._clear()
+            self._reset_statistics()
             self.terms, self.ended = terms, None
 
     def close(self) -> None:
-        """Ends what is asked in the shadow."""
-        self._shadow.shutdown(wait=True, cancel_futures=True)
+        """Stops the shadow thread and drops queued copies."""
+        self._shadow_executor.shutdown(wait=True, cancel_futures=True)
 
-    def answer(self, serving: Engine, key: str | None, ask: Ask) -> tuple[Engine, Answer]:
-        """The answer to one request, and whose it is.
+    def answer(self, active: Engine, visitor: str | None, compute: AnswerFunction) -> tuple[Engine, Answer]:
+        """Returns the engine that answers a request, and its answer.
 
         Args:
-            serving: the engine of the model that serves.
-            key: of whose request it is: the same key has the same answer to whether it takes part.
-            ask: gets the answer from an engine.
+            active: engine of the active model.
+            visitor: id of the user or session; the same id is always in or out of the share.
+            compute: computes the answer with an engine.
         """
-        if not self.on_trial:
-            return serving, ask(serving)
-        taken = key is not None and self.takes(key)
-        if taken and self.terms.mode == CANARY:
-            with self._engine_in_use:
-                found = self._timed(ask)
-            if found is not None:
-                return self.engine, found
+        if not self.is_in_rollout:
+            return active, compute(active)
+        is_included = visitor is not None and self.is_in_share(visitor)
+        if is_included and self.terms.mode == CANARY:
+            with self._engine_lock:
+                own_answer = self._compute_own_answer(compute)
+            if own_answer is not None:
+                return self.engine, own_answer
         began = time.perf_counter()
-        answer = ask(serving)
-        self._serving_times.append(1e3 * (time.perf_counter() - began))
-        if self.terms.mode == SHADOW and self._drawn(taken, key):
-            self._copy(ask, answer)
-        return serving, answer
+        answer = compute(active)
+        self._active_latencies_ms.append(1e3 * (time.perf_counter() - began))
+        if self.terms.mode == SHADOW and self._is_sampled(is_included, visitor):
+            self._enqueue_copy(compute, answer)
+        return active, answer
 
-    def forget(self, user_id: str) -> None:
-        """Drops what its engine keeps of a user between answers."""
-        with self._engine_in_use:
+    def erase_user(self, user_id: str) -> None:
+        """Removes a user from the engine's caches."""
+        with self._engine_lock:
             self.engine.forget(user_id)
 
-    def put_items(self, news: Mapping[str, Addition]) -> None:
-        """Lets its engine know what was told of items."""
-        with self._engine_in_use:
-            self.engine = self.engine.with_items(news)
+    def apply_item_updates(self, updates: Mapping[str, ItemUpdate]) -> None:
+        """Applies item updates to the engine."""
+        with self._engine_lock:
+            self.engine = self.engine.with_items(updates)
 
-    def takes(self, key: str) -> bool:
-        """Whether a user's requests are among the share that is tried; the same users at every endpoint."""
-        digest = hashlib.blake2b(f"{self.engine.bundle.digest} {key}".encode(), digest_size=8).digest()
+    def is_in_share(self, visitor: str) -> bool:
+        """Whether a visitor is in the rollout's share; the same at every endpoint, and kept when the share grows."""
+        digest = hashlib.blake2b(f"{self.engine.bundle.digest} {visitor}".encode(), digest_size=8).digest()
         return int.from_bytes(digest) < self.terms.share * 2**64
 
-    def report(self) -> Trial:
-        """What it showed so far."""
+    def report(self) -> RolloutReport:
+        """Returns the state and the statistics so far."""
         bundle = self.engine.bundle
-        return Trial(
+        return RolloutReport(
             bundle=bundle.digest,
             model_version=bundle.model_version,
             measured=self.measured,
             terms=self.terms,
             ended=self.ended,
-            answers=self._answers,
-            errors=self._errors,
-            skipped=self._skipped,
-            milliseconds=_p95(self._times),
-            serving_milliseconds=_p95(self._serving_times),
-            overlap=self._overlaps / self._compared if self._compared else None,
+            answers=self._num_answers,
+            errors=self._num_errors,
+            skipped=self._num_skipped,
+            milliseconds=_percentile_95(self._own_latencies_ms),
+            serving_milliseconds=_percentile_95(self._active_latencies_ms),
+            overlap=self._overlap_sum / self._num_compared if self._num_compared else None,
         )
 
-    def _clear(self) -> None:
-        self._answers = self._errors = self._skipped = self._compared = 0
-        self._overlaps = 0.0
-        self._times: deque[float] = deque(maxlen=_REMEMBERED)
-        self._serving_times: deque[float] = deque(maxlen=_REMEMBERED)
+    def _reset_statistics(self) -> None:
+        self._num_answers = self._num_errors = self._num_skipped = self._num_compared = 0
+        self._overlap_sum = 0.0
+        self._own_latencies_ms: deque[float] = deque(maxlen=_MAX_LATENCIES)
+        self._active_latencies_ms: deque[float] = deque(maxlen=_MAX_LATENCIES)
 
-    def _drawn(self, taken: bool, key: str | None) -> bool:
-        # Requests of nobody have no key; in the shadow they take their turn all the same.
-        return taken or (key is None and len(self._serving_times) % 100 < 100 * self.terms.share)
+    def _is_sampled(self, is_included: bool, visitor: str | None) -> bool:
+        # Requests without a visitor cannot be hashed; the shadow takes the first ones of every 100 up to the share.
+        return is_included or (visitor is None and len(self._active_latencies_ms) % 100 < 100 * self.terms.share)
 
-    def _timed(self, ask: Ask) -> Answer | None:
-        """Its own answer, counted; None if it failed."""
+    def _compute_own_answer(self, compute: AnswerFunction) -> Answer | None:
+        """Returns the staged model's answer and counts it; None if it failed."""
         began = time.perf_counter()
-        self._answers += 1
+        self._num_answers += 1
         try:
-            found = ask(self.engine)
+            answer = compute(self.engine)
         except Exception as error:
-            self._errors += 1
-            log.exception("Version %s on trial failed to answer", self.engine.bundle.model_version)
-            if self._errors >= max(_FEWEST_ERRORS, self.terms.error_share * self._answers):
+            self._num_errors += 1
+            log.exception("Version %s, in a rollout, failed to answer", self.engine.bundle.model_version)
+            if self._num_errors >= max(_MIN_ERRORS, self.terms.error_share * self._num_answers):
                 self._end(
-                    f"{self._errors} of {self._answers} answers failed, the last by {type(error).__name__}: {error}"
+                    f"{self._num_errors} of {self._num_answers} answers failed,"
+                    f" the last with {type(error).__name__}: {error}"
                 )
             return None
-        self._times.append(1e3 * (time.perf_counter() - began))
-        if self._answers % _LOOK_EVERY == 0:
-            self._compare_times()
-        return found
+        self._own_latencies_ms.append(1e3 * (time.perf_counter() - began))
+        if self._num_answers % _COMPARE_EVERY_ANSWERS == 0:
+            self._compare_latencies()
+        return answer
 
-    def _compare_times(self) -> None:
-        own, serving = _p95(self._times), _p95(self._serving_times)
-        if own is None or serving is None or min(len(self._times), len(self._serving_times)) < _ENOUGH:
+    def _compare_latencies(self) -> None:
+        own_ms, active_ms = _percentile_95(self._own_latencies_ms), _percentile_95(self._active_latencies_ms)
+        num_latencies = min(len(self._own_latencies_ms), len(self._active_latencies_ms))
+        if own_ms is None or active_ms is None or num_latencies < _MIN_LATENCIES:
             return
-        if own > max(self.terms.latency_ratio * serving, serving + _SLACK_MILLISECONDS):
-            self._end(f"answers in {own:.1f} ms (95th percentile) where the serving model takes {serving:.1f} ms")
+        if own_ms > max(self.terms.latency_ratio * active_ms, active_ms + _LATENCY_TOLERANCE_MS):
+            self._end(f"95th percentile latency is {own_ms:.1f} ms, that of the active model {active_ms:.1f} ms")
 
-    def _copy(self, ask: Ask, answer: Answer) -> None:
-        if not self._room.acquire(blocking=False):
-            self._skipped += 1
+    def _enqueue_copy(self, compute: AnswerFunction, answer: Answer) -> None:
+        if not self._queue_slots.acquire(blocking=False):
+            self._num_skipped += 1
             return
         try:
-            self._shadow.submit(self._answer_copy, ask, [item.item_id for item in answer.items])
-        except RuntimeError:  # it was closed a moment ago, in the thread that lets it serve or go
-            self._room.release()
+            self._shadow_executor.submit(self._answer_copy, compute, [item.item_id for item in answer.items])
+        except RuntimeError:  # another thread has just closed it to activate or discard the bundle
+            self._queue_slots.release()
 
-    def _answer_copy(self, ask: Ask, shown: list[str]) -> None:
+    def _answer_copy(self, compute: AnswerFunction, active_item_ids: list[str]) -> None:
         try:
-            with self._engine_in_use:
-                found = self._timed(ask)
-            if found is not None and shown:
-                self._compared += 1
-                self._overlaps += len({item.item_id for item in found.items} & set(shown)) / len(shown)
+            with self._engine_lock:
+                answer = self._compute_own_answer(compute)
+            if answer is not None and active_item_ids:
+                shared = {item.item_id for item in answer.items} & set(active_item_ids)
+                self._num_compared += 1
+                self._overlap_sum += len(shared) / len(active_item_ids)
         finally:
-            self._room.release()
+            self._queue_slots.release()
 
     def _end(self, reason: str) -> None:
         self.ended = reason
-        log.error("The trial of version %s has ended: %s", self.engine.bundle.model_version, reason)
+        log.error("The rollout of version %s has ended: %s", self.engine.bundle.model_version, reason)
 
 
-def _p95(milliseconds: deque[float]) -> float | None:
-    return float(np.percentile(list(milliseconds), 95)) if milliseconds else None
+def _percentile_95(latencies_ms: deque[float]) -> float | None:
+    return float(np.percentile(list(latencies_ms), 95)) if latencies_ms else None

@@ -1,4 +1,4 @@
-"""Runs the endpoint: one process, one event loop, until it is told to stop."""
+"""Server of the endpoint: one process and one event loop per worker, with graceful shutdown."""
 
 from __future__ import annotations
 
@@ -11,44 +11,44 @@ from types import FrameType
 import uvicorn
 from starlette.applications import Starlette
 
-from recsys_tasks.engine.memory import return_what_is_freed
+from recsys_tasks.engine.memory import return_freed_memory
 from recsys_tasks.errors import ConfigurationError
 from recsys_tasks.serving.app import create_app
-from recsys_tasks.serving.logs import configure
-from recsys_tasks.serving.workers import WORKER, Place, own_port, run_workers
+from recsys_tasks.serving.logs import configure_logging
+from recsys_tasks.serving.workers import WORKER_VARIABLE, WorkerFolders, run_workers, worker_port
 from recsys_tasks.settings import settings
 
-_SWITCH_SECONDS = 0.0005
+_THREAD_SWITCH_SECONDS = 0.0005
 _BACKLOG = 2048
-_DRAIN_SECONDS = 20
-_CLOSE_SECONDS = 10  # what is left to do when every answer is given
-_KEEP_SECONDS = 75  # callers with many connections use each of them seldom
+_GRACEFUL_SHUTDOWN_SECONDS = 20
+_CLEANUP_SECONDS = 10  # after the last answer
+_KEEP_ALIVE_SECONDS = 75  # callers with many connections use each of them rarely
 
 
 def serve(host: str, port: int, workers: int = 1) -> None:
-    """Serves until SIGINT or SIGTERM, then answers what is under way and stops.
+    """Serves until SIGINT or SIGTERM, then answers the requests in progress and stops.
 
     Raises:
-        ConfigurationError: an address cannot be listened on.
+        ConfigurationError: an address is in use or invalid.
     """
-    worker = os.environ.get(WORKER)
+    worker = os.environ.get(WORKER_VARIABLE)
     if workers > 1 and worker is None:
         for number in range(workers):
-            _listening(host, own_port(port, number, workers)).close()  # says now what each worker would say again
-        run_workers(host, port, workers, settings().drain_seconds + _DRAIN_SECONDS + _CLOSE_SECONDS)
+            _listen(host, worker_port(port, number, workers)).close()  # fails here once, not in every worker
+        run_workers(host, port, workers, settings().drain_seconds + _GRACEFUL_SHUTDOWN_SECONDS + _CLEANUP_SECONDS)
     else:
-        _serve_one(host, port, int(worker or 0), workers)
+        _serve_worker(host, port, int(worker or 0), workers)
 
 
-def _serve_one(host: str, port: int, worker: int, workers: int) -> None:
-    # Whoever waits for an answer does not wait five milliseconds more for a thread that loads the next model.
-    sys.setswitchinterval(_SWITCH_SECONDS)
-    return_what_is_freed()
-    configure(settings())
-    sockets = [_listening(host, own_port(port, worker, workers))]
+def _serve_worker(host: str, port: int, worker: int, workers: int) -> None:
+    # Below the default of 5 ms: requests do not wait that long for a thread that loads the next model.
+    sys.setswitchinterval(_THREAD_SWITCH_SECONDS)
+    return_freed_memory()
+    configure_logging(settings())
+    sockets = [_listen(host, worker_port(port, worker, workers))]
     if workers > 1:
-        sockets.append(_listening(host, port, shared=True))
-    app = create_app(settings(), Place.of_worker(settings().home, worker, workers))
+        sockets.append(_listen(host, port, is_shared=True))
+    app = create_app(settings(), WorkerFolders.for_worker(settings().home, worker, workers))
     config = uvicorn.Config(
         app,
         loop="uvloop",
@@ -59,39 +59,39 @@ def _serve_one(host: str, port: int, worker: int, workers: int) -> None:
         access_log=False,
         server_header=False,
         date_header=False,
-        timeout_keep_alive=_KEEP_SECONDS,
-        timeout_graceful_shutdown=_DRAIN_SECONDS,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=_GRACEFUL_SHUTDOWN_SECONDS,
     )
-    _Server(config, app, settings().drain_seconds).run(sockets)
+    _DrainingServer(config, app, settings().drain_seconds).run(sockets)
 
 
-class _Server(uvicorn.Server):
-    """Goes on for a while after it is told to stop, so that those who ask whether it is ready send nobody any more."""
+class _DrainingServer(uvicorn.Server):
+    """Serves on for `drain_seconds` after a stop signal, not ready, so that load balancers send new requests away."""
 
     def __init__(self, config: uvicorn.Config, app: Starlette, drain_seconds: float) -> None:
         super().__init__(config)
         self._app, self._drain_seconds = app, drain_seconds
-        app.state.endpoint.overload.arrived = lambda: len(self.server_state.tasks)
+        app.state.endpoint.queue.count_arrived = lambda: len(self.server_state.tasks)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         endpoint = self._app.state.endpoint
-        if endpoint.leaving or not self._drain_seconds:
+        if endpoint.is_draining or not self._drain_seconds:
             super().handle_exit(sig, frame)
             return
-        endpoint.leaving = True
+        endpoint.is_draining = True
         threading.Timer(self._drain_seconds, super().handle_exit, (sig, frame)).start()
 
 
-def _listening(host: str, port: int, shared: bool = False) -> socket.socket:
+def _listen(host: str, port: int, is_shared: bool = False) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    found = socket.socket(family)
-    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if shared:
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if is_shared:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
-        found.bind((host, port))
+        listener.bind((host, port))
     except (OSError, OverflowError) as error:
-        found.close()
-        raise ConfigurationError(f"{host}:{port} cannot be listened on ({error}); give another --port") from error
-    found.listen(_BACKLOG)
-    return found
+        listener.close()
+        raise ConfigurationError(f"Cannot listen on {host}:{port} ({error}); choose another --port") from error
+    listener.listen(_BACKLOG)
+    return listener

@@ -1,8 +1,8 @@
-"""What users just did, shared with endpoints on other machines through a table of the warehouse.
+"""Shared state: recent user actions, exchanged with endpoints on other machines through a PostgreSQL table.
 
-An event is told before it is answered for, and asked for before a list is made, so that it counts in the very next
-answer of any endpoint. Where the database does not answer at once, lists are made of what is known here, and say so;
-what could not be told is told later.
+An endpoint publishes an event before it confirms it, and reads the table before it makes a list. Each event therefore
+counts in the next answer of every endpoint. Where the database does not answer in time, lists are made from local
+events and marked as incomplete; unpublished events stay pending and are published later.
 """
 
 from __future__ import annotations
@@ -23,117 +23,117 @@ import msgspec
 from recsys_tasks.errors import ConfigurationError
 from recsys_tasks.names import IMPRESSION
 from recsys_tasks.serving.live_state import LiveState
-from recsys_tasks.serving.messages import Event
-from recsys_tasks.sql_files import source
+from recsys_tasks.sql_files import load_sql
+from recsys_tasks.wire.messages import Event
 
 if TYPE_CHECKING:
     from psycopg import AsyncConnection
     from psycopg_pool import AsyncConnectionPool
 
 log = logging.getLogger(__name__)
-logging.getLogger("psycopg.pool").setLevel(logging.ERROR)  # that the database is away is said once, below
+logging.getLogger("psycopg.pool").setLevel(logging.ERROR)  # an outage is logged once, below
 
-_MOST_SECONDS = 0.25  # for a connection and an answer over it
-_MOST_CONNECTIONS = 4
-_AGAIN_SECONDS = 1.0  # one that does not answer is asked no more often than this
-_BACK = timedelta(seconds=10)
-_LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
-_KEYS = 200_000
-_MOST_OWED, _MOST_TOLD = 100_000, 1_000
-_Found = TypeVar("_Found")
+_TIMEOUT_SECONDS = 0.25  # for a connection and the result of a statement
+_MAX_CONNECTIONS = 4
+_RETRY_SECONDS = 1.0  # minimum time between attempts during an outage
+_READ_OVERLAP = timedelta(seconds=10)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MAX_KEYS = 200_000
+_MAX_PENDING_EVENTS, _MAX_BATCH_EVENTS = 100_000, 1_000
+_Result = TypeVar("_Result")
 _Row = tuple[Any, ...]
 _PARAMETER, _DIALECT = re.compile(r"(?<!:):(\w+)"), re.compile(r"^postgresql\+\w+://")
 
 
 class SharedState:
-    """The shared table, as one endpoint uses it.
+    """One endpoint's access to the shared table.
 
     Args:
-        url: of PostgreSQL; None: nothing is shared, and nothing is missing.
-        state: takes in what is heard.
+        url: of PostgreSQL; with None, nothing is shared and every read is complete.
+        state: receives the events that are read.
 
     Raises:
         ConfigurationError: the driver is not installed.
     """
 
     def __init__(self, url: str | None, state: LiveState) -> None:
-        self._pool = None if url is None else _pool(_DIALECT.sub("postgresql://", url))
+        self._pool = None if url is None else _create_pool(_DIALECT.sub("postgresql://", url))
         self._state = state
-        self._telling = asyncio.Lock()  # what is forgotten is not on its way to the table meanwhile
-        self._known: OrderedDict[str, datetime] = OrderedDict()  # until when each key was heard of
-        self._owed: deque[Event] = deque(maxlen=_MOST_OWED)
-        self._away_until = 0.0
+        self._publish_lock = asyncio.Lock()  # an erasure never overlaps a publication of the erased events
+        self._read_until: OrderedDict[str, datetime] = OrderedDict()  # publication time of each key's last event read
+        self._pending: deque[Event] = deque(maxlen=_MAX_PENDING_EVENTS)
+        self._retry_at = 0.0  # 0: reachable
         self._decode = msgspec.json.Decoder(Event).decode
 
     @property
-    def reached(self) -> bool | None:
-        """Whether the table could be asked lately; None where nothing is shared."""
-        return None if self._pool is None else self._away_until == 0.0
+    def is_reachable(self) -> bool | None:
+        """Whether the last statement got a result; None where nothing is shared."""
+        return None if self._pool is None else self._retry_at == 0.0
 
     async def open(self) -> None:
-        """Begins to connect; nobody waits for that."""
+        """Starts to connect in the background."""
         if self._pool is not None:
             await self._pool.open()
 
-    async def tell(self, events: Sequence[Event]) -> None:
-        """Tells of events; those that cannot be told now are told later."""
+    async def publish(self, events: Sequence[Event]) -> None:
+        """Publishes events; those that cannot be published now stay pending."""
         if self._pool is None:
             return
-        self._owed.extend(event for event in events if event.event_type != IMPRESSION)
-        await self.tell_what_is_owed()
+        self._pending.extend(event for event in events if event.event_type != IMPRESSION)
+        await self.publish_pending()
 
-    async def hear(self, user_id: str | None, session_id: str | None) -> bool:
-        """Takes in what others were told of a user and a session; whether all of it is known now."""
+    async def read(self, user_id: str | None, session_id: str | None) -> bool:
+        """Adds the new events of a user and a session to the live state; returns whether the read succeeded."""
         if self._pool is None:
             return True
         keys = [f"{kind}:{key}" for kind, key in (("user", user_id), ("session", session_id)) if key is not None]
         if not keys:
             return True
-        await self.tell_what_is_owed()
-        since = [self._known.get(key, _LONG_AGO) - _BACK for key in keys]
-        rows = await self._ask("read_events", keys=keys, since=since)
+        await self.publish_pending()
+        since = [self._read_until.get(key, _EPOCH) - _READ_OVERLAP for key in keys]
+        rows = await self._execute("read_events", keys=keys, since=since)
         if rows is None:
             return False
-        for key, told_at, event in rows:
+        for key, published_at, event in rows:
             self._state.add(self._decode(event))
-            self._known[key] = told_at
-            self._known.move_to_end(key)
-        while len(self._known) > _KEYS:
-            self._known.popitem(last=False)
+            self._read_until[key] = published_at
+            self._read_until.move_to_end(key)
+        while len(self._read_until) > _MAX_KEYS:
+            self._read_until.popitem(last=False)
         return True
 
-    async def forget(self, user_id: str) -> bool:
-        """Deletes a user's events; whether it could be done."""
+    async def erase_user(self, user_id: str) -> bool:
+        """Deletes a user's events; returns whether the deletion succeeded."""
         if self._pool is None:
             return True
-        async with self._telling:
-            self._owed = deque((event for event in self._owed if event.user_id != user_id), _MOST_OWED)
-            self._away_until = 0.0
-            return await self._ask("delete_user_events", user_id=user_id) is not None
+        async with self._publish_lock:
+            self._pending = deque((event for event in self._pending if event.user_id != user_id), _MAX_PENDING_EVENTS)
+            self._retry_at = 0.0
+            return await self._execute("delete_user_events", user_id=user_id) is not None
 
     async def close(self) -> None:
-        """Tells what is owed, if that can be done, and hangs up."""
-        await self.tell_what_is_owed()
+        """Publishes the pending events if possible, and disconnects."""
+        await self.publish_pending()
         if self._pool is not None:
             await self._pool.close()
 
-    async def tell_what_is_owed(self) -> None:
-        """Tells of what could not be told before; whoever comes meanwhile waits, and finds little left to tell."""
-        async with self._telling:
-            while self._owed:
-                events = [self._owed.popleft() for _ in range(min(len(self._owed), _MOST_TOLD))]
-                if not await self._told(events):
-                    self._owed.extendleft(reversed(events))
+    async def publish_pending(self) -> None:
+        """Publishes the pending events, one caller at a time; a caller that waited finds few left."""
+        async with self._publish_lock:
+            while self._pending:
+                events = [self._pending.popleft() for _ in range(min(len(self._pending), _MAX_BATCH_EVENTS))]
+                if not await self._publish_batch(events):
+                    self._pending.extendleft(reversed(events))
                     return
 
-    async def _told(self, events: Sequence[Event]) -> bool:
+    async def _publish_batch(self, events: Sequence[Event]) -> bool:
         rows = [
             (f"{kind}:{key}", event)
             for event in events
             for kind, key in (("user", event.user_id), ("session", event.session_id))
             if key is not None
         ]
-        answer = await self._ask(
+        result = await self._execute(
             "publish_events",
             keys=[key for key, _ in rows],
             event_ids=[event.event_id for _, event in rows],
@@ -141,38 +141,38 @@ class SharedState:
             event_times=[event.event_time for _, event in rows],
             events=[msgspec.json.encode(event).decode() for _, event in rows],
         )
-        return answer is not None
+        return result is not None
 
-    async def keep_telling(self) -> None:
-        """Tells of what is owed as soon as that can be done, as long as the endpoint serves."""
+    async def publish_pending_periodically(self) -> None:
+        """Publishes the pending events every second until cancelled."""
         while True:
-            await asyncio.sleep(_AGAIN_SECONDS)
-            await self.tell_what_is_owed()
+            await asyncio.sleep(_RETRY_SECONDS)
+            await self.publish_pending()
 
-    async def _ask(self, name: str, **values: object) -> list[_Row] | None:
-        """The rows a statement gives; None where the database does not answer in time."""
+    async def _execute(self, name: str, **values: object) -> list[_Row] | None:
+        """Returns the rows of a statement; None where the database does not answer in time."""
         now = time.monotonic()
-        if self._pool is None or now < self._away_until:
+        if self._pool is None or now < self._retry_at:
             return None
-        if self._away_until:
-            self._away_until = now + _AGAIN_SECONDS  # one alone finds out whether it is back; the others do not wait
+        if self._retry_at:
+            self._retry_at = now + _RETRY_SECONDS  # one caller probes the database; the others do not wait for it
         import psycopg
 
         try:
-            rows = await _within(_MOST_SECONDS, _rows(self._pool, name, values))
+            rows = await _with_timeout(_TIMEOUT_SECONDS, _fetch_rows(self._pool, name, values))
         except (psycopg.Error, OSError, TimeoutError) as error:
-            if self._away_until == 0.0:
-                log.error("The shared state does not answer: %s: %s", type(error).__name__, error)
-            self._away_until = time.monotonic() + _AGAIN_SECONDS
+            if self._retry_at == 0.0:
+                log.error("The shared state database does not answer: %s: %s", type(error).__name__, error)
+            self._retry_at = time.monotonic() + _RETRY_SECONDS
             if not isinstance(error, TimeoutError):
-                await self._pool.drain()  # what broke one connection broke the idle ones; those in use go on
+                await self._pool.drain()  # idle connections are broken too; connections in use go on
             return None
-        self._away_until = 0.0
+        self._retry_at = 0.0
         return rows
 
 
-def _pool(url: str) -> AsyncConnectionPool[AsyncConnection[Any]]:
-    """Connections, each of which one statement uses at a time; that it does not get one in time hurts no other."""
+def _create_pool(url: str) -> AsyncConnectionPool[AsyncConnection[Any]]:
+    """Returns a connection pool. One statement has one connection, so a timeout affects no other statement."""
     if find_spec("psycopg_pool") is None:
         raise ConfigurationError("RECSYS_SHARED_STATE_URL needs psycopg: pip install 'session-recommender[shared]'")
     from psycopg_pool import AsyncConnectionPool
@@ -181,25 +181,28 @@ def _pool(url: str) -> AsyncConnectionPool[AsyncConnection[Any]]:
         url,
         kwargs={"autocommit": True},
         min_size=1,
-        max_size=_MOST_CONNECTIONS,
+        max_size=_MAX_CONNECTIONS,
         open=False,
-        timeout=_MOST_SECONDS,
-        reconnect_timeout=_AGAIN_SECONDS,
+        timeout=_TIMEOUT_SECONDS,
+        reconnect_timeout=_RETRY_SECONDS,
     )
 
 
-async def _rows(pool: AsyncConnectionPool[AsyncConnection[Any]], name: str, values: dict[str, object]) -> list[_Row]:
+async def _fetch_rows(
+    pool: AsyncConnectionPool[AsyncConnection[Any]], name: str, values: dict[str, object]
+) -> list[_Row]:
     async with pool.connection() as connection:
         cursor = await connection.execute(_statement(name), values)
         return await cursor.fetchall() if cursor.description else []
 
 
-async def _within(seconds: float, work: Coroutine[Any, Any, _Found]) -> _Found:
-    """What work comes to, if it does in time. Work that does not is called off, and has its end alone: that of a
-    statement takes seconds where the database is frozen, which `asyncio.timeout` would wait for.
+async def _with_timeout(seconds: float, work: Coroutine[Any, Any, _Result]) -> _Result:
+    """Returns the result of a coroutine, if it ends in time. Otherwise cancels it without waiting for its end.
+
+    `asyncio.timeout` would wait for that end, which takes seconds for a statement of a frozen database.
 
     Raises:
-        TimeoutError: it did not.
+        TimeoutError: the coroutine did not end in time.
     """
     task = asyncio.create_task(work)
     done, _ = await asyncio.wait({task}, timeout=seconds)
@@ -212,5 +215,5 @@ async def _within(seconds: float, work: Coroutine[Any, Any, _Found]) -> _Found:
 
 @cache
 def _statement(name: str) -> bytes:
-    # The driver marks parameters in another way than the files do.
-    return _PARAMETER.sub(r"%(\1)s", source(f"serving/{name}")).encode()
+    # psycopg writes parameters as %(name)s, the SQL files as :name.
+    return _PARAMETER.sub(r"%(\1)s", load_sql(f"serving/{name}")).encode()

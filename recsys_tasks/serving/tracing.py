@@ -1,4 +1,4 @@
-"""A span for each request, for those who follow requests through several services with OpenTelemetry."""
+"""OpenTelemetry tracing: one server span for each request."""
 
 from __future__ import annotations
 
@@ -13,43 +13,43 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
 
 
-class Tracing:
-    """Spans of a tracer; without one it does nothing. `close` sends what was not sent yet."""
+class RequestTracer:
+    """Creates request spans; a no-op without a tracer. `close` exports the remaining spans."""
 
     def __init__(self, tracer: Tracer | None = None, close: Callable[[], None] = lambda: None) -> None:
         self._tracer = tracer
         self.close = close
 
     @contextmanager
-    def request(self, method: str, route: str, headers: Mapping[str, str]) -> Iterator[Callable[[int], None]]:
-        """The span of a request, under that of the caller if its headers name one; to be told the answer's status."""
+    def span(self, method: str, route: str, headers: Mapping[str, str]) -> Iterator[Callable[[int], None]]:
+        """Opens the span of a request, as a child of the caller's span. Yields a function that sets the HTTP status."""
         if self._tracer is None:
             yield lambda status: None
             return
         from opentelemetry.propagate import extract
         from opentelemetry.trace import SpanKind, StatusCode
 
-        about = {"http.request.method": method, "http.route": route}
+        attributes = {"http.request.method": method, "http.route": route}
         with self._tracer.start_as_current_span(
-            f"{method} {route}", context=extract(headers), kind=SpanKind.SERVER, attributes=about
+            f"{method} {route}", context=extract(headers), kind=SpanKind.SERVER, attributes=attributes
         ) as span:
 
-            def answered(status: int) -> None:
+            def set_status(status: int) -> None:
                 span.set_attribute("http.response.status_code", status)
                 if status >= 500:
                     span.set_status(StatusCode.ERROR)
 
-            yield answered
+            yield set_status
 
 
-def tracing(settings: Settings) -> Tracing:
-    """What the settings ask for; where spans go is said by OpenTelemetry's own variables (`OTEL_EXPORTER_OTLP_…`).
+def create_tracer(settings: Settings) -> RequestTracer:
+    """Returns the request tracer. OpenTelemetry's own variables (`OTEL_EXPORTER_OTLP_…`) set where spans go.
 
     Raises:
         ConfigurationError: OpenTelemetry is not installed.
     """
     if not settings.tracing:
-        return Tracing()
+        return RequestTracer()
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.resources import Resource
@@ -61,4 +61,4 @@ def tracing(settings: Settings) -> Tracing:
         ) from error
     provider = TracerProvider(resource=Resource.create({"service.name": "recsys-endpoint"}))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-    return Tracing(provider.get_tracer("recsys_tasks.serving"), provider.shutdown)
+    return RequestTracer(provider.get_tracer("recsys_tasks.serving"), provider.shutdown)

@@ -1,2 +1,1 @@
-"""Shoppers who use the endpoint over HTTP. Catalogue and habits are those of the warehouse; they know nothing of the
-model."""
+"""Simulated shoppers of the endpoint. Their catalog and habits come from the warehouse, not from the model."""

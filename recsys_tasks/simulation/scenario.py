@@ -1,9 +1,9 @@
-"""What happens in the world of simulated shoppers, in a small language, one file for each scenario.
+"""Simulation scenarios: TOML files with events that change the simulated world on some days.
 
 name = "new trend"
 
-[[happens]]
-what = "trend"
+[[events]]
+type = "trend"
 from_day = 2
 strength = 0.5
 """
@@ -19,25 +19,25 @@ import msgspec
 
 from recsys_tasks.errors import InputError
 
-Kind = Literal["trend", "stock_out", "dying_category", "bots", "newcomers"]
+EventType = Literal["trend", "stock_out", "dying_category", "bots", "newcomers"]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 SCENARIOS = files("recsys_tasks.simulation") / "scenarios"
 
 
-class Happening(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """One thing that is different on some days.
+class ScenarioEvent(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """Change of the simulated world over a range of days.
 
     Attributes:
-        what: `trend`: of all wishes, a share of `strength` is for a few items that few knew before;
-            `stock_out`: the `items` most taken things cannot be had; `dying_category`: of the wishes for a category,
-            a share of `strength` is gone; `bots`: `visitors` machines ask and click without end; `newcomers`: a share
-            of `strength` of the sessions is of people whom nobody has seen before.
-        from_day, until_day: from which day on, counted from 0, and before which one; without an end, for ever.
-        category: which; by default one that is drawn.
-        items: how many of them.
+        type: `trend`: a share `strength` of all purchase intents is for a few rarely taken items;
+            `stock_out`: the `items` most popular items are sold out; `dying_category`: the demand for a category falls
+            by a share `strength`; `bots`: `visitors` bots request and click without pause; `newcomers`: a share
+            `strength` of the sessions is by users without history.
+        from_day, until_day: first day, counted from 0, and the day after the last; no end by default.
+        category: of the event; drawn at random by default.
+        items: number of items.
     """
 
-    what: Kind
+    type: EventType
     from_day: Annotated[int, msgspec.Meta(ge=0)] = 0
     until_day: int | None = None
     strength: Share = 0.5
@@ -45,37 +45,35 @@ class Happening(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     items: Annotated[int, msgspec.Meta(ge=1)] = 5
     visitors: Annotated[int, msgspec.Meta(ge=1)] = 3
 
-    def on(self, day: int) -> bool:
-        """Whether it is so on a day."""
+    def is_active(self, day: int) -> bool:
+        """Whether the event is active on a day."""
         return self.from_day <= day and (self.until_day is None or day < self.until_day)
 
 
 class Scenario(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """All that happens."""
+    """Named list of events."""
 
     name: str
-    happens: list[Happening] = []
+    events: list[ScenarioEvent] = []
 
-    def on(self, day: int, what: Kind) -> list[tuple[int, Happening]]:
-        """What of a kind happens on a day, with its number in the scenario."""
-        return [
-            (n, happening) for n, happening in enumerate(self.happens) if happening.what == what and happening.on(day)
-        ]
+    def active_events(self, day: int, type: EventType) -> list[tuple[int, ScenarioEvent]]:
+        """Returns the events of a type that are active on a day, each with its index in the scenario."""
+        return [(n, event) for n, event in enumerate(self.events) if event.type == type and event.is_active(day)]
 
 
 QUIET = Scenario("quiet")
 
 
 def scenario_names() -> list[str]:
-    """Those that come with the package."""
+    """Returns the names of the scenarios in the package."""
     return sorted(entry.name.removesuffix(".toml") for entry in SCENARIOS.iterdir() if entry.name.endswith(".toml"))
 
 
 def read_scenario(name: str) -> Scenario:
-    """A scenario of the package by its name, or one in a file.
+    """Loads a scenario by its name in the package, or from a file.
 
     Raises:
-        InputError: there is none, or it is not what it should be; says where.
+        InputError: it does not exist or is invalid; names the place.
     """
     try:
         inside = SCENARIOS / f"{name}.toml"
@@ -83,6 +81,6 @@ def read_scenario(name: str) -> Scenario:
         return msgspec.convert(tomllib.loads(text), Scenario)
     except OSError as error:
         known = ", ".join(scenario_names())
-        raise InputError(f"There is no scenario {name!r}: give a file, or one of {known}") from error
+        raise InputError(f"There is no scenario {name!r}. Use a file, or one of {known}") from error
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
-        raise InputError(f"The scenario {name} cannot be used: {error}") from error
+        raise InputError(f"Scenario {name} is invalid: {error}") from error

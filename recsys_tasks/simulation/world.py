@@ -1,4 +1,4 @@
-"""The world that shoppers live in: a catalogue, habits and seasons of real data, and what a scenario makes of them."""
+"""Simulated world: catalog, habits and seasons from the warehouse, changed by a scenario."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ import numpy as np
 from sqlalchemy import Engine
 
 from recsys_tasks.errors import NotEnoughData
-from recsys_tasks.simulation.scenario import Happening, Scenario
+from recsys_tasks.simulation.scenario import Scenario, ScenarioEvent
 from recsys_tasks.warehouse import statement
 
-_FEWEST_EVENTS = 5
-_RARE = 0.5  # a trend is of items in the less known half of its category
+_MIN_USER_EVENTS = 5
+_RARE_FRACTION = 0.5  # trends are drawn from the less popular half of a category
 _WORD = re.compile(r"\w{3,}")
-_BIG_CATEGORIES = 20
-_LOYALTY = 0.7
-_SMOOTHING = 20.0
+_NUM_LARGE_CATEGORIES = 20
+_HABIT_PROBABILITY = 0.7
+_SEASON_SMOOTHING_EVENTS = 20.0
 
 
 @dataclass(frozen=True)
 class Item:
-    """What a shopper sees of an item, and how many took it before."""
+    """Catalog item as a shopper sees it; `taken` is its number of actions in the warehouse."""
 
     item_id: str
     title: str
@@ -36,8 +36,9 @@ class Item:
 
 @dataclass(frozen=True)
 class Shopper:
-    """A person: the id the shop knows, habits as items with weights, tastes as categories with weights, what is mostly
-    paid, and how often the person comes."""
+    """Simulated user: the id the shop knows, action counts by item (habits) and by category (tastes), the budget, and
+    the number of sessions in the warehouse.
+    """
 
     user_id: str
     habits: dict[str, float]
@@ -47,11 +48,11 @@ class Shopper:
 
 
 class World:
-    """All there is on a day.
+    """Catalog, shoppers and active scenario events of any day.
 
     Args:
-        items: the catalogue; shoppers: the population; seasons: of a category, how much more is wanted of it in each
-            month than in others; scenario: what else happens; seed: of everything that is drawn.
+        items: the catalog; shoppers: the population; seasons: relative demand of a category by month; scenario: events
+        that change the world; seed: of all random draws.
     """
 
     def __init__(
@@ -68,31 +69,33 @@ class World:
         of_category: defaultdict[str, list[Item]] = defaultdict(list)
         for item in items:
             of_category[item.category].append(item)
-        self._of_category = dict(of_category)
+        self._items_by_category = dict(of_category)
         self._visits = np.cumsum([shopper.visits for shopper in shoppers])
 
-    def shopper(self, random: np.random.Generator) -> Shopper:
-        """Somebody who comes, frequent ones more often."""
+    def draw_shopper(self, random: np.random.Generator) -> Shopper:
+        """Draws a shopper in proportion to the number of sessions."""
         return self.shoppers[int(np.searchsorted(self._visits, random.random() * self._visits[-1], side="right"))]
 
-    def wish(self, shopper: Shopper, day: int, month: int, random: np.random.Generator) -> Item:
-        """Something that a shopper wants on a day: of a trend, or of a category of the shopper's taste, there mostly
-        what the shopper is used to."""
-        for number, trend in self.scenario.on(day, "trend"):
+    def draw_wanted_item(self, shopper: Shopper, day: int, month: int, random: np.random.Generator) -> Item:
+        """Draws an item that a shopper wants on a day.
+
+        It is a trend's item, or of a category the shopper likes, mostly one the shopper is used to.
+        """
+        for number, trend in self.scenario.active_events(day, "trend"):
             if random.random() < trend.strength:
-                return _drawn(self.trending(number), [1.0] * trend.items, random)
+                return _draw_weighted(self.trend_items(number), [1.0] * trend.items, random)
         category = self._category(shopper, day, month, random)
-        known = [item for item in self._of_category[category] if item.item_id in shopper.habits]
-        if known and random.random() < _LOYALTY:
-            return _drawn(known, [shopper.habits[item.item_id] for item in known], random)
-        of_category = self._of_category[category]
-        return _drawn(of_category, [item.taken for item in of_category], random)
+        known = [item for item in self._items_by_category[category] if item.item_id in shopper.habits]
+        if known and random.random() < _HABIT_PROBABILITY:
+            return _draw_weighted(known, [shopper.habits[item.item_id] for item in known], random)
+        of_category = self._items_by_category[category]
+        return _draw_weighted(of_category, [item.taken for item in of_category], random)
 
     def _category(self, shopper: Shopper, day: int, month: int, random: np.random.Generator) -> str:
         names = list(shopper.tastes)
         weights = [shopper.tastes[name] * self._seasons.get(name, {}).get(month, 1.0) for name in names]
-        for number, dying in self.scenario.on(day, "dying_category"):
-            gone = dying.category or self.drawn_category(number)
+        for number, dying in self.scenario.active_events(day, "dying_category"):
+            gone = dying.category or self.draw_category(number)
             weights = [
                 weight * (1 - dying.strength if name == gone else 1.0)
                 for name, weight in zip(names, weights, strict=True)
@@ -103,52 +106,54 @@ class World:
         place = int(np.searchsorted(np.cumsum(weights), random.random() * total, side="right"))
         return names[min(place, len(names) - 1)]
 
-    def trending(self, number: int) -> list[Item]:
-        """The items of the scenario's happening with a number: some that few took."""
-        trend = self.scenario.happens[number]
+    def trend_items(self, number: int) -> list[Item]:
+        """Returns the rarely taken items of the trend at an index of the scenario."""
+        trend = self.scenario.events[number]
         items = sorted(
-            self._of_category.get(trend.category or self.drawn_category(number), []),
+            self._items_by_category.get(trend.category or self.draw_category(number), []),
             key=lambda item: (item.taken, item.item_id),
         )
-        few = items[: max(int(len(items) * _RARE), trend.items)]
+        few = items[: max(int(len(items) * _RARE_FRACTION), trend.items)]
         random = self._random(number)
         return [few[place] for place in random.permutation(len(few))[: trend.items].tolist()]
 
     def sold_out(self, day: int) -> set[str]:
-        """Ids of the items that cannot be had on a day."""
-        gone: set[str] = set()
-        for _, happening in self.scenario.on(day, "stock_out"):
-            gone |= {item.item_id for item in self._most_taken[: happening.items]}
-        return gone
+        """Returns the ids of the items that are sold out on a day."""
+        sold_out: set[str] = set()
+        for _, event in self.scenario.active_events(day, "stock_out"):
+            sold_out |= {item.item_id for item in self._items_by_popularity[: event.items]}
+        return sold_out
 
     def bots(self, day: int) -> list[tuple[str, list[Item]]]:
-        """Machines that come on a day, and what they click."""
+        """Returns the bots of a day and the items that they click."""
         found = []
-        for number, bots in self.scenario.on(day, "bots"):
-            found += [(f"bot-{number}-{place}", self.pushed(number, bots)) for place in range(bots.visitors)]
+        for number, bots in self.scenario.active_events(day, "bots"):
+            found += [(f"bot-{number}-{place}", self.promoted_items(number, bots)) for place in range(bots.visitors)]
         return found
 
-    def pushed(self, number: int, bots: Happening) -> list[Item]:
-        """What machines click: items that hardly anybody takes."""
+    def promoted_items(self, number: int, bots: ScenarioEvent) -> list[Item]:
+        """Returns the unpopular items that bots click."""
         random = self._random(number)
-        least = self._most_taken[len(self._most_taken) // 2 :] or self._most_taken
+        least = self._items_by_popularity[len(self._items_by_popularity) // 2 :] or self._items_by_popularity
         return [least[place] for place in random.permutation(len(least))[: bots.items].tolist()]
 
     def newcomer_share(self, day: int) -> float:
-        """What share of a day's sessions is of people whom nobody has seen before."""
-        return max((happening.strength for _, happening in self.scenario.on(day, "newcomers")), default=0.0)
+        """Returns the share of a day's sessions by users without history."""
+        return max((event.strength for _, event in self.scenario.active_events(day, "newcomers")), default=0.0)
 
-    def drawn_category(self, number: int) -> str:
-        """A large category, drawn for a happening that names none."""
-        large = sorted(self._of_category, key=lambda name: (-self._taken_of[name], name))[:_BIG_CATEGORIES]
+    def draw_category(self, number: int) -> str:
+        """Draws a large category for an event that names none."""
+        large = sorted(self._items_by_category, key=lambda name: (-self._category_counts[name], name))[
+            :_NUM_LARGE_CATEGORIES
+        ]
         return large[int(self._random(number).integers(len(large)))]
 
     @cached_property
-    def _taken_of(self) -> dict[str, int]:
-        return {name: sum(item.taken for item in items) for name, items in self._of_category.items()}
+    def _category_counts(self) -> dict[str, int]:
+        return {name: sum(item.taken for item in items) for name, items in self._items_by_category.items()}
 
     @cached_property
-    def _most_taken(self) -> list[Item]:
+    def _items_by_popularity(self) -> list[Item]:
         return sorted(self.items.values(), key=lambda item: (-item.taken, item.item_id))
 
     def _random(self, number: int) -> np.random.Generator:
@@ -156,10 +161,10 @@ class World:
 
 
 def read_world(engine: Engine, shoppers: int, scenario: Scenario, seed: int) -> World:
-    """The world of a warehouse, with so many of its users as shoppers.
+    """Reads the world from a warehouse, with a sample of its users as shoppers.
 
     Raises:
-        NotEnoughData: nobody took anything so far.
+        NotEnoughData: no user has enough actions.
     """
     with engine.connect() as connection:
         items = [
@@ -168,7 +173,7 @@ def read_world(engine: Engine, shoppers: int, scenario: Scenario, seed: int) -> 
         ]
         habits: defaultdict[str, dict[str, float]] = defaultdict(dict)
         visits: defaultdict[str, float] = defaultdict(float)
-        names = {"shoppers": shoppers, "seed": seed, "fewest": _FEWEST_EVENTS}
+        names = {"shoppers": shoppers, "seed": seed, "fewest": _MIN_USER_EVENTS}
         for row in connection.execute(statement("simulation/habits"), names):
             habits[row.user_id][row.item_id] = float(row.taken)
             visits[row.user_id] = max(visits[row.user_id], float(row.sessions))
@@ -176,10 +181,10 @@ def read_world(engine: Engine, shoppers: int, scenario: Scenario, seed: int) -> 
         for row in connection.execute(statement("simulation/seasons")):
             months[row.category_path][row.month] = float(row.taken)
     if not habits:
-        raise NotEnoughData("Nobody took anything so far, so that shoppers have no habits; ingest some events first")
+        raise NotEnoughData("No user has enough actions to derive shopping habits. Ingest more events first")
     known = {item.item_id: item for item in items}
-    people = [_shopper(user_id, taken, visits[user_id], known) for user_id, taken in habits.items()]
-    return World(items, people, _seasons(months), scenario, seed)
+    shoppers_read = [_shopper(user_id, taken, visits[user_id], known) for user_id, taken in habits.items()]
+    return World(items, shoppers_read, _seasons(months), scenario, seed)
 
 
 def _shopper(user_id: str, taken: dict[str, float], visits: float, items: dict[str, Item]) -> Shopper:
@@ -191,7 +196,7 @@ def _shopper(user_id: str, taken: dict[str, float], visits: float, items: dict[s
 
 
 def _seasons(months: dict[str, dict[int, float]]) -> dict[str, dict[int, float]]:
-    """How much more of each category is taken in each month, as a share of the usual; of what is taken seldom, 1."""
+    """Returns the demand of each category in each month relative to its mean, smoothed towards 1."""
     of_month: defaultdict[int, float] = defaultdict(float)
     for counts in months.values():
         for month, count in counts.items():
@@ -201,13 +206,14 @@ def _seasons(months: dict[str, dict[int, float]]) -> dict[str, dict[int, float]]
     for category, counts in months.items():
         usual = sum(counts.values()) / everything
         found[category] = {
-            month: (count + _SMOOTHING) / (usual * of_month[month] + _SMOOTHING) for month, count in counts.items()
+            month: (count + _SEASON_SMOOTHING_EVENTS) / (usual * of_month[month] + _SEASON_SMOOTHING_EVENTS)
+            for month, count in counts.items()
         }
     return found
 
 
-def own_words(item: Item, random: np.random.Generator) -> str:
-    """How somebody would search for an item: one or two words of its title or of its kind, small letters."""
+def draw_search_query(item: Item, random: np.random.Generator) -> str:
+    """Draws a search query for an item: one or two words of its title or category, in lower case."""
     words = _WORD.findall(item.title.lower()) or _WORD.findall(item.category.lower())
     if not words:
         return item.title or item.item_id
@@ -216,6 +222,6 @@ def own_words(item: Item, random: np.random.Generator) -> str:
     return " ".join(words[begin : begin + count])
 
 
-def _drawn(items: Sequence[Item], weights: Sequence[float], random: np.random.Generator) -> Item:
+def _draw_weighted(items: Sequence[Item], weights: Sequence[float], random: np.random.Generator) -> Item:
     edges = np.cumsum(weights[: len(items)])
     return items[min(int(np.searchsorted(edges, random.random() * edges[-1], side="right")), len(items) - 1)]

@@ -1,1 +1,1 @@
-"""Everything on one machine: `make run`."""
+"""Single-machine stack: PostgreSQL, MLflow, Airflow and the endpoint, started by `make run`."""

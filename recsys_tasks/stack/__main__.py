@@ -1,4 +1,4 @@
-"""`python -m recsys_tasks.stack [--once]`: the whole loop on one machine."""
+"""`python -m recsys_tasks.stack [--once]`: starts the stack and runs the whole loop on one machine."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from recsys_tasks.errors import ConfigurationError, RecsysError
 from recsys_tasks.settings import settings
 from recsys_tasks.stack import summary
 from recsys_tasks.stack.environment import Ports
-from recsys_tasks.stack.loop import Walk
-from recsys_tasks.stack.services import running
+from recsys_tasks.stack.loop import LoopRunner
+from recsys_tasks.stack.services import running_stack
 
 
 def main() -> int:
-    """Starts the stack, walks the loop, shows what came of it; exit status 0 if the loop closed."""
+    """Starts the stack, runs the loop and prints a summary; exit status 0 if the loop closed."""
     parser = argparse.ArgumentParser(prog="make run", description="The whole loop on one machine.")
-    parser.add_argument("--once", action="store_true", help="stop when the loop has closed, instead of at Ctrl-C")
+    parser.add_argument("--once", action="store_true", help="stop when the loop has closed; default: run until Ctrl-C")
     once = parser.parse_args().once
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     signal.signal(signal.SIGTERM, _stop)
-    signal.signal(signal.SIGINT, _stop)  # also where a shell that started it in the background had it ignored
+    signal.signal(signal.SIGINT, _stop)  # a shell that starts it in the background ignores SIGINT
     console = Console()
     try:
         _run(console, once)
@@ -52,51 +52,53 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 
 def _run(console: Console, once: bool) -> None:
-    began = time.monotonic()
+    started_at = time.monotonic()
     home = settings().home
-    with _alone(home):
-        _walk(console, once, home, began)
+    with _single_instance(home):
+        _run_loop(console, once, home, started_at)
 
 
 @contextmanager
-def _alone(home: Path) -> Iterator[None]:
-    """One stack at a time in a home.
+def _single_instance(home: Path) -> Iterator[None]:
+    """Holds the lock that allows one stack in a home folder.
 
     Raises:
-        ConfigurationError: another one runs there, or the folder cannot be written.
+        ConfigurationError: another stack runs there, or the folder cannot be written.
     """
     try:
         home.mkdir(parents=True, exist_ok=True)
         lock = (home / "stack.lock").open("w")
     except OSError as error:
-        raise ConfigurationError(f"{home} cannot be written ({error.strerror}); set RECSYS_HOME") from error
+        raise ConfigurationError(
+            f"{home} cannot be written ({error.strerror}). Set RECSYS_HOME to a writable folder"
+        ) from error
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise ConfigurationError(f"Another stack runs in {home}; stop it, or set another RECSYS_HOME") from error
+            raise ConfigurationError(f"Another stack runs in {home}. Stop it, or set another RECSYS_HOME") from error
         yield
 
 
-def _walk(console: Console, once: bool, home: Path, began: float) -> None:
-    with running(console, home, _dags()) as (walk, ports):
-        walk.stages.append(("starting the services", time.monotonic() - began))
-        walk.go()
-        _close(walk, ports, time.monotonic() - began)
+def _run_loop(console: Console, once: bool, home: Path, started_at: float) -> None:
+    with running_stack(console, home, _dags()) as (runner, ports):
+        runner.stages.append(("starting the services", time.monotonic() - started_at))
+        runner.run()
+        _show_summary(runner, ports, time.monotonic() - started_at)
         if not once:
-            console.print("\nEverything stays up until Ctrl-C.")
+            console.print("\nThe stack stays up until Ctrl-C.")
             while True:
-                walk.processes.check()
+                runner.processes.check()
                 time.sleep(1)
 
 
-def _close(walk: Walk, ports: Ports, seconds: float) -> None:
-    version = summary.verify(walk, ports)
-    summary.show_metrics(walk.console, ports.url("mlflow"), version)
-    summary.show_recommendations(walk, ports)
-    summary.show_report(walk)
-    summary.show_stages(walk, seconds)
-    summary.show_addresses(walk.console, ports)
+def _show_summary(runner: LoopRunner, ports: Ports, seconds: float) -> None:
+    version = summary.verify_loop(runner, ports)
+    summary.show_metrics(runner.console, ports.url("mlflow"), version)
+    summary.show_recommendations(runner, ports)
+    summary.show_report(runner)
+    summary.show_stages(runner, seconds)
+    summary.show_addresses(runner.console, ports)
 
 
 def _dags() -> Path:

@@ -1,4 +1,4 @@
-"""The few calls of Airflow's REST API that the stack needs to watch its own DAGs."""
+"""Client of the parts of Airflow's REST API that the stack uses."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _ACTIVE = ("queued", "running")
 
 @dataclass(frozen=True)
 class DagRun:
-    """One run of a DAG: state is queued, running, success or failed."""
+    """Run of a DAG; its state is queued, running, success or failed."""
 
     dag_id: str
     run_id: str
@@ -32,19 +32,19 @@ class DagRun:
     queued_at: datetime
 
     @property
-    def active(self) -> bool:
-        """Whether it has not ended."""
+    def is_active(self) -> bool:
+        """Whether the run has not ended."""
         return self.state in _ACTIVE
 
 
-class Airflow:
-    """A client of one Airflow."""
+class AirflowClient:
+    """Client of an Airflow API server."""
 
     def __init__(self, url: str) -> None:
         self._http = httpx.Client(base_url=url, timeout=60, transport=httpx.HTTPTransport(retries=3))
 
-    def ready(self) -> bool:
-        """Whether the API server and the scheduler answer and all DAGs are parsed."""
+    def is_ready(self) -> bool:
+        """Whether the API server and the scheduler are healthy and all DAGs are parsed."""
         try:
             health = self._http.get("/api/v2/monitor/health").json()
             if health["scheduler"]["status"] != "healthy" or health["metadatabase"]["status"] != "healthy":
@@ -57,16 +57,16 @@ class Airflow:
         return known >= set(DAGS)
 
     def unpause(self, dag_id: str) -> None:
-        """Lets the scheduler run a DAG."""
+        """Unpauses a DAG."""
         self._http.patch(f"/api/v2/dags/{dag_id}", json={"is_paused": False}).raise_for_status()
 
     def trigger(self, dag_id: str, **params: object) -> None:
-        """Starts a run by hand."""
-        asked = {"logical_date": None, "conf": params}
-        self._http.post(f"/api/v2/dags/{dag_id}/dagRuns", json=asked).raise_for_status()
+        """Triggers a run with params."""
+        body = {"logical_date": None, "conf": params}
+        self._http.post(f"/api/v2/dags/{dag_id}/dagRuns", json=body).raise_for_status()
 
-    def runs(self) -> list[DagRun]:
-        """The latest runs of all DAGs, newest first."""
+    def list_runs(self) -> list[DagRun]:
+        """Returns the latest runs of all DAGs, newest first."""
         answer = self._http.get("/api/v2/dags/~/dagRuns", params={"order_by": "-id", "limit": 100})
         answer.raise_for_status()
         return [
@@ -74,8 +74,8 @@ class Airflow:
             for run in answer.json()["dag_runs"]
         ]
 
-    def failure(self, run: DagRun) -> str:
-        """The last lines that the failed tasks of a run logged."""
+    def describe_failure(self, run: DagRun) -> str:
+        """Returns the errors that the failed tasks of a run logged."""
         path = f"/api/v2/dags/{run.dag_id}/dagRuns/{run.run_id}/taskInstances"
         lines: list[str] = []
         for task in self._http.get(path).json()["task_instances"]:

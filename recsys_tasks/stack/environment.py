@@ -1,4 +1,4 @@
-"""What the processes of the stack need to know of each other: ports, databases, secrets."""
+"""Environment of the stack processes: ports, databases and secrets."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from recsys_tasks.errors import ConfigurationError
 
 REPLAY_FROM = "2017-12-25T00:00:00+00:00"
 POOL = "warehouse"
-_EXPLORE_SHARE = "0.05"
+_EXPLORATION_SHARE = "0.05"
 EXPERIMENT = Path(__file__).with_name("experiment.toml")
-MARKER = "RECSYS_STACK_HOME"  # every process of the stack carries it, so that none is left behind
+MARKER = "RECSYS_STACK_HOME"  # set in every process of the stack, so that all of them are found at shutdown
 _HOST = "127.0.0.1"
 
 
 @dataclass(frozen=True)
 class Ports:
-    """Where the services listen, all of them on 127.0.0.1."""
+    """Ports of the services on 127.0.0.1."""
 
     airflow: int
     mlflow: int
@@ -31,25 +31,25 @@ class Ports:
     data_docs: int
 
     def url(self, service: str) -> str:
-        """Address of a service."""
+        """Returns the URL of a service."""
         return f"http://{_HOST}:{getattr(self, service)}"
 
 
-_DEFAULTS = Ports(airflow=8081, mlflow=5001, endpoint=8080, data_docs=8082)
+_DEFAULT_PORTS = Ports(airflow=8081, mlflow=5001, endpoint=8080, data_docs=8082)
 
 
 def choose_ports() -> Ports:
-    """The configured ports (`RECSYS_PORT_AIRFLOW` and so on), or the usual ones, or free ones where those are taken.
+    """Returns the configured ports (`RECSYS_PORT_AIRFLOW` etc.), else the default ports, else free ports.
 
     Raises:
-        ConfigurationError: a configured port is in use or no port.
+        ConfigurationError: a configured port is in use or invalid.
     """
     chosen: dict[str, int] = {}
-    names = sorted(asdict(_DEFAULTS), key=lambda name: _variable(name) not in os.environ)  # the configured ones first
+    names = sorted(asdict(_DEFAULT_PORTS), key=lambda name: _variable(name) not in os.environ)  # configured ports first
     for name in names:
-        port = _choose(name, getattr(_DEFAULTS, name), set(chosen.values()))
+        port = _choose_port(name, getattr(_DEFAULT_PORTS, name), set(chosen.values()))
         if port in chosen.values():
-            raise ConfigurationError(f"{_variable(name)}={port}: another service has that port; choose another")
+            raise ConfigurationError(f"{_variable(name)}={port}: another service has that port. Choose another")
         chosen[name] = port
     return Ports(**chosen)
 
@@ -58,20 +58,20 @@ def _variable(name: str) -> str:
     return f"RECSYS_PORT_{name.upper()}"
 
 
-def _choose(name: str, usual: int, taken: set[int]) -> int:
+def _choose_port(name: str, usual: int, taken: set[int]) -> int:
     variable = _variable(name)
     configured = os.environ.get(variable)
     if configured is None:
-        return usual if usual not in taken and is_free(usual) else any_free_port()
+        return usual if usual not in taken and is_free(usual) else find_free_port()
     if not configured.isdecimal() or not 0 < int(configured) < 65_536:
-        raise ConfigurationError(f"{variable}={configured!r}: not a port; use a number from 1 to 65535")
+        raise ConfigurationError(f"{variable}={configured!r}: not a port. Use a number from 1 to 65535")
     if not is_free(int(configured)):
-        raise ConfigurationError(f"{variable}={configured}: the port is in use; choose another or unset {variable}")
+        raise ConfigurationError(f"{variable}={configured}: the port is in use. Choose another or unset {variable}")
     return int(configured)
 
 
 def is_free(port: int) -> bool:
-    """Whether nothing listens on a port of 127.0.0.1."""
+    """Whether a port of 127.0.0.1 is free."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -81,8 +81,8 @@ def is_free(port: int) -> bool:
     return True
 
 
-def any_free_port() -> int:
-    """A port of 127.0.0.1 that nothing listens on now."""
+def find_free_port() -> int:
+    """Returns a free port of 127.0.0.1."""
     with socket.socket() as probe:
         probe.bind((_HOST, 0))
         port: int = probe.getsockname()[1]
@@ -90,20 +90,20 @@ def any_free_port() -> int:
 
 
 def load_secrets(home: Path) -> dict[str, str]:
-    """The installation's secrets, made at its first start and readable by its owner alone."""
+    """Loads the installation's secrets; creates them, readable by the owner only, at the first start."""
     path = home / "secrets.json"
     if not path.exists():
-        made = {
+        created = {
             "admin_token": secrets.token_urlsafe(32),
             "fernet_key": urlsafe_b64encode(secrets.token_bytes(32)).decode(),
             "api_secret": secrets.token_urlsafe(32),
             "jwt_secret": secrets.token_urlsafe(64),
         }
-        # Whole or not at all, whenever the power goes.
+        # Atomic: a power loss leaves the whole file or none.
         new = path.with_suffix(".new")
         descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump(made, file)
+            json.dump(created, file)
             file.flush()
             os.fsync(file.fileno())
         new.replace(path)
@@ -112,7 +112,7 @@ def load_secrets(home: Path) -> dict[str, str]:
 
 
 def stack_environment(home: Path, dags: Path, socket_folder: Path, ports: Ports) -> dict[str, str]:
-    """The environment of every process of the stack."""
+    """Returns the environment variables of every process of the stack."""
     secret = load_secrets(home)
     airflow = home / "airflow"
     own = {
@@ -127,7 +127,7 @@ def stack_environment(home: Path, dags: Path, socket_folder: Path, ports: Ports)
         "RECSYS_AIRFLOW_POOL": POOL,
         "RECSYS_SIMULATION_START": os.environ.get("RECSYS_SIMULATION_START", REPLAY_FROM),
         "RECSYS_EXPERIMENT_FILE": os.environ.get("RECSYS_EXPERIMENT_FILE", str(EXPERIMENT)),
-        "RECSYS_EXPLORATION_SHARE": os.environ.get("RECSYS_EXPLORATION_SHARE", _EXPLORE_SHARE),
+        "RECSYS_EXPLORATION_SHARE": os.environ.get("RECSYS_EXPLORATION_SHARE", _EXPLORATION_SHARE),
         "RECSYS_MLFLOW_BACKEND": _database(socket_folder, "mlflow"),
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
@@ -135,7 +135,7 @@ def stack_environment(home: Path, dags: Path, socket_folder: Path, ports: Ports)
         "GX_ANALYTICS_ENABLED": "false",
         "PYTHONUNBUFFERED": "1",
         "NO_PROXY": "127.0.0.1,localhost",
-        # Not every library forgives a home without a runtime folder.
+        # Some libraries fail without a runtime folder.
         "XDG_RUNTIME_DIR": str(home),
     }
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
@@ -173,7 +173,7 @@ def _airflow(folder: Path, dags: Path, socket_folder: Path, ports: Ports, secret
         "SCHEDULER": {
             "SCHEDULER_IDLE_SLEEP_TIME": "0.5",
             "ENABLE_HEALTH_CHECK": "False",
-            # What a killed scheduler had running is taken up soon after the next start, not five minutes later.
+            # Adopts a killed scheduler's tasks soon after the next start; the default is five minutes.
             "ORPHANED_TASKS_CHECK_INTERVAL": "20",
         },
         "DAG_PROCESSOR": {

@@ -1,4 +1,4 @@
-"""The processes of the stack, run by honcho; none outlives the stack."""
+"""Processes of the stack, run by honcho; none outlives the stack."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ import psutil
 from recsys_tasks.errors import UnavailableError
 from recsys_tasks.stack.environment import MARKER, POOL, Ports
 
-_GRACE_SECONDS = 15.0
+_SHUTDOWN_SECONDS = 15.0
 
 
-class Processes:
-    """Starts honcho with one process per service; as a context, stops everything at its end."""
+class StackProcesses:
+    """Starts honcho with one process per service; on exit of the context, stops all of them."""
 
     def __init__(self, home: Path, environment: dict[str, str], ports: Ports) -> None:
         self._home, self._environment = home, environment
@@ -28,9 +28,9 @@ class Processes:
         self.log = home / "stack.log"
         self._procfile.write_text(_procfile(home, ports), encoding="utf-8")
 
-    def __enter__(self) -> Processes:
-        sweep(self._home)  # what an earlier stack left that was killed
-        for command in (["db", "migrate"], ["pools", "set", POOL, "1", "Work in the warehouse, one task at a time"]):
+    def __enter__(self) -> StackProcesses:
+        stop_stack_processes(self._home)  # processes of a killed stack
+        for command in (["db", "migrate"], ["pools", "set", POOL, "1", "Tasks that use the warehouse, one at a time"]):
             prepared = subprocess.run(
                 [_tool("airflow"), *command],
                 env=self._environment,
@@ -39,7 +39,7 @@ class Processes:
                 stderr=subprocess.STDOUT,
             )
             if prepared.returncode != 0:
-                raise UnavailableError(f"Airflow could not be set up; see the end of {self.log}")
+                raise UnavailableError(f"Airflow could not be set up. See the end of {self.log}")
         self._honcho = subprocess.Popen(
             [_tool("honcho"), "start", "--no-colour", "-f", str(self._procfile)],
             env=self._environment,
@@ -54,31 +54,32 @@ class Processes:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)  # an impatient second Ctrl-C must not leave services behind
+            signal.signal(number, signal.SIG_IGN)  # a second Ctrl-C must not leave services behind
         if self._honcho.poll() is None:
             self._honcho.send_signal(signal.SIGTERM)
         try:
-            self._honcho.wait(_GRACE_SECONDS)
+            self._honcho.wait(_SHUTDOWN_SECONDS)
         except subprocess.TimeoutExpired:
             self._honcho.kill()
-        sweep(self._home)
+        stop_stack_processes(self._home)
 
     def check(self) -> None:
-        """Raises `UnavailableError` when a service has ended, which ends all of them."""
+        """Raises `UnavailableError` if a service has ended, which ends all of them."""
         if self._honcho.poll() is not None:
-            raise UnavailableError(f"A service of the stack ended; the end of {self.log} says why")
+            raise UnavailableError(f"A service of the stack ended. See the end of {self.log}")
 
 
-def sweep(home: Path) -> None:
-    """Ends every process that carries this stack's mark, and what such a one has started, but not this one.
+def stop_stack_processes(home: Path) -> None:
+    """Stops every process with this stack's marker and its children, except this process.
 
-    Airflow's workers write their titles over the mark, and keep the transactions of a scheduler that was killed open.
+    Airflow's workers overwrite the marker with their titles, and keep transactions of a killed scheduler open. That is
+    why children count, too.
     """
-    marked = [process for process in psutil.process_iter() if process.pid != os.getpid() and _marked(process, home)]
-    left = list({*marked, *(child for process in marked for child in _children(process))})
-    for process in left:
+    marked = [process for process in psutil.process_iter() if process.pid != os.getpid() and _has_marker(process, home)]
+    remaining = list({*marked, *(child for process in marked for child in _children(process))})
+    for process in remaining:
         _signal(process, signal.SIGTERM)
-    _, stubborn = psutil.wait_procs(left, timeout=5)
+    _, stubborn = psutil.wait_procs(remaining, timeout=5)
     for process in stubborn:
         _signal(process, signal.SIGKILL)
     psutil.wait_procs(stubborn, timeout=5)
@@ -92,7 +93,7 @@ def _children(process: psutil.Process) -> list[psutil.Process]:
     return found
 
 
-def _marked(process: psutil.Process, home: Path) -> bool:
+def _has_marker(process: psutil.Process, home: Path) -> bool:
     try:
         environment: dict[str, str] = process.environ()
     except (psutil.Error, OSError):
@@ -129,15 +130,15 @@ def _procfile(home: Path, ports: Ports) -> str:
     return "".join(f"{name}: exec {command}\n" for name, command in commands.items())
 
 
-def wait_until(ready: Callable[[], bool], seconds: float, processes: Processes, what: str) -> None:
+def wait_until(ready: Callable[[], bool], seconds: float, processes: StackProcesses, service: str) -> None:
     """Waits until `ready()` is true.
 
     Raises:
-        UnavailableError: it was not in time, or a service ended.
+        UnavailableError: the timeout passed, or a service ended.
     """
     deadline = time.monotonic() + seconds
     while not ready():
         processes.check()
         if time.monotonic() > deadline:
-            raise UnavailableError(f"{what} did not come up within {seconds:.0f} s; see {processes.log}")
+            raise UnavailableError(f"{service} did not start within {seconds:.0f} s. See {processes.log}")
         time.sleep(0.3)

@@ -1,4 +1,4 @@
-"""The stack, from its first process to its last."""
+"""Lifecycle of the stack: starts its services, waits for them, stops them."""
 
 from __future__ import annotations
 
@@ -15,42 +15,46 @@ from rich.console import Console
 from recsys_tasks.errors import UnavailableError
 from recsys_tasks.settings import settings
 from recsys_tasks.stack import summary
-from recsys_tasks.stack.airflow_api import Airflow
+from recsys_tasks.stack.airflow_api import AirflowClient
 from recsys_tasks.stack.environment import Ports, choose_ports, stack_environment
-from recsys_tasks.stack.loop import Walk
-from recsys_tasks.stack.processes import Processes, sweep, wait_until
+from recsys_tasks.stack.loop import LoopRunner
+from recsys_tasks.stack.processes import StackProcesses, stop_stack_processes, wait_until
 from recsys_tasks.warehouse import embedded, engine
 
-_FREE_BYTES = 4 << 30
-_START_SECONDS = 180
+_MIN_FREE_BYTES = 4 << 30
+_START_TIMEOUT_SECONDS = 180
 
 
 @contextmanager
-def running(console: Console, home: Path, dags: Path) -> Iterator[tuple[Walk, Ports]]:
-    """PostgreSQL, MLflow, Airflow and the endpoint in a home, as long as the context; the settings here are theirs.
+def running_stack(console: Console, home: Path, dags: Path) -> Iterator[tuple[LoopRunner, Ports]]:
+    """Runs PostgreSQL, MLflow, Airflow and the endpoint in a home folder for the duration of the context.
+
+    The settings of this process become those of the stack.
 
     Raises:
-        UnavailableError: the disk is too full, or a service does not come up.
+        UnavailableError: the disk is too full, or a service does not start.
     """
     _check_disk(home)
-    sweep(home)
+    stop_stack_processes(home)
     ports = choose_ports()
     server = embedded.start(home)
     environment = stack_environment(home, dags, embedded.socket_folder(server), ports)
     os.environ.update(environment)
     settings.cache_clear()
-    with Processes(home, environment, ports) as processes:
-        airflow = Airflow(ports.url("airflow"))
+    with StackProcesses(home, environment, ports) as processes:
+        airflow = AirflowClient(ports.url("airflow"))
         console.print("[bold]Starting[/] PostgreSQL, MLflow, Airflow and the endpoint")
-        wait_until(airflow.ready, _START_SECONDS, processes, "Airflow")
-        wait_until(lambda: _answers(f"{ports.url('mlflow')}/health"), _START_SECONDS, processes, "MLflow")
-        wait_until(lambda: _answers(f"{ports.url('endpoint')}/healthz"), _START_SECONDS, processes, "The endpoint")
+        wait_until(airflow.is_ready, _START_TIMEOUT_SECONDS, processes, "Airflow")
+        wait_until(lambda: _responds(f"{ports.url('mlflow')}/health"), _START_TIMEOUT_SECONDS, processes, "MLflow")
+        wait_until(
+            lambda: _responds(f"{ports.url('endpoint')}/healthz"), _START_TIMEOUT_SECONDS, processes, "The endpoint"
+        )
         summary.show_addresses(console, ports)
         replay_from = datetime.fromisoformat(environment["RECSYS_SIMULATION_START"])
-        yield Walk(airflow, processes, console, engine(), replay_from), ports
+        yield LoopRunner(airflow, processes, console, engine(), replay_from), ports
 
 
-def _answers(url: str) -> bool:
+def _responds(url: str) -> bool:
     try:
         return httpx.get(url, timeout=5).status_code == 200
     except httpx.HTTPError:
@@ -59,7 +63,7 @@ def _answers(url: str) -> bool:
 
 def _check_disk(home: Path) -> None:
     free = shutil.disk_usage(home).free
-    if free < _FREE_BYTES:
+    if free < _MIN_FREE_BYTES:
         raise UnavailableError(
-            f"{home} has {free >> 20} MiB of free disk; {_FREE_BYTES >> 20} are needed. Free some, or set RECSYS_HOME"
+            f"{home} has {free >> 20} MiB free; the stack needs {_MIN_FREE_BYTES >> 20}. Free some, or set RECSYS_HOME"
         )

@@ -1,4 +1,4 @@
-"""What `make run` ends with: addresses, metrics, recommendations in words, and whether the loop really closed."""
+"""Summary of `make run`: addresses, metrics, example recommendations, and the check that the loop closed."""
 
 from __future__ import annotations
 
@@ -14,60 +14,60 @@ from sqlalchemy import Engine, text
 from recsys_tasks.errors import InvariantError
 from recsys_tasks.promotion.deployment_record import read_state
 from recsys_tasks.stack.environment import Ports
-from recsys_tasks.stack.loop import Walk
+from recsys_tasks.stack.loop import LoopRunner
 from recsys_tasks.steps import monitoring
 
 COLUMNS = ("recall_20", "mrr_20", "ndcg_20", "precision_20", "f1_20")
 
 
-def verify(walk: Walk, ports: Ports) -> str:
-    """Checks that the endpoint serves the promoted version and that its feedback is in the warehouse and a snapshot.
+def verify_loop(runner: LoopRunner, ports: Ports) -> str:
+    """Checks that the endpoint serves the promoted version, and that its feedback is in the warehouse and a snapshot.
 
     Raises:
-        InvariantError: it is not so; says what was found.
+        InvariantError: a check failed; says what was found.
     """
     serving = httpx.get(f"{ports.url('endpoint')}/v1/model", timeout=30).json()
-    served = read_state(walk.warehouse).served
+    served = read_state(runner.warehouse).served
     promoted = served[-1].model_version if served else None
     if serving.get("model_version") != promoted:
         raise InvariantError(f"The endpoint serves {serving.get('model_version')}, but {promoted} was promoted")
-    (feedback,) = _rows(walk.warehouse, "select count(*) from events where source = 'feedback'")[0]
-    (learned,) = _rows(
-        walk.warehouse, "select coalesce(max((manifest ->> 'feedback_events')::bigint), 0) from snapshots"
+    (feedback,) = _rows(runner.warehouse, "select count(*) from events where source = 'feedback'")[0]
+    (trained,) = _rows(
+        runner.warehouse, "select coalesce(max((manifest ->> 'feedback_events')::bigint), 0) from snapshots"
     )[0]
-    if not feedback or not learned:
-        raise InvariantError(f"The warehouse has {feedback} events of feedback, the latest snapshot {learned}")
-    walk.console.print(
-        f"\nThe endpoint serves version [bold]{promoted}[/]; {feedback} events of its feedback are in the warehouse,"
-        f" {learned} user actions of them in a snapshot."
+    if not feedback or not trained:
+        raise InvariantError(f"The warehouse has {feedback} feedback events, the snapshots have {trained}")
+    runner.console.print(
+        f"\nThe endpoint serves version [bold]{promoted}[/]; {feedback} of its feedback events are in the warehouse,"
+        f" {trained} of its user actions are in a snapshot."
     )
     return str(promoted)
 
 
 def show_metrics(console: Console, mlflow_url: str, version: str) -> None:
-    """The table of the champion against the baselines on held-out sessions."""
+    """Prints the metrics of a version and the baselines on held-out sessions."""
     from recsys_tasks.registry import runs, versions
 
-    rows = runs.evaluation_of(versions.version_by_number(version).run_id)
+    rows = runs.load_evaluation(versions.version_by_number(version).run_id)
     table = Table(title=f"Held-out sessions: version {version} against the baselines ({mlflow_url})")
     table.add_column("model")
     for column in COLUMNS:
         table.add_column(column, justify="right")
     for name, metrics in rows.items():
-        label = {"test": f"version {version}", "champion": "the champion before"}.get(name, name)
+        label = {"model": f"version {version}", "champion": "previous champion"}.get(name, name)
         table.add_row(label, *(f"{metrics[column]:.4f}" for column in COLUMNS))
     console.print(table)
 
 
-def show_recommendations(walk: Walk, ports: Ports) -> None:
-    """What the endpoint recommends to one real household, beside what it bought last, in product names."""
+def show_recommendations(runner: LoopRunner, ports: Ports) -> None:
+    """Prints the endpoint's recommendations for one household beside its last purchases, by product name."""
     household = _rows(
-        walk.warehouse,
+        runner.warehouse,
         "select user_id from events where event_type = 'purchase' group by user_id"
         " having count(*) >= 20 order by max(event_time) desc, user_id limit 1",
     )[0][0]
     last = _rows(
-        walk.warehouse,
+        runner.warehouse,
         "select coalesce(items.title, items.item_id), max(events.event_time) as at from events"
         " inner join items on events.item_id = items.item_id where events.user_id = :user"
         " and events.event_type = 'purchase' group by items.item_id, items.title order by at desc, 1 limit 5",
@@ -77,39 +77,39 @@ def show_recommendations(walk: Walk, ports: Ports) -> None:
     body = {"user_id": household, "k": 10, "time": at.isoformat(), "record": False}
     url = f"{ports.url('endpoint')}/v1/recommendations"
     answer = httpx.post(url, json=body, timeout=30).json()
-    table = Table(title=f"Household {household}, who bought last: {', '.join(row[0] for row in last)}")
+    table = Table(title=f"Household {household}, last purchases: {', '.join(row[0] for row in last)}")
     table.add_column("recommended next")
     table.add_column("score", justify="right")
     table.add_column("source")
     for item in answer["items"]:
         table.add_row(item["title"], f"{item['score']:.4f}", item["source"])
-    walk.console.print(table)
-    walk.console.print(f"curl -s {url} -d '{json.dumps(body)}'", soft_wrap=True, highlight=False)
+    runner.console.print(table)
+    runner.console.print(f"curl -s {url} -d '{json.dumps(body)}'", soft_wrap=True, highlight=False)
 
 
-def show_report(walk: Walk) -> None:
-    """The report on all that was shown: what matters of it, and where it is."""
+def show_report(runner: LoopRunner) -> None:
+    """Prints the monitoring report's headlines and its path."""
     written = monitoring.report()
     if written is None:
-        raise InvariantError("Nothing that was shown has come back to the warehouse, so there is nothing to report")
-    walk.console.print("\n[bold]What came of what was shown[/]")
+        raise InvariantError("There are no attributed outcomes to report. Run the verbs feedback and monitor")
+    runner.console.print("\n[bold]Online results[/]")
     for headline in written.report.headlines:
-        walk.console.print(f"  {headline}", highlight=False)
-    walk.console.print(f"  The whole report: file://{written.path}", soft_wrap=True, highlight=False)
+        runner.console.print(f"  {headline}", highlight=False)
+    runner.console.print(f"  Full report: file://{written.path}", soft_wrap=True, highlight=False)
 
 
-def show_stages(walk: Walk, total: float) -> None:
-    """How long each stage took."""
-    table = Table(title="Time")
+def show_stages(runner: LoopRunner, total: float) -> None:
+    """Prints the duration of each stage."""
+    table = Table(title="Duration")
     table.add_column("stage")
     table.add_column("seconds", justify="right")
-    for stage, seconds in [*walk.stages, ("all of it", total)]:
+    for stage, seconds in [*runner.stages, ("total", total)]:
         table.add_row(stage, f"{seconds:.0f}")
-    walk.console.print(table)
+    runner.console.print(table)
 
 
 def show_addresses(console: Console, ports: Ports) -> None:
-    """Where to look."""
+    """Prints the URLs of the services."""
     for name in ("airflow", "mlflow", "data_docs", "endpoint"):
         console.print(f"  {name:>10}  {ports.url(name)}", highlight=False)
 

@@ -14,15 +14,15 @@ from recsys_tasks.settings import settings
 from recsys_tasks.warehouse import engine
 
 
-def build_features(cutoff: datetime | None = None, known: int | None = None) -> Snapshot:
-    """Builds the snapshot as of `cutoff`, or of everything there is, by what was `known` then, or all that is now."""
+def build_features(cutoff: datetime | None = None, as_of_change: int | None = None) -> Snapshot:
+    """Builds the snapshot as of a cut-off (default: now) and a change of the warehouse (default: the latest)."""
     chosen = settings()
     parameters = SnapshotParameters(
         chosen.validation_share, chosen.test_share, chosen.min_item_events, chosen.max_held_out_sessions
     )
-    return build_snapshot(engine(), chosen.snapshots, parameters, cutoff, known)
+    return build_snapshot(engine(), chosen.snapshots, parameters, cutoff, as_of_change)
 
 
 def snapshot(snapshot_id: str | None = None) -> Snapshot:
-    """The snapshot of that id, or the latest."""
+    """Returns the snapshot of that id, by default the latest."""
     return find_snapshot(engine(), settings().snapshots, snapshot_id)

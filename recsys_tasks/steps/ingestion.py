@@ -1,4 +1,4 @@
-"""Sources, and the endpoints' journals, into the warehouse; and out of it what must go."""
+"""Ingestion of sources and of the endpoints' event logs into the warehouse, replay of quarantine, and retraction."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recsys_tasks.errors import InputError
-from recsys_tasks.feedback import Portion, advance, fetch
+from recsys_tasks.feedback import EventLogChunk, advance_cursors, fetch_chunks
 from recsys_tasks.ingestion import landing_folder, removal, replay
 from recsys_tasks.ingestion.batch import SourceBatch
-from recsys_tasks.ingestion.landing import land
-from recsys_tasks.ingestion.load import LoadReport, load
+from recsys_tasks.ingestion.landing import land_batches
+from recsys_tasks.ingestion.load import LoadReport, load_batch
 from recsys_tasks.ingestion.sources import read_source
 from recsys_tasks.interval import Interval
 from recsys_tasks.names import FEEDBACK_SOURCE
@@ -23,22 +23,26 @@ if TYPE_CHECKING:
 
 
 def land_source(source: str, paths: Sequence[str] = (), interval: Interval | None = None) -> list[str]:
-    """Lands what a source has; ids of the batches."""
-    return land(engine(), read_source(source, [Path(path) for path in paths], interval))
+    """Lands the batches of a source; returns their ids."""
+    return land_batches(engine(), read_source(source, [Path(path) for path in paths], interval))
 
 
 def validate_batches(batch_ids: Sequence[str], max_bad_share: float | None = None) -> list[ValidationReport]:
-    """Validates landed batches; raises `BatchRejected` at the first that is bad as a whole."""
-    from recsys_tasks.validation import validate  # takes seconds to import, which landing and loading can save
+    """Validates landed batches.
+
+    Raises:
+        BatchRejected: at the first batch that fails as a whole.
+    """
+    from recsys_tasks.validation import validate_batch  # slow import (seconds); landing and loading do without it
 
     share = settings().max_bad_share if max_bad_share is None else max_bad_share
     return [
-        validate(
+        validate_batch(
             engine(),
             batch_id,
             settings().validation_home,
             max_bad_share=share,
-            kept_from=settings().earliest_event_time,
+            retention_start=settings().earliest_event_time,
             suites=settings().expectation_suites,
             data_docs_url=settings().data_docs_url,
         )
@@ -48,37 +52,37 @@ def validate_batches(batch_ids: Sequence[str], max_bad_share: float | None = Non
 
 def load_batches(batch_ids: Sequence[str]) -> list[LoadReport]:
     """Loads validated batches."""
-    return [load(engine(), batch_id) for batch_id in batch_ids]
+    return [load_batch(engine(), batch_id) for batch_id in batch_ids]
 
 
 def ingest(batches: Iterable[SourceBatch], max_bad_share: float | None = None) -> list[LoadReport]:
-    """Lands all the batches, then validates and loads them one after the other."""
+    """Lands all batches, then validates and loads them one by one."""
     reports = []
-    for batch_id in land(engine(), batches):
+    for batch_id in land_batches(engine(), batches):
         validate_batches([batch_id], max_bad_share)
         reports += load_batches([batch_id])
     return reports
 
 
-def dropped_files() -> list[landing_folder.DroppedFile]:
-    """The files in the landing folder that were not landed yet."""
-    return landing_folder.new_files(engine(), settings().landing_folder)
+def find_landing_files() -> list[landing_folder.LandingFile]:
+    """Returns the files in the landing folder that are not landed yet."""
+    return landing_folder.find_new_files(engine(), settings().landing_folder)
 
 
-def ingest_dropped(dropped: landing_folder.DroppedFile) -> list[LoadReport]:
-    """Ingests one file of the landing folder and remembers it."""
-    reports = ingest(read_source(dropped.source, [Path(dropped.path)]))
-    landing_folder.note_landed(engine(), dropped, [report.batch_id for report in reports])
+def ingest_landing_file(file: landing_folder.LandingFile) -> list[LoadReport]:
+    """Ingests one file of the landing folder and records it as landed."""
+    reports = ingest(read_source(file.source, [Path(file.path)]))
+    landing_folder.record_landed_file(engine(), file, [report.batch_id for report in reports])
     return reports
 
 
 def ingest_landing() -> tuple[list[LoadReport], list[str]]:
-    """Ingests every new file of the landing folder: what came of them, and what was wrong with those that failed."""
+    """Ingests every new file of the landing folder; returns the load reports and the errors of failed files."""
     reports: list[LoadReport] = []
     problems = []
-    for dropped in dropped_files():
+    for file in find_landing_files():
         try:
-            reports += ingest_dropped(dropped)
+            reports += ingest_landing_file(file)
         except InputError as error:
             problems.append(str(error))
     return reports, problems
@@ -87,34 +91,36 @@ def ingest_landing() -> tuple[list[LoadReport], list[str]]:
 def replay_quarantine(
     source: str | None = None, batch_id: str | None = None, rule: str | None = None
 ) -> list[LoadReport]:
-    """Takes rows in quarantine through validation once more; what is still bad is in quarantine again."""
+    """Validates and loads quarantined rows again; rows that are still bad return to quarantine."""
     reports = []
-    for found in replay.quarantined_rows(engine(), source=source, batch_id=batch_id, rule=rule):
-        reports += ingest([found.batch], max_bad_share=1.0)
-        replay.resolve(engine(), found)
+    for replayed in replay.build_replay_batches(engine(), source=source, batch_id=batch_id, rule=rule):
+        reports += ingest([replayed.batch], max_bad_share=1.0)
+        replay.mark_resolved(engine(), replayed)
     return reports
 
 
 def retract_batch(batch_id: str, reason: str) -> removal.RemovalReport:
-    """Removes what a batch brought."""
+    """Removes the rows of a batch."""
     return removal.retract(engine(), batch_id, reason)
 
 
-def fetch_feedback() -> list[Portion]:
-    """Fetches what is new in the endpoints' journals."""
-    return fetch(engine(), settings().endpoint_urls, settings().require_admin_token(), settings().home / "feedback")
+def fetch_feedback() -> list[EventLogChunk]:
+    """Fetches the new parts of the endpoints' event logs."""
+    return fetch_chunks(
+        engine(), settings().endpoint_urls, settings().require_admin_token(), settings().home / "feedback"
+    )
 
 
-def load_feedback(portions: Sequence[Portion]) -> list[LoadReport]:
-    """Lands, validates and loads fetched portions, then moves the cursors behind them and removes their files.
+def load_feedback(portions: Sequence[EventLogChunk]) -> list[LoadReport]:
+    """Lands, validates and loads fetched parts of event logs, then advances the cursors and removes the files.
 
-    Bad rows are quarantined however many they are: one caller's mistakes must not stop everybody's feedback.
+    No share of bad rows rejects a batch, they are quarantined: one bad caller must not stop all feedback.
     """
     if not portions:
         return []
     paths = [Path(portion.path) for portion in portions]
     reports = ingest(read_source(FEEDBACK_SOURCE, paths), max_bad_share=1.0)
-    advance(engine(), portions)
+    advance_cursors(engine(), portions)
     for path in paths:
         path.unlink(missing_ok=True)
     return reports

@@ -1,4 +1,4 @@
-"""Retention and statistics."""
+"""Maintenance of the warehouse: retention and planner statistics."""
 
 from __future__ import annotations
 
@@ -6,33 +6,35 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 
 from recsys_tasks.features.retention import drop_snapshots
-from recsys_tasks.ingestion.retention import Dropped, drop_old, refresh_statistics
+from recsys_tasks.ingestion.retention import RetentionReport, drop_expired, refresh_statistics
 from recsys_tasks.settings import settings
 from recsys_tasks.warehouse import engine
 
 
 @dataclass(frozen=True)
-class Maintained(Dropped):
-    """What went, or would go: of the warehouse, and how many snapshots."""
+class MaintenanceReport(RetentionReport):
+    """Dropped parts of the warehouse and number of dropped snapshots; in a dry run, what would be dropped."""
 
     snapshots: int
 
 
-def maintain(*, dry_run: bool = False) -> Maintained:
-    """Drops what the settings `keep_…` no longer keep and refreshes the statistics that queries are planned by."""
-    chosen = settings()
-    dropped = drop_old(
+def maintain(*, dry_run: bool = False) -> MaintenanceReport:
+    """Drops data past its retention (settings `…_retention_…`), and refreshes the planner statistics."""
+    configured = settings()
+    dropped = drop_expired(
         engine(),
-        chosen.earliest_event_time,
-        timedelta(days=chosen.quarantine_retention_days),
-        timedelta(hours=chosen.shared_state_retention_hours),
+        configured.earliest_event_time,
+        timedelta(days=configured.quarantine_retention_days),
+        timedelta(hours=configured.shared_state_retention_hours),
         dry_run=dry_run,
     )
-    keep = timedelta(days=chosen.snapshot_retention_days)
-    snapshots = drop_snapshots(engine(), chosen.snapshots, keep, dry_run=dry_run)
+    keep = timedelta(days=configured.snapshot_retention_days)
+    snapshots = drop_snapshots(engine(), configured.snapshots, keep, dry_run=dry_run)
     if not dry_run:
-        from recsys_tasks.validation.expectations import forget_results  # takes seconds to import
+        from recsys_tasks.validation.expectations import delete_old_results  # slow import (seconds)
 
-        forget_results(chosen.validation_home, datetime.now(UTC) - timedelta(days=chosen.quarantine_retention_days))
+        delete_old_results(
+            configured.validation_home, datetime.now(UTC) - timedelta(days=configured.quarantine_retention_days)
+        )
         refresh_statistics(engine())
-    return Maintained(**asdict(dropped), snapshots=snapshots)
+    return MaintenanceReport(**asdict(dropped), snapshots=snapshots)

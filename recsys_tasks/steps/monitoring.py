@@ -14,7 +14,7 @@ from recsys_tasks.monitoring import reactions
 from recsys_tasks.monitoring.alarms import Alarm, write_alarms
 from recsys_tasks.monitoring.mlflow_metrics import log_online_metrics
 from recsys_tasks.monitoring.monitors import Finding, ServedModel, run_monitors
-from recsys_tasks.monitoring.report import Report, make_report
+from recsys_tasks.monitoring.report import MonitoringReport, build_report
 from recsys_tasks.monitoring.rules import read_rules
 from recsys_tasks.promotion import rollback
 from recsys_tasks.promotion.deployment import Deployment
@@ -28,11 +28,11 @@ REPORT = "report.html"
 _ROLLED_BACK_BY = "monitoring"
 
 
-def attribute_outcomes() -> attribution.Counted:
+def attribute_outcomes() -> attribution.AttributionReport:
     """Attributes outcomes to impressions on every day that changed, and logs online metrics to MLflow."""
     chosen = settings()
-    rules = attribution.CountingRules(chosen.attribution_hours, chosen.max_human_requests_per_minute)
-    counted = attribution.count_outcomes(engine(), rules)
+    rules = attribution.AttributionRules(chosen.attribution_hours, chosen.max_human_requests_per_minute)
+    counted = attribution.attribute_days(engine(), rules)
     if counted.requests:
         log_online_metrics(engine())
     return counted
@@ -83,7 +83,7 @@ class WrittenReport(NamedTuple):
     """The report and the path of its file."""
 
     path: Path
-    report: Report
+    report: MonitoringReport
 
 
 def report() -> WrittenReport | None:
@@ -98,7 +98,7 @@ def report() -> WrittenReport | None:
     rules = read_rules(settings().monitor_rules)
     with engine().connect() as connection:
         findings = run_monitors(connection, rules, _served_model(served), experiment())
-        made = make_report(connection, findings, experiment(), _offline_metrics)
+        made = build_report(connection, findings, experiment(), _offline_metrics)
     if made is None:
         return None
     path = settings().home / REPORT
@@ -113,4 +113,4 @@ def _served_model(served: Sequence[DeployedVersion]) -> ServedModel:
 
 
 def _offline_metrics(run_id: str) -> Mapping[str, float]:
-    return runs.evaluation_of(run_id).get("test", {})
+    return runs.load_evaluation(run_id).get("model", {})

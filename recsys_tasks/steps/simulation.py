@@ -1,4 +1,4 @@
-"""Simulated shoppers at the endpoint."""
+"""Simulation of shoppers who use the first endpoint."""
 
 from __future__ import annotations
 
@@ -7,55 +7,58 @@ from datetime import UTC, datetime, time, timedelta
 
 from recsys_tasks.settings import settings
 from recsys_tasks.simulation.scenario import QUIET, read_scenario
-from recsys_tasks.simulation.shopping import Shop, Shopped, shop
+from recsys_tasks.simulation.shopping import ShoppingStats, StorefrontClient, simulate_shopping
 from recsys_tasks.simulation.world import read_world
 from recsys_tasks.warehouse import engine, statement
 
 log = logging.getLogger(__name__)
-SHOPPERS, SESSIONS, LIST = 1_000, 500, 20
+DEFAULT_NUM_SHOPPERS, DEFAULT_SESSIONS_PER_DAY, DEFAULT_LIST_LENGTH = 1_000, 500, 20
 
 
 def simulate(
     scenario: str | None = None,
-    begins: datetime | None = None,
+    start: datetime | None = None,
     days: range = range(1),
-    sessions: int = SESSIONS,
-    shoppers: int = SHOPPERS,
-    k: int = LIST,
+    sessions_per_day: int = DEFAULT_SESSIONS_PER_DAY,
+    num_shoppers: int = DEFAULT_NUM_SHOPPERS,
+    k: int = DEFAULT_LIST_LENGTH,
     seed: int | None = None,
-) -> Shopped:
-    """Lets simulated shoppers shop at the first endpoint of the settings.
+) -> ShoppingStats:
+    """Simulates shoppers who use the first endpoint of the settings; returns counts.
 
     Args:
-        scenario: what happens, by name or file; by default nothing special.
-        begins: the day that is the scenario's day 0; by default the one after the latest event of the warehouse.
-        days: of the scenario, which may go on where an earlier call stopped.
-        sessions: a day; shoppers: in the population; k: the length of lists.
-        seed: of everything that is drawn; by default that of the settings.
+        scenario: name or file of a scenario; by default one without special events.
+        start: day 0 of the scenario; by default the day after the latest event in the warehouse.
+        days: days of the scenario to simulate; may continue an earlier call.
+        sessions_per_day: number of sessions on each day.
+        num_shoppers: size of the population.
+        k: length of lists.
+        seed: random seed; by default that of the settings.
 
     Raises:
-        InputError: there is no such scenario, or the warehouse is empty.
+        InputError: the scenario does not exist or is invalid.
+        NotEnoughData: the warehouse has no events.
         UnavailableError: the endpoint does not answer.
     """
-    chosen = settings()
-    happening = QUIET if scenario is None else read_scenario(scenario)
-    world = read_world(engine(), shoppers, happening, chosen.seed if seed is None else seed)
-    midnight = begins or _next_midnight()
-    key = next(iter(chosen.write_keys), None)
-    counter = Shop(chosen.endpoint_urls[0], k, key.get_secret_value() if key else None)
+    configured = settings()
+    definition = QUIET if scenario is None else read_scenario(scenario)
+    world = read_world(engine(), num_shoppers, definition, configured.seed if seed is None else seed)
+    midnight = start or _next_midnight()
+    key = next(iter(configured.write_keys), None)
+    client = StorefrontClient(configured.endpoint_urls[0], k, key.get_secret_value() if key else None)
     try:
-        return shop(counter, world, midnight, days, sessions, on_day=_tell)
+        return simulate_shopping(client, world, midnight, days, sessions_per_day, on_day=_log_day)
     finally:
-        counter.close()
+        client.close()
 
 
-def _tell(day: int, shopped: Shopped) -> None:
+def _log_day(day: int, stats: ShoppingStats) -> None:
     log.info(
         "Day %d: %d sessions, %d of %d recommended items clicked",
         day,
-        shopped.sessions,
-        shopped.recommended_clicks,
-        shopped.recommended,
+        stats.sessions,
+        stats.recommended_clicks,
+        stats.recommended,
     )
 
 

@@ -1,4 +1,4 @@
-"""The state of the loop, and where a recommendation came from."""
+"""Status of the pipeline, and lineage of a recommendation."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from recsys_tasks.warehouse import engine, statement
 
 
 def status() -> dict[str, Any]:
-    """Counts of events, items, users and quarantine, the last snapshot, the champion, feedback lag, and each source."""
+    """Returns counts of events, items, users and quarantine, last snapshot, champion, feedback lag and sources."""
     with engine().connect() as connection:
         row = connection.execute(statement("status/status")).one()
-        sources = [dict(found._mapping) for found in connection.execute(statement("status/sources"))]
+        sources = [dict(source._mapping) for source in connection.execute(statement("status/sources"))]
     lag = row.feedback_lag_seconds
     return {
         **row._asdict(),
@@ -22,23 +22,23 @@ def status() -> dict[str, Any]:
 
 
 def lineage(request_id: str) -> dict[str, object]:
-    """From a served recommendation back: its items, model version, run, snapshot, batches and their files.
+    """Returns the lineage of a served list: its items, model version, run, snapshot, and batches with their files.
 
     Raises:
-        InputError: the warehouse has no impression of such a request (yet: feedback is collected now and then).
+        InputError: the warehouse has no impression of the request, perhaps because it is not collected yet.
     """
     with engine().connect() as connection:
-        shown = connection.execute(statement("status/lineage"), {"request_id": request_id}).all()
-        if not shown:
+        impressions = connection.execute(statement("status/lineage"), {"request_id": request_id}).all()
+        if not impressions:
             raise InputError(
-                f"No impression of request {request_id!r} is in the warehouse; was its feedback collected?"
+                f"The warehouse has no impression of request {request_id!r}; collect feedback, or check the id"
             )
-        first = shown[0]
+        first = impressions[0]
         batches = connection.execute(statement("status/snapshot_batches"), {"snapshot_id": first.snapshot_id}).all()
     return {
         "request_id": request_id,
         "shown_at": first.shown_at,
-        "items": [row.item_id for row in shown],
+        "items": [row.item_id for row in impressions],
         "model_version": first.model_version,
         "run_id": first.run_id,
         "snapshot_id": first.snapshot_id,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from recsys_tasks.evaluation.gate import Table
+from recsys_tasks.evaluation.gate import MetricsTable
 from recsys_tasks.features.snapshot import find_snapshot
 from recsys_tasks.registry import runs
 from recsys_tasks.settings import settings
@@ -31,7 +31,7 @@ def reproduce(run_id: str) -> tuple[str, dict[str, tuple[float, float]]]:
     return reproduce_run(run_id, settings().snapshots, settings().home / "checkpoints")
 
 
-def evaluate_run(run_id: str) -> Table:
+def evaluate_run(run_id: str) -> MetricsTable:
     """Evaluates a run on the test part of its snapshot and logs the result; returns the metrics by model."""
     return evaluation.evaluate_run(run_id, settings().snapshots)
 

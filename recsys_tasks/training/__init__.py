@@ -1,1 +1,1 @@
-"""Training runs: recipe, fit, evaluation and registration of one snapshot in MLflow. The tensors are in `model`."""
+"""Training runs: recipe, fit, evaluation and registration of one snapshot in MLflow. The network is in `model`."""

@@ -1,4 +1,4 @@
-"""One recipe for all data: sizes and schedule that follow from what the data is like, never from its name."""
+"""Training recipe for all data sets: network sizes and schedule, derived from the data and the time budget."""
 
 from __future__ import annotations
 
@@ -15,91 +15,100 @@ from recsys_tasks.model.training_loop import TrainingConfig, TrainingData
 from recsys_tasks.model.windows import events_until
 from recsys_tasks.names import FIRST_ITEM
 
-_BATCHES_AN_EPOCH = 200
-# What two cores manage with the large network, roughly, and how many passes make it worth its while.
-_EVENTS_A_SECOND, _EVENTS_A_SECOND_WITH_HISTORY = 20_000, 8_000
-_ENOUGH_PASSES = 10
-_FULL_SOFTMAX_ITEMS = 10_000
-_NEIGHBOURS = 6
-_SIZES = ("history", "width", "heads", "encoder_layers", "decoder_layers", "expansion", "places", "age_rank")
+_BATCHES_PER_EPOCH = 200
+# Approximate throughput of the large network on two cores, and the passes over the data that justify its size.
+_EVENTS_PER_SECOND, _EVENTS_PER_SECOND_WITH_HISTORY = 20_000, 8_000
+_MIN_PASSES = 10
+_MAX_FULL_SOFTMAX_ITEMS = 10_000
+_NUM_NEIGHBORS = 6
+_SIZES = (
+    "history",
+    "embedding_dim",
+    "num_heads",
+    "num_encoder_layers",
+    "num_decoder_layers",
+    "ffn_multiplier",
+    "max_positions",
+    "age_rank",
+)
 
 
 def network_config(data: TrainingData, vocabulary: Vocabulary, history: bool, seconds: float) -> NetworkConfig:
-    """Sizes for events, a vocabulary and a time: a smaller network where the time allows few passes."""
-    passes = _passes(data, history, seconds)
-    large = passes >= _ENOUGH_PASSES
+    """Network for events, a vocabulary and a time budget; smaller where the budget allows few passes."""
+    passes = _expected_passes(data, history, seconds)
+    is_large = passes >= _MIN_PASSES
     return NetworkConfig(
-        items=len(vocabulary),
-        content_tokens=len(vocabulary.content_names) if len(vocabulary.content_names) > 1 else 0,
+        num_items=len(vocabulary),
+        num_content_tokens=len(vocabulary.token_names) if len(vocabulary.token_names) > 1 else 0,
         history=history,
         sessions_repeat=sessions_repeat(data),
         query_words=data.timeline.queries.shape[1],
-        width=128 if large else 64,
-        heads=4 if large else 2,
-        decoder_layers=2 if large else 1,
-        dropout=dropout(len(training_events(data))) * min(1.0, passes / _ENOUGH_PASSES),
-        places=MAX_TOKENS,
-        neighbours=0 if history else _NEIGHBOURS,
+        embedding_dim=128 if is_large else 64,
+        num_heads=4 if is_large else 2,
+        num_decoder_layers=2 if is_large else 1,
+        dropout=dropout_rate(len(training_events(data))) * min(1.0, passes / _MIN_PASSES),
+        max_positions=MAX_TOKENS,
+        num_neighbors=0 if history else _NUM_NEIGHBORS,
     )
 
 
 def training_config(
     data: TrainingData, vocabulary: Vocabulary, history: bool, seconds: float, seed: int
 ) -> TrainingConfig:
-    """A schedule for events, a vocabulary and a time: a shorter decay where the time allows few passes."""
+    """Hyperparameters for events, a vocabulary and a time budget; a shorter decay where it allows few passes."""
     events = len(training_events(data))
-    sampled = len(vocabulary) > _FULL_SOFTMAX_ITEMS
+    is_sampled = len(vocabulary) > _MAX_FULL_SOFTMAX_ITEMS
     return TrainingConfig(
         epochs=1_000,
         seconds=seconds,
         patience=4,
-        judge_after=500_000,
-        decay=0.35 if _passes(data, history, seconds) >= _ENOUGH_PASSES else 0.2,
-        window=MAX_TOKENS,
-        batch_tokens=int(np.clip(events // _BATCHES_AN_EPOCH, 128, 4096 if sampled else 2048)),
-        negatives=2048 if sampled else 0,
-        rate=2e-3,
+        validation_interval_events=500_000,
+        decay_fraction=0.35 if _expected_passes(data, history, seconds) >= _MIN_PASSES else 0.2,
+        window_size=MAX_TOKENS,
+        batch_tokens=int(np.clip(events // _BATCHES_PER_EPOCH, 128, 4096 if is_sampled else 2048)),
+        num_negatives=2048 if is_sampled else 0,
+        learning_rate=2e-3,
         seed=seed,
     )
 
 
-def _passes(data: TrainingData, history: bool, seconds: float) -> float:
-    """How often a time is enough to go through the training events, roughly."""
-    a_second = _EVENTS_A_SECOND_WITH_HISTORY if history else _EVENTS_A_SECOND
-    return seconds * a_second / max(len(training_events(data)), 1)
+def _expected_passes(data: TrainingData, history: bool, seconds: float) -> float:
+    """Approximate number of passes over the training events that fit the time budget."""
+    events_per_second = _EVENTS_PER_SECOND_WITH_HISTORY if history else _EVENTS_PER_SECOND
+    return seconds * events_per_second / max(len(training_events(data)), 1)
 
 
-def neighbours(data: TrainingData, config: NetworkConfig) -> np.ndarray:
-    """Neighbours of each item [V, config.neighbours], by the sessions that are trained on until the decay."""
-    return nearest_items(*session_events(data), len(data.counts), config.neighbours)
+def neighbors(data: TrainingData, config: NetworkConfig) -> np.ndarray:
+    """Neighbors of each item [V, config.num_neighbors], by co-occurrence in the training sessions before the decay."""
+    return nearest_items(*session_events(data), len(data.counts), config.num_neighbors)
 
 
-def in_the_sizes_of(trained: NetworkConfig, config: NetworkConfig) -> NetworkConfig:
-    """A configuration for new data in the sizes of a trained network, whose weights it is to take over."""
-    kept = {name: getattr(trained, name) for name in _SIZES}
-    return replace(config, **kept)
+def with_trained_sizes(trained: NetworkConfig, config: NetworkConfig) -> NetworkConfig:
+    """`config` with the sizes of a trained network, so that its weights can be copied."""
+    sizes = {name: getattr(trained, name) for name in _SIZES}
+    return replace(config, **sizes)
 
 
 def sessions_repeat(data: TrainingData) -> bool:
-    """Whether the training sessions want an item twice more often than once in a hundred events."""
+    """Whether more than 1% of the training targets repeat an item of their session."""
     index = training_events(data)
     index = index[(data.timeline.item[index] >= FIRST_ITEM) & (data.timeline.weight[index] > 0)]
     pairs = data.timeline.session[index] * len(data.counts) + data.timeline.item[index]
     return len(np.unique(pairs)) < 0.99 * len(pairs)
 
 
-def dropout(events: int) -> float:
-    """The fewer events, the more passes over them, and the more a network would learn by heart."""
+def dropout_rate(events: int) -> float:
+    """Dropout for a number of training events: fewer events need more regularization."""
     return float(np.clip(0.5 - 0.12 * math.log(max(events, 1) / 170_000), 0.05, 0.5))
 
 
 def training_events(data: TrainingData) -> np.ndarray:
-    """Indices of the events that are trained on until the decay."""
+    """Indices of the training events before the decay."""
     return events_until(data.timeline.user_start[:-1], data.stops, len(data.timeline))
 
 
 def session_events(data: TrainingData) -> tuple[np.ndarray, np.ndarray]:
-    """Sessions, numbered in the order of time, and items of the training events [N], repetitions included."""
+    """Session number, in order of time, and item of each training event [N], repetitions included."""
     timeline, events = data.timeline, training_events(data)
     order = np.argsort(timeline.session_first_seconds, kind="stable")
     number = np.empty(len(order), np.int64)

@@ -1,4 +1,4 @@
-"""One training as an MLflow run: from scratch or from the champion's weights, and reproduced from what was logged."""
+"""Training as an MLflow run: from scratch, from the champion's weights, or as a reproduction of an earlier run."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from recsys_tasks.errors import InputError, OtherModelFormat
-from recsys_tasks.evaluation.gate import PRIMARY
+from recsys_tasks.errors import IncompatibleModelFormat, InputError
+from recsys_tasks.evaluation.gate import PRIMARY_METRIC
 from recsys_tasks.evaluation.metrics import ranking_metrics
-from recsys_tasks.evaluation.protocol import VALIDATION, model_ranks, questions
+from recsys_tasks.evaluation.protocol import VALIDATION, model_ranks, select_prediction_tasks
 from recsys_tasks.features.snapshot import Snapshot, open_snapshot
 from recsys_tasks.model.export import export_graphs, verify_graphs
 from recsys_tasks.model.files import TrainedModel, save_model, warm_start
 from recsys_tasks.model.network import Recommender
 from recsys_tasks.model.tensors import NetworkConfig
-from recsys_tasks.model.training_loop import Plan, TrainingConfig, TrainingReport, build_network, train
-from recsys_tasks.model.windows import news
+from recsys_tasks.model.training_loop import TrainingConfig, TrainingPlan, TrainingReport, build_network, train
+from recsys_tasks.model.windows import replay_weights
 from recsys_tasks.names import CHAMPION
 from recsys_tasks.registry import runs, versions
 from recsys_tasks.training import recipe
@@ -37,15 +37,15 @@ _NO_TAGS: Mapping[str, str] = {}
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """What a deployment decides about a training; the rest follows from the data (`training.recipe`).
+    """Settings of a training that depend on the deployment; the rest follows from the data (`training.recipe`).
 
     Attributes:
         seconds: time budget of a training from scratch.
         warm_start_seconds: time budget of a training that starts from the champion's weights.
-        max_epochs: passes over the training events, at most.
+        max_epochs: maximum number of passes over the training events.
         threads: CPU threads; 0 leaves the choice to PyTorch.
-        seed: of every random number.
-        checkpoints: folder of the checkpoints that an interrupted training resumes from.
+        seed: of all randomness.
+        checkpoints: folder of checkpoints, from which an interrupted training resumes.
     """
 
     seconds: float
@@ -57,16 +57,16 @@ class TrainingOptions:
 
 
 def train_run(snapshot: Snapshot, snapshots: Path, options: TrainingOptions, from_scratch: bool = False) -> str:
-    """Trains on a snapshot as an MLflow run of its own: from the champion's weights where there is a usable champion.
+    """Trains on a snapshot as a new MLflow run; starts from the champion's weights if there is a usable champion.
 
     Args:
-        snapshot: what to learn from.
-        snapshots: folder of snapshots, where the champion's own is looked up.
+        snapshot: training data.
+        snapshots: folder of snapshots, which contains the champion's.
         options: time budgets, seed and threads.
         from_scratch: whether to ignore the champion.
 
     Returns:
-        The id of the run.
+        The run id.
     """
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -74,58 +74,61 @@ def train_run(snapshot: Snapshot, snapshots: Path, options: TrainingOptions, fro
     config = recipe.network_config(task.data, task.vocabulary, history=True, seconds=options.seconds)
     schedule = recipe.training_config(task.data, task.vocabulary, True, options.seconds, options.seed)
     schedule = replace(schedule, epochs=options.max_epochs)
-    found = None if from_scratch else _load_champion()
-    if found is None:
+    loaded = None if from_scratch else _load_champion()
+    if loaded is None:
         return _fit(task, _new_network(config, task, options.seed), schedule, SCRATCH, options.checkpoints)
-    champion, model = found
-    network = _new_network(recipe.in_the_sizes_of(model.network.config, config), task, options.seed)
+    champion, model = loaded
+    network = _new_network(recipe.with_trained_sizes(model.network.config, config), task, options.seed)
     task = _warm_start(task, network, champion, model, snapshots)
     schedule = replace(schedule, epochs=1, seconds=options.warm_start_seconds)
     return _fit(task, network, schedule, champion.number, options.checkpoints)
 
 
 def reproduce_run(run_id: str, snapshots: Path, checkpoints: Path) -> tuple[str, dict[str, tuple[float, float]]]:
-    """Does a run's training again: the same snapshot, seeds, threads, start and schedule.
+    """Retrains a run from its snapshot, seed, threads, initial weights and schedule.
 
     Returns:
-        The new run's id, and for each metric of the evaluation what it was then and what it is now.
+        The new run id, and for each evaluation metric the original and the new value.
 
     Raises:
-        InputError: the run, its snapshot or the version it started from is gone.
+        InputError: the run, its snapshot or the version it started from no longer exists.
+        OtherModelFormat: the run was trained by another version of this package.
     """
-    then = runs.training_of(run_id)
-    torch.set_num_threads(then["threads"])
-    task = read_task(open_snapshot(snapshots, runs.snapshot_of(run_id)))
-    schedule = TrainingConfig(**then["schedule"], plan=Plan(**then["plan"]))
-    network = _new_network(load_run_model(run_id).network.config, task, schedule.seed)
-    if then["started_from"] != SCRATCH:
-        started_from = versions.version_by_number(then["started_from"])
+    original = runs.load_training_record(run_id)
+    torch.set_num_threads(original["threads"])
+    task = read_task(open_snapshot(snapshots, runs.load_snapshot_id(run_id)))
+    config = load_run_model(run_id).network.config  # before the schedule: checks the format of the run
+    schedule = TrainingConfig(**original["schedule"], plan=TrainingPlan(**original["plan"]))
+    network = _new_network(config, task, schedule.seed)
+    if original["started_from"] != SCRATCH:
+        started_from = versions.version_by_number(original["started_from"])
         task = _warm_start(task, network, started_from, load_run_model(started_from.run_id), snapshots)
-    again = _fit(task, network, schedule, then["started_from"], checkpoints, {"reproduces": run_id})
-    before, now = runs.evaluation_of(run_id)["test"], evaluate_run(again, snapshots)["test"]
-    return again, {metric: (before[metric], now[metric]) for metric in before}
+    new_run_id = _fit(task, network, schedule, original["started_from"], checkpoints, {"reproduces": run_id})
+    before, after = runs.load_evaluation(run_id)["model"], evaluate_run(new_run_id, snapshots)["model"]
+    return new_run_id, {metric: (before[metric], after[metric]) for metric in before}
 
 
 def _warm_start(
     task: TrainingTask, network: Recommender, version: versions.Version, model: TrainedModel, snapshots: Path
 ) -> TrainingTask:
-    """Gives a network the weights of a version's model; the task, of which mostly what that does not know is read."""
+    """Copies a version's weights into a network; returns the task with replay weights for events it was trained on."""
     known = warm_start(network, task.vocabulary, model)
-    log.info("Going on from version %s, which knows %d of %d items", version.number, known, len(task.vocabulary))
+    log.info("Warm start from version %s: %d of %d items are known to it", version.number, known, len(task.vocabulary))
     try:
-        until = open_snapshot(
-            snapshots, version.snapshot_id
-        ).test_start.timestamp()  # of its test part nothing was learned
+        # The version was not trained on the test part of its snapshot.
+        until = open_snapshot(snapshots, version.snapshot_id).test_start.timestamp()
     except InputError as error:
-        log.warning("All is read alike, as it is not known what version %s knows: %s", version.number, error)
+        log.warning(
+            "All events get the same weight, as the snapshot of version %s is not available: %s", version.number, error
+        )
         return task
     timeline, stops = task.data.timeline, task.data.stops
-    counts = news(timeline.seconds, until, stops, timeline.user_start[:-1])
-    if counts is None:
+    weights = replay_weights(timeline.seconds, until, stops, timeline.user_start[:-1])
+    if weights is None:
         return task
-    # Windows that end before that are read now and then, and in the others what is new is what is asked for.
-    timeline = replace(timeline, weight=(timeline.weight * counts).astype(np.float32))
-    return task._replace(data=task.data._replace(timeline=timeline, news=counts))
+    # The weights sample the windows by their last event, and weight the targets of the sampled windows.
+    timeline = replace(timeline, weight=(timeline.weight * weights).astype(np.float32))
+    return task._replace(data=task.data._replace(timeline=timeline, replay_weights=weights))
 
 
 def _new_network(config: NetworkConfig, task: TrainingTask, seed: int) -> Recommender:
@@ -141,30 +144,30 @@ def _fit(
     checkpoints: Path,
     tags: Mapping[str, str] = _NO_TAGS,
 ) -> str:
-    """Trains a network as a run of its own, which gets the figures and the model; the run's id."""
+    """Trains a network as a new MLflow run, with its metrics and model; returns the run id."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     parameters = {
         **_without_plan(schedule),
-        **{f"network_{name}": value for name, value in asdict(network.config).items()},
-        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        **asdict(network.config),
+        "num_parameters": sum(parameter.numel() for parameter in network.parameters()),
         "threads": torch.get_num_threads(),
         "device": str(device),
     }
-    asked = questions(task.encoded, VALIDATION, _VALIDATION_QUESTIONS)
+    asked = select_prediction_tasks(task.encoded, VALIDATION, _VALIDATION_QUESTIONS)
 
-    def measure(trained: Recommender) -> float:
-        return ranking_metrics(model_ranks(trained, task.encoded.timeline, asked))[PRIMARY]
+    def validate(trained: Recommender) -> float:
+        return ranking_metrics(model_ranks(trained, task.encoded.timeline, asked))[PRIMARY_METRIC]
 
     with runs.start_run(task.snapshot, parameters, {"started_from": started_from, **tags}) as run_id:
-        found = train(
+        report = train(
             network.to(device),
             task.data,
             schedule,
-            measure,
+            validate,
             lambda epoch, figures: runs.log_epoch(run_id, epoch, figures),
             checkpoints / f"{task.snapshot.snapshot_id}-{started_from}.pt",
         )
-        _log_training(run_id, found, schedule, started_from)
+        _log_training(run_id, report, schedule, started_from)
         with tempfile.TemporaryDirectory() as folder:
             save_model(TrainedModel(network.cpu(), task.vocabulary), Path(folder))
             export_graphs(network, Path(folder))
@@ -174,29 +177,29 @@ def _fit(
 
 
 def _without_plan(schedule: TrainingConfig) -> dict[str, Any]:
-    """What a schedule was set to, not what an earlier training decided by the clock."""
+    """The fields of a configuration without the plan, which results from an earlier training."""
     return {name: value for name, value in asdict(schedule).items() if name != "plan"}
 
 
-def _log_training(run_id: str, found: TrainingReport, schedule: TrainingConfig, started_from: str) -> None:
-    figures = {name: float(getattr(found, name)) for name in ("best_epoch", "steps", "tokens_per_second")}
-    again = {
+def _log_training(run_id: str, report: TrainingReport, schedule: TrainingConfig, started_from: str) -> None:
+    figures = {name: float(getattr(report, name)) for name in ("best_epoch", "steps", "tokens_per_second")}
+    reproduction = {
         "schedule": _without_plan(schedule),
-        "plan": asdict(found.plan),
-        "stopped_by": found.stopped_by,
+        "plan": asdict(report.plan),
+        "stopped_by": report.stopped_by,
         "started_from": started_from,
         "threads": torch.get_num_threads(),
     }
-    runs.log_training(run_id, figures, again)
+    runs.log_training(run_id, figures, reproduction)
 
 
 def _load_champion() -> tuple[versions.Version, TrainedModel] | None:
-    """The champion and its model, if there is one that this version of the package can go on from."""
+    """The champion and its model; None if there is none, or this version of the package cannot read it."""
     champion = versions.version_by_alias(CHAMPION)
     if champion is None:
         return None
     try:
         return champion, load_run_model(champion.run_id)
-    except (OtherModelFormat, InputError) as error:
+    except (IncompatibleModelFormat, InputError) as error:
         log.warning("Training from scratch, not from champion version %s: %s", champion.number, error)
         return None

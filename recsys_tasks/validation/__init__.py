@@ -1,7 +1,6 @@
-"""Between landing and loading: a row that breaks a rule of the SQL is quarantined; Great Expectations judges the batch
-by its profile, and may stop it."""
+"""Validation of landed batches: SQL rules quarantine bad rows, Great Expectations accepts or rejects the batch."""
 
-from recsys_tasks.validation.batch import ValidationReport, validate
-from recsys_tasks.validation.context import data_docs_address
+from recsys_tasks.validation.batch import ValidationReport, validate_batch
+from recsys_tasks.validation.context import resolve_data_docs_url
 
-__all__ = ["ValidationReport", "data_docs_address", "validate"]
+__all__ = ["ValidationReport", "resolve_data_docs_url", "validate_batch"]

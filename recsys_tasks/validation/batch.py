@@ -1,4 +1,4 @@
-"""The gate that a landed batch passes: rules row by row, and whether the batch as a whole is believable."""
+"""Validation of a landed batch: row rules in SQL, then an expectation suite on the batch's profile."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from sqlalchemy.exc import ProgrammingError
 
 from recsys_tasks.errors import BatchRejected, InvariantError
 from recsys_tasks.ingestion.landing_schema import (
-    drop_staged,
-    enter_landing,
+    create_landing_views,
+    drop_staging_tables,
     find_batch,
-    landing_schema,
+    landing_schema_name,
     lock_batch,
-    take_in_hand,
+    use_landing_schema,
 )
-from recsys_tasks.names import KINDS
+from recsys_tasks.names import COLUMNS_BY_KIND
 from recsys_tasks.validation import row_rules
-from recsys_tasks.validation.context import data_docs_address
-from recsys_tasks.validation.expectations import judge
-from recsys_tasks.validation.profile import profile_batch, with_history
-from recsys_tasks.warehouse import answering, statement
+from recsys_tasks.validation.context import resolve_data_docs_url
+from recsys_tasks.validation.expectations import run_suite
+from recsys_tasks.validation.profile import compare_with_history, profile_batch
+from recsys_tasks.warehouse import raises_unavailable, statement
 
 log = logging.getLogger(__name__)
-_NO_SUCH_TABLE = "42P01"
+_UNDEFINED_TABLE = "42P01"
 
 
 @dataclass(frozen=True)
 class ValidationReport:
-    """What validation found in a batch; `rules` counts the rows that broke each rule."""
+    """Result of a validation; `rules` counts the rows that broke each rule."""
 
     batch_id: str
     rows: int
@@ -44,7 +44,7 @@ class ValidationReport:
 
     @property
     def summary(self) -> str:
-        """The report in a line."""
+        """The report as one line."""
         broken = ", ".join(f"{rule} {count:,}" for rule, count in self.rules.items())
         parts = [f"{self.batch_id}: {self.rows:,} rows, {self.quarantined:,} quarantined"]
         parts += [f"broken rules: {broken}"] if broken else []
@@ -55,162 +55,164 @@ class ValidationReport:
 
 @dataclass
 class _Findings:
-    """What is found on the way, kind by kind."""
+    """Findings accumulated over the kinds of a batch."""
 
     rules: dict[str, int] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
 
-@answering
-def validate(
+@raises_unavailable
+def validate_batch(
     engine: Engine,
     batch_id: str,
     home: Path,
     *,
     max_bad_share: float,
-    kept_from: datetime,
+    retention_start: datetime,
     suites: Path | None = None,
     data_docs_url: str | None = None,
 ) -> ValidationReport:
-    """Checks a landed batch, quarantines its bad rows and marks it validated; one that is, or is loaded, stays.
+    """Checks a landed batch, quarantines its bad rows and marks it validated.
+
+    Does nothing if the batch is already validated or loaded.
 
     Args:
         engine: the warehouse.
-        batch_id: a batch that was landed.
+        batch_id: id of a landed batch.
         home: folder of validation results and data docs.
-        max_bad_share: a batch with a larger share of bad rows is rejected whole.
-        kept_from: older events are not taken in.
-        suites: folder of expectation suites that go before those that come with the package.
-        data_docs_url: where the data docs are served, for messages.
+        max_bad_share: batches with a larger share of bad rows are rejected.
+        kept_from: older events are quarantined.
+        suites: folder of custom expectation suites, which override the built-in ones.
+        data_docs_url: URL of the data docs, for messages.
 
     Raises:
-        BatchRejected: the suite of its source stops it; nothing of the batch will be loaded.
-        InvariantError: there is no such batch.
-        UnavailableError: the warehouse went away; nothing was decided.
+        BatchRejected: an expectation of severity `critical` failed. Nothing of the batch is loaded.
+        InvariantError: the batch does not exist.
+        UnavailableError: the warehouse is unreachable. The batch is unchanged.
     """
-    docs = data_docs_address(home, data_docs_url)
+    docs = resolve_data_docs_url(home, data_docs_url)
     with engine.begin() as connection:
         lock_batch(connection, batch_id)
         batch = find_batch(connection, batch_id)
         if batch is None:
-            raise InvariantError(f"There is no batch {batch_id}; land it first")
+            raise InvariantError(f"Batch {batch_id} does not exist; land it first")
         if batch.status in ("loaded", "validated"):
-            return _report(batch, batch.quarantined_rows, {}, batch.warnings, docs)
-        found = _check(connection, batch, home, max_bad_share, kept_from, suites)
+            return _build_report(batch, batch.quarantined_rows, {}, batch.warnings, docs)
+        findings = _check_rows(connection, batch, home, max_bad_share, retention_start, suites)
         quarantined = _count_quarantined(connection, batch_id)
         message = None
-        if found.problems:
+        if findings.problems:
             message = (
-                f"Batch {batch_id} ({batch.origin}) was rejected: {'; '.join(found.problems)}."
+                f"Batch {batch_id} ({batch.origin}) was rejected: {'; '.join(findings.problems)}."
                 f" Nothing of it was loaded. Details: {docs}"
             )
-        _finish(connection, batch_id, quarantined, found.warnings, message)
-    for warning in found.warnings:
+        _record_result(connection, batch_id, quarantined, findings.warnings, message)
+    for warning in findings.warnings:
         log.warning("Batch %s: %s", batch_id, warning)
     if message:
         raise BatchRejected(message)
     log.info(
-        "Validated batch %s: %d rows, %d quarantined %s", batch_id, batch.read_rows, quarantined, found.rules or ""
+        "Validated batch %s: %d rows, %d quarantined %s", batch_id, batch.read_rows, quarantined, findings.rules or ""
     )
-    return _report(batch, quarantined, found.rules, found.warnings, docs)
+    return _build_report(batch, quarantined, findings.rules, findings.warnings, docs)
 
 
-def _check(
+def _check_rows(
     connection: Connection,
     batch: Row[tuple[object, ...]],
     home: Path,
     max_bad_share: float,
-    kept_from: datetime,
+    retention_start: datetime,
     suites: Path | None,
 ) -> _Findings:
-    enter_landing(connection, batch.number)
+    use_landing_schema(connection, batch.number)
     if not connection.scalar(text("select to_regclass('landed_events') is not null")):
-        raise BatchRejected(f"Batch {batch.batch_id} is {batch.status} and its landed rows are gone: ingest it again")
-    drop_staged(connection)
+        raise BatchRejected(
+            f"Batch {batch.batch_id} is {batch.status} but its landing schema was dropped; ingest it again"
+        )
+    drop_staging_tables(connection)
     connection.execute(text("delete from quarantine where batch_id = :id and kind <> 'lines'"), {"id": batch.batch_id})
     connection.execute(text("delete from batch_profiles where batch_id = :id"), {"id": batch.batch_id})
-    _note_pending(connection, batch)
-    found = _Findings()
-    lines = _count_quarantined(connection, batch.batch_id)
-    if lines:
-        found.rules["readable"] = lines
-    about = {
+    _collect_pending_ids(connection, batch)
+    findings = _Findings()
+    num_bad_lines = _count_quarantined(connection, batch.batch_id)
+    if num_bad_lines:
+        findings.rules["readable"] = num_bad_lines
+    parameters = {
         "source": batch.source,
-        "kept_from": kept_from,
+        "retention_start": retention_start,
         "implies_items": batch.implies_items,
         "implies_users": batch.implies_users,
         "any_forgotten": connection.scalar(text("select exists (select 1 from forgotten_users)")),
     }
-    for kind in KINDS:
+    for kind in COLUMNS_BY_KIND:
         if not connection.scalar(text(f"select exists (select 1 from landed_{kind})")):  # noqa: S608
             continue
-        connection.execute(statement(f"validation/stage_{kind}"), about)
-        connection.execute(text(f"analyze staged_{kind} (broken_rules)"))  # that most rows break none
-        broken = _quarantine(connection, batch.batch_id, kind)
-        found.rules |= broken
-        profile = profile_batch(connection, batch, kind, broken, lines)
-        compared = with_history(connection, batch, kind, profile)
-        verdict = judge(
+        connection.execute(statement(f"validation/stage_{kind}"), parameters)
+        connection.execute(text(f"analyze staged_{kind} (broken_rules)"))  # statistics: most rows break no rule
+        broken = _quarantine_rows(connection, batch.batch_id, kind)
+        findings.rules |= broken
+        profile = profile_batch(connection, batch, kind, broken, num_bad_lines)
+        metrics = compare_with_history(connection, batch, kind, profile)
+        result = run_suite(
             home,
             batch.source,
             kind,
             batch.batch_id,
-            compared,
+            metrics,
             batch.landed_at,
             parameters={"max_bad_share": max_bad_share},
             suites=suites,
         )
-        found.warnings += verdict.warnings
-        found.problems += verdict.problems
-    if lines and lines == batch.read_rows and max_bad_share < 1:
-        found.problems.append(f"none of its {lines} lines can be read")
-    if found.problems and found.rules:
-        worst = sorted(found.rules.items(), key=lambda item: -item[1])[:3]
-        found.problems.append(f"bad rows: {', '.join(f'{rule} ({count})' for rule, count in worst)}")
-    return found
+        findings.warnings += result.warnings
+        findings.problems += result.problems
+    if num_bad_lines and num_bad_lines == batch.read_rows and max_bad_share < 1:
+        findings.problems.append(f"none of its {num_bad_lines} lines can be parsed")
+    if findings.problems and findings.rules:
+        top_rules = sorted(findings.rules.items(), key=lambda item: -item[1])[:3]
+        findings.problems.append(f"bad rows: {', '.join(f'{rule} ({count})' for rule, count in top_rules)}")
+    return findings
 
 
-def _note_pending(connection: Connection, batch: Row[tuple[object, ...]]) -> None:
-    """Collects the ids of items and users that other batches have landed, which events may refer to already."""
+def _collect_pending_ids(connection: Connection, batch: Row[tuple[object, ...]]) -> None:
+    """Collects ids of items and users landed but not loaded by other batches; events may refer to them."""
     others = text("select number from batches where status in ('landed', 'validated') and batch_id <> :id")
     numbers = list(connection.scalars(others, {"id": batch.batch_id}))
     for kind, column in (("items", "item_id"), ("users", "user_id")):
         connection.execute(text(f"truncate pending_{kind}"))
         for number in numbers:
-            landed = f"{landing_schema(number)}.landed_{kind}"
-            _unless_gone(
+            landed = f"{landing_schema_name(number)}.landed_{kind}"
+            _execute_unless_dropped(
                 connection,
                 f"insert into pending_{kind} select distinct {column} from {landed}"  # noqa: S608
                 f" where {column} is not null on conflict do nothing",
             )
         if numbers:
-            connection.execute(text(f"analyze pending_{kind}"))  # or it is read through for every event
+            connection.execute(text(f"analyze pending_{kind}"))  # otherwise the planner scans it for every event
 
 
-def _unless_gone(connection: Connection, query: str) -> None:
-    """Runs a query about another batch's landing, unless that was loaded a moment ago: then all it had is known."""
+def _execute_unless_dropped(connection: Connection, query: str) -> None:
+    """Runs a query on another batch's landing schema; ignores a schema that was dropped after its load."""
     try:
         with connection.begin_nested():
             connection.execute(text(query))
     except ProgrammingError as error:
-        if getattr(error.orig, "sqlstate", None) != _NO_SUCH_TABLE:
+        if getattr(error.orig, "sqlstate", None) != _UNDEFINED_TABLE:
             raise
 
 
-def _quarantine(connection: Connection, batch_id: str, kind: str) -> dict[str, int]:
-    """Quarantines the rows that broke a rule; the count of rows for each broken rule."""
-    take_in_hand(connection, kind)
+def _quarantine_rows(connection: Connection, batch_id: str, kind: str) -> dict[str, int]:
+    """Quarantines the rows that broke a rule; returns the number of rows per rule."""
+    create_landing_views(connection, kind)
     connection.execute(statement("validation/find_broken"))
-    values = {"batch_id": batch_id, "kind": kind, "rules": row_rules.as_json(kind)}
+    values = {"batch_id": batch_id, "kind": kind, "rules": row_rules.rules_as_json(kind)}
     connection.execute(statement("validation/quarantine_rows"), values)
     counted = connection.execute(text("select rule, count(*) from broken_rows group by rule order by rule")).all()
     connection.execute(text("drop table broken_rows"))
     unknown = [rule for rule, _ in counted if rule not in row_rules.RULES[kind]]
     if unknown:
-        raise InvariantError(
-            f"sql/validation/stage_{kind}.sql names rules that row_rules.py lacks: {', '.join(unknown)}"
-        )
+        raise InvariantError(f"sql/validation/stage_{kind}.sql has rules missing in row_rules.py: {', '.join(unknown)}")
     return {rule: count for rule, count in counted}
 
 
@@ -219,7 +221,9 @@ def _count_quarantined(connection: Connection, batch_id: str) -> int:
     return int(connection.scalar(query, {"id": batch_id}) or 0)
 
 
-def _finish(connection: Connection, batch_id: str, quarantined: int, warnings: list[str], message: str | None) -> None:
+def _record_result(
+    connection: Connection, batch_id: str, quarantined: int, warnings: list[str], message: str | None
+) -> None:
     connection.execute(
         text(
             "update batches set status = :status, quarantined_rows = :quarantined, warnings = :warnings,"
@@ -235,7 +239,7 @@ def _finish(connection: Connection, batch_id: str, quarantined: int, warnings: l
     )
 
 
-def _report(
+def _build_report(
     batch: Row[tuple[object, ...]], quarantined: int, broken: dict[str, int], warnings: list[str], docs: str
 ) -> ValidationReport:
     return ValidationReport(

@@ -1,7 +1,7 @@
-"""The Great Expectations project of this installation.
+"""Great Expectations context of this installation.
 
-Results and data docs are kept on disk, so that the docs have history; the connection to the warehouse is
-only in memory, so that no password reaches a file.
+Suites, results and data docs are stored on disk, so that the docs have history. Data sources stay in memory, so that
+no password is written to a file.
 """
 
 from __future__ import annotations
@@ -16,23 +16,22 @@ from great_expectations.data_context import EphemeralDataContext
 from great_expectations.data_context.types.base import DataContextConfig
 
 SITE = "data_docs"
-_LISTED = 500  # latest runs that the index lists: listing one takes more than a millisecond, each time
-_ALL = {"matches_regex": "."}  # or else a batch of a source that is named "profiling" would not be shown
+_MAX_INDEXED_RUNS = 500  # latest runs in the index; each run adds over 1 ms to every index build
+_MATCH_ALL = {"matches_regex": "."}  # the default filter hides runs named "profiling…"
 
 
 def validation_context(home: Path) -> EphemeralDataContext:
-    """A context whose suites, validation results and docs live under `home`.
+    """Returns a context with suites, validation results and data docs under `home`.
 
-    The suites are kept only so that the docs have a page for each: an index that is built removes the pages of what
-    is not in a store.
+    Suites are stored only for their pages in the data docs: building the index removes pages of anything not stored.
     """
     in_memory = {"class_name": "InMemoryStoreBackend"}
     site = {
         "class_name": "SiteBuilder",
         "show_how_to_buttons": False,
         "store_backend": _folder(home / "data_docs"),
-        "site_index_builder": {"class_name": "DefaultSiteIndexBuilder", "validation_results_limit": _LISTED},
-        "site_section_builders": {"profiling": "None", "validations": {"run_name_filter": _ALL}},
+        "site_index_builder": {"class_name": "DefaultSiteIndexBuilder", "validation_results_limit": _MAX_INDEXED_RUNS},
+        "site_section_builders": {"profiling": "None", "validations": {"run_name_filter": _MATCH_ALL}},
     }
     config = DataContextConfig(
         config_version=4,
@@ -55,9 +54,9 @@ def validation_context(home: Path) -> EphemeralDataContext:
     return great_expectations.get_context(mode="ephemeral", project_config=config)
 
 
-def data_docs_address(home: Path, served_at: str | None) -> str:
-    """Where a person opens the data docs: the URL they are served at, or the file."""
-    return served_at or (home / "data_docs" / "index.html").as_uri()
+def resolve_data_docs_url(home: Path, served_url: str | None) -> str:
+    """Returns the URL of the data docs: the served one, or the local file."""
+    return served_url or (home / "data_docs" / "index.html").as_uri()
 
 
 def _folder(path: Path) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Great Expectations judges a batch's profile: what it finds critical stops the batch, what it warns of is reported."""
+"""Runs Great Expectations suites on batch profiles: critical failures reject the batch, warnings are reported."""
 
 from __future__ import annotations
 
@@ -14,73 +14,76 @@ import pandas as pd
 from great_expectations.exceptions import SuiteParameterError
 
 from recsys_tasks.errors import ConfigurationError, InvariantError
-from recsys_tasks.locks import locked
+from recsys_tasks.locks import file_lock
 from recsys_tasks.validation.context import SITE, validation_context
-from recsys_tasks.validation.suites import WARNING, limits, load_suite
+from recsys_tasks.validation.suites import WARNING, describe_limits, load_suite
 
 
 @dataclass
-class Verdict:
-    """What a batch should be looked at for, and what it must not be loaded for, in words."""
+class SuiteResult:
+    """Failed expectations as messages: `warnings` are reported, `problems` (critical) reject the batch."""
 
     warnings: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
 
-def judge(
+def run_suite(
     home: Path,
     source: str,
     kind: str,
     batch_id: str,
     profile: Mapping[str, float | None],
-    at: datetime,
+    landed_at: datetime,
     *,
     parameters: Mapping[str, float] | None = None,
     suites: Path | None = None,
-) -> Verdict:
-    """Runs the suite of a source and kind over a batch's profile and adds the result to the data docs.
+) -> SuiteResult:
+    """Runs the suite of a source and kind on a batch profile and adds the result to the data docs.
 
     Args:
         home: folder of validation results and data docs.
-        source: what the batch comes from.
+        source: name of the source.
         kind: items, users or events.
-        batch_id: names the run in the data docs.
-        profile: every metric there is; expectations about one that is None do not apply.
-        at: when the batch landed; with the same time, judging it again replaces its earlier result.
+        batch_id: name of the run in the data docs.
+        profile: value of every metric; expectations on a metric that is None are skipped.
+        landed_at: landing time; a second run with the same time replaces the earlier result.
         parameters: values of the suite's `$PARAMETER`s.
-        suites: folder of suites that go before those that come with the package.
+        suites: folder of custom suites, which override the built-in ones.
 
     Raises:
-        ConfigurationError: a suite is malformed, or names a parameter that is not given.
+        ConfigurationError: a suite is malformed, or uses a parameter without a value.
+        InvariantError: an expectation raised an exception.
     """
     suite = load_suite(kind, source, profile.keys(), suites)
     suite.expectations = [expected for expected in suite.expectations if profile[expected.column] is not None]
-    run = gx.RunIdentifier(run_name=batch_id, run_time=at.astimezone(UTC))
-    with _alone(home):
-        results = _run(home, source, kind, suite, run, profile, dict(parameters or {}))
-    verdict = Verdict()
+    run = gx.RunIdentifier(run_name=batch_id, run_time=landed_at.astimezone(UTC))
+    with _exclusive_access(home):
+        results = _run_checkpoint(home, source, kind, suite, run, profile, dict(parameters or {}))
+    report = SuiteResult()
     for result in results:
         config = result["expectation_config"]
         if result["exception_info"].get("raised_exception") is not False:
-            raise InvariantError(f"{suite.name} could not be checked: {result}")
+            raise InvariantError(f"{suite.name} could not be evaluated: {result}")
         if not result["success"]:
             metric, reason = config["kwargs"]["column"], config["meta"]["reason"]
-            message = f"{reason} ({kind} {metric} is {profile[metric]:.4g}, should be {limits(config['kwargs'])})"
-            (verdict.warnings if config["severity"] == WARNING else verdict.problems).append(message)
-    return verdict
+            message = (
+                f"{reason} ({kind} {metric} is {profile[metric]:.4g}, should be {describe_limits(config['kwargs'])})"
+            )
+            (report.warnings if config["severity"] == WARNING else report.problems).append(message)
+    return report
 
 
-def forget_results(home: Path, before: datetime) -> int:
-    """Drops the results of batches that landed earlier; the next judging drops their pages. How many there were."""
-    with _alone(home):
+def delete_old_results(home: Path, before: datetime) -> int:
+    """Deletes results of batches landed before a time; the next run removes their pages. Returns their number."""
+    with _exclusive_access(home):
         store = validation_context(home).validation_results_store
-        old = [key for key in store.list_keys() if key.run_id.run_time < before]
-        for key in old:
+        old_keys = [key for key in store.list_keys() if key.run_id.run_time < before]
+        for key in old_keys:
             store.remove_key(key)
-    return len(old)
+    return len(old_keys)
 
 
-def _run(
+def _run_checkpoint(
     home: Path,
     source: str,
     kind: str,
@@ -91,9 +94,9 @@ def _run(
 ) -> list[dict[str, Any]]:
     context = validation_context(home)
     data = context.data_sources.add_pandas(source).add_dataframe_asset(kind).add_batch_definition_whole_dataframe("all")
-    kept, key = context.expectations_store, context.expectations_store.get_key(name=suite.name)
-    if kept.has_key(key):
-        kept.remove_key(key)  # not updated: a process that was killed may have left half of it
+    store, key = context.expectations_store, context.expectations_store.get_key(name=suite.name)
+    if store.has_key(key):
+        store.remove_key(key)  # removed, not updated: a killed process may have left a partial file
     definition = context.validation_definitions.add(
         gx.ValidationDefinition(name=suite.name, data=data, suite=context.suites.add(suite))
     )
@@ -106,10 +109,10 @@ def _run(
     [(identifier, result)] = outcome.run_results.items()
     changed = [identifier, identifier.expectation_suite_identifier]
     context.build_data_docs(site_names=[SITE], resource_identifiers=changed)
-    found: list[dict[str, Any]] = result.to_json_dict()["results"]
-    return found
+    checks: list[dict[str, Any]] = result.to_json_dict()["results"]
+    return checks
 
 
-def _alone(home: Path) -> AbstractContextManager[None]:
-    """One process at a time writes results and docs: their index lists all of them."""
-    return locked(home / "lock")
+def _exclusive_access(home: Path) -> AbstractContextManager[None]:
+    """Locks results and docs across processes, because each run rewrites their index."""
+    return file_lock(home / "lock")

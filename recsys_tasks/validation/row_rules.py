@@ -1,6 +1,6 @@
-"""The rules a landed row must keep: which column each looks at, and what a row that breaks it did wrong.
+"""Row rules: the column and the quarantine reason of each rule.
 
-How a rule decides stands under its name in `sql/validation/stage_<kind>.sql`.
+`sql/validation/stage_<kind>.sql` implements the rules under the same names.
 """
 
 from __future__ import annotations
@@ -12,57 +12,57 @@ from recsys_tasks.names import EVENT_TYPES
 
 
 class Rule(NamedTuple):
-    """A rule's column, whose value is kept in quarantine, and its reason, for people."""
+    """A row rule: the column whose value quarantine stores, and the reason for a person."""
 
     column: str
     reason: str
 
 
-_SHORT = "has more than 2,000 bytes"
-_PROPERTIES = Rule("properties", "the properties are not JSON")
+_TOO_LONG = "is longer than 2,000 bytes"
+_PROPERTIES = Rule("properties", "properties is not valid JSON")
 
 RULES: dict[str, dict[str, Rule]] = {
     "events": {
-        "ids_are_short": Rule("event_id", f"an id {_SHORT}"),
-        "event_type_present": Rule("event_type", "an event needs a type"),
-        "event_type_known": Rule("event_type", f"the type is none of {', '.join(EVENT_TYPES)}"),
-        "event_time_is_time": Rule("event_time", "the time is missing or cannot be read"),
-        "event_time_not_in_future": Rule("event_time", "the time is in the future"),
-        "event_time_is_kept": Rule("event_time", "the time is before what the warehouse keeps"),
-        "user_or_session_present": Rule("user_id", "an event needs a user or a session"),
-        "item_present": Rule("item_id", "an event other than a search needs an item"),
-        "query_present": Rule("query", "a search needs a query"),
-        "item_known": Rule("item_id", "there is no such item"),
-        "user_known": Rule("user_id", "there is no such user"),
-        "user_not_forgotten": Rule("user_id", "the user asked to be forgotten after that time"),
-        "quantity_is_number": Rule("quantity", "the quantity is not a number"),
-        "quantity_positive": Rule("quantity", "the quantity is not above 0"),
-        "price_is_number": Rule("price", "the price is not a number"),
-        "price_not_negative": Rule("price", "the price is below 0"),
-        "position_is_integer": Rule("position", "the position is not an integer"),
+        "ids_are_short": Rule("event_id", f"an id {_TOO_LONG}"),
+        "event_type_present": Rule("event_type", "event_type is missing"),
+        "event_type_known": Rule("event_type", f"event_type is not one of {', '.join(EVENT_TYPES)}"),
+        "event_time_is_time": Rule("event_time", "event_time is missing or not a time"),
+        "event_time_not_in_future": Rule("event_time", "event_time is in the future"),
+        "event_time_is_kept": Rule("event_time", "event_time is older than the retention period"),
+        "user_or_session_present": Rule("user_id", "user_id and session_id are both missing"),
+        "item_present": Rule("item_id", "item_id is missing; only searches may lack it"),
+        "query_present": Rule("query", "query is missing in a search event"),
+        "item_known": Rule("item_id", "item_id is unknown"),
+        "user_known": Rule("user_id", "user_id is unknown"),
+        "user_not_forgotten": Rule("user_id", "the user was forgotten after event_time"),
+        "quantity_is_number": Rule("quantity", "quantity is not a finite number"),
+        "quantity_positive": Rule("quantity", "quantity is not positive"),
+        "price_is_number": Rule("price", "price is not a finite number"),
+        "price_not_negative": Rule("price", "price is negative"),
+        "position_is_integer": Rule("position", "position is not an integer"),
         "properties_are_json": _PROPERTIES,
     },
     "items": {
-        "item_id_present": Rule("item_id", "an item needs an id"),
-        "ids_are_short": Rule("item_id", f"the id {_SHORT}"),
-        "price_is_number": Rule("price", "the price is not a number"),
-        "price_not_negative": Rule("price", "the price is below 0"),
+        "item_id_present": Rule("item_id", "item_id is missing"),
+        "ids_are_short": Rule("item_id", f"the id {_TOO_LONG}"),
+        "price_is_number": Rule("price", "price is not a finite number"),
+        "price_not_negative": Rule("price", "price is negative"),
         "properties_are_json": _PROPERTIES,
         "available_from_is_time": Rule("available_from", "available_from is not a time"),
         "available_until_is_time": Rule("available_until", "available_until is not a time"),
         "valid_from_is_time": Rule("valid_from", "valid_from is not a time"),
     },
     "users": {
-        "user_id_present": Rule("user_id", "a user needs an id"),
-        "ids_are_short": Rule("user_id", f"the id {_SHORT}"),
-        "user_not_forgotten": Rule("user_id", "the user asked to be forgotten"),
+        "user_id_present": Rule("user_id", "user_id is missing"),
+        "ids_are_short": Rule("user_id", f"the id {_TOO_LONG}"),
+        "user_not_forgotten": Rule("user_id", "the user was forgotten"),
         "properties_are_json": _PROPERTIES,
         "valid_from_is_time": Rule("valid_from", "valid_from is not a time"),
     },
 }
 
 
-def as_json(kind: str) -> str:
-    """The rules of a kind as `sql/validation/quarantine_rows.sql` joins them."""
+def rules_as_json(kind: str) -> str:
+    """Returns the rules of a kind as JSON, for the join in `sql/validation/quarantine_rows.sql`."""
     rows = [{"rule": name, "named_column": rule.column, "reason": rule.reason} for name, rule in RULES[kind].items()]
     return json.dumps(rows)

@@ -1,4 +1,4 @@
-"""Rows by the million, as Arrow: COPY into a table, and query results out."""
+"""Bulk transfer of Arrow data: COPY into a table, and query results as Arrow tables."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from sqlalchemy.dialects import postgresql
 
 from recsys_tasks.warehouse.statements import statement
 
-# Quotes only where a value needs them: an empty text and no text are the same to COPY, as they are to ingestion.
+# Quotes only where a value needs them: COPY then reads empty text as null, as ingestion does.
 _CSV = csv.WriteOptions(include_header=False, quoting_style="needed")
 
 
-def copy_in(connection: Connection, table: str, rows: Iterable[pa.RecordBatch]) -> int:
-    """Appends rows to a table by COPY, inside the connection's transaction; returns how many.
+def copy_rows(connection: Connection, table: str, rows: Iterable[pa.RecordBatch]) -> int:
+    """Appends rows to a table by COPY, inside the connection's transaction; returns the number of rows.
 
-    The next rows are read in a thread while the server takes those before.
+    A thread encodes the next batch while the server receives the current one.
     """
-    copied = 0
+    num_rows = 0
     cursor = connection.connection.cursor()
-    coming = iter(rows)
+    batches = iter(rows)
     with ThreadPoolExecutor(1) as reader:
-        following = reader.submit(_next_text, coming)
-        while (found := following.result()) is not None:
-            following = reader.submit(_next_text, coming)
-            names, count, text = found
+        pending = reader.submit(_encode_next_batch, batches)
+        while (encoded := pending.result()) is not None:
+            pending = reader.submit(_encode_next_batch, batches)
+            names, count, text = encoded
             with cursor.copy(f"copy {table} ({', '.join(names)}) from stdin (format csv)") as copy:
                 copy.write(text)
-            copied += count
-    return copied
+            num_rows += count
+    return num_rows
 
 
-def _next_text(rows: Iterator[pa.RecordBatch]) -> tuple[list[str], int, bytes] | None:
+def _encode_next_batch(rows: Iterator[pa.RecordBatch]) -> tuple[list[str], int, bytes] | None:
     batch = next(rows, None)
     if batch is None:
         return None
@@ -46,7 +46,7 @@ def _next_text(rows: Iterator[pa.RecordBatch]) -> tuple[list[str], int, bytes] |
 
 
 class ArrowReader:
-    """Results of queries as Arrow tables, over one connection of its own; to be used as a context."""
+    """Context manager that returns query results as Arrow tables, over its own connection."""
 
     def __init__(self, engine: Engine) -> None:
         self._url = make_url(engine.url).set(drivername="postgresql").render_as_string(hide_password=False)
@@ -60,15 +60,15 @@ class ArrowReader:
     def __exit__(self, *_: object) -> None:
         self._connection.close()
 
-    def provide(self, table: str, rows: pa.Table) -> None:
-        """Makes rows a temporary table that the queries of this reader see, in place of an earlier one."""
+    def create_temporary_table(self, table: str, rows: pa.Table) -> None:
+        """Creates or replaces a temporary table that later queries of this reader can read."""
         with self._connection.cursor() as cursor:
             cursor.execute(f"drop table if exists {table}")
             cursor.adbc_ingest(table, rows, mode="create", temporary=True)
 
     def read(self, name: str, parameters: Mapping[str, object]) -> pa.Table:
         """The result of the query `sql/<name>.sql`, with its `:names` bound."""
-        # ADBC binds by position and knows no names: SQLAlchemy renders the values, quoted its own way.
+        # ADBC binds by position only, so SQLAlchemy renders the named parameters as quoted literals.
         query = statement(name).bindparams(**parameters)
         rendered = query.compile(dialect=postgresql.dialect(), compile_kwargs={"literal_binds": True})
         return self.read_sql(str(rendered).replace("%%", "%"))

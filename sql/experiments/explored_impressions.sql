@@ -1,16 +1,17 @@
--- Grain: one place of one list in which chance took part, with the chance that its item came to it, whether it was
--- acted on, and whose list it was. What was shown to machines and to the shop itself is left out.
+-- Grain: one impression of a recommendation with a logged propensity: its position was filled by exploration.
+-- Inputs: events, shopper_outcomes (without bots and internal traffic).
+-- Output: the position, the propensity of the item there, the visitor, and whether the impression was clicked.
 select
     impressions.position,
     cast(impressions.properties ->> 'propensity' as double precision) as propensity,
     shopper_outcomes.visitor,
     exists(
         select 1
-        from events as acted
+        from events as actions
         where
-            acted.request_id = impressions.request_id
-            and acted.item_id = impressions.item_id
-            and acted.event_type in ('view', 'add_to_cart', 'purchase')
+            actions.request_id = impressions.request_id
+            and actions.item_id = impressions.item_id
+            and actions.event_type in ('view', 'add_to_cart', 'purchase')
     ) as clicked
 from events as impressions
 inner join shopper_outcomes on impressions.request_id = shopper_outcomes.request_id

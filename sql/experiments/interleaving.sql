@@ -1,4 +1,6 @@
--- Grain: one visitor of an arm whose lists are two in one, with how many items of each team were clicked.
+-- Grain: one visitor and team of one arm with interleaved lists, between :begins and :ends.
+-- Inputs: shopper_outcomes (without bots and internal traffic).
+-- Output: the number of clicked items of the team.
 select
     shopper_outcomes.experiment,
     shopper_outcomes.arm,

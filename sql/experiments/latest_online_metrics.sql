@@ -1,5 +1,6 @@
--- Grain: one figure of one version and arm ('' for all) that is no sum over days, such as latency, of the latest day
--- that has it.
+-- Grain: one metric of one model version and arm ('' for all), of the latest day that has it.
+-- Inputs: online_metrics. For metrics that cannot be summed over days, such as latency.
+-- Output: the metric's value.
 select distinct on (model_version, arm, metric)
     model_version,
     arm,

@@ -1,4 +1,6 @@
--- Grain: one kind of list, model version and arm: how long answers to shoppers took in some time.
+-- Grain: one kind of list, model version, experiment and arm, between :begins and :ends.
+-- Inputs: shopper_outcomes (without bots and internal traffic).
+-- Output: the number of requests, and the median and 99th percentile of the latency in milliseconds.
 select
     shopper_outcomes.list,
     shopper_outcomes.model_version,

@@ -1,8 +1,11 @@
--- Grain: one kind of list, model version ('' for all of them unless :by_version), arm of an experiment and segment (''
--- for all), with sums over its visitors in some time, by which rates and their intervals are told.
--- A visitor's clicks are not independent, so that visitors are what varies: n is shown to, c what they did; squares
--- and products of these are for the variance of the ratio of their sums (Cochran, Sampling Techniques, 1977, 6.4).
-with counted as (
+-- Grain: one kind of list, model version ('' for all unless :by_version), experiment, arm and segment ('' for all),
+-- between :begins and :ends.
+-- Inputs: shopper_outcomes (without bots and internal traffic).
+-- Output: sums over visitors, from which rates and their intervals are computed.
+-- A visitor's clicks are not independent, so that the visitor is the sampling unit. Squares and products of a visitor's
+-- numerator and denominator give the variance of the ratio of sums (Cochran, Sampling Techniques, 1977, 6.4).
+-- shown_in_all estimates all impressions where only a share of the requests is logged.
+with interval_requests as (
     select
         shopper_outcomes.list,
         shopper_outcomes.experiment,
@@ -25,7 +28,7 @@ with counted as (
         and shopper_outcomes.shown_at < :ends
 ),
 
-of_sessions as (
+sessions_by_visitor as (
     select
         list,
         model_version,
@@ -40,11 +43,11 @@ of_sessions as (
         sum(carts) as carts,
         cast(max(cast(purchases > 0 as integer)) as integer) as buys,
         sum(revenue) as revenue
-    from counted
+    from interval_requests
     group by list, model_version, experiment, arm, segment, visitor, session
 ),
 
-of_visitors as (
+by_visitor as (
     select
         list,
         model_version,
@@ -60,7 +63,7 @@ of_visitors as (
         sum(carts) as carts,
         sum(buys) as buys,
         cast(sum(revenue) as double precision) as revenue
-    from of_sessions
+    from sessions_by_visitor
     group by grouping sets (
         (list, model_version, experiment, arm, visitor),
         (list, model_version, experiment, arm, visitor, segment)
@@ -93,6 +96,6 @@ select
     sum(carts * shown) as carts_shown,
     sum(buys * sessions) as buys_sessions,
     sum(revenue * sessions) as revenue_sessions
-from of_visitors
+from by_visitor
 group by list, model_version, experiment, arm, segment
 order by list, model_version, experiment, arm, segment

@@ -1,5 +1,6 @@
--- Grain: one row. The moment just after the last event, which is the default cut-off of a snapshot. A partition
--- is asked only while no later one has such an event.
+-- Grain: one row.
+-- Inputs: events. A partition is read only if all later ones have no such event.
+-- Output: one second after the last action or search, the default cut-off of a snapshot.
 select event_time + interval '1 second' as cutoff
 from events
 where (item_id is not null or event_type = 'search') and event_type <> 'impression'

@@ -1,12 +1,12 @@
--- Grain: one event of what users did with an item, or searched for, on one day, as far as the batches up to :known
--- tell. A search has no item, and what is no search no query: an empty text.
--- Inputs: events, batches, flagged_visitors (machines), and open_sessions: what was still going on when the day began.
--- Output: the user, the session (by the time it began), the event's place in it, and at what place of a list the item
--- was shown, if it was acted on there (0: it was not).
--- A user is known by the id or, where there is none, by the session, whose id may be some user's too. A session ends
--- when half an hour passes, or half a day if it has an id of its own: a visitor who comes back under an old id begins
--- a new one. Events of the same instant (the lines of a basket) have no order of their own: a digest orders them,
--- so that no id's size tells what comes last.
+-- Grain: one action or search of one day (UTC), as of change :as_of_change.
+-- Inputs: events, batches, bot_visitors (bots), and open_sessions: the sessions that were open when the day began.
+-- Output: the user, the session (identified by its start), the position in the session, and the list position at which
+-- the item was shown if the action was on an impression (0: it was not). A search has an empty item, an action an empty
+-- query.
+-- The user key is the user id or, without one, the session id; both can be the same text. A session ends after a gap of
+-- 30 minutes, or of 12 hours if it has an id: a visitor who returns later under the same id starts a new session.
+-- Events of the same instant, such as the lines of a basket, have no order of their own: event_key, a digest, breaks
+-- ties, so that the order does not depend on ids.
 with actions as (
     select
         events.event_key,
@@ -20,28 +20,28 @@ with actions as (
         case when events.request_id is not null then coalesce(events.position, 0) else 0 end as shown_at
     from events
     inner join batches on events.batch = batches.number
-    left join flagged_visitors
+    left join bot_visitors
         on
-            visitor_of(events.user_id, events.session_id) = flagged_visitors.visitor
-            and flagged_visitors.day = cast(cast(:day_start as timestamptz) at time zone 'UTC' as date)
-            and flagged_visitors.loaded_number <= :known
+            visitor_of(events.user_id, events.session_id) = bot_visitors.visitor
+            and bot_visitors.day = cast(cast(:day_start as timestamptz) at time zone 'UTC' as date)
+            and bot_visitors.change_number <= :as_of_change
     where
         events.event_time >= :day_start
         and events.event_time < :until
         and (events.item_id is not null or events.event_type = 'search')
         and events.event_type <> 'impression'
         and coalesce(events.properties ->> 'traffic', 'shopper') = 'shopper'
-        and flagged_visitors.visitor is null
-        and batches.loaded_number <= :known
+        and bot_visitors.visitor is null
+        and batches.change_number <= :as_of_change
 ),
 
-followed as (
+sequenced as (
     select
         actions.*,
-        open_sessions.session_start as open_start,
+        open_sessions.session_start as open_session_start,
         coalesce(open_sessions.events, 0) as open_events,
         coalesce(lag(actions.event_time) over in_time, open_sessions.last_time) as previous_time,
-        row_number() over in_time as place
+        row_number() over in_time as event_number
     from actions
     left join open_sessions
         on actions.user_key = open_sessions.user_key and actions.session_id = open_sessions.session_id
@@ -52,7 +52,7 @@ followed as (
         )
 ),
 
-marked as (
+session_starts as (
     select
         *,
         case
@@ -61,16 +61,16 @@ marked as (
                 or event_time
                 > previous_time + case when session_id = '' then interval '30 minutes' else interval '12 hours' end
                 then 1
-        end as opens
-    from followed
+        end as starts_session
+    from sequenced
 ),
 
-placed as (
+positioned as (
     select
         *,
-        max(case when opens = 1 then event_time end) over so_far as opened_at,
-        max(case when opens = 1 then place end) over so_far as opened_place
-    from marked
+        max(case when starts_session = 1 then event_time end) over so_far as started_at,
+        max(case when starts_session = 1 then event_number end) over so_far as first_number
+    from session_starts
     window
         so_far as (
             partition by user_key, session_id
@@ -81,9 +81,12 @@ placed as (
 select
     user_key,
     session_id,
-    coalesce(opened_at, open_start) as session_start,
+    coalesce(started_at, open_session_start) as session_start,
     cast(
-        case when opened_at is null then open_events + place else place - opened_place + 1 end as integer
+        case
+            when started_at is null then open_events + event_number
+            else event_number - first_number + 1
+        end as integer
     ) as position_in_session,
     item_id,
     event_type,
@@ -91,5 +94,5 @@ select
     query,
     is_feedback,
     shown_at
-from placed
+from positioned
 order by user_key collate "C", session_start, session_id collate "C", position_in_session

@@ -1,8 +1,10 @@
--- Grain: one day (UTC) that has events before the cut-off, and the last of the changes up to :known that touched it.
+-- Grain: one day (UTC) with events before the cut-off.
+-- Inputs: batch_days.
+-- Output: the day, and the last change up to :as_of_change that touched it.
 select
     day,
-    max(loaded_number) as last_change
+    max(change_number) as last_change
 from batch_days
-where loaded_number <= :known and day < cast(:cutoff as timestamptz) at time zone 'UTC'
+where change_number <= :as_of_change and day < cast(:cutoff as timestamptz) at time zone 'UTC'
 group by day
 order by day

@@ -1,5 +1,6 @@
--- Grain: one built part of a snapshot.
-insert into feature_parts (
+-- Grain: one daily partition of snapshots.
+-- Output: its row of feature_partitions; a rebuilt partition replaces the row with the same inputs.
+insert into feature_partitions (
     day, until, last_change, opened_with, file, open_after, events, sessions, feedback_events
 )
 values (

@@ -1,19 +1,21 @@
--- Grain: one user, with the profile that held at the cut-off as far as the batches up to :known tell.
-with told as (
+-- Grain: one user.
+-- Inputs: user_versions, batches.
+-- Output: the profile valid at the cut-off, as of change :as_of_change.
+with ranked_versions as (
     select
         versions.*,
         row_number() over (
             partition by versions.user_id
-            order by versions.valid_from desc, batches.loaded_number desc nulls last
-        ) as latest
+            order by versions.valid_from desc, batches.change_number desc nulls last
+        ) as recency_rank
     from user_versions as versions
     left join batches on versions.batch = batches.number
-    where versions.valid_from <= :cutoff and (versions.batch = 0 or batches.loaded_number <= :known)
+    where versions.valid_from <= :cutoff and (versions.batch = 0 or batches.change_number <= :as_of_change)
 )
 
 select
     user_id,
     cast(properties as text) as properties
-from told
-where latest = 1
+from ranked_versions
+where recency_rank = 1
 order by user_id collate "C"

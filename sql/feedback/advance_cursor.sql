@@ -1,4 +1,5 @@
--- Grain: one segment of one endpoint's journal; a cursor never goes back.
+-- Grain: one segment of one endpoint's event log.
+-- Output: its row of feedback_cursors; a cursor never moves back.
 insert into feedback_cursors (endpoint, segment, read_bytes)
 values (:endpoint, :segment, :read_bytes)
 on conflict (endpoint, segment) do update set

@@ -1,11 +1,14 @@
--- Grain: one request of a day whose impressions were noted, with what came of the items it showed.
--- An action belongs to an impression of its item in the :hours before it: to the one that its request_id names, which
--- may also be up to a day after it where clocks differ; without a request_id to the last one to the visitor.
+-- Grain: one request with impressions on one day (UTC).
+-- Inputs: events (impressions and actions). Parameters: the day, its bounds and the attribution window in hours.
+-- Output: rows of request_outcomes, with the actions attributed to the request's impressions.
+-- An action is attributed to an impression of its item at most :window_hours hours before it. With a request_id, it is
+-- attributed to that request's impression, which may also be up to one day later because clocks differ. Without one, it
+-- is attributed to the visitor's last impression of the item.
 insert into request_outcomes (
     day, request_id, visitor, session, shown_at, list, model_version, experiment, arm, segment, traffic, sampled,
     milliseconds, impressions, clicks, carts, purchases, revenue, team_clicks
 )
-with acted as (
+with actions as (
     select
         request_id,
         item_id,
@@ -19,60 +22,61 @@ with acted as (
         event_type in ('view', 'add_to_cart', 'purchase')
         and item_id is not null
         and event_time >= :begins - interval '1 day'
-        and event_time < :ends + make_interval(hours => :hours)
+        and event_time < :ends + make_interval(hours => :window_hours)
 ),
 
--- Actions with a request_id, as far as they came in the time in which its impression may be acted on.
-named as (
+-- Actions with a request_id, within the attribution window of its impression.
+attributed_by_request as (
     select
         request_id,
         item_id,
         carts,
         buys,
         paid
-    from acted
+    from actions
     where
         exists (
             select 1
             from events as impressions
             where
-                acted.request_id = impressions.request_id
-                and acted.item_id = impressions.item_id
+                actions.request_id = impressions.request_id
+                and actions.item_id = impressions.item_id
                 and impressions.event_type = 'impression'
                 and impressions.event_time >= :begins
                 and impressions.event_time < :ends
-                and acted.event_time >= impressions.event_time - interval '1 day'
-                and acted.event_time < impressions.event_time + make_interval(hours => :hours)
+                and actions.event_time >= impressions.event_time - interval '1 day'
+                and actions.event_time < impressions.event_time + make_interval(hours => :window_hours)
         )
 ),
 
--- Impressions that an action without a request_id may belong to; those of later days take it from this one's.
-claimed as (
-    select distinct on (acted.visitor, acted.item_id, acted.event_time, acted.carts, acted.buys)
+-- Actions without a request_id, each with the visitor's last impression in the window. Impressions of later days are
+-- candidates too: an action that belongs to one of them is not attributed to this day.
+attributed_by_visitor as (
+    select distinct on (actions.visitor, actions.item_id, actions.event_time, actions.carts, actions.buys)
         impressions.request_id,
         impressions.item_id,
-        acted.carts,
-        acted.buys,
-        acted.paid
-    from acted
+        actions.carts,
+        actions.buys,
+        actions.paid
+    from actions
     inner join events as impressions
         on
-            acted.item_id = impressions.item_id
-            and acted.visitor = visitor_of(impressions.user_id, impressions.session_id)
-            and acted.event_time >= impressions.event_time
-            and acted.event_time < impressions.event_time + make_interval(hours => :hours)
+            actions.item_id = impressions.item_id
+            and actions.visitor = visitor_of(impressions.user_id, impressions.session_id)
+            and actions.event_time >= impressions.event_time
+            and actions.event_time < impressions.event_time + make_interval(hours => :window_hours)
     where
-        acted.request_id is null
+        actions.request_id is null
         and impressions.event_type = 'impression'
         and impressions.request_id is not null
         and impressions.event_time >= :begins
-        and impressions.event_time < :ends + make_interval(hours => :hours)
+        and impressions.event_time < :ends + make_interval(hours => :window_hours)
     order by
-        acted.visitor asc, acted.item_id asc, acted.event_time asc, acted.carts asc, acted.buys asc,
+        actions.visitor asc, actions.item_id asc, actions.event_time asc, actions.carts asc, actions.buys asc,
         impressions.event_time desc
 ),
 
-came as (
+outcomes as (
     select
         request_id,
         item_id,
@@ -86,7 +90,7 @@ came as (
             carts,
             buys,
             paid
-        from named
+        from attributed_by_request
         union all
         select
             request_id,
@@ -94,7 +98,7 @@ came as (
             carts,
             buys,
             paid
-        from claimed
+        from attributed_by_visitor
     ) as attributed
     group by request_id, item_id
 )
@@ -114,15 +118,15 @@ select
     coalesce(max(cast(shown.properties ->> 'sampled' as real)) filter (where shown.position = 1), 1) as sampled,
     max(cast(shown.properties ->> 'milliseconds' as real)) filter (where shown.position = 1) as milliseconds,
     count(*) as impressions,
-    count(came.item_id) as clicks,
-    count(*) filter (where came.carted) as carts,
-    count(*) filter (where came.bought) as purchases,
-    coalesce(sum(came.paid), 0) as revenue,
+    count(outcomes.item_id) as clicks,
+    count(*) filter (where outcomes.carted) as carts,
+    count(*) filter (where outcomes.bought) as purchases,
+    coalesce(sum(outcomes.paid), 0) as revenue,
     jsonb_agg(shown.properties ->> 'team') filter (
-        where came.item_id is not null and shown.properties ->> 'team' is not null
+        where outcomes.item_id is not null and shown.properties ->> 'team' is not null
     ) as team_clicks
 from events as shown
-left join came on shown.request_id = came.request_id and shown.item_id = came.item_id
+left join outcomes on shown.request_id = outcomes.request_id and shown.item_id = outcomes.item_id
 where
     shown.event_type = 'impression'
     and shown.request_id is not null

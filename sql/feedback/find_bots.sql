@@ -1,6 +1,8 @@
--- Grain: one visitor of a day who asked for more lists in some minute than a person can look at, and was not known as
--- a machine on that day yet.
-with in_minutes as (
+-- Grain: one visitor of one day with more than :max_requests_per_minute list requests within some minute, who is not
+-- flagged on that day yet.
+-- Inputs: request_outcomes, bot_visitors.
+-- Output: the visitor, and the largest number of requests within one minute.
+with busy_minutes as (
     select
         visitor,
         day,
@@ -8,14 +10,14 @@ with in_minutes as (
     from request_outcomes
     where day = :day and traffic = 'shopper'
     group by visitor, day, date_trunc('minute', shown_at)
-    having count(*) > :requests_per_minute
+    having count(*) > :max_requests_per_minute
 )
 
 select
-    in_minutes.visitor,
-    max(in_minutes.requests) as requests
-from in_minutes
-left join flagged_visitors
-    on in_minutes.visitor = flagged_visitors.visitor and in_minutes.day = flagged_visitors.day
-where flagged_visitors.visitor is null
-group by in_minutes.visitor
+    busy_minutes.visitor,
+    max(busy_minutes.requests) as requests
+from busy_minutes
+left join bot_visitors
+    on busy_minutes.visitor = bot_visitors.visitor and busy_minutes.day = bot_visitors.day
+where bot_visitors.visitor is null
+group by busy_minutes.visitor

@@ -1,4 +1,5 @@
--- Grain: one staged event that is loaded: good, and neither known nor repeated.
+-- Grain: one staged event to load: valid, and neither a duplicate nor a conflict.
+-- Reads: staged_events, skipped_events.
 create view arriving_events as
 select *  -- noqa: AM04
 from staged_events as staged

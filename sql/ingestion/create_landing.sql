@@ -1,5 +1,5 @@
--- The tables a batch lands in, in its own schema: rows as their source had them, every value still text, so that
--- validation sees what was sent.
+-- Creates the landing tables of a batch in its own schema. All source values are text, so that validation sees the
+-- original values.
 create table landed_items (
     row_number bigint not null,
     item_id text,
@@ -36,12 +36,12 @@ create table landed_events (
     properties text
 );
 
--- Events whose id another row of the batch has; hardly any batch has some.
+-- Events whose id an earlier row of the batch has; usually empty.
 create table repeated_events (
     row_number integer not null,
     is_same boolean not null
 );
 
--- Ids that other batches have landed but not loaded: the events of a shop often come beside its new items.
+-- Ids landed but not loaded by other batches: events often arrive together with their new items.
 create table pending_items (item_id text primary key);
 create table pending_users (user_id text primary key);

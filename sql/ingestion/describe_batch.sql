@@ -1,10 +1,11 @@
--- Grain: one batch. Its new columns are those that no earlier batch of its source had, if there was an earlier one.
+-- Grain: one batch. Writes: batches. `new_columns` are the columns that no other batch of the source has; empty for the
+-- first batch.
 update batches set
     read_rows = :read,
     columns = cast(:columns as text[]),
     new_columns = array(
-        select given.name
-        from unnest(cast(:columns as text[])) as given (name)
+        select incoming.name
+        from unnest(cast(:columns as text[])) as incoming (name)
         where
             exists (
                 select 1 from batches as earlier
@@ -15,8 +16,8 @@ update batches set
                 where
                     earlier.source = :source
                     and earlier.batch_id <> :batch_id
-                    and given.name = any(earlier.columns)
+                    and incoming.name = any(earlier.columns)
             )
-        order by given.name
+        order by incoming.name
     )
 where batch_id = :batch_id

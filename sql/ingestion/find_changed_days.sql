@@ -1,4 +1,5 @@
--- Grain: one day (UTC) on which loading a batch changes events, with how many it adds.
+-- Grain: one day (UTC) whose events the batch changes, with the number of added events (0 for a replaced event's old
+-- day). Reads: arriving_events, known_events.
 with changes as (
     select
         cast(event_time at time zone 'UTC' as date) as day,

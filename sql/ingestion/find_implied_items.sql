@@ -1,4 +1,4 @@
--- Grain: one item that a batch's good events name.
+-- Grain: one item referenced by valid staged events. Reads: staged_events.
 create table implied_items as
 select distinct item_id
 from staged_events

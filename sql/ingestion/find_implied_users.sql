@@ -1,4 +1,4 @@
--- Grain: one user that a batch's good events name.
+-- Grain: one user referenced by valid staged events. Reads: staged_events.
 create table implied_users as
 select distinct user_id
 from staged_events

@@ -1,6 +1,6 @@
--- Grain: one good staged event whose id the warehouse has already, and whether it says the same there.
--- Looks where the id can be: near the batch's own time (:known_from to :known_until), so that the cost of a batch
--- does not grow with history.
+-- Grain: one valid staged event whose id is already in `events`, and whether its content is the same.
+-- Reads: staged_events, events between :known_from and :known_until. The time limit keeps the cost of a batch
+-- independent of the size of the history.
 create table known_events as
 select
     staged.row_number,

@@ -1,6 +1,6 @@
--- Grain: one good staged event whose id another row of the batch has: the first of them counts, or the last one
--- where the source corrects itself (:last_wins).
-with twice as (
+-- Grain: one valid staged event whose id another row of the batch has. The first is kept, or the last if :last_wins.
+-- Reads: staged_events. Writes: repeated_events, the rows that are not kept.
+with repeated_keys as (
     select event_key
     from staged_events
     where broken_rules is null
@@ -12,10 +12,10 @@ numbered as (
     select
         staged.row_number,
         staged.content,
-        row_number() over same_id as place,
+        row_number() over same_id as occurrence,
         first_value(staged.content) over same_id as first_content
     from staged_events as staged
-    inner join twice on staged.event_key = twice.event_key
+    inner join repeated_keys on staged.event_key = repeated_keys.event_key
     where staged.broken_rules is null
     window
         same_id as (
@@ -29,4 +29,4 @@ select
     row_number,
     content = first_content as is_same
 from numbered
-where place > 1
+where occurrence > 1

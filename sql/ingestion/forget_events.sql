@@ -1,6 +1,6 @@
--- Grain: one day (UTC) that events of forgotten users were removed from, with how many. An event without a user
--- goes too when its session is one of theirs.
-with sessions as (
+-- Grain: one day (UTC) with the number of removed events of forgotten users. Writes: events.
+-- Removes events without a user if their session belongs to a forgotten user.
+with forgotten_sessions as (
     select distinct session_id
     from events
     where user_id = any(cast(:user_ids as text[])) and session_id is not null
@@ -12,7 +12,7 @@ removed as (
         user_id = any(cast(:user_ids as text[]))
         or (
             user_id is null
-            and session_id in (select session_id from sessions)
+            and session_id in (select session_id from forgotten_sessions)
         )
     returning event_time
 )

@@ -1,5 +1,5 @@
--- Grain: one row in quarantine that tells of a forgotten user: the fact stays, what it said goes. A line that could
--- not be read is theirs if their id stands in it as a word.
+-- Grain: one quarantined row of a forgotten user. Writes: quarantine; clears the content, keeps rule and row number.
+-- An unparseable line belongs to a user if it contains the user id as a word.
 update quarantine set
     raw = '{}',
     value = null,

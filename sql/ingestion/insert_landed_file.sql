@@ -1,4 +1,4 @@
--- Grain: one file of the landing folder, as it was when it was found.
+-- Grain: one file of the landing folder in its state at listing time. Writes: landed_files.
 insert into landed_files (path, bytes, modified_ns, batch_id)
 values (:path, :bytes, :modified_ns, :batch_id)
 on conflict (path) do update set

@@ -1,4 +1,4 @@
--- Grain: one event. Reads: arriving_events. Writes: events, those of the given months.
+-- Grain: one event. Reads: arriving_events. Writes: events, for :months or for :all_months.
 insert into events (
     event_id, event_key, user_id, session_id, item_id, event_type, event_time, query, quantity, price, request_id,
     position, properties, source, batch, row_number, content

@@ -1,7 +1,7 @@
--- Grain: one version of an item: what a batch says of it, where that differs from what held at that time.
--- Reads: staged_items. Writes: item_versions. What is said of an item first holds from the beginning; what is said
--- later holds from the time the source names or else from when it was landed.
-with latest as (
+-- Grain: one new version of an item: a staged item that differs from the version valid at that time.
+-- Reads: staged_items. Writes: item_versions. Without `valid_from`, the first version is valid from -infinity, a later
+-- one from its landing time.
+with deduplicated as (
     select distinct on (item_id, valid_from) *
     from staged_items
     where broken_rules is null
@@ -10,20 +10,20 @@ with latest as (
 
 dated as (
     select
-        latest.*,
+        deduplicated.*,
         coalesce(
-            latest.valid_from,
+            deduplicated.valid_from,
             case
                 when
                     exists (
                         select 1 from item_versions
-                        where item_versions.item_id = latest.item_id and not item_versions.implied
+                        where item_versions.item_id = deduplicated.item_id and not item_versions.implied
                     )
                     then cast(:landed_at as timestamptz)
                 else '-infinity'
             end
-        ) as holds_from
-    from latest
+        ) as effective_from
+    from deduplicated
 )
 
 insert into item_versions (
@@ -31,7 +31,7 @@ insert into item_versions (
 )
 select
     dated.item_id,
-    dated.holds_from as valid_from,
+    dated.effective_from as valid_from,
     cast(:batch as integer) as batch,
     dated.title,
     dated.category_path,
@@ -45,21 +45,21 @@ from dated
 left join lateral (
     select *
     from item_versions
-    where item_id = dated.item_id and valid_from <= dated.holds_from
+    where item_id = dated.item_id and valid_from <= dated.effective_from
     order by valid_from desc, batch desc
     limit 1
-) as held on true
+) as previous on true
 where
-    held.item_id is null
-    or held.implied
+    previous.item_id is null
+    or previous.implied
     or (
         dated.title, dated.category_path, dated.brand, dated.price, dated.properties, dated.available_from,
         dated.available_until
     ) is distinct from (
-        held.title, held.category_path, held.brand, held.price, held.properties, held.available_from,
-        held.available_until
+        previous.title, previous.category_path, previous.brand, previous.price, previous.properties,
+        previous.available_from, previous.available_until
     )
--- Sorted, so that all is read before any of it is written: whoever reads this table through for each row, as the
--- planner does where it was analyzed when empty, would go through what is being written, too.
+-- The sort reads all rows before the first insert. Otherwise a sequential scan per row, which the planner chooses after
+-- analyzing the empty table, would also scan the rows being inserted.
 order by dated.row_number
 on conflict (item_id, valid_from, batch) do nothing

@@ -1,6 +1,6 @@
--- Grain: one version of a user: what a batch says of them, where that differs from what held at that time.
--- Reads: staged_users. Writes: user_versions. Times as in load_items.sql.
-with latest as (
+-- Grain: one new version of a user: a staged user that differs from the version valid at that time.
+-- Reads: staged_users. Writes: user_versions. Validity as in load_items.sql.
+with deduplicated as (
     select distinct on (user_id, valid_from) *
     from staged_users
     where broken_rules is null
@@ -9,26 +9,26 @@ with latest as (
 
 dated as (
     select
-        latest.*,
+        deduplicated.*,
         coalesce(
-            latest.valid_from,
+            deduplicated.valid_from,
             case
                 when
                     exists (
                         select 1 from user_versions
-                        where user_versions.user_id = latest.user_id and not user_versions.implied
+                        where user_versions.user_id = deduplicated.user_id and not user_versions.implied
                     )
                     then cast(:landed_at as timestamptz)
                 else '-infinity'
             end
-        ) as holds_from
-    from latest
+        ) as effective_from
+    from deduplicated
 )
 
 insert into user_versions (user_id, valid_from, batch, properties, source)
 select
     dated.user_id,
-    dated.holds_from as valid_from,
+    dated.effective_from as valid_from,
     cast(:batch as integer) as batch,
     dated.properties,
     :source as source
@@ -36,12 +36,12 @@ from dated
 left join lateral (
     select *
     from user_versions
-    where user_id = dated.user_id and valid_from <= dated.holds_from
+    where user_id = dated.user_id and valid_from <= dated.effective_from
     order by valid_from desc, batch desc
     limit 1
-) as held on true
-where held.user_id is null or held.implied or dated.properties is distinct from held.properties
--- Sorted, so that all is read before any of it is written: whoever reads this table through for each row, as the
--- planner does where it was analyzed when empty, would go through what is being written, too.
+) as previous on true
+where previous.user_id is null or previous.implied or dated.properties is distinct from previous.properties
+-- The sort reads all rows before the first insert. Otherwise a sequential scan per row, which the planner chooses after
+-- analyzing the empty table, would also scan the rows being inserted.
 order by dated.row_number
 on conflict (user_id, valid_from, batch) do nothing

@@ -1,5 +1,5 @@
--- Grain: one row in quarantine that waits, whatever the number of rules it broke, with what its batch says of its
--- source and how often rows of that batch were replayed.
+-- Grain: one unresolved quarantined row (however many rules it broke), with its batch's settings and the number of
+-- loaded replays of that batch. Reads: quarantine, batches.
 select distinct on (quarantine.batch_id, quarantine.kind, quarantine.row_number)
     quarantine.batch_id,
     quarantine.kind,

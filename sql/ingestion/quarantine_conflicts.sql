@@ -1,11 +1,12 @@
--- Grain: one event that has the id of another but says something else; the one that came first is kept.
+-- Grain: one event with the id of another event but different content; the other one is kept.
+-- Reads: skipped_events, landed_events. Writes: quarantine.
 insert into quarantine (batch_id, kind, row_number, rule, reason, value, raw)
 select
     :batch_id as batch_id,
     'events' as kind,
     skipped.row_number,
     'event_id_conflict' as rule,
-    'an event with this id says something else and was there first' as reason,
+    'another event with this id and different content was kept' as reason,
     landed.event_id as value,
     to_jsonb(landed) - 'row_number' as raw
 from skipped_events as skipped

@@ -1,3 +1,3 @@
--- Grain: one day that a change touched.
-insert into batch_days (day, loaded_number, events)
+-- Grain: one day (UTC) that a change touched. Writes: batch_days.
+insert into batch_days (day, change_number, events)
 values (:day, :number, :events)

@@ -1,4 +1,4 @@
--- Grain: one batch.
+-- Grain: one landed batch. Writes: batches. Returns its number.
 insert into batches (
     batch_id, source, origin, interval_start, interval_end, status, implies_items, implies_users, on_conflict, live,
     read_rows

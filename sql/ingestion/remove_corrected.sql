@@ -1,4 +1,5 @@
--- Grain: one event that a correction replaces.
+-- Grain: one stored event that a staged event with the same id replaces. Reads: known_events, skipped_events.
+-- Writes: events.
 delete from events using known_events as known
 where
     not known.is_same

@@ -1,4 +1,4 @@
--- Grain: one day (UTC) that events of a batch were removed from, with how many.
+-- Grain: one day (UTC) with the number of removed events of a batch. Writes: events.
 with removed as (
     delete from events
     where batch = :batch

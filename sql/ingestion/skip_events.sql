@@ -1,5 +1,5 @@
--- Grain: one good staged event that is not loaded: known or repeated. With :replace, one that says something else
--- than the warehouse is loaded in place of what is there.
+-- Grain: one valid staged event that is not loaded: a duplicate or a conflict. With :replace, a conflict with a stored
+-- event is loaded and replaces it. Reads: known_events, repeated_events.
 create table skipped_events as
 select
     row_number,

@@ -1,3 +1,4 @@
--- Grain: one event under one key that was told so long ago that endpoints have it from the warehouse's models.
+-- Grain: one shared event under one key, older than :keep, so that daily partitions and models include it by now.
+-- Writes: live_events.
 delete from live_events
-where told_at < now() - cast(:keep as interval)
+where published_at < now() - cast(:keep as interval)

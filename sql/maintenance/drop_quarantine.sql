@@ -1,3 +1,3 @@
--- Grain: one broken rule of a row in quarantine that was mended, or that nobody mended for long.
+-- Grain: one broken rule of a quarantined row, quarantined or resolved longer ago than :keep. Writes: quarantine.
 delete from quarantine
 where quarantined_at < now() - cast(:keep as interval) or resolved_at < now() - cast(:keep as interval)

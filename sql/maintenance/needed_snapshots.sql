@@ -1,4 +1,5 @@
--- Grain: one snapshot to keep: a young one, the latest three, and those of models that were promoted lately.
+-- Grain: one snapshot to keep: younger than :keep, one of the latest three, or of the last three promotions or
+-- rollbacks. Reads: snapshots, promotions.
 select snapshot_id
 from snapshots
 where created_at > now() - cast(:keep as interval)

@@ -1,4 +1,4 @@
--- Grain: one file that the next snapshot may be made of: what was built last of each day.
+-- Grain: one day, with the file of its latest daily partition, which the next snapshot may reuse. Reads: feature_partitions.
 select distinct on (day) file
-from feature_parts
+from feature_partitions
 order by day asc, built_at desc

@@ -1,4 +1,4 @@
--- Grain: one batch that was landed long ago and never loaded, whose landing schema is still there.
+-- Grain: one stale landing schema: a batch landed longer ago than :waiting and not loaded. Reads: batches.
 select batches.number
 from batches
 inner join pg_namespace on pg_namespace.nspname = 'landing_' || cast(batches.number as text)

@@ -1,4 +1,4 @@
--- Grain: one alarm, the latest first.
+-- Grain: one alarm, latest first; the last 50.
 select
     rule,
     model_version,

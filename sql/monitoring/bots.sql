@@ -1,8 +1,8 @@
--- Grain: one day on which visitors behaved like machines, with how many.
+-- Grain: one day with flagged bots, with their number and an example of the reason.
 select
     day,
-    count(*) as machines,
+    count(*) as bots,
     min(reason) as example
-from flagged_visitors
+from bot_visitors
 group by day
 order by day

@@ -1,4 +1,4 @@
--- Grain: one kind of list, with how much was shown in some time and how far people went, machines left out.
+-- Grain: one kind of list, with its funnel from impressions to purchases in [:begins, :ends), without bots.
 select
     shopper_outcomes.list,
     count(distinct shopper_outcomes.visitor) as visitors,

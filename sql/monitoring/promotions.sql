@@ -1,4 +1,4 @@
--- Grain: one decision about a model version, oldest first.
+-- Grain: one promotion decision, oldest first.
 select
     decided_at,
     model_version,

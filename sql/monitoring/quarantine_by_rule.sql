@@ -1,4 +1,4 @@
--- Grain: one rule of one source that rows in quarantine broke, with how many wait.
+-- Grain: one source and broken rule, with the number of unresolved rows in quarantine.
 select
     batches.source,
     quarantine.rule,

@@ -1,4 +1,4 @@
--- Grain: one row. How many rows endpoints delivered on the last day that they delivered any, and how many were refused.
+-- Grain: one row: feedback rows read and quarantined in the 24 hours up to the last feedback batch.
 select
     coalesce(sum(read_rows), 0) as read_rows,
     coalesce(sum(quarantined_rows), 0) as refused_rows

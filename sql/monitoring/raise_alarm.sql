@@ -1,4 +1,4 @@
--- Grain: one alarm that holds: a new one, or the open one with what was seen last.
+-- Opens an alarm, or updates the open one with the latest evidence. Grain: one open alarm.
 insert into alarms (rule, model_version, action, explanation, evidence)
 values (:rule, :model_version, :action, :explanation, cast(:evidence as jsonb))
 on conflict (rule, model_version) where closed_at is null do update set

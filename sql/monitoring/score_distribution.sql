@@ -1,5 +1,5 @@
--- Grain: one size of score (a power of the root of ten) of the items that one model version showed first, in lists of
--- recommendations of some arms in some time, with how many.
+-- Grain: one score bucket (power of the square root of ten), with the number of first-position impressions in a model
+-- version's recommendations in [:begins, :ends). Input of the score drift monitor (PSI).
 select
     cast(round(2 * log(greatest(cast(properties ->> 'score' as numeric), 1e-9))) as text) as value,
     count(*) as events

@@ -1,4 +1,4 @@
--- Grain: one row. When shoppers were shown something first and last, by one version or by any ('').
+-- Grain: one row: first and last impression to shoppers, of one version, or of all versions ('').
 select
     min(shown_at) as first_time,
     max(shown_at) as last_time

@@ -1,6 +1,6 @@
--- Grain: one value of one kind (:of) of what users did at the endpoints in some time, with how often. What machines did
--- is left out, and what other sources tell, which is no like to be compared with.
--- Items and categories are those that were taken by one type of event, as what is looked at depends on what is shown.
+-- Grain: one value of a feature (:of) of user actions in [:begins, :ends), with its event count. Input of the drift
+-- monitors (PSI). Only feedback events, without bots: distributions of other sources are not comparable.
+-- Items and categories count one event type, since views depend on what is shown.
 select
     case
         when :of = 'categories' then coalesce(items.category_path, '')
@@ -11,10 +11,10 @@ select
     count(*) as events
 from events
 left join items on :of = 'categories' and events.item_id = items.item_id
-left join flagged_visitors
+left join bot_visitors
     on
-        visitor_of(events.user_id, events.session_id) = flagged_visitors.visitor
-        and cast(events.event_time at time zone 'UTC' as date) = flagged_visitors.day
+        visitor_of(events.user_id, events.session_id) = bot_visitors.visitor
+        and cast(events.event_time at time zone 'UTC' as date) = bot_visitors.day
 where
     events.event_time >= :begins
     and events.event_time < :ends
@@ -26,5 +26,5 @@ where
         else events.event_type = :event_type and events.item_id is not null
     end
     and coalesce(events.properties ->> 'traffic', 'shopper') = 'shopper'
-    and flagged_visitors.visitor is null
+    and bot_visitors.visitor is null
 group by 1

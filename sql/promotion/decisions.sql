@@ -1,4 +1,4 @@
--- Grain: one decision that may change what serves or is on trial, oldest first.
+-- Grain: one decision that changes the deployed version or the rollout, oldest first.
 select
     model_version,
     run_id,

@@ -1,4 +1,4 @@
--- Grain: one decision about one model version, with every reason; none where the same refusal stands there already.
+-- Grain: one decision about one model version, with its reasons. A repeated identical refusal is not inserted again.
 insert into promotions (
     model_version, run_id, snapshot_id, bundle_digest, decision, reasons, approved_by, evidence
 )

@@ -1,5 +1,5 @@
--- Grain: one model version: shoppers it was shown to since a time, and how many of them acted on what it showed.
--- Visits without any id never take part in a trial, so they are left out on both sides.
+-- Grain: one model version, with its visitors since :since and how many of them acted on its lists.
+-- Anonymous visits are excluded on both sides, since rollouts never include them.
 with shown as (
     select
         request_id,

@@ -1,3 +1,3 @@
--- Grain: one event of a user, under any key.
+-- Deletes all shared events of a user, under every key.
 delete from live_events
 where user_id = :user_id

@@ -1,11 +1,11 @@
--- Grain: one event under one key: its user, or its session. Told again, it stays what it was.
+-- Grain: one event under one key, which is its user or its session. An event that is published again does not change.
 insert into live_events (key, event_id, user_id, event_time, event)
 select
-    told.key,
-    told.event_id,
-    told.user_id,
-    told.event_time,
-    told.event
+    published.key,
+    published.event_id,
+    published.user_id,
+    published.event_time,
+    published.event
 from
     unnest(
         cast(:keys as text[]),
@@ -13,5 +13,5 @@ from
         cast(:user_ids as text[]),
         cast(:event_times as timestamptz[]),
         cast(:events as text[])
-    ) as told (key, event_id, user_id, event_time, event)
+    ) as published (key, event_id, user_id, event_time, event)
 on conflict (key, event_id) do nothing

@@ -1,4 +1,4 @@
--- Grain: one item that somebody bought or looked at, with how often, and what was mostly paid for it.
+-- Grain: one item with a view, cart addition or purchase; its number of actions and median price.
 select
     items.item_id,
     coalesce(items.title, '') as title,

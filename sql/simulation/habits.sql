@@ -1,4 +1,5 @@
--- Grain: one item that one user took, with how often; of the users whose digests come first, so many.
+-- Grain: one user and item, with the number of actions and sessions.
+-- The sample of :shoppers users is by digest of :seed and user id.
 with chosen as (
     select user_id
     from events

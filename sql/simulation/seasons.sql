@@ -1,4 +1,4 @@
--- Grain: one category in one month of the year, with how much was taken of it.
+-- Grain: one category and month of the year, with the number of actions.
 select
     coalesce(items.category_path, '') as category_path,
     cast(extract(month from events.event_time) as integer) as month,

@@ -1,5 +1,5 @@
--- Grain: one batch a snapshot was built from.
+-- Grain: one batch of a snapshot.
 select *  -- noqa: AM04
 from snapshot_batches
 where snapshot_id = :snapshot_id
-order by loaded_number
+order by change_number

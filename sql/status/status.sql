@@ -1,4 +1,4 @@
--- Grain: one row. The state of the loop in counts; by source, see the view source_status.
+-- Grain: one row: state of the loop in counts. The view source_status has it by source.
 with in_batches as (
     select
         count(*) filter (where status = 'rejected') as rejected,
@@ -30,7 +30,7 @@ select
     (select count(*) from events) as events,
     (select count(*) from items) as items,
     (select count(*) from users) as users,
-    (select count(*) from waiting_rows) as quarantine,
+    (select count(*) from open_quarantine) as quarantine,
     (select rejected from in_batches) as rejected_batches,
     (select last_event from in_batches) as last_event,
     (select snapshot_id from last_snapshot) as last_snapshot,

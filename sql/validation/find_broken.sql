@@ -1,5 +1,5 @@
--- Grain: one broken rule of one staged row, with the row as it was landed.
--- Reads: the views `staged` and `landed`, which stand for the tables of the kind in hand.
+-- Grain: one broken rule of one staged row, with the landed row as JSON.
+-- Reads: the views `staged` and `landed` over the tables of the current kind.
 create table broken_rows as
 select
     staged.row_number,

@@ -1,4 +1,4 @@
--- Grain: one row. What a staged batch of users looks like in numbers.
+-- Grain: one row, the metrics of a staged batch of users. Reads: staged_users.
 select
     count(*) as rows,
     count(broken_rules) as bad_rows

@@ -1,5 +1,5 @@
--- Grain: one broken rule of one staged row, kept with the offending value and the whole row as it was sent.
--- Of a forgotten user nothing is kept but the fact. Reads: broken_rows, as `find_broken.sql` finds them.
+-- Grain: one broken rule of one staged row, with the offending value and the whole landed row.
+-- Rows of forgotten users are stored without content. Reads: broken_rows. Writes: quarantine.
 insert into quarantine (batch_id, kind, row_number, rule, reason, value, raw)
 select
     :batch_id as batch_id,

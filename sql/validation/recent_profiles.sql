@@ -1,6 +1,6 @@
--- Grain: one metric of one of a source's latest loaded batches of a kind, as they were when they came. Rows that were
--- replayed from quarantine tell nothing of what is usual.
-with recent as (
+-- Grain: one metric of one of the latest eight loaded batches of a source and kind. Reads: batches, batch_profiles.
+-- Excludes replayed batches, because their rows are not representative.
+with recent_batches as (
     select batch_id
     from batches
     where
@@ -12,7 +12,7 @@ with recent as (
             select 1 from batch_profiles
             where batch_profiles.batch_id = batches.batch_id and batch_profiles.kind = :kind
         )
-    order by loaded_number desc
+    order by change_number desc
     limit 8
 )
 
@@ -20,5 +20,5 @@ select
     profiles.metric,
     profiles.value
 from batch_profiles as profiles
-inner join recent on profiles.batch_id = recent.batch_id
+inner join recent_batches on profiles.batch_id = recent_batches.batch_id
 where profiles.kind = :kind and profiles.value is not null

@@ -1,6 +1,6 @@
--- Grain: one landed event of a batch, typed (null where the text is not of the type), with its identity, what it says
--- in short, and the names of the rules it breaks (null if none). An event that its source gave no id is known by what
--- it says.
+-- Grain: one landed event of a batch, typed (null where the text is invalid), with its id, the hash of its content and
+-- the names of the rules it breaks (null if none). An event without an id gets the hash of its fields, without
+-- properties, as id.
 -- Reads: landed_events, pending_items, pending_users, item_versions, user_versions, forgotten_users.
 create table staged_events as
 with typed as (
@@ -43,11 +43,11 @@ with typed as (
         case when pg_input_is_valid(properties, 'jsonb') then cast(properties as jsonb) end as properties,
         properties is not null as has_properties
     from landed_events
-    -- Changes nothing but that each text is read once, and not again for every use of its value below.
+    -- `offset 0` keeps the planner from inlining this step and parsing each text again at every use.
     offset 0  -- noqa: AM09
 ),
 
-judged as (
+checked as (
     select
         *,
         nullif(
@@ -70,7 +70,7 @@ judged as (
                 end,
                 case when event_time is null then 'event_time_is_time' end,
                 case when event_time > now() + interval '5 minutes' then 'event_time_not_in_future' end,
-                case when event_time < :kept_from then 'event_time_is_kept' end,
+                case when event_time < :retention_start then 'event_time_is_kept' end,
                 case when user_id is null and session_id is null then 'user_or_session_present' end,
                 case when item_id is null and event_type <> 'search' then 'item_present' end,
                 case when query is null and event_type = 'search' then 'query_present' end,
@@ -155,4 +155,4 @@ select
                 )
     end as content,
     broken_rules
-from judged
+from checked

@@ -1,4 +1,5 @@
--- Grain: one landed item of a batch, typed, with the names of the rules it breaks (null if none).
+-- Grain: one landed item of a batch, typed (null where the text is invalid), with the names of the rules it breaks
+-- (null if none). Reads: landed_items.
 create table staged_items as
 with typed as (
     select

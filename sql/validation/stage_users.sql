@@ -1,4 +1,5 @@
--- Grain: one landed user of a batch, typed, with the names of the rules it breaks (null if none).
+-- Grain: one landed user of a batch, typed (null where the text is invalid), with the names of the rules it breaks
+-- (null if none). Reads: landed_users, forgotten_users.
 create table staged_users as
 with typed as (
     select

@@ -1,4 +1,4 @@
-"""`make run` on a slice of the real data: killed in the middle, started again, and the loop closes."""
+"""`make run` on a sample of the real data: killed, restarted, and the loop closes."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ import pytest
 import sqlalchemy
 from sqlalchemy import text
 
-from recsys_tasks.stack.processes import sweep
+from recsys_tasks.stack.processes import stop_stack_processes
 from recsys_tasks.warehouse import embedded
 
-_SLICE = {
+_SAMPLE = {
     "RECSYS_SAMPLE_USERS": "300",
     "RECSYS_MIN_ITEM_EVENTS": "5",
     "RECSYS_TRAINING_SECONDS": "60",
@@ -32,11 +32,11 @@ def home(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "home"
     folder.mkdir()
     yield folder
-    sweep(folder)
+    stop_stack_processes(folder)
 
 
 def _environment(home: Path) -> dict[str, str]:
-    return {**os.environ, **_SLICE, "RECSYS_HOME": str(home), "COLUMNS": "200"}
+    return {**os.environ, **_SAMPLE, "RECSYS_HOME": str(home), "COLUMNS": "200"}
 
 
 def _start(home: Path, *arguments: str) -> subprocess.Popen[str]:
@@ -51,7 +51,7 @@ def _start(home: Path, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def _left_behind(home: Path) -> list[str]:
+def _remaining_processes(home: Path) -> list[str]:
     found = []
     for process in psutil.process_iter():
         try:
@@ -62,7 +62,7 @@ def _left_behind(home: Path) -> list[str]:
     return found
 
 
-def test_the_loop_closes_even_when_it_is_killed_in_the_middle(home: Path) -> None:
+def test_the_loop_closes_after_a_kill_in_the_middle(home: Path) -> None:
     killed = _start(home, "--once")
     assert killed.stdout is not None
     for line in killed.stdout:
@@ -74,7 +74,7 @@ def test_the_loop_closes_even_when_it_is_killed_in_the_middle(home: Path) -> Non
     again = _start(home, "--once")
     output, _ = again.communicate(timeout=600)
     assert again.returncode == 0, output
-    assert _left_behind(home) == []
+    assert _remaining_processes(home) == []
 
     for part in (
         "airflow",
@@ -119,14 +119,14 @@ def test_the_loop_closes_even_when_it_is_killed_in_the_middle(home: Path) -> Non
     assert events == ids
     assert {row[0] for row in feedback} == {"impression", "search", "view", "add_to_cart", "purchase"}
     report = (home / "report.html").read_text(encoding="utf-8")
-    for part in ("Offline against online", "What is watched", "is the model worth it", "<svg", "in quarantine"):
+    for part in ("Offline against online", "Monitors", "is the model worth it", "<svg", "in quarantine"):
         assert part in report
     assert clicked
     assert promotions == 2
 
     server.cleanup()
 
-    third = _start(home)  # the third time everything is there: it only serves, until Ctrl-C
+    third = _start(home)  # every stage is complete: it only serves until Ctrl-C
     assert third.stdout is not None
     shown = ""
     for line in third.stdout:
@@ -135,10 +135,10 @@ def test_the_loop_closes_even_when_it_is_killed_in_the_middle(home: Path) -> Non
             break
     assert "train_model" not in shown
     (address,) = set(re.findall(r"endpoint +(http://\S+)", shown))
-    asked = {"user_id": "1", "time": "2017-12-26T10:00:00Z", "record": False}
-    answer = httpx.post(f"{address}/v1/recommendations", json=asked)
+    request = {"user_id": "1", "time": "2017-12-26T10:00:00Z", "record": False}
+    answer = httpx.post(f"{address}/v1/recommendations", json=request)
     assert {item["source"] for item in answer.json()["items"]} == {"model"}
     third.send_signal(signal.SIGINT)
     third.communicate(timeout=60)
     assert third.returncode == 0
-    assert _left_behind(home) == []
+    assert _remaining_processes(home) == []

@@ -1,4 +1,4 @@
-"""Bundles are made once: training and exporting even a small model takes seconds."""
+"""Session-wide bundles: training and exporting even a small model takes seconds."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ from tests.integration.bundles import small_bundle
 
 @pytest.fixture(scope="session")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Two bundles, of model versions 1 and 2."""
+    """Two bundles with model versions 1 and 2."""
     return [small_bundle(tmp_path_factory.mktemp(f"bundle{n}"), str(n), n) for n in (1, 2)]

@@ -1,4 +1,4 @@
-"""What endpoints report, made for tests of what is counted from it."""
+"""Synthetic feedback of endpoints, for tests of attribution, metrics and monitoring."""
 
 from __future__ import annotations
 
@@ -18,43 +18,43 @@ START = datetime(2024, 5, 1, 9, tzinfo=UTC)
 Row = dict[str, Any]
 
 
-def shown(
+def impression_events(
     request: str,
     items: Sequence[str],
     user: str | None = "u1",
     at: datetime = START,
     session: str | None = None,
-    **about: object,
+    **list_properties: object,
 ) -> list[Row]:
-    """The impressions of a request; `about` is said with the first of them."""
-    first = {"list": "recommendations", "segment": "returning", "milliseconds": 2.5, **about}
+    """Returns the impressions of a request; the first one carries the properties of the list."""
+    first = {"list": "recommendations", "segment": "returning", "milliseconds": 2.5, **list_properties}
     version = {"model_version": first.pop("model_version", "1"), "score": 0.1, "source": "model"}
     teams = first.pop("teams", None)
     propensities = first.pop("propensities", None)
     rows = []
-    for place, item in enumerate(items):
-        properties: Row = {**version, **(first if place == 0 else {})}
+    for index, item in enumerate(items):
+        properties: Row = {**version, **(first if index == 0 else {})}
         if isinstance(teams, list):
-            properties["team"] = teams[place]
+            properties["team"] = teams[index]
         if isinstance(propensities, list):
-            properties["propensity"] = propensities[place]
+            properties["propensity"] = propensities[index]
         row: Row = {
-            "event_id": f"{request}-{place + 1}",
+            "event_id": f"{request}-{index + 1}",
             "event_type": "impression",
             "user_id": user,
             "session_id": session,
             "item_id": item,
             "event_time": at.isoformat(),
             "request_id": request,
-            "position": place + 1,
+            "position": index + 1,
             "properties": properties,
         }
         rows.append({name: value for name, value in row.items() if value is not None})
     return rows
 
 
-def did(event_type: str, item: str, user: str = "u1", minutes: float = 1.0, **more: object) -> Row:
-    """Something that a user did, some minutes after the start."""
+def action_event(event_type: str, item: str, user: str = "u1", minutes: float = 1.0, **more: object) -> Row:
+    """Returns an action of a user, `minutes` after START."""
     row: Row = {
         "event_type": event_type,
         "user_id": user,
@@ -66,16 +66,16 @@ def did(event_type: str, item: str, user: str = "u1", minutes: float = 1.0, **mo
     return row
 
 
-def report(warehouse: Engine, home: Path, rows: Iterable[Row]) -> list[LoadReport]:
-    """Takes events in as they come from an endpoint; items they name are known."""
+def ingest_feedback(warehouse: Engine, home: Path, rows: Iterable[Row]) -> list[LoadReport]:
+    """Ingests events as feedback of an endpoint; their items must exist, see `load_catalog`."""
     lines = [json.dumps(row) for row in rows]
     path = home / f"feedback-{abs(hash(tuple(lines)))}.jsonl"
     path.write_text("\n".join([*lines, ""]), encoding="utf-8")
     return ingest(warehouse, home, FEEDBACK_SOURCE, path, bad=1.0)
 
 
-def catalogue(warehouse: Engine, home: Path, count: int = 20) -> None:
-    """Items `i0`, `i1`, …, each bought for 2.00 half a year before."""
+def load_catalog(warehouse: Engine, home: Path, count: int = 20) -> None:
+    """Loads items `i0`, `i1`, …, each purchased half a year before START."""
     mapping = home / "shop.toml"
     mapping.write_text(
         'source = "shop"\nformat = "jsonl"\non_error = "quarantine"\nimplies_items = true\nimplies_users = true\n'
@@ -84,9 +84,17 @@ def catalogue(warehouse: Engine, home: Path, count: int = 20) -> None:
         encoding="utf-8",
     )
     path = home / "shop.jsonl"
-    before = -60 * 24 * 180
+    half_a_year_before = -60 * 24 * 180
     path.write_text(
-        "\n".join([*(json.dumps(did("purchase", f"i{n}", f"u{n % 9}", before + n)) for n in range(count)), ""]),
+        "\n".join(
+            [
+                *(
+                    json.dumps(action_event("purchase", f"i{n}", f"u{n % 9}", half_a_year_before + n))
+                    for n in range(count)
+                ),
+                "",
+            ]
+        ),
         encoding="utf-8",
     )
     ingest(warehouse, home, str(mapping), path)

@@ -1,4 +1,4 @@
-"""What tests of ingestion share: a shop's files and mapping, the whole way of a file, and what a warehouse holds."""
+"""Helpers of ingestion tests: CSV files with a mapping, complete ingestion, and dumps of a warehouse."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from pathlib import Path
 
 from sqlalchemy import Engine, text
 
-from recsys_tasks.ingestion.landing import land
-from recsys_tasks.ingestion.load import LoadReport, load
+from recsys_tasks.ingestion.landing import land_batches
+from recsys_tasks.ingestion.load import LoadReport, load_batch
 from recsys_tasks.ingestion.sources import read_source
-from recsys_tasks.validation import validate
+from recsys_tasks.validation import validate_batch
 
 LONG_AGO = datetime(1990, 1, 1, tzinfo=UTC)
 HEADER = "id,who,what,did,when,price"
 
 
-def mapping(folder: Path, **extra: object) -> str:
-    """Writes a mapping for the shop's files and returns its path."""
+def write_mapping(folder: Path, **extra: object) -> str:
+    """Writes a mapping for the CSV files of `write_csv`; returns its path."""
     keys = {"source": "shop", "format": "csv", "on_error": "quarantine", "implies_items": True, "implies_users": True}
     lines = [f"{key} = {json.dumps(value)}" for key, value in (keys | extra).items()]
     lines += ["[columns]", 'event_id = "id"', 'user_id = "who"', 'item_id = "what"', 'event_type = "did"']
@@ -31,8 +31,8 @@ def mapping(folder: Path, **extra: object) -> str:
     return str(path)
 
 
-def line(number: int, **changes: object) -> str:
-    """A line of the shop's file."""
+def csv_line(number: int, **changes: object) -> str:
+    """Returns one CSV line with the number's event; `changes` override columns."""
     row = {
         "id": f"e{number}",
         "who": f"u{number % 7}",
@@ -44,23 +44,23 @@ def line(number: int, **changes: object) -> str:
     return ",".join(str(value) for value in (row | changes).values())
 
 
-def write(path: Path, lines: Iterable[str]) -> Path:
-    """A CSV file of the shop."""
+def write_csv(path: Path, lines: Iterable[str]) -> Path:
+    """Writes a CSV file with header and lines; returns its path."""
     path.write_text("\n".join([HEADER, *lines, ""]), encoding="utf-8")
     return path
 
 
 def ingest(warehouse: Engine, home: Path, source: str, *paths: Path, bad: float = 0.5) -> list[LoadReport]:
-    """All the way of some files."""
+    """Lands, validates and loads files."""
     reports = []
-    for batch_id in land(warehouse, read_source(source, paths)):
-        validate(warehouse, batch_id, home / "gx", max_bad_share=bad, kept_from=LONG_AGO)
-        reports.append(load(warehouse, batch_id))
+    for batch_id in land_batches(warehouse, read_source(source, paths)):
+        validate_batch(warehouse, batch_id, home / "gx", max_bad_share=bad, retention_start=LONG_AGO)
+        reports.append(load_batch(warehouse, batch_id))
     return reports
 
 
-def contents(warehouse: Engine) -> dict[str, list[tuple[object, ...]]]:
-    """Everything a warehouse says, but for when it was told and in which order."""
+def dump_contents(warehouse: Engine) -> dict[str, list[tuple[object, ...]]]:
+    """Returns the sorted rows of the main tables, without load times and change numbers."""
     queries = {
         "events": "select event_id, user_id, item_id, event_type, event_time, price, properties, content from events",
         "items": "select item_id, title, price from items",
@@ -77,13 +77,13 @@ def contents(warehouse: Engine) -> dict[str, list[tuple[object, ...]]]:
 
 
 def count(warehouse: Engine, query: str) -> int:
-    """The one number a query gives."""
+    """Returns the single number of a query."""
     with warehouse.connect() as connection:
         return int(connection.scalar(text(query)) or 0)
 
 
-def age(path: Path) -> Path:
-    """Makes a file look as if nobody had written to it for a while."""
+def set_old_mtime(path: Path) -> Path:
+    """Sets a file's modification time to one minute ago; returns its path."""
     earlier = time.time() - 60
     os.utime(path, (earlier, earlier))
     return path

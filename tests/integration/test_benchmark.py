@@ -12,7 +12,7 @@ ITEMS = 30
 
 
 def _chains(count: int, seed: int) -> pd.DataFrame:
-    """Sequences in which each item leads to the next number, with few exceptions."""
+    """Sequences in which each item is followed by the next number, with a few exceptions."""
     random = np.random.default_rng(seed)
     rows = []
     for sequence in range(count):
@@ -39,7 +39,7 @@ def _run(files: Path, out: Path, *more: str) -> int:
     return main(["benchmark", *given, *more])
 
 
-def test_a_network_learns_what_follows_what(files: Path, tmp_path: Path) -> None:
+def test_a_network_learns_transitions(files: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.json"
     assert _run(files, out, "--items", str(files / "items.parquet"), "--minutes", "0.4") == 0
     found = json.loads(out.read_text())
@@ -56,14 +56,14 @@ def test_a_network_learns_what_follows_what(files: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("model", BASELINES)
-def test_each_baseline_answers_the_same_questions(files: Path, tmp_path: Path, model: str) -> None:
+def test_each_baseline_ranks_the_same_tasks(files: Path, tmp_path: Path, model: str) -> None:
     assert _run(files, tmp_path / "out.json", "--model", model) == 0
     found = json.loads((tmp_path / "out.json").read_text())
     assert found["sequences"] == 100
     assert 0 < found["recall_20"] <= 1
 
 
-def test_neighbours_see_what_popularity_cannot(files: Path, tmp_path: Path) -> None:
+def test_item_knn_beats_popularity_on_transitions(files: Path, tmp_path: Path) -> None:
     found = {}
     for model in (POPULARITY, ITEM_KNN):
         assert _run(files, tmp_path / f"{model}.json", "--model", model) == 0
@@ -71,7 +71,7 @@ def test_neighbours_see_what_popularity_cannot(files: Path, tmp_path: Path) -> N
     assert found[ITEM_KNN] > 2 * found[POPULARITY]
 
 
-def test_a_target_that_was_never_seen_in_training_counts_as_missed(files: Path, tmp_path: Path) -> None:
+def test_a_target_outside_the_vocabulary_counts_as_missed(files: Path, tmp_path: Path) -> None:
     test = pd.read_parquet(files / "test.parquet")
     last = test.groupby("sequence_id").tail(1).index
     test.loc[last, "item_id"] = 10_000
@@ -91,7 +91,7 @@ def test_a_target_that_was_never_seen_in_training_counts_as_missed(files: Path, 
         (lambda table: table.assign(event_type="stare"), "event_type stare is not one of"),
     ],
 )
-def test_a_file_that_is_none_is_refused_with_the_reason(
+def test_an_invalid_file_is_rejected_with_the_reason(
     files: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],

@@ -1,4 +1,4 @@
-"""Every DAG by `airflow dags test`, in the order of the loop, with a real endpoint beside it."""
+"""Every DAG by `airflow dags test`, in the order of the loop, with a real endpoint."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ import pytest
 import sqlalchemy
 from sqlalchemy import text
 
-from recsys_tasks.stack.environment import Ports, any_free_port, stack_environment
-from recsys_tasks.stack.processes import sweep
+from recsys_tasks.stack.environment import Ports, find_free_port, stack_environment
+from recsys_tasks.stack.processes import stop_stack_processes
 from recsys_tasks.warehouse import embedded
-from tests.integration.ingesting import age, line, mapping, write
-from tests.shops import EASY_RULES
+from tests.integration.ingesting import csv_line, set_old_mtime, write_csv, write_mapping
+from tests.shops import LENIENT_GATE_RULES
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """The environment of a stack with PostgreSQL and the endpoint up, and Airflow's database migrated."""
+    """Environment of a stack with a running PostgreSQL and endpoint, and a migrated Airflow database."""
     home = tmp_path_factory.mktemp("home")
     server = embedded.start(home)
-    ports = Ports(*(any_free_port() for _ in range(4)))
+    ports = Ports(*(find_free_port() for _ in range(4)))
     environment = stack_environment(home, ROOT / "dags", embedded.socket_folder(server), ports)
     environment |= {
         "RECSYS_MLFLOW_TRACKING_URI": embedded.url(server, "mlflow"),
@@ -38,19 +38,19 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
         "RECSYS_TRAINING_SECONDS": "30",
         "RECSYS_GATE_RULES": str(home / "gate.toml"),
     }
-    (home / "gate.toml").write_text(EASY_RULES)
+    (home / "gate.toml").write_text(LENIENT_GATE_RULES)
     _airflow(environment, "db", "migrate")
     endpoint = subprocess.Popen(
         [sys.executable, "-m", "recsys_tasks", "serve", "--port", str(ports.endpoint)], env=environment
     )
-    _until_alive(ports.url("endpoint"))
+    _wait_until_alive(ports.url("endpoint"))
     yield {**environment, "ENDPOINT": ports.url("endpoint")}
     endpoint.terminate()
     endpoint.wait(20)
-    sweep(home)
+    stop_stack_processes(home)
 
 
-def _until_alive(url: str) -> None:
+def _wait_until_alive(url: str) -> None:
     deadline = time.monotonic() + 30
     while True:
         try:
@@ -75,7 +75,7 @@ def _rows(environment: dict[str, str], query: str) -> list[tuple[object, ...]]:
     return found
 
 
-def test_the_dags_walk_the_loop(stack: dict[str, str]) -> None:
+def test_the_dags_close_the_loop(stack: dict[str, str]) -> None:
     _airflow(stack, "dags", "test", "ingest_events", "2017-12-11")
     assert _rows(stack, "select count(*) > 10000, max(event_time) < '2017-12-12' from events") == [(True, True)]
 
@@ -107,14 +107,14 @@ def test_the_dags_walk_the_loop(stack: dict[str, str]) -> None:
     assert found == [("impression", 3), ("purchase", 1)]
 
 
-def test_dropped_files_are_ingested_one_by_one_and_a_bad_one_stops_no_other(stack: dict[str, str]) -> None:
+def test_landing_files_are_ingested_one_by_one_and_an_invalid_one_stops_no_other(stack: dict[str, str]) -> None:
     shop = Path(stack["RECSYS_HOME"]) / "landing" / "shop"
     shop.mkdir(parents=True)
-    mapping(shop)
-    for name, lines in (("a.csv", [line(1), line(2)]), ("c.csv", [line(2), line(3)])):
-        age(write(shop / name, lines))
-    age(write(shop / "b.csv", [])).write_text("who,what\n", encoding="utf-8")
-    age(shop / "b.csv")
+    write_mapping(shop)
+    for name, lines in (("a.csv", [csv_line(1), csv_line(2)]), ("c.csv", [csv_line(2), csv_line(3)])):
+        set_old_mtime(write_csv(shop / name, lines))
+    set_old_mtime(write_csv(shop / "b.csv", [])).write_text("who,what\n", encoding="utf-8")
+    set_old_mtime(shop / "b.csv")
     failed = _airflow(stack, "dags", "test", "ingest_landing", fails=True)
     assert "1 of 3 files failed" in failed
     assert "no column 'id'; the file has who, what" in failed
@@ -127,15 +127,15 @@ def test_dropped_files_are_ingested_one_by_one_and_a_bad_one_stops_no_other(stac
 def test_the_warehouse_is_maintained(stack: dict[str, str]) -> None:
     before = _rows(stack, "select count(*) from events")
     kept = {**stack, "RECSYS_EVENT_RETENTION_DAYS": "30", "RECSYS_SNAPSHOT_RETENTION_DAYS": "1"}
-    told = _airflow(kept, "dags", "test", "maintain_warehouse", "--conf", '{"dry_run": true}')
-    assert "would drop months events_2017_" in told
+    output = _airflow(kept, "dags", "test", "maintain_warehouse", "--conf", '{"dry_run": true}')
+    assert "would drop months events_2017_" in output
     assert _rows(stack, "select count(*) from events") == before
     _airflow(stack, "dags", "test", "maintain_warehouse")
-    assert _rows(stack, "select count(*) from events") == before  # by default all events are kept
+    assert _rows(stack, "select count(*) from events") == before  # no event retention by default
 
 
-def test_one_connection_is_all_an_existing_airflow_needs(stack: dict[str, str]) -> None:
-    """Without our variables in its environment, a DAG finds the warehouse by the connection and logs no password."""
+def test_an_existing_airflow_needs_one_connection_only(stack: dict[str, str]) -> None:
+    """Without RECSYS variables, a DAG reads its settings from the connection and logs no password."""
     url = sqlalchemy.make_url(stack["RECSYS_WAREHOUSE_URL"])
     bare = {name: value for name, value in stack.items() if not name.startswith("RECSYS_")}
     connection = {
@@ -147,12 +147,12 @@ def test_one_connection_is_all_an_existing_airflow_needs(stack: dict[str, str]) 
         "extra": {"home": stack["RECSYS_HOME"], "endpoint_urls": [stack["ENDPOINT"]], "keep_quarantine_days": "30"},
     }
     bare["AIRFLOW_CONN_RECSYS_WAREHOUSE"] = json.dumps(connection)
-    told = _airflow(bare, "dags", "test", "maintain_warehouse", "--conf", '{"dry_run": true}')
-    assert "would drop months none" in told
+    output = _airflow(bare, "dags", "test", "maintain_warehouse", "--conf", '{"dry_run": true}')
+    assert "would drop months none" in output
 
 
-def test_the_registered_model_answers_like_the_endpoint(stack: dict[str, str]) -> None:
-    """A session alone, asked of `models:/session-recommender@champion` and of the endpoint."""
+def test_the_registered_model_and_the_endpoint_return_the_same_items(stack: dict[str, str]) -> None:
+    """The champion of the registry and the endpoint return the same items for a session."""
     item = _rows(stack, "select item_id from events group by item_id order by count(*) desc limit 1")[0][0]
     program = (
         "import json, mlflow, pandas as pd, sys\n"
@@ -177,7 +177,7 @@ def test_the_registered_model_answers_like_the_endpoint(stack: dict[str, str]) -
 
 def test_acknowledged_events_survive_sigkill_of_the_endpoint(stack: dict[str, str], tmp_path: Path) -> None:
     environment = {**stack, "RECSYS_HOME": str(tmp_path)}
-    port = any_free_port()
+    port = find_free_port()
     url = f"http://127.0.0.1:{port}"
     acknowledged: list[str] = []
     for start in range(3):
@@ -186,7 +186,7 @@ def test_acknowledged_events_survive_sigkill_of_the_endpoint(stack: dict[str, st
             env=environment,
             start_new_session=True,
         )
-        _until_alive(url)
+        _wait_until_alive(url)
         for number in range(40):
             event = {"event_id": f"{start}-{number}", "event_type": "view", "user_id": "u", "item_id": "i"}
             httpx.post(f"{url}/v1/events", json=event).raise_for_status()
@@ -194,4 +194,4 @@ def test_acknowledged_events_survive_sigkill_of_the_endpoint(stack: dict[str, st
         os.killpg(process.pid, 9)
         process.wait()
     journal = b"".join(path.read_bytes() for path in sorted((tmp_path / "endpoint" / "journal").glob("*.jsonl")))
-    assert [json.loads(line)["event_id"] for line in journal.splitlines()] == acknowledged
+    assert [json.loads(record)["event_id"] for record in journal.splitlines()] == acknowledged

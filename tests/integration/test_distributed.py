@@ -18,7 +18,7 @@ with process_group() as first:
     torch.manual_seed(0)
     shop = encoded_shop(users=30)
     network = build_network(small_config(shop.vocabulary), shop.vocabulary)
-    config = TrainingConfig(epochs=5, seconds=600, negatives=32, batch_tokens=256)
+    config = TrainingConfig(epochs=5, seconds=600, num_negatives=32, batch_tokens=256)
     report = train(network, training_data(shop), config, lambda _: 0.0)
     if first:
         print("LOSSES", json.dumps([epoch["loss"] for epoch in report.epochs]))
@@ -29,7 +29,7 @@ def _losses(command: list[str], folder: Path) -> list[float]:
     script = folder / "train.py"
     script.write_text(SCRIPT)
     root = Path(__file__).parents[2]
-    found = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, *command, str(script)],
         cwd=root,
         env={**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
@@ -38,13 +38,13 @@ def _losses(command: list[str], folder: Path) -> list[float]:
         timeout=300,
         check=False,
     )
-    assert found.returncode == 0, found.stderr[-2000:]
-    (line,) = (line for line in found.stdout.splitlines() if "LOSSES" in line)
+    assert completed.returncode == 0, completed.stderr[-2000:]
+    (line,) = (line for line in completed.stdout.splitlines() if "LOSSES" in line)
     losses: list[float] = json.loads(line.split("LOSSES")[1])
     return losses
 
 
-def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
+def test_two_processes_reach_the_losses_of_one(tmp_path: Path) -> None:
     alone = _losses([], tmp_path)
     together = _losses(["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"], tmp_path)
     assert len(alone) >= 5

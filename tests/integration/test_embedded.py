@@ -1,4 +1,4 @@
-"""The embedded server goes when the last process that uses it has ended, however the others ended."""
+"""Embedded server: stops with its last client, restarts after a crash, serializes concurrent starts."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _PROGRAM = (
 )
 
 
-def _use(home: Path, signal: int) -> int:
+def _start_and_exit(home: Path, signal: int) -> int:
     done = subprocess.run(
         [sys.executable, "-c", _PROGRAM, str(home), str(signal)], capture_output=True, text=True, check=False
     )
     return int(done.stdout.split()[-1])
 
 
-def _runs(pid: int) -> bool:
+def _is_running(pid: int) -> bool:
     try:
         status: str = psutil.Process(pid).status()
     except psutil.NoSuchProcess:
@@ -32,11 +32,11 @@ def _runs(pid: int) -> bool:
     return bool(status != psutil.STATUS_ZOMBIE)
 
 
-def test_a_killed_user_of_the_server_does_not_keep_it_up(tmp_path: Path) -> None:
-    survivor = _use(tmp_path, 9)
-    assert _runs(survivor)
-    assert _use(tmp_path, 0) == survivor
-    assert not _runs(survivor)
+def test_a_killed_client_process_does_not_keep_the_server_running(tmp_path: Path) -> None:
+    survivor = _start_and_exit(tmp_path, 9)
+    assert _is_running(survivor)
+    assert _start_and_exit(tmp_path, 0) == survivor
+    assert not _is_running(survivor)
 
 
 _KILLED = (
@@ -50,14 +50,14 @@ _KILLED = (
 )
 
 
-def test_a_server_that_was_killed_is_started_again(tmp_path: Path) -> None:
+def test_a_killed_server_is_restarted(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", _KILLED, str(tmp_path)], capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == ["True", "42"]
 
 
-# Tells when it waits for its turn, or else, at the end, which server it has.
+# Prints `waits` when it waits for the lock, then the process id of its server.
 _SECOND = (
     "import sys, fcntl, pathlib\n"
     "from recsys_tasks.warehouse import embedded\n"
@@ -80,7 +80,7 @@ _FIRST = (
 )
 
 
-def test_who_starts_while_the_first_one_still_makes_the_server_waits_and_joins_it(tmp_path: Path) -> None:
+def test_a_concurrent_start_waits_and_joins_the_same_server(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", _FIRST, str(tmp_path), _SECOND],
         capture_output=True,

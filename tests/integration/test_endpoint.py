@@ -1,4 +1,4 @@
-"""The endpoint over HTTP routes, with a real bundle of a small trained model."""
+"""The HTTP routes of the endpoint, with the bundle of a small trained model."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ import msgspec
 import pytest
 from starlette.testclient import TestClient
 
-from recsys_tasks.engine.bundle import MANIFEST, pack, read_bundle, seal
+from recsys_tasks.engine.bundle import MANIFEST, pack, read_bundle, write_manifest
 from recsys_tasks.errors import InputError
 from recsys_tasks.features.sequences import MAX_TOKENS
 from recsys_tasks.model.export import verify_graphs
 from recsys_tasks.model.files import load_model
 from recsys_tasks.names import FIRST_ITEM
 from recsys_tasks.serving.app import create_app
-from recsys_tasks.serving.erasure import Forgotten
-from recsys_tasks.serving.event_log import Journal
+from recsys_tasks.serving.erasure import ErasedUsers
+from recsys_tasks.serving.event_log import EventLog
 from recsys_tasks.settings import Settings
-from tests.integration.endpoints import serves_already
+from tests.integration.endpoints import install_bundle
 
 TOKEN = {"Authorization": "Bearer secret"}
 
@@ -36,9 +36,9 @@ def _settings(home: Path) -> Settings:
 
 @pytest.fixture
 def client(tmp_path: Path, bundles: list[Path]) -> Iterator[TestClient]:
-    serves_already(tmp_path, bundles[0])
-    with TestClient(create_app(_settings(tmp_path))) as found:
-        yield found
+    install_bundle(tmp_path, bundles[0])
+    with TestClient(create_app(_settings(tmp_path))) as client:
+        yield client
 
 
 def _items(client: TestClient, **body: object) -> list[str]:
@@ -47,7 +47,7 @@ def _items(client: TestClient, **body: object) -> list[str]:
     return [item["item_id"] for item in answer.json()["items"]]
 
 
-def test_a_known_user_gets_items_of_the_model_best_first(client: TestClient) -> None:
+def test_a_returning_user_gets_items_of_the_model_best_first(client: TestClient) -> None:
     answer = client.post("/v1/recommendations", json={"user_id": "u1", "k": 5}).json()
     scores = [item["score"] for item in answer["items"]]
     assert answer["model_version"] == "1"
@@ -63,7 +63,7 @@ def test_a_new_user_gets_popular_items_marked_as_such(client: TestClient) -> Non
     assert len(answer["items"]) == 5
 
 
-def test_a_posted_event_counts_in_the_very_next_answer(client: TestClient) -> None:
+def test_a_posted_event_affects_the_next_list(client: TestClient) -> None:
     before = client.post("/v1/recommendations", json={"user_id": "fresh"}).json()
     event = {"event_type": "purchase", "user_id": "fresh", "session_id": "s", "item_id": "i3"}
     assert client.post("/v1/events", json=event).status_code == 200
@@ -73,41 +73,43 @@ def test_a_posted_event_counts_in_the_very_next_answer(client: TestClient) -> No
     assert "i3" not in [item["item_id"] for item in after["items"]]  # sessions of this shop do not repeat
 
 
-def _take(client: TestClient, item_id: str, people: int, **more: object) -> None:
-    events = [{"event_type": "purchase", "user_id": f"person {n}", "item_id": item_id, **more} for n in range(people)]
+def _buy(client: TestClient, item_id: str, num_users: int, **fields: object) -> None:
+    events = [
+        {"event_type": "purchase", "user_id": f"person {n}", "item_id": item_id, **fields} for n in range(num_users)
+    ]
     assert client.post("/v1/events", json=events).status_code == 200
 
 
-def test_what_many_suddenly_take_comes_into_the_lists_of_others_within_minutes(client: TestClient) -> None:
+def test_a_trending_item_is_recommended_to_others_at_once(client: TestClient) -> None:
     rare = _items(client, user_id="nobody", k=500)[-1]
-    _take(client, rare, people=50)
+    _buy(client, rare, num_users=50)
     for user_id in ("nobody", "u1"):
         first = client.post("/v1/recommendations", json={"user_id": user_id, "k": 5}).json()["items"][0]
         assert (first["item_id"], first["reason"]) == (rare, "many want it now")
 
 
-def test_what_people_take_because_a_list_showed_it_does_not_push_it_up(client: TestClient) -> None:
+def test_events_that_a_list_led_to_do_not_make_an_item_trend(client: TestClient) -> None:
     before = _items(client, user_id="nobody", k=500)
-    shown = client.post("/v1/recommendations", json={"user_id": "somebody"}).json()["request_id"]
-    _take(client, before[-1], people=50, request_id=shown)
+    request_id = client.post("/v1/recommendations", json={"user_id": "somebody"}).json()["request_id"]
+    _buy(client, before[-1], num_users=50, request_id=request_id)
     assert _items(client, user_id="nobody", k=500) == before
 
 
-def test_nothing_rises_where_a_shop_does_not_want_it(tmp_path: Path, bundles: list[Path]) -> None:
-    serves_already(tmp_path, bundles[0])
-    with TestClient(create_app(Settings(home=tmp_path, trend_hours=0))) as client:
+def test_trending_items_can_be_turned_off(tmp_path: Path, bundles: list[Path]) -> None:
+    install_bundle(tmp_path, bundles[0])
+    with TestClient(create_app(Settings(home=tmp_path, trending_half_life_hours=0))) as client:
         before = _items(client, user_id="nobody", k=500)
-        _take(client, before[-1], people=50)
+        _buy(client, before[-1], num_users=50)
         assert _items(client, user_id="nobody", k=500) == before
 
 
-def test_what_somebody_looked_at_in_vain_goes_down_until_acted_on(tmp_path: Path, bundles: list[Path]) -> None:
-    knows = tmp_path / "knows"
-    shutil.copytree(bundles[0], knows)
-    manifest = json.loads((knows / MANIFEST).read_text(encoding="utf-8"))
+def test_an_unclicked_impression_lowers_an_item_until_acted_on(tmp_path: Path, bundles: list[Path]) -> None:
+    folder = tmp_path / "discounting"
+    shutil.copytree(bundles[0], folder)
+    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     lineage = {name: value for name, value in manifest.items() if name not in ("files", "format")}
-    seal(knows, lineage | {"examination": [1.0, 0.5, 0.25], "fatigue": [1.0, 0.01]})
-    serves_already(tmp_path / "home", knows)
+    write_manifest(folder, lineage | {"examination": [1.0, 0.5, 0.25], "fatigue": [1.0, 0.01]})
+    install_bundle(tmp_path / "home", folder)
     with TestClient(create_app(_settings(tmp_path / "home"))) as client:
         others = _items(client, user_id="u2", k=3, record=False)
         first = client.post("/v1/recommendations", json={"user_id": "u1", "k": 3}).json()
@@ -119,48 +121,48 @@ def test_what_somebody_looked_at_in_vain_goes_down_until_acted_on(tmp_path: Path
         assert best in _items(client, user_id="u1", k=3, record=False)
 
 
-def test_a_search_counts_in_the_very_next_answer(client: TestClient) -> None:
+def test_a_search_event_affects_the_next_list(client: TestClient) -> None:
     before = _items(client, session=[{"item_id": "i3"}])
-    told = [{"item_id": "i3"}, {"event_type": "search", "query": "blue item"}]
-    assert _items(client, session=told) != before
+    session = [{"item_id": "i3"}, {"event_type": "search", "query": "blue item"}]
+    assert _items(client, session=session) != before
     at = datetime.now(UTC).isoformat()
     for event in ({"item_id": "i3", "event_type": "view"}, {"event_type": "search", "query": "blue item"}):
         assert client.post("/v1/events", json={**event, "session_id": "s", "event_time": at}).status_code == 200
     assert _items(client, session_id="s") != before
 
 
-def test_a_query_alone_is_answered_by_the_model_if_it_has_words_of_titles(client: TestClient) -> None:
+def test_a_request_with_only_a_query_uses_the_model_if_the_query_has_words_of_titles(client: TestClient) -> None:
     for query, source in (("something blue", "model"), ("teapot", "popular")):
         answer = client.post("/v1/recommendations", json={"query": query}).json()
         assert {item["source"] for item in answer["items"]} == {source}
 
 
 @pytest.mark.parametrize(
-    ("told", "problem"), [({"event_type": "search"}, "needs `query`"), ({"event_type": "view"}, "needs `item_id`")]
+    ("event", "problem"), [({"event_type": "search"}, "needs `query`"), ({"event_type": "view"}, "needs `item_id`")]
 )
-def test_an_event_of_the_session_without_what_it_needs_is_refused(
-    client: TestClient, told: dict[str, str], problem: str
+def test_a_session_event_without_a_required_field_is_rejected(
+    client: TestClient, event: dict[str, str], problem: str
 ) -> None:
-    answer = client.post("/v1/recommendations", json={"session": [{"item_id": "i3"}, told]})
+    answer = client.post("/v1/recommendations", json={"session": [{"item_id": "i3"}, event]})
     assert answer.status_code == 422
     assert problem in answer.json()["detail"]
     assert "$.session[1]" in answer.json()["detail"]
 
 
-def test_a_session_told_with_the_request_is_the_same_as_one_posted_before(client: TestClient) -> None:
+def test_a_session_sent_with_the_request_equals_a_posted_one(client: TestClient) -> None:
     at = datetime.now(UTC).isoformat()
-    told = [{"item_id": "i3", "event_type": "purchase", "event_time": at}]
+    session = [{"item_id": "i3", "event_type": "purchase", "event_time": at}]
     client.post(
         "/v1/events",
         json={"event_type": "purchase", "session_id": "posted", "item_id": "i3", "event_time": at},
     )
-    assert _items(client, session=told, time=at) == _items(client, session_id="posted", time=at)
+    assert _items(client, session=session, time=at) == _items(client, session_id="posted", time=at)
 
 
-def test_of_a_session_longer_than_the_limit_the_latest_events_count(client: TestClient) -> None:
+def test_a_session_longer_than_the_limit_keeps_its_latest_events(client: TestClient) -> None:
     began = datetime(2024, 3, 1, tzinfo=UTC)
 
-    def told(first: str, last: str) -> list[str]:
+    def items_after(first: str, last: str) -> list[str]:
         items = [first] * 60 + ["i5"] * (MAX_TOKENS - 2) + [last]
         times = [(began + timedelta(seconds=row)).isoformat() for row in range(len(items))]
         session = [
@@ -168,17 +170,17 @@ def test_of_a_session_longer_than_the_limit_the_latest_events_count(client: Test
         ]
         return _items(client, session=session, time=times[-1], k=20)
 
-    assert told("i3", "i8") == told("i9", "i8") != told("i3", "i11")
+    assert items_after("i3", "i8") == items_after("i9", "i8") != items_after("i3", "i11")
 
 
-def test_seen_items_can_be_left_out(client: TestClient, bundles: list[Path]) -> None:
+def test_seen_items_can_be_excluded(client: TestClient, bundles: list[Path]) -> None:
     seen = _items_of_history(bundles[0], "u1")
     assert set(_items(client, user_id="u1", k=20)) & seen
     assert not set(_items(client, user_id="u1", k=20, exclude_seen=True)) & seen
 
 
 def _items_of_history(folder: Path, user_id: str) -> set[str]:
-    """The items of all that a bundle knows of a user."""
+    """Returns the items in a user's history in a bundle."""
     bundle = read_bundle(folder)
     items, *_ = bundle.histories.of(user_id)
     return {bundle.vocabulary.item_id(number) for number in items.tolist() if number >= FIRST_ITEM}
@@ -193,7 +195,7 @@ def test_events_and_the_model_survive_a_restart(client: TestClient, tmp_path: Pa
         assert again.get("/v1/model").json()["model_version"] == "1"
 
 
-def test_the_journal_has_impressions_and_events_for_the_one_with_the_token(client: TestClient) -> None:
+def test_the_event_log_has_impressions_and_events_and_requires_the_token(client: TestClient) -> None:
     assert client.get("/v1/admin/journal").status_code == 401
     answer = client.post("/v1/recommendations", json={"user_id": "u1", "k": 3}).json()
     client.post(
@@ -211,34 +213,34 @@ def test_the_journal_has_impressions_and_events_for_the_one_with_the_token(clien
     assert events[3]["event_id"] == "mine"
 
 
-def test_a_kept_encoding_gives_the_answer_of_a_fresh_one(
+def test_a_cached_history_gives_the_same_list_as_a_fresh_one(
     client: TestClient, tmp_path: Path, bundles: list[Path]
 ) -> None:
     for number, day in enumerate(("2024-03-01", "2024-03-05")):
         event = {"event_type": "purchase", "user_id": "u1", "session_id": f"s{number}", "item_id": "i3"}
         client.post("/v1/events", json=event | {"event_time": f"{day}T10:00:00Z"})
-    questions = [
+    requests = [
         {"user_id": "u1", "session_id": f"s{number}", "time": "2024-03-06T10:00:00Z", "k": 10, "record": False}
         for number in (0, 1, 0)
     ]
-    kept = [client.post("/v1/recommendations", json=question).json()["items"] for question in questions]
-    for question, answer in zip(questions, kept, strict=True):
+    cached = [client.post("/v1/recommendations", json=request).json()["items"] for request in requests]
+    for request, items in zip(requests, cached, strict=True):
         with TestClient(create_app(_settings(tmp_path))) as fresh:
-            assert fresh.post("/v1/recommendations", json=question).json()["items"] == answer
+            assert fresh.post("/v1/recommendations", json=request).json()["items"] == items
 
 
-def test_a_user_of_whom_only_unknown_items_are_known_gets_popular_ones(client: TestClient) -> None:
+def test_a_user_with_only_unknown_items_gets_popular_ones(client: TestClient) -> None:
     client.post("/v1/events", json={"event_type": "view", "user_id": "odd", "item_id": "never-heard-of"})
     answer = client.post("/v1/recommendations", json={"user_id": "odd"}).json()
     assert {item["source"] for item in answer["items"]} == {"popular"}
 
 
-def test_what_came_after_the_asked_time_does_not_count(client: TestClient) -> None:
+def test_events_after_the_time_of_the_request_are_ignored(client: TestClient) -> None:
     answer = client.post("/v1/recommendations", json={"user_id": "u1", "time": "1990-01-01T00:00:00Z"}).json()
     assert {item["source"] for item in answer["items"]} == {"popular"}
 
 
-def test_an_active_bundle_that_broke_on_disk_gives_way_to_the_one_before(
+def test_a_corrupt_active_bundle_is_replaced_by_the_previous_one(
     client: TestClient, bundles: list[Path], tmp_path: Path
 ) -> None:
     digest = client.put("/v1/admin/model", content=pack(bundles[1]), headers=TOKEN).json()["bundle"]
@@ -247,7 +249,7 @@ def test_an_active_bundle_that_broke_on_disk_gives_way_to_the_one_before(
         assert again.get("/v1/model").json()["model_version"] == "1"
 
 
-def test_a_swap_and_a_way_back(client: TestClient, bundles: list[Path]) -> None:
+def test_a_deployment_can_be_rolled_back(client: TestClient, bundles: list[Path]) -> None:
     first = _items(client, user_id="u1")
     client.put("/v1/admin/model", content=pack(bundles[1]), headers=TOKEN)
     assert client.get("/v1/model").json()["model_version"] == "2"
@@ -266,7 +268,7 @@ def _flip(bundle: Path, copy: Path, name: str) -> bytes:
 
 
 @pytest.mark.parametrize("name", ["encoder.onnx", "decoder.onnx", "vocabulary.json", "golden.json", "histories.npz"])
-def test_a_bundle_with_a_flipped_bit_is_refused_and_the_old_one_serves(
+def test_a_bundle_with_a_flipped_bit_is_rejected_and_the_active_one_stays(
     client: TestClient, bundles: list[Path], tmp_path: Path, name: str
 ) -> None:
     broken = tmp_path / "broken"
@@ -277,7 +279,7 @@ def test_a_bundle_with_a_flipped_bit_is_refused_and_the_old_one_serves(
     assert client.get("/v1/model").json()["model_version"] == "1"
 
 
-def test_a_bundle_with_a_wrong_golden_answer_is_refused(
+def test_a_bundle_with_a_wrong_golden_answer_is_rejected(
     client: TestClient, bundles: list[Path], tmp_path: Path
 ) -> None:
     wrong = tmp_path / "wrong"
@@ -289,20 +291,20 @@ def test_a_bundle_with_a_wrong_golden_answer_is_refused(
     (wrong / "golden.json").write_text(json.dumps(golden), encoding="utf-8")
     manifest = json.loads((wrong / MANIFEST).read_text(encoding="utf-8"))
     lineage = {name: value for name, value in manifest.items() if name not in ("files", "format")}
-    seal(wrong, lineage)
+    write_manifest(wrong, lineage)
     answer = client.put("/v1/admin/model", content=pack(wrong), headers=TOKEN)
     assert (answer.status_code, client.get("/v1/model").json()["model_version"]) == (422, "1")
     assert "Golden request 1" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize(("headers", "status"), [({}, 401), ({"Authorization": "Bearer wrong"}, 401)])
-def test_the_admin_routes_want_the_token(client: TestClient, headers: dict[str, str], status: int) -> None:
+def test_the_admin_routes_require_the_token(client: TestClient, headers: dict[str, str], status: int) -> None:
     answer = client.put("/v1/admin/model", content=b"x", headers=headers)
     assert answer.status_code == status
     assert answer.headers["content-type"] == "application/problem+json"
 
 
-def test_wrong_requests_get_a_problem_document_naming_the_field(client: TestClient) -> None:
+def test_invalid_requests_get_a_problem_document_naming_the_field(client: TestClient) -> None:
     answer = client.post("/v1/recommendations", json={"k": -1})
     assert answer.status_code == 422
     assert answer.headers["content-type"] == "application/problem+json"
@@ -314,13 +316,13 @@ def test_wrong_requests_get_a_problem_document_naming_the_field(client: TestClie
     assert client.post("/v1/events", content=b"x" * (2 << 20)).status_code == 413
 
 
-def test_an_endpoint_without_a_model_says_so(tmp_path: Path) -> None:
+def test_an_endpoint_without_a_model_is_not_ready_but_stores_events(tmp_path: Path) -> None:
     with TestClient(create_app(_settings(tmp_path))) as empty:
         assert empty.post("/v1/recommendations", json={}).status_code == 503
         assert empty.get("/readyz").status_code == 503
         assert empty.get("/healthz").status_code == 200
         event = {"event_type": "view", "user_id": "u", "item_id": "i"}
-        assert empty.post("/v1/events", json=event).status_code == 200  # nothing is lost for want of a model
+        assert empty.post("/v1/events", json=event).status_code == 200  # events are stored without a model
 
 
 def test_metrics_count_requests_and_show_the_version(client: TestClient) -> None:
@@ -330,149 +332,153 @@ def test_metrics_count_requests_and_show_the_version(client: TestClient) -> None
     assert "recsys_model_version 1.0" in text
 
 
-def test_a_model_read_back_gives_the_scores_it_was_saved_with(bundles: list[Path]) -> None:
+def test_a_loaded_model_gives_the_scores_it_was_saved_with(bundles: list[Path]) -> None:
     again = load_model(bundles[0])
     assert verify_graphs(again.network, bundles[0]) < 1e-4
     assert read_bundle(bundles[0]).model_version == "1"
 
 
-# Forgetting users
+# Erasure of users
 
 SESSION = {"session_id": "s", "item_id": "i3", "event_type": "view"}
 
 
-def _forget(client: TestClient, user_id: str) -> int:
+def _erase(client: TestClient, user_id: str) -> int:
     answer = client.delete(f"/v1/admin/users/{quote(user_id, safe='')}", headers=TOKEN)
     assert (answer.status_code, answer.json()["forgotten"]) == (200, True)
-    lines: int = answer.json()["journal_lines"]
-    return lines
+    num_lines: int = answer.json()["journal_lines"]
+    return num_lines
 
 
-def _answers(client: TestClient, user_id: str) -> list[object]:
-    """What a user gets: alone, without what was seen, and in a session."""
-    questions: list[dict[str, object]] = [
+def _lists(client: TestClient, user_id: str) -> list[object]:
+    """Returns a user's lists: without session, without seen items, and in two sessions."""
+    variants: list[dict[str, object]] = [
         {},
         {"exclude_seen": True, "k": 500},
         {"session_id": "s"},
         {"session": [{"item_id": "i1"}]},
     ]
-    asked = ({"user_id": user_id, "k": 5, "record": False, **question} for question in questions)
-    return [client.post("/v1/recommendations", json=body).json()["items"] for body in asked]
+    bodies = ({"user_id": user_id, "k": 5, "record": False, **variant} for variant in variants)
+    return [client.post("/v1/recommendations", json=body).json()["items"] for body in bodies]
 
 
 def _journal_bytes(home: Path) -> bytes:
     return b"".join(path.read_bytes() for path in (home / "endpoint" / "journal").iterdir())
 
 
-def test_a_forgotten_user_gets_what_an_unknown_one_gets_after_a_restart_too(client: TestClient, tmp_path: Path) -> None:
+def test_an_erased_user_gets_the_lists_of_an_unknown_one_also_after_a_restart(
+    client: TestClient, tmp_path: Path
+) -> None:
     client.post("/v1/events", json=[SESSION, SESSION | {"user_id": "u1"}, SESSION | {"user_id": "u2"}])
     client.post("/v1/recommendations", json={"user_id": "u1", "session_id": "t", "k": 2})  # impressions
     client.post("/v1/events", json={"event_type": "view", "session_id": "t", "item_id": "i4"})
     size = len(_journal_bytes(tmp_path))
-    assert _answers(client, "u1") != _answers(client, "nobody")
-    assert _forget(client, "u1") == 5
-    left = _journal_bytes(tmp_path)
-    assert (len(left), left.count(b"u1"), left.count(b"u2")) == (size, 0, 1)
-    assert _answers(client, "u1") == _answers(client, "nobody")
+    assert _lists(client, "u1") != _lists(client, "nobody")
+    assert _erase(client, "u1") == 5
+    content = _journal_bytes(tmp_path)
+    assert (len(content), content.count(b"u1"), content.count(b"u2")) == (size, 0, 1)
+    assert _lists(client, "u1") == _lists(client, "nobody")
     assert _items(client, session_id="t", k=3) == _items(client, k=3)
     with TestClient(create_app(_settings(tmp_path))) as again:
-        assert again.get("/readyz").status_code == 200  # golden requests of the user are answered as ever
-        assert _answers(again, "u1") == _answers(again, "nobody")
-        assert _forget(again, "u1") == 0
+        assert again.get("/readyz").status_code == 200  # golden requests of the user still pass
+        assert _lists(again, "u1") == _lists(again, "nobody")
+        assert _erase(again, "u1") == 0
 
 
-def test_a_forgotten_user_leaves_others_alone(client: TestClient) -> None:
+def test_the_erasure_of_a_user_keeps_the_events_of_others(client: TestClient) -> None:
     client.post("/v1/events", json=[SESSION | {"user_id": "u1"}, SESSION | {"user_id": "u2", "item_id": "i5"}])
     before = client.post("/v1/recommendations", json={"user_id": "u2", "k": 5, "record": False}).json()["items"]
-    _forget(client, "u1")
+    _erase(client, "u1")
     after = client.post("/v1/recommendations", json={"user_id": "u2", "k": 5, "record": False}).json()["items"]
     assert {item["source"] for item in after} == {"model"}
-    assert before != after  # nobody knows any more what `u1` did in the session they shared
+    assert before != after  # the actions of `u1` in the shared session are erased
 
 
-def test_a_user_who_comes_back_is_a_new_one(client: TestClient, tmp_path: Path) -> None:
+def test_an_erased_user_who_returns_is_a_new_user(client: TestClient, tmp_path: Path) -> None:
     client.post("/v1/events", json=SESSION | {"user_id": "u1"})
-    assert _forget(client, "u1") == 1
+    assert _erase(client, "u1") == 1
     at = "2024-03-01T10:00:00Z"
     for user in ("u1", "new"):
         event = {"event_type": "view", "user_id": user, "session_id": f"of-{user}", "item_id": "i7"}
         client.post("/v1/events", json=event | {"event_time": at})
-    assert _answers(client, "u1") == _answers(client, "new") != _answers(client, "nobody")
+    assert _lists(client, "u1") == _lists(client, "new") != _lists(client, "nobody")
     with TestClient(create_app(_settings(tmp_path))) as again:
-        assert _answers(again, "u1") == _answers(again, "new") != _answers(again, "nobody")
-        assert _forget(again, "u1") == 1
+        assert _lists(again, "u1") == _lists(again, "new") != _lists(again, "nobody")
+        assert _erase(again, "u1") == 1
 
 
-def test_a_user_forgotten_just_before_a_kill_is_forgotten_by_the_next_start(client: TestClient, tmp_path: Path) -> None:
+def test_an_erasure_interrupted_by_a_crash_is_finished_at_the_next_start(client: TestClient, tmp_path: Path) -> None:
     client.post("/v1/events", json=[SESSION, SESSION | {"user_id": "u1"}])
     home = tmp_path / "endpoint"
-    Forgotten(home / "forgotten.jsonl").add("u1", Journal(home / "journal").segments()[-1])
+    ErasedUsers(home / "forgotten.jsonl").add("u1", EventLog(home / "journal").segments()[-1])
     assert b"u1" in _journal_bytes(tmp_path)
     with TestClient(create_app(_settings(tmp_path))) as again:
         assert b"u1" not in _journal_bytes(tmp_path)
-        assert _answers(again, "u1") == _answers(again, "nobody")
-        assert _forget(again, "u1") == 0
+        assert _lists(again, "u1") == _lists(again, "nobody")
+        assert _erase(again, "u1") == 0
 
 
-def test_the_journal_of_a_forgotten_user_can_be_read_on_from_where_one_was(client: TestClient) -> None:
+def test_byte_offsets_of_the_event_log_stay_valid_after_an_erasure(client: TestClient) -> None:
     client.post("/v1/events", json=[SESSION | {"user_id": "u1"}, SESSION | {"user_id": "u2"}])
     segment = client.get("/v1/admin/journal", headers=TOKEN).json()["segments"][-1]
-    _forget(client, "u1")
+    _erase(client, "u1")
     client.post("/v1/events", json=SESSION | {"user_id": "u3"})
-    address = f"/v1/admin/journal/{segment['name']}"
-    everything = client.get(address, headers=TOKEN).content.splitlines()
-    rest = client.get(address, params={"offset": segment["bytes"]}, headers=TOKEN).content
-    assert [line and json.loads(line)["user_id"] for line in map(bytes.strip, everything)] == [b"", "u2", "u3"]
+    url = f"/v1/admin/journal/{segment['name']}"
+    all_lines = client.get(url, headers=TOKEN).content.splitlines()
+    rest = client.get(url, params={"offset": segment["bytes"]}, headers=TOKEN).content
+    assert [line and json.loads(line)["user_id"] for line in map(bytes.strip, all_lines)] == [b"", "u2", "u3"]
     assert json.loads(rest)["user_id"] == "u3"
 
 
-def test_a_bundle_of_later_counts_for_a_forgotten_user(client: TestClient, bundles: list[Path], tmp_path: Path) -> None:
-    _forget(client, "u1")
+def test_a_bundle_with_a_later_cutoff_is_used_for_an_erased_user(
+    client: TestClient, bundles: list[Path], tmp_path: Path
+) -> None:
+    _erase(client, "u1")
     later = tmp_path / "later"
     shutil.copytree(bundles[0], later)
     manifest = json.loads((later / MANIFEST).read_text(encoding="utf-8"))
     lineage = {name: value for name, value in manifest.items() if name not in ("files", "format")}
-    seal(later, lineage | {"cutoff": (datetime.now(UTC) + timedelta(seconds=1)).isoformat()})
+    write_manifest(later, lineage | {"cutoff": (datetime.now(UTC) + timedelta(seconds=1)).isoformat()})
     assert client.put("/v1/admin/model", content=pack(later), headers=TOKEN).status_code == 200
-    assert _answers(client, "u1") != _answers(client, "nobody")
+    assert _lists(client, "u1") != _lists(client, "nobody")
 
 
 @pytest.mark.parametrize("user_id", ["a/b", "../etc", "ü?#", "two words"])
-def test_any_id_can_be_forgotten(client: TestClient, user_id: str) -> None:
+def test_a_user_with_any_id_can_be_erased(client: TestClient, user_id: str) -> None:
     client.post("/v1/events", json=SESSION | {"user_id": user_id})
-    assert _forget(client, user_id) == 1
-    assert _forget(client, user_id) == 0
+    assert _erase(client, user_id) == 1
+    assert _erase(client, user_id) == 0
 
 
-def test_forgetting_wants_the_token_and_an_id(client: TestClient, tmp_path: Path) -> None:
+def test_erasure_requires_the_token_and_an_id(client: TestClient, tmp_path: Path) -> None:
     assert client.delete("/v1/admin/users/u1").status_code == 401
     assert client.delete("/v1/admin/users/", headers=TOKEN).status_code == 422
     assert not (tmp_path / "endpoint" / "forgotten.jsonl").exists()
-    assert _answers(client, "u1") != _answers(client, "nobody")
+    assert _lists(client, "u1") != _lists(client, "nobody")
 
 
-def test_no_file_and_no_log_names_a_forgotten_user(
+def test_no_file_and_no_log_line_names_an_erased_user(
     client: TestClient, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.DEBUG, logger="recsys_tasks"):
         client.post("/v1/events", json=SESSION | {"user_id": "somebody-special"})
-        _forget(client, "somebody-special")
+        _erase(client, "somebody-special")
         with TestClient(create_app(_settings(tmp_path))):
             pass
-    written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
-    assert not any(b"somebody-special" in content for content in written)
+    contents = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    assert not any(b"somebody-special" in content for content in contents)
     assert "somebody-special" not in "".join(
         record.getMessage() for record in caplog.records if "recsys" in record.name
     )
 
 
-def test_all_items_fulfil_the_filter_and_the_list_is_as_long_as_it_can_be(client: TestClient) -> None:
-    asked = {"all": [{"field": "price", "at_most": 9}, {"not": {"field": "category", "under": ["D0"]}}]}
+def test_all_items_match_the_filter_and_all_matching_items_are_listed(client: TestClient) -> None:
+    condition = {"all": [{"field": "price", "at_most": 9}, {"not": {"field": "category", "under": ["D0"]}}]}
     for user in ("u1", "nobody"):
-        assert set(_items(client, user_id=user, filter=asked, k=50)) == {"i1", "i3", "i5", "i9"}  # i7 is sold out
+        assert set(_items(client, user_id=user, filter=condition, k=50)) == {"i1", "i3", "i5", "i9"}  # i7 is sold out
 
 
-def test_a_filter_that_is_wrong_says_where(client: TestClient) -> None:
+def test_a_filter_on_an_unknown_field_is_rejected_with_its_path(client: TestClient) -> None:
     bad = {"any": [{"field": "price", "at_least": 1}, {"field": "colour", "one_of": ["red"]}]}
     answer = client.post("/v1/recommendations", json={"filter": bad})
     assert answer.status_code == 422
@@ -480,23 +486,23 @@ def test_a_filter_that_is_wrong_says_where(client: TestClient) -> None:
     assert "`$.filter.any[1]`" in answer.json()["detail"]
 
 
-def test_a_list_that_goes_with_a_cart_depends_on_it_and_does_not_repeat_it(client: TestClient) -> None:
+def test_context_items_change_the_list_and_are_not_in_it(client: TestClient) -> None:
     alone = _items(client, user_id="u1")
     together = _items(client, user_id="u1", context_items=["i3", "i4"])
     assert not {"i3", "i4"} & set(together)
     assert together != [item for item in alone if item not in ("i3", "i4")][: len(together)]
 
 
-def test_what_was_bought_can_be_left_out_and_what_was_only_viewed_stays(client: TestClient) -> None:
+def test_bought_items_can_be_excluded_without_viewed_ones(client: TestClient) -> None:
     for item, kind in (("i3", "purchase"), ("i4", "view")):
         event = {"event_type": kind, "user_id": "fresh", "session_id": f"of {item}", "item_id": item}
         client.post("/v1/events", json={**event, "event_time": "2024-06-01T00:00:00Z"}).raise_for_status()
-    left = _items(client, user_id="fresh", exclude_bought=True, exclude=["i5"], k=50)
-    assert "i4" in left
-    assert not {"i3", "i5"} & set(left)
+    items = _items(client, user_id="fresh", exclude_bought=True, exclude=["i5"], k=50)
+    assert "i4" in items
+    assert not {"i3", "i5"} & set(items)
 
 
-def test_every_item_comes_with_a_reason(client: TestClient) -> None:
+def test_every_item_has_an_explanation(client: TestClient) -> None:
     answer = client.post("/v1/recommendations", json={"session": [{"item_id": "i3"}], "k": 3}).json()
     assert {item["reason"] for item in answer["items"]} == {"because you viewed Item 3, yellow"}
     assert {item["because_of"] for item in answer["items"]} == {"i3"}
@@ -504,62 +510,60 @@ def test_every_item_comes_with_a_reason(client: TestClient) -> None:
     assert {item["reason"] for item in answer["items"]} == {"popular"}
 
 
-def test_a_batch_is_answered_like_its_requests_one_by_one(client: TestClient) -> None:
+def test_a_batch_returns_the_lists_of_its_requests(client: TestClient) -> None:
     at = "2024-06-01T00:00:00Z"
-    asked = [{"user_id": f"u{number}", "k": 4, "time": at, "record": False} for number in range(5)]
-    answers = client.post("/v1/recommendations/batch", json={"requests": asked}).json()["answers"]
+    requests = [{"user_id": f"u{number}", "k": 4, "time": at, "record": False} for number in range(5)]
+    answers = client.post("/v1/recommendations/batch", json={"requests": requests}).json()["answers"]
     assert [[item["item_id"] for item in answer["items"]] for answer in answers] == [
-        _items(client, **one) for one in asked
+        _items(client, **request) for request in requests
     ]
     answer = client.post("/v1/recommendations/batch", json={"requests": [{}, {"filter": {}}]})
     assert answer.status_code == 422
     assert "`$.requests[1].filter`" in answer.json()["detail"]
 
 
-def test_similar_items_are_those_whose_vectors_are_nearest(client: TestClient, bundles: list[Path]) -> None:
+def test_similar_items_have_the_nearest_vectors(client: TestClient, bundles: list[Path]) -> None:
     bundle = read_bundle(bundles[0])
-    likeness = bundle.items.products(bundle.items[bundle.vocabulary.numbers(["i3"])][0])
+    similarity = bundle.items.dot(bundle.items[bundle.vocabulary.numbers(["i3"])][0])
     answer = client.get("/v1/items/i3/similar", params={"k": 4}).json()
-    found = [item["item_id"] for item in answer["items"]]
-    nearest = [bundle.vocabulary.item_id(int(n)) for n in likeness.argsort()[::-1] if n > 1]
-    assert found == [item for item in nearest if item not in ("i3", "i7")][:4]
+    item_ids = [item["item_id"] for item in answer["items"]]
+    nearest = [bundle.vocabulary.item_id(int(n)) for n in similarity.argsort()[::-1] if n > 1]
+    assert item_ids == [item for item in nearest if item not in ("i3", "i7")][:4]
     assert client.get("/v1/items/unheard%20of/similar").status_code == 404
     for k in ("0", "501", "many"):
         assert client.get("/v1/items/i3/similar", params={"k": k}).status_code == 422
 
 
-def test_rules_of_the_shop_hold_at_the_endpoint_and_broken_ones_stop_its_start(
-    tmp_path: Path, bundles: list[Path]
-) -> None:
-    serves_already(tmp_path, bundles[0])
+def test_merchandising_rules_apply_and_invalid_ones_prevent_the_start(tmp_path: Path, bundles: list[Path]) -> None:
+    install_bundle(tmp_path, bundles[0])
     rules = tmp_path / "rules.toml"
     rules.write_text("[[pin]]\nitem_id = 'i30'\nposition = 1\n", encoding="utf-8")
-    ruled = Settings(home=tmp_path, rules=rules)
-    with TestClient(create_app(ruled)) as client:
+    settings = Settings(home=tmp_path, merchandising_rules=rules)
+    with TestClient(create_app(settings)) as client:
         first = client.post("/v1/recommendations", json={"user_id": "u1"}).json()["items"][0]
     assert (first["item_id"], first["source"], first["reason"]) == ("i30", "pinned", "chosen by the shop")
     rules.write_text("pin = 'i30'", encoding="utf-8")
     with pytest.raises(InputError, match=r"rules\.toml"):
-        create_app(ruled)
+        create_app(settings)
 
 
 def _search(client: TestClient, **body: object) -> dict[str, Any]:
     answer = client.post("/v1/search", json=body)
     assert answer.status_code == 200, answer.text
-    found: dict[str, Any] = answer.json()
-    return found
+    content: dict[str, Any] = answer.json()
+    return content
 
 
-def test_a_search_finds_items_with_its_words_and_nothing_else(client: TestClient) -> None:
-    found = _search(client, query="blue", k=50)
-    assert not found["fallback"]
-    assert {item["title"].split(", ")[1] for item in found["items"]} == {"blue"}
-    assert {(item["source"], item["reason"]) for item in found["items"]} == {("search", "matches the search")}
+def test_a_search_returns_only_items_that_match_the_query(client: TestClient) -> None:
+    answer = _search(client, query="blue", k=50)
+    assert not answer["fallback"]
+    assert {item["title"].split(", ")[1] for item in answer["items"]} == {"blue"}
+    assert {(item["source"], item["reason"]) for item in answer["items"]} == {("search", "matches the search")}
     cheap = _search(client, query="blue", filter={"field": "price", "at_most": 10})["items"]
     assert {item["item_id"] for item in cheap} == {"i2", "i6", "i10"}
 
 
-def test_of_items_that_match_alike_those_that_suit_the_user_come_first(client: TestClient) -> None:
+def test_equal_matches_are_ordered_by_user(client: TestClient) -> None:
     at = "2024-06-01T00:00:00Z"
     orders = {
         tuple(
@@ -571,14 +575,14 @@ def test_of_items_that_match_alike_those_that_suit_the_user_come_first(client: T
     assert len({frozenset(order) for order in orders}) == 1
 
 
-def test_a_search_that_finds_nothing_is_answered_with_something_else_and_says_so(client: TestClient) -> None:
-    found = _search(client, query="teapot", k=5)
-    assert found["fallback"]
-    assert len(found["items"]) == 5
-    assert {item["source"] for item in found["items"]} == {"popular"}
+def test_a_search_without_matches_returns_recommendations_marked_as_fallback(client: TestClient) -> None:
+    answer = _search(client, query="teapot", k=5)
+    assert answer["fallback"]
+    assert len(answer["items"]) == 5
+    assert {item["source"] for item in answer["items"]} == {"popular"}
 
 
-def test_a_search_counts_in_the_next_answer_and_after_a_restart(tmp_path: Path, client: TestClient) -> None:
+def test_a_recorded_search_affects_the_next_list_also_after_a_restart(tmp_path: Path, client: TestClient) -> None:
     before = _items(client, user_id="fresh", session_id="s")
     _search(client, query="blue", user_id="fresh", session_id="s", record=False)
     assert _items(client, user_id="fresh", session_id="s") == before
@@ -589,7 +593,7 @@ def test_a_search_counts_in_the_next_answer_and_after_a_restart(tmp_path: Path, 
         assert _items(again, user_id="fresh", session_id="s") == after
 
 
-def test_a_search_needs_a_query(client: TestClient) -> None:
+def test_a_search_requires_a_query(client: TestClient) -> None:
     for body in ({}, {"query": ""}, {"query": None}):
         assert client.post("/v1/search", json=body).status_code == 422
 
@@ -606,18 +610,18 @@ def test_a_search_needs_a_query(client: TestClient) -> None:
         ("ключ", 401, 401, 401),
     ],
 )
-def test_a_key_opens_what_its_scope_says(
+def test_a_key_grants_its_scope_only(
     tmp_path: Path, bundles: list[Path], key: str | None, lists: int, events: int, admin: int
 ) -> None:
-    serves_already(tmp_path, bundles[0])
-    keys = Settings(
+    install_bundle(tmp_path, bundles[0])
+    settings = Settings(
         home=tmp_path,
         admin_token="secret",  # noqa: S106
         read_keys=("reader", "another reader"),
         write_keys=("writer",),
     )
     headers = {} if key is None else {b"Authorization": f"Bearer {key}".encode()}
-    with TestClient(create_app(keys)) as client:
+    with TestClient(create_app(settings)) as client:
         assert client.post("/v1/recommendations", headers=headers).status_code == lists
         assert client.post("/v1/search", json={"query": "blue"}, headers=headers).status_code == lists
         event = {"event_type": "view", "user_id": "u", "item_id": "i3"}

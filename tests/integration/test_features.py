@@ -1,4 +1,4 @@
-"""Snapshots of a real warehouse: immutable, point-in-time correct, and no dearer than what is new."""
+"""Snapshots of a real warehouse: immutable, point-in-time correct and incremental."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from sqlalchemy import Engine, text
 
 from recsys_tasks.errors import InputError, NotEnoughData
 from recsys_tasks.features import partitions
-from recsys_tasks.features.encoded_snapshot import encode_snapshot, snapshot_vocabulary
-from recsys_tasks.features.redaction import redact
+from recsys_tasks.features.encoded_snapshot import build_vocabulary, encode_snapshot
+from recsys_tasks.features.redaction import redact_users
 from recsys_tasks.features.retention import drop_snapshots
 from recsys_tasks.features.snapshot import (
     Snapshot,
@@ -43,15 +43,15 @@ def _files(snapshot: Snapshot) -> dict[str, bytes]:
 
 
 def _days_built(monkeypatch: pytest.MonkeyPatch) -> list[date]:
-    """The days whose parts are built from now on, while they are."""
+    """Returns a list to which every daily partition built from now on adds its day."""
     days: list[date] = []
     build = partitions._build
 
-    def noting(*given: Any) -> Any:
+    def recording(*given: Any) -> Any:
         days.append(given[2].day)
         return build(*given)
 
-    monkeypatch.setattr(partitions, "_build", noting)
+    monkeypatch.setattr(partitions, "_build", recording)
     return days
 
 
@@ -65,7 +65,7 @@ def test_building_again_finds_the_snapshot_and_registers_it_once(warehouse: Engi
         assert connection.scalar(text("select count(*) from snapshots")) == 1
 
 
-def test_a_new_day_builds_its_own_part_and_uses_the_others_again(
+def test_a_new_day_builds_its_own_partition_and_reuses_the_others(
     warehouse: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(warehouse)
@@ -131,8 +131,7 @@ def _events(found: list[Visit], prefix: str) -> list[dict[str, object]]:
 def test_a_snapshot_is_the_same_bytes_when_the_warehouse_has_grown(
     warehouse: Engine, tmp_path: Path, first: list[Visit], then: list[list[Visit]], cut: int
 ) -> None:
-    """Later and late events, loaded after it was built, change nothing of what was known; and what was built step by
-    step is what is built at once."""
+    """Events loaded later do not change a snapshot as of an earlier change; incremental and full builds are equal."""
     empty(warehouse)
     example = tmp_path / str(next(_counter))
     fill(warehouse)
@@ -142,7 +141,7 @@ def test_a_snapshot_is_the_same_bytes_when_the_warehouse_has_grown(
     for step, more in enumerate(then):
         add_batch(warehouse, _events(more, f"b{step}-"))
         build_snapshot(warehouse, example / "steps", PARAMETERS, cutoff)
-    again = build_snapshot(warehouse, example / "again", PARAMETERS, cutoff, past.known)
+    again = build_snapshot(warehouse, example / "again", PARAMETERS, cutoff, past.as_of_change)
     assert again.snapshot_id == past.snapshot_id
     assert _files(again) == _files(past)
     stepwise = build_snapshot(warehouse, example / "steps", PARAMETERS, cutoff)
@@ -152,16 +151,14 @@ def test_a_snapshot_is_the_same_bytes_when_the_warehouse_has_grown(
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(found=visits)
-def test_sessions_are_what_a_plain_reading_of_the_log_says(
-    warehouse: Engine, tmp_path: Path, found: list[Visit]
-) -> None:
-    """Whatever midnight falls between: cut after half an hour without a session id, after half a day with one."""
+def test_sessions_equal_those_of_a_naive_reference(warehouse: Engine, tmp_path: Path, found: list[Visit]) -> None:
+    """Across midnight too: split after a gap of 30 minutes without a session id, of 12 hours with one."""
     empty(warehouse)
     fill(warehouse)
     events = _events(found, "a")
     add_batch(warehouse, events)
     snapshot = build_snapshot(warehouse, tmp_path / str(next(_counter)), PARAMETERS)
-    encoded = encode_snapshot(snapshot, snapshot_vocabulary(snapshot))
+    encoded = encode_snapshot(snapshot, build_vocabulary(snapshot))
     got = _sessions_of(encoded.timeline, encoded.user_ids)
 
     expected: dict[str, list[list[float]]] = defaultdict(list)
@@ -196,7 +193,7 @@ def _sessions_of(timeline: object, user_ids: list[str | None]) -> dict[str | Non
 def test_timelines_are_ordered_and_sessions_whole(warehouse: Engine, tmp_path: Path) -> None:
     fill(warehouse)
     snapshot = build_snapshot(warehouse, tmp_path, PARAMETERS)
-    encoded = encode_snapshot(snapshot, snapshot_vocabulary(snapshot))
+    encoded = encode_snapshot(snapshot, build_vocabulary(snapshot))
     timeline = encoded.timeline
     assert (snapshot.sessions, snapshot.events) == (300, 1_200)
     assert len(timeline.user_start) == 31
@@ -217,12 +214,12 @@ def test_overlapping_sessions_of_a_user_stay_whole_across_midnight(warehouse: En
     ]
     add_batch(warehouse, rows)
     snapshot = build_snapshot(warehouse, tmp_path, PARAMETERS)
-    encoded = encode_snapshot(snapshot, snapshot_vocabulary(snapshot))
+    encoded = encode_snapshot(snapshot, build_vocabulary(snapshot))
     lengths = sorted(len(session) for session in _sessions_of(encoded.timeline, encoded.user_ids)["both"])
     assert lengths == [2, 3, 4]
 
 
-def test_searches_are_part_of_sessions_with_the_words_of_titles(warehouse: Engine, tmp_path: Path) -> None:
+def test_searches_belong_to_sessions_and_share_the_vocabulary_of_titles(warehouse: Engine, tmp_path: Path) -> None:
     fill(warehouse)
     at = START + timedelta(days=7 * 9, hours=1)
     add_batch(warehouse, [event("u1", "s1-9", "i5", at)])
@@ -236,33 +233,33 @@ def test_searches_are_part_of_sessions_with_the_words_of_titles(warehouse: Engin
         )
         connection.execute(text("update item_versions set title = title || ' red' where item_id in ('i1', 'i2')"))
     built = build_snapshot(warehouse, tmp_path, PARAMETERS)
-    words = snapshot_vocabulary(built)
+    words = build_vocabulary(built)
     timeline = encode_snapshot(built, words).timeline
     (search,) = np.flatnonzero(timeline.text > 0)
-    found = [words.content_names[number] for number in timeline.queries[timeline.text[search]] if number]
+    found = [words.token_names[number] for number in timeline.queries[timeline.text[search]] if number]
     assert found == ["red", "item"]
     assert timeline.item[search] == UNKNOWN_ITEM
     assert timeline.kind[search] == EVENT_TYPE_CODES[SEARCH]
     assert timeline.session[search] == timeline.session[search - 1]
 
 
-def test_impressions_are_not_what_users_did(warehouse: Engine, tmp_path: Path) -> None:
+def test_impressions_are_not_user_actions(warehouse: Engine, tmp_path: Path) -> None:
     fill(warehouse)
     before = build_snapshot(warehouse, tmp_path, PARAMETERS)
     add_batch(warehouse, [event("u1", "shown", "i1", START) | {"event_type": "impression"}])
     assert build_snapshot(warehouse, tmp_path, PARAMETERS).snapshot_id == before.snapshot_id
 
 
-def test_items_and_users_are_as_they_were_at_the_cutoff(warehouse: Engine, tmp_path: Path) -> None:
+def test_items_and_users_are_as_of_the_cutoff(warehouse: Engine, tmp_path: Path) -> None:
     fill(warehouse)
-    known = add_batch(warehouse, [])
+    batch = add_batch(warehouse, [])
     with warehouse.begin() as connection:
         connection.execute(
             text(
                 "insert into item_versions (item_id, valid_from, batch, title, source)"
                 " values ('i1', :day, :batch, 'Renamed', 't')"
             ),
-            {"day": CUT - timedelta(days=1), "batch": known},
+            {"day": CUT - timedelta(days=1), "batch": batch},
         )
     for cutoff, title in ((CUT - timedelta(days=2), "Item 1"), (CUT, "Renamed")):
         items = build_snapshot(warehouse, tmp_path, PARAMETERS, cutoff).item_table().to_pylist()
@@ -272,8 +269,8 @@ def test_items_and_users_are_as_they_were_at_the_cutoff(warehouse: Engine, tmp_p
 def test_a_forgotten_user_is_in_no_file_of_any_snapshot(warehouse: Engine, tmp_path: Path) -> None:
     fill(warehouse)
     before = build_snapshot(warehouse, tmp_path, PARAMETERS, CUT)
-    assert redact(warehouse, tmp_path, ["u3"]) > 0
-    assert redact(warehouse, tmp_path, ["u3"]) == 0
+    assert redact_users(warehouse, tmp_path, ["u3"]) > 0
+    assert redact_users(warehouse, tmp_path, ["u3"]) == 0
     after = open_snapshot(tmp_path, before.snapshot_id)
     keys = after.events_table(["user_key"])["user_key"].to_pylist()
     assert "u:u3" not in keys
@@ -285,25 +282,25 @@ def test_a_forgotten_user_is_in_no_file_of_any_snapshot(warehouse: Engine, tmp_p
     "remove",
     [
         lambda engine, folder: drop_snapshots(engine, folder, timedelta(0)),
-        lambda engine, folder: redact(engine, folder, ["u3"]),
+        lambda engine, folder: redact_users(engine, folder, ["u3"]),
     ],
-    ids=["cleaning", "forgetting"],
+    ids=["retention", "redaction"],
 )
-def test_who_removes_files_waits_for_a_snapshot_that_is_built(
+def test_a_removal_of_files_waits_for_a_running_build(
     warehouse: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, remove: Callable[[Engine, Path], int]
 ) -> None:
     fill(warehouse)
     register = partitions._register
     removals: list[Future[int]] = []
 
-    def with_a_file_that_nothing_names_yet(engine: Engine, part: partitions.Part) -> None:
+    def register_with_unreferenced_file(engine: Engine, partition: partitions.DailyPartition) -> None:
         if not removals:
             removals.append(threads.submit(remove, warehouse, tmp_path))
-            while not removals[0].done() and not _somebody_waits(warehouse):
+            while not removals[0].done() and not _is_lock_awaited(warehouse):
                 pass
-        register(engine, part)
+        register(engine, partition)
 
-    monkeypatch.setattr(partitions, "_register", with_a_file_that_nothing_names_yet)
+    monkeypatch.setattr(partitions, "_register", register_with_unreferenced_file)
     with ThreadPoolExecutor(1) as threads:
         build_snapshot(warehouse, tmp_path, PARAMETERS)
         removals[0].result()
@@ -312,8 +309,8 @@ def test_who_removes_files_waits_for_a_snapshot_that_is_built(
     assert snapshot.events_table().num_rows > 1_000
 
 
-def _somebody_waits(warehouse: Engine) -> bool:
-    """Whether a lock of this warehouse is waited for."""
+def _is_lock_awaited(warehouse: Engine) -> bool:
+    """Whether a session waits for an advisory lock of this warehouse."""
     with warehouse.connect() as connection:
         query = (
             "select exists (select from pg_locks inner join pg_database on pg_locks.database = pg_database.oid"
@@ -322,7 +319,7 @@ def _somebody_waits(warehouse: Engine) -> bool:
         return bool(connection.scalar(text(query)))
 
 
-def test_too_little_data_says_so(warehouse: Engine, tmp_path: Path) -> None:
+def test_too_little_data_is_an_error(warehouse: Engine, tmp_path: Path) -> None:
     with pytest.raises(NotEnoughData, match="no events"):
         build_snapshot(warehouse, tmp_path, PARAMETERS)
     with pytest.raises(InputError, match="No snapshot 'x'"):
@@ -330,13 +327,13 @@ def test_too_little_data_says_so(warehouse: Engine, tmp_path: Path) -> None:
     fill(warehouse)
     picky = SnapshotParameters(validation_share=0.1, test_share=0.1, min_item_events=10_000)
     with pytest.raises(NotEnoughData, match="No item has 10000 events"):
-        snapshot_vocabulary(build_snapshot(warehouse, tmp_path, picky))
+        build_vocabulary(build_snapshot(warehouse, tmp_path, picky))
 
 
-def test_the_vocabulary_counts_what_came_before_validation(warehouse: Engine, tmp_path: Path) -> None:
+def test_the_vocabulary_counts_only_training_events(warehouse: Engine, tmp_path: Path) -> None:
     fill(warehouse)
     snapshot = build_snapshot(warehouse, tmp_path, PARAMETERS)
-    vocabulary = snapshot_vocabulary(snapshot)
+    vocabulary = build_vocabulary(snapshot)
     events = snapshot.events_table(["item_id", "event_time"]).to_pylist()
     before = [row["item_id"] for row in events if row["event_time"] < snapshot.validation_start]
     assert sum(vocabulary.counts) == len(before)

@@ -1,4 +1,4 @@
-"""What was shown, as it stands in the journal: who, where, by whom, in which arm, by what chance."""
+"""Impressions in the event log: visitor, position, model version, arm, team and propensity."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from recsys_tasks.engine.bundle import pack
 from recsys_tasks.experiments.definition import read_experiment
 from recsys_tasks.serving.app import create_app
 from recsys_tasks.settings import Settings
-from tests.integration.endpoints import serves_already
+from tests.integration.endpoints import install_bundle
 
 TOKEN = {"Authorization": "Bearer secret"}
 EXPERIMENT = """
@@ -39,44 +39,44 @@ against = "popularity"
 
 
 @contextmanager
-def _client(home: Path, bundle: Path, experiment: str | None = None, **more: Any) -> Iterator[TestClient]:
+def _client(home: Path, bundle: Path, experiment: str | None = None, **settings: Any) -> Iterator[TestClient]:
     if not (home / "endpoint").exists():
-        serves_already(home, bundle)
+        install_bundle(home, bundle)
     if experiment is not None:
-        more["experiment_file"] = home / "experiment.toml"
-        more["experiment_file"].write_text(experiment, encoding="utf-8")
-    with TestClient(create_app(Settings(home=home, admin_token="secret", **more))) as client:  # noqa: S106
+        settings["experiment_file"] = home / "experiment.toml"
+        settings["experiment_file"].write_text(experiment, encoding="utf-8")
+    with TestClient(create_app(Settings(home=home, admin_token="secret", **settings))) as client:  # noqa: S106
         yield client
 
 
-def _journal(home: Path) -> list[dict[str, Any]]:
+def _events(home: Path) -> list[dict[str, Any]]:
     files = sorted((home / "endpoint" / "journal").glob("*.jsonl"))
     return [json.loads(line) for file in files for line in file.read_text(encoding="utf-8").splitlines()]
 
 
-def _ask(client: TestClient, path: str = "/v1/recommendations", **body: object) -> dict[str, Any]:
+def _request(client: TestClient, path: str = "/v1/recommendations", **body: object) -> dict[str, Any]:
     answer = client.post(path, json=body)
     assert answer.status_code == 200, answer.text
-    found: dict[str, Any] = answer.json()
-    return found
+    content: dict[str, Any] = answer.json()
+    return content
 
 
 @pytest.fixture
 def visitors(tmp_path: Path) -> dict[str, str]:
-    """A known user of each arm."""
+    """A returning user of each arm."""
     path = tmp_path / "arms.toml"
     path.write_text(EXPERIMENT, encoding="utf-8")
     experiment = read_experiment(path)
     assert experiment is not None
-    return {experiment.arm_of(user).name: user for user in (f"u{number}" for number in range(60))}
+    return {experiment.assign_arm(user).name: user for user in (f"u{number}" for number in range(60))}
 
 
-def test_each_item_shown_is_one_event_and_the_first_says_what_holds_for_all(
+def test_each_item_is_one_impression_and_the_first_carries_the_properties_of_the_list(
     tmp_path: Path, bundles: list[Path]
 ) -> None:
     with _client(tmp_path, bundles[0]) as client:
-        answer = _ask(client, user_id="u1", session_id="s1", k=3)
-    events = _journal(tmp_path)
+        answer = _request(client, user_id="u1", session_id="s1", k=3)
+    events = _events(tmp_path)
     assert [event["event_id"] for event in events] == [f"{answer['request_id']}-{place}" for place in (1, 2, 3)]
     assert [event["item_id"] for event in events] == [item["item_id"] for item in answer["items"]]
     assert [event["position"] for event in events] == [1, 2, 3]
@@ -90,88 +90,88 @@ def test_each_item_shown_is_one_event_and_the_first_says_what_holds_for_all(
     assert not {"experiment", "arm", "sampled", "traffic"} & set(first)
 
 
-def test_visitors_get_the_lists_of_their_arms_and_impressions_say_so(
+def test_visitors_get_the_lists_of_their_arms_and_impressions_name_the_arm(
     tmp_path: Path, bundles: list[Path], visitors: dict[str, str]
 ) -> None:
     with _client(tmp_path, bundles[0]) as client:
-        alone = {arm: _ask(client, user_id=user, k=5, record=False) for arm, user in visitors.items()}
-        popular = [item["item_id"] for item in _ask(client, user_id="nobody", k=5, record=False)["items"]]
+        of_model = {arm: _request(client, user_id=user, k=5, record=False) for arm, user in visitors.items()}
+        popular = [item["item_id"] for item in _request(client, user_id="nobody", k=5, record=False)["items"]]
     with _client(tmp_path, bundles[0], EXPERIMENT) as client:
-        found = {arm: _ask(client, user_id=user, k=5) for arm, user in visitors.items()}
-    assert found["model"]["items"] == alone["model"]["items"]
-    assert [item["item_id"] for item in found["popular"]["items"]] == popular
-    assert {item["source"] for item in found["near"]["items"]} == {"neighbours"}
-    events = _journal(tmp_path)
-    for arm, answer in found.items():
-        shown = [event for event in events if event["request_id"] == answer["request_id"]]
-        assert (shown[0]["properties"]["experiment"], shown[0]["properties"]["arm"]) == ("four", arm)
-        teams = {event["item_id"]: event["properties"].get("team") for event in shown}
+        answers = {arm: _request(client, user_id=user, k=5) for arm, user in visitors.items()}
+    assert answers["model"]["items"] == of_model["model"]["items"]
+    assert [item["item_id"] for item in answers["popular"]["items"]] == popular
+    assert {item["source"] for item in answers["near"]["items"]} == {"neighbours"}
+    events = _events(tmp_path)
+    for arm, answer in answers.items():
+        impressions = [event for event in events if event["request_id"] == answer["request_id"]]
+        assert (impressions[0]["properties"]["experiment"], impressions[0]["properties"]["arm"]) == ("four", arm)
+        teams = {event["item_id"]: event["properties"].get("team") for event in impressions}
         if arm != "both":
             assert set(teams.values()) == {None}
             continue
         assert set(teams.values()) == {"model", "popularity"}
-        of_model = [item["item_id"] for item in alone["both"]["items"]]
-        assert all(item in of_model for item, team in teams.items() if team == "model")
+        model_items = [item["item_id"] for item in of_model["both"]["items"]]
+        assert all(item in model_items for item, team in teams.items() if team == "model")
 
 
 def test_the_neighbours_arm_follows_the_session(tmp_path: Path, bundles: list[Path], visitors: dict[str, str]) -> None:
     with _client(tmp_path, bundles[0], EXPERIMENT) as client:
         user = visitors["near"]
-        before = _ask(client, user_id=user, k=5)["items"]
+        before = _request(client, user_id=user, k=5)["items"]
         client.post("/v1/events", json={"event_type": "view", "user_id": user, "session_id": "s", "item_id": "i3"})
-        after = _ask(client, user_id=user, session_id="s", k=5)["items"]
+        after = _request(client, user_id=user, session_id="s", k=5)["items"]
         assert before != after
         assert "i3" not in [item["item_id"] for item in after]
 
 
-def test_nobody_is_in_no_arm(tmp_path: Path, bundles: list[Path]) -> None:
+def test_an_anonymous_visitor_has_no_arm(tmp_path: Path, bundles: list[Path]) -> None:
     with _client(tmp_path, bundles[0], EXPERIMENT) as client:
-        _ask(client, k=2)
-    (first, _) = _journal(tmp_path)
+        _request(client, k=2)
+    (first, _) = _events(tmp_path)
     assert "arm" not in first["properties"]
     assert first["properties"]["segment"] == "anonymous"
 
 
-def test_an_arm_of_the_model_before_has_it_once_there_is_one(tmp_path: Path, bundles: list[Path]) -> None:
+def test_the_previous_arm_gets_the_previous_version_once_there_is_one(tmp_path: Path, bundles: list[Path]) -> None:
     arms = EXPERIMENT.replace('answers = "popularity"', 'answers = "previous"', 1)
-    asked = [f"u{number}" for number in range(30)]
+    users = [f"u{number}" for number in range(30)]
     with _client(tmp_path, bundles[0], arms) as client:
-        assert {_ask(client, user_id=user, k=1)["model_version"] for user in asked} == {"1"}
+        assert {_request(client, user_id=user, k=1)["model_version"] for user in users} == {"1"}
         assert client.put("/v1/admin/model", content=pack(bundles[1]), headers=TOKEN).status_code == 200
-        versions = {user: _ask(client, user_id=user, k=1)["model_version"] for user in asked}
+        versions = {user: _request(client, user_id=user, k=1)["model_version"] for user in users}
     assert set(versions.values()) == {"1", "2"}
-    with _client(tmp_path, bundles[0], arms) as client:  # and after a restart
-        assert {user: _ask(client, user_id=user, k=1)["model_version"] for user in asked} == versions
-    of_arm = [event["properties"] for event in _journal(tmp_path) if event["properties"].get("arm") == "popular"]
+    with _client(tmp_path, bundles[0], arms) as client:  # also after a restart
+        assert {user: _request(client, user_id=user, k=1)["model_version"] for user in users} == versions
+    of_arm = [event["properties"] for event in _events(tmp_path) if event["properties"].get("arm") == "popular"]
     assert of_arm
     assert {properties["model_version"] for properties in of_arm} == {"1"}
 
 
-def test_a_share_of_the_requests_is_noted_whole_and_says_which_share(tmp_path: Path, bundles: list[Path]) -> None:
-    with _client(tmp_path, bundles[0], impression_share=0.3) as client:
+def test_impressions_are_sampled_by_whole_lists_and_carry_the_sample_share(tmp_path: Path, bundles: list[Path]) -> None:
+    with _client(tmp_path, bundles[0], impression_sample_share=0.3) as client:
         for number in range(100):
-            _ask(client, user_id=f"u{number % 7}", k=2)
-    events = _journal(tmp_path)
+            _request(client, user_id=f"u{number % 7}", k=2)
+    events = _events(tmp_path)
     assert 30 <= len(events) <= 100
     assert all(event["properties"]["sampled"] == 0.3 for event in events if event["position"] == 1)
     assert len({event["request_id"] for event in events}) * 2 == len(events)
 
 
-def test_what_others_than_shoppers_are_shown_is_marked(tmp_path: Path, bundles: list[Path]) -> None:
+def test_impressions_of_internal_and_bot_traffic_are_marked(tmp_path: Path, bundles: list[Path]) -> None:
     with _client(tmp_path, bundles[0]) as client:
-        _ask(client, user_id="u1", k=1, traffic="internal")
-        _ask(client, "/v1/search", user_id="u1", query="red", k=1, traffic="bot")
-    recommended, found, searched = _journal(tmp_path)
+        _request(client, user_id="u1", k=1, traffic="internal")
+        _request(client, "/v1/search", user_id="u1", query="red", k=1, traffic="bot")
+    recommended, search_result, search = _events(tmp_path)
     assert recommended["properties"]["traffic"] == "internal"
-    assert {event["event_type"]: event["properties"]["traffic"] for event in (found, searched)} == {
+    assert {event["event_type"]: event["properties"]["traffic"] for event in (search_result, search)} == {
         "search": "bot",
         "impression": "bot",
     }
 
 
-def test_where_chance_took_part_each_impression_says_with_what_chance(tmp_path: Path, bundles: list[Path]) -> None:
-    with _client(tmp_path, bundles[0], explore_share=0.5) as client:
-        _ask(client, user_id="u1", k=4)
-    chances = [event["properties"]["propensity"] for event in _journal(tmp_path)]
-    assert len(chances) == 4
-    assert all(0 < chance <= 1 for chance in chances)
+def test_impressions_of_explored_lists_carry_propensities(tmp_path: Path, bundles: list[Path]) -> None:
+    with _client(tmp_path, bundles[0], exploration_share=0.5) as client:
+        _request(client, user_id="u1", k=4)
+    propensities = [event["properties"]["propensity"] for event in _events(tmp_path)]
+    assert len(propensities) == 4
+    assert all(0 < propensity <= 1 for propensity in propensities)

@@ -1,4 +1,4 @@
-"""Sources through landing, validation and loading into a real warehouse."""
+"""Ingestion of all source types into a real warehouse: landing, validation, loading."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import pytest
 from sqlalchemy import Engine, text
 
 from recsys_tasks.errors import BatchRejected, MalformedFile
-from recsys_tasks.ingestion.landing import land
-from recsys_tasks.ingestion.load import LoadReport, load
+from recsys_tasks.ingestion.landing import land_batches
+from recsys_tasks.ingestion.load import LoadReport, load_batch
 from recsys_tasks.ingestion.retention import refresh_statistics
 from recsys_tasks.ingestion.sources import read_source
 from recsys_tasks.interval import Interval
 from recsys_tasks.settings import settings
-from recsys_tasks.validation import ValidationReport, validate
+from recsys_tasks.validation import ValidationReport, validate_batch
 from tests.integration.ingesting import LONG_AGO, count
 from tests.shops import write_lines
 
@@ -36,11 +36,12 @@ GOOD: dict[str, object] = {
 def _ingest(
     warehouse: Engine, tmp_path: Path, source: str, *paths: Path, interval: Interval | None = None, bad: float = 0.5
 ) -> tuple[list[ValidationReport], list[LoadReport]]:
-    batch_ids = land(warehouse, read_source(source, paths, interval))
+    batch_ids = land_batches(warehouse, read_source(source, paths, interval))
     validated = [
-        validate(warehouse, batch, tmp_path / "gx", max_bad_share=bad, kept_from=LONG_AGO) for batch in batch_ids
+        validate_batch(warehouse, batch, tmp_path / "gx", max_bad_share=bad, retention_start=LONG_AGO)
+        for batch in batch_ids
     ]
-    return validated, [load(warehouse, batch) for batch in batch_ids]
+    return validated, [load_batch(warehouse, batch) for batch in batch_ids]
 
 
 def _add_item(warehouse: Engine, *item_ids: str) -> None:
@@ -97,7 +98,7 @@ def test_the_same_file_again_under_another_name_changes_nothing(warehouse: Engin
     assert count(warehouse, "select count(*) from events") == 1
 
 
-def test_files_that_overlap_give_each_event_once(warehouse: Engine, tmp_path: Path) -> None:
+def test_overlapping_files_load_each_event_once(warehouse: Engine, tmp_path: Path) -> None:
     mapping = _mapping(tmp_path, "csv")
     head, rows = "who,what,did,when\n", [f"u,i{n},seen,2024-07-01T12:00:00\n" for n in range(10)]
     for name, part in (("a.csv", rows[:7]), ("b.csv", rows[4:])):
@@ -106,7 +107,7 @@ def test_files_that_overlap_give_each_event_once(warehouse: Engine, tmp_path: Pa
     assert count(warehouse, "select count(*) from events") == 10
 
 
-def test_bad_rows_go_to_quarantine_with_the_reason_and_the_rest_is_loaded(warehouse: Engine, tmp_path: Path) -> None:
+def test_bad_rows_are_quarantined_with_a_reason_and_the_rest_is_loaded(warehouse: Engine, tmp_path: Path) -> None:
     _add_item(warehouse, "i1")
     tomorrow = (datetime.now(UTC) + timedelta(days=1)).isoformat()
     bad: dict[str, dict[str, object]] = {
@@ -146,7 +147,7 @@ def test_bad_rows_go_to_quarantine_with_the_reason_and_the_rest_is_loaded(wareho
         ("[" * 5_000, "not a JSON object"),
     ],
 )
-def test_a_line_that_cannot_be_read_is_quarantined_with_its_number(
+def test_a_malformed_line_is_quarantined_with_its_number(
     warehouse: Engine, tmp_path: Path, line: str, problem: str
 ) -> None:
     _add_item(warehouse, "i1")
@@ -160,7 +161,7 @@ def test_a_line_that_cannot_be_read_is_quarantined_with_its_number(
     assert problem in kept.reason
 
 
-def test_a_mapping_that_rejects_loads_nothing_of_a_broken_file_and_names_the_line(
+def test_on_error_reject_loads_nothing_of_a_malformed_file_and_names_the_line(
     warehouse: Engine, tmp_path: Path
 ) -> None:
     file = tmp_path / "events.csv"
@@ -170,12 +171,10 @@ def test_a_mapping_that_rejects_loads_nothing_of_a_broken_file_and_names_the_lin
     assert count(warehouse, "select count(*) from batches") == 0
 
 
-@pytest.mark.parametrize("kind", ["torn gzip", "torn parquet"])
-def test_a_file_that_cannot_be_read_to_its_end_loads_nothing_and_is_named(
-    warehouse: Engine, tmp_path: Path, kind: str
-) -> None:
+@pytest.mark.parametrize("kind", ["truncated gzip", "truncated parquet"])
+def test_a_truncated_file_is_named_and_nothing_of_it_is_loaded(warehouse: Engine, tmp_path: Path, kind: str) -> None:
     rows = [{"who": f"u{n}", "what": "i", "did": "seen", "when": "2024-07-01T12:00:00"} for n in range(5_000)]
-    if kind == "torn gzip":
+    if kind == "truncated gzip":
         file, format_ = tmp_path / "events.csv.gz", "csv"
         text_rows = "".join(",".join(row.values()) + "\n" for row in rows)
         whole = gzip.compress(f"who,what,did,when\n{text_rows}".encode())
@@ -189,14 +188,14 @@ def test_a_file_that_cannot_be_read_to_its_end_loads_nothing_and_is_named(
     assert count(warehouse, "select count(*) from batches") == 0
 
 
-def test_blank_lines_and_a_byte_order_mark_are_no_harm(warehouse: Engine, tmp_path: Path) -> None:
+def test_blank_lines_and_a_byte_order_mark_are_skipped(warehouse: Engine, tmp_path: Path) -> None:
     file = tmp_path / "events.csv"
     file.write_bytes(b"\xef\xbb\xbfwho,what,did,when\n\nu,i,seen,2024-07-01T12:00:00\n\n")
     _, (report,) = _ingest(warehouse, tmp_path, _mapping(tmp_path, "csv"), file)
     assert (report.read, report.inserted) == (1, 1)
 
 
-def test_a_corrected_mapping_reads_the_same_file_as_another_batch(warehouse: Engine, tmp_path: Path) -> None:
+def test_a_corrected_mapping_makes_a_new_batch_of_the_same_file(warehouse: Engine, tmp_path: Path) -> None:
     file = tmp_path / "events.csv"
     file.write_text("who,what,did,when\nu,i,seen,2024-07-01T12:00:00\n", encoding="utf-8")
     right = Path(_mapping(tmp_path, "csv"))
@@ -207,7 +206,7 @@ def test_a_corrected_mapping_reads_the_same_file_as_another_batch(warehouse: Eng
     assert (first.inserted, first.quarantined, again.inserted) == (0, 1, 1)
 
 
-def test_a_missing_column_stops_the_file_before_anything_is_written(warehouse: Engine, tmp_path: Path) -> None:
+def test_a_missing_column_rejects_the_file_before_anything_is_written(warehouse: Engine, tmp_path: Path) -> None:
     file = tmp_path / "events.csv"
     file.write_text("who,what,did\nu,i,seen\n", encoding="utf-8")
     with pytest.raises(MalformedFile, match="no column 'when'; the file has who, what, did"):
@@ -215,18 +214,16 @@ def test_a_missing_column_stops_the_file_before_anything_is_written(warehouse: E
     assert count(warehouse, "select count(*) from batches") == 0
 
 
-def test_a_batch_that_is_bad_as_a_whole_is_rejected_and_nothing_of_it_loaded(warehouse: Engine, tmp_path: Path) -> None:
-    file = write_lines(tmp_path / "f.jsonl", [{**GOOD, "event_id": f"e{n}"} for n in range(10)])  # i1 is not known
+def test_a_batch_with_too_many_bad_rows_is_rejected_and_nothing_is_loaded(warehouse: Engine, tmp_path: Path) -> None:
+    file = write_lines(tmp_path / "f.jsonl", [{**GOOD, "event_id": f"e{n}"} for n in range(10)])  # i1 is unknown
     with pytest.raises(BatchRejected, match=r"too many rows are bad.*item_known \(10\)"):
         _ingest(warehouse, tmp_path, "feedback", file)
     assert count(warehouse, "select count(*) from events") == 0
     assert count(warehouse, "select count(*) from batches where status = 'rejected'") == 1
 
 
-def test_a_first_catalogue_is_not_read_through_for_each_of_its_items_or_users(
-    warehouse: Engine, tmp_path: Path
-) -> None:
-    """Where statistics say that there is nothing, as after maintaining an empty warehouse."""
+def test_loading_a_first_catalog_does_not_scan_the_table_for_each_row(warehouse: Engine, tmp_path: Path) -> None:
+    """Planner statistics of empty tables, as after maintenance of an empty warehouse, must not cause a scan per row."""
     count_of = 5_000
     refresh_statistics(warehouse)
     for kind, column in (("items", "item_id"), ("users", "user_id")):
@@ -237,16 +234,16 @@ def test_a_first_catalogue_is_not_read_through_for_each_of_its_items_or_users(
         file = tmp_path / f"{kind}.jsonl"
         write_lines(file, [{"id": f"n{number}"} for number in range(count_of)])
         _ingest(warehouse, tmp_path, str(mapping), file)
-    warehouse.dispose()  # sessions that end report what they did, a moment later
+    warehouse.dispose()  # closed sessions flush their statistics shortly after
     for table in ("item_versions", "user_versions"):
-        told = f"pg_stat_user_tables where relname = '{table}'"
-        while count(warehouse, f"select n_tup_ins from {told}") < count_of:
+        statistics = f"pg_stat_user_tables where relname = '{table}'"
+        while count(warehouse, f"select n_tup_ins from {statistics}") < count_of:
             warehouse.dispose()
         blocks = f"select heap_blks_hit + heap_blks_read from pg_statio_user_tables where relname = '{table}'"
         assert count(warehouse, blocks) < 10 * count_of
 
 
-def test_two_households_of_the_default_source(
+def test_a_sample_of_two_households_of_the_default_source_is_loaded(
     warehouse: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RECSYS_SAMPLE_USERS", "2")
@@ -268,7 +265,7 @@ def test_two_households_of_the_default_source(
     )
 
 
-def test_the_retailrocket_log(warehouse: Engine, tmp_path: Path, shared_events: Path) -> None:
+def test_the_retailrocket_log_is_loaded(warehouse: Engine, tmp_path: Path, shared_events: Path) -> None:
     _, (report,) = _ingest(warehouse, tmp_path, "retailrocket", shared_events / "retailrocket-week.tsv")
     assert report.read == 38_741
     assert report.inserted + report.duplicates + report.quarantined == report.read
@@ -277,7 +274,7 @@ def test_the_retailrocket_log(warehouse: Engine, tmp_path: Path, shared_events: 
     assert count(warehouse, f"{types}'purchase'") > 600
 
 
-def test_a_log_of_views_queries_and_purchases_in_diginetica_s_format(warehouse: Engine, tmp_path: Path) -> None:
+def test_views_queries_and_purchases_of_diginetica_are_loaded(warehouse: Engine, tmp_path: Path) -> None:
     files = {
         "diginetica_views": "sessionId;userId;itemId;timeframe;eventdate\n1;NA;81766;526309;2016-05-09\n"
         "1;7;31331;1031018;2016-05-09\n",
@@ -304,20 +301,20 @@ def test_a_log_of_views_queries_and_purchases_in_diginetica_s_format(warehouse: 
     assert rows[1].event_time == datetime(2016, 5, 9, 0, 8, 46, 309_000, tzinfo=UTC)
 
 
-def test_the_otto_sample(warehouse: Engine, tmp_path: Path, shared_events: Path) -> None:
+def test_the_otto_sample_is_loaded(warehouse: Engine, tmp_path: Path, shared_events: Path) -> None:
     _, (report,) = _ingest(warehouse, tmp_path, "otto", shared_events / "otto-sample.jsonl")
     assert report.quarantined == 0
     assert count(warehouse, "select count(distinct session_id) from events") == 20
 
 
-def test_a_landing_that_was_killed_is_repeated_safely(warehouse: Engine, tmp_path: Path) -> None:
+def test_landing_validating_and_loading_are_idempotent(warehouse: Engine, tmp_path: Path) -> None:
     _add_item(warehouse, "i1")
     file = write_lines(tmp_path / "f.jsonl", [{**GOOD, "event_id": f"e{n}"} for n in range(10)])
-    (batch,) = land(warehouse, read_source("feedback", [file]))
-    assert land(warehouse, read_source("feedback", [file])) == [batch]  # landed again before it is validated
-    validate(warehouse, batch, tmp_path / "gx", max_bad_share=0.5, kept_from=LONG_AGO)
-    assert land(warehouse, read_source("feedback", [file])) == [batch]  # validated, then landed again
-    validate(warehouse, batch, tmp_path / "gx", max_bad_share=0.5, kept_from=LONG_AGO)
-    assert load(warehouse, batch).inserted == 10
-    assert load(warehouse, batch).inserted == 0
+    (batch,) = land_batches(warehouse, read_source("feedback", [file]))
+    assert land_batches(warehouse, read_source("feedback", [file])) == [batch]  # landed again before it is validated
+    validate_batch(warehouse, batch, tmp_path / "gx", max_bad_share=0.5, retention_start=LONG_AGO)
+    assert land_batches(warehouse, read_source("feedback", [file])) == [batch]  # validated, then landed again
+    validate_batch(warehouse, batch, tmp_path / "gx", max_bad_share=0.5, retention_start=LONG_AGO)
+    assert load_batch(warehouse, batch).inserted == 10
+    assert load_batch(warehouse, batch).inserted == 0
     assert count(warehouse, "select count(*) from events") == 10

@@ -1,4 +1,4 @@
-"""Items told to a running endpoint."""
+"""Item updates on a running endpoint."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ BLUE = {"title": "Bottle, blue", "category_path": "D1 > C1", "price": 500.0}
 
 @pytest.fixture
 def client(tmp_path: Path, bundles: list[Path]) -> Iterator[TestClient]:
-    with TestClient(create_app(_settings(tmp_path))) as found:
-        _promote(found, bundles[0])
-        yield found
+    with TestClient(create_app(_settings(tmp_path))) as client:
+        _promote(client, bundles[0])
+        yield client
 
 
 def _settings(tmp_path: Path) -> Settings:
@@ -34,27 +34,27 @@ def _promote(client: TestClient, bundle: Path) -> None:
     assert client.put("/v1/admin/model", content=pack(bundle), headers=HEADERS).status_code == 200
 
 
-def _tell(client: TestClient, item_id: str, item: dict[str, Any]) -> bool:
+def _put_item(client: TestClient, item_id: str, item: dict[str, Any]) -> bool:
     answer = client.put(f"/v1/items/{item_id}", json=item, headers=HEADERS)
     assert answer.status_code == 200, answer.text
     return bool(answer.json()["trained"])
 
 
-def _listed(client: TestClient, **asked: Any) -> list[str]:
-    answer = client.post("/v1/recommendations", json={"k": 60, "record": False, **asked})
+def _listed(client: TestClient, **body: Any) -> list[str]:
+    answer = client.post("/v1/recommendations", json={"k": 60, "record": False, **body})
     assert answer.status_code == 200, answer.text
     return [item["item_id"] for item in answer.json()["items"]]
 
 
-def _found(client: TestClient, query: str, **asked: Any) -> list[dict[str, Any]]:
-    answer = client.post("/v1/search", json={"query": query, "record": False, **asked}).json()
+def _found(client: TestClient, query: str, **body: Any) -> list[dict[str, Any]]:
+    answer = client.post("/v1/search", json={"query": query, "record": False, **body}).json()
     return [] if answer["fallback"] else list(answer["items"])
 
 
-def test_a_new_item_is_in_the_very_next_list_and_search(client: TestClient) -> None:
+def test_a_new_item_is_in_the_next_list_and_search(client: TestClient) -> None:
     assert "bottle" not in _listed(client, user_id="u1")
     assert not _found(client, "bottle")
-    assert _tell(client, "bottle", BLUE) is False
+    assert _put_item(client, "bottle", BLUE) is False
     assert "bottle" in _listed(client, user_id="u1")
     assert [item["title"] for item in _found(client, "bottle")] == ["Bottle, blue"]
     assert _listed(client, user_id="u1", filter={"field": "price", "at_least": 400}) == ["bottle"]
@@ -62,36 +62,36 @@ def test_a_new_item_is_in_the_very_next_list_and_search(client: TestClient) -> N
     assert similar["title"].endswith("blue")
 
 
-def test_it_stands_near_what_it_shares_words_and_category_with(client: TestClient) -> None:
-    _tell(client, "near", {"title": "Item, green", "category_path": "D1 > C4"})  # like i9
-    _tell(client, "far", {"title": "Lamp, red", "category_path": "D0 > C0"})
-    likeness = {}
+def test_a_new_item_is_similar_to_items_with_the_same_words_and_category(client: TestClient) -> None:
+    _put_item(client, "near", {"title": "Item, green", "category_path": "D1 > C4"})  # like i9
+    _put_item(client, "far", {"title": "Lamp, red", "category_path": "D0 > C0"})
+    similarity = {}
     for name in ("near", "far"):
-        found = client.get(f"/v1/items/{name}/similar?k=60").json()["items"]
-        likeness[name] = {item["item_id"]: item["score"] for item in found}
-    assert likeness["near"]["i9"] > likeness["far"].get("i9", 0.0)
+        items = client.get(f"/v1/items/{name}/similar?k=60").json()["items"]
+        similarity[name] = {item["item_id"]: item["score"] for item in items}
+    assert similarity["near"]["i9"] > similarity["far"].get("i9", 0.0)
 
 
-def test_what_is_done_with_it_counts(client: TestClient) -> None:
-    _tell(client, "bottle", BLUE)
+def test_actions_on_a_new_item_are_used(client: TestClient) -> None:
+    _put_item(client, "bottle", BLUE)
     answer = client.post("/v1/recommendations", json={"session": [{"item_id": "bottle"}], "record": False}).json()
     assert answer["items"][0]["source"] == "model"
     assert answer["items"][0]["reason"].startswith("because you viewed Bottle, blue")
 
 
-def test_a_known_item_is_told_anew(client: TestClient) -> None:
+def test_a_known_item_can_be_replaced(client: TestClient) -> None:
     before = _listed(client, user_id="u1")
-    assert _tell(client, before[0], {"title": "Lamp", "price": 9.0, "available_until": START.isoformat()}) is True
+    assert _put_item(client, before[0], {"title": "Lamp", "price": 9.0, "available_until": START.isoformat()}) is True
     assert before[0] not in _listed(client, user_id="u1")
-    _tell(client, before[0], {"title": "Lamp", "price": 9.0})
+    _put_item(client, before[0], {"title": "Lamp", "price": 9.0})
     assert _listed(client, user_id="u1")[0] == before[0]
     assert [item["item_id"] for item in _found(client, "lamp")] == [before[0]]
 
 
-def test_it_is_there_after_a_restart_and_in_another_model(
+def test_a_new_item_survives_a_restart_and_a_change_of_models(
     client: TestClient, tmp_path: Path, bundles: list[Path]
 ) -> None:
-    _tell(client, "bottle", BLUE)
+    _put_item(client, "bottle", BLUE)
     listed = _listed(client, user_id="u1")
     with TestClient(create_app(_settings(tmp_path))) as again:
         assert _listed(again, user_id="u1") == listed
@@ -101,10 +101,8 @@ def test_it_is_there_after_a_restart_and_in_another_model(
         assert _listed(again, user_id="u1") == listed
 
 
-def test_a_line_that_cannot_be_read_stops_neither_the_start_nor_what_was_told_besides(
-    client: TestClient, tmp_path: Path
-) -> None:
-    _tell(client, "bottle", BLUE)
+def test_a_malformed_line_prevents_neither_the_start_nor_other_item_updates(client: TestClient, tmp_path: Path) -> None:
+    _put_item(client, "bottle", BLUE)
     next((tmp_path / "endpoint" / "items").glob("*.jsonl")).open("ab").write(b"{not json}\n")
     with TestClient(create_app(_settings(tmp_path))) as again:
         assert _found(again, "bottle")
@@ -113,17 +111,17 @@ def test_a_line_that_cannot_be_read_stops_neither_the_start_nor_what_was_told_be
 @pytest.mark.parametrize(
     "item", [{}, {"title": ""}, {"title": "t", "price": -1}, {"title": "t", "unknown": 1}, {"title": "t\0"}]
 )
-def test_what_is_no_item_is_refused(client: TestClient, item: dict[str, Any]) -> None:
+def test_an_invalid_item_is_rejected(client: TestClient, item: dict[str, Any]) -> None:
     assert client.put("/v1/items/i1", json=item, headers=HEADERS).status_code == 422
     assert client.put("/v1/items/i1", json=BLUE).status_code == 401
 
 
-def test_of_one_who_is_not_known_interests_count(client: TestClient) -> None:
-    asked = {"interests": ["green things", "blue"], "k": 30, "record": False}
-    items = client.post("/v1/recommendations", json={"user_id": "nobody", **asked}).json()["items"]
-    colours = [item["title"].split(", ")[1] for item in items]
-    assert set(colours[:20]) == {"green", "blue"}
-    assert not {"green", "blue"} & set(colours[20:])
+def test_interests_apply_to_an_unknown_user_only(client: TestClient) -> None:
+    body = {"interests": ["green things", "blue"], "k": 30, "record": False}
+    items = client.post("/v1/recommendations", json={"user_id": "nobody", **body}).json()["items"]
+    colors = [item["title"].split(", ")[1] for item in items]
+    assert set(colors[:20]) == {"green", "blue"}
+    assert not {"green", "blue"} & set(colors[20:])
     assert {item["source"] for item in items} == {"interests"}
-    known = client.post("/v1/recommendations", json={"user_id": "u1", **asked}).json()["items"]
+    known = client.post("/v1/recommendations", json={"user_id": "u1", **body}).json()["items"]
     assert {item["source"] for item in known} == {"model"}

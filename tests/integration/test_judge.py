@@ -1,3 +1,5 @@
+"""Expectation suites on batch profiles: results, custom suites, data docs, concurrency."""
+
 from __future__ import annotations
 
 import json
@@ -10,12 +12,12 @@ from typing import Any
 import pytest
 
 from recsys_tasks.errors import ConfigurationError
-from recsys_tasks.validation.expectations import Verdict, forget_results, judge
+from recsys_tasks.validation.expectations import SuiteResult, delete_old_results, run_suite
 from recsys_tasks.validation.suites import load_suite
 
 ROOT = Path(__file__).parents[2]
-AT = datetime(2026, 1, 1, tzinfo=UTC)
-GOOD: dict[str, float | None] = {
+LANDED_AT = datetime(2026, 1, 1, tzinfo=UTC)
+USUAL_METRICS: dict[str, float | None] = {
     "rows": 1000,
     "bad_share": 0.0,
     "bad_share_item_known": 0.0,
@@ -28,14 +30,22 @@ GOOD: dict[str, float | None] = {
     "null_rate_change_price": 0.0,
     "event_type_distance": 0.03,
 }
-CHANGES = ("rows_per_day_ratio", "event_type_distance", *(name for name in GOOD if name.startswith("null_rate_change")))
+HISTORY_METRICS = (
+    "rows_per_day_ratio",
+    "event_type_distance",
+    *(name for name in USUAL_METRICS if name.startswith("null_rate_change")),
+)
 
 
-def _judge(home: Path, batch_id: str = "shop-1", at: datetime = AT, suites: Path | None = None, **seen: Any) -> Verdict:
-    return judge(home, "shop", "events", batch_id, GOOD | seen, at, parameters={"max_bad_share": 0.2}, suites=suites)
+def _run_suite(
+    home: Path, batch_id: str = "shop-1", at: datetime = LANDED_AT, suites: Path | None = None, **metrics: Any
+) -> SuiteResult:
+    return run_suite(
+        home, "shop", "events", batch_id, USUAL_METRICS | metrics, at, parameters={"max_bad_share": 0.2}, suites=suites
+    )
 
 
-def _listed(home: Path, batch_id: str) -> int:
+def _count_listed(home: Path, batch_id: str) -> int:
     return (home / "data_docs/index.html").read_text(encoding="utf-8").count(f"'run_name': '{batch_id}'")
 
 
@@ -54,37 +64,37 @@ def _write(folder: Path, name: str, *expectations: Any) -> Path:
 
 
 def test_a_usual_batch_passes(tmp_path: Path) -> None:
-    assert _judge(tmp_path) == Verdict()
+    assert _run_suite(tmp_path) == SuiteResult()
 
 
-def test_an_unusual_batch_is_reported_with_what_was_seen_and_expected(tmp_path: Path) -> None:
-    verdict = _judge(tmp_path, rows_per_day_ratio=0.4)
-    assert verdict.problems == []
-    assert verdict.warnings == [
+def test_an_unusual_batch_is_reported_with_the_value_and_its_limits(tmp_path: Path) -> None:
+    result = _run_suite(tmp_path, rows_per_day_ratio=0.4)
+    assert result.problems == []
+    assert result.warnings == [
         "fewer than half or more than twice the usual events per day"
         " (events rows_per_day_ratio is 0.4, should be at least 0.5 and at most 2)"
     ]
 
 
-def test_an_unbelievable_batch_is_stopped(tmp_path: Path) -> None:
-    [problem] = _judge(tmp_path, bad_share=0.25).problems
+def test_a_critical_failure_is_a_problem(tmp_path: Path) -> None:
+    [problem] = _run_suite(tmp_path, bad_share=0.25).problems
     assert problem == "too many rows are bad (events bad_share is 0.25, should be at most 0.2)"
-    assert any("fewer than a fifth" in problem for problem in _judge(tmp_path, rows_per_day_ratio=0.1).problems)
+    assert any("fewer than a fifth" in problem for problem in _run_suite(tmp_path, rows_per_day_ratio=0.1).problems)
 
 
-@pytest.mark.parametrize("metrics", [CHANGES, tuple(GOOD)], ids=["no history", "nothing at all"])
-def test_what_was_not_measured_is_not_judged(tmp_path: Path, metrics: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("metrics", [HISTORY_METRICS, tuple(USUAL_METRICS)], ids=["no history", "nothing at all"])
+def test_expectations_on_missing_metrics_are_skipped(tmp_path: Path, metrics: tuple[str, ...]) -> None:
     unmeasured: dict[str, Any] = dict.fromkeys(metrics)
-    assert _judge(tmp_path, **unmeasured) == Verdict()
-    assert _listed(tmp_path, "shop-1") == 1
+    assert _run_suite(tmp_path, **unmeasured) == SuiteResult()
+    assert _count_listed(tmp_path, "shop-1") == 1
 
 
-def test_the_suite_of_a_source_goes_before_the_general_one(tmp_path: Path) -> None:
-    own = _write(tmp_path, "events.shop", _expectation(), _expectation(kwargs={"column": "rows", "min_value": 5}))
-    verdict = _judge(tmp_path / "home", suites=own, rows_per_day_ratio=0.1, rows=3)
-    assert len(verdict.warnings) == 1, "the general warning stays"
-    assert verdict.problems == ["hardly any events (events rows is 3, should be at least 5)"]
-    general = load_suite("events", "other", GOOD, own)
+def test_the_suite_of_a_source_overrides_the_general_one(tmp_path: Path) -> None:
+    custom = _write(tmp_path, "events.shop", _expectation(), _expectation(kwargs={"column": "rows", "min_value": 5}))
+    result = _run_suite(tmp_path / "home", suites=custom, rows_per_day_ratio=0.1, rows=3)
+    assert len(result.warnings) == 1, "the general warning stays"
+    assert result.problems == ["hardly any events (events rows is 3, should be at least 5)"]
+    general = load_suite("events", "other", USUAL_METRICS, custom)
     assert not any(expected.column == "rows" for expected in general.expectations)
 
 
@@ -92,7 +102,7 @@ def test_the_suite_of_a_source_goes_before_the_general_one(tmp_path: Path) -> No
     ("entry", "complaint"),
     [
         (_expectation(type="expect_wonders"), "expect_wonders not found"),
-        (_expectation(kwargs={"column": "rows_per_dya", "min_value": 1}), "'rows_per_dya', which is none of"),
+        (_expectation(kwargs={"column": "rows_per_dya", "min_value": 1}), "'rows_per_dya', which is not one of"),
         (_expectation(kwargs={"min_value": 1}), "kwargs.column is None"),
         (_expectation(kwargs={"column": "rows"}), "neither min_value nor max_value"),
         (_expectation(kwargs={"column": "rows", "min_value": 1, "max_valu": 3}), "max_valu"),
@@ -103,85 +113,88 @@ def test_the_suite_of_a_source_goes_before_the_general_one(tmp_path: Path) -> No
         ("rows", "expectations[0]"),
     ],
 )
-def test_a_malformed_suite_is_refused_with_file_and_place(tmp_path: Path, entry: Any, complaint: str) -> None:
+def test_a_malformed_suite_is_rejected_with_file_and_index(tmp_path: Path, entry: Any, message: str) -> None:
     with pytest.raises(ConfigurationError) as refused:
-        _judge(tmp_path / "home", suites=_write(tmp_path, "events.shop", entry))
-    assert complaint in str(refused.value)
+        _run_suite(tmp_path / "home", suites=_write(tmp_path, "events.shop", entry))
+    assert message in str(refused.value)
     assert "events.shop.json, expectations[0]" in str(refused.value)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"expectations": 1}'])
-def test_a_file_that_is_no_suite_is_refused(tmp_path: Path, text: str) -> None:
+def test_a_file_that_is_not_a_suite_is_rejected(tmp_path: Path, text: str) -> None:
     (tmp_path / "events.json").write_text(text, encoding="utf-8")
     with pytest.raises(ConfigurationError, match=r"events\.json: not an expectation suite"):
-        load_suite("events", "shop", GOOD, tmp_path)
+        load_suite("events", "shop", USUAL_METRICS, tmp_path)
 
 
-def test_one_metric_has_one_limit_of_a_severity(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="a second one for rows_per_day_ratio critical"):
-        load_suite("events", "shop", GOOD, _write(tmp_path, "events", _expectation(), _expectation()))
+def test_duplicate_expectations_of_a_metric_and_severity_are_rejected(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="duplicate expectation for rows_per_day_ratio critical"):
+        load_suite("events", "shop", USUAL_METRICS, _write(tmp_path, "events", _expectation(), _expectation()))
 
 
-def test_a_parameter_that_is_not_given_is_a_mistake_of_the_suite(tmp_path: Path) -> None:
-    own = _write(tmp_path, "events.shop", _expectation(kwargs={"column": "rows", "min_value": {"$PARAMETER": "least"}}))
+def test_a_suite_parameter_without_a_value_is_rejected(tmp_path: Path) -> None:
+    custom = _write(
+        tmp_path, "events.shop", _expectation(kwargs={"column": "rows", "min_value": {"$PARAMETER": "least"}})
+    )
     with pytest.raises(ConfigurationError, match="least"):
-        _judge(tmp_path / "home", suites=own)
+        _run_suite(tmp_path / "home", suites=custom)
 
 
-def test_the_docs_keep_all_runs_with_pages_that_exist(tmp_path: Path) -> None:
+def test_the_data_docs_list_all_runs_with_existing_pages(tmp_path: Path) -> None:
     for day in range(3):
-        _judge(tmp_path, f"shop-{day}", AT + timedelta(days=day), rows_per_day_ratio=0.1)
-    judge(tmp_path, "shop", "users", "shop-9", {"bad_share": 0.0}, AT, parameters={"max_bad_share": 0.2})
+        _run_suite(tmp_path, f"shop-{day}", LANDED_AT + timedelta(days=day), rows_per_day_ratio=0.1)
+    run_suite(tmp_path, "shop", "users", "shop-9", {"bad_share": 0.0}, LANDED_AT, parameters={"max_bad_share": 0.2})
     docs = tmp_path / "data_docs"
-    _judge(tmp_path, "profiling-1")
-    assert [_listed(tmp_path, name) for name in ("shop-0", "shop-1", "shop-2", "shop-9", "profiling-1")] == [1] * 5
+    _run_suite(tmp_path, "profiling-1")
+    batch_ids = ("shop-0", "shop-1", "shop-2", "shop-9", "profiling-1")
+    assert [_count_listed(tmp_path, batch_id) for batch_id in batch_ids] == [1] * 5
     for name in ("events/shop", "users/shop"):
         assert (docs / "expectations" / f"{name}.html").is_file()
     [page] = docs.glob("validations/events/shop/shop-0/*/*.html")
     assert "Critical if fewer than a fifth" in page.read_text(encoding="utf-8")
 
 
-def test_judging_a_batch_again_replaces_its_result(tmp_path: Path) -> None:
-    first = _judge(tmp_path, bad_share=0.5)
-    again = _judge(tmp_path, at=AT.astimezone(timezone(timedelta(hours=5))), bad_share=0.5)
+def test_validating_a_batch_again_replaces_its_result(tmp_path: Path) -> None:
+    first = _run_suite(tmp_path, bad_share=0.5)
+    again = _run_suite(tmp_path, at=LANDED_AT.astimezone(timezone(timedelta(hours=5))), bad_share=0.5)
     assert first == again
-    assert _listed(tmp_path, "shop-1") == 1
+    assert _count_listed(tmp_path, "shop-1") == 1
     assert len(list(tmp_path.glob("results/**/*.json"))) == 1
 
 
-def test_old_results_are_forgotten_with_their_pages(tmp_path: Path) -> None:
-    _judge(tmp_path, "shop-0", AT - timedelta(days=90))
-    _judge(tmp_path, "shop-1")
-    assert forget_results(tmp_path, AT - timedelta(days=30)) == 1
-    _judge(tmp_path, "shop-2")
-    assert [_listed(tmp_path, f"shop-{number}") for number in range(3)] == [0, 1, 1]
+def test_old_results_are_deleted_with_their_pages(tmp_path: Path) -> None:
+    _run_suite(tmp_path, "shop-0", LANDED_AT - timedelta(days=90))
+    _run_suite(tmp_path, "shop-1")
+    assert delete_old_results(tmp_path, LANDED_AT - timedelta(days=30)) == 1
+    _run_suite(tmp_path, "shop-2")
+    assert [_count_listed(tmp_path, f"shop-{number}") for number in range(3)] == [0, 1, 1]
     assert not list(tmp_path.glob("data_docs/validations/events/shop/shop-0/*/*.html"))
 
 
 @pytest.mark.parametrize("rest", ["", "{"])
-def test_what_a_killed_process_left_half_written_does_not_stop_the_next(tmp_path: Path, rest: str) -> None:
-    _judge(tmp_path, "shop-0")
+def test_partial_files_of_a_killed_process_do_not_fail_the_next_run(tmp_path: Path, rest: str) -> None:
+    _run_suite(tmp_path, "shop-0")
     for path in (*tmp_path.glob("suites/**/*.json"), *tmp_path.glob("results/**/*.json")):
         path.write_text(rest, encoding="utf-8")
-    _judge(tmp_path, "shop-1")
-    _judge(tmp_path, "shop-0")
-    assert [_listed(tmp_path, f"shop-{number}") for number in range(2)] == [1, 1]
+    _run_suite(tmp_path, "shop-1")
+    _run_suite(tmp_path, "shop-0")
+    assert [_count_listed(tmp_path, f"shop-{number}") for number in range(2)] == [1, 1]
 
 
 def test_the_general_suites_are_well_formed() -> None:
     users = {"bad_share"}
     items = users | {f"null_rate_change_{name}" for name in ("title", "category_path", "brand", "price")}
-    for kind, metrics in (("events", set(GOOD)), ("items", items), ("users", users)):
+    for kind, metrics in (("events", set(USUAL_METRICS)), ("items", items), ("users", users)):
         assert load_suite(kind, "any", metrics).expectations
 
 
-def test_processes_that_judge_at_once_keep_each_others_results(tmp_path: Path) -> None:
+def test_concurrent_validations_keep_each_others_results(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from tests.integration.test_judge import _judge\n"
-        "for number in range(8): _judge(Path(sys.argv[1]), f'{sys.argv[2]}-{number}')"
+        "import sys; from pathlib import Path; from tests.integration.test_judge import _run_suite\n"
+        "for number in range(8): _run_suite(Path(sys.argv[1]), f'{sys.argv[2]}-{number}')"
     )
     started = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path), name], cwd=ROOT) for name in "ab"]
     assert [process.wait(120) for process in started] == [0, 0]
     for batch_id in (f"{name}-{number}" for name in "ab" for number in range(8)):
-        assert _listed(tmp_path, batch_id) == 1
+        assert _count_listed(tmp_path, batch_id) == 1
         assert len(list(tmp_path.glob(f"data_docs/validations/events/shop/{batch_id}/*/*.html"))) == 1

@@ -1,4 +1,4 @@
-"""A row's life after it was sent: mended and replayed, corrected, retracted, forgotten; and where it came from."""
+"""Lifecycle of a row after landing: quarantine, replay, correction, retraction, erasure and lineage."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from sqlalchemy import Engine, text
 from recsys_tasks.errors import BatchRejected, InputError
 from recsys_tasks.features.snapshot import SnapshotParameters, build_snapshot
 from recsys_tasks.ingestion import landing_folder, removal, replay
-from recsys_tasks.ingestion.landing import land
-from recsys_tasks.ingestion.load import LoadReport, load
+from recsys_tasks.ingestion.landing import land_batches
+from recsys_tasks.ingestion.load import LoadReport, load_batch
 from recsys_tasks.ingestion.sources import read_source
 from recsys_tasks.settings import Settings
 from recsys_tasks.steps import ingestion
-from recsys_tasks.validation import validate
+from recsys_tasks.validation import validate_batch
 from recsys_tasks.warehouse import statement
-from tests.integration.ingesting import LONG_AGO, age, count, ingest, line, mapping, write
+from tests.integration.ingesting import LONG_AGO, count, csv_line, ingest, set_old_mtime, write_csv, write_mapping
 from tests.shops import fill
 
 OPEN = "select count(*) from quarantine where resolved_at is null"
@@ -28,22 +28,22 @@ OPEN = "select count(*) from quarantine where resolved_at is null"
 
 def _replay(warehouse: Engine, home: Path, **chosen: str) -> list[int]:
     inserted = []
-    for found in replay.quarantined_rows(warehouse, **chosen):
-        (batch_id,) = land(warehouse, [found.batch])
-        validate(warehouse, batch_id, home / "gx", max_bad_share=1.0, kept_from=LONG_AGO)
-        inserted.append(load(warehouse, batch_id).inserted)
-        replay.resolve(warehouse, found)
+    for found in replay.build_replay_batches(warehouse, **chosen):
+        (batch_id,) = land_batches(warehouse, [found.batch])
+        validate_batch(warehouse, batch_id, home / "gx", max_bad_share=1.0, retention_start=LONG_AGO)
+        inserted.append(load_batch(warehouse, batch_id).inserted)
+        replay.mark_resolved(warehouse, found)
     return inserted
 
 
-def test_rows_whose_item_comes_later_are_replayed(warehouse: Engine, tmp_path: Path) -> None:
-    source = mapping(tmp_path, implies_items=False)
+def test_quarantined_rows_are_replayed_after_their_item_arrives(warehouse: Engine, tmp_path: Path) -> None:
+    source = write_mapping(tmp_path, implies_items=False)
     with warehouse.begin() as connection:
         connection.execute(
             text("insert into item_versions (item_id, valid_from, batch, source) values ('i1', '-infinity', 0, 't')")
         )
-    rows = [line(1, what="i1"), line(2, what="i1"), line(3, what="i2"), line(4, what="i3")]
-    (report,) = ingest(warehouse, tmp_path, source, write(tmp_path / "f.csv", rows))
+    rows = [csv_line(1, what="i1"), csv_line(2, what="i1"), csv_line(3, what="i2"), csv_line(4, what="i3")]
+    (report,) = ingest(warehouse, tmp_path, source, write_csv(tmp_path / "f.csv", rows))
     assert (report.inserted, report.quarantined) == (2, 2)
     with warehouse.begin() as connection:
         kept = connection.execute(text("select rule, value, raw ->> 'event_id' from quarantine order by 2")).all()
@@ -52,15 +52,15 @@ def test_rows_whose_item_comes_later_are_replayed(warehouse: Engine, tmp_path: P
             text("insert into item_versions (item_id, valid_from, batch, source) values ('i2', '-infinity', 0, 't')")
         )
     assert _replay(warehouse, tmp_path, rule="item_known") == [1]
-    assert count(warehouse, OPEN) == 1  # i3 is still unknown, and is so once
+    assert count(warehouse, OPEN) == 1  # i3 is still unknown and quarantined once
     assert _replay(warehouse, tmp_path) == [0]
     assert count(warehouse, OPEN) == 1
     assert count(warehouse, "select count(*) from events") == 3
 
 
-def test_a_row_mended_in_quarantine_is_replayed(warehouse: Engine, tmp_path: Path) -> None:
-    rows = [line(1), line(2), line(3, did="glance")]
-    ingest(warehouse, tmp_path, mapping(tmp_path), write(tmp_path / "f.csv", rows))
+def test_a_row_fixed_in_quarantine_is_replayed(warehouse: Engine, tmp_path: Path) -> None:
+    rows = [csv_line(1), csv_line(2), csv_line(3, did="glance")]
+    ingest(warehouse, tmp_path, write_mapping(tmp_path), write_csv(tmp_path / "f.csv", rows))
     with warehouse.begin() as connection:
         connection.execute(text("""update quarantine set raw = raw || '{"event_type": "view"}'"""))
     assert _replay(warehouse, tmp_path, source="shop") == [1]
@@ -68,24 +68,24 @@ def test_a_row_mended_in_quarantine_is_replayed(warehouse: Engine, tmp_path: Pat
     assert _replay(warehouse, tmp_path) == []
 
 
-def test_a_tenth_of_bad_rows_costs_the_tenth_alone(warehouse: Engine, tmp_path: Path) -> None:
-    """Half of them cannot be read, half break a rule."""
-    bad = {0: "torn", 10: line(10, price="-1")}
-    rows = [bad.get(n % 20, line(n)) for n in range(2_000)]
-    (report,) = ingest(warehouse, tmp_path, mapping(tmp_path), write(tmp_path / "f.csv", rows))
+def test_bad_rows_do_not_affect_the_other_rows(warehouse: Engine, tmp_path: Path) -> None:
+    """Half of the bad rows are unparseable, half break a rule."""
+    bad = {0: "torn", 10: csv_line(10, price="-1")}
+    rows = [bad.get(n % 20, csv_line(n)) for n in range(2_000)]
+    (report,) = ingest(warehouse, tmp_path, write_mapping(tmp_path), write_csv(tmp_path / "f.csv", rows))
     assert (report.read, report.inserted, report.quarantined) == (2_000, 1_800, 200)
     with warehouse.connect() as connection:
         rules = connection.execute(text("select rule, count(*) from quarantine group by rule order by rule")).all()
     assert rules == [("price_not_negative", 100), ("readable", 100)]
 
 
-def test_an_id_that_says_two_things_is_kept_once_and_reported(warehouse: Engine, tmp_path: Path) -> None:
-    source = mapping(tmp_path)
-    rows = [line(1), line(2), line(2), line(2, price="7")]
-    (first,) = ingest(warehouse, tmp_path, source, write(tmp_path / "a.csv", rows))
+def test_an_event_id_with_conflicting_content_is_kept_once_and_reported(warehouse: Engine, tmp_path: Path) -> None:
+    source = write_mapping(tmp_path)
+    rows = [csv_line(1), csv_line(2), csv_line(2), csv_line(2, price="7")]
+    (first,) = ingest(warehouse, tmp_path, source, write_csv(tmp_path / "a.csv", rows))
     assert (first.inserted, first.duplicates, first.conflicts, first.quarantined) == (2, 1, 1, 1)
-    later = [line(1, when="2024-07-05T00:00:00Z"), line(2)]
-    (second,) = ingest(warehouse, tmp_path, source, write(tmp_path / "b.csv", later))
+    later = [csv_line(1, when="2024-07-05T00:00:00Z"), csv_line(2)]
+    (second,) = ingest(warehouse, tmp_path, source, write_csv(tmp_path / "b.csv", later))
     assert (second.inserted, second.duplicates, second.conflicts) == (0, 1, 1)
     with warehouse.connect() as connection:
         kept = connection.execute(
@@ -95,24 +95,22 @@ def test_an_id_that_says_two_things_is_kept_once_and_reported(warehouse: Engine,
     assert count(warehouse, "select count(*) from events where price = 1.50") == 2
 
 
-def test_a_source_that_corrects_itself_replaces_what_it_said_and_both_days_are_built_anew(
-    warehouse: Engine, tmp_path: Path
-) -> None:
-    source = mapping(tmp_path, on_conflict="replace")
-    ingest(warehouse, tmp_path, source, write(tmp_path / "a.csv", [line(1), line(2)]))
-    moved = [line(1, when="2024-07-20T00:00:00Z", price="5"), line(1, when="2024-07-21T00:00:00Z", price="6")]
-    (report,) = ingest(warehouse, tmp_path, source, write(tmp_path / "b.csv", moved))
+def test_on_conflict_replace_replaces_the_event_and_marks_both_days_changed(warehouse: Engine, tmp_path: Path) -> None:
+    source = write_mapping(tmp_path, on_conflict="replace")
+    ingest(warehouse, tmp_path, source, write_csv(tmp_path / "a.csv", [csv_line(1), csv_line(2)]))
+    moved = [csv_line(1, when="2024-07-20T00:00:00Z", price="5"), csv_line(1, when="2024-07-21T00:00:00Z", price="6")]
+    (report,) = ingest(warehouse, tmp_path, source, write_csv(tmp_path / "b.csv", moved))
     assert (report.inserted, report.conflicts) == (1, 1)
     with warehouse.connect() as connection:
         rows = connection.execute(text("select event_id, price, event_time::date::text from events order by 1")).all()
-        days = connection.scalars(text("select day::text from batch_days where loaded_number = 2 order by 1")).all()
+        days = connection.scalars(text("select day::text from batch_days where change_number = 2 order by 1")).all()
     assert [(row[0], float(row[1]), row[2]) for row in rows] == [("e1", 6.0, "2024-07-21"), ("e2", 1.5, "2024-07-03")]
     assert days == ["2024-07-02", "2024-07-21"]
 
 
-def test_a_batch_read_by_a_wrong_mapping_is_retracted_and_read_rightly(warehouse: Engine, tmp_path: Path) -> None:
-    file = write(tmp_path / "f.csv", [line(1), line(2)])
-    wrong = mapping(tmp_path, id_prefix="wrong-")
+def test_a_batch_of_a_wrong_mapping_is_retracted_and_ingested_again(warehouse: Engine, tmp_path: Path) -> None:
+    file = write_csv(tmp_path / "f.csv", [csv_line(1), csv_line(2)])
+    wrong = write_mapping(tmp_path, id_prefix="wrong-")
     (report,) = ingest(warehouse, tmp_path, wrong, file)
     removed = removal.retract(warehouse, report.batch_id, "the prefix was wrong")
     assert removed == removal.RemovalReport(events=2, days=2)
@@ -120,37 +118,35 @@ def test_a_batch_read_by_a_wrong_mapping_is_retracted_and_read_rightly(warehouse
     assert count(warehouse, "select count(*) from users") == 0
     with pytest.raises(BatchRejected, match="was retracted: the prefix was wrong"):
         ingest(warehouse, tmp_path, wrong, file)
-    (again,) = ingest(warehouse, tmp_path, mapping(tmp_path), file)
+    (again,) = ingest(warehouse, tmp_path, write_mapping(tmp_path), file)
     assert again.inserted == 2
-    with pytest.raises(InputError, match="only a loaded one can go"):
+    with pytest.raises(InputError, match="only a loaded batch can be retracted"):
         removal.retract(warehouse, report.batch_id, "again")
 
 
-def test_a_forgotten_user_leaves_no_trace_and_old_files_do_not_bring_them_back(
-    warehouse: Engine, tmp_path: Path
-) -> None:
-    source = mapping(tmp_path)
-    rows = [line(n) for n in range(20)] + [line(50, who="u3", price="-1")]
-    ingest(warehouse, tmp_path, source, write(tmp_path / "a.csv", [*rows, "torn,u3", "torn,u33"]))
+def test_a_forgotten_user_leaves_no_trace_and_old_files_do_not_restore_it(warehouse: Engine, tmp_path: Path) -> None:
+    source = write_mapping(tmp_path)
+    rows = [csv_line(n) for n in range(20)] + [csv_line(50, who="u3", price="-1")]
+    ingest(warehouse, tmp_path, source, write_csv(tmp_path / "a.csv", [*rows, "torn,u3", "torn,u33"]))
     report = removal.forget(warehouse, ["u3"])
     assert report.events == 3
     assert removal.forget(warehouse, ["u3"]).events == 0
-    again = [line(n + 100, who="u3") for n in range(2)] + [line(200)]
-    (reread,) = ingest(warehouse, tmp_path, source, write(tmp_path / "b.csv", again), bad=1.0)
+    again = [csv_line(n + 100, who="u3") for n in range(2)] + [csv_line(200)]
+    (reread,) = ingest(warehouse, tmp_path, source, write_csv(tmp_path / "b.csv", again), bad=1.0)
     assert (reread.inserted, reread.quarantined) == (1, 2)
-    assert _everything(warehouse).replace("u33", "").count("u3") == 0
-    assert "torn,u33" in _everything(warehouse)
+    assert _dump_all_tables(warehouse).replace("u33", "").count("u3") == 0
+    assert "torn,u33" in _dump_all_tables(warehouse)
     assert _replay(warehouse, tmp_path) == []
-    back = write(
+    back = write_csv(
         tmp_path / "c.csv",
-        [line(300, who="u3", when=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 60)))],
+        [csv_line(300, who="u3", when=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 60)))],
     )
     (returned,) = ingest(warehouse, tmp_path, source, back)
     assert returned.inserted == 1
 
 
-def _everything(warehouse: Engine) -> str:
-    """Every text of every table."""
+def _dump_all_tables(warehouse: Engine) -> str:
+    """Returns all rows of all tables as text."""
     with warehouse.connect() as connection:
         tables = connection.scalars(
             text(
@@ -163,20 +159,22 @@ def _everything(warehouse: Engine) -> str:
         )
 
 
-def test_a_new_column_is_kept_and_reported_and_a_missing_one_stops_the_file(warehouse: Engine, tmp_path: Path) -> None:
-    source = mapping(tmp_path)
-    ingest(warehouse, tmp_path, source, write(tmp_path / "a.csv", [line(1)]))
+def test_a_new_column_is_kept_in_properties_and_reported(warehouse: Engine, tmp_path: Path) -> None:
+    source = write_mapping(tmp_path)
+    ingest(warehouse, tmp_path, source, write_csv(tmp_path / "a.csv", [csv_line(1)]))
     wider = tmp_path / "b.csv"
-    wider.write_text("id,who,what,did,when,price,channel\n" + line(2) + ",app\n" + line(1) + ",web\n", encoding="utf-8")
-    (batch_id,) = land(warehouse, read_source(source, [wider]))
-    report = validate(warehouse, batch_id, tmp_path / "gx", max_bad_share=0.5, kept_from=LONG_AGO)
+    wider.write_text(
+        "id,who,what,did,when,price,channel\n" + csv_line(2) + ",app\n" + csv_line(1) + ",web\n", encoding="utf-8"
+    )
+    (batch_id,) = land_batches(warehouse, read_source(source, [wider]))
+    report = validate_batch(warehouse, batch_id, tmp_path / "gx", max_bad_share=0.5, retention_start=LONG_AGO)
     assert report.new_columns == ["channel"]
     assert "new columns: channel" in report.summary
-    load(warehouse, batch_id)
+    load_batch(warehouse, batch_id)
     assert count(warehouse, "select count(*) from events where properties ->> 'channel' = 'app'") == 1
 
 
-def test_an_item_that_changes_has_a_version_for_each_time(warehouse: Engine, tmp_path: Path) -> None:
+def test_a_changed_item_gets_a_new_version(warehouse: Engine, tmp_path: Path) -> None:
     lines = [
         'source = "goods"',
         'kind = "items"',
@@ -200,24 +198,24 @@ def test_an_item_that_changes_has_a_version_for_each_time(warehouse: Engine, tmp
     assert [(row[0], int(row[1])) for row in prices] == [("-infinity", 10), ("2024-05-01 00:00:00+00", 12)]
 
 
-def test_files_in_the_landing_folder_are_found_once_by_what_they_are(warehouse: Engine, tmp_path: Path) -> None:
+def test_files_of_the_landing_folder_are_listed_once_per_state(warehouse: Engine, tmp_path: Path) -> None:
     landing = tmp_path / "landing"
     (landing / "shop").mkdir(parents=True)
-    mapping(landing / "shop")
-    file = write(landing / "shop" / "a.csv", [line(1)])
-    write(landing / "shop" / "b.csv.part", [line(2)])
-    assert landing_folder.new_files(warehouse, landing) == []  # somebody may still be writing
-    age(file)
-    (found,) = landing_folder.new_files(warehouse, landing)
+    write_mapping(landing / "shop")
+    file = write_csv(landing / "shop" / "a.csv", [csv_line(1)])
+    write_csv(landing / "shop" / "b.csv.part", [csv_line(2)])
+    assert landing_folder.find_new_files(warehouse, landing) == []  # modified too recently
+    set_old_mtime(file)
+    (found,) = landing_folder.find_new_files(warehouse, landing)
     assert (found.source, found.path) == (str(landing / "shop" / "mapping.toml"), str(file))
     reports = ingest(warehouse, tmp_path, found.source, Path(found.path))
-    landing_folder.note_landed(warehouse, found, [report.batch_id for report in reports])
-    assert landing_folder.new_files(warehouse, landing) == []
-    age(write(file, [line(1), line(2)]))
-    assert len(landing_folder.new_files(warehouse, landing)) == 1
+    landing_folder.record_landed_file(warehouse, found, [report.batch_id for report in reports])
+    assert landing_folder.find_new_files(warehouse, landing) == []
+    set_old_mtime(write_csv(file, [csv_line(1), csv_line(2)]))
+    assert len(landing_folder.find_new_files(warehouse, landing)) == 1
 
 
-def test_rows_that_join_a_file_while_it_is_ingested_are_read_the_next_time(
+def test_rows_appended_during_ingestion_are_read_by_the_next_run(
     warehouse: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen = Settings(home=tmp_path)
@@ -225,22 +223,24 @@ def test_rows_that_join_a_file_while_it_is_ingested_are_read_the_next_time(
     monkeypatch.setattr(ingestion, "settings", lambda: chosen)
     shop = chosen.landing_folder / "shop"
     shop.mkdir(parents=True)
-    mapping(shop)
-    file = age(write(shop / "a.csv", [line(1)]))
-    load_batches, grown = ingestion.load_batches, [[line(1), line(2)]]
+    write_mapping(shop)
+    file = set_old_mtime(write_csv(shop / "a.csv", [csv_line(1)]))
+    load_batches, grown = ingestion.load_batches, [[csv_line(1), csv_line(2)]]
 
-    def while_somebody_writes(batch_ids: Sequence[str]) -> list[LoadReport]:
+    def load_while_the_file_grows(batch_ids: Sequence[str]) -> list[LoadReport]:
         if grown:
-            age(write(file, grown.pop()))
+            set_old_mtime(write_csv(file, grown.pop()))
         return load_batches(batch_ids)
 
-    monkeypatch.setattr(ingestion, "load_batches", while_somebody_writes)
+    monkeypatch.setattr(ingestion, "load_batches", load_while_the_file_grows)
     assert [[report.inserted for report in ingestion.ingest_landing()[0]] for _ in range(3)] == [[1], [1], []]
 
 
-def test_a_recommendation_leads_back_to_the_files_it_was_learned_from(warehouse: Engine, tmp_path: Path) -> None:
+def test_lineage_leads_from_a_recommendation_to_its_source_files(warehouse: Engine, tmp_path: Path) -> None:
     fill(warehouse)
-    (report,) = ingest(warehouse, tmp_path, mapping(tmp_path), write(tmp_path / "f.csv", [line(n) for n in range(40)]))
+    (report,) = ingest(
+        warehouse, tmp_path, write_mapping(tmp_path), write_csv(tmp_path / "f.csv", [csv_line(n) for n in range(40)])
+    )
     snapshot = build_snapshot(warehouse, tmp_path / "snapshots", SnapshotParameters(0.1, 0.1, 2))
     shown = {"properties": json.dumps({"model_version": "3"})}
     with warehouse.begin() as connection:

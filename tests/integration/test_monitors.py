@@ -12,14 +12,14 @@ import pytest
 from sqlalchemy import Engine, text
 
 from recsys_tasks.experiments.definition import Arm, Experiment
-from recsys_tasks.experiments.verdicts import exploring, verdicts
-from recsys_tasks.feedback.attribution import CountingRules, count_outcomes
+from recsys_tasks.experiments.verdicts import estimate_exploration_cost, load_experiment_results
+from recsys_tasks.feedback.attribution import AttributionRules, attribute_days
 from recsys_tasks.interval import Interval
 from recsys_tasks.monitoring.alarms import read_open_alarms, write_alarms
 from recsys_tasks.monitoring.monitors import Finding, ServedModel, run_monitors
-from recsys_tasks.monitoring.report import make_report
+from recsys_tasks.monitoring.report import build_report
 from recsys_tasks.monitoring.rules import read_rules
-from tests.integration.feedback import START, catalogue, did, report, shown
+from tests.integration.feedback import START, action_event, impression_events, ingest_feedback, load_catalog
 
 EXPERIMENT = Experiment("x", [Arm("ours", 0.5), Arm("popular", 0.5, "popularity")])
 SERVED = ServedModel("2", START - timedelta(days=1), "1")
@@ -28,7 +28,7 @@ WEEK = Interval(START - timedelta(days=20), START + timedelta(days=20))
 
 @pytest.fixture
 def shop(warehouse: Engine, tmp_path: Path) -> Engine:
-    catalogue(warehouse, tmp_path)
+    load_catalog(warehouse, tmp_path)
     return warehouse
 
 
@@ -39,15 +39,15 @@ def _lists(at: datetime, chance: Callable[[str], float], visitors: int = 400, se
         arm = ("ours", "popular")[number % 2]
         request, when = f"r{at:%d%H}-{number}", at + timedelta(minutes=number)
         told = {"experiment": "x", "arm": arm, "model_version": "2", **about}
-        rows += shown(request, ["i1", "i2", "i3", "i4"], user=f"v{number}", at=when, **told)
+        rows += impression_events(request, ["i1", "i2", "i3", "i4"], user=f"v{number}", at=when, **told)
         for item in np.flatnonzero(random.random(4) < chance(arm)):
             minutes = (when - START) / timedelta(minutes=1) + 1
-            rows.append(did("view", f"i{item + 1}", f"v{number}", minutes, request_id=request))
+            rows.append(action_event("view", f"i{item + 1}", f"v{number}", minutes, request_id=request))
     return rows
 
 
 def _check(shop: Engine, served: ServedModel = SERVED) -> dict[str, Finding]:
-    count_outcomes(shop, CountingRules(24, 60))
+    attribute_days(shop, AttributionRules(24, 60))
     with shop.begin() as connection:
         found = run_monitors(connection, read_rules(), served, EXPERIMENT)
         write_alarms(connection, found, served)
@@ -59,7 +59,7 @@ def test_without_impressions_there_are_no_findings(shop: Engine) -> None:
 
 
 def test_a_version_below_the_popularity_baseline_asks_for_a_rollback(shop: Engine, tmp_path: Path) -> None:
-    report(shop, tmp_path, _lists(START, lambda arm: 0.1 if arm == "ours" else 0.3))
+    ingest_feedback(shop, tmp_path, _lists(START, lambda arm: 0.1 if arm == "ours" else 0.3))
     found = _check(shop)["CTR below the popularity baseline"]
     assert found.fires
     assert found.rule.action == "roll_back"
@@ -81,37 +81,41 @@ def test_a_previous_version_that_does_no_better_asks_for_retraining_instead(shop
     rows = _lists(START, lambda arm: 0.1 if arm == "ours" else 0.3)
     for number in range(100):
         about: dict[str, Any] = {"experiment": "x", "arm": "before", "model_version": "1"}
-        rows += shown(f"b{number}", ["i1", "i2", "i3", "i4"], f"w{number}", START, **about)
-    clicked = [did("view", "i1", f"w{number}", request_id=f"b{number}") for number in range(20)]
-    report(shop, tmp_path, [*rows, *clicked])
-    count_outcomes(shop, CountingRules(24, 60))
+        rows += impression_events(f"b{number}", ["i1", "i2", "i3", "i4"], f"w{number}", START, **about)
+    clicked = [action_event("view", "i1", f"w{number}", request_id=f"b{number}") for number in range(20)]
+    ingest_feedback(shop, tmp_path, [*rows, *clicked])
+    attribute_days(shop, AttributionRules(24, 60))
     with shop.begin() as connection:
         (found, *_) = run_monitors(connection, read_rules(), SERVED, three)
     assert found.fires
     assert found.rule.action == "retrain"
     assert "the previous version does no better (5.00%)" in found.explanation
-    much = [did("view", f"i{item}", f"w{number}", request_id=f"b{number}") for number in range(100) for item in (2, 3)]
-    report(shop, tmp_path, much)
-    count_outcomes(shop, CountingRules(24, 60))
+    much = [
+        action_event("view", f"i{item}", f"w{number}", request_id=f"b{number}")
+        for number in range(100)
+        for item in (2, 3)
+    ]
+    ingest_feedback(shop, tmp_path, much)
+    attribute_days(shop, AttributionRules(24, 60))
     with shop.begin() as connection:
         (found, *_) = run_monitors(connection, read_rules(), SERVED, three)
     assert found.rule.action == "roll_back"
 
 
 def test_a_version_as_good_as_the_baseline_fires_no_alarm(shop: Engine, tmp_path: Path) -> None:
-    report(shop, tmp_path, _lists(START, lambda _: 0.2))
+    ingest_feedback(shop, tmp_path, _lists(START, lambda _: 0.2))
     assert not _check(shop)["CTR below the popularity baseline"].fires
 
 
 def test_arms_with_few_visitors_are_not_compared(shop: Engine, tmp_path: Path) -> None:
-    report(shop, tmp_path, _lists(START, lambda arm: 0.0 if arm == "ours" else 0.9, visitors=20))
+    ingest_feedback(shop, tmp_path, _lists(START, lambda arm: 0.0 if arm == "ours" else 0.9, visitors=20))
     assert "CTR below the popularity baseline" not in _check(shop)
 
 
 def test_a_ctr_regression_asks_for_retraining(shop: Engine, tmp_path: Path) -> None:
-    report(shop, tmp_path, _lists(START - timedelta(days=2), lambda _: 0.3))
+    ingest_feedback(shop, tmp_path, _lists(START - timedelta(days=2), lambda _: 0.3))
     assert "CTR regression" not in _check(shop)
-    report(shop, tmp_path, _lists(START, lambda _: 0.15, seed=1))
+    ingest_feedback(shop, tmp_path, _lists(START, lambda _: 0.15, seed=1))
     found = _check(shop)["CTR regression"]
     assert found.fires
     assert found.rule.action == "retrain"
@@ -121,8 +125,8 @@ def test_a_ctr_regression_asks_for_retraining(shop: Engine, tmp_path: Path) -> N
 def test_a_regression_under_a_new_version_asks_for_a_rollback_unless_the_baseline_falls_too(
     shop: Engine, tmp_path: Path, popular: float, then: str
 ) -> None:
-    report(shop, tmp_path, _lists(START - timedelta(days=2), lambda _: 0.3, model_version="1"))
-    report(shop, tmp_path, _lists(START, lambda arm: 0.15 if arm == "ours" else popular, seed=1))
+    ingest_feedback(shop, tmp_path, _lists(START - timedelta(days=2), lambda _: 0.3, model_version="1"))
+    ingest_feedback(shop, tmp_path, _lists(START, lambda arm: 0.15 if arm == "ours" else popular, seed=1))
     found = _check(shop)["CTR regression"]
     assert found.fires
     assert found.rule.action == then
@@ -135,14 +139,15 @@ def test_item_drift_fires_on_a_changed_distribution_and_not_on_the_same(shop: En
     def bought(days: float, shares: np.ndarray, count: int = 600) -> list[Any]:
         items = random.choice(20, count, p=shares)
         return [
-            did("purchase", f"i{item}", f"b{number}", days * 1_440 + number / 10) for number, item in enumerate(items)
+            action_event("purchase", f"i{item}", f"b{number}", days * 1_440 + number / 10)
+            for number, item in enumerate(items)
         ]
 
     usual = np.full(20, 1 / 20)
-    report(shop, tmp_path, [*bought(-5, usual), *bought(0, usual), *_lists(START, lambda _: 0.2)])
+    ingest_feedback(shop, tmp_path, [*bought(-5, usual), *bought(0, usual), *_lists(START, lambda _: 0.2)])
     assert not _check(shop)["item drift"].fires
     other = np.concatenate([np.full(5, 0.15), np.full(15, 0.25 / 15)])
-    report(shop, tmp_path, [*bought(3, other), *_lists(START + timedelta(days=3), lambda _: 0.2, seed=2)])
+    ingest_feedback(shop, tmp_path, [*bought(3, other), *_lists(START + timedelta(days=3), lambda _: 0.2, seed=2)])
     found = _check(shop)["item drift"]
     assert found.fires
     moved = found.evidence["moved"]
@@ -153,8 +158,8 @@ def test_item_drift_fires_on_a_changed_distribution_and_not_on_the_same(shop: En
 
 
 def test_quarantined_feedback_holds_promotions(shop: Engine, tmp_path: Path) -> None:
-    bad = [did("view", "i1", f"x{number}", price=-1) for number in range(100)]
-    report(shop, tmp_path, [*_lists(START, lambda _: 0.2, visitors=100), *bad])
+    bad = [action_event("view", "i1", f"x{number}", price=-1) for number in range(100)]
+    ingest_feedback(shop, tmp_path, [*_lists(START, lambda _: 0.2, visitors=100), *bad])
     found = _check(shop)["quarantine rate of feedback"]
     assert found.fires
     assert found.rule.action == "hold_promotions"
@@ -162,36 +167,38 @@ def test_quarantined_feedback_holds_promotions(shop: Engine, tmp_path: Path) -> 
 
 def test_a_sample_ratio_mismatch_invalidates_the_experiment(shop: Engine, tmp_path: Path) -> None:
     rows = [row for row in _lists(START, lambda _: 0.2) if row["user_id"] not in {f"v{n}" for n in range(1, 300, 2)}]
-    report(shop, tmp_path, rows)
+    ingest_feedback(shop, tmp_path, rows)
     assert _check(shop)["sample ratio mismatch"].fires
     with shop.connect() as connection:
-        (verdict,) = verdicts(connection, WEEK, EXPERIMENT)
-    assert not verdict.believable
-    assert "not divided" in verdict.lines()[0]
+        (verdict,) = load_experiment_results(connection, WEEK, EXPERIMENT)
+    assert not verdict.has_expected_sample_ratio
+    assert "Sample ratio mismatch" in verdict.summary_lines()[0]
 
 
 def test_the_experiment_result_says_which_arm_is_ahead_and_whether_significantly(shop: Engine, tmp_path: Path) -> None:
-    report(shop, tmp_path, _lists(START, lambda arm: 0.3 if arm == "ours" else 0.1))
+    ingest_feedback(shop, tmp_path, _lists(START, lambda arm: 0.3 if arm == "ours" else 0.1))
     _check(shop)
     with shop.connect() as connection:
-        (verdict,) = verdicts(connection, WEEK, EXPERIMENT)
-    (line,) = verdict.lines()
+        (verdict,) = load_experiment_results(connection, WEEK, EXPERIMENT)
+    (line,) = verdict.summary_lines()
     assert line.startswith("popular: 11.25%")
-    assert "it is behind" in line
+    assert "significantly lower" in line
 
 
 def test_interleaving_reports_which_list_visitors_prefer(shop: Engine, tmp_path: Path) -> None:
     rows = []
     for number in range(200):
         teams = ["model", "neighbours", "model", "neighbours"]
-        rows += shown(f"r{number}", ["i1", "i2", "i3", "i4"], f"v{number}", experiment="x", arm="both", teams=teams)
+        rows += impression_events(
+            f"r{number}", ["i1", "i2", "i3", "i4"], f"v{number}", experiment="x", arm="both", teams=teams
+        )
         item = "i1" if number % 10 < 7 else "i2"
-        rows.append(did("view", item, f"v{number}", request_id=f"r{number}"))
-    report(shop, tmp_path, rows)
+        rows.append(action_event("view", item, f"v{number}", request_id=f"r{number}"))
+    ingest_feedback(shop, tmp_path, rows)
     _check(shop)
     with shop.connect() as connection:
-        (verdict,) = verdicts(connection, WEEK)
-    assert "both: 70% of 200 people clicked more of model than of neighbours" in verdict.lines()[0]
+        (verdict,) = load_experiment_results(connection, WEEK)
+    assert "both: 70% of 200 visitors clicked more of model than of neighbours" in verdict.summary_lines()[0]
 
 
 def test_the_cost_of_exploration_is_estimated_from_propensities(shop: Engine, tmp_path: Path) -> None:
@@ -199,22 +206,24 @@ def test_the_cost_of_exploration_is_estimated_from_propensities(shop: Engine, tm
     for number in range(300):
         best = random.random(4) < 0.8
         chances = np.where(best, 0.8 + 0.2 / 10, 0.2 / 10).tolist()
-        rows += shown(f"r{number}", ["i1", "i2", "i3", "i4"], f"v{number}", model_version="2", propensities=chances)
+        rows += impression_events(
+            f"r{number}", ["i1", "i2", "i3", "i4"], f"v{number}", model_version="2", propensities=chances
+        )
         for place in np.flatnonzero(random.random(4) < np.where(best, 0.4, 0.05)):
-            rows.append(did("view", f"i{place + 1}", f"v{number}", request_id=f"r{number}"))
-    report(shop, tmp_path, rows)
+            rows.append(action_event("view", f"i{place + 1}", f"v{number}", request_id=f"r{number}"))
+    ingest_feedback(shop, tmp_path, rows)
     _check(shop)
     with shop.connect() as connection:
-        found = exploring(connection, WEEK, "2", [""])
-        assert exploring(connection, WEEK, "1", [""]) is None
-        assert exploring(connection, WEEK, "2", ["popular"]) is None
+        found = estimate_exploration_cost(connection, WEEK, "2", [""])
+        assert estimate_exploration_cost(connection, WEEK, "1", [""]) is None
+        assert estimate_exploration_cost(connection, WEEK, "2", ["popular"]) is None
     assert found is not None
-    assert found.without.low <= 0.4 <= found.without.high
-    assert found.shown < found.without.value
+    assert found.without_exploration.low <= 0.4 <= found.without_exploration.high
+    assert found.observed_rate < found.without_exploration.value
 
 
 def test_the_report_is_one_self_contained_file(shop: Engine, tmp_path: Path) -> None:
-    report(shop, tmp_path, _lists(START, lambda arm: 0.3 if arm == "ours" else 0.1))
+    ingest_feedback(shop, tmp_path, _lists(START, lambda arm: 0.3 if arm == "ours" else 0.1))
     findings = list(_check(shop).values())
     with shop.begin() as connection:
         connection.execute(
@@ -223,7 +232,7 @@ def test_the_report_is_one_self_contained_file(shop: Engine, tmp_path: Path) -> 
                 """ values ('2', 'run', 'snapshot', 'promoted', '["<good>"]')"""
             )
         )
-        made = make_report(connection, findings, EXPERIMENT, lambda run: {"mrr_20": 0.2, "recall_20": 0.4})
+        made = build_report(connection, findings, EXPERIMENT, lambda run: {"mrr_20": 0.2, "recall_20": 0.4})
     assert made is not None
     page = made.html()
     assert "above, at 95 % confidence" in made.headlines[0]

@@ -1,4 +1,4 @@
-"""The OpenAPI document tells the truth, and nothing that is made from it, right or wrong, breaks the endpoint."""
+"""The OpenAPI document matches the endpoint; generated requests, valid or not, get documented responses."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from recsys_tasks.serving.app import create_app
 from recsys_tasks.serving.openapi import OPERATIONS, Operation
 from recsys_tasks.settings import Settings
 from tests.integration.endpoints import TOKEN as SECRET
-from tests.integration.endpoints import running_endpoint, serves_already
+from tests.integration.endpoints import install_bundle, running_endpoint
 
 TOKEN = {"Authorization": f"Bearer {SECRET}"}
 _CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
@@ -35,48 +35,54 @@ _FUZZ = settings(
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory, bundles: list[Path]) -> Iterator[str]:
-    home = tmp_path_factory.mktemp("fuzzed")
-    serves_already(home, bundles[0])
-    with running_endpoint(home) as found:
-        yield found
+    home = tmp_path_factory.mktemp("fuzzing")
+    install_bundle(home, bundles[0])
+    with running_endpoint(home) as url:
+        yield url
 
 
-def test_every_route_is_in_the_document_and_no_other(tmp_path: Path) -> None:
+def test_the_document_lists_exactly_the_routes(tmp_path: Path) -> None:
     routes = {
         (method.lower(), route.path.replace(":path", ""))
         for route in create_app(Settings(home=tmp_path)).routes
         if isinstance(route, Route)
         for method in (route.methods or set()) - {"HEAD"}
     }
-    assert routes - {("get", "/openapi.json")} == {(one.method, one.path) for one in OPERATIONS}
+    assert routes - {("get", "/openapi.json")} == {(operation.method, operation.path) for operation in OPERATIONS}
 
 
-@pytest.mark.parametrize("operation", [one for one in OPERATIONS if one.example], ids=lambda one: one.path)
-def test_the_examples_are_answered(url: str, operation: Operation) -> None:
+@pytest.mark.parametrize(
+    "operation", [operation for operation in OPERATIONS if operation.example], ids=lambda operation: operation.path
+)
+def test_the_documented_examples_are_accepted(url: str, operation: Operation) -> None:
     documented = httpx.get(f"{url}/openapi.json").json()["paths"][operation.path][operation.method]
     example = documented["requestBody"]["content"]["application/json"]["example"]
     answer = httpx.request(operation.method, url + operation.path, json=example)
-    assert answer.status_code == (401 if operation.admin else 200), answer.text
+    assert answer.status_code == (401 if operation.is_admin else 200), answer.text
 
 
-_RIGHT = [(one, GenerationMode.POSITIVE) for one in OPERATIONS]
-_WRONG = [(one, GenerationMode.NEGATIVE) for one in OPERATIONS if one.body or one.query or "{" in one.path]
+_VALID = [(operation, GenerationMode.POSITIVE) for operation in OPERATIONS]
+_INVALID = [
+    (operation, GenerationMode.NEGATIVE)
+    for operation in OPERATIONS
+    if operation.body or operation.query or "{" in operation.path
+]
 
 
-@pytest.mark.parametrize(("operation", "mode"), [*_RIGHT, *_WRONG])
-def test_whatever_is_asked_the_answer_is_one_of_the_document_and_comes_within_a_second(
+@pytest.mark.parametrize(("operation", "mode"), [*_VALID, *_INVALID])
+def test_generated_requests_get_a_documented_response_within_a_second(
     url: str, operation: Operation, mode: GenerationMode
 ) -> None:
     schema = schemathesis.openapi.from_url(f"{url}/openapi.json")
-    takes_the_model_away = (operation.method, operation.path) == ("delete", "/v1/admin/model")
+    removes_the_model = (operation.method, operation.path) == ("delete", "/v1/admin/model")
 
     @_FUZZ
     @given(case=schema[operation.path][operation.method].as_strategy(generation_mode=mode))
-    def ask(case: Case[Any]) -> None:
+    def send(case: Case[Any]) -> None:
         began = time.monotonic()
-        answer = case.call(headers={} if takes_the_model_away else TOKEN)
+        answer = case.call(headers={} if removes_the_model else TOKEN)
         assert time.monotonic() - began < 1, case.as_curl_command()
         case.validate_response(answer, checks=_CHECKS)
 
-    ask()
+    send()
     assert httpx.get(f"{url}/readyz").status_code == 200

@@ -1,4 +1,4 @@
-"""What a training leaves in MLflow, that it can be done again, and what the gate makes of it."""
+"""Training runs in MLflow: artifacts, reproduction, registration, and the gate's decision."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from recsys_tasks.steps import features, promotion, training
 from recsys_tasks.training.run import SCRATCH
 from recsys_tasks.warehouse import database_url, engine
 from tests.conftest import database, fresh_warehouse
-from tests.shops import EASY_RULES, fill
+from tests.shops import LENIENT_GATE_RULES, fill
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Shop:
 @pytest.fixture(scope="module")
 def shop(postgres: str, tracking_template: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     home = tmp_path_factory.mktemp("runs")
-    (home / "gate.toml").write_text(EASY_RULES)
+    (home / "gate.toml").write_text(LENIENT_GATE_RULES)
     with (
         fresh_warehouse(postgres) as warehouse,
         database(postgres, f"mlflow_{uuid.uuid4().hex[:12]}", tracking_template) as registry,
@@ -56,7 +56,7 @@ def shop(postgres: str, tracking_template: str, tmp_path_factory: pytest.TempPat
             "GATE_RULES": home / "gate.toml",
         }.items():
             patch.setenv(f"RECSYS_{name}", str(value))
-        _forget_the_environment()
+        _clear_caches()
         fill(warehouse)
         features.build_features()
         run_id = training.train_model()
@@ -64,27 +64,27 @@ def shop(postgres: str, tracking_template: str, tmp_path_factory: pytest.TempPat
         training.register_run(run_id)
         yield Shop(warehouse, run_id)
         engine().dispose()
-    _forget_the_environment()
+    _clear_caches()
 
 
-def _forget_the_environment() -> None:
+def _clear_caches() -> None:
     for cached in (settings, database_url, engine):
         cached.cache_clear()
 
 
 def _text(run_id: str, name: str) -> str:
-    found: str = mlflow.artifacts.load_text(f"runs:/{run_id}/{name}")
-    return found
+    content: str = mlflow.artifacts.load_text(f"runs:/{run_id}/{name}")
+    return content
 
 
-def test_a_run_tells_its_story(shop: Shop) -> None:
+def test_a_run_has_parameters_dataset_plots_and_model_card(shop: Shop) -> None:
     run = client().get_run(shop.run_id)
     assert run.info.status == "FINISHED"
     assert run.data.params["seed"] == "0"
     assert run.inputs.dataset_inputs[0].dataset.digest == run.data.tags["snapshot_id"].rsplit("-", 1)[-1]
-    kept = {entry.path for entry in client().list_artifacts(shop.run_id)}
-    assert {"curves.png", "segments.png", "coverage.png", "calibration.png"} <= kept
-    assert {"evaluation.md", "examples.md", "model_card.md", "environment.txt", "training.json"} <= kept
+    artifacts = {entry.path for entry in client().list_artifacts(shop.run_id)}
+    assert {"curves.png", "segments.png", "coverage.png", "calibration.png"} <= artifacts
+    assert {"evaluation.md", "examples.md", "model_card.md", "environment.txt", "training.json"} <= artifacts
     assert "torch==" in _text(shop.run_id, "environment.txt")
     card = _text(shop.run_id, "model_card.md")
     assert run.data.tags["snapshot_id"] in card
@@ -94,43 +94,41 @@ def test_a_run_tells_its_story(shop: Shop) -> None:
     assert "u1" not in shown
 
 
-def test_a_training_is_done_again_to_the_same_figures(shop: Shop) -> None:
+def test_reproducing_a_run_gives_the_same_metrics(shop: Shop) -> None:
     again, metrics = training.reproduce(shop.run_id)
     assert client().get_run(again).data.tags["reproduces"] == shop.run_id
     assert len(metrics) > 10
-    assert all(then == now for then, now in metrics.values())
+    assert all(original == reproduced for original, reproduced in metrics.values())
 
 
-def test_a_run_that_is_none_cannot_be_done_again(shop: Shop) -> None:
-    with pytest.raises(InputError, match="cannot be done again"):
+def test_an_unknown_run_cannot_be_reproduced(shop: Shop) -> None:
+    with pytest.raises(InputError, match="cannot be reproduced"):
         training.reproduce("0" * 32)
 
 
-def test_a_run_is_registered_once_however_many_other_models_there_are(shop: Shop) -> None:
-    for number in range(100):  # as many as MLflow lists on its first page, all of them before ours
+def test_a_run_is_registered_once_beside_many_other_models(shop: Shop) -> None:
+    for number in range(100):  # fills the first page of MLflow's list, before ours
         client().create_registered_model(f"another model {number}")
     assert training.register_run(shop.run_id) == "1"
     assert len(client().search_model_versions(f"name = '{REGISTERED_MODEL}'")) == 1
 
 
-def test_more_metrics_than_mlflow_takes_at_once_are_logged_in_few_calls(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_more_metrics_than_a_batch_holds_are_logged_in_few_calls(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     calls, log_batch = [], mlflow.MlflowClient.log_batch
 
-    def counted(*arguments: Any, **named: Any) -> Any:
+    def counting_log_batch(*arguments: Any, **named: Any) -> Any:
         calls.append(named)
         return log_batch(*arguments, **named)
 
-    monkeypatch.setattr(mlflow.MlflowClient, "log_batch", counted)
+    monkeypatch.setattr(mlflow.MlflowClient, "log_batch", counting_log_batch)
     run_id = client().create_run(experiment_id()).info.run_id
-    table = {"test": {f"metric_{number}": number / 7 for number in range(1_200)}}
+    table = {"model": {f"metric_{number}": number / 7 for number in range(1_200)}}
     runs.log_evaluation(run_id, table)
     assert len(calls) == 2
-    assert runs.evaluation_of(run_id) == table
+    assert runs.load_evaluation(run_id) == table
 
 
-def test_the_gates_decision_is_in_the_run_the_version_and_the_warehouse(shop: Shop) -> None:
+def test_the_decision_is_stored_in_run_version_and_warehouse(shop: Shop) -> None:
     number, folder = promotion.build()
     decision = promotion.judge(number, folder)
     assert decision.promote, decision.reasons
@@ -146,34 +144,34 @@ def test_the_gates_decision_is_in_the_run_the_version_and_the_warehouse(shop: Sh
     assert row.evidence["findings"][0]["kept"]
 
 
-def test_the_same_model_again_is_a_tie_and_the_champion_stays(shop: Shop) -> None:
-    versions.point_aliases("1", None)
+def test_an_identical_challenger_ties_and_the_champion_stays(shop: Shop) -> None:
+    versions.set_aliases("1", None)
     again, _ = training.reproduce(shop.run_id)
     number = training.register_run(again)
     built = promotion.build(number)
-    for _ in range(2):  # as a task that is tried again
+    for _ in range(2):  # like a retried task
         decision = promotion.judge(*built)
     assert not decision.promote
     assert "a tie, the champion stays" in decision.reasons[0]
     query = text("select bundle_digest from promotions where model_version = :number and decision = 'refused'")
     with shop.warehouse.connect() as connection:
         assert connection.scalars(query, {"number": number}).all() == [built[1].name]
-    table = runs.evaluation_of(again)
-    for metric in summary.COLUMNS:  # a champion has all that `make run` shows of a version
-        assert table["champion"][metric] == pytest.approx(table["test"][metric])
+    table = runs.load_evaluation(again)
+    for metric in summary.COLUMNS:  # the champion has every metric that `make run` shows
+        assert table["champion"][metric] == pytest.approx(table["model"][metric])
 
 
-def test_a_champion_whose_files_were_deleted_leaves_the_decision_to_the_baselines(shop: Shop, tmp_path: Path) -> None:
+def test_without_the_champions_files_only_the_baselines_decide(shop: Shop, tmp_path: Path) -> None:
     next_run = training.train_model()
     assert client().get_run(next_run).data.tags["started_from"] == "1"
     number = training.register_run(next_run)
     champion = versions.version_by_alias(CHAMPION)
     assert champion is not None
-    files = Path(client().get_run(champion.run_id).info.artifact_uri.removeprefix("file://")) / versions.MODEL_FILES
+    files = Path(client().get_run(champion.run_id).info.artifact_uri.removeprefix("file://")) / versions.MODEL_ARTIFACTS
     shutil.move(files, tmp_path)
     try:
         decision = promotion.judge(*promotion.build(number))
         assert any("not compared with champion version 1" in reason for reason in decision.reasons)
         assert client().get_run(training.train_model()).data.tags["started_from"] == SCRATCH
     finally:
-        shutil.move(tmp_path / versions.MODEL_FILES, files)
+        shutil.move(tmp_path / versions.MODEL_ARTIFACTS, files)

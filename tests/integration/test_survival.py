@@ -1,5 +1,4 @@
-"""Each acknowledged event is in the warehouse exactly once, whatever is killed. The same, with a million events and two
-hundred kills, is `benchmarks/feedback.py`."""
+"""Exactly-once delivery of acknowledged events under random kills; `benchmarks/feedback.py` runs it at scale."""
 
 from __future__ import annotations
 
@@ -8,7 +7,7 @@ from pathlib import Path
 from benchmarks.feedback import survive
 
 
-def test_killed_at_random_no_acknowledged_event_is_lost_or_doubled(tmp_path: Path) -> None:
+def test_random_kills_neither_lose_nor_duplicate_acknowledged_events(tmp_path: Path) -> None:
     found = survive(tmp_path, events=10_000, kills=8, away=2.0)
     assert found.acknowledged == 10_000
     assert (found.lost, found.doubled) == (0, 0)

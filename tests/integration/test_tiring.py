@@ -1,4 +1,4 @@
-"""What a snapshot knows of how people look at lists, from impressions and what came of them."""
+"""A snapshot estimates examination propensities and impression discounts from attributed outcomes."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from pathlib import Path
 import numpy as np
 from sqlalchemy import Engine
 
-from recsys_tasks.features.impression_discounting import MOST_LOOKS
+from recsys_tasks.features.impression_discounting import MAX_UNCLICKED_IMPRESSIONS
 from recsys_tasks.features.snapshot import Snapshot, SnapshotParameters, build_snapshot
-from recsys_tasks.names import PAUSE_HOURS
-from tests.integration.feedback import START, Row, catalogue, did, report, shown
+from recsys_tasks.names import DISCOUNT_RESET_HOURS
+from tests.integration.feedback import START, Row, action_event, impression_events, ingest_feedback, load_catalog
 from tests.shops import fill
 
 PARAMETERS = SnapshotParameters(validation_share=0.1, test_share=0.1, min_item_events=2)
 CUT = START + timedelta(days=3)
 ITEMS = [f"i{number}" for number in range(4)]
-REMAINS = 0.6  # after each look
+FACTOR = 0.6  # of the click probability, after each unclicked examination
 
 
 def _snapshot(warehouse: Engine, home: Path) -> Snapshot:
@@ -25,42 +25,45 @@ def _snapshot(warehouse: Engine, home: Path) -> Snapshot:
 
 
 def _lists(hours_between: float, visitors: int = 300, lists: int = 5) -> list[Row]:
-    """Visitors who are shown the same four things again and again in another order, and tire of what they look at:
-    place p is looked at with a chance of 1 / p, and what is looked at is clicked in half of the cases at first."""
+    """Simulated impressions: each visitor sees the same four items in several lists, in random order.
+
+    Position p is examined with probability 1 / p. An examined item is clicked with probability 0.5, times `FACTOR` for
+    each unclicked examination since the last click.
+    """
     random, rows = np.random.default_rng(0), []
     for visitor in range(visitors):
-        wish = dict.fromkeys(ITEMS, 0.5)
+        click_probability = dict.fromkeys(ITEMS, 0.5)
         for number in range(lists):
             request, at = f"r{visitor}-{number}", START + timedelta(hours=number * hours_between)
-            order = [ITEMS[place] for place in random.permutation(len(ITEMS))]
-            rows += shown(request, order, f"v{visitor}", at)
-            for place, item in enumerate(order, start=1):
-                if random.random() > 1 / place:
+            order = [ITEMS[index] for index in random.permutation(len(ITEMS))]
+            rows += impression_events(request, order, f"v{visitor}", at)
+            for position, item in enumerate(order, start=1):
+                if random.random() > 1 / position:
                     continue
-                clicked = random.random() < wish[item]
-                wish[item] = 0.5 if clicked else wish[item] * REMAINS
+                clicked = random.random() < click_probability[item]
+                click_probability[item] = 0.5 if clicked else click_probability[item] * FACTOR
                 if clicked:
                     minutes = (at - START) / timedelta(minutes=1) + 1
-                    rows.append(did("view", item, f"v{visitor}", minutes, request_id=request))
+                    rows.append(action_event("view", item, f"v{visitor}", minutes, request_id=request))
     return rows
 
 
-def test_it_knows_how_people_tire_of_what_they_look_at_again(warehouse: Engine, tmp_path: Path) -> None:
+def test_impression_discounts_are_estimated(warehouse: Engine, tmp_path: Path) -> None:
     fill(warehouse)
-    catalogue(warehouse, tmp_path)
-    assert _snapshot(warehouse, tmp_path).fatigue == ()
-    report(warehouse, tmp_path, _lists(hours_between=0.5))
-    found = _snapshot(warehouse, tmp_path)
-    assert np.abs(np.asarray(found.examination) - [1, 1 / 2, 1 / 3, 1 / 4]).max() < 0.15
-    assert len(found.fatigue) == MOST_LOOKS + 1
-    once, twice = found.fatigue[1:3]  # as many looks as are likely: those that did not happen tire nobody
-    assert REMAINS - 0.05 < once < REMAINS + 0.2
-    assert REMAINS**2 - 0.05 < twice < REMAINS**2 + 0.2
+    load_catalog(warehouse, tmp_path)
+    assert _snapshot(warehouse, tmp_path).impression_discounts == ()
+    ingest_feedback(warehouse, tmp_path, _lists(hours_between=0.5))
+    snapshot = _snapshot(warehouse, tmp_path)
+    assert np.abs(np.asarray(snapshot.examination_propensities) - [1, 1 / 2, 1 / 3, 1 / 4]).max() < 0.15
+    assert len(snapshot.impression_discounts) == MAX_UNCLICKED_IMPRESSIONS + 1
+    once, twice = snapshot.impression_discounts[1:3]  # expected examinations: not every impression is examined
+    assert FACTOR - 0.05 < once < FACTOR + 0.2
+    assert FACTOR**2 - 0.05 < twice < FACTOR**2 + 0.2
 
 
-def test_after_a_pause_nobody_is_tired(warehouse: Engine, tmp_path: Path) -> None:
+def test_a_pause_resets_the_discount(warehouse: Engine, tmp_path: Path) -> None:
     fill(warehouse)
-    catalogue(warehouse, tmp_path)
-    report(warehouse, tmp_path, _lists(hours_between=PAUSE_HOURS + 1))
-    found = _snapshot(warehouse, tmp_path)  # all that was shown was shown for the first time
-    assert set(found.fatigue) == {1.0}
+    load_catalog(warehouse, tmp_path)
+    ingest_feedback(warehouse, tmp_path, _lists(hours_between=DISCOUNT_RESET_HOURS + 1))
+    snapshot = _snapshot(warehouse, tmp_path)  # every list counts as the first
+    assert set(snapshot.impression_discounts) == {1.0}

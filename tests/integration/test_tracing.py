@@ -1,4 +1,4 @@
-"""Requests followed through OpenTelemetry, by a collector that listens."""
+"""Request spans, exported to an OpenTelemetry collector."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from recsys_tasks.stack.environment import any_free_port
+from recsys_tasks.stack.environment import find_free_port
 from tests.integration.endpoints import TOKEN, running_process
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -23,16 +23,16 @@ TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 
 @pytest.fixture
 def collector() -> Iterator[tuple[str, Queue[Span]]]:
-    """An address for spans, and what has come there."""
+    """The URL of a collector, and the spans it received."""
     spans: Queue[Span] = Queue()
 
     class Collector(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            told = ExportTraceServiceRequest.FromString(
+            message = ExportTraceServiceRequest.FromString(
                 gzip.decompress(body) if self.headers.get("Content-Encoding") == "gzip" else body
             )
-            for resource in told.resource_spans:
+            for resource in message.resource_spans:
                 for scope in resource.scope_spans:
                     for span in scope.spans:
                         spans.put(span)
@@ -48,24 +48,24 @@ def collector() -> Iterator[tuple[str, Queue[Span]]]:
     server.shutdown()
 
 
-def test_a_request_is_a_span_under_that_of_the_caller(tmp_path: Path, collector: tuple[str, Queue[Span]]) -> None:
-    address, spans = collector
-    port = any_free_port()
-    settings: dict[str, Any] = {"RECSYS_TRACING": "true", "OTEL_EXPORTER_OTLP_ENDPOINT": address}
+def test_a_request_is_a_child_span_of_the_caller(tmp_path: Path, collector: tuple[str, Queue[Span]]) -> None:
+    url, spans = collector
+    port = find_free_port()
+    settings: dict[str, Any] = {"RECSYS_TRACING": "true", "OTEL_EXPORTER_OTLP_ENDPOINT": url}
     with running_process(tmp_path / "home", TOKEN, port, 1, **settings):
         parent = {"traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"}
         httpx.post(f"http://127.0.0.1:{port}/v1/recommendations", json={}, headers=parent)
-    # What was not sent yet is sent when the endpoint stops.
-    found = {span.name: span for span in iter_of(spans)}
-    span = found["POST /v1/recommendations"]
+    # The endpoint exports the remaining spans when it stops.
+    span_of = {span.name: span for span in drain(spans)}
+    span = span_of["POST /v1/recommendations"]
     assert span.trace_id.hex() == TRACE
     assert span.parent_span_id.hex() == "00f067aa0ba902b7"
-    told = {entry.key: entry.value for entry in span.attributes}
-    assert told["http.response.status_code"].int_value == 503  # there is no model yet
-    assert "GET /healthz" in found
+    attributes = {entry.key: entry.value for entry in span.attributes}
+    assert attributes["http.response.status_code"].int_value == 503  # no model is active
+    assert "GET /healthz" in span_of
 
 
-def iter_of(spans: Queue[Span]) -> Iterator[Span]:
-    """All that have come."""
+def drain(spans: Queue[Span]) -> Iterator[Span]:
+    """Yields the spans received so far."""
     while not spans.empty():
         yield spans.get()

@@ -1,4 +1,4 @@
-"""A staged model at one endpoint: beside the one that serves, in the shadow, as a canary."""
+"""Rollout of a staged model at one endpoint: held, shadow traffic, canary."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ import pytest
 from onnx import TensorProto, helper, load, save
 from starlette.testclient import TestClient
 
-from recsys_tasks.engine.bundle import DECODER, GOLDEN, MANIFEST, SCAN, bundle_digest, pack, read_bundle, seal
+from recsys_tasks.engine.bundle import DECODER, GOLDEN, MANIFEST, SCAN, bundle_digest, pack, read_bundle, write_manifest
 from recsys_tasks.engine.engine import Engine
 from recsys_tasks.engine.memory import available_bytes
 from recsys_tasks.engine.probe import probe
-from recsys_tasks.engine.ranking import Wishes
+from recsys_tasks.engine.ranking import ListOptions
 from recsys_tasks.errors import BundleUnusable, GoldenMismatch
 from recsys_tasks.serving.app import create_app
 from recsys_tasks.settings import Settings
-from tests.integration.endpoints import serves_already
+from tests.integration.endpoints import install_bundle
 
 HEADERS = {"Authorization": "Bearer secret"}
 USERS = [f"u{number}" for number in range(40)]
 
 
-def _settings(home: Path, **others: Any) -> Settings:
-    return Settings(home=home, admin_token="secret", **others)  # noqa: S106
+def _settings(home: Path, **options: Any) -> Settings:
+    return Settings(home=home, admin_token="secret", **options)  # noqa: S106
 
 
 @pytest.fixture
 def client(tmp_path: Path, bundles: list[Path]) -> Iterator[TestClient]:
-    serves_already(tmp_path, bundles[0])
-    with TestClient(create_app(_settings(tmp_path))) as found:
-        yield found
+    install_bundle(tmp_path, bundles[0])
+    with TestClient(create_app(_settings(tmp_path))) as test_client:
+        yield test_client
 
 
 def _stage(client: TestClient, folder: Path) -> str:
@@ -44,122 +44,118 @@ def _stage(client: TestClient, folder: Path) -> str:
     return digest
 
 
-def _change(client: TestClient, digest: str, mode: str, share: float = 0.0) -> int:
+def _change_staged(client: TestClient, digest: str, mode: str, share: float = 0.0) -> int:
     body = {"bundle": digest, "mode": mode, "share": share, "latency_ratio": 1_000.0}
     status: int = client.post("/v1/admin/staged", json=body, headers=HEADERS).status_code
     return status
 
 
 def _report(client: TestClient) -> dict[str, Any]:
-    found: dict[str, Any] = client.get("/v1/admin/model", headers=HEADERS).json()["staged"]
-    return found
+    report: dict[str, Any] = client.get("/v1/admin/model", headers=HEADERS).json()["staged"]
+    return report
 
 
-def _version(client: TestClient, **asked: object) -> str:
-    answer = client.post("/v1/recommendations", json=asked)
+def _version(client: TestClient, **body: object) -> str:
+    answer = client.post("/v1/recommendations", json=body)
     assert answer.status_code == 200, answer.text
     version: str = answer.json()["model_version"]
     return version
 
 
-def _failing(bundle: Path, folder: Path) -> Path:
-    """A bundle whose graph fails at every request; its golden requests are none, so that this is not found out."""
+def _failing_bundle(bundle: Path, folder: Path) -> Path:
+    """A bundle whose graph fails at every request; it has no golden requests, so that staging does not detect it."""
     shutil.copytree(bundle, folder)
     shutil.copy(folder / "encoder.onnx", folder / SCAN)
     (folder / GOLDEN).write_text("[]")
-    return _sealed(folder)
+    return _with_manifest(folder)
 
 
-def _sealed(folder: Path) -> Path:
+def _with_manifest(folder: Path) -> Path:
     lineage = {name: value for name, value in read_manifest(folder).items() if name not in ("files", "format")}
-    seal(folder, lineage)
+    write_manifest(folder, lineage)
     return folder
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     import json
 
-    found: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    return found
+    manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    return manifest
 
 
-def test_a_staged_model_answers_nobody_until_it_is_activated(client: TestClient, bundles: list[Path]) -> None:
+def test_a_staged_model_answers_no_request_until_it_is_activated(client: TestClient, bundles: list[Path]) -> None:
     digest = _stage(client, bundles[1])
     assert {_version(client, user_id=user) for user in USERS} == {"1"}
     assert _report(client)["measured"]["golden_requests"] == len(read_bundle(bundles[1]).golden)
-    assert _change(client, digest, "active") == 200
+    assert _change_staged(client, digest, "active") == 200
     assert {_version(client, user_id=user) for user in USERS} == {"2"}
     assert _report(client) is None
-    assert _change(client, digest, "active") == 200  # again: nothing to do
+    assert _change_staged(client, digest, "active") == 200  # repeated: no change
     assert client.delete("/v1/admin/model", headers=HEADERS).json()["model_version"] == "1"
 
 
 def test_only_the_staged_bundle_can_be_activated(client: TestClient, bundles: list[Path]) -> None:
     _stage(client, bundles[1])
-    assert _change(client, "0" * 64, "active") == 409
+    assert _change_staged(client, "0" * 64, "active") == 409
     client.delete("/v1/admin/staged", headers=HEADERS)
-    assert _change(client, bundle_digest(bundles[1]), "active") == 409
+    assert _change_staged(client, bundle_digest(bundles[1]), "active") == 409
     assert _version(client) == "1"
 
 
-def test_a_staged_bundle_makes_way_for_another(client: TestClient, bundles: list[Path], tmp_path: Path) -> None:
-    _stage(client, _failing(bundles[1], tmp_path / "other"))
+def test_a_staged_bundle_is_replaced_by_another(client: TestClient, bundles: list[Path], tmp_path: Path) -> None:
+    _stage(client, _failing_bundle(bundles[1], tmp_path / "other"))
     digest = _stage(client, bundles[1])
-    assert _change(client, digest, "active") == 200
-    with TestClient(create_app(_settings(tmp_path))) as again:
-        assert _version(again) == "2"
+    assert _change_staged(client, digest, "active") == 200
+    with TestClient(create_app(_settings(tmp_path))) as restarted:
+        assert _version(restarted) == "2"
 
 
-def test_who_asked_before_a_swap_is_known_to_the_new_model(tmp_path: Path, bundles: list[Path]) -> None:
+def test_the_cache_is_warm_for_recent_users_after_an_activation(tmp_path: Path, bundles: list[Path]) -> None:
     old, new = (Engine(read_bundle(bundle)) for bundle in bundles)
     now = new.bundle.golden[0]["request"]["now"]
     for user in ("u1", "u2"):
-        old.recommend(user, (), (), now, Wishes(5))
-    new.warm(old)
+        old.recommend(user, (), (), now, ListOptions(5))
+    new.warm_cache(old)
     cold = Engine(read_bundle(bundles[1]))
-    found, fresh = (engine.recommend("u1", (), (), now, Wishes(5)) for engine in (new, cold))
-    assert found.items == fresh.items
-    assert found.spent is not None
-    assert found.spent.kept
-    assert fresh.spent is not None
-    assert not fresh.spent.kept
+    warm_answer, cold_answer = (engine.recommend("u1", (), (), now, ListOptions(5)) for engine in (new, cold))
+    assert warm_answer.items == cold_answer.items
+    assert warm_answer.timings is not None
+    assert warm_answer.timings.history_cached
+    assert cold_answer.timings is not None
+    assert not cold_answer.timings.history_cached
 
 
-def test_a_canary_has_a_share_of_the_users_and_always_the_same_ones(
-    client: TestClient, bundles: list[Path], tmp_path: Path
-) -> None:
+def test_a_canary_serves_a_fixed_share_of_the_users(client: TestClient, bundles: list[Path], tmp_path: Path) -> None:
     digest = _stage(client, bundles[1])
-    _change(client, digest, "canary", 0.3)
+    _change_staged(client, digest, "canary", 0.3)
     first = [_version(client, user_id=user) for user in USERS]
     assert 4 <= first.count("2") <= 20
     assert [_version(client, user_id=user) for user in USERS] == first
-    assert {_version(client) for _ in range(20)} == {"1"}  # nobody's requests cannot be told apart
-    with TestClient(create_app(_settings(tmp_path))) as again:
-        assert [_version(again, user_id=user) for user in USERS] == first
-    _change(client, digest, "canary", 0.6)
+    assert {_version(client) for _ in range(20)} == {"1"}  # requests without a user or session are never in the canary
+    with TestClient(create_app(_settings(tmp_path))) as restarted:
+        assert [_version(restarted, user_id=user) for user in USERS] == first
+    _change_staged(client, digest, "canary", 0.6)
     more = [_version(client, user_id=user) for user in USERS]
-    assert all(later == "2" for before, later in zip(first, more, strict=True) if before == "2")
+    assert all(later == "2" for earlier, later in zip(first, more, strict=True) if earlier == "2")
     assert more.count("2") > first.count("2")
 
 
-def test_in_the_shadow_the_challenger_answers_copies_that_no_caller_sees(
-    client: TestClient, bundles: list[Path]
-) -> None:
+def test_shadow_answers_reach_no_caller(client: TestClient, bundles: list[Path]) -> None:
     digest = _stage(client, bundles[1])
-    _change(client, digest, "shadow", 1.0)
+    _change_staged(client, digest, "shadow", 1.0)
     for user in USERS:
         assert _version(client, user_id=user) == "1"
-    _change(client, digest, "held")  # waits for nothing
+    _change_staged(client, digest, "held")  # does not wait for the shadow
     report = _report(client)
     assert report["terms"]["mode"] == "held"
-    _change(client, digest, "active")
+    _change_staged(client, digest, "active")
     assert _version(client) == "2"
 
 
-def test_what_the_shadow_showed_is_reported(client: TestClient, bundles: list[Path]) -> None:
-    _change(client, _stage(client, bundles[1]), "shadow", 1.0)
+def test_shadow_statistics_are_reported(client: TestClient, bundles: list[Path]) -> None:
+    _change_staged(client, _stage(client, bundles[1]), "shadow", 1.0)
     deadline = time.monotonic() + 60
-    while (report := _report(client))["answers"] < 10:  # the copies are answered one after another beside the requests
+    while (report := _report(client))["answers"] < 10:  # copies are answered one by one in the background
         assert time.monotonic() < deadline, f"the shadow answered {report['answers']} copies in a minute"
         _version(client, user_id="u1")
     assert report["errors"] == 0
@@ -168,31 +164,31 @@ def test_what_the_shadow_showed_is_reported(client: TestClient, bundles: list[Pa
     assert report["serving_milliseconds"] > 0
 
 
-def test_a_challenger_that_fails_costs_no_answer_and_ends_its_trial(
+def test_a_failing_challenger_fails_no_request_and_ends_its_rollout(
     client: TestClient, bundles: list[Path], tmp_path: Path
 ) -> None:
-    digest = _stage(client, _failing(bundles[1], tmp_path / "failing"))
-    _change(client, digest, "canary", 0.9)
+    digest = _stage(client, _failing_bundle(bundles[1], tmp_path / "failing"))
+    _change_staged(client, digest, "canary", 0.9)
     assert {_version(client, user_id=user) for user in USERS} == {"1"}
     report = _report(client)
     assert report["errors"] == 3
     assert "3 of 3 answers failed" in report["ended"]
-    with TestClient(create_app(_settings(tmp_path))) as again:
-        assert "3 of 3 answers failed" in _report(again)["ended"]
+    with TestClient(create_app(_settings(tmp_path))) as restarted:
+        assert "3 of 3 answers failed" in _report(restarted)["ended"]
 
 
-def test_while_one_bundle_is_on_trial_another_is_not_staged(
+def test_no_bundle_is_staged_while_another_is_in_a_rollout(
     client: TestClient, bundles: list[Path], tmp_path: Path
 ) -> None:
     digest = _stage(client, bundles[1])
-    _change(client, digest, "canary", 0.5)
-    other = _failing(bundles[0], tmp_path / "other")
+    _change_staged(client, digest, "canary", 0.5)
+    other = _failing_bundle(bundles[0], tmp_path / "other")
     answer = client.put("/v1/admin/staged", content=pack(other), headers=HEADERS)
     assert (answer.status_code, _report(client)["bundle"]) == (409, digest)
-    assert "version 2 is on trial" in answer.json()["detail"]
+    assert "version 2 is in a rollout" in answer.json()["detail"]
 
 
-def test_a_bundle_for_which_there_is_no_memory_is_refused(tmp_path: Path, bundles: list[Path]) -> None:
+def test_a_bundle_that_exceeds_the_memory_limit_is_rejected(tmp_path: Path, bundles: list[Path]) -> None:
     with TestClient(create_app(_settings(tmp_path, endpoint_memory_megabytes=1))) as small:
         answer = small.put("/v1/admin/staged", content=pack(bundles[0]), headers=HEADERS)
     assert answer.status_code == 422
@@ -200,20 +196,20 @@ def test_a_bundle_for_which_there_is_no_memory_is_refused(tmp_path: Path, bundle
 
 
 @pytest.mark.parametrize("megabytes", [1, 3])
-def test_a_bundle_that_takes_more_memory_than_it_has_bytes_is_found_out(bundles: list[Path], megabytes: int) -> None:
+def test_the_probe_detects_a_bundle_that_needs_more_memory_than_its_size(bundles: list[Path], megabytes: int) -> None:
     with pytest.raises(BundleUnusable, match="memory"):
         probe(bundles[0], megabytes * 10**6)
 
 
-def test_a_graph_that_crashes_is_found_out_before_it_comes_near_anybody(bundles: list[Path], tmp_path: Path) -> None:
+def test_the_probe_detects_a_crashing_graph(bundles: list[Path], tmp_path: Path) -> None:
     folder = tmp_path / "crashing"
     shutil.copytree(bundles[0], folder)
     shutil.copy(folder / "encoder.onnx", folder / SCAN)
     with pytest.raises(GoldenMismatch, match=r"Golden request \d+ failed"):
-        probe(_sealed(folder), available_bytes())
+        probe(_with_manifest(folder), available_bytes())
 
 
-def test_a_graph_that_asks_for_all_memory_is_found_out(bundles: list[Path], tmp_path: Path) -> None:
+def test_the_probe_detects_a_graph_that_allocates_all_memory(bundles: list[Path], tmp_path: Path) -> None:
     folder = tmp_path / "greedy"
     shutil.copytree(bundles[0], folder)
     graph = load(str(folder / DECODER))
@@ -228,4 +224,4 @@ def test_a_graph_that_asks_for_all_memory_is_found_out(bundles: list[Path], tmp_
     graph.graph.node.append(helper.make_node("Add", [inner, "greedy_sum"], [scores]))
     save(graph, str(folder / DECODER))
     with pytest.raises((BundleUnusable, GoldenMismatch), match=r"memory|[Ff]ailed"):
-        probe(_sealed(folder), 10**9)
+        probe(_with_manifest(folder), 10**9)

@@ -1,4 +1,4 @@
-"""The warehouse's schema on a filled database, how its queries find rows, and what it drops."""
+"""Warehouse schema: migrations of a filled database, query plans and retention."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ import sqlalchemy
 from sqlalchemy import Connection, Engine, text
 
 from recsys_tasks.features.snapshot import SnapshotParameters, build_snapshot
-from recsys_tasks.ingestion.retention import drop_old, refresh_statistics
+from recsys_tasks.ingestion.retention import drop_expired, refresh_statistics
 from recsys_tasks.sql_files import SQL_ROOT
 from recsys_tasks.warehouse import migrate, run_script, statement
 from tests.conftest import database
-from tests.integration.ingesting import count, ingest, line, mapping, write
+from tests.integration.ingesting import count, csv_line, ingest, write_csv, write_mapping
 from tests.shops import START, add_batch, event, fill
 
 
-def test_refusals_that_were_recorded_again_and_again_become_one(warehouse: Engine) -> None:
+def test_the_migration_merges_repeated_refusals(warehouse: Engine) -> None:
     with warehouse.begin() as connection:
         connection.execute(text("drop index promotions_refused_once"))
         connection.execute(text("delete from schema_migrations where name = '0010_refusals'"))
@@ -39,7 +39,7 @@ def test_refusals_that_were_recorded_again_and_again_become_one(warehouse: Engin
 
 @contextmanager
 def _first_version(postgres: str) -> Iterator[Engine]:
-    """A warehouse as the first version of this project left it, with a shop in it."""
+    """A filled warehouse with the schema of the first version of this project."""
     with database(postgres, f"old_{uuid.uuid4().hex[:8]}") as engine:
         with engine.begin() as connection:
             connection.execute(text("create table schema_migrations (name text primary key, applied_at timestamptz)"))
@@ -70,7 +70,7 @@ def _fill_first_version(connection: Connection) -> None:
     )
 
 
-def test_a_filled_warehouse_of_the_first_version_is_brought_up_to_date(postgres: str, tmp_path: Path) -> None:
+def test_a_filled_warehouse_of_the_first_version_is_migrated(postgres: str, tmp_path: Path) -> None:
     with _first_version(postgres) as engine:
         assert migrate(engine) == sorted(path.stem for path in (SQL_ROOT / "schema").glob("*.sql"))[1:]
         assert migrate(engine) == []
@@ -78,13 +78,13 @@ def test_a_filled_warehouse_of_the_first_version_is_brought_up_to_date(postgres:
         assert count(engine, "select count(*) from items") == 10
         assert count(engine, "select count(*) from users") == 10
         assert count(engine, "select sum(events) from batch_days") == 600
-        assert count(engine, "select loaded_number from batches where batch_id = 'b'") == 2
+        assert count(engine, "select change_number from batches where batch_id = 'b'") == 2
         assert count(engine, "select count(*) from pg_partition_tree('events') where isleaf") == 2
         snapshot = build_snapshot(engine, tmp_path, SnapshotParameters(0.1, 0.1, 2))
         assert snapshot.events == 600
-        # What is ingested again is known, although the first version knew no digests.
-        rows = [line(n, who=f"u{n % 10}", what=f"i{n % 10}", when=_hour(n)) for n in range(1, 11)]
-        (report,) = ingest(engine, tmp_path, mapping(tmp_path), write(tmp_path / "f.csv", rows))
+        # Re-ingested events are duplicates, although the first version stored no digests.
+        rows = [csv_line(n, who=f"u{n % 10}", what=f"i{n % 10}", when=_hour(n)) for n in range(1, 11)]
+        (report,) = ingest(engine, tmp_path, write_mapping(tmp_path), write_csv(tmp_path / "f.csv", rows))
         assert report.inserted == 0
 
 
@@ -97,8 +97,8 @@ def _plan(engine: Engine, query: str, **values: object) -> str:
         return "\n".join(connection.scalars(text(f"explain {query}"), values))
 
 
-def test_the_queries_that_run_often_read_the_rows_they_need(warehouse: Engine) -> None:
-    """What EXPLAIN says of a warehouse of a year, in which a day is a small part."""
+def test_frequent_queries_use_indexes_and_partition_pruning(warehouse: Engine) -> None:
+    """Checks EXPLAIN on a warehouse of one year."""
     with warehouse.begin() as connection:
         for month in range(1, 13):
             connection.execute(text("select create_event_month(make_date(2024, :month, 1))"), {"month": month})
@@ -119,7 +119,7 @@ def test_the_queries_that_run_often_read_the_rows_they_need(warehouse: Engine) -
     refresh_statistics(warehouse)
     day = datetime(2024, 7, 15, tzinfo=UTC)
     plan = _plan(
-        warehouse, statement("features/day_events").text, day_start=day, until=day + timedelta(days=1), known=9
+        warehouse, statement("features/day_events").text, day_start=day, until=day + timedelta(days=1), as_of_change=9
     )
     assert "events_2024_07_pkey" in plan
     assert "events_2024_06" not in plan
@@ -130,33 +130,33 @@ def test_the_queries_that_run_often_read_the_rows_they_need(warehouse: Engine) -
     assert "Index Scan Backward" in plan
 
 
-def test_whole_months_go_when_they_are_too_old(warehouse: Engine, tmp_path: Path) -> None:
+def test_expired_months_are_dropped_whole(warehouse: Engine, tmp_path: Path) -> None:
     fill(warehouse)
     add_batch(warehouse, [event("u1", "old", "i1", START - timedelta(days=400))])
     before = count(warehouse, "select count(*) from events")
     keep = timedelta(days=90)
-    kept_from = START - timedelta(days=300)
-    assert drop_old(warehouse, kept_from, keep, keep, dry_run=True).months == ["events_2022_11"]
+    retention_start = START - timedelta(days=300)
+    assert drop_expired(warehouse, retention_start, keep, keep, dry_run=True).months == ["events_2022_11"]
     assert count(warehouse, "select count(*) from events") == before
-    assert drop_old(warehouse, kept_from, keep, keep).months == ["events_2022_11"]
+    assert drop_expired(warehouse, retention_start, keep, keep).months == ["events_2022_11"]
     assert count(warehouse, "select count(*) from events") == before - 1
     assert count(warehouse, "select count(*) from batch_days where day < '2023-01-01'") == 0
-    assert drop_old(warehouse, kept_from, keep, keep).months == []
+    assert drop_expired(warehouse, retention_start, keep, keep).months == []
 
 
-def test_events_older_than_what_is_kept_do_not_come_back(warehouse: Engine, tmp_path: Path) -> None:
-    from recsys_tasks.ingestion.landing import land
+def test_events_older_than_the_retention_start_are_quarantined(warehouse: Engine, tmp_path: Path) -> None:
+    from recsys_tasks.ingestion.landing import land_batches
     from recsys_tasks.ingestion.sources import read_source
-    from recsys_tasks.validation import validate
+    from recsys_tasks.validation import validate_batch
 
-    file = write(tmp_path / "f.csv", [line(1), line(2, when="2023-01-01T00:00:00Z")])
-    (batch_id,) = land(warehouse, read_source(mapping(tmp_path), [file]))
-    kept_from = datetime(2024, 1, 1, tzinfo=UTC)
-    report = validate(warehouse, batch_id, tmp_path, max_bad_share=0.5, kept_from=kept_from)
+    file = write_csv(tmp_path / "f.csv", [csv_line(1), csv_line(2, when="2023-01-01T00:00:00Z")])
+    (batch_id,) = land_batches(warehouse, read_source(write_mapping(tmp_path), [file]))
+    retention_start = datetime(2024, 1, 1, tzinfo=UTC)
+    report = validate_batch(warehouse, batch_id, tmp_path, max_bad_share=0.5, retention_start=retention_start)
     assert report.rules == {"event_time_is_kept": 1}
 
 
-def test_migrations_wait_for_each_other(postgres: str) -> None:
+def test_concurrent_migrations_apply_once(postgres: str) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     with database(postgres, f"twice_{uuid.uuid4().hex[:8]}") as engine, ThreadPoolExecutor(2) as threads:
@@ -165,10 +165,10 @@ def test_migrations_wait_for_each_other(postgres: str) -> None:
     assert max(applied)[0].startswith("0001_")
 
 
-def test_a_warehouse_that_is_away_is_named(tmp_path: Path) -> None:
+def test_an_unreachable_warehouse_raises_unavailable(tmp_path: Path) -> None:
     from recsys_tasks.errors import UnavailableError
-    from recsys_tasks.ingestion.load import load
+    from recsys_tasks.ingestion.load import load_batch
 
     engine = sqlalchemy.create_engine("postgresql+psycopg://nobody@127.0.0.1:1/none")
-    with pytest.raises(UnavailableError, match="see that it runs"):
-        load(engine, "x")
+    with pytest.raises(UnavailableError, match="Check that the server runs"):
+        load_batch(engine, "x")

@@ -1,4 +1,4 @@
-"""The containers, read as Compose would: no engine is needed to see that they hold together."""
+"""Consistency of docker-compose.yml, without a container engine."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ COMPOSE: dict[str, Any] = yaml.safe_load(TEXT)
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 
 
-def test_every_lasting_service_has_a_health_check() -> None:
-    lasting = [name for name, service in SERVICES.items() if service.get("restart") != "no"]
-    assert all("healthcheck" in SERVICES[name] for name in lasting)
+def test_every_long_running_service_has_a_health_check() -> None:
+    long_running = [name for name, service in SERVICES.items() if service.get("restart") != "no"]
+    assert all("healthcheck" in SERVICES[name] for name in long_running)
 
 
-def test_every_dependency_exists_and_can_be_waited_for() -> None:
+def test_every_dependency_exists_and_has_a_ready_condition() -> None:
     for service in SERVICES.values():
-        for name, how in service.get("depends_on", {}).items():
-            ready = "healthcheck" in SERVICES[name] or how["condition"] == "service_completed_successfully"
+        for name, dependency in service.get("depends_on", {}).items():
+            ready = "healthcheck" in SERVICES[name] or dependency["condition"] == "service_completed_successfully"
             assert ready
 
 
@@ -38,12 +38,12 @@ def test_no_secret_has_a_default(word: str) -> None:
         assert not rest or rest.startswith(":?"), f"{name} has the default {rest}"
 
 
-def test_ports_are_open_to_this_machine_only() -> None:
+def test_ports_are_bound_to_localhost_only() -> None:
     for service in SERVICES.values():
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
 
 
-def test_the_endpoints_image_installs_serving_alone() -> None:
+def test_the_endpoint_image_installs_only_the_serving_extra() -> None:
     recipe = SERVICES["endpoint"]["build"]["dockerfile_inline"]
     assert "'.[serving]'" in recipe
     assert "pipeline" not in recipe

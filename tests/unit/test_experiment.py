@@ -1,4 +1,4 @@
-"""Experiments: who is in which arm, one list of two, and files that are not what they should be."""
+"""Experiments: assignment of visitors to arms, interleaving, and validation of the TOML file."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys_tasks.engine.engine import Answer
-from recsys_tasks.engine.items import Recommendation
 from recsys_tasks.errors import InputError
 from recsys_tasks.experiments.definition import Arm, Experiment, interleave, read_experiment
+from recsys_tasks.wire.items import Recommendation
 
 THREE = Experiment("three", [Arm("a", 0.5), Arm("b", 0.3, "popularity"), Arm("c", 0.2, "neighbours")])
 lists = st.lists(st.sampled_from("abcdefghijkl"), unique=True, max_size=12)
@@ -22,34 +22,34 @@ def _answer(items: list[str]) -> Answer:
     return Answer([Recommendation(item, item, 1.0, "model", "") for item in items], None)
 
 
-def test_visitors_are_divided_by_the_shares_and_stay_where_they_are() -> None:
+def test_visitors_are_assigned_by_the_shares_and_keep_their_arm() -> None:
     visitors = [f"u{number}" for number in range(20_000)]
-    arms = [THREE.arm_of(visitor).name for visitor in visitors]
-    assert arms == [THREE.arm_of(visitor).name for visitor in visitors]
-    counted = Counter(arms)
+    arms = [THREE.assign_arm(visitor).name for visitor in visitors]
+    assert arms == [THREE.assign_arm(visitor).name for visitor in visitors]
+    counts = Counter(arms)
     for arm in THREE.arms:
-        assert counted[arm.name] == pytest.approx(arm.share * len(visitors), rel=0.05)
+        assert counts[arm.name] == pytest.approx(arm.share * len(visitors), rel=0.05)
 
 
-def test_another_experiment_divides_anew() -> None:
+def test_another_experiment_assigns_independently() -> None:
     other = Experiment("another", THREE.arms)
     visitors = [f"u{number}" for number in range(5_000)]
-    same = sum(THREE.arm_of(visitor) == other.arm_of(visitor) for visitor in visitors)
+    same = sum(THREE.assign_arm(visitor) == other.assign_arm(visitor) for visitor in visitors)
     assert same / len(visitors) == pytest.approx(0.5**2 + 0.3**2 + 0.2**2, abs=0.03)
 
 
 @given(lists, lists, st.integers(1, 12), st.text(max_size=5))
-def test_an_interleaved_list_is_of_both_in_their_order(one: list[str], other: list[str], k: int, seed: str) -> None:
-    found = interleave(("one", _answer(one)), ("other", _answer(other)), k, seed)
-    shown = [item.item_id for item in found.answer.items]
+def test_an_interleaved_list_keeps_the_order_of_both_lists(one: list[str], other: list[str], k: int, seed: str) -> None:
+    interleaved = interleave(("one", _answer(one)), ("other", _answer(other)), k, seed)
+    shown = [item.item_id for item in interleaved.answer.items]
     assert len(shown) == len(set(shown)) == min(k, len({*one, *other}))
-    assert found == interleave(("one", _answer(one)), ("other", _answer(other)), k, seed)
-    for name, whole in (("one", one), ("other", other)):
-        places = [whole.index(item) for item, team in zip(shown, found.teams, strict=True) if team == name]
-        assert places == sorted(places)
+    assert interleaved == interleave(("one", _answer(one)), ("other", _answer(other)), k, seed)
+    for name, full_list in (("one", one), ("other", other)):
+        positions = [full_list.index(item) for item, team in zip(shown, interleaved.teams, strict=True) if team == name]
+        assert positions == sorted(positions)
 
 
-def test_in_interleaved_lists_neither_is_better_placed() -> None:
+def test_interleaving_has_no_position_bias() -> None:
     one, other = [f"a{n}" for n in range(10)], [f"b{n}" for n in range(10)]
     teams = [interleave(("one", _answer(one)), ("other", _answer(other)), 10, str(n)).teams for n in range(2_000)]
     assert {tuple(sorted(Counter(of_list).items())) for of_list in teams} == {(("one", 5), ("other", 5))}
@@ -58,7 +58,7 @@ def test_in_interleaved_lists_neither_is_better_placed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "problem"),
     [
         ("name = 'x'", "arms"),
         ("name = 'x'\n[[arms]]\nname = 'a'\nshare = 1.0", "arms"),
@@ -69,12 +69,12 @@ def test_in_interleaved_lists_neither_is_better_placed() -> None:
         ("name = [", "cannot be used"),
     ],
 )
-def test_a_file_that_is_wrong_says_what(tmp_path: Path, text: str, says: str) -> None:
+def test_an_invalid_file_is_rejected_with_its_problem(tmp_path: Path, text: str, problem: str) -> None:
     path = tmp_path / "experiment.toml"
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(InputError, match=says):
+    with pytest.raises(InputError, match=problem):
         read_experiment(path)
 
 
-def test_without_a_file_there_is_no_experiment() -> None:
+def test_no_file_means_no_experiment() -> None:
     assert read_experiment(None) is None

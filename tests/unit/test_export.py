@@ -1,3 +1,4 @@
+import json
 import shutil
 from pathlib import Path
 
@@ -5,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from recsys_tasks.engine.bundle import DECODER, MODEL, NETWORK, SCAN, Bundle
+from recsys_tasks.engine.bundle import DECODER, MODEL_FILE_NAMES, NETWORK, SCAN, Bundle
 from recsys_tasks.engine.engine import Engine
-from recsys_tasks.engine.ranking import Wishes
+from recsys_tasks.engine.ranking import ListOptions
 from recsys_tasks.engine.session_decoder import Action
-from recsys_tasks.errors import InvariantError
+from recsys_tasks.errors import IncompatibleModelFormat, InvariantError
 from recsys_tasks.features.sequences import QUERY_WORDS
 from recsys_tasks.model.export import export_graphs, verify_graphs
 from recsys_tasks.model.files import TrainedModel, load_model, save_model
@@ -19,14 +20,14 @@ from recsys_tasks.promotion.build import copy_model
 from tests.shops import small_config, vocabulary
 
 
-def test_a_model_with_neighbours_is_served_and_read_back(tmp_path: Path) -> None:
+def test_a_model_with_neighbors_is_exported_and_loaded(tmp_path: Path) -> None:
     torch.manual_seed(0)
     words = vocabulary()
     nearest = np.roll(np.tile(np.arange(len(words)), (2, 1)), 1, 1).T.copy()
-    network = build_network(small_config(words, neighbours=2), words, nearest).eval()
-    alone = build_network(small_config(words, neighbours=2), words).eval()
-    alone.load_state_dict({**network.state_dict(), "items.neighbours": alone.items.neighbours})
-    assert not torch.allclose(network.items.matrix(), alone.items.matrix())
+    network = build_network(small_config(words, num_neighbors=2), words, nearest).eval()
+    other = build_network(small_config(words, num_neighbors=2), words).eval()
+    other.load_state_dict({**network.state_dict(), "items.neighbors": other.items.neighbors})
+    assert not torch.allclose(network.items.matrix(), other.items.matrix())
     save_model(TrainedModel(network, words), tmp_path)
     export_graphs(network, tmp_path)
     assert verify_graphs(network, tmp_path) < 1e-4
@@ -34,24 +35,24 @@ def test_a_model_with_neighbours_is_served_and_read_back(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("repeat", [False, True])
-def test_lists_are_those_of_vectors_that_are_not_rounded(tmp_path: Path, repeat: bool) -> None:
+def test_lists_equal_those_of_unquantized_vectors(tmp_path: Path, repeat: bool) -> None:
     torch.manual_seed(0)
     words = vocabulary(4_000)
     network = build_network(small_config(words, query_words=QUERY_WORDS, sessions_repeat=repeat), words)
     save_model(TrainedModel(network, words), tmp_path)
     export_graphs(network, tmp_path)
-    engine = Engine(Bundle.of_model(tmp_path, words))
+    engine = Engine(Bundle.from_model(tmp_path, words))
     for number in range(40):
         session = [Action(f"i{(7 * number + step) % 4_000}", VIEW, 100.0 + step) for step in range(1 + number % 7)]
-        found = engine.recommend(None, [], session, 100.0, Wishes(20)).items
-        exact = engine._likely(None, [], session, 100.0).scores.best(1, also=np.arange(len(words)))
+        found = engine.recommend(None, [], session, 100.0, ListOptions(20)).items
+        exact = engine._predict(None, [], session, 100.0).scores.top_k(1, include=np.arange(len(words)))
         shares = np.zeros(len(words))
         np.maximum.at(shares, exact.numbers, exact.scores)
         assert [item.item_id for item in found] == [words.item_id(n) for n in np.argsort(-shares)[:20].tolist()]
         assert shares.sum() == pytest.approx(1.0, abs=0.01)
 
 
-def test_a_scan_of_other_vectors_is_found_out(tmp_path: Path) -> None:
+def test_a_scoring_graph_of_other_vectors_is_rejected(tmp_path: Path) -> None:
     torch.manual_seed(0)
     words = vocabulary()
     for name in ("one", "two"):
@@ -63,7 +64,7 @@ def test_a_scan_of_other_vectors_is_found_out(tmp_path: Path) -> None:
         verify_graphs(network, tmp_path / "two")
 
 
-def test_a_model_of_before_that_left_no_vectors_can_be_served(tmp_path: Path) -> None:
+def test_a_model_without_exported_graphs_is_exported_for_serving(tmp_path: Path) -> None:
     torch.manual_seed(0)
     words = vocabulary()
     network = build_network(small_config(words, query_words=QUERY_WORDS), words).eval()
@@ -71,22 +72,30 @@ def test_a_model_of_before_that_left_no_vectors_can_be_served(tmp_path: Path) ->
     save_model(TrainedModel(network, words), files)
     building.mkdir()
     copy_model(files, building)
-    assert {path.name for path in building.iterdir()} == set(MODEL)
+    assert {path.name for path in building.iterdir()} == set(MODEL_FILE_NAMES)
     assert verify_graphs(network, building) < 1e-4
 
 
-@pytest.mark.parametrize("other", [SCAN, NETWORK])
-def test_a_model_whose_graphs_are_of_before_is_exported_anew(tmp_path: Path, other: str) -> None:
+@pytest.mark.parametrize("file", [SCAN, NETWORK])
+def test_a_model_with_an_outdated_decoder_is_exported_again(tmp_path: Path, file: str) -> None:
     torch.manual_seed(0)
     words = vocabulary()
     network = build_network(small_config(words), words).eval()
     files, building = tmp_path / "files", tmp_path / "building"
     save_model(TrainedModel(network, words), files)
     export_graphs(network, files)
-    shutil.copy(files / other, files / DECODER)  # one that keeps nothing of a session, or none at all
+    shutil.copy(files / file, files / DECODER)  # a graph without a session state, or no graph at all
     building.mkdir()
     copy_model(files, building)
     assert verify_graphs(network, building) < 1e-4
+
+
+def test_a_model_of_an_earlier_format_is_rejected(tmp_path: Path) -> None:
+    words = vocabulary()
+    save_model(TrainedModel(build_network(small_config(words), words), words), tmp_path)
+    (tmp_path / NETWORK).write_text(json.dumps({"items": len(words), "width": 16, "query_words": 0}))
+    with pytest.raises(IncompatibleModelFormat, match="has format 1; this version of the package reads format 2"):
+        load_model(tmp_path)
 
 
 @pytest.mark.parametrize("query_words", [0, QUERY_WORDS])
@@ -98,11 +107,11 @@ def test_the_graphs_answer_with_and_without_searches(tmp_path: Path, query_words
     save_model(TrainedModel(network, words), tmp_path)
     export_graphs(network, tmp_path)
     assert verify_graphs(network, tmp_path) < 1e-4
-    engine = Engine(Bundle.of_model(tmp_path, words))
+    engine = Engine(Bundle.from_model(tmp_path, words))
     session = [Action("i3", VIEW, 100.0)]
     search = Action("", "search", 101.0, query="blue item")
     plain, searched, alone = (
-        engine.recommend(None, [], actions, 100.0, Wishes(5)).items
+        engine.recommend(None, [], actions, 100.0, ListOptions(5)).items
         for actions in (session, [*session, search], [search])
     )
     assert {item.source for item in plain + searched} == {"model"}

@@ -1,4 +1,4 @@
-"""How people tire of what is shown again and again, and what a list makes of it."""
+"""Impression discounting: estimated factors, tracked impressions, and discounted scores."""
 
 from __future__ import annotations
 
@@ -7,72 +7,74 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recsys_tasks.engine.impression_discounting import Looks, Tired
-from recsys_tasks.features.impression_discounting import MOST_LOOKS, fatigue
-from recsys_tasks.names import PAUSE_HOURS
+from recsys_tasks.engine.impression_discounting import DiscountedItems, UnclickedImpressions
+from recsys_tasks.features.impression_discounting import MAX_UNCLICKED_IMPRESSIONS, estimate_impression_discount
+from recsys_tasks.names import DISCOUNT_RESET_HOURS
 
-TRUTH = 0.85 ** np.arange(MOST_LOOKS + 1)
-CHANCES = np.asarray([1.0, 0.5, 0.25])
+TRUTH = 0.85 ** np.arange(MAX_UNCLICKED_IMPRESSIONS + 1)
+PROPENSITIES = np.asarray([1.0, 0.5, 0.25])
 HOUR, NOON = 3600.0, 1.7e9
 
 
 def _counts(seed: int, looks: float) -> tuple[np.ndarray, ...]:
-    """Items with high scores are wanted more, and are shown again more often."""
+    """Simulated counts: items with high scores are clicked more and shown again more often."""
     random = np.random.default_rng(seed)
-    size, before = (grid.ravel() for grid in np.meshgrid(np.arange(-8, 0), np.arange(MOST_LOOKS + 1), indexing="ij"))
-    often = looks * np.exp(-before / (size + 9))
-    return size, before, often, random.poisson(often * 0.4 * np.exp(size / 3) * TRUTH[before])
+    size, previous = (
+        grid.ravel() for grid in np.meshgrid(np.arange(-8, 0), np.arange(MAX_UNCLICKED_IMPRESSIONS + 1), indexing="ij")
+    )
+    expected = looks * np.exp(-previous / (size + 9))
+    return size, previous, expected, random.poisson(expected * 0.4 * np.exp(size / 3) * TRUTH[previous])
 
 
-def test_it_finds_how_people_tire_though_better_items_are_shown_again_more_often() -> None:
+def test_factors_are_unbiased_though_better_items_are_shown_more_often() -> None:
     counts = _counts(0, looks=3_000)
-    found = fatigue(*counts)
-    _, before, looks, acted = counts
-    rates = np.bincount(before, acted) / np.bincount(before, looks)
-    assert np.abs(found - TRUTH)[:10].max() < 0.06  # further on there is little to go by
-    assert np.abs(found - TRUTH).mean() < np.abs(rates / rates[0] - TRUTH).mean()  # what one would see at first
+    factors = estimate_impression_discount(*counts)
+    _, previous, looks, acted = counts
+    rates = np.bincount(previous, acted) / np.bincount(previous, looks)
+    assert np.abs(factors - TRUTH)[:10].max() < 0.06  # higher counts have little data
+    assert np.abs(factors - TRUTH).mean() < np.abs(rates / rates[0] - TRUTH).mean()  # the naive estimate
 
 
 @given(st.integers(0, 50), st.floats(10, 1_000))
-def test_who_looked_more_is_never_less_tired(seed: int, looks: float) -> None:
-    found = fatigue(*_counts(seed, looks))
-    assert len(found) in (0, MOST_LOOKS + 1)
-    assert (np.diff(found) <= 1e-12).all()
-    assert ((found > 0) & (found <= 1)).all()
+def test_factors_never_rise_with_the_number_of_impressions(seed: int, looks: float) -> None:
+    factors = estimate_impression_discount(*_counts(seed, looks))
+    assert len(factors) in (0, MAX_UNCLICKED_IMPRESSIONS + 1)
+    assert (np.diff(factors) <= 1e-12).all()
+    assert ((factors > 0) & (factors <= 1)).all()
 
 
-def test_with_few_clicks_nothing_is_said() -> None:
-    assert len(fatigue(*_counts(0, looks=5))) == 0
+def test_few_clicks_give_no_estimate() -> None:
+    assert len(estimate_impression_discount(*_counts(0, looks=5))) == 0
 
 
-def test_a_visitor_looks_at_places_by_their_chances_again_and_again() -> None:
-    looks = Looks()
+def test_impressions_add_up_by_examination_propensity() -> None:
+    impressions = UnclickedImpressions()
     for _ in range(3):
-        looks.shown("u1", ["a", "b", "c"], CHANCES, NOON)
-    assert looks.of("u1", NOON) == pytest.approx({"a": 3.0, "b": 1.5, "c": 0.75})
-    assert not looks.of("u2", NOON)
-    assert not looks.of(None, NOON)
+        impressions.add_list("u1", ["a", "b", "c"], PROPENSITIES, NOON)
+    assert impressions.counts("u1", NOON) == pytest.approx({"a": 3.0, "b": 1.5, "c": 0.75})
+    assert not impressions.counts("u2", NOON)
+    assert not impressions.counts(None, NOON)
 
 
-def test_who_acted_on_an_item_or_did_not_see_it_for_a_while_is_not_tired_of_it() -> None:
-    looks = Looks()
-    looks.shown("u1", ["a", "b"], CHANCES, NOON)
-    looks.acted("u1", "a")
-    assert set(looks.of("u1", NOON)) == {"b"}
-    later = NOON + PAUSE_HOURS * HOUR + 1
-    assert not looks.of("u1", later)
-    looks.shown("u1", ["b"], CHANCES, later)
-    assert looks.of("u1", later) == {"b": 1.0}
+def test_an_action_or_a_pause_resets_the_count() -> None:
+    impressions = UnclickedImpressions()
+    impressions.add_list("u1", ["a", "b"], PROPENSITIES, NOON)
+    impressions.remove("u1", "a")
+    assert set(impressions.counts("u1", NOON)) == {"b"}
+    later = NOON + DISCOUNT_RESET_HOURS * HOUR + 1
+    assert not impressions.counts("u1", later)
+    impressions.add_list("u1", ["b"], PROPENSITIES, later)
+    assert impressions.counts("u1", later) == {"b": 1.0}
 
 
-def test_a_forgotten_visitor_is_not_known() -> None:
-    looks = Looks()
-    looks.shown("u1", ["a"], CHANCES, NOON)
-    looks.forget("u1")
-    assert not looks.of("u1", NOON)
+def test_a_forgotten_visitor_has_no_impressions() -> None:
+    impressions = UnclickedImpressions()
+    impressions.add_list("u1", ["a"], PROPENSITIES, NOON)
+    impressions.forget("u1")
+    assert not impressions.counts("u1", NOON)
 
 
 @given(st.dictionaries(st.integers(0, 99), st.floats(0.01, 1.0), min_size=1), st.lists(st.integers(0, 99), min_size=1))
-def test_only_what_somebody_is_tired_of_loses(tired: dict[int, float], asked: list[int]) -> None:
-    found = Tired(np.asarray(list(tired)), np.asarray(list(tired.values()))).remains(np.asarray(asked))
-    assert found.tolist() == [tired.get(number, 1.0) for number in asked]
+def test_only_discounted_items_lose_score(discounts: dict[int, float], numbers: list[int]) -> None:
+    items = DiscountedItems(np.asarray(list(discounts)), np.asarray(list(discounts.values())))
+    assert items.factors(np.asarray(numbers)).tolist() == [discounts.get(number, 1.0) for number in numbers]

@@ -1,5 +1,5 @@
 # ruff: noqa: DTZ001 (local times have no zone)
-"""Flat files through the reader: what is written comes back, and what is broken is named."""
+"""Flat-file adapter: round trips, malformed lines, types and times."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ from hypothesis import strategies as st
 from recsys_tasks.errors import MalformedFile
 from recsys_tasks.ingestion import file_readers
 from recsys_tasks.ingestion.batch import BadLine, SourceBatch
-from recsys_tasks.ingestion.flat_files import read_flat
-from recsys_tasks.ingestion.mapping import Mapping
-from recsys_tasks.ingestion.times import later, time_converter, to_utc
+from recsys_tasks.ingestion.flat_files import read_flat_file
+from recsys_tasks.ingestion.mapping import SourceMapping
+from recsys_tasks.ingestion.times import add_milliseconds, time_converter, to_utc
 
 HEAD = b"who,what,did,when\n"
 GOOD = b"u,i,view,2024-07-01T10:00:00Z\n"
 TEXTS = st.text(st.one_of(st.sampled_from(',"\n\r\t \\é'), st.characters(codec="utf-8", exclude_characters="\0")))
-MOMENTS = st.datetimes(datetime(1970, 1, 2), datetime(2100, 1, 1)).map(lambda moment: moment.replace(fold=0))
+TIMES = st.datetimes(datetime(1970, 1, 2), datetime(2100, 1, 1)).map(lambda moment: moment.replace(fold=0))
 Row = dict[str, object]
 
 
-def _mapping(format_: str = "csv", **more: object) -> Mapping:
+def _mapping(format_: str = "csv", **more: object) -> SourceMapping:
     columns = {"user_id": "who", "item_id": "what", "event_type": "did", "event_time": "when"}
-    return Mapping.model_validate({"source": "shop", "format": format_, "columns": columns} | more)
+    return SourceMapping.model_validate({"source": "shop", "format": format_, "columns": columns} | more)
 
 
-def _read(path: Path, mapping: Mapping) -> tuple[list[Row], SourceBatch]:
-    batch = read_flat(mapping, path)
+def _read(path: Path, mapping: SourceMapping) -> tuple[list[Row], SourceBatch]:
+    batch = read_flat_file(mapping, path)
     return [row for part in batch.rows[mapping.kind] for row in part.to_pylist()], batch
 
 
@@ -64,11 +64,13 @@ def _bad(batch: SourceBatch) -> list[tuple[int, str]]:
 
 @given(
     st.lists(st.tuples(TEXTS, TEXTS, TEXTS)),
-    st.sampled_from([("\r\n", csv.QUOTE_MINIMAL), ("\n", csv.QUOTE_ALL)]),  # a bare \r Python quotes in these alone
+    st.sampled_from(
+        [("\r\n", csv.QUOTE_MINIMAL), ("\n", csv.QUOTE_ALL)]
+    ),  # Python quotes a bare \r only in these modes
     st.sampled_from(",\t"),
     st.integers(1, 99),
 )
-def test_a_table_comes_back_as_it_was_written(
+def test_a_csv_round_trip_returns_the_same_table(
     rows: list[tuple[str, ...]], style: tuple[str, Literal[0, 1]], delimiter: str, block_bytes: int
 ) -> None:
     text = io.StringIO(newline="")
@@ -97,13 +99,13 @@ def test_a_table_comes_back_as_it_was_written(
 @example(b'a"b,"c')
 @example(b'"ab"c,d\n')
 @example(b"a,b\rc,d\n\n")
-def test_arrow_reads_a_block_as_reading_row_by_row_does(block: bytes) -> None:
-    at_once = file_readers._parse_block(block, ["x", "y"], ",", 7)
+def test_both_block_parsers_return_the_same_rows(block: bytes) -> None:
+    at_once = file_readers._parse_block_with_arrow(block, ["x", "y"], ",", 7)
     if at_once is None:
         return
     bad: list[BadLine] = []
     source = mock.Mock(next_line=lambda: b"")
-    by_row = file_readers._parse_lines(block, ["x", "y"], ",", 7, source, bad.append)
+    by_row = file_readers._parse_block_by_row(block, ["x", "y"], ",", 7, source, bad.append)
     assert bad == []
     assert by_row.numbers == at_once.numbers
     assert by_row.columns == at_once.columns
@@ -114,7 +116,7 @@ def test_arrow_reads_a_block_as_reading_row_by_row_does(block: bytes) -> None:
         st.one_of(st.just(GOOD), st.sampled_from([b"\n", b'u,"i,view,t\n', b"u,i\n", b'u,"i\n",view,t\n'])), max_size=40
     )
 )
-def test_no_line_is_lost_whatever_is_broken_and_wherever_blocks_end(lines: list[bytes]) -> None:
+def test_block_boundaries_do_not_change_the_parsed_rows(lines: list[bytes]) -> None:
     found = []
     for block_bytes in (1, 50, 10_000):
         with tempfile.TemporaryDirectory() as folder, mock.patch.object(file_readers, "_BLOCK_BYTES", block_bytes):
@@ -124,11 +126,11 @@ def test_no_line_is_lost_whatever_is_broken_and_wherever_blocks_end(lines: list[
     assert sum(line == GOOD for line in lines) <= len(found[0][0])
 
 
-def test_a_stray_quote_at_the_end_of_a_block_costs_its_own_line_only(tmp_path: Path) -> None:
+def test_a_stray_quote_at_a_block_end_invalidates_only_its_line(tmp_path: Path) -> None:
     before = (2 << 20) // len(GOOD)
     rows, batch = _read_bytes(tmp_path, HEAD + GOOD * before + b'u,"i,view,2024-07-01T10:00:00Z\n' + GOOD * 1_000)
     assert len(rows) == before + 1_000
-    assert _bad(batch) == [(before + 2, "its quotes do not close")]
+    assert _bad(batch) == [(before + 2, "unclosed quotes")]
 
 
 @pytest.mark.parametrize(
@@ -136,15 +138,15 @@ def test_a_stray_quote_at_the_end_of_a_block_costs_its_own_line_only(tmp_path: P
     [
         (b"u,i\n", "2 fields where the header has 4"),
         (b"u,i,view,t,x\n", "5 fields where the header has 4"),
-        (b"u,i\0,view,t\n", "holds a NUL character"),
+        (b"u,i\0,view,t\n", "contains a NUL character"),
         (b"u,\xff,view,t\n", "not UTF-8"),
-        (b'u,"i,view,t\n', "its quotes do not close"),
+        (b'u,"i,view,t\n', "unclosed quotes"),
         (b"u," + b"1" * 5_000_000 + b",view,t\n", "longer than 1 MB"),
         (b"u," + b"1" * 50_000_000 + b",view,t\n", "longer than 1 MB"),
-        (b"u\rx,i,view,t\n", "no CSV: new-line character seen in unquoted field"),
+        (b"u\rx,i,view,t\n", "not valid CSV: new-line character seen in unquoted field"),
     ],
 )
-def test_a_broken_line_is_set_aside_or_refuses_the_file_with_its_number(
+def test_a_malformed_line_is_collected_or_rejects_the_file_with_its_number(
     tmp_path: Path, line: bytes, reason: str
 ) -> None:
     before = b'\nu,"i\r\nj",view,2024-07-01T10:00:00Z\r\n\n'
@@ -159,7 +161,7 @@ def test_a_broken_line_is_set_aside_or_refuses_the_file_with_its_number(
         _read_bytes(tmp_path, content, on_error="reject")
 
 
-def test_many_broken_lines_are_each_set_aside(tmp_path: Path) -> None:
+def test_all_malformed_lines_are_collected(tmp_path: Path) -> None:
     rows, batch = _read_bytes(tmp_path, HEAD + (GOOD * 9 + b"u,i\n") * 10_000)
     assert (len(rows), len(batch.bad_lines)) == (90_000, 10_000)
     assert [line.number for line in batch.bad_lines] == list(range(11, 100_002, 10))
@@ -172,11 +174,11 @@ def test_many_broken_lines_are_each_set_aside(tmp_path: Path) -> None:
         (b"who,what,did\nu,i,view\n", "no column 'when'; the file has who, what, did"),
         (b"who,what,did,when,who\n", "the header has 'who' more than once"),
         (b"who,what,did,when,\xff\n", "the header cannot be read: not UTF-8"),
-        (b"who,what,did,when,\0\n", "the header cannot be read: holds a NUL character"),
-        (b'who,what,did,"when\n' + GOOD, "the header cannot be read: its quotes do not close"),
+        (b"who,what,did,when,\0\n", "the header cannot be read: contains a NUL character"),
+        (b'who,what,did,"when\n' + GOOD, "the header cannot be read: unclosed quotes"),
     ],
 )
-def test_a_header_that_does_not_fit_refuses_the_file_even_if_lines_are_quarantined(
+def test_an_invalid_header_rejects_the_file_even_with_on_error_quarantine(
     tmp_path: Path, content: bytes, problem: str
 ) -> None:
     with pytest.raises(MalformedFile, match=f"line 1: {problem}"):
@@ -184,8 +186,8 @@ def test_a_header_that_does_not_fit_refuses_the_file_even_if_lines_are_quarantin
 
 
 @pytest.mark.parametrize("name", ["f.csv.gz", "f.csv.zst", "f.jsonl.gz", "f.parquet"])
-@pytest.mark.parametrize("torn", [False, True])
-def test_a_file_is_read_to_its_end_or_refused(tmp_path: Path, name: str, torn: bool) -> None:
+@pytest.mark.parametrize("truncated", [False, True])
+def test_a_file_is_read_completely_or_rejected(tmp_path: Path, name: str, truncated: bool) -> None:
     columns = {"who": [f"u{n * 7919 % 5000}" for n in range(5_000)], "what": ["i"] * 5_000}
     table = pa.table(columns | {"did": ["view"] * 5_000, "when": ["2024-07-01T10:00:00Z"] * 5_000})
     plain = io.BytesIO()
@@ -201,7 +203,7 @@ def test_a_file_is_read_to_its_end_or_refused(tmp_path: Path, name: str, torn: b
         whole = gzip.compress(whole[:half]) + gzip.compress(whole[half:])
     elif name.endswith("zst"):
         whole = pa.Codec("zstd").compress(whole, asbytes=True)
-    if not torn:
+    if not truncated:
         rows, _ = _read_bytes(tmp_path, whole, name)
         assert [row["user_id"] for row in rows] == columns["who"]
         return
@@ -209,12 +211,12 @@ def test_a_file_is_read_to_its_end_or_refused(tmp_path: Path, name: str, torn: b
         _read_bytes(tmp_path, whole[: len(whole) * 2 // 3], name)
 
 
-def test_a_file_of_a_header_alone_has_no_rows_but_columns(tmp_path: Path) -> None:
+def test_a_file_with_only_a_header_has_columns_and_no_rows(tmp_path: Path) -> None:
     rows, batch = _read_bytes(tmp_path, HEAD)
     assert (rows, batch.columns, batch.bad_lines) == ([], ["who", "what", "did", "when"], [])
 
 
-def test_prefixes_types_empty_texts_and_formulas(tmp_path: Path) -> None:
+def test_id_prefixes_and_event_types_are_mapped_and_empty_text_is_null(tmp_path: Path) -> None:
     content = HEAD + b"=1+1,i,seen,t\n,i,other,\n"
     rows, _ = _read_bytes(tmp_path, content, id_prefix="x-", event_types={"seen": "view"})
     wanted = ("user_id", "item_id", "event_type", "event_time", "event_id", "properties")
@@ -225,7 +227,7 @@ def test_prefixes_types_empty_texts_and_formulas(tmp_path: Path) -> None:
 
 
 @given(st.lists(st.tuples(TEXTS, TEXTS, TEXTS), min_size=1))
-def test_columns_without_a_name_of_ours_are_properties(rows: list[tuple[str, ...]]) -> None:
+def test_unmapped_columns_become_properties(rows: list[tuple[str, ...]]) -> None:
     text = io.StringIO(newline="")
     csv.writer(text).writerows([("who", "what", "did", "when", 'a"é', "b", "c")])
     csv.writer(text).writerows([("u", "i", "view", "t", *row) for row in rows])
@@ -236,7 +238,7 @@ def test_columns_without_a_name_of_ours_are_properties(rows: list[tuple[str, ...
     assert batch.columns[-1] == "c"
 
 
-def test_json_lines(tmp_path: Path) -> None:
+def test_json_lines_are_read_and_malformed_ones_collected(tmp_path: Path) -> None:
     lines = [
         b'{"who": 7, "what": "", "when": 1.5, "x": [1, "\xc3\xa9"], "y": null}',
         b"",
@@ -257,7 +259,7 @@ def test_json_lines(tmp_path: Path) -> None:
         (3, "u", None, None, '{"x": true}'),
         (11, "last", None, None, None),
     ]
-    reasons = ["not a JSON", "not a JSON", "holds a NUL", "not a JSON", "longer than", "not a JSON", "not a JSON"]
+    reasons = ["not a JSON", "not a JSON", "contains a", "not a JSON", "longer than", "not a JSON", "not a JSON"]
     assert [(line.number, line.reason[:11].strip()) for line in batch.bad_lines] == [
         (number, reason.strip()) for number, reason in enumerate(reasons, 4)
     ]
@@ -304,27 +306,31 @@ def test_parquet_values_keep_their_types_in_properties(tmp_path: Path, column: p
         (pa.array([1_720_000_000.5]), "2024-07-03T09:46:40.500000Z"),
     ],
 )
-def test_parquet_times_of_any_type(tmp_path: Path, column: pa.Array, expected: str) -> None:
+def test_parquet_times_of_any_type_are_converted_to_utc(tmp_path: Path, column: pa.Array, expected: str) -> None:
     (row,) = _read_table(tmp_path, when=column, more={"time_format": "unix_s", "time_zone": "Europe/Berlin"})
     assert row["event_time"] == expected
 
 
-def test_parquet_rows_that_no_database_takes_are_set_aside(tmp_path: Path) -> None:
+def test_parquet_rows_with_invalid_text_are_collected_as_bad_lines(tmp_path: Path) -> None:
     texts = pa.array([b"a", b"\0", b"\xff", b"x" * 2_000_000, None])
     table = pa.table({"who": texts, "what": ["i"] * 5, "did": ["view"] * 5, "when": ["t"] * 5, "raw": [b"\xff"] * 5})
     pq.write_table(table, tmp_path / "f.parquet")
     rows, batch = _read(tmp_path / "f.parquet", _mapping("parquet", on_error="quarantine", ignore=["raw"]))
     assert [(row["row_number"], row["user_id"]) for row in rows] == [(1, "a"), (5, None)]
-    assert _bad(batch) == [(2, "'who': holds a NUL character"), (3, "'who': not UTF-8"), (4, "'who': longer than 1 MB")]
+    assert _bad(batch) == [
+        (2, "'who': contains a NUL character"),
+        (3, "'who': not UTF-8"),
+        (4, "'who': longer than 1 MB"),
+    ]
     assert batch.columns == ["who", "what", "did", "when", "raw"]
 
 
 @pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe"])
 @pytest.mark.parametrize("pattern", ["iso8601", "%d.%m.%Y %H:%M:%S.%f", "%Y%m%d %H%M%S.%f", "%d %b %Y %I:%M:%S.%f %p"])
-@given(moments=st.lists(MOMENTS, min_size=1))
+@given(moments=st.lists(TIMES, min_size=1))
 @example(moments=[datetime(2024, 3, 31, 2, 30), datetime(2024, 10, 27, 2, 30), datetime(2024, 2, 29)])
 @example(moments=[datetime(2024, 3, 10, 2, 30), datetime(2024, 11, 3, 1, 30), datetime(2024, 10, 6, 2, 10)])
-def test_local_times_are_as_datetime_has_them(zone: str, pattern: str, moments: list[datetime]) -> None:
+def test_local_times_are_converted_as_datetime_does(zone: str, pattern: str, moments: list[datetime]) -> None:
     texts = [moment.isoformat(" ") if pattern == "iso8601" else moment.strftime(pattern) for moment in moments]
     expected = [moment.replace(tzinfo=ZoneInfo(zone)).astimezone(UTC) for moment in moments]
     assert [datetime.fromisoformat(text) for text in to_utc(pa.array(texts), pattern, zone).to_pylist()] == expected
@@ -333,18 +339,18 @@ def test_local_times_are_as_datetime_has_them(zone: str, pattern: str, moments: 
 
 
 @given(
-    st.lists(st.tuples(MOMENTS, st.integers(-14 * 60, 14 * 60)), min_size=1),
+    st.lists(st.tuples(TIMES, st.integers(-14 * 60, 14 * 60)), min_size=1),
     st.sampled_from(["iso8601", "%Y/%m/%dT%H:%M:%S.%f%z"]),
 )
-def test_times_with_a_zone_are_of_that_zone(given_: list[tuple[datetime, int]], pattern: str) -> None:
+def test_an_explicit_zone_takes_precedence(given_: list[tuple[datetime, int]], pattern: str) -> None:
     moments = [moment.replace(tzinfo=timezone(timedelta(minutes=offset))) for moment, offset in given_]
     texts = [moment.isoformat() if pattern == "iso8601" else moment.strftime(pattern) for moment in moments]
     found = to_utc(pa.array(texts), pattern, "Europe/Berlin").to_pylist()
     assert [datetime.fromisoformat(text) for text in found] == moments
 
 
-@given(st.lists(MOMENTS, min_size=1))
-def test_unix_times(moments: list[datetime]) -> None:
+@given(st.lists(TIMES, min_size=1))
+def test_unix_times_are_converted_exactly(moments: list[datetime]) -> None:
     moments = [moment.replace(tzinfo=UTC) for moment in moments]
     micros = [(moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1) for moment in moments]
     for time_format, digits in (("unix_s", 6), ("unix_ms", 3)):
@@ -370,7 +376,7 @@ def test_unix_times(moments: list[datetime]) -> None:
         ("unix_ms", "now"),
     ],
 )
-def test_a_time_that_cannot_be_read_stays_as_it_was_and_does_no_harm_to_others(time_format: str, text: str) -> None:
+def test_an_invalid_time_stays_unchanged_and_does_not_affect_others(time_format: str, text: str) -> None:
     assert to_utc(pa.array([text, None]), time_format, "UTC").to_pylist() == [text, None]
     moment = datetime(2024, 7, 1, tzinfo=UTC)
     fine = {"iso8601": moment.isoformat(), "unix_s": str(moment.timestamp()), "unix_ms": f"{moment.timestamp():.0f}000"}
@@ -382,15 +388,15 @@ def test_a_time_that_cannot_be_read_stays_as_it_was_and_does_no_harm_to_others(t
 
 
 @given(st.one_of(st.text(), st.from_regex(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[T ]?[0-9:.]*(Z|[+-][0-9:]*)?", fullmatch=True)))
-def test_one_time_alone_is_read_as_among_others(text: str) -> None:
+def test_a_time_is_converted_alike_alone_and_in_an_array(text: str) -> None:
     for time_format in ("iso8601", "unix_s", "%Y-%m-%d", "%Y-%m-%d %H:%M"):
         alone, *_ = to_utc(pa.array([text]), time_format, "Europe/Berlin").to_pylist()
         among, *_ = to_utc(pa.array([text, "no time"]), time_format, "Europe/Berlin").to_pylist()
-        # What is in UTC already is passed on as it is.
+        # A time already in UTC is passed through unchanged.
         assert alone == among or (alone == text and text.endswith("Z"))
 
 
-def test_reading_a_parquet_file_holds_little_of_it(tmp_path: Path) -> None:
+def test_reading_a_parquet_file_uses_bounded_memory(tmp_path: Path) -> None:
     column = pa.array([f"{n * 2_654_435_761 % 2**32:08x}" * 4 for n in range(50_000)])
     table = pa.table({"who": column, "what": column, "did": column, "when": column})
     with pq.ParquetWriter(tmp_path / "f.parquet", table.schema, compression="none", use_dictionary=False) as writer:
@@ -398,12 +404,12 @@ def test_reading_a_parquet_file_holds_little_of_it(tmp_path: Path) -> None:
             writer.write_table(table)
     del table, column
     held = pa.total_allocated_bytes()
-    parts = iter(read_flat(_mapping("parquet"), tmp_path / "f.parquet").rows["events"])
+    parts = iter(read_flat_file(_mapping("parquet"), tmp_path / "f.parquet").rows["events"])
     first, *later = [pa.total_allocated_bytes() - held for _ in parts]
     assert max(later) < 1.5 * first
 
 
-def test_an_offset_that_is_no_number_leaves_no_time() -> None:
+def test_a_non_numeric_offset_makes_the_time_invalid() -> None:
     times = pa.array(["2024-07-01T10:00:00Z", "2024-07-01T10:00:00Z", "soon", None])
-    found = later(times, pa.array(["1500", "x", "1", "1"])).to_pylist()
+    found = add_milliseconds(times, pa.array(["1500", "x", "1", "1"])).to_pylist()
     assert found == ["2024-07-01T10:00:01.500000Z", "2024-07-01T10:00:00Z + x ms", "soon + 1 ms", " + 1 ms"]

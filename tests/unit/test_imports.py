@@ -1,4 +1,4 @@
-"""The endpoint's container has none of the pipeline's packages, and a shop that calls it none of the endpoint's."""
+"""The endpoint imports no package of the pipeline, and the HTTP client none of the endpoint."""
 
 import subprocess
 import sys
@@ -10,13 +10,13 @@ ENDPOINT = {"onnxruntime", "starlette", "uvicorn", "prometheus_client", "tantivy
 
 
 @pytest.mark.parametrize(
-    ("modules", "heavy"),
+    ("modules", "unavailable"),
     [
         ("recsys_tasks.serving.server, recsys_tasks.engine.text_index", PIPELINE),
         ("recsys_tasks.client", PIPELINE | ENDPOINT),
     ],
 )
-def test_nobody_imports_what_is_not_there(modules: str, heavy: set[str]) -> None:
+def test_no_unavailable_package_is_imported(modules: str, unavailable: set[str]) -> None:
     program = f"import sys, {modules}; print(' '.join(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
-    assert not heavy & set(loaded)
+    assert not unavailable & set(loaded)

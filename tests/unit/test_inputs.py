@@ -1,4 +1,4 @@
-"""What the endpoint makes of one user's history and session, against what training makes of many."""
+"""Inputs of one request equal the batched inputs of training; precomputed scores select the top k."""
 
 from __future__ import annotations
 
@@ -6,13 +6,21 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys_tasks.engine.inputs import CODES, Did, History, Moment, Tokens, beginning, history_inputs
-from recsys_tasks.engine.scoring import Known
-from recsys_tasks.features.sequences import GAP_BUCKETS, MAX_TOKENS, build_timeline, query_inputs
+from recsys_tasks.engine.inputs import (
+    TOKEN_FEATURES,
+    History,
+    SessionContext,
+    SessionEvent,
+    Tokens,
+    history_inputs,
+    start_tokens,
+)
+from recsys_tasks.engine.scoring import PrecomputedScores
+from recsys_tasks.features.sequences import GAP_BUCKETS, MAX_TOKENS, build_timeline, session_inputs
 from recsys_tasks.names import FIRST_ITEM, UNKNOWN_ITEM
 
 NOW = 1.7e9
-MOST = 30
+MAX_EVENTS = 60
 EVENTS = st.lists(
     st.tuples(
         st.integers(UNKNOWN_ITEM, FIRST_ITEM + 4),
@@ -20,78 +28,78 @@ EVENTS = st.lists(
         st.integers(0, 10**6),
         st.lists(st.integers(0, 5), min_size=8, max_size=8),
     ),
-    max_size=2 * MOST,
+    max_size=MAX_EVENTS,
 )
 
 
-def _history(events: list[tuple[int, int, int, list[int]]], after: float) -> History:
+def _history(events: list[tuple[int, int, int, list[int]]], start: float) -> History:
     events = sorted(events, key=lambda event: event[2])
     return History(
         np.asarray([event[0] for event in events], np.int64),
         np.asarray([event[1] for event in events], np.int64),
-        np.asarray([after + event[2] for event in events], np.float64),
+        np.asarray([start + event[2] for event in events], np.float64),
         np.asarray([event[3] for event in events], np.int64).reshape(-1, 8),
     )
 
 
 def _tokens(past: History, session: History) -> Tokens:
-    """The tokens of a session's last events, made one after the other."""
-    skipped = max(len(session.item) - MAX_TOKENS + 1, 0)
-    found, seconds = beginning(8), [*past.seconds[-1:], *session.seconds]
-    for place, did in enumerate(zip(*session, strict=True)):
-        before = seconds[place + len(seconds) - len(session.item) - 1] if len(past.item) or place else None
-        if place >= skipped:
-            found = found.and_then([Did(*did)], before)
-    return found
+    """The tokens of a session's last events, appended one by one."""
+    num_skipped = max(len(session.item) - MAX_TOKENS + 1, 0)
+    tokens, seconds = start_tokens(8), [*past.seconds[-1:], *session.seconds]
+    for index, event in enumerate(zip(*session, strict=True)):
+        previous = seconds[index + len(seconds) - len(session.item) - 1] if len(past.item) or index else None
+        if index >= num_skipped:
+            tokens = tokens.append([SessionEvent(*event)], previous)
+    return tokens
 
 
 @given(EVENTS, EVENTS, st.integers(0, 3))
 @settings(deadline=None)
-def test_one_session_is_read_as_many_are(before: list, during: list, times: int) -> None:  # type: ignore[type-arg]
-    past = _history(before, NOW - 2e6)
-    session = _history(during * (1 + 4 * times), NOW)  # some longer than what is read of them
+def test_request_inputs_equal_training_inputs(earlier: list, current: list, times: int) -> None:  # type: ignore[type-arg]
+    past = _history(earlier, NOW - 2e6)
+    session = _history(current * (1 + 4 * times), NOW)  # some longer than MAX_TOKENS
     last = max([NOW, *session.seconds.tolist()])
-    asked = History(np.zeros(1, np.int64), np.zeros(1, np.int64), np.asarray([last]), np.zeros((1, 8), np.int64))
-    item, kind, seconds, words = (np.concatenate(columns) for columns in zip(past, session, asked, strict=True))
+    target = History(np.zeros(1, np.int64), np.zeros(1, np.int64), np.asarray([last]), np.zeros((1, 8), np.int64))
+    item, kind, seconds, words = (np.concatenate(columns) for columns in zip(past, session, target, strict=True))
     count = len(past.item)
-    later = np.arange(len(item)) >= count
+    in_session = np.arange(len(item)) >= count
     timeline = build_timeline(
         np.zeros_like(item),
-        np.where(later, count, np.arange(len(item))),
+        np.where(in_session, count, np.arange(len(item))),
         item,
         kind,
         seconds,
-        np.where(later, NOW, seconds),
+        np.where(in_session, NOW, seconds),
         np.where(words.any(1), np.arange(1, len(words) + 1), 0),
         np.concatenate([np.zeros((1, 8), np.int64), words]),
     )
-    events, query = query_inputs(timeline, np.asarray([count]), np.asarray([len(item) - 1]), len(item))
-    kept = history_inputs(past)
-    tokens, found = _tokens(past, session), Moment.of(past, kept, NOW)
+    events, query = session_inputs(timeline, np.asarray([count]), np.asarray([len(item) - 1]), len(item))
+    inputs = history_inputs(past)
+    tokens, context = _tokens(past, session), SessionContext.from_history(past, inputs, NOW)
     assert tokens.columns.shape[1] <= MAX_TOKENS
     for row, name in enumerate(("tokens", "token_kinds", "token_gaps")):
         np.testing.assert_array_equal(tokens.columns[None, row], query[name], err_msg=name)
     np.testing.assert_array_equal(tokens.words[None], query["token_words"])
-    codes = tokens.inputs(0, found.codes)["codes"]
+    codes = tokens.inputs(0, context.features)["codes"]
     for name, expected in {"kind": "token_kinds", "gap": "token_gaps"}.items():
-        np.testing.assert_array_equal(codes[..., CODES.index(name)], query[expected], err_msg=name)
+        np.testing.assert_array_equal(codes[..., TOKEN_FEATURES.index(name)], query[expected], err_msg=name)
     for name, expected in {"hour": "hour", "weekday": "weekday", "since": "session_gap"}.items():
-        np.testing.assert_array_equal(np.unique(codes[..., CODES.index(name)]), query[expected], err_msg=name)
-    np.testing.assert_array_equal(codes[0, :, CODES.index("place")], np.arange(codes.shape[1]))
-    if count:  # of padding nothing is read
-        np.testing.assert_array_equal(found.inputs["ages"], query["age_bucket"] + GAP_BUCKETS * query["is_last"])
-        np.testing.assert_allclose(kept["days"] - found.inputs["days"], events["days"], atol=1e-4)
+        np.testing.assert_array_equal(np.unique(codes[..., TOKEN_FEATURES.index(name)]), query[expected], err_msg=name)
+    np.testing.assert_array_equal(codes[0, :, TOKEN_FEATURES.index("place")], np.arange(codes.shape[1]))
+    if count:  # padding is not read
+        np.testing.assert_array_equal(context.inputs["ages"], query["age_bucket"] + GAP_BUCKETS * query["is_last"])
+        np.testing.assert_allclose(inputs["days"] - context.inputs["days"], events["days"], atol=1e-4)
         for name in ("item", "kind", "hour", "weekday", "gap", "repeats", "recurrence", "words"):
-            np.testing.assert_array_equal(kept[name], events[name], err_msg=name)
+            np.testing.assert_array_equal(inputs[name], events[name], err_msg=name)
 
 
 @given(st.lists(st.integers(-3, 40), min_size=1, max_size=3_000), st.integers(1, 20))
 @settings(deadline=None)
-def test_the_best_are_those_that_sorting_finds(scores: list[int], k: int) -> None:
+def test_top_k_equals_sorting(scores: list[int], k: int) -> None:
     possible = [number for number, score in enumerate(scores) if score > 0 and number >= FIRST_ITEM]
     expected = sorted(possible, key=lambda n: (-scores[n], n))
-    known = Known(np.asarray(scores, np.float32))
+    precomputed = PrecomputedScores(np.asarray(scores, np.float32))
     for offset in (None, np.zeros(len(scores), np.float32)):
-        found = known.best(k, offset)
-        assert found.numbers.tolist() == sorted(expected[:k])
-        assert found.scores.tolist() == [scores[number] for number in found.numbers]
+        top = precomputed.top_k(k, offset)
+        assert top.numbers.tolist() == sorted(expected[:k])
+        assert top.scores.tolist() == [scores[number] for number in top.numbers]

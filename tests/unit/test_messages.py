@@ -29,11 +29,11 @@ def _body(**fields: object) -> bytes:
         (b'{"k": NaN}', 400, ""),
     ],
 )
-def test_a_wrong_request_is_refused_and_the_field_named(body: bytes, status: int, named: str) -> None:
-    with pytest.raises(RequestError) as refused:
+def test_an_invalid_request_is_rejected_and_the_field_named(body: bytes, status: int, named: str) -> None:
+    with pytest.raises(RequestError) as rejected:
         decode_request(body)
-    assert refused.value.status == status
-    assert named in refused.value.detail
+    assert rejected.value.status == status
+    assert named in rejected.value.detail
 
 
 @pytest.mark.parametrize(
@@ -69,22 +69,22 @@ def test_a_wrong_request_is_refused_and_the_field_named(body: bytes, status: int
         ),
     ],
 )
-def test_a_wrong_event_is_refused_and_the_field_named(fields: dict[str, object], named: str) -> None:
-    with pytest.raises(RequestError) as refused:
+def test_an_invalid_event_is_rejected_and_the_field_named(fields: dict[str, object], named: str) -> None:
+    with pytest.raises(RequestError) as rejected:
         decode_events(json.dumps([fields]).encode(), 10)
-    assert refused.value.status == 422
-    assert named in refused.value.detail
+    assert rejected.value.status == 422
+    assert named in rejected.value.detail
 
 
-def test_an_event_gets_an_id_and_a_time_where_it_has_none() -> None:
+def test_an_event_without_id_and_time_gets_both() -> None:
     (event,) = decode_events(_body(event_type="view", user_id="u", item_id="i"), 10)
     assert event.event_id
     assert event.event_time is not None
     assert event.event_time.tzinfo is UTC
 
 
-def test_a_batch_that_is_too_long_is_refused_whole() -> None:
+def test_too_many_events_are_rejected_as_a_whole() -> None:
     event = {"event_type": "view", "user_id": "u", "item_id": "i"}
-    with pytest.raises(RequestError) as refused:
+    with pytest.raises(RequestError) as rejected:
         decode_events(json.dumps([event] * 11).encode(), 10)
-    assert refused.value.status == 413
+    assert rejected.value.status == 413

@@ -3,12 +3,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recsys_tasks.evaluation.metrics import MISSED, rank_of, ranking_metrics
+from recsys_tasks.evaluation.metrics import MISSED, ranking_metrics, target_ranks
 
 ranks = st.lists(st.one_of(st.integers(1, 50), st.just(int(MISSED))), min_size=1, max_size=50)
 
 
-def test_a_target_in_third_place_is_worth_a_third_in_mrr() -> None:
+def test_a_target_at_rank_three_has_a_reciprocal_rank_of_one_third() -> None:
     found = ranking_metrics(np.asarray([3]))
     assert found["mrr_5"] == pytest.approx(1 / 3)
     assert found["ndcg_5"] == pytest.approx(0.5)
@@ -19,12 +19,12 @@ def test_a_target_in_third_place_is_worth_a_third_in_mrr() -> None:
 
 def test_ties_count_against_the_target() -> None:
     scores = np.asarray([[1.0, 1.0, 1.0, 0.5]])
-    assert rank_of(scores, np.asarray([1])).tolist() == [3]
+    assert target_ranks(scores, np.asarray([1])).tolist() == [3]
 
 
-def test_a_score_that_is_no_number_counts_against_the_target() -> None:
+def test_a_nan_score_counts_against_the_target() -> None:
     scores = np.asarray([[np.nan, 1.0, 2.0, 3.0], [3.0, np.nan, 2.0, 1.0], [3.0, -np.inf, 2.0, -np.inf]])
-    assert rank_of(scores, np.asarray([0, 0, 1])).tolist() == [4, 2, 4]
+    assert target_ranks(scores, np.asarray([0, 0, 1])).tolist() == [4, 2, 4]
 
 
 @given(ranks)

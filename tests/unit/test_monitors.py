@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys_tasks.errors import ConfigurationError
-from recsys_tasks.experiments.sequential_tests import Preference, sample_ratio
+from recsys_tasks.experiments.sequential_tests import Preference, sample_ratio_p_value
 from recsys_tasks.monitoring.drift import population_stability_index
 from recsys_tasks.monitoring.rules import read_rules
 
@@ -76,19 +76,20 @@ def test_the_packaged_rules_are_valid_and_have_unique_names() -> None:
 
 def test_sample_ratio_mismatch_is_detected_and_noise_is_not() -> None:
     shares = {"a": 0.5, "b": 0.5}
-    assert sample_ratio({"a": 5_000, "b": 5_100}, shares) > 0.001
-    assert sample_ratio({"a": 5_000, "b": 4_000}, shares) < 0.001
-    assert sample_ratio({}, shares) == 1
+    assert sample_ratio_p_value({"a": 5_000, "b": 5_100}, shares) > 0.001
+    assert sample_ratio_p_value({"a": 5_000, "b": 4_000}, shares) < 0.001
+    assert sample_ratio_p_value({}, shares) == 1
     random = np.random.default_rng(0)
     alarms = sum(
-        sample_ratio({"a": (n := int(random.binomial(2_000, 0.5))), "b": 2_000 - n}, shares) < 0.001 for _ in range(500)
+        sample_ratio_p_value({"a": (n := int(random.binomial(2_000, 0.5))), "b": 2_000 - n}, shares) < 0.001
+        for _ in range(500)
     )
     assert alarms <= 3
 
 
 def test_a_preference_is_more_significant_with_more_visitors() -> None:
     assert Preference(0, 0).share == 0.5
-    assert Preference(0, 0).chance == 1
-    assert Preference(60, 40).chance > Preference(600, 400).chance
-    assert Preference(600, 400).chance < 0.05
-    assert Preference(500, 500).chance == 1
+    assert Preference(0, 0).p_value == 1
+    assert Preference(60, 40).p_value > Preference(600, 400).p_value
+    assert Preference(600, 400).p_value < 0.05
+    assert Preference(500, 500).p_value == 1

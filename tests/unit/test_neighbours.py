@@ -3,28 +3,28 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys_tasks.model.neighbors import NeighbourConfig, SessionNeighbours, nearest_items
+from recsys_tasks.model.neighbors import NeighborConfig, SessionNeighbors, nearest_items
 
 ITEMS = 12
 
 
-def _by_hand(sessions: list[list[int]], asked: list[int], config: NeighbourConfig) -> np.ndarray:
+def _expected_scores(sessions: list[list[int]], session_items: list[int], config: NeighborConfig) -> np.ndarray:
     count = len(sessions)
-    rarity = np.zeros(ITEMS)
-    looked_at = {}
+    inverse_frequency = np.zeros(ITEMS)
+    latest_sessions = {}
     for item in range(ITEMS):
-        holding = [number for number, items in enumerate(sessions) if item in items]
-        rarity[item] = np.log(count / max(len(holding), 1))
-        looked_at[item] = set(holding[-config.per_item :])
+        containing = [number for number, items in enumerate(sessions) if item in items]
+        inverse_frequency[item] = np.log(count / max(len(containing), 1))
+        latest_sessions[item] = set(containing[-config.sessions_per_item :])
     similar = np.zeros(count)
-    for age, item in enumerate(reversed(asked[-config.last_items :])):
-        for number in looked_at[item]:
-            similar[number] += config.fading**age * rarity[item]
-    nearest = sorted(range(count), key=lambda number: (-similar[number], -number))[: config.nearest]
+    for age, item in enumerate(reversed(session_items[-config.max_session_items :])):
+        for number in latest_sessions[item]:
+            similar[number] += config.item_decay**age * inverse_frequency[item]
+    nearest = sorted(range(count), key=lambda number: (-similar[number], -number))[: config.num_neighbors]
     scores = np.zeros(ITEMS)
     for number in nearest:
         for item in set(sessions[number]):
-            scores[item] += similar[number] * np.sqrt(rarity[item])
+            scores[item] += similar[number] * np.sqrt(inverse_frequency[item])
     return scores
 
 
@@ -33,42 +33,43 @@ sessions = st.lists(st.lists(st.integers(2, ITEMS - 1), min_size=1, max_size=5),
 
 @settings(max_examples=60, deadline=None)
 @given(sessions, st.lists(st.integers(2, ITEMS - 1), min_size=1, max_size=6))
-def test_the_matrices_compute_the_sums_over_neighbours(log: list[list[int]], asked: list[int]) -> None:
-    config = NeighbourConfig(per_item=3, nearest=100, last_items=4)
+def test_the_matrix_products_equal_the_sums_over_neighbors(log: list[list[int]], session_items: list[int]) -> None:
+    config = NeighborConfig(sessions_per_item=3, num_neighbors=100, max_session_items=4)
     session = np.repeat(np.arange(len(log)), [len(items) for items in log])
-    neighbours = SessionNeighbours(session, np.concatenate(log), ITEMS, config)
-    tokens = np.asarray([[0] * (6 - len(asked)) + asked])
-    found = np.asarray(neighbours.scores(tokens).todense())[0]
-    assert found == pytest.approx(_by_hand(log, asked, config), abs=1e-4)
+    model = SessionNeighbors(session, np.concatenate(log), ITEMS, config)
+    tokens = np.asarray([[0] * (6 - len(session_items)) + session_items])
+    found = np.asarray(model.scores(tokens).todense())[0]
+    assert found == pytest.approx(_expected_scores(log, session_items, config), abs=1e-4)
 
 
-def test_only_the_nearest_sessions_speak() -> None:
+def test_only_the_nearest_sessions_contribute() -> None:
     log = [[2, 3, 5], [2, 4], [6, 7], [6, 8], [9, 10]]
     session = np.repeat(np.arange(len(log)), [len(items) for items in log])
-    neighbours = SessionNeighbours(session, np.concatenate(log), ITEMS, NeighbourConfig(nearest=1))
-    scores = np.asarray(neighbours.scores(np.asarray([[2, 3]])).todense())[0]
+    model = SessionNeighbors(session, np.concatenate(log), ITEMS, NeighborConfig(num_neighbors=1))
+    scores = np.asarray(model.scores(np.asarray([[2, 3]])).todense())[0]
     assert scores[5] > 0
     assert scores[4] == 0
 
 
-def test_an_empty_session_has_no_neighbours() -> None:
-    neighbours = SessionNeighbours(np.asarray([0, 0]), np.asarray([2, 3]), ITEMS, NeighbourConfig())
-    assert neighbours.scores(np.zeros((2, 5), np.int64)).nnz == 0
+def test_an_empty_session_has_no_neighbors() -> None:
+    model = SessionNeighbors(np.asarray([0, 0]), np.asarray([2, 3]), ITEMS, NeighborConfig())
+    assert model.scores(np.zeros((2, 5), np.int64)).nnz == 0
 
 
 @given(sessions, st.integers(0, 6))
-def test_an_items_nearest_are_those_it_shares_most_sessions_with(log: list[list[int]], count: int) -> None:
+def test_the_nearest_items_have_the_highest_session_cosines(log: list[list[int]], count: int) -> None:
     session = np.repeat(np.arange(len(log)), [len(items) for items in log])
     found = nearest_items(session, np.concatenate(log), ITEMS, count)
     assert found.shape == (ITEMS, count)
-    held = [{number for number, items in enumerate(log) if item in items} for item in range(ITEMS)]
+    sessions_of = [{number for number, items in enumerate(log) if item in items} for item in range(ITEMS)]
     for item in range(ITEMS):
         cosine = {
-            other: len(held[item] & held[other]) / np.sqrt(len(held[item]) * len(held[other]))
+            other: len(sessions_of[item] & sessions_of[other])
+            / np.sqrt(len(sessions_of[item]) * len(sessions_of[other]))
             for other in range(ITEMS)
-            if other != item and held[item] & held[other]
+            if other != item and sessions_of[item] & sessions_of[other]
         }
         best = sorted(cosine.values(), reverse=True)[:count]
-        named = found[item][found[item] > 0]
-        assert len(set(named.tolist())) == len(named) == len(best)
-        assert [cosine[other] for other in named.tolist()] == pytest.approx(best)
+        neighbors = found[item][found[item] > 0]
+        assert len(set(neighbors.tolist())) == len(neighbors) == len(best)
+        assert [cosine[other] for other in neighbors.tolist()] == pytest.approx(best)

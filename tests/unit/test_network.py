@@ -4,9 +4,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys_tasks.evaluation.baselines import FITS
+from recsys_tasks.evaluation.baselines import BASELINE_FITTERS
 from recsys_tasks.evaluation.metrics import ranking_metrics
-from recsys_tasks.evaluation.protocol import TEST, VALIDATION, Questions, answer, model_ranks, model_scorer, questions
+from recsys_tasks.evaluation.protocol import (
+    TEST,
+    VALIDATION,
+    PredictionTasks,
+    model_ranks,
+    model_scorer,
+    rank_targets,
+    select_prediction_tasks,
+)
 from recsys_tasks.features.sequences import (
     GAP_BUCKETS,
     QUERY_WORDS,
@@ -14,22 +22,22 @@ from recsys_tasks.features.sequences import (
     Timeline,
     build_timeline,
     gap_bucket,
-    query_inputs,
+    session_inputs,
 )
 from recsys_tasks.model.attention import Attention, Dropout
 from recsys_tasks.model.incremental import score_items
 from recsys_tasks.model.network import Recommender, _gap_bucket
-from recsys_tasks.model.tensors import Events, Query, Sample
+from recsys_tasks.model.tensors import Events, NegativeSample, Query
 from recsys_tasks.model.training_loop import TrainingConfig, build_network, train
 from recsys_tasks.model.windows import epoch_windows, training_stops, window_batch
-from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM, PERSONAL, POPULARITY, SEARCH, UNKNOWN_ITEM, VIEW
+from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM, PERSONAL_FREQUENCY, POPULARITY, SEARCH, UNKNOWN_ITEM, VIEW
 from tests.shops import (
-    COLOURS,
+    COLORS,
     ITEMS,
     encoded_shop,
     random_timeline,
     small_config,
-    trained_on,
+    train_small_network,
     training_data,
     vocabulary,
 )
@@ -38,24 +46,24 @@ from tests.shops import (
 def _network(repeat: bool = False) -> Recommender:
     torch.manual_seed(1)
     words = vocabulary()
-    sizes = {"encoder_layers": 2, "decoder_layers": 2, "query_words": QUERY_WORDS}
+    sizes = {"num_encoder_layers": 2, "num_decoder_layers": 2, "query_words": QUERY_WORDS}
     config = small_config(words, sessions_repeat=repeat, **sizes)
     return build_network(config, words).eval()
 
 
 @given(st.lists(st.floats(0, 4_000 * SECONDS_PER_DAY), max_size=20))
-def test_the_network_puts_a_gap_into_the_bucket_that_the_features_put_it_into(gaps: list[float]) -> None:
-    edges = 60 * np.expm1(np.arange(1, GAP_BUCKETS) / 1.6)  # just below and just above them, too
+def test_the_network_and_the_features_put_a_gap_into_the_same_bucket(gaps: list[float]) -> None:
+    edges = 60 * np.expm1(np.arange(1, GAP_BUCKETS) / 1.6)  # tested just below and just above
     seconds = np.concatenate([gaps, edges * (1 - 1e-4), edges * (1 + 1e-4)])
     found = _gap_bucket(torch.from_numpy(seconds / SECONDS_PER_DAY).float()).numpy()
-    rounded = 1e-5  # how far single precision may move a gap, of its length
+    rounded = 1e-5  # relative error of single precision
     assert (gap_bucket(seconds * (1 - rounded)) <= found).all()
     assert (found <= gap_bucket(seconds * (1 + rounded))).all()
 
 
 def test_attention_is_softmax_of_scaled_products() -> None:
     torch.manual_seed(0)
-    attention = Attention(width=8, heads=2).double()
+    attention = Attention(embedding_dim=8, num_heads=2).double()
     x, source = torch.randn(1, 3, 8).double(), torch.randn(1, 5, 8).double()
     mask = torch.rand(1, 1, 3, 5) > 0.3
     mask[..., 0] = True
@@ -75,19 +83,19 @@ def test_attention_is_softmax_of_scaled_products() -> None:
 @pytest.mark.parametrize("sampled", [True, False])
 @pytest.mark.parametrize("seed", [1, 3, 8, 11])
 def test_training_and_inference_give_a_target_the_same_probability(seed: int, sampled: bool) -> None:
-    """What one more event adds to a window's loss is what the served graph gives that event."""
+    """An event's addition to a window's loss is its negative log probability in inference."""
     network, timeline = _network(repeat=True), random_timeline(seed, users=1)
     last = int(timeline.session[np.flatnonzero(timeline.item >= FIRST_ITEM)[-1]])
     first, stop = (int(edge) for edge in timeline.session_start[last : last + 2])
     known = [at for at in range(first, stop) if timeline.item[at] >= FIRST_ITEM]
-    sample = Sample(torch.arange(FIRST_ITEM, FIRST_ITEM + ITEMS), torch.zeros(ITEMS)) if sampled else None
+    sample = NegativeSample(torch.arange(FIRST_ITEM, FIRST_ITEM + ITEMS), torch.zeros(ITEMS)) if sampled else None
     for target in known:
         with torch.inference_mode():
             windows = [
                 window_batch(timeline, np.asarray([0]), np.asarray([end])) for end in (target, target + 1) if end
             ]
             losses = [float(network.loss(window, sample)[0]) for window in windows]
-            events, query = query_inputs(timeline, np.asarray([first]), np.asarray([target]), 512)
+            events, query = session_inputs(timeline, np.asarray([first]), np.asarray([target]), 512)
             history = Events(**{name: torch.from_numpy(value) for name, value in events.items()})
             running = Query(**{name: torch.from_numpy(value) for name, value in query.items()})
             scores = score_items(network, history, running)[0]
@@ -97,8 +105,8 @@ def test_training_and_inference_give_a_target_the_same_probability(seed: int, sa
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 200))
-def test_what_comes_later_changes_no_earlier_prediction(seed: int) -> None:
-    """A planted future: events after a cut, of no known item and so without a loss of their own, leave the loss."""
+def test_later_events_change_no_earlier_prediction(seed: int) -> None:
+    """Replaces the items after a cut by unknown ones, which have no loss of their own; the loss must not change."""
     network, timeline = _network(), random_timeline(seed, users=1)
     cut = int(timeline.session_start[(len(timeline.session_start) - 1) // 2]) or len(timeline)
     item = timeline.item.copy()
@@ -122,16 +130,16 @@ def test_what_comes_later_changes_no_earlier_prediction(seed: int) -> None:
 
 
 @given(st.integers(0, 100), st.integers(3, 12), st.integers(8, 64))
-def test_an_epoch_covers_every_training_event_once(seed: int, width: int, tokens: int) -> None:
+def test_an_epoch_covers_every_training_event_once(seed: int, window_size: int, batch_tokens: int) -> None:
     timeline = random_timeline(seed)
     split = (np.arange(len(timeline.session_start) - 1) % 3 == 2).astype(np.int8)
-    split = np.maximum.accumulate(split)  # later sessions of the last users are not for training
+    split = np.maximum.accumulate(split)  # later sessions of the last users are not in the training part
     stops = training_stops(timeline, split)
-    times = np.zeros(len(timeline), int)
-    for begin, end in epoch_windows(timeline, stops, width, tokens, np.random.default_rng(seed)):
-        assert (end - begin <= width).all()
+    counts = np.zeros(len(timeline), int)
+    for begin, end in epoch_windows(timeline, stops, window_size, batch_tokens, np.random.default_rng(seed)):
+        assert (end - begin <= window_size).all()
         for a, b in zip(begin, end, strict=True):
-            times[a:b] += 1
+            counts[a:b] += 1
             assert timeline.user[a] == timeline.user[b - 1]
     expected = np.concatenate(
         [
@@ -139,30 +147,30 @@ def test_an_epoch_covers_every_training_event_once(seed: int, width: int, tokens
             for a, b, stop in zip(timeline.user_start, timeline.user_start[1:], stops, strict=False)
         ]
     )
-    assert times.tolist() == expected.astype(int).tolist()
+    assert counts.tolist() == expected.astype(int).tolist()
 
 
-def test_a_short_training_learns_the_users_habits_and_beats_the_baselines() -> None:
+def test_a_short_training_learns_repeated_items_and_beats_the_popularity_baseline() -> None:
     shop = encoded_shop()
     words = shop.vocabulary
     torch.manual_seed(0)
-    network = build_network(small_config(words, width=32), words)
-    asked = questions(shop, VALIDATION)
+    network = build_network(small_config(words, embedding_dim=32), words)
+    asked = select_prediction_tasks(shop, VALIDATION)
 
     def validate(trained: Recommender) -> float:
         return ranking_metrics(model_ranks(trained, shop.timeline, asked))["mrr_20"]
 
-    report = train(network, training_data(shop), TrainingConfig(epochs=12, negatives=64, patience=12), validate)
+    report = train(network, training_data(shop), TrainingConfig(epochs=12, num_negatives=64, patience=12), validate)
     assert report.epochs[-1]["loss"] < report.epochs[0]["loss"]
-    test = questions(shop, TEST)
-    mine = ranking_metrics(model_ranks(network, shop.timeline, test))["mrr_5"]
+    test = select_prediction_tasks(shop, TEST)
+    trained_mrr = ranking_metrics(model_ranks(network, shop.timeline, test))["mrr_5"]
     data = training_data(shop)
     baselines = {
-        name: ranking_metrics(answer(fit(data), shop.timeline, test, skip_session=True).ranks)["mrr_5"]
-        for name, fit in FITS.items()
+        name: ranking_metrics(rank_targets(fit(data), shop.timeline, test, exclude_session_items=True).ranks)["mrr_5"]
+        for name, fit in BASELINE_FITTERS.items()
     }
-    assert mine > baselines[POPULARITY]
-    assert mine > 0.9 * baselines[PERSONAL]
+    assert trained_mrr > baselines[POPULARITY]
+    assert trained_mrr > 0.9 * baselines[PERSONAL_FREQUENCY]
 
 
 def test_the_same_seed_gives_the_same_weights() -> None:
@@ -172,20 +180,20 @@ def test_the_same_seed_gives_the_same_weights() -> None:
     for _ in range(2):
         torch.manual_seed(0)
         network = build_network(small_config(words), words)
-        train(network, training_data(shop), TrainingConfig(epochs=2, negatives=32), lambda _: 0.0)
+        train(network, training_data(shop), TrainingConfig(epochs=2, num_negatives=32), lambda _: 0.0)
         states.append(network.state_dict())
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
 def _searches(count: int, seed: int) -> Timeline:
-    """Visitors who look at something, search for a colour, and then look at an item of that colour."""
+    """Sessions of three events: a view, a search for a color, and a view of an item of that color."""
     random = np.random.default_rng(seed)
     words = vocabulary()
     wanted = random.integers(ITEMS, size=count)
     before = random.integers(ITEMS, size=count)
     item = np.stack([before + FIRST_ITEM, np.full(count, UNKNOWN_ITEM), wanted + FIRST_ITEM], 1)
     kind = np.tile([EVENT_TYPE_CODES[name] for name in (VIEW, SEARCH, VIEW)], count)
-    queries, row_of = words.query_words([f"{COLOURS[number % 4]} item" for number in wanted])
+    queries, row_of = words.encode_queries([f"{COLORS[number % 4]} item" for number in wanted])
     text = np.stack([np.zeros(count, int), row_of, np.zeros(count, int)], 1)
     who = np.repeat(np.arange(count), 3)
     seconds = np.repeat(np.arange(count) * 600.0, 3) + np.tile([0.0, 60.0, 120.0], count)
@@ -193,17 +201,17 @@ def _searches(count: int, seed: int) -> Timeline:
     return build_timeline(who, who, item.ravel(), kind, seconds, began, text.ravel(), queries)
 
 
-def test_a_search_leads_to_items_with_its_words() -> None:
+def test_a_search_is_followed_by_items_with_its_words() -> None:
     timeline = _searches(1_500, seed=0)
-    network = trained_on(timeline, users=1_200, epochs=20, query_words=QUERY_WORDS)
+    network = train_small_network(timeline, users=1_200, epochs=20, query_words=QUERY_WORDS)
     first = timeline.session_start[1_200:-1]
-    lists = answer(model_scorer(network, timeline), timeline, Questions(first, first + 2)).lists[:, :5]
+    lists = rank_targets(model_scorer(network, timeline), timeline, PredictionTasks(first, first + 2)).lists[:, :5]
     colour = timeline.item[first + 2] % 4
     assert (lists % 4 == colour[:, None]).mean() > 0.8
 
 
 @given(st.floats(0, 0.9), st.integers(0, 100))
-def test_dropout_zeroes_its_share_and_keeps_the_mean(rate: float, seed: int) -> None:
+def test_dropout_zeroes_its_rate_and_keeps_the_mean(rate: float, seed: int) -> None:
     torch.manual_seed(seed)
     drop, x = Dropout(rate), torch.ones(64, 257)
     dropped = drop(x)

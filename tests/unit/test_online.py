@@ -1,4 +1,4 @@
-"""Whether people act less on a challenger: no false alarm however often one looks, and a real loss is found."""
+"""Sequential test of a challenger: few false alarms under repeated looks, and power against a real loss."""
 
 from __future__ import annotations
 
@@ -7,48 +7,52 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recsys_tasks.experiments.sequential_tests import Acting, chance, loses
+from recsys_tasks.experiments.sequential_tests import ActingVisitors, is_significantly_worse, p_value
 
-arms = st.integers(0, 10_000).flatmap(lambda people: st.builds(Acting, st.just(people), st.integers(0, people)))
+arms = st.integers(0, 10_000).flatmap(lambda people: st.builds(ActingVisitors, st.just(people), st.integers(0, people)))
 
 
 @given(arms, arms)
-def test_it_is_a_probability(champion: Acting, challenger: Acting) -> None:
-    assert 0 <= chance(champion, challenger) <= 1
+def test_a_p_value_is_between_0_and_1(champion: ActingVisitors, challenger: ActingVisitors) -> None:
+    assert 0 <= p_value(champion, challenger) <= 1
 
 
 @given(arms)
-def test_the_same_figures_are_no_loss(arm: Acting) -> None:
-    assert chance(arm, arm) == 1
-    assert not loses(arm, arm, 0.95, 0)
+def test_equal_rates_are_not_significant(arm: ActingVisitors) -> None:
+    assert p_value(arm, arm) == 1
+    assert not is_significantly_worse(arm, arm, 0.95, 0)
 
 
 @given(arms, arms)
-def test_nobody_loses_by_more_clicks_or_with_few_people(champion: Acting, challenger: Acting) -> None:
+def test_a_higher_rate_or_too_few_visitors_are_never_significantly_worse(
+    champion: ActingVisitors, challenger: ActingVisitors
+) -> None:
     if challenger.rate >= champion.rate:
-        assert not loses(champion, challenger, 0.95, 0)
-    assert not loses(champion, challenger, 0.95, 10_001)
+        assert not is_significantly_worse(champion, challenger, 0.95, 0)
+    assert not is_significantly_worse(champion, challenger, 0.95, 10_001)
 
 
-def _alarms(champion: float, challenger: float, looks: int = 100, people: int = 100) -> float:
-    """In what share of trials, looked at after every hundred people of each model, the challenger is withdrawn."""
+def _withdrawal_rate(champion: float, challenger: float, looks: int = 100, people: int = 100) -> float:
+    """Share of simulated rollouts that withdraw the challenger, with a test after every `people` visitors of each."""
     random = np.random.default_rng(0)
-    trials = 300
+    rollouts = 300
     withdrawn = 0
-    for _ in range(trials):
-        theirs = np.cumsum(random.binomial(people, champion, looks))
-        ours = np.cumsum(random.binomial(people, challenger, looks))
+    for _ in range(rollouts):
+        champion_acting = np.cumsum(random.binomial(people, champion, looks))
+        challenger_acting = np.cumsum(random.binomial(people, challenger, looks))
         withdrawn += any(
-            loses(Acting(seen, int(a)), Acting(seen, int(b)), 0.95, 200)
-            for seen, a, b in zip(range(people, people * (looks + 1), people), theirs, ours, strict=True)
+            is_significantly_worse(ActingVisitors(seen, int(a)), ActingVisitors(seen, int(b)), 0.95, 200)
+            for seen, a, b in zip(
+                range(people, people * (looks + 1), people), champion_acting, challenger_acting, strict=True
+            )
         )
-    return withdrawn / trials
+    return withdrawn / rollouts
 
 
 @pytest.mark.parametrize("rate", [0.02, 0.3])
-def test_looking_a_hundred_times_alarms_no_more_often_than_it_says(rate: float) -> None:
-    assert _alarms(rate, rate) <= 0.05
+def test_a_hundred_looks_keep_the_false_alarm_rate_at_its_level(rate: float) -> None:
+    assert _withdrawal_rate(rate, rate) <= 0.05
 
 
-def test_a_loss_of_a_fifth_is_found() -> None:
-    assert _alarms(0.3, 0.24) > 0.95
+def test_a_loss_of_a_fifth_is_detected() -> None:
+    assert _withdrawal_rate(0.3, 0.24) > 0.95

@@ -26,30 +26,30 @@ def _replayed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.usefixtures("_replayed")
-def test_a_catch_up_announces_its_events_once_after_its_last_week() -> None:
+def test_a_backfill_emits_its_asset_event_once_after_its_last_week() -> None:
     starts = [start for start in WEEKS if start <= loop.ingestion_end() - loop.WEEK]
     latest = [loop.is_latest(start + loop.WEEK, NOW) for start in starts]
     assert latest == [False] * (len(starts) - 1) + [True]
     settings.cache_clear()
 
 
-def test_a_live_week_announces_its_events_at_once() -> None:
+def test_a_live_week_emits_its_asset_event_at_once() -> None:
     assert loop.is_latest(WEEKS[1], WEEKS[1] + timedelta(hours=1))
 
 
-def test_the_first_interval_takes_the_year_before_it_along() -> None:
+def test_the_first_interval_includes_the_preceding_year() -> None:
     first = loop.interval_to_ingest(WEEKS[0], WEEKS[1])
     second = loop.interval_to_ingest(WEEKS[1], WEEKS[2])
     assert (first.start, first.end) == (loop.YEAR_START, second.start)
     assert second.end == WEEKS[2]
 
 
-def test_a_deadline_is_set_where_somebody_is_told_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_deadline_is_set_if_an_alert_url_is_configured(monkeypatch: pytest.MonkeyPatch) -> None:
     settings.cache_clear()
-    assert loop.deadline("a_dag", timedelta(hours=1)) is None
+    assert loop.create_deadline("a_dag", timedelta(hours=1)) is None
     monkeypatch.setenv("RECSYS_ALERT_URL", "http://127.0.0.1:9/hook")
     settings.cache_clear()
-    assert loop.deadline("a_dag", timedelta(hours=1)) is not None
+    assert loop.create_deadline("a_dag", timedelta(hours=1)) is not None
     settings.cache_clear()
 
 
@@ -82,7 +82,7 @@ def test_an_alert_names_the_task_and_reaches_the_webhook(monkeypatch: pytest.Mon
     )
 
 
-def test_an_alert_that_reaches_nobody_fails_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_undeliverable_alert_raises_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RECSYS_ALERT_URL", "http://127.0.0.1:9/hook")
     settings.cache_clear()
     loop.on_failure({"reason": "task_failure", "dag": SimpleNamespace(dag_id="d"), "run_id": "r"})
@@ -90,7 +90,7 @@ def test_an_alert_that_reaches_nobody_fails_nothing(monkeypatch: pytest.MonkeyPa
 
 
 def _promotion(monkeypatch: pytest.MonkeyPatch, **variables: str) -> Any:
-    """The DAG, in such an environment."""
+    """Loads the DAG with environment variables."""
     for name, value in variables.items():
         monkeypatch.setenv(f"RECSYS_{name}", value)
     settings.cache_clear()
@@ -101,26 +101,26 @@ def _promotion(monkeypatch: pytest.MonkeyPatch, **variables: str) -> Any:
     return found
 
 
-def test_without_a_person_and_a_trial_the_gate_is_followed_by_the_endpoints(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_approval_and_rollout_activation_follows_the_gate(monkeypatch: pytest.MonkeyPatch) -> None:
     promotion = _promotion(monkeypatch)
-    assert promotion.get_task("judge").downstream_task_ids == {"activate"}
+    assert promotion.get_task("check_gate").downstream_task_ids == {"activate"}
 
 
-def test_a_person_is_asked_between_the_gate_and_the_endpoints(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_approval_comes_between_the_gate_and_activation(monkeypatch: pytest.MonkeyPatch) -> None:
     promotion = _promotion(monkeypatch, APPROVAL="person")
     asked = promotion.get_task("approve")
-    assert promotion.get_task("judge").downstream_task_ids >= {"approve"}
-    assert asked.downstream_task_ids == {"consent"}
-    assert promotion.get_task("consent").downstream_task_ids == {"activate"}
+    assert promotion.get_task("check_gate").downstream_task_ids >= {"approve"}
+    assert asked.downstream_task_ids == {"record_approval"}
+    assert promotion.get_task("record_approval").downstream_task_ids == {"activate"}
     assert asked.defaults == ["Reject"]
     assert asked.response_timeout == timedelta(hours=24)
 
 
-def test_a_trial_comes_between_a_persons_consent_and_everybody(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rollout_comes_between_approval_and_activation(monkeypatch: pytest.MonkeyPatch) -> None:
     promotion = _promotion(monkeypatch, APPROVAL="person", CANARY_SHARE="0.1")
-    assert promotion.get_task("consent").downstream_task_ids == {"begin_trial"}
-    assert promotion.get_task("watch_trial").downstream_task_ids == {"activate"}
-    assert promotion.get_task("watch_trial").mode == "reschedule"  # it waits for a day without a worker
+    assert promotion.get_task("record_approval").downstream_task_ids == {"start_rollout"}
+    assert promotion.get_task("await_rollout").downstream_task_ids == {"activate"}
+    assert promotion.get_task("await_rollout").mode == "reschedule"  # frees the worker while it waits
 
 
 @pytest.mark.parametrize(
@@ -131,5 +131,5 @@ def test_a_trial_comes_between_a_persons_consent_and_everybody(monkeypatch: pyte
         ("Reject", None, (False, "nobody within 24 hours")),
     ],
 )
-def test_an_answer_says_whose_it_is(chosen: str, user: dict[str, str] | None, expected: tuple[bool, str]) -> None:
-    assert loop.read_answer({"chosen_options": [chosen], "responded_by_user": user}) == expected
+def test_an_approval_names_the_approver(chosen: str, user: dict[str, str] | None, expected: tuple[bool, str]) -> None:
+    assert loop.read_approval({"chosen_options": [chosen], "responded_by_user": user}) == expected

@@ -1,4 +1,4 @@
-"""What is kept of users and sessions between answers, and that it changes none of them."""
+"""The session decoder: answers do not depend on its caches, and match the network."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from recsys_tasks.engine.bundle import Bundle
 from recsys_tasks.engine.engine import Engine
-from recsys_tasks.engine.ranking import Wishes
+from recsys_tasks.engine.ranking import ListOptions
 from recsys_tasks.engine.session_decoder import Action
 from recsys_tasks.features.sequences import (
     GAP_BUCKETS,
@@ -20,8 +20,8 @@ from recsys_tasks.features.sequences import (
     QUERY_WORDS,
     build_timeline,
     gap_bucket,
-    gap_bucket_of,
-    query_inputs,
+    scalar_gap_bucket,
+    session_inputs,
 )
 from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.model.export import export_graphs
@@ -39,7 +39,7 @@ ACTIONS = st.lists(
     st.one_of(
         st.builds(
             lambda item, kind, at: Action(f"i{item}", kind, NOW + at),
-            st.integers(0, ITEMS + 1),  # two of them are not known
+            st.integers(0, ITEMS + 1),  # two of them are unknown
             st.sampled_from(["view", "add_to_cart", "purchase"]),
             TIME,
         ),
@@ -52,11 +52,11 @@ ACTIONS = st.lists(
     min_size=1,
     max_size=8,
 )
-# How a session that was asked for goes on: so many of its first events, then others, all of them several times over.
+# Requests of one session: how many events it keeps, the events it adds, and how often these repeat.
 STEPS = st.lists(st.tuples(st.integers(0, 12), ACTIONS, st.sampled_from([1, 1, 1, 40])), min_size=1, max_size=6)
 
 
-class Served(NamedTuple):
+class ExportedModel(NamedTuple):
     """A network, its vocabulary, and two engines that run its graphs."""
 
     network: Recommender
@@ -65,151 +65,151 @@ class Served(NamedTuple):
 
 
 @pytest.fixture(scope="module", params=[(False, 1), (True, 2)])
-def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Served:
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ExportedModel:
     repeat, layers = request.param
     folder = tmp_path_factory.mktemp("model")
     torch.manual_seed(0)
     words = vocabulary()
-    sizes: dict[str, Any] = {"decoder_layers": layers, "query_words": QUERY_WORDS, "sessions_repeat": repeat}
+    sizes: dict[str, Any] = {"num_decoder_layers": layers, "query_words": QUERY_WORDS, "sessions_repeat": repeat}
     network = build_network(small_config(words, **sizes), words)
     save_model(TrainedModel(network, words), folder)
     export_graphs(network, folder)
-    engines = Engine(Bundle.of_model(folder, words)), Engine(Bundle.of_model(folder, words))
-    return Served(network.eval(), words, engines)
+    engines = Engine(Bundle.from_model(folder, words)), Engine(Bundle.from_model(folder, words))
+    return ExportedModel(network.eval(), words, engines)
 
 
 @pytest.fixture(scope="module")
-def engines(served: Served) -> tuple[Engine, Engine]:
-    return served.engines
+def engines(exported: ExportedModel) -> tuple[Engine, Engine]:
+    return exported.engines
 
 
 @given(ACTIONS, STEPS)
 @settings(deadline=None, max_examples=60)
-def test_answers_are_the_same_with_and_without_what_is_kept(
-    engines: tuple[Engine, Engine], before: list[Action], steps: list[tuple[int, list[Action], int]]
+def test_answers_are_the_same_with_and_without_cache(
+    engines: tuple[Engine, Engine], earlier: list[Action], steps: list[tuple[int, list[Action], int]]
 ) -> None:
-    _, forgetful = engines
-    past = [Action(action.item_id, action.event_type, action.seconds - 1e5, query=action.query) for action in before]
+    _, uncached = engines
+    past = [Action(action.item_id, action.event_type, action.seconds - 1e5, query=action.query) for action in earlier]
     session: list[Action] = []
-    for first, more, times in steps:
-        session = sorted([*session[:first], *more * times], key=lambda action: action.seconds)
-        forgetful.forget("u")
-        found, fresh = (engine.recommend("u", past, session, NOW, Wishes(10)) for engine in engines)
-        assert [item.item_id for item in found.items] == [item.item_id for item in fresh.items]
-        assert [item.reason for item in found.items] == [item.reason for item in fresh.items]
+    for num_kept, new, times in steps:
+        session = sorted([*session[:num_kept], *new * times], key=lambda action: action.seconds)
+        uncached.forget("u")
+        cached, fresh = (engine.recommend("u", past, session, NOW, ListOptions(10)) for engine in engines)
+        assert [item.item_id for item in cached.items] == [item.item_id for item in fresh.items]
+        assert [item.reason for item in cached.items] == [item.reason for item in fresh.items]
         np.testing.assert_allclose(
-            [item.score for item in found.items], [item.score for item in fresh.items], rtol=1e-4
+            [item.score for item in cached.items], [item.score for item in fresh.items], rtol=1e-4
         )
 
 
 @pytest.mark.parametrize("count", [0, 1, 6, MAX_TOKENS - 1, MAX_TOKENS, 250])
-@pytest.mark.parametrize("known", [0, 9])
-def test_answers_are_what_the_network_makes_of_the_same_events(served: Served, known: int, count: int) -> None:
-    """History and session through the endpoint's own code, against training's."""
+@pytest.mark.parametrize("history", [0, 9])
+def test_engine_scores_equal_network_scores(exported: ExportedModel, history: int, count: int) -> None:
+    """Serving code against training code, on the same history and session."""
     random = np.random.default_rng(count)
     actions = [
         Action("", SEARCH, NOW + at, query="blue item")
         if number % 7 == 3
         else Action(f"i{random.integers(ITEMS - 10)}", "view", NOW + at)
-        for number, at in enumerate(np.cumsum(random.integers(1, 5000, known + count)) - (0 if known else 1))
+        for number, at in enumerate(np.cumsum(random.integers(1, 5000, history + count)) - (0 if history else 1))
     ]
-    past, session = actions[:known], actions[known:]
-    began = session[0].seconds if session else NOW + 1e7
-    asked = Action("i0", "view", session[-1].seconds + 60 if session else began)
-    words = served.words
-    every = [*actions, asked]
-    seconds = np.asarray([action.seconds for action in every])
-    queries = np.stack([np.zeros(QUERY_WORDS, np.int64), words.words_of("blue item")])
-    running = np.arange(len(every)) >= known
+    past, session = actions[:history], actions[history:]
+    start = session[0].seconds if session else NOW + 1e7
+    target = Action("i0", "view", session[-1].seconds + 60 if session else start)
+    words = exported.words
+    events_and_target = [*actions, target]
+    seconds = np.asarray([action.seconds for action in events_and_target])
+    queries = np.stack([np.zeros(QUERY_WORDS, np.int64), words.encode_query("blue item")])
+    in_session = np.arange(len(events_and_target)) >= history
     timeline = build_timeline(
-        np.zeros(len(every), np.int64),
-        np.where(running, known, np.arange(len(every))),
-        words.numbers([action.item_id for action in every]),
-        np.asarray([EVENT_TYPE_CODES[action.event_type] for action in every]),
+        np.zeros(len(events_and_target), np.int64),
+        np.where(in_session, history, np.arange(len(events_and_target))),
+        words.numbers([action.item_id for action in events_and_target]),
+        np.asarray([EVENT_TYPE_CODES[action.event_type] for action in events_and_target]),
         seconds,
-        np.where(running, began, seconds),
-        np.asarray([int(bool(action.query)) for action in every]),
+        np.where(in_session, start, seconds),
+        np.asarray([int(bool(action.query)) for action in events_and_target]),
         queries,
     )
-    events, query = query_inputs(timeline, np.asarray([known]), np.asarray([len(every) - 1]), 512)
+    events, query = session_inputs(timeline, np.asarray([history]), np.asarray([len(events_and_target) - 1]), 512)
     with torch.inference_mode():
         scores = score_items(
-            served.network,
+            exported.network,
             Events(**{name: torch.from_numpy(value) for name, value in events.items()}),
             Query(**{name: torch.from_numpy(value) for name, value in query.items()}),
         )
     expected = scores.softmax(-1).numpy()[0]
-    likely = served.engines[0]._likely(None, past, session, began)
-    if not known and not count:
-        assert likely.source == "popular"
+    prediction = exported.engines[0]._predict(None, past, session, start)
+    if not history and not count:
+        assert prediction.source == "popular"
         return
-    found = likely.scores.best(1, also=np.arange(len(words)))
+    scored = prediction.scores.top_k(1, include=np.arange(len(words)))
     shares = np.zeros(len(words))
-    np.maximum.at(shares, found.numbers, found.scores)
+    np.maximum.at(shares, scored.numbers, scored.scores)
     np.testing.assert_allclose(shares, expected, rtol=0.03, atol=1e-6)
 
 
-def test_of_a_session_that_goes_on_only_what_is_new_is_decoded(engines: tuple[Engine, Engine]) -> None:
+def test_only_new_tokens_of_a_session_are_decoded(engines: tuple[Engine, Engine]) -> None:
     engine, _ = engines
-    read: list[int] = []
-    decoder = engine._reader._decoder
+    num_decoded: list[int] = []
+    decoder = engine._session_decoder._decoder
 
-    class Watched:
-        beginning = staticmethod(decoder.beginning)
+    class RecordingDecoder:
+        initial_state = staticmethod(decoder.initial_state)
 
-        def __call__(self, given: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-            read.append(given["place"].shape[1])
-            return decoder(given)
+        def __call__(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+            num_decoded.append(arrays["place"].shape[1])
+            return decoder(arrays)
 
-    engine._reader._decoder = Watched()  # type: ignore[assignment]
+    engine._session_decoder._decoder = RecordingDecoder()  # type: ignore[assignment]
     session = [Action(f"i{number % ITEMS}", "view", NOW + number) for number in range(MAX_TOKENS + 1)]
     for count in (3, 3, 4, 9, 2, MAX_TOKENS - 1, MAX_TOKENS, MAX_TOKENS + 1):
-        engine.recommend("another", (), session[:count], NOW, Wishes(3))
-    engine._reader._decoder = decoder
-    assert read == [4, 1, 1, 5, 1, MAX_TOKENS - 3, MAX_TOKENS, MAX_TOKENS]
+        engine.recommend("another", (), session[:count], NOW, ListOptions(3))
+    engine._session_decoder._decoder = decoder
+    assert num_decoded == [4, 1, 1, 5, 1, MAX_TOKENS - 3, MAX_TOKENS, MAX_TOKENS]
 
 
-def _kept(engine: Engine, user_id: str | None, past: list[Action], session: list[Action]) -> bool:
-    answer = engine.recommend(user_id, past, session, NOW, Wishes(3))
-    assert answer.spent is not None
-    return answer.spent.kept
+def _is_history_cached(engine: Engine, user_id: str | None, past: list[Action], session: list[Action]) -> bool:
+    answer = engine.recommend(user_id, past, session, NOW, ListOptions(3))
+    assert answer.timings is not None
+    return answer.timings.history_cached
 
 
-def test_who_is_forgotten_is_read_anew(engines: tuple[Engine, Engine]) -> None:
+def test_forgetting_a_user_drops_cache_entries(engines: tuple[Engine, Engine]) -> None:
     engine, _ = engines
     past, session = [Action("i1", "view", NOW - 1e5)], [Action("i2", "view", NOW + 1), Action("i3", "view", NOW + 2)]
-    assert [_kept(engine, "gone", past, session) for _ in range(2)] == [False, True]
-    engine.recommend(None, (), session, NOW, Wishes(3))
-    engine.forget("gone")
-    assert not [key for key, _ in engine._reader._sessions.latest_first() if key[0] in (None, "gone")]
-    assert not _kept(engine, "gone", past, session)
+    assert [_is_history_cached(engine, "erased", past, session) for _ in range(2)] == [False, True]
+    engine.recommend(None, (), session, NOW, ListOptions(3))
+    engine.forget("erased")
+    assert not [key for key, _ in engine._session_decoder._sessions.items_by_recency() if key[0] in (None, "erased")]
+    assert not _is_history_cached(engine, "erased", past, session)
 
 
-def test_what_is_kept_has_a_limit_and_less_of_one_once_it_rests(served: Served) -> None:
+def test_caches_stay_within_their_limit_and_shrink_when_idle(exported: ExportedModel) -> None:
     past, session = [Action("i1", "view", NOW - 1e5)], [Action("i2", "view", NOW + 1)]
-    room = 100_000
-    engine = Engine(served.engines[0].bundle, kept_bytes=room)
+    limit = 100_000
+    engine = Engine(exported.engines[0].bundle, cache_bytes=limit)
     for number in range(200):
-        engine.recommend(f"u{number}", past, session, NOW, Wishes(3))
-    reader = engine._reader
+        engine.recommend(f"u{number}", past, session, NOW, ListOptions(3))
+    decoder = engine._session_decoder
 
     def size() -> int:
-        kept = [entry for _, entry in reader._pasts.latest_first()]
-        return sum(entry.bytes() for entry in kept) + sum(entry.bytes() for _, entry in reader._sessions.latest_first())
+        histories = sum(entry.size_bytes() for _, entry in decoder._histories.items_by_recency())
+        return histories + sum(entry.size_bytes() for _, entry in decoder._sessions.items_by_recency())
 
-    assert room / 2 < size() <= room
-    assert _kept(engine, "u199", past, session)
-    assert not _kept(engine, "u0", past, session)
-    other = Engine(served.engines[0].bundle, kept_bytes=room // 4)
-    other.warm(engine)
-    assert _kept(other, "u0", past, session)
-    assert _kept(other, "u199", past, session)
-    assert not _kept(other, "u150", past, session)
-    engine.rest()
-    assert 0 < size() < room / 4
+    assert limit / 2 < size() <= limit
+    assert _is_history_cached(engine, "u199", past, session)
+    assert not _is_history_cached(engine, "u0", past, session)
+    other = Engine(exported.engines[0].bundle, cache_bytes=limit // 4)
+    other.warm_cache(engine)
+    assert _is_history_cached(other, "u0", past, session)
+    assert _is_history_cached(other, "u199", past, session)
+    assert not _is_history_cached(other, "u150", past, session)
+    engine.shrink_cache()
+    assert 0 < size() < limit / 4
 
 
 @given(st.floats(-10, 1e9, allow_nan=False))
-def test_a_gap_has_one_bucket(seconds: float) -> None:
-    assert gap_bucket_of(seconds) == int(gap_bucket(np.asarray([seconds]))[0])
-    assert 0 <= gap_bucket_of(seconds) < GAP_BUCKETS
+def test_scalar_and_array_gap_buckets_agree(seconds: float) -> None:
+    assert scalar_gap_bucket(seconds) == int(gap_bucket(np.asarray([seconds]))[0])
+    assert 0 <= scalar_gap_bucket(seconds) < GAP_BUCKETS

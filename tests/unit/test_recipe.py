@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys_tasks.errors import NotEnoughData
-from recsys_tasks.evaluation.blend import best_weight, blend
-from recsys_tasks.evaluation.protocol import VALIDATION, Questions, questions
+from recsys_tasks.evaluation.blend import blend_scorers, choose_blend_weight
+from recsys_tasks.evaluation.protocol import VALIDATION, PredictionTasks, select_prediction_tasks
 from recsys_tasks.features.sequences import build_timeline
 from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.model.training_loop import TrainingData, build_network, train
@@ -28,7 +28,7 @@ def _vocabulary(items: int) -> Vocabulary:
     return Vocabulary(tuple(map(str, range(items))), nothing, nothing, nothing, (1,) * items)
 
 
-def test_whether_sessions_repeat_is_seen_in_the_training_events() -> None:
+def test_sessions_repeat_is_derived_from_the_training_events() -> None:
     assert recipe.sessions_repeat(_data([1, 2, 1, 3], [0, 0, 0, 1]))
     assert not recipe.sessions_repeat(_data([1, 2, 1, 3], [0, 0, 1, 1]))
 
@@ -36,33 +36,37 @@ def test_whether_sessions_repeat_is_seen_in_the_training_events() -> None:
 @given(st.integers(1, 10**9), st.integers(1, 10**9))
 def test_more_events_never_have_more_dropout(some: int, others: int) -> None:
     few, many = sorted((some, others))
-    assert 0.05 <= recipe.dropout(many) <= recipe.dropout(few) <= 0.5
+    assert 0.05 <= recipe.dropout_rate(many) <= recipe.dropout_rate(few) <= 0.5
 
 
-@pytest.mark.parametrize(("items", "negatives"), [(5_000, 0), (50_000, 2048)])
-def test_large_catalogues_are_sampled(items: int, negatives: int) -> None:
+@pytest.mark.parametrize(("items", "num_negatives"), [(5_000, 0), (50_000, 2048)])
+def test_large_catalogs_use_sampled_negatives(items: int, num_negatives: int) -> None:
     data = _data([1, 2, 3, 4], [0, 0, 1, 1])
-    assert recipe.training_config(data, _vocabulary(items), False, 60, 0).negatives == negatives
+    assert recipe.training_config(data, _vocabulary(items), False, 60, 0).num_negatives == num_negatives
 
 
-def test_little_time_makes_a_small_network_little_dropout_and_a_short_decay() -> None:
+def test_a_short_budget_gives_a_small_network_little_dropout_and_a_short_decay() -> None:
     data = _data([1, 2, 3, 4] * 500, [0, 0, 1, 1] * 500)
-    hurried, patient = (recipe.network_config(data, _vocabulary(9), False, seconds) for seconds in (0.1, 60))
-    assert hurried.width < patient.width
-    assert hurried.dropout < patient.dropout
-    decays = [recipe.training_config(data, _vocabulary(9), False, seconds, 0).decay for seconds in (0.1, 60)]
+    short, long = (recipe.network_config(data, _vocabulary(9), False, seconds) for seconds in (0.1, 60))
+    assert short.embedding_dim < long.embedding_dim
+    assert short.dropout < long.dropout
+    decays = [recipe.training_config(data, _vocabulary(9), False, seconds, 0).decay_fraction for seconds in (0.1, 60)]
     assert decays[0] < decays[1]
 
 
-def test_a_network_for_new_data_can_have_the_sizes_of_a_trained_one() -> None:
+def test_a_network_for_new_data_can_take_the_sizes_of_a_trained_one() -> None:
     data = _data([1, 2, 3, 4] * 500, [0, 0, 1, 1] * 500)
     small, large = (recipe.network_config(data, _vocabulary(9), False, seconds) for seconds in (0.1, 60))
-    fitting = recipe.in_the_sizes_of(small, replace(large, items=20))
-    assert (fitting.width, fitting.heads, fitting.decoder_layers) == (small.width, small.heads, small.decoder_layers)
-    assert (fitting.items, fitting.dropout) == (20, large.dropout)
+    fitting = recipe.with_trained_sizes(small, replace(large, num_items=20))
+    assert (fitting.embedding_dim, fitting.num_heads, fitting.num_decoder_layers) == (
+        small.embedding_dim,
+        small.num_heads,
+        small.num_decoder_layers,
+    )
+    assert (fitting.num_items, fitting.dropout) == (20, large.dropout)
 
 
-def test_without_a_training_event_there_is_a_recipe_for_the_trainer_to_refuse() -> None:
+def test_without_a_training_event_the_training_is_rejected() -> None:
     data = _data([1, 2], [0, 0])
     nothing = data._replace(stops=data.timeline.user_start[:-1])
     network = build_network(recipe.network_config(nothing, _vocabulary(3), True, seconds=60), _vocabulary(3))
@@ -71,37 +75,37 @@ def test_without_a_training_event_there_is_a_recipe_for_the_trainer_to_refuse() 
         train(network, nothing, schedule, lambda _: 0.0)
 
 
-def test_one_item_is_a_catalogue() -> None:
+def test_a_catalog_may_have_one_item() -> None:
     data = _data([0, 0, 0], [0, 1, 1])
     config = recipe.network_config(data, _vocabulary(1), history=False, seconds=60)
-    assert config.items == 1 + FIRST_ITEM
+    assert config.num_items == 1 + FIRST_ITEM
     assert config.sessions_repeat
 
 
-def test_the_blend_takes_the_scorer_that_validation_prefers() -> None:
+def test_the_blend_weights_the_scorer_that_validation_prefers() -> None:
     shop = encoded_shop()
-    asked, timeline = questions(shop, VALIDATION), shop.timeline
+    asked, timeline = select_prediction_tasks(shop, VALIDATION), shop.timeline
     size = len(shop.vocabulary)
 
-    def knowing(asked: Questions) -> np.ndarray:
+    def perfect(asked: PredictionTasks) -> np.ndarray:
         found: np.ndarray = np.eye(size)[timeline.item[asked.target]]
         return found
 
-    def ignorant(asked: Questions) -> np.ndarray:
+    def uninformed(asked: PredictionTasks) -> np.ndarray:
         return np.tile(np.arange(size, dtype=float), (len(asked), 1))
 
-    assert best_weight(knowing, ignorant, timeline, asked, True, "mrr_20") == 0
-    assert best_weight(ignorant, knowing, timeline, asked, True, "mrr_20") > 0
-    assert blend(knowing, ignorant, 0) is knowing
-    mixed = blend(knowing, ignorant, 0.25)(asked)
+    assert choose_blend_weight(perfect, uninformed, timeline, asked, True, "mrr_20") == 0
+    assert choose_blend_weight(uninformed, perfect, timeline, asked, True, "mrr_20") > 0
+    assert blend_scorers(perfect, uninformed, 0) is perfect
+    mixed = blend_scorers(perfect, uninformed, 0.25)(asked)
     assert mixed.sum(1) == pytest.approx(np.ones(len(asked)))
 
 
-def test_where_the_second_scorer_is_silent_the_first_decides_alone() -> None:
+def test_where_the_second_scorer_has_no_scores_the_first_decides_alone() -> None:
     shop = encoded_shop()
-    asked = questions(shop, VALIDATION)
+    asked = select_prediction_tasks(shop, VALIDATION)
     size = len(shop.vocabulary)
     data = training_data(shop)
     counted = np.tile(data.counts.astype(float), (len(asked), 1))
-    found = blend(lambda _: counted, lambda _: np.zeros((len(asked), size)), 0.5)(asked)
+    found = blend_scorers(lambda _: counted, lambda _: np.zeros((len(asked), size)), 0.5)(asked)
     assert found == pytest.approx(counted / counted.sum(1, keepdims=True))

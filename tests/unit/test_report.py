@@ -3,23 +3,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recsys_tasks.evaluation.baselines import FITS
-from recsys_tasks.evaluation.metrics import interval, list_metrics
-from recsys_tasks.evaluation.protocol import TEST, Questions, answer, questions
-from recsys_tasks.evaluation.report import report
-from recsys_tasks.evaluation.segments import segments
+from recsys_tasks.evaluation.baselines import BASELINE_FITTERS
+from recsys_tasks.evaluation.metrics import bootstrap_interval, list_metrics
+from recsys_tasks.evaluation.protocol import TEST, PredictionTasks, rank_targets, select_prediction_tasks
+from recsys_tasks.evaluation.report import evaluate
+from recsys_tasks.evaluation.segments import segment_masks
 from recsys_tasks.features.sequences import build_timeline
-from recsys_tasks.names import EVENT_TYPE_CODES, PERSONAL, POPULARITY, PURCHASE, SEARCH, UNKNOWN_ITEM, VIEW
+from recsys_tasks.names import EVENT_TYPE_CODES, PERSONAL_FREQUENCY, POPULARITY, PURCHASE, SEARCH, UNKNOWN_ITEM, VIEW
 from tests.shops import encoded_shop, training_data
 
 
-def test_each_question_is_in_one_segment_of_each_kind() -> None:
+def test_each_task_is_in_one_segment_of_each_kind() -> None:
     shop = encoded_shop()
-    asked = questions(shop, TEST)
-    found = segments(shop.timeline, asked)
+    tasks = select_prediction_tasks(shop, TEST)
+    found = segment_masks(shop.timeline, tasks)
     assert found["returning users"].all()
     targets = sum(found[name].sum() for name in ("repeated targets", "first-time targets"))
-    assert targets == len(asked)
+    assert targets == len(tasks)
     assert found["target: purchase"].all()
     assert not found["after a search"].any()
 
@@ -30,8 +30,8 @@ def test_a_search_counts_only_if_it_came_before_the_target() -> None:
     session = np.asarray([0, 0, 0, 1, 1, 1])
     seconds = np.arange(6) * 60.0
     timeline = build_timeline(np.zeros(6, int), session, item, kind, seconds, seconds[[0, 0, 0, 3, 3, 3]])
-    asked = Questions(np.asarray([0, 3, 3]), np.asarray([2, 4, 5]))
-    found = segments(timeline, asked)
+    tasks = PredictionTasks(np.asarray([0, 3, 3]), np.asarray([2, 4, 5]))
+    found = segment_masks(timeline, tasks)
     assert found["after a search"].tolist() == [True, False, True]
     assert found["new users"].tolist() == [True, False, False]
     assert found["repeated targets"].tolist() == [False, False, True]
@@ -42,22 +42,29 @@ def test_a_search_counts_only_if_it_came_before_the_target() -> None:
 def test_a_report_has_every_model_with_intervals_around_its_means() -> None:
     shop = encoded_shop()
     data = training_data(shop)
-    found = report({name: fit(data) for name, fit in FITS.items()}, data, questions(shop, TEST), skip_session=True)
-    assert set(found.table) == set(FITS)
-    for name in FITS:
+    found = evaluate(
+        {name: fit(data) for name, fit in BASELINE_FITTERS.items()},
+        data,
+        select_prediction_tasks(shop, TEST),
+        exclude_session_items=True,
+    )
+    assert set(found.table) == set(BASELINE_FITTERS)
+    for name in BASELINE_FITTERS:
         low, high = found.intervals[name]["recall_20"]
         assert low <= found.table[name]["recall_20"] <= high
-    assert found.table[PERSONAL]["mrr_20"] > found.table[POPULARITY]["mrr_20"]
-    # Everybody sees the same popular items, but for those in their session.
-    assert found.table[POPULARITY]["coverage_20"] < found.table[PERSONAL]["coverage_20"]
+    assert found.table[PERSONAL_FREQUENCY]["mrr_20"] > found.table[POPULARITY]["mrr_20"]
+    # All users see the same popular items, except those in their session.
+    assert found.table[POPULARITY]["coverage_20"] < found.table[PERSONAL_FREQUENCY]["coverage_20"]
     assert "returning users" in found.as_markdown()
 
 
-def test_what_is_in_the_session_is_not_listed_where_it_cannot_come_again() -> None:
+def test_session_items_are_not_listed_where_sessions_do_not_repeat_items() -> None:
     shop = encoded_shop()
-    asked = questions(shop, TEST)
-    lists = answer(FITS[POPULARITY](training_data(shop)), shop.timeline, asked, skip_session=True).lists
-    for row, (first, target) in enumerate(zip(asked.first, asked.target, strict=True)):
+    tasks = select_prediction_tasks(shop, TEST)
+    lists = rank_targets(
+        BASELINE_FITTERS[POPULARITY](training_data(shop)), shop.timeline, tasks, exclude_session_items=True
+    ).lists
+    for row, (first, target) in enumerate(zip(tasks.first, tasks.target, strict=True)):
         assert not set(lists[row]) & set(shop.timeline.item[first:target].tolist())
         assert len(set(lists[row])) == 20
 
@@ -71,16 +78,16 @@ def test_lists_of_rare_items_are_novel_and_not_popular() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.floats(0, 1)), min_size=1, max_size=60))
-def test_an_interval_lies_within_the_values_and_is_the_same_again(rows: list[tuple[int, float]]) -> None:
+def test_a_bootstrap_interval_is_within_the_values_and_reproducible(rows: list[tuple[int, float]]) -> None:
     groups, values = (np.asarray(column) for column in zip(*rows, strict=True))
-    low, high = interval(values, groups)
+    low, high = bootstrap_interval(values, groups)
     assert values.min() - 1e-9 <= low <= high <= values.max() + 1e-9
-    assert (low, high) == interval(values, groups)
+    assert (low, high) == bootstrap_interval(values, groups)
 
 
-def test_requests_of_one_user_count_as_one_opinion() -> None:
+def test_the_bootstrap_resamples_users_not_requests() -> None:
     random = np.random.default_rng(0)
-    opinions = random.random(40)
-    values = np.repeat(opinions, 25)
-    low, high = interval(values, np.repeat(np.arange(40), 25))
-    assert high - low == pytest.approx(2 * 1.96 * opinions.std() / np.sqrt(40), rel=0.25)
+    user_means = random.random(40)
+    values = np.repeat(user_means, 25)
+    low, high = bootstrap_interval(values, np.repeat(np.arange(40), 25))
+    assert high - low == pytest.approx(2 * 1.96 * user_means.std() / np.sqrt(40), rel=0.25)

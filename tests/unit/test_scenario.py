@@ -1,4 +1,4 @@
-"""The world of simulated shoppers: what they want by habit, and what a scenario makes of it."""
+"""Simulated world: habits of shoppers and scenario events."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from recsys_tasks.errors import InputError
-from recsys_tasks.simulation.scenario import QUIET, Happening, Scenario, read_scenario, scenario_names
-from recsys_tasks.simulation.shopping import visits
-from recsys_tasks.simulation.world import Item, Shopper, World, own_words
+from recsys_tasks.simulation.scenario import QUIET, Scenario, ScenarioEvent, read_scenario, scenario_names
+from recsys_tasks.simulation.shopping import draw_visits
+from recsys_tasks.simulation.world import Item, Shopper, World, draw_search_query
 
 MIDNIGHT = datetime(2024, 5, 1, tzinfo=UTC)
 ITEMS = [
@@ -29,82 +29,85 @@ def _world(scenario: Scenario = QUIET, seed: int = 0) -> World:
     return World(ITEMS, shoppers, seasons, scenario, seed)
 
 
-def _wishes(world: World, day: int, count: int = 2_000) -> Counter[str]:
+def _draw_wanted_items(world: World, day: int, count: int = 2_000) -> Counter[str]:
     random = np.random.default_rng(1)
-    return Counter(world.wish(world.shoppers[number % 8], day, 5, random).item_id for number in range(count))
+    return Counter(
+        world.draw_wanted_item(world.shoppers[number % 8], day, 5, random).item_id for number in range(count)
+    )
 
 
 def test_every_scenario_of_the_package_can_be_read() -> None:
     assert set(scenario_names()) == {"bot_attack", "dying_category", "new_trend", "newcomers", "stock_out"}
     for name in scenario_names():
-        assert read_scenario(name).happens
+        assert read_scenario(name).events
 
 
-def test_a_scenario_that_is_wrong_or_not_there_is_named(tmp_path: Path) -> None:
+def test_an_invalid_or_unknown_scenario_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="new_trend"):
         read_scenario("no such thing")
     path = tmp_path / "mine.toml"
-    path.write_text('name = "x"\n[[happens]]\nwhat = "earthquake"\n', encoding="utf-8")
+    path.write_text('name = "x"\n[[events]]\ntype = "earthquake"\n', encoding="utf-8")
     with pytest.raises(InputError, match="earthquake"):
         read_scenario(str(path))
 
 
-def test_people_mostly_want_what_they_are_used_to() -> None:
-    wanted = _wishes(_world(), day=0)
+def test_shoppers_mostly_want_their_habitual_items() -> None:
+    wanted = _draw_wanted_items(_world(), day=0)
     assert sum(wanted[f"i{number}"] for number in range(8)) > 0.65 * wanted.total()
 
 
-def test_from_its_day_on_a_trend_takes_its_share_of_all_wishes() -> None:
-    world = _world(Scenario("x", [Happening("trend", from_day=2, strength=0.5)]))
-    trending = {item.item_id for item in world.trending(0)}
-    before, after = (_wishes(world, day) for day in (1, 2))
+def test_a_trend_takes_its_share_of_intents_from_its_first_day() -> None:
+    world = _world(Scenario("x", [ScenarioEvent("trend", from_day=2, strength=0.5)]))
+    trending = {item.item_id for item in world.trend_items(0)}
+    before, after = (_draw_wanted_items(world, day) for day in (1, 2))
     assert len(trending) == 5
     assert sum(before[item] for item in trending) < 0.1 * before.total()
     assert sum(after[item] for item in trending) == pytest.approx(0.5 * after.total(), rel=0.2)
 
 
-def test_of_a_dying_category_little_is_wanted() -> None:
+def test_demand_for_a_dying_category_falls() -> None:
     several = Shopper("u", {}, {"C0": 1.0, "C1": 1.0}, 50.0, 1.0)
-    dying = Happening("dying_category", from_day=1, strength=0.95, category="C0")
+    dying = ScenarioEvent("dying_category", from_day=1, strength=0.95, category="C0")
     world, random = _world(Scenario("x", [dying])), np.random.default_rng(0)
     category = {item.item_id: item.category for item in ITEMS}
     before, after = (
-        Counter(category[world.wish(several, day, 5, random).item_id] for _ in range(2_000)) for day in (0, 1)
+        Counter(category[world.draw_wanted_item(several, day, 5, random).item_id] for _ in range(2_000))
+        for day in (0, 1)
     )
     assert before["C0"] == pytest.approx(1_000, rel=0.1)
     assert after["C0"] < 150
 
 
-def test_what_cannot_be_had_and_who_comes_follow_the_scenario() -> None:
-    happens = [
-        Happening("stock_out", from_day=1, items=3),
-        Happening("bots", from_day=1, until_day=2, visitors=2),
-        Happening("newcomers", from_day=1, strength=0.5),
+def test_stock_outs_bots_and_new_users_follow_the_scenario() -> None:
+    events = [
+        ScenarioEvent("stock_out", from_day=1, items=3),
+        ScenarioEvent("bots", from_day=1, until_day=2, visitors=2),
+        ScenarioEvent("newcomers", from_day=1, strength=0.5),
     ]
-    world = _world(Scenario("x", happens))
+    world = _world(Scenario("x", events))
     assert world.sold_out(0) == set()
     assert world.sold_out(1) == {"i0", "i1", "i2"}
     assert [len(world.bots(day)) for day in (0, 1, 2)] == [0, 2, 0]
-    known, new = ([visit.user_id for visit in visits(world, day, MIDNIGHT, 400)] for day in (0, 1))
+    known, new = ([visit.user_id for visit in draw_visits(world, day, MIDNIGHT, 400)] for day in (0, 1))
     assert not any(user.startswith("newcomer") for user in known)
     assert sum(user.startswith("newcomer") for user in new) == pytest.approx(200, abs=40)
 
 
-def test_the_same_seed_makes_the_same_day_and_another_one_another() -> None:
-    day = visits(_world(), 3, MIDNIGHT, 50)
-    assert day == visits(_world(), 3, MIDNIGHT, 50)
-    assert day != visits(_world(seed=1), 3, MIDNIGHT, 50)
-    assert day != visits(_world(), 4, MIDNIGHT, 50)
+def test_a_day_is_reproducible_by_its_seed() -> None:
+    day = draw_visits(_world(), 3, MIDNIGHT, 50)
+    assert day == draw_visits(_world(), 3, MIDNIGHT, 50)
+    assert day != draw_visits(_world(seed=1), 3, MIDNIGHT, 50)
+    assert day != draw_visits(_world(), 4, MIDNIGHT, 50)
     times = [visit.at for visit in day]
     assert times == sorted(times)
     assert times[0] >= MIDNIGHT
 
 
-def test_people_search_in_words_of_their_own_of_what_they_want() -> None:
+def test_search_queries_use_words_of_the_wanted_item() -> None:
     random = np.random.default_rng(0)
-    asked = {own_words(ITEMS[0], random) for _ in range(50)}
+    asked = {draw_search_query(ITEMS[0], random) for _ in range(50)}
     assert len(asked) > 2
     for query in asked:
         assert query == query.lower()
         assert query in "red thing 笔记本电脑"
-    assert own_words(Item("x", "", "", 1.0, 1), random) == "x"
+    assert draw_search_query(Item("x", "", "", 1.0, 1), random) == "x"

@@ -1,4 +1,4 @@
-"""What a query finds, in any language."""
+"""Full-text search in any language."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def _shop() -> Vocabulary:
     )
 
 
-def _found(index: TextIndex, query: str) -> list[str]:
-    numbers, scores = index.find(query, 100)
+def _search(index: TextIndex, query: str) -> list[str]:
+    numbers, scores = index.search(query, 100)
     assert list(scores) == sorted(scores, reverse=True)
     return [_shop().item_id(int(number)) for number in numbers]
 
@@ -61,21 +61,21 @@ def _found(index: TextIndex, query: str) -> list[str]:
         ("cups", ["mug"]),
     ],
 )
-def test_the_items_that_a_query_is_about_come_first(index: TextIndex, query: str, first: list[str]) -> None:
-    assert set(_found(index, query)[: len(first)]) == set(first)
+def test_the_best_matches_come_first(index: TextIndex, query: str, first: list[str]) -> None:
+    assert set(_search(index, query)[: len(first)]) == set(first)
 
 
 @pytest.mark.parametrize(
     ("query", "first"), [("lapotp", "zenbook"), ("logitehc mouse", "office_mouse"), ("Zenbok", "zenbook")]
 )
-def test_a_letter_may_be_wrong(index: TextIndex, query: str, first: str) -> None:
-    assert _found(index, query)[0] == first
+def test_a_misspelled_word_matches_at_small_edit_distance(index: TextIndex, query: str, first: str) -> None:
+    assert _search(index, query)[0] == first
 
 
 @pytest.mark.parametrize("query", ["", "   ", "!?", "teapot", "冰箱", "\x00", "a" * 1_000, "AND OR NOT (", "title:*"])
-def test_a_query_about_nothing_here_finds_nothing_and_breaks_nothing(index: TextIndex, query: str) -> None:
-    assert _found(index, query) == []
+def test_a_query_without_matches_returns_no_item(index: TextIndex, query: str) -> None:
+    assert _search(index, query) == []
 
 
-def test_no_more_are_found_than_asked_for(index: TextIndex) -> None:
-    assert len(index.find("电脑", 1)[0]) == 1
+def test_at_most_k_items_are_returned(index: TextIndex) -> None:
+    assert len(index.search("电脑", 1)[0]) == 1

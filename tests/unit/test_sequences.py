@@ -5,10 +5,10 @@ from hypothesis import strategies as st
 from recsys_tasks.features.sequences import (
     Timeline,
     build_timeline,
+    day_of_week,
     gap_bucket,
-    hour_of,
-    query_inputs,
-    weekday_of,
+    hour_of_day,
+    session_inputs,
 )
 from recsys_tasks.names import FIRST_ITEM
 from tests.shops import START, random_timeline
@@ -27,17 +27,17 @@ def _cut(timeline: Timeline, stop: int) -> Timeline:
 
 def test_calendar_is_utc() -> None:
     monday_eight = np.asarray([START.timestamp()])  # 1 January 2024 was a Monday
-    assert hour_of(monday_eight).tolist() == [8]
-    assert weekday_of(monday_eight).tolist() == [0]
+    assert hour_of_day(monday_eight).tolist() == [8]
+    assert day_of_week(monday_eight).tolist() == [0]
 
 
 @given(st.integers(0, 500), st.floats(0.05, 0.95))
 def test_no_feature_of_an_event_depends_on_a_later_event(seed: int, share: float) -> None:
     whole = random_timeline(seed)
     stop = max(1, int(len(whole) * share))
-    known_then = _cut(whole, stop)
+    prefix = _cut(whole, stop)
     for name in ("gap", "session_gap", "repeats", "recurrence"):
-        assert getattr(whole, name)[:stop].tolist() == getattr(known_then, name).tolist()
+        assert getattr(whole, name)[:stop].tolist() == getattr(prefix, name).tolist()
 
 
 @given(st.lists(st.floats(0, 1e9), min_size=2, max_size=20))
@@ -46,17 +46,17 @@ def test_a_longer_gap_never_has_a_smaller_bucket(gaps: list[float]) -> None:
     assert (np.diff(buckets) >= 0).all()
 
 
-def test_the_history_of_a_session_ends_where_the_session_begins() -> None:
+def test_the_history_ends_where_the_session_starts() -> None:
     timeline = random_timeline(3)
     first = timeline.session_start[:-1]
     target = timeline.session_start[1:] - 1
-    _, query = query_inputs(timeline, first, target, history=512)
-    for row, (begin, wanted) in enumerate(zip(first, target, strict=True)):
+    _, query = session_inputs(timeline, first, target, history=512)
+    for row, (begin, end) in enumerate(zip(first, target, strict=True)):
         user_begin = timeline.user_start[timeline.user[begin]]
         history = query["history"][row]
         assert history[history > 0].tolist() == timeline.item[user_begin:begin].tolist()
         tokens = query["tokens"][row]
-        assert tokens[1 : query["length"][row]].tolist() == timeline.item[begin:wanted].tolist()
+        assert tokens[1 : query["length"][row]].tolist() == timeline.item[begin:end].tolist()
 
 
 def test_repeats_count_the_users_own_earlier_events_with_the_item() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from recsys_tasks.errors import ConfigurationError
-from recsys_tasks.stack.environment import any_free_port, choose_ports, load_secrets
+from recsys_tasks.stack.environment import choose_ports, find_free_port, load_secrets
 
 
 def test_a_configured_port_in_use_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -18,7 +18,7 @@ def test_a_configured_port_in_use_is_named(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_no_two_services_share_a_port(monkeypatch: pytest.MonkeyPatch) -> None:
-    port = any_free_port()
+    port = find_free_port()
     monkeypatch.setenv("RECSYS_PORT_MLFLOW", str(port))
     monkeypatch.setenv("RECSYS_PORT_AIRFLOW", str(port))
     with pytest.raises(ConfigurationError, match="another service has that port"):
@@ -26,13 +26,13 @@ def test_no_two_services_share_a_port(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("value", ["0", "65536", "http", "-1"])
-def test_what_is_no_port_is_named(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+def test_an_invalid_port_is_named(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv("RECSYS_PORT_ENDPOINT", value)
     with pytest.raises(ConfigurationError, match="not a port"):
         choose_ports()
 
 
-def test_secrets_are_made_once_and_for_their_owner_alone(tmp_path: Path) -> None:
+def test_secrets_are_created_once_and_readable_by_the_owner_only(tmp_path: Path) -> None:
     first = load_secrets(tmp_path)
     assert load_secrets(tmp_path) == first
     assert stat.S_IMODE((tmp_path / "secrets.json").stat().st_mode) == 0o600

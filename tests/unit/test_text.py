@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recsys_tasks.features.tokenization import words
+from recsys_tasks.features.tokenization import tokenize
 
 
 @pytest.mark.parametrize(
@@ -17,11 +17,11 @@ from recsys_tasks.features.tokenization import words
         ("", []),
     ],
 )
-def test_words_in_any_language(text: str, expected: list[str]) -> None:
-    assert words(text) == expected
+def test_text_in_any_language_is_tokenized(text: str, expected: list[str]) -> None:
+    assert tokenize(text) == expected
 
 
 @given(st.text())
-def test_words_do_not_depend_on_case(text: str) -> None:
-    assert words(text.casefold()) == words(text) or text.casefold() != text.casefold().casefold()
-    assert all(word == word.casefold() and word.strip() == word and word for word in words(text))
+def test_tokens_do_not_depend_on_case(text: str) -> None:
+    assert tokenize(text.casefold()) == tokenize(text) or text.casefold() != text.casefold().casefold()
+    assert all(word == word.casefold() and word.strip() == word and word for word in tokenize(text))

@@ -10,20 +10,20 @@ from recsys_tasks.features.encoded_snapshot import EncodedSnapshot
 from recsys_tasks.features.sequences import build_timeline
 from recsys_tasks.model.network import Recommender
 from recsys_tasks.model.training_loop import TrainingConfig, TrainingData, TrainingReport, build_network, train
-from recsys_tasks.model.windows import news
+from recsys_tasks.model.windows import replay_weights
 from tests.shops import encoded_shop, small_config, training_data
 
-CONFIG = TrainingConfig(epochs=5, negatives=32, seconds=600)
+CONFIG = TrainingConfig(epochs=5, num_negatives=32, seconds=600)
 
 
-class Killed(Exception):
+class TrainingKilled(Exception):
     pass
 
 
-def _trained(data: TrainingData, checkpoint: Path | None = None, die_after: int | None = None) -> Recommender:
+def _trained(data: TrainingData, checkpoint: Path | None = None, kill_after: int | None = None) -> Recommender:
     def on_epoch(epoch: int, figures: dict[str, float]) -> None:
-        if epoch == die_after:
-            raise Killed
+        if epoch == kill_after:
+            raise TrainingKilled
 
     torch.manual_seed(0)
     words = encoded_shop(users=20).vocabulary
@@ -32,87 +32,87 @@ def _trained(data: TrainingData, checkpoint: Path | None = None, die_after: int 
     return network
 
 
-def _same(one: Recommender, other: Recommender) -> bool:
-    theirs = other.state_dict()
-    return all(torch.equal(value, theirs[name]) for name, value in one.state_dict().items())
+def _same_weights(one: Recommender, other: Recommender) -> bool:
+    other_weights = other.state_dict()
+    return all(torch.equal(value, other_weights[name]) for name, value in one.state_dict().items())
 
 
 @pytest.mark.parametrize("epoch", [2, 3, 5])
-def test_an_interrupted_training_goes_on_to_the_same_weights(tmp_path: Path, epoch: int) -> None:
+def test_an_interrupted_training_resumes_to_the_same_weights(tmp_path: Path, epoch: int) -> None:
     data, checkpoint = training_data(encoded_shop(users=20)), tmp_path / "state.pt"
-    with pytest.raises(Killed):
-        _trained(data, checkpoint, die_after=epoch)
+    with pytest.raises(TrainingKilled):
+        _trained(data, checkpoint, kill_after=epoch)
     assert checkpoint.exists()
-    assert _same(_trained(data, checkpoint), _trained(data))
+    assert _same_weights(_trained(data, checkpoint), _trained(data))
     assert not checkpoint.exists()
 
 
-def test_a_training_that_the_clock_ended_can_be_done_again() -> None:
+def test_a_training_limited_by_time_is_reproduced_from_its_plan() -> None:
     data, words = training_data(encoded_shop(users=20)), encoded_shop(users=20).vocabulary
-    hurried = replace(CONFIG, epochs=10_000, patience=10_000, seconds=1.0)
+    limited = replace(CONFIG, epochs=10_000, patience=10_000, seconds=1.0)
 
     def trained(config: TrainingConfig) -> tuple[Recommender, TrainingReport]:
         torch.manual_seed(0)
         network = build_network(small_config(words, dropout=0.2), words)
         return network, train(network, data, config, lambda _: 0.0)
 
-    network, report = trained(hurried)
+    network, report = trained(limited)
     assert report.stopped_by == "seconds"
-    again, same = trained(replace(hurried, plan=report.plan, seconds=1e9))
-    assert same.stopped_by == "plan"
-    assert same.plan == report.plan
-    assert [epoch["loss"] for epoch in same.epochs] == [epoch["loss"] for epoch in report.epochs]
-    assert _same(network, again)
+    reproduced, reproduced_report = trained(replace(limited, plan=report.plan, seconds=1e9))
+    assert reproduced_report.stopped_by == "plan"
+    assert reproduced_report.plan == report.plan
+    assert [epoch["loss"] for epoch in reproduced_report.epochs] == [epoch["loss"] for epoch in report.epochs]
+    assert _same_weights(network, reproduced)
 
 
-def test_the_state_of_a_training_with_other_settings_is_not_taken_up(tmp_path: Path) -> None:
+def test_a_checkpoint_with_another_configuration_is_ignored(tmp_path: Path) -> None:
     data, checkpoint = training_data(encoded_shop(users=20)), tmp_path / "state.pt"
-    with pytest.raises(Killed):
-        _trained(data, checkpoint, die_after=2)
+    with pytest.raises(TrainingKilled):
+        _trained(data, checkpoint, kill_after=2)
     state = torch.load(checkpoint, weights_only=True)
-    state["config"]["rate"] = 1.0
+    state["config"]["learning_rate"] = 1.0
     torch.save(state, checkpoint)
-    assert _same(_trained(data, checkpoint), _trained(data))
+    assert _same_weights(_trained(data, checkpoint), _trained(data))
 
 
-def _replanted(shop: EncodedSnapshot, first_part: int) -> EncodedSnapshot:
-    """The shop with other items, kinds and times in all sessions of a part or a later one."""
+def _altered(shop: EncodedSnapshot, first_part: int) -> EncodedSnapshot:
+    """The shop with other items, event types and times in the sessions from a part of the split on."""
     timeline = shop.timeline
     later = shop.split[timeline.session] >= first_part
     item, kind, seconds = timeline.item.copy(), timeline.kind.copy(), timeline.seconds.copy()
     item[later] = 2 + (item[later] * 7 + 3) % 40
     kind[later] = 2
     seconds[later] += 1e5
-    began = np.where(later, timeline.session_seconds + 1e5, timeline.session_seconds)
-    planted = build_timeline(timeline.user, timeline.session, item, kind, seconds, began)
-    return EncodedSnapshot(planted, shop.vocabulary, shop.user_ids, shop.split)
+    session_seconds = np.where(later, timeline.session_seconds + 1e5, timeline.session_seconds)
+    altered = build_timeline(timeline.user, timeline.session, item, kind, seconds, session_seconds)
+    return EncodedSnapshot(altered, shop.vocabulary, shop.user_ids, shop.split)
 
 
-def test_nothing_from_after_the_cut_reaches_the_weights() -> None:
+def test_events_after_the_cutoff_do_not_change_the_weights() -> None:
     shop = encoded_shop(users=20)
     weights = _trained(training_data(shop))
-    assert _same(weights, _trained(training_data(_replanted(shop, first_part=2))))
-    # The same change before the cut is noticed, so the comparison can fail.
-    assert not _same(weights, _trained(training_data(_replanted(shop, first_part=1))))
+    assert _same_weights(weights, _trained(training_data(_altered(shop, first_part=2))))
+    # The same alteration before the cutoff changes the weights: the comparison can fail.
+    assert not _same_weights(weights, _trained(training_data(_altered(shop, first_part=1))))
 
 
-def test_a_training_that_reads_over_the_cut_is_caught() -> None:
+def test_a_training_on_events_after_the_cutoff_is_detected() -> None:
     shop = encoded_shop(users=20)
-    leaky = [training_data(each) for each in (shop, _replanted(shop, first_part=2))]
+    leaky = [training_data(each) for each in (shop, _altered(shop, first_part=2))]
     leaky = [data._replace(final_stops=data.timeline.user_start[1:]) for data in leaky]
-    assert not _same(_trained(leaky[0]), _trained(leaky[1]))
+    assert not _same_weights(_trained(leaky[0]), _trained(leaky[1]))
 
 
-def test_a_loss_that_is_no_number_stops_the_training_and_names_the_batch() -> None:
+def test_a_loss_that_is_not_finite_stops_the_training_and_names_the_batch() -> None:
     words = encoded_shop(users=20).vocabulary
     network = build_network(small_config(words), words)
     with torch.no_grad():
-        network.begin.fill_(float("nan"))
+        network.start_token.fill_(float("nan"))
     with pytest.raises(InvariantError, match=r"loss is nan at step 0, in windows from events \[\d+"):
         train(network, training_data(encoded_shop(users=20)), CONFIG, lambda _: 0.0)
 
 
-def test_too_little_memory_names_the_setting_to_lower(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_names_the_settings_to_change(monkeypatch: pytest.MonkeyPatch) -> None:
     words = encoded_shop(users=20).vocabulary
     network = build_network(small_config(words), words)
 
@@ -124,10 +124,10 @@ def test_too_little_memory_names_the_setting_to_lower(monkeypatch: pytest.Monkey
         train(network, training_data(encoded_shop(users=20)), CONFIG, lambda _: 0.0)
 
 
-def test_validation_that_stops_improving_begins_the_decay() -> None:
+def test_validation_that_stops_improving_starts_the_decay() -> None:
     words = encoded_shop(users=20).vocabulary
     network = build_network(small_config(words), words)
-    config = TrainingConfig(epochs=50, negatives=32, patience=2)
+    config = TrainingConfig(epochs=50, num_negatives=32, patience=2)
     measures = iter([0.1, 0.3, 0.2, 0.2, *[0.9] * 50])
     report = train(network, training_data(encoded_shop(users=20)), config, lambda _: next(measures))
     assert report.stopped_by == "patience"
@@ -136,16 +136,16 @@ def test_validation_that_stops_improving_begins_the_decay() -> None:
     assert len(report.epochs) < 10
 
 
-def test_a_training_that_goes_on_reads_what_is_new_and_as_much_of_the_old() -> None:
+def test_a_warm_start_weights_new_events_by_one_and_old_events_by_the_same_total() -> None:
     timeline = training_data(encoded_shop()).timeline
     stops, starts = timeline.user_start[1:], timeline.user_start[:-1]
     since = float(np.quantile(timeline.seconds, 0.75))
-    chance = news(timeline.seconds, since, stops, starts)
-    assert chance is not None
+    weights = replay_weights(timeline.seconds, since, stops, starts)
+    assert weights is not None
     later = timeline.seconds >= since
-    assert (chance[later] == 1).all()
-    assert chance[~later].sum() == pytest.approx(later.sum())
-    assert news(timeline.seconds, float(timeline.seconds.max()) + 1, stops, starts) is None
-    everything = news(timeline.seconds, 0.0, stops, starts)
+    assert (weights[later] == 1).all()
+    assert weights[~later].sum() == pytest.approx(later.sum())
+    assert replay_weights(timeline.seconds, float(timeline.seconds.max()) + 1, stops, starts) is None
+    everything = replay_weights(timeline.seconds, 0.0, stops, starts)
     assert everything is not None
     assert (everything == 1).all()

@@ -1,4 +1,4 @@
-"""How workers are watched: started again in peace, and none left behind."""
+"""Supervision of workers: restarts with backoff, and shutdown."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from recsys_tasks.settings import Settings
 
 
 class _Clock:
-    """Passes only while somebody sleeps, and ends the watching after a while as Ctrl-C does."""
+    """A clock that advances only in `sleep`, and sends SIGINT after some seconds."""
 
     def __init__(self, seconds: float) -> None:
         self._now, self._end = 0.0, seconds
@@ -30,8 +30,8 @@ class _Clock:
             os.kill(os.getpid(), signal.SIGINT)
 
 
-def _watch(monkeypatch: pytest.MonkeyPatch, program: str, seconds: float) -> list[subprocess.Popen[bytes]]:
-    """All processes that one worker had; each has said something or ended before the watching went on."""
+def _supervise(monkeypatch: pytest.MonkeyPatch, program: str, seconds: float) -> list[subprocess.Popen[bytes]]:
+    """Runs one worker; returns its processes. Each has written a line or exited before the clock advances."""
     started = []
 
     def start(*_: Any) -> subprocess.Popen[bytes]:
@@ -48,15 +48,15 @@ def _watch(monkeypatch: pytest.MonkeyPatch, program: str, seconds: float) -> lis
     return started
 
 
-def test_a_worker_that_keeps_crashing_is_started_ever_more_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
-    in_a_minute = len(_watch(monkeypatch, "exit 3", seconds=60))
+def test_a_crashing_worker_is_restarted_with_increasing_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
+    in_a_minute = len(_supervise(monkeypatch, "exit 3", seconds=60))
     assert 5 <= in_a_minute <= 8
-    in_an_hour = len(_watch(monkeypatch, "exit 3", seconds=3_600))
-    assert 100 <= in_an_hour - in_a_minute <= 120  # never given up
+    in_an_hour = len(_supervise(monkeypatch, "exit 3", seconds=3_600))
+    assert 100 <= in_an_hour - in_a_minute <= 120  # restarts never stop
 
 
-def test_a_worker_that_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    (stubborn,) = _watch(monkeypatch, "trap '' TERM; echo; exec sleep 600", seconds=1)
+def test_a_worker_that_ignores_sigterm_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    (stubborn,) = _supervise(monkeypatch, "trap '' TERM; echo; exec sleep 600", seconds=1)
     try:
         assert stubborn.poll() == -signal.SIGKILL
     finally:
@@ -65,14 +65,14 @@ def test_a_worker_that_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("drain_seconds", [0, 300])
-def test_workers_are_given_the_time_that_they_go_on_and_answer_before_they_are_killed(
+def test_workers_are_killed_only_after_draining_and_graceful_shutdown(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, drain_seconds: float
 ) -> None:
-    given: list[float] = []
-    monkeypatch.delenv(workers.WORKER, raising=False)
+    arguments: list[float] = []
+    monkeypatch.delenv(workers.WORKER_VARIABLE, raising=False)
     monkeypatch.setattr(server, "settings", lambda: Settings(home=tmp_path, drain_seconds=drain_seconds))
-    monkeypatch.setattr(server, "_listening", lambda *_: socket.socket())
-    monkeypatch.setattr(server, "run_workers", lambda *found: given.extend(found[3:]))
+    monkeypatch.setattr(server, "_listen", lambda *_: socket.socket())
+    monkeypatch.setattr(server, "run_workers", lambda *values: arguments.extend(values[3:]))
     server.serve("127.0.0.1", 8080, workers=2)
-    (stop_seconds,) = given
-    assert stop_seconds > drain_seconds + server._DRAIN_SECONDS
+    (stop_seconds,) = arguments
+    assert stop_seconds > drain_seconds + server._GRACEFUL_SHUTDOWN_SECONDS

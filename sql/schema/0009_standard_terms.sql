@@ -1,4 +1,18 @@
--- Stored words of the field's standard terms: rollouts were called trials, and alarms had other rules and actions.
+-- Standard terms in place of this project's own: tables, columns, and stored decisions and rules.
+alter table feature_parts rename to feature_partitions;
+alter table flagged_visitors rename to bot_visitors;
+alter table batches rename column loaded_number to change_number;
+alter table batch_days rename column loaded_number to change_number;
+alter table bot_visitors rename column loaded_number to change_number;
+alter sequence loaded_numbers rename to change_numbers;
+alter table snapshots rename column known to as_of_change;
+alter table outcome_days rename column known to as_of_change;
+alter table live_events rename column told_at to published_at;
+alter view waiting_rows rename to open_quarantine;
+alter view snapshot_batches rename column loaded_number to change_number;
+alter view recommendation_lineage rename column known to as_of_change;
+drop function shown_before(timestamptz, integer, integer);
+
 alter table promotions drop constraint promotions_decision_check;
 update promotions set decision = 'rollout' where decision = 'trial';
 alter table promotions add constraint promotions_decision_check check (

@@ -1,4 +1,4 @@
-"""Items as callers describe them, and as lists show them; the types of their fields."""
+"""Items in requests and responses, and their field types."""
 
 from __future__ import annotations
 
@@ -11,24 +11,29 @@ _NO_NUL = r"^[^\x00]*$"
 
 Identifier = Annotated[str, msgspec.Meta(min_length=1, max_length=200, pattern=_NO_NUL)]
 Text = Annotated[str, msgspec.Meta(min_length=1, max_length=1_000, pattern=_NO_NUL)]
-Moment = Annotated[datetime, msgspec.Meta(tz=True)]
+Timestamp = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class Item(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """What is known of an item, in the columns of the warehouse; all that is left out is not known."""
+    """Attributes of an item, in the columns of the warehouse; an omitted attribute is unknown."""
 
     title: Text
     category_path: Annotated[str, msgspec.Meta(max_length=1_000, pattern=_NO_NUL)] = ""
     brand: Annotated[str, msgspec.Meta(max_length=200, pattern=_NO_NUL)] = ""
     price: Annotated[float, msgspec.Meta(ge=0, le=1e12)] | None = None
     properties: dict[str, Any] = {}
-    available_from: Moment | None = None
-    available_until: Moment | None = None
+    available_from: Timestamp | None = None
+    available_until: Timestamp | None = None
 
 
 class Recommendation(msgspec.Struct, frozen=True):
-    """An item with its share of the probability, where it comes from (`model`, `search`, `interests`, `popular`,
-    `neighbours` or `pinned`), and why it is there: in words, and the item that they are about, if about one."""
+    """A recommended item.
+
+    Attributes:
+        score: the model's probability of the item, or the score of another source.
+        source: `model`, `search`, `interests`, `popular`, `neighbours` or `pinned`.
+        reason: explanation as text; because_of: id of the item it refers to, if any.
+    """
 
     item_id: str
     title: str

@@ -1,4 +1,4 @@
--- A refusal is known by its version, bundle and reasons: a task that is tried again adds none.
+-- A refusal is identified by version, bundle and reasons, so that a retried task does not record it again.
 delete from promotions as later
 using promotions as first
 where
