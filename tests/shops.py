@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 import torch
 from sqlalchemy import Engine, text
 
@@ -18,6 +20,9 @@ from recsys_tasks.features.encoded_snapshot import EncodedSnapshot
 from recsys_tasks.features.sequences import Timeline, build_timeline
 from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.ingestion.changes import record_change
+from recsys_tasks.locks import file_lock
+from recsys_tasks.model.export import export_graphs
+from recsys_tasks.model.files import TrainedModel, save_model
 from recsys_tasks.model.network import Recommender
 from recsys_tasks.model.tensors import NetworkConfig
 from recsys_tasks.model.training_loop import TrainingConfig, TrainingData, build_network, train
@@ -201,3 +206,41 @@ def write_lines(path: Path, records: list[dict[str, object]]) -> Path:
     """Writes records as a JSONL file; returns its path."""
     path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
     return path
+
+
+def build_once(folders: pytest.TempPathFactory, name: str, build: Callable[[Path], object]) -> Path:
+    """Returns a folder that `build` fills once for all tests of a run, in whichever worker; not to be written to."""
+    shared = folders.getbasetemp() if os.environ.get("PYTEST_XDIST_WORKER") is None else folders.getbasetemp().parent
+    with file_lock(shared / f"{name}.lock"):
+        if not (shared / name).is_dir():
+            building = folders.mktemp("building")
+            build(building)
+            building.rename(shared / name)
+    return shared / name
+
+
+class Exported(NamedTuple):
+    """A network, the folder of its model files and graphs (not to be written to), and its vocabulary."""
+
+    network: Recommender
+    folder: Path
+    vocabulary: Vocabulary
+
+
+def export_small_network(
+    folders: pytest.TempPathFactory, num_items: int = ITEMS, neighbors: np.ndarray | None = None, **sizes: Any
+) -> Exported:
+    """Returns a network with random weights and its exported graphs.
+
+    An export takes ten seconds, so that the graphs of one configuration are shared by all tests of a run.
+    """
+    torch.manual_seed(0)
+    words = vocabulary(num_items)
+    network = build_network(small_config(words, **sizes), words, neighbors).eval()
+    name = "-".join(["export", str(num_items), *(f"{key}{value}" for key, value in sorted(sizes.items()))])
+
+    def export(folder: Path) -> None:
+        save_model(TrainedModel(network, words), folder)
+        export_graphs(network, folder)
+
+    return Exported(network, build_once(folders, name, export), words)

@@ -14,7 +14,8 @@ alter view recommendation_lineage rename column known to as_of_change;
 drop function shown_before(timestamptz, integer, integer);
 
 alter table promotions drop constraint promotions_decision_check;
-update promotions set decision = 'rollout' where decision = 'trial';
+update promotions set decision = 'rollout'
+where decision = 'trial';
 alter table promotions add constraint promotions_decision_check check (
     decision in ('promoted', 'refused', 'failed', 'rolled_back', 'rollout', 'withdrawn', 'reconciled')
 );

@@ -62,9 +62,9 @@ def test_session_prefixes_are_sampled_after_the_first_event() -> None:
 
 
 def test_purchase_intent_is_learned_and_calibrated() -> None:
-    timeline = _sessions(3_000, seed=0)
-    network = train_small_network(timeline, users=2_000, epochs=25)
-    first = timeline.session_start[2_000:-1]
+    timeline = _sessions(2_000, seed=0)
+    network = train_small_network(timeline, users=1_200, epochs=25)
+    first = timeline.session_start[1_200:-1]
     found = predict_purchase_intent(network, timeline, PredictionTasks(first, first + 2))
     began = timeline.item[first] < FIRST_ITEM + ITEMS // 2
     assert found[began].mean() == pytest.approx(0.8, abs=0.1)

@@ -3,7 +3,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys_tasks.errors import ConfigurationError
@@ -149,6 +149,7 @@ ranks = st.lists(st.one_of(st.integers(1, 40), st.just(MISSED)), min_size=1, max
 
 
 @given(ranks, st.integers(0, 9))
+@settings(max_examples=30)
 def test_a_model_ties_with_itself(found: list[int], seed: int) -> None:
     own = np.asarray(found)
     users = np.random.default_rng(seed).integers(3, size=len(own))
@@ -157,6 +158,7 @@ def test_a_model_ties_with_itself(found: list[int], seed: int) -> None:
 
 
 @given(ranks, st.integers(0, 9))
+@settings(max_examples=30)
 def test_swapping_the_models_only_flips_the_sign(found: list[int], seed: int) -> None:
     random = np.random.default_rng(seed)
     own, other = np.asarray(found), random.permutation(np.asarray(found))

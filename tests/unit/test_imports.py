@@ -1,9 +1,13 @@
 """The endpoint imports no package of the pipeline, and the HTTP client none of the endpoint."""
 
+import ast
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+import recsys_tasks
 
 PIPELINE = {"airflow", "mlflow", "great_expectations", "pandas", "torch", "pyarrow", "scipy", "sqlalchemy"}
 ENDPOINT = {"onnxruntime", "starlette", "uvicorn", "prometheus_client", "tantivy"}
@@ -13,10 +17,40 @@ ENDPOINT = {"onnxruntime", "starlette", "uvicorn", "prometheus_client", "tantivy
     ("modules", "unavailable"),
     [
         ("recsys_tasks.serving.server, recsys_tasks.engine.text_index", PIPELINE),
-        ("recsys_tasks.client", PIPELINE | ENDPOINT),
+        ("recsys_tasks.client", PIPELINE | ENDPOINT | {"numpy"}),
+        ("recsys_tasks.engine.engine", PIPELINE | {"starlette", "uvicorn", "recsys_tasks.serving"}),
     ],
 )
 def test_no_unavailable_package_is_imported(modules: str, unavailable: set[str]) -> None:
     program = f"import sys, {modules}; print(' '.join(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
     assert not unavailable & set(loaded)
+
+
+FORBIDDEN = {
+    "wire": {"client", "engine", "serving", "steps", "warehouse"},
+    "engine": {"serving", "client", "experiments", "promotion", "monitoring", "steps", "warehouse"},
+    "model": {"registry", "steps", "warehouse", "training", "evaluation", "serving", "ingestion"},
+    "serving": {"steps", "promotion", "registry", "monitoring", "warehouse", "training", "ingestion"},
+    "promotion": {"serving", "steps"},
+    "registry": {"serving", "steps", "promotion"},
+    "monitoring": {"serving", "steps", "promotion"},
+    "experiments": {"serving", "steps", "promotion", "monitoring"},
+    "steps": {"steps", "stack"},
+}
+
+
+def _imported_rooms(room: str) -> set[str]:
+    found = set()
+    for path in (Path(recsys_tasks.__file__).parent / room).glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("recsys_tasks."):
+                found.add((node.module or "").split(".")[1])
+            elif isinstance(node, ast.ImportFrom) and node.module == "recsys_tasks":
+                found |= {alias.name for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize(("room", "forbidden"), FORBIDDEN.items())
+def test_rooms_depend_in_one_direction(room: str, forbidden: set[str]) -> None:
+    assert not _imported_rooms(room) & forbidden

@@ -202,9 +202,9 @@ def _searches(count: int, seed: int) -> Timeline:
 
 
 def test_a_search_is_followed_by_items_with_its_words() -> None:
-    timeline = _searches(1_500, seed=0)
-    network = train_small_network(timeline, users=1_200, epochs=20, query_words=QUERY_WORDS)
-    first = timeline.session_start[1_200:-1]
+    timeline = _searches(1_000, seed=0)
+    network = train_small_network(timeline, users=800, epochs=20, query_words=QUERY_WORDS)
+    first = timeline.session_start[800:-1]
     lists = rank_targets(model_scorer(network, timeline), timeline, PredictionTasks(first, first + 2)).lists[:, :5]
     colour = timeline.item[first + 2] % 4
     assert (lists % 4 == colour[:, None]).mean() > 0.8

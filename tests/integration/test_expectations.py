@@ -190,7 +190,7 @@ def test_the_general_suites_are_well_formed() -> None:
 
 def test_concurrent_validations_keep_each_others_results(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from tests.integration.test_judge import _run_suite\n"
+        "import sys; from pathlib import Path; from tests.integration.test_expectations import _run_suite\n"
         "for number in range(8): _run_suite(Path(sys.argv[1]), f'{sys.argv[2]}-{number}')"
     )
     started = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path), name], cwd=ROOT) for name in "ab"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -24,14 +24,11 @@ from recsys_tasks.features.sequences import (
     session_inputs,
 )
 from recsys_tasks.features.vocabulary import Vocabulary
-from recsys_tasks.model.export import export_graphs
-from recsys_tasks.model.files import TrainedModel, save_model
 from recsys_tasks.model.incremental import score_items
 from recsys_tasks.model.network import Recommender
 from recsys_tasks.model.tensors import Events, Query
-from recsys_tasks.model.training_loop import build_network
 from recsys_tasks.names import EVENT_TYPE_CODES, SEARCH
-from tests.shops import ITEMS, small_config, vocabulary
+from tests.shops import ITEMS, export_small_network
 
 NOW = 1.7e9
 TIME = st.integers(0, 4000)
@@ -67,15 +64,11 @@ class ExportedModel(NamedTuple):
 @pytest.fixture(scope="module", params=[(False, 1), (True, 2)])
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ExportedModel:
     repeat, layers = request.param
-    folder = tmp_path_factory.mktemp("model")
-    torch.manual_seed(0)
-    words = vocabulary()
-    sizes: dict[str, Any] = {"num_decoder_layers": layers, "query_words": QUERY_WORDS, "sessions_repeat": repeat}
-    network = build_network(small_config(words, **sizes), words)
-    save_model(TrainedModel(network, words), folder)
-    export_graphs(network, folder)
+    network, folder, words = export_small_network(
+        tmp_path_factory, query_words=QUERY_WORDS, sessions_repeat=repeat, num_decoder_layers=layers
+    )
     engines = Engine(Bundle.from_model(folder, words)), Engine(Bundle.from_model(folder, words))
-    return ExportedModel(network.eval(), words, engines)
+    return ExportedModel(network, words, engines)
 
 
 @pytest.fixture(scope="module")

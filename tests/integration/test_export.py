@@ -1,6 +1,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,36 +13,38 @@ from recsys_tasks.engine.ranking import ListOptions
 from recsys_tasks.engine.session_decoder import Action
 from recsys_tasks.errors import IncompatibleModelFormat, InvariantError
 from recsys_tasks.features.sequences import QUERY_WORDS
-from recsys_tasks.model.export import export_graphs, verify_graphs
+from recsys_tasks.model.export import verify_graphs
 from recsys_tasks.model.files import TrainedModel, load_model, save_model
+from recsys_tasks.model.scoring_graph import export_scoring_graph
 from recsys_tasks.model.training_loop import build_network
 from recsys_tasks.names import VIEW
 from recsys_tasks.promotion.build import copy_model
-from tests.shops import small_config, vocabulary
+from tests.shops import Exported, export_small_network, small_config, vocabulary
 
 
-def test_a_model_with_neighbors_is_exported_and_loaded(tmp_path: Path) -> None:
-    torch.manual_seed(0)
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """A model without searches, repeated items and neighbors."""
+    return export_small_network(tmp_path_factory)
+
+
+def test_a_model_with_neighbors_is_exported_and_loaded(tmp_path_factory: pytest.TempPathFactory) -> None:
     words = vocabulary()
     nearest = np.roll(np.tile(np.arange(len(words)), (2, 1)), 1, 1).T.copy()
-    network = build_network(small_config(words, num_neighbors=2), words, nearest).eval()
+    network, folder, _ = export_small_network(tmp_path_factory, neighbors=nearest, num_neighbors=2)
     other = build_network(small_config(words, num_neighbors=2), words).eval()
     other.load_state_dict({**network.state_dict(), "items.neighbors": other.items.neighbors})
     assert not torch.allclose(network.items.matrix(), other.items.matrix())
-    save_model(TrainedModel(network, words), tmp_path)
-    export_graphs(network, tmp_path)
-    assert verify_graphs(network, tmp_path) < 1e-4
-    assert torch.equal(load_model(tmp_path).network.items.matrix(), network.items.matrix())
+    assert verify_graphs(network, folder) < 1e-4
+    assert torch.equal(load_model(folder).network.items.matrix(), network.items.matrix())
 
 
 @pytest.mark.parametrize("repeat", [False, True])
-def test_lists_equal_those_of_unquantized_vectors(tmp_path: Path, repeat: bool) -> None:
-    torch.manual_seed(0)
-    words = vocabulary(4_000)
-    network = build_network(small_config(words, query_words=QUERY_WORDS, sessions_repeat=repeat), words)
-    save_model(TrainedModel(network, words), tmp_path)
-    export_graphs(network, tmp_path)
-    engine = Engine(Bundle.from_model(tmp_path, words))
+def test_lists_equal_those_of_unquantized_vectors(tmp_path_factory: pytest.TempPathFactory, repeat: bool) -> None:
+    _, folder, words = export_small_network(
+        tmp_path_factory, num_items=4_000, query_words=QUERY_WORDS, sessions_repeat=repeat
+    )
+    engine = Engine(Bundle.from_model(folder, words))
     for number in range(40):
         session = [Action(f"i{(7 * number + step) % 4_000}", VIEW, 100.0 + step) for step in range(1 + number % 7)]
         found = engine.recommend(None, [], session, 100.0, ListOptions(20)).items
@@ -52,16 +55,15 @@ def test_lists_equal_those_of_unquantized_vectors(tmp_path: Path, repeat: bool) 
         assert shares.sum() == pytest.approx(1.0, abs=0.01)
 
 
-def test_a_scoring_graph_of_other_vectors_is_rejected(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    words = vocabulary()
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-        network = build_network(small_config(words), words).eval()
-        export_graphs(network, tmp_path / name)
-    shutil.copy(tmp_path / "one" / SCAN, tmp_path / "two" / SCAN)
+def test_a_scoring_graph_of_other_vectors_is_rejected(tmp_path: Path, plain: Exported) -> None:
+    torch.manual_seed(1)
+    other = build_network(small_config(plain.vocabulary), plain.vocabulary).eval()
+    shutil.copytree(plain.folder, tmp_path / "model")
+    with torch.inference_mode():
+        matrix, bias = other.items.matrix().numpy(), other.items.bias.numpy()
+    export_scoring_graph(matrix, bias, tmp_path / "model" / SCAN)
     with pytest.raises(InvariantError, match="all items"):
-        verify_graphs(network, tmp_path / "two")
+        verify_graphs(plain.network, tmp_path / "model")
 
 
 def test_a_model_without_exported_graphs_is_exported_for_serving(tmp_path: Path) -> None:
@@ -77,17 +79,13 @@ def test_a_model_without_exported_graphs_is_exported_for_serving(tmp_path: Path)
 
 
 @pytest.mark.parametrize("file", [SCAN, NETWORK])
-def test_a_model_with_an_outdated_decoder_is_exported_again(tmp_path: Path, file: str) -> None:
-    torch.manual_seed(0)
-    words = vocabulary()
-    network = build_network(small_config(words), words).eval()
+def test_a_model_with_an_outdated_decoder_is_exported_again(tmp_path: Path, plain: Exported, file: str) -> None:
     files, building = tmp_path / "files", tmp_path / "building"
-    save_model(TrainedModel(network, words), files)
-    export_graphs(network, files)
+    shutil.copytree(plain.folder, files)
     shutil.copy(files / file, files / DECODER)  # a graph without a session state, or no graph at all
     building.mkdir()
     copy_model(files, building)
-    assert verify_graphs(network, building) < 1e-4
+    assert verify_graphs(plain.network, building) < 1e-4
 
 
 def test_a_model_of_an_earlier_format_is_rejected(tmp_path: Path) -> None:
@@ -100,14 +98,14 @@ def test_a_model_of_an_earlier_format_is_rejected(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("query_words", [0, QUERY_WORDS])
 @pytest.mark.parametrize("repeat", [False, True])
-def test_the_graphs_answer_with_and_without_searches(tmp_path: Path, query_words: int, repeat: bool) -> None:
-    torch.manual_seed(0)
-    words = vocabulary()
-    network = build_network(small_config(words, query_words=query_words, sessions_repeat=repeat), words)
-    save_model(TrainedModel(network, words), tmp_path)
-    export_graphs(network, tmp_path)
-    assert verify_graphs(network, tmp_path) < 1e-4
-    engine = Engine(Bundle.from_model(tmp_path, words))
+def test_the_graphs_answer_with_and_without_searches(
+    tmp_path_factory: pytest.TempPathFactory, query_words: int, repeat: bool
+) -> None:
+    sizes: dict[str, Any] = {"query_words": query_words, "sessions_repeat": repeat, "num_decoder_layers": 1 + repeat}
+    sizes = sizes if query_words or repeat else {}
+    network, folder, words = export_small_network(tmp_path_factory, **sizes)
+    assert verify_graphs(network, folder) < 1e-4
+    engine = Engine(Bundle.from_model(folder, words))
     session = [Action("i3", VIEW, 100.0)]
     search = Action("", "search", 101.0, query="blue item")
     plain, searched, alone = (
