@@ -66,9 +66,9 @@ def _command_line() -> str:
 
 
 def _http() -> str:
-    from recsys_tasks.serving.openapi import document
+    from recsys_tasks.serving.openapi import build_openapi_document
 
-    api: dict[str, Any] = json.loads(document())
+    api: dict[str, Any] = json.loads(build_openapi_document())
     about = api["info"].get("description", "")
     parts = [f"# HTTP API\n\nGenerated from `GET /openapi.json`, which describes every field. {about}\n"]
     for path, methods in api["paths"].items():

@@ -104,7 +104,7 @@ class Engine:
     """Runs the ONNX graphs of one bundle and ranks by merchandising rules. Not thread-safe.
 
     Args:
-        bundle: the model with its catalogue and user histories.
+        bundle: the model with its catalog and user histories.
         rules: merchandising rules of the shop.
         cache_bytes: limit of the history and session caches.
         pause: called after each step of the construction, to throttle it.

@@ -99,10 +99,10 @@ class RankedList(NamedTuple):
 
 
 class Ranker:
-    """Ranks the items of one catalogue.
+    """Ranks the items of one catalog.
 
     Args:
-        catalogue: attributes for filters and category limits.
+        catalog: attributes for filters and category limits.
         vectors: item vectors of the model, for diversity.
         rules: merchandising rules of the shop.
     """

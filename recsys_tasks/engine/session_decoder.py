@@ -53,7 +53,7 @@ ActionKeys = tuple[tuple[str, str, float, str], ...]
 """Item id, event type, seconds and query of each action: the cache key of a sequence of actions."""
 
 
-class EncodedHistory(NamedTuple):
+class CachedHistory(NamedTuple):
     """Cache entry of a user: the encoded history before a session."""
 
     action_keys: ActionKeys  # actions since the bundle's cut-off
@@ -77,7 +77,7 @@ class DecodedSession(NamedTuple):
     """Cache entry of a session: its tokens and the decoder's state after the first of them. Does not hold the
     history."""
 
-    history_token: object  # token of the `EncodedHistory` it was decoded with
+    history_token: object  # token of the `CachedHistory` it was decoded with
     now: float  # start of the session
     context: SessionContext
     action_keys: ActionKeys
@@ -116,8 +116,8 @@ class SessionDecoder:
 
     def _reset_caches(self) -> None:
         session_bytes = self._max_bytes // _SESSIONS_FRACTION
-        self._histories: LRUCache[str | None, EncodedHistory] = LRUCache(
-            self._max_bytes - session_bytes, EncodedHistory.size_bytes
+        self._histories: LRUCache[str | None, CachedHistory] = LRUCache(
+            self._max_bytes - session_bytes, CachedHistory.size_bytes
         )
         self._sessions: LRUCache[tuple[str | None, float], DecodedSession] = LRUCache(
             session_bytes, DecodedSession.size_bytes
@@ -133,7 +133,7 @@ class SessionDecoder:
                 decoder._histories.put(user_id, history)
         return decoder
 
-    def encode_history(self, user_id: str | None, past: Sequence[Action], now: float) -> tuple[EncodedHistory, bool]:
+    def encode_history(self, user_id: str | None, past: Sequence[Action], now: float) -> tuple[CachedHistory, bool]:
         """Returns a user's encoded history before a time, and whether it was cached.
 
         Args:
@@ -151,7 +151,7 @@ class SessionDecoder:
         events = full_history.last_before(end, MAX_HISTORY_EVENTS)
         inputs = history_inputs(events)
         encoded = self._encoder({**inputs, "vectors": self._event_vectors(inputs["item"], inputs["words"])})
-        history = EncodedHistory(
+        history = CachedHistory(
             action_keys,
             full_history,
             end,
@@ -169,7 +169,7 @@ class SessionDecoder:
         return history, False
 
     def resume_session(
-        self, user_id: str | None, history: EncodedHistory, actions: Sequence[Action], now: float
+        self, user_id: str | None, history: CachedHistory, actions: Sequence[Action], now: float
     ) -> DecodedSession:
         """Returns a session with the longest cached prefix of its tokens.
 
@@ -207,7 +207,7 @@ class SessionDecoder:
             num_decoded=num_decoded,
         )
 
-    def decode(self, user_id: str | None, history: EncodedHistory, session: DecodedSession) -> Arrays:
+    def decode(self, user_id: str | None, history: CachedHistory, session: DecodedSession) -> Arrays:
         """Returns the decoder's outputs for a session; decodes only the tokens that the KV cache lacks."""
         tokens, start = session.tokens, min(session.num_decoded, len(session.tokens.words) - 1)
         state = {name: _truncate(name, value, start) for name, value in session.state.items()}
@@ -221,7 +221,7 @@ class SessionDecoder:
             self._sessions.put((user_id, session.now), decoded)
         return reading
 
-    def has_signal(self, history: EncodedHistory, session: DecodedSession) -> bool:
+    def has_signal(self, history: CachedHistory, session: DecodedSession) -> bool:
         """Whether history or session has an event that the model can use."""
         return history.has_signal or self._is_usable(session.tokens.columns[0], session.tokens.words)
 

@@ -112,7 +112,7 @@ def write_data(building: Path, columns: CatalogColumns, encoded: EncodedSnapshot
 
 
 def catalog_columns(items: pa.Table, vocabulary: Vocabulary) -> CatalogColumns:
-    """What a snapshot's catalogue knows of the items of a vocabulary."""
+    """Returns the catalog columns of a snapshot, in the order of a vocabulary."""
     rows = items.take(pc.index_in(pa.array(vocabulary.item_ids), items["item_id"].combine_chunks()))
     moments = {
         name: [None if moment is None else moment.timestamp() for moment in rows[name].to_pylist()]

@@ -51,8 +51,8 @@ class Metrics:
             "recsys_queue_wait_seconds", "Estimated time a new request waits before it is processed", registry=registry
         )
         queue_wait.set_function(lambda: overload.wait_seconds)
-        journal_bytes = Gauge("recsys_journal_bytes", "Size of the event log", registry=registry)
-        journal_bytes.set_function(lambda: sum(segment.size_bytes for segment in event_log.segments()))
+        event_log_bytes = Gauge("recsys_event_log_bytes", "Size of the event log", registry=registry)
+        event_log_bytes.set_function(lambda: sum(segment.size_bytes for segment in event_log.segments()))
         uncollected_bytes = Gauge(
             "recsys_journal_uncollected_bytes", "Size of the part of the event log not collected yet", registry=registry
         )
