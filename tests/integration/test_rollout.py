@@ -189,7 +189,7 @@ def test_no_bundle_is_staged_while_another_is_in_a_rollout(
 
 
 def test_a_bundle_that_exceeds_the_memory_limit_is_rejected(tmp_path: Path, bundles: list[Path]) -> None:
-    with TestClient(create_app(_settings(tmp_path, endpoint_memory_megabytes=1))) as small:
+    with TestClient(create_app(_settings(tmp_path, endpoint_memory_mb=1))) as small:
         answer = small.put("/v1/admin/staged", content=pack(bundles[0]), headers=HEADERS)
     assert answer.status_code == 422
     assert "memory" in answer.json()["detail"]

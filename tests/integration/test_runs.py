@@ -51,8 +51,8 @@ def shop(postgres: str, tracking_template: str, tmp_path_factory: pytest.TempPat
             "MLFLOW_TRACKING_URI": registry.url.render_as_string(hide_password=False),
             "MIN_ITEM_EVENTS": 1,
             "TEST_SHARE": 0.2,
-            "TRAINING_EPOCHS": 8,
-            "INCREMENTAL_SECONDS": 3,
+            "MAX_TRAINING_EPOCHS": 8,
+            "WARM_START_SECONDS": 3,
             "GATE_RULES": home / "gate.toml",
         }.items():
             patch.setenv(f"RECSYS_{name}", str(value))

@@ -40,7 +40,7 @@ def _replica(home: Path, bundle: Path, url: str) -> TestClient:
     if not home.exists():
         home.mkdir()
         install_bundle(home, bundle)
-    return TestClient(create_app(Settings(home=home, admin_token=TOKEN, shared_state=url)))
+    return TestClient(create_app(Settings(home=home, admin_token=TOKEN, shared_state_url=url)))
 
 
 def _url(warehouse: Engine) -> str:
