@@ -107,7 +107,7 @@ def _flag_bots(connection: Connection, day: date, bots: list[tuple[str, int]]) -
     Snapshots as of that change or later exclude their events.
     """
     lock_changes(connection)
-    number = record_change_without_batch(connection, "flag", f"{len(bots)} machines", [(day, 0)])
+    number = record_change_without_batch(connection, "flag", f"{len(bots)} bots", [(day, 0)])
     connection.execute(
         statement("feedback/flag_bot"),
         [

@@ -54,7 +54,9 @@ class Metrics:
         event_log_bytes = Gauge("recsys_event_log_bytes", "Size of the event log", registry=registry)
         event_log_bytes.set_function(lambda: sum(segment.size_bytes for segment in event_log.segments()))
         uncollected_bytes = Gauge(
-            "recsys_event_log_uncollected_bytes", "Size of the part of the event log not collected yet", registry=registry
+            "recsys_event_log_uncollected_bytes",
+            "Size of the part of the event log not collected yet",
+            registry=registry,
         )
         uncollected_bytes.set_function(event_log.uncollected_bytes)
 

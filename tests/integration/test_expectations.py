@@ -99,7 +99,7 @@ def test_the_suite_of_a_source_overrides_the_general_one(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("entry", "complaint"),
+    ("entry", "message"),
     [
         (_expectation(type="expect_wonders"), "expect_wonders not found"),
         (_expectation(kwargs={"column": "rows_per_dya", "min_value": 1}), "'rows_per_dya', which is not one of"),

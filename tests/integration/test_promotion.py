@@ -397,7 +397,7 @@ class TestRollout:
         assert self._modes(shop) == ["canary"] * 3
         findings = promotion.check_rollout(folder, started_at - timedelta(hours=26))
         assert findings is not None
-        assert "not judged" in findings[-1]
+        assert "not tested" in findings[-1]
         assert shop.serving() == ["1", "1", "1"]
         shop.promote("2")
         assert (shop.serving(), self._modes(shop)) == (["2", "2", "2"], [None] * 3)
@@ -531,7 +531,7 @@ def test_the_first_version_stays_without_a_previous_version(shop: Deployment) ->
     assert monitoring.react().rolled_back_to is None
     assert shop.serving() == ["1", "1", "1"]
     with shop.warehouse.connect() as connection:
-        assert "no version before it" in str(connection.scalar(text("select outcome from alarms")))
+        assert "no previous version" in str(connection.scalar(text("select outcome from alarms")))
 
 
 def test_an_alarm_requests_retraining_until_it_is_marked(shop: Deployment) -> None:
@@ -560,7 +560,7 @@ def test_a_partial_rollback_requests_no_retraining(shop: Deployment, tmp_path: P
 
 
 def test_each_alarm_is_notified_once_after_a_failed_attempt(shop: Deployment) -> None:
-    _insert_alarm(shop, "1", "hold")
+    _insert_alarm(shop, "1", "hold_promotions")
     assert monitoring.react().retrain == []
     assert monitoring.notify(lambda alarm: False) == 0
     with shop.warehouse.begin() as connection:

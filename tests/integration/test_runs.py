@@ -90,7 +90,7 @@ def test_a_run_has_parameters_dataset_plots_and_model_card(shop: Shop) -> None:
     assert run.data.tags["snapshot_id"] in card
     assert f"reproduce {shop.run_id}" in card
     shown = _text(shop.run_id, "examples.md")
-    assert shown.count("came next: Item ") == 6
+    assert shown.count("next item: Item ") == 6
     assert "u1" not in shown
 
 

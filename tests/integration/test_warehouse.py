@@ -24,7 +24,7 @@ from tests.shops import START, add_batch, event, fill
 def test_the_migration_merges_repeated_refusals(warehouse: Engine) -> None:
     with warehouse.begin() as connection:
         connection.execute(text("drop index promotions_refused_once"))
-        connection.execute(text("delete from schema_migrations where name = '0010_refusals'"))
+        connection.execute(text("delete from schema_migrations where name = '0012_refusals'"))
         connection.execute(
             text(
                 "insert into promotions (model_version, run_id, snapshot_id, decision, reasons)"
@@ -32,7 +32,7 @@ def test_the_migration_merges_repeated_refusals(warehouse: Engine) -> None:
                 " from generate_series(1, 3), (values ('refused'), ('failed')) as made (decision)"
             )
         )
-    assert migrate(warehouse) == ["0010_refusals"]
+    assert migrate(warehouse) == ["0012_refusals"]
     assert count(warehouse, "select count(*) from promotions where decision = 'refused'") == 1
     assert count(warehouse, "select count(*) from promotions where decision = 'failed'") == 3
 
