@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SQL := $(shell find sql -name '*.sql')
-PYTHONS := 3.11 3.12 3.13
+PYTHONS := 3.11 3.12 3.13 3.14
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
 # The end-to-end test takes longest and mostly waits: it runs beside the others, from the beginning.
 PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 10

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 class StagedBundle(msgspec.Struct):
-    """The staged bundle and its rollout, as stored in `serving.json`."""
+    """The staged bundle and its rollout, as stored in the file serving.json."""
 
     bundle: str
     measured: BundleMeasurement
@@ -35,7 +35,7 @@ class StagedBundle(msgspec.Struct):
 
 
 class ServingState(msgspec.Struct):
-    """Digests of the active and the previous bundle, and the staged bundle: the content of `serving.json`."""
+    """Digests of the active and the previous bundle, and the staged bundle: the content of the file serving.json."""
 
     active: str | None = None
     previous: str | None = None
@@ -49,7 +49,7 @@ class ModelStore:
     time.
 
     Args:
-        folder: holds the bundles and `serving.json`.
+        folder: holds the bundles and the file serving.json.
         max_memory_mb: limit of the process's memory; default: the memory of the machine.
         rules: merchandising rules of the engines.
         other_folders: bundle folders of the other workers on this machine.

@@ -165,14 +165,17 @@ class ChallengerRunner:
         )
 
     def _reset_statistics(self) -> None:
-        self._num_answers = self._num_errors = self._num_skipped = self._num_compared = 0
+        self._num_answers = self._num_errors = self._num_skipped = self._num_compared = self._num_unidentified = 0
         self._overlap_sum = 0.0
         self._own_latencies_ms: deque[float] = deque(maxlen=_MAX_LATENCIES)
         self._active_latencies_ms: deque[float] = deque(maxlen=_MAX_LATENCIES)
 
     def _is_sampled(self, is_included: bool, visitor: str | None) -> bool:
+        if visitor is not None:
+            return is_included
         # Requests without a visitor cannot be hashed; the shadow takes the first ones of every 100 up to the share.
-        return is_included or (visitor is None and len(self._active_latencies_ms) % 100 < 100 * self.terms.share)
+        self._num_unidentified += 1
+        return (self._num_unidentified - 1) % 100 < 100 * self.terms.share
 
     def _compute_own_answer(self, compute: AnswerFunction) -> Answer | None:
         """Returns the staged model's answer and counts it; None if it failed."""
