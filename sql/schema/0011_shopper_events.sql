@@ -4,8 +4,8 @@
 create index events_for_others on events (request_id)
 where event_type = 'impression' and properties ->> 'traffic' <> 'shopper';
 
--- Events of shoppers in [begins, ends), as of a change (null: all changes). Excluded are events that are internal or of a
--- bot themselves, events of lists that are, and events of visitors flagged as bots.
+-- Events of shoppers in [begins, ends), as of a change (null: all changes). Excluded are internal and bot events, events
+-- of internal and bot lists, and events of visitors flagged as bots.
 create function shopper_events(begins timestamptz, ends timestamptz, as_of_change integer)
 returns setof events language sql stable as $$
     select events.*  -- noqa: AM04
@@ -28,7 +28,10 @@ returns setof events language sql stable as $$
                 lists.request_id = events.request_id
                 and lists.event_type = 'impression'
                 and lists.properties ->> 'traffic' <> 'shopper'
-                and (as_of_change is null or lists.batch in (select number from batches where change_number <= as_of_change))
+                and (
+                    as_of_change is null
+                    or lists.batch in (select number from batches where change_number <= as_of_change)
+                )
         )
 $$;
 
