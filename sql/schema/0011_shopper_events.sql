@@ -4,8 +4,8 @@
 create index events_for_others on events (request_id)
 where event_type = 'impression' and properties ->> 'traffic' <> 'shopper';
 
--- Events of shoppers in [begins, ends), as of a change (null: all changes). Excluded are internal and bot events, events
--- of internal and bot lists, and events of visitors flagged as bots.
+-- Events of shoppers in [begins, ends), as of a change (null: all changes). Excluded are internal and bot events, the
+-- events of internal and bot lists, and events of visitors flagged as bots.
 create function shopper_events(begins timestamptz, ends timestamptz, as_of_change integer)
 returns setof events language sql stable as $$
     select events.*  -- noqa: AM04
