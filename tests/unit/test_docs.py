@@ -1,0 +1,30 @@
+"""Paths that texts name exist."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TEXTS = sorted(
+    path
+    for pattern in ("*.md", "docs/**/*.md", "recsys_tasks/**/*.py", "sql/**/*.sql", "dags/*.py", "benchmarks/*.md")
+    for path in ROOT.glob(pattern)
+    if path.name not in ("changelog.md", "schema.md") and "sql/schema/" not in path.as_posix()
+)
+PATH = re.compile(r"`((?:[a-z_]+/)+[\w.]+\.(?:py|sql|toml|html|md))`")
+MODULE = re.compile(
+    r"`((?:engine|serving|client|wire|experiments|monitoring|model|training|promotion|features)\.[a-z_]+)"
+)
+ROOTS = (ROOT, ROOT / "recsys_tasks", ROOT / "sql", ROOT / "docs")
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_every_path_that_a_text_names_exists(text: Path) -> None:
+    content = text.read_text(encoding="utf-8")
+    folders = (*ROOTS, text.parent)
+    assert [name for name in PATH.findall(content) if not any((folder / name).exists() for folder in folders)] == []
+    modules = {name: ROOT / "recsys_tasks" / name.replace(".", "/") for name in MODULE.findall(content)}
+    assert [name for name, path in modules.items() if not (path.with_suffix(".py").exists() or path.is_dir())] == []
