@@ -16,7 +16,7 @@ TEXTS = sorted(
 )
 PATH = re.compile(r"`((?:[a-z_]+/)+[\w.]+\.(?:py|sql|toml|html|md))`")
 MODULE = re.compile(
-    r"`((?:engine|serving|client|wire|experiments|monitoring|model|training|promotion|features)\.[a-z_]+)"
+    r"`((?:engine|serving|client|wire|experiments|monitoring|model|training|promotion|features)\.(?!py\b|toml\b|sql\b)[a-z_]+)"
 )
 ROOTS = (ROOT, ROOT / "recsys_tasks", ROOT / "sql", ROOT / "docs")
 
