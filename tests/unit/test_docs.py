@@ -28,3 +28,13 @@ def test_every_path_that_a_text_names_exists(text: Path) -> None:
     assert [name for name in PATH.findall(content) if not any((folder / name).exists() for folder in folders)] == []
     modules = {name: ROOT / "recsys_tasks" / name.replace(".", "/") for name in MODULE.findall(content)}
     assert [name for name, path in modules.items() if not (path.with_suffix(".py").exists() or path.is_dir())] == []
+
+
+LINK = re.compile(r"\]\((?!https?://|#|mailto:)([^)#\s]+)")
+
+
+@pytest.mark.parametrize("page", [path for path in TEXTS if path.suffix == ".md"], ids=lambda path: path.name)
+def test_every_relative_link_leads_to_a_file(page: Path) -> None:
+    generated = {"reference/settings.md", "reference/cli.md", "reference/http.md"}  # by docs/site_hooks.py
+    links = set(LINK.findall(page.read_text(encoding="utf-8"))) - generated
+    assert sorted(link for link in links if not (page.parent / link).exists()) == []
