@@ -18,7 +18,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.report import machine, show, write
+from benchmarks.report import host_info, print_table, write_json
 from recsys_tasks.evaluation.metrics import ranking_metrics
 from recsys_tasks.evaluation.protocol import model_ranks
 from recsys_tasks.evaluation.sequence_files import SequenceDataset, load_sequence_dataset
@@ -33,31 +33,31 @@ Schedule = Callable[[TrainingData, TrainingConfig], tuple[TrainingData, Training
 
 
 def main() -> None:
-    """Runs the ablations that make sense for the data."""
+    """Runs the ablations that apply to the data."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("train", type=Path)
     parser.add_argument("test", type=Path)
     parser.add_argument("--items", type=Path)
-    parser.add_argument("--minutes", type=float, default=6.0, help="of each training")
-    parser.add_argument("--without", nargs="+", help="only these parts; default: all")
+    parser.add_argument("--minutes", type=float, default=6.0, help="minutes of each training")
+    parser.add_argument("--without", nargs="+", help="parts to remove, one at a time; default: all that apply")
     parser.add_argument("--json")
-    given = parser.parse_args()
-    task = load_sequence_dataset(given.train, given.test, given.items, seed=0)
-    parts = given.without or [name for name, (_, _, applies) in PARTS.items() if applies(task)]
+    args = parser.parse_args()
+    task = load_sequence_dataset(args.train, args.test, args.items, seed=0)
+    parts = args.without or [name for name, (_, _, applies) in PARTS.items() if applies(task)]
     rows: list[dict[str, object]] = []
     for name in ("nothing", *parts):
-        metrics = _without(name, task, 60 * given.minutes)
+        metrics = _train_variant(name, task, 60 * args.minutes)
         rows.append({"without": name, **metrics})
         print(rows[-1], flush=True)
     shown = [{name: f"{value:.4f}" if name in METRICS else value for name, value in row.items()} for row in rows]
-    about = machine("torch") | {"threads": str(torch.get_num_threads()), "minutes each": str(given.minutes)}
-    show(f"Validation of {given.train}, {len(task.validation)} questions", shown, about)
-    write(given.json, {"rows": rows, "machine": about})
+    host = host_info("torch") | {"threads": str(torch.get_num_threads()), "minutes each": str(args.minutes)}
+    print_table(f"Validation of {args.train}, {len(task.validation)} questions", shown, host)
+    write_json(args.json, {"rows": rows, "machine": host})
 
 
-def _without(name: str, task: SequenceDataset, seconds: float) -> dict[str, float]:
-    change_network, change_schedule, _ = PARTS.get(name, (_as_it_is, _as_planned, _always))
-    # What validates takes no part in the decay either.
+def _train_variant(name: str, task: SequenceDataset, seconds: float) -> dict[str, float]:
+    change_network, change_schedule, _ = PARTS.get(name, (_keep_network, _keep_schedule, _applies))
+    # The validation part is excluded from the decay phase, too.
     data = task.data._replace(final_stops=task.data.stops)
     vocabulary = task.encoded.vocabulary
     torch.manual_seed(0)
@@ -74,7 +74,7 @@ def _without(name: str, task: SequenceDataset, seconds: float) -> dict[str, floa
     return {**{metric: found[metric] for metric in METRICS}, "events/s": report.tokens_per_second}
 
 
-# How a network is made to do without a part
+# Networks without a part
 
 
 def _no_copying(network: Recommender) -> None:
@@ -82,44 +82,44 @@ def _no_copying(network: Recommender) -> None:
 
 
 def _no_time(network: Recommender) -> None:
-    def still(self: Recommender, days: Tensor) -> Rotation:
+    def zero_rotation(self: Recommender, days: Tensor) -> Rotation:
         return rotation(torch.zeros_like(days)[..., None] * self.time_frequencies)
 
-    network.time_rotation = types.MethodType(still, network)  # type: ignore[method-assign]
+    network.time_rotation = types.MethodType(zero_rotation, network)  # type: ignore[method-assign]
 
 
-def _no_places(network: Recommender) -> None:
+def _no_positions(network: Recommender) -> None:
     network.position_frequencies.zero_()
 
 
-def _no_neighbours(network: Recommender) -> None:
+def _no_neighbors(network: Recommender) -> None:
     network.items.neighbors.zero_()
 
 
 def _no_cosine(network: Recommender) -> None:
-    def longer(self: ItemTable, embedding: Tensor, content: Tensor, neighbors: Tensor) -> Tensor:
-        # As long as the item's own part of it, so that its length can be learned again.
+    def unnormalized_sum(self: ItemTable, embedding: Tensor, content: Tensor, neighbors: Tensor) -> Tensor:
+        # Scaled to the norm of the item's own embedding, so that the norm is learned again.
         return ItemTable._normalized_sum(self, embedding, content, neighbors) * embedding.norm(dim=-1, keepdim=True)
 
     def direction(self: Recommender, state: Tensor) -> Tensor:
         return state
 
-    network.items._normalized_sum = types.MethodType(longer, network.items)  # type: ignore[method-assign]
+    network.items._normalized_sum = types.MethodType(unnormalized_sum, network.items)  # type: ignore[method-assign]
     network.direction = types.MethodType(direction, network)  # type: ignore[method-assign]
 
 
-def _as_it_is(network: Recommender) -> None:
+def _keep_network(network: Recommender) -> None:
     return
 
 
-# How a training is made to do without a part
+# Trainings without a part
 
 
 def _no_decay(data: TrainingData, schedule: TrainingConfig) -> tuple[TrainingData, TrainingConfig]:
     return data, replace(schedule, decay_fraction=0.01)
 
 
-def _no_freshness(data: TrainingData, schedule: TrainingConfig) -> tuple[TrainingData, TrainingConfig]:
+def _no_recency_weights(data: TrainingData, schedule: TrainingConfig) -> tuple[TrainingData, TrainingConfig]:
     return data._replace(recency_weights=None), schedule
 
 
@@ -127,23 +127,23 @@ def _few_negatives(data: TrainingData, schedule: TrainingConfig) -> tuple[Traini
     return data, replace(schedule, num_negatives=256)
 
 
-def _as_planned(data: TrainingData, schedule: TrainingConfig) -> tuple[TrainingData, TrainingConfig]:
+def _keep_schedule(data: TrainingData, schedule: TrainingConfig) -> tuple[TrainingData, TrainingConfig]:
     return data, schedule
 
 
-def _always(task: SequenceDataset) -> bool:
+def _applies(task: SequenceDataset) -> bool:
     return True
 
 
 PARTS: dict[str, tuple[Network, Schedule, Callable[[SequenceDataset], bool]]] = {
-    "copying": (_no_copying, _as_planned, lambda task: task.has_history or recipe.sessions_repeat(task.data)),
-    "time in attention": (_no_time, _as_planned, lambda task: task.has_history),
-    "places in attention": (_no_places, _as_planned, _always),
-    "neighbours": (_no_neighbours, _as_planned, lambda task: not task.has_history),
-    "cosine": (_no_cosine, _as_planned, _always),
-    "the decay": (_as_it_is, _no_decay, _always),
-    "freshness in the decay": (_as_it_is, _no_freshness, lambda task: task.data.recency_weights is not None),
-    "2,048 negatives (256)": (_as_it_is, _few_negatives, lambda task: len(task.encoded.vocabulary) > 10_000),
+    "copying": (_no_copying, _keep_schedule, lambda task: task.has_history or recipe.sessions_repeat(task.data)),
+    "time in attention": (_no_time, _keep_schedule, lambda task: task.has_history),
+    "places in attention": (_no_positions, _keep_schedule, _applies),
+    "neighbours": (_no_neighbors, _keep_schedule, lambda task: not task.has_history),
+    "cosine": (_no_cosine, _keep_schedule, _applies),
+    "the decay": (_keep_network, _no_decay, _applies),
+    "freshness in the decay": (_keep_network, _no_recency_weights, lambda task: task.data.recency_weights is not None),
+    "2,048 negatives (256)": (_keep_network, _few_negatives, lambda task: len(task.encoded.vocabulary) > 10_000),
 }
 
 

@@ -1,4 +1,4 @@
-"""Bundles of untrained networks for a catalog and a number of users of any size."""
+"""Synthetic bundles: untrained networks for any number of items and users."""
 
 from __future__ import annotations
 
@@ -22,50 +22,52 @@ from recsys_tasks.promotion.build import golden_requests, seal_with_golden, writ
 
 _END = datetime(2024, 6, 1, tzinfo=UTC)
 _SESSION = 5
-_AT_ONCE, _SESSION_EVENTS, _EVERY = 100, 20, timedelta(seconds=30)
+_CONCURRENT_USERS, _SESSION_EVENTS, _EVENT_INTERVAL = 100, 20, timedelta(seconds=30)
 
 
 def make_bundle(
     folder: Path, version: str, run_id: str, items: int, users: int, history: int, embedding_dim: int, seed: int
 ) -> Path:
-    """A bundle in a folder of its own; users have so many events each, items follow Zipf's law."""
+    """Writes a bundle to a new folder and returns it; `history`: events per user. Items follow Zipf's law."""
     folder.mkdir(parents=True)
-    shop = _shop(items, users, history)
+    snapshot = _snapshot(items, users, history)
     torch.manual_seed(seed)
-    words = shop.vocabulary
-    config = NetworkConfig(num_items=len(words), num_content_tokens=len(words.token_names), embedding_dim=embedding_dim)
-    network = build_network(config, words)
-    save_model(TrainedModel(network.eval(), shop.vocabulary), folder)
+    vocabulary = snapshot.vocabulary
+    config = NetworkConfig(
+        num_items=len(vocabulary), num_content_tokens=len(vocabulary.token_names), embedding_dim=embedding_dim
+    )
+    network = build_network(config, vocabulary)
+    save_model(TrainedModel(network.eval(), snapshot.vocabulary), folder)
     export_graphs(network, folder)
-    write_data(folder, CatalogColumns.empty(items), shop, _END.timestamp())
+    write_data(folder, CatalogColumns.empty(items), snapshot, _END.timestamp())
     lineage = {"model_version": version, "run_id": run_id, "snapshot_id": "s", "cutoff": _END.isoformat()}
-    seal_with_golden(folder, lineage, golden_requests(shop))
+    seal_with_golden(folder, lineage, golden_requests(snapshot))
     return folder
 
 
-def requests(items: int, users: int, count: int, seed: int = 0) -> list[bytes]:
-    """Bodies of requests of a hundred users at a time, each of whom asks again after every event of a session."""
+def build_requests(items: int, users: int, count: int, seed: int = 0) -> list[bytes]:
+    """Returns request bodies: a hundred users at a time, one request of each after every event of a session."""
     random = np.random.default_rng(seed)
     found: list[bytes] = []
     while len(found) < count:
-        who = random.integers(0, users, _AT_ONCE)
+        users_now = random.integers(0, users, _CONCURRENT_USERS)
         events = [
-            [{"item_id": f"i{item}", "event_time": _after(place)} for place, item in enumerate(session)]
-            for session in random.integers(0, items, (_AT_ONCE, _SESSION_EVENTS)).tolist()
+            [{"item_id": f"i{item}", "event_time": _time_after(position)} for position, item in enumerate(session)]
+            for session in random.integers(0, items, (_CONCURRENT_USERS, _SESSION_EVENTS)).tolist()
         ]
         found += [
-            json.dumps({"user_id": f"u{user}", "session": session[:length], "time": _after(length)}).encode()
+            json.dumps({"user_id": f"u{user}", "session": session[:length], "time": _time_after(length)}).encode()
             for length in range(1, _SESSION_EVENTS + 1)
-            for user, session in zip(who.tolist(), events, strict=True)
+            for user, session in zip(users_now.tolist(), events, strict=True)
         ]
     return found[:count]
 
 
-def _after(events: int) -> str:
-    return (_END + events * _EVERY).isoformat()
+def _time_after(events: int) -> str:
+    return (_END + events * _EVENT_INTERVAL).isoformat()
 
 
-def _shop(items: int, users: int, history: int) -> EncodedSnapshot:
+def _snapshot(items: int, users: int, history: int) -> EncodedSnapshot:
     random = np.random.default_rng(0)
     ranks = np.minimum(random.zipf(1.2, users * history), items)
     user = np.repeat(np.arange(users), history)

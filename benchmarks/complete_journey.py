@@ -26,10 +26,10 @@ SHARE = 0.08
 
 
 def main() -> None:
-    """Writes the files; the warehouse is the one of RECSYS_HOME, after `ingest` and `features`."""
+    """Writes the files from the warehouse of `RECSYS_HOME`, after `ingest` and `features`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    given = parser.parse_args()
+    args = parser.parse_args()
     snapshot = open_snapshot(settings().snapshots, latest_snapshot_id(engine()))
     events, _ = load_events(snapshot, build_vocabulary(snapshot))
     table = pd.DataFrame(
@@ -44,14 +44,14 @@ def main() -> None:
     cut = np.quantile(table["event_time"], 1 - SHARE)
     known = table["item_id"] >= FIRST_ITEM
     training = table[known & (pd.to_datetime(table["began"], unit="s", utc=True) < cut)]
-    given.folder.mkdir(parents=True, exist_ok=True)
+    args.folder.mkdir(parents=True, exist_ok=True)
     columns = ["sequence_id", "position", "item_id", "session_id", "event_time"]
-    _numbered(training, training["user"])[columns].to_parquet(given.folder / "train.parquet", index=False)
-    _questions(table, cut)[columns].to_parquet(given.folder / "test.parquet", index=False)
+    _add_positions(training, training["user"])[columns].to_parquet(args.folder / "train.parquet", index=False)
+    _test_sequences(table, cut)[columns].to_parquet(args.folder / "test.parquet", index=False)
 
 
-def _questions(table: pd.DataFrame, cut: pd.Timestamp) -> pd.DataFrame:
-    """Each late basket of two items or more after the last 512 events of its household."""
+def _test_sequences(table: pd.DataFrame, cut: pd.Timestamp) -> pd.DataFrame:
+    """Returns each late basket of at least two items, preceded by the last 512 events of its household."""
     asked = []
     late = pd.to_datetime(table["began"], unit="s", utc=True) >= cut
     for _, timeline in table.groupby("user", sort=False):
@@ -60,10 +60,10 @@ def _questions(table: pd.DataFrame, cut: pd.Timestamp) -> pd.DataFrame:
                 before = timeline.loc[: basket.index[0] - 1].tail(512)
                 asked.append(pd.concat([before, basket]).assign(asked=session))
     found = pd.concat(asked)
-    return _numbered(found, found["asked"] + int(table["user"].max()) + 1)
+    return _add_positions(found, found["asked"] + int(table["user"].max()) + 1)
 
 
-def _numbered(table: pd.DataFrame, sequence: pd.Series) -> pd.DataFrame:
+def _add_positions(table: pd.DataFrame, sequence: pd.Series) -> pd.DataFrame:
     table = table.assign(sequence_id=sequence)
     return table.assign(position=table.groupby("sequence_id").cumcount())
 

@@ -20,7 +20,7 @@ from recsys_tasks.stack.environment import find_free_port
 
 @contextmanager
 def running_endpoint(home: Path, workers: int = 1) -> Iterator[tuple[str, int]]:
-    """Address and process of an endpoint, a thread a worker, in a folder of its own."""
+    """Starts an endpoint in a new folder, one thread per worker; yields its URL and process id."""
     port = find_free_port()
     command = [sys.executable, "-W", "ignore", "-m", "recsys_tasks", "serve", "--port", str(port)]
     with running_server(
@@ -29,15 +29,15 @@ def running_endpoint(home: Path, workers: int = 1) -> Iterator[tuple[str, int]]:
         yield f"http://127.0.0.1:{port}", process
 
 
-def own_addresses(url: str, workers: int) -> list[str]:
-    """Where each worker of an endpoint is promoted to."""
+def worker_urls(url: str, workers: int) -> list[str]:
+    """Returns the URL of each worker, to which bundles are deployed."""
     host, port = url.rsplit(":", 1)
     return [f"{host}:{worker_port(int(port), worker, workers)}" for worker in range(workers)]
 
 
 @contextmanager
 def running_server(command: Sequence[str], home: Path, ports: Sequence[int]) -> Iterator[int]:
-    """The process of a server that answers `/healthz` on some ports."""
+    """Starts a server, waits for `/healthz` on all ports and yields its process id."""
     home.mkdir()
     environment = {**os.environ, "RECSYS_HOME": str(home), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, env=environment)  # noqa: S603
@@ -61,7 +61,7 @@ def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
             time.sleep(0.1)
 
 
-def resident_megabytes(pid: int) -> float:
-    """Megabytes of a process and those it started; what they share is counted in parts."""
+def resident_memory_mb(pid: int) -> float:
+    """Returns the memory in MB of a process and its children; shared pages count proportionally (PSS)."""
     process = psutil.Process(pid)
     return sum(one.memory_full_info().pss for one in (process, *process.children(recursive=True))) / 1e6

@@ -17,30 +17,30 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.endpoints import resident_megabytes, running_endpoint
-from benchmarks.load import Caller
-from benchmarks.report import machine, show, write
+from benchmarks.endpoints import resident_memory_mb, running_endpoint
+from benchmarks.load import LoadGenerator
+from benchmarks.report import host_info, print_table, write_json
 
 _BATCHES = 200
 _USERS, _ITEMS = 50_000, 10_000
-_MOST_SECONDS = 300.0
+_MAX_SECONDS = 300.0
 
 
 def main() -> None:
     """Runs the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rate", type=float, nargs="+", default=[5_000.0], help="events a second")
+    parser.add_argument("--rate", type=float, nargs="+", default=[5_000.0], help="events/s")
     parser.add_argument("--batch", type=int, default=50)
-    parser.add_argument("--seconds", type=float, default=20.0, help="at each rate")
+    parser.add_argument("--seconds", type=float, default=20.0, help="duration of each rate")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--json")
-    given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder, running_endpoint(Path(folder) / "home", given.workers) as (url, pid):
-        bodies = _batches(given.batch)
-        rows = [_at(f"{url}/v1/events", bodies, rate, given, pid) for rate in given.rate]
-    about = machine("uvicorn") | {"workers": str(given.workers), "batch": str(given.batch)}
-    show("Durable events", rows, about)
-    write(given.json, {"rows": rows, **rows[-1], "machine": about})
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder, running_endpoint(Path(folder) / "home", args.workers) as (url, pid):
+        bodies = _batches(args.batch)
+        rows = [_measure_rate(f"{url}/v1/events", bodies, rate, args, pid) for rate in args.rate]
+    host = host_info("uvicorn") | {"workers": str(args.workers), "batch": str(args.batch)}
+    print_table("Durable events", rows, host)
+    write_json(args.json, {"rows": rows, **rows[-1], "machine": host})
 
 
 def _batches(size: int) -> list[bytes]:
@@ -61,21 +61,21 @@ def _batches(size: int) -> list[bytes]:
     ]
 
 
-def _at(url: str, bodies: list[bytes], rate: float, given: argparse.Namespace, pid: int) -> dict[str, float]:
-    caller = Caller([url], bodies, rate / given.batch, {}, _MOST_SECONDS)
-    with caller:
-        time.sleep(given.seconds)
-    load = caller.load
+def _measure_rate(url: str, bodies: list[bytes], rate: float, args: argparse.Namespace, pid: int) -> dict[str, float]:
+    generator = LoadGenerator([url], bodies, rate / args.batch, {}, _MAX_SECONDS)
+    with generator:
+        time.sleep(args.seconds)
+    load = generator.load
     assert load is not None, "the context is closed"  # noqa: S101
-    took = float((load.due + load.seconds).max() - load.due.min())
+    elapsed = float((load.due + load.seconds).max() - load.due.min())
     return {
         "events_s": rate,
-        "achieved_events_s": given.batch * len(load.seconds) / took,
+        "achieved_events_s": args.batch * len(load.seconds) / elapsed,
         "p50_ms": load.milliseconds(50),
         "p99_ms": load.milliseconds(99),
         "max_ms": load.milliseconds(100),
         "errors": load.failed,
-        "rss_mb": resident_megabytes(pid),
+        "rss_mb": resident_memory_mb(pid),
     }
 
 

