@@ -72,7 +72,7 @@ def test_the_loop_closes_after_a_kill_in_the_middle(home: Path) -> None:
     killed.wait()
 
     again = _start(home, "--once")
-    output, _ = again.communicate(timeout=600)
+    output, _ = again.communicate(timeout=1_200)
     assert again.returncode == 0, output
     assert _remaining_processes(home) == []
 
