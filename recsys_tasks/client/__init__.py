@@ -3,15 +3,9 @@
 from recsys_tasks.client import Event, RecommendationRequest, RecommenderClient
 """
 
-from recsys_tasks.client.shop import (
-    EndpointError,
-    Event,
-    Item,
-    RecommendationRequest,
-    RecommenderClient,
-    SearchRequest,
-    SessionEvent,
-)
+from recsys_tasks.client.shop import EndpointError, RecommenderClient
+from recsys_tasks.wire.items import Item
+from recsys_tasks.wire.messages import Event, RecommendationRequest, SearchRequest, SessionEvent
 
 __all__ = [
     "EndpointError",

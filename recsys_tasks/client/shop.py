@@ -27,22 +27,11 @@ from recsys_tasks.wire.messages import (
     RecommendationResponse,
     SearchRequest,
     SearchResponse,
-    SessionEvent,
     SimilarItemsResponse,
 )
 
-__all__ = [
-    "EndpointError",
-    "Event",
-    "Item",
-    "RecommendationRequest",
-    "RecommenderClient",
-    "SearchRequest",
-    "SessionEvent",
-]
-
 if TYPE_CHECKING:
-    from typing import Self  # Python 3.10
+    from typing_extensions import Self  # the client supports Python 3.10
 
 _TIMEOUT_SECONDS = 2.0
 Answer = TypeVar("Answer")

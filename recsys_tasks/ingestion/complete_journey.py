@@ -111,12 +111,6 @@ def _read_purchases(interval: Interval | None) -> SourceBatch | None:
     )
 
 
-def purchases_between(interval: Interval) -> pd.DataFrame:
-    """Returns the raw purchase lines of [start, end), ordered by time."""
-    lines = _select_transactions(get_data("transactions")["transactions"], interval)
-    return lines.sort_values(["transaction_timestamp", "basket_id"], kind="stable")
-
-
 def _select_transactions(transactions: pd.DataFrame, interval: Interval | None) -> pd.DataFrame:
     sample = settings().sample_users
     if sample is not None:

@@ -70,7 +70,7 @@ def react(
     """Rolls back the served version if open alarms ask for it, and finds the alarms that ask for a retraining.
 
     An alarm about a version that does not serve any more has no effect: a version that is rolled back says nothing
-    about drift. Whoever starts the retraining calls `mark_retraining` afterwards; until then it is found again.
+    about drift. The caller starts the retraining, then calls `mark_retraining`; until then the alarm is returned again.
 
     Args:
         warehouse: holds the alarms.

@@ -58,7 +58,7 @@ def remove_unused_bundles(deployment: Deployment, state: DeploymentState, grace:
 
     Args:
         deployment: whose bundles.
-        state: what serves and what is in a rollout.
+        state: deployed versions and the rollout in progress.
         grace: younger bundles stay, since they may be waiting for an approval.
     """
     kept = {version.bundle_digest for version in state.served[-2:]}

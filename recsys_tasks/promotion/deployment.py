@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Self
 
 from sqlalchemy import Engine
 
@@ -23,16 +22,6 @@ class RolloutPlan:
     canary_share: float
     canary_duration: timedelta
 
-    @classmethod
-    def from_settings(cls, settings: Settings) -> Self:
-        """The plan of the settings `shadow_…` and `canary_…`."""
-        return cls(
-            settings.shadow_share,
-            timedelta(minutes=settings.shadow_minutes),
-            settings.canary_share,
-            timedelta(hours=settings.canary_hours),
-        )
-
 
 @dataclass(frozen=True)
 class Deployment:
@@ -41,17 +30,20 @@ class Deployment:
     Attributes:
         warehouse: holds the deployment record.
         settings: of this process; endpoints, token and gate rules are read from it when they are needed.
-        rollout_plan: phases of a rollout.
     """
 
     warehouse: Engine
     settings: Settings
-    rollout_plan: RolloutPlan
 
-    @classmethod
-    def from_settings(cls, settings: Settings, warehouse: Engine) -> Self:
-        """The deployment that the settings describe."""
-        return cls(warehouse, settings, RolloutPlan.from_settings(settings))
+    @property
+    def rollout_plan(self) -> RolloutPlan:
+        """Phases of a rollout."""
+        return RolloutPlan(
+            self.settings.shadow_share,
+            timedelta(minutes=self.settings.shadow_minutes),
+            self.settings.canary_share,
+            timedelta(hours=self.settings.canary_hours),
+        )
 
     @property
     def fleet(self) -> Fleet:

@@ -14,9 +14,7 @@ from recsys_tasks.promotion.deployment_record import DeployedVersion
 from recsys_tasks.registry import runs, versions
 
 
-def roll_back(
-    deployment: Deployment, reason: str = "asked for by hand", by: str | None = None, bad_version: str | None = None
-) -> str:
+def roll_back(deployment: Deployment, reason: str, by: str | None = None, bad_version: str | None = None) -> str:
     """Ends the rollout, or puts the previous version back at every endpoint; returns the version that serves now.
 
     Args:

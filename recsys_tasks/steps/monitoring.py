@@ -61,7 +61,7 @@ def react() -> reactions.Reaction:
     """Carries out rollbacks that open alarms ask for, and finds those that ask for a retraining."""
 
     def roll_back(reason: str, bad_version: str) -> str:
-        deployment = Deployment.from_settings(settings(), engine())
+        deployment = Deployment(engine(), settings())
         return rollback.roll_back(deployment, reason, _ROLLED_BACK_BY, bad_version)
 
     return reactions.react(

@@ -29,7 +29,7 @@ __all__ = [
 
 def deployment() -> Deployment:
     """The deployment that the settings of this process describe."""
-    return Deployment.from_settings(settings(), engine())
+    return Deployment(engine(), settings())
 
 
 def build(number: str | None = None) -> tuple[str, Path]:
