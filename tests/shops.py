@@ -28,6 +28,7 @@ from recsys_tasks.model.tensors import NetworkConfig
 from recsys_tasks.model.training_loop import TrainingConfig, TrainingData, build_network, train
 from recsys_tasks.model.windows import training_stops
 from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM, PURCHASE, SEARCH, UNKNOWN_ITEM
+from recsys_tasks.training.recipe import with_item_neighbors
 
 START = datetime(2024, 1, 1, 8, tzinfo=UTC)
 ITEMS = 40
@@ -78,8 +79,9 @@ def encoded_shop(users: int = 60, sessions: int = 8, seed: int = 0) -> EncodedSn
 
 def training_data(shop: EncodedSnapshot) -> TrainingData:
     """Returns a shop's training events; the learning-rate decay also uses the validation events."""
-    stops = (training_stops(shop.timeline, shop.split, last) for last in (TRAINING, VALIDATION))
-    return TrainingData(shop.timeline, shop.vocabulary.training_counts(), *stops)
+    stops, final_stops = (training_stops(shop.timeline, shop.split, last) for last in (TRAINING, VALIDATION))
+    data = TrainingData(shop.timeline, shop.vocabulary.training_counts(), stops, final_stops)
+    return with_item_neighbors(data)
 
 
 def small_config(words: Vocabulary, **sizes: Any) -> NetworkConfig:

@@ -18,13 +18,15 @@ from recsys_tasks.engine.catalog import Catalog, CatalogColumns
 from recsys_tasks.engine.scoring import ItemVectors
 from recsys_tasks.engine.throttle import Pause, no_pause
 from recsys_tasks.errors import BundleCorrupt
+from recsys_tasks.features.item_neighbors import NEIGHBOR_FILES, ItemNeighbors
 from recsys_tasks.features.vocabulary import Vocabulary
 
-FORMAT = 4
+FORMAT = 5
 MANIFEST, GOLDEN, HISTORIES, VOCABULARY = "manifest.json", "golden.json", "histories.npz", "vocabulary.json"
 ENCODER, DECODER, CATALOG = "encoder.onnx", "decoder.onnx", "catalogue.json"
 NETWORK, SCAN, VECTORS, BIAS, WORDS = "network.json", "scan.onnx", "items.npy", "bias.npy", "words.npy"
-MODEL_FILE_NAMES = (NETWORK, ENCODER, DECODER, SCAN, VECTORS, BIAS, WORDS, VOCABULARY)  # exported from the network
+GRAPH_FILE_NAMES = (ENCODER, DECODER, SCAN, VECTORS, BIAS, WORDS, *NEIGHBOR_FILES)  # exported from the network
+MODEL_FILE_NAMES = (NETWORK, *GRAPH_FILE_NAMES, VOCABULARY)
 FILES = (*MODEL_FILE_NAMES, CATALOG, HISTORIES, GOLDEN)
 
 
@@ -68,7 +70,9 @@ class Bundle:
     Attributes:
         items: item vectors [V, D] and biases [V], indexed by item number.
         words: vectors of content tokens [C, D].
+        neighbors: of the items, by co-occurrence.
         has_query_input: whether the model was trained on search queries; a model that was not ignores them.
+        is_trained: whether the model was trained; one that was not only has content vectors.
     """
 
     folder: Path
@@ -77,7 +81,9 @@ class Bundle:
     vocabulary: Vocabulary
     items: ItemVectors
     words: np.ndarray
+    neighbors: ItemNeighbors
     has_query_input: bool
+    is_trained: bool
     catalog: Catalog
     histories: Histories
     golden: list[dict[str, Any]]
@@ -88,7 +94,8 @@ class Bundle:
         catalog = Catalog(vocabulary, CatalogColumns.empty(len(vocabulary.item_ids)))
         histories = Histories.without_users(vocabulary.training_counts())
         vectors = _load_vectors(folder, len(vocabulary))
-        return cls(folder, {}, "", vocabulary, *vectors, _has_query_input(folder), catalog, histories, [])
+        neighbors = ItemNeighbors.load(folder)
+        return cls(folder, {}, "", vocabulary, *vectors, neighbors, *_network_flags(folder), catalog, histories, [])
 
     @property
     def model_version(self) -> str:
@@ -151,7 +158,8 @@ def read_bundle(folder: Path, pause: Pause = no_pause) -> Bundle:
         vocabulary = Vocabulary.load(folder / VOCABULARY)
         pause()
         items, words = _load_vectors(folder, len(vocabulary))
-        has_query_input = _has_query_input(folder)
+        neighbors = _load_neighbors(folder, len(vocabulary))
+        flags = _network_flags(folder)
         catalog = Catalog(vocabulary, CatalogColumns.load(folder / CATALOG, len(vocabulary.item_ids)))
         pause()
         histories = _load_histories(folder / HISTORIES)
@@ -160,7 +168,8 @@ def read_bundle(folder: Path, pause: Pause = no_pause) -> Bundle:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BundleCorrupt(f"The bundle cannot be read: {type(error).__name__}: {error}") from error
     digest = hashlib.sha256(text).hexdigest()
-    return Bundle(folder, manifest, digest, vocabulary, items, words, has_query_input, catalog, histories, golden)
+    model = (vocabulary, items, words, neighbors, *flags)
+    return Bundle(folder, manifest, digest, *model, catalog, histories, golden)
 
 
 def pack(folder: Path) -> bytes:
@@ -212,9 +221,17 @@ def _load_vectors(folder: Path, num_items: int) -> tuple[ItemVectors, np.ndarray
     return ItemVectors(vectors, bias), words
 
 
-def _has_query_input(folder: Path) -> bool:
-    """Whether the model was trained on search queries."""
-    return bool(json.loads((folder / NETWORK).read_text(encoding="utf-8"))["query_words"])
+def _load_neighbors(folder: Path, num_items: int) -> ItemNeighbors:
+    neighbors = ItemNeighbors.load(folder)
+    if neighbors.start.shape != (num_items + 1,) or neighbors.item.max(initial=0) >= num_items:
+        raise BundleCorrupt(f"{', '.join(NEIGHBOR_FILES)} do not fit the vocabulary's {num_items} item numbers")
+    return neighbors
+
+
+def _network_flags(folder: Path) -> tuple[bool, bool]:
+    """Whether the model was trained on search queries, and whether it was trained at all."""
+    config = json.loads((folder / NETWORK).read_text(encoding="utf-8"))
+    return bool(config["query_words"]), bool(config["is_trained"])
 
 
 def _load_histories(path: Path) -> Histories:

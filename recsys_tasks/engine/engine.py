@@ -272,12 +272,14 @@ class Engine:
         encoded_at = time.perf_counter()
         decoded = self._session_decoder.resume_session(user_id, history, session, now)
         actions = history.actions.append(decoded.tokens.columns)
-        if method == NEIGHBORS and actions.latest:
+        is_trained = self.bundle.is_trained
+        if actions.latest and (method == NEIGHBORS or (method == MODEL and not is_trained)):
             return _Prediction(NEIGHBORS, self._neighbor_scores(actions), None, actions, decoded.latest_seconds)
-        if method != MODEL or not self._session_decoder.has_signal(history, decoded):
+        if method != MODEL or not is_trained or not self._session_decoder.has_signal(history, decoded):
             return _Prediction("popular", self._popularity_scores, None, actions, decoded.latest_seconds)
         reading = self._session_decoder.decode(user_id, history, decoded)
-        scores = NextItemScores(self.bundle.items, self._scan, reading, history.copies, decoded.tokens.columns[0])
+        tokens, neighbors = decoded.tokens.columns[0], self.bundle.neighbors
+        scores = NextItemScores(self.bundle.items, self._scan, reading, history.copies, tokens, neighbors)
         timings = Timings(cached, encoded_at - start, time.perf_counter() - encoded_at)
         return _Prediction("model", scores, float(reading["intent"][0]), actions, decoded.latest_seconds, timings)
 

@@ -35,9 +35,13 @@ class History(NamedTuple):
     seconds: np.ndarray
     words: np.ndarray
 
-    def last_before(self, end: int, max_events: int) -> History:
-        """The last `max_events` events before index `end`."""
-        return History(*(column[max(0, end - max_events) : end] for column in self))
+    def first(self, count: int) -> History:
+        """The first `count` events."""
+        return History(*(column[:count] for column in self))
+
+    def last(self, count: int) -> History:
+        """The last `count` events."""
+        return History(*(column[-count:] for column in self))
 
 
 def concatenate(*histories: History) -> History:
@@ -46,11 +50,11 @@ def concatenate(*histories: History) -> History:
     return History(item.astype(np.int64), kind.astype(np.int64), seconds, words.astype(np.int64))
 
 
-def history_inputs(history: History) -> Arrays:
-    """Returns the encoder's inputs [1, H], which do not depend on the session.
+def history_inputs(history: History, max_events: int) -> Arrays:
+    """Returns the encoder's inputs [1, H] of the last `max_events` events, which do not depend on the session.
 
-    `days` counts from the last event; `is_last` marks the last event with its item. An empty history gives one padding
-    event.
+    Repetitions are counted over the whole history. `days` counts from the last event; `is_last` marks the last event
+    with its item. An empty history gives one padding event.
     """
     count = len(history.item)
     if not count:
@@ -71,7 +75,7 @@ def history_inputs(history: History) -> Arrays:
         "days": ((seconds - seconds[-1]) / SECONDS_PER_DAY).astype(np.float32),
         "words": history.words,
     }
-    return {name: values[None] for name, values in columns.items()}
+    return {name: values[None, -max_events:] for name, values in columns.items()}
 
 
 class SessionEvent(NamedTuple):

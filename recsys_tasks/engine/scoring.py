@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from recsys_tasks.engine.graphs import Graph
+from recsys_tasks.features.item_neighbors import ItemNeighbors, latest_items
 from recsys_tasks.names import FIRST_ITEM
 
 _PADDING_MULTIPLE, _CACHED_K = 256, 1_000
@@ -176,17 +177,13 @@ class CopyCandidates(NamedTuple):
         return cls(*np.unique(item, return_inverse=True))
 
     def append(self, item: np.ndarray) -> CopyCandidates:
-        """Returns these candidates and those of later events."""
-        index_of = {number: index for index, number in enumerate(self.items.tolist())}
-        indices = [index_of.setdefault(number, len(index_of)) for number in item.tolist()]
-        return CopyCandidates(
-            np.fromiter(index_of, np.int64, len(index_of)),
-            np.concatenate([self.item_index, np.asarray(indices, np.int64)]),
-        )
+        """Returns these candidates and those of further events."""
+        items, index = np.unique(np.concatenate([self.items, item]), return_inverse=True)
+        return CopyCandidates(items, np.concatenate([index[self.item_index], index[len(self.items) :]]))
 
 
 class NextItemScores:
-    """Next-item probabilities of a pointer-generator mixture: vocabulary logits and copy logits in one softmax.
+    """Next-item probabilities of the mixture: vocabulary, copy and neighbor logits in one softmax.
 
     Args:
         items: vectors of the model.
@@ -194,6 +191,7 @@ class NextItemScores:
         reading: the decoder's outputs for one session, named as in `model.incremental.Reading`.
         history: copy candidates of the history.
         tokens: item numbers of the session [T].
+        neighbors: of the items.
     """
 
     def __init__(
@@ -203,6 +201,7 @@ class NextItemScores:
         reading: Mapping[str, np.ndarray],
         history: CopyCandidates,
         tokens: np.ndarray,
+        neighbors: ItemNeighbors,
     ) -> None:
         self._items, self._scan = items, scan
         self._direction = reading["direction"]
@@ -212,6 +211,13 @@ class NextItemScores:
             self._copy_logits = np.concatenate([self._copy_logits, reading["of_session"][0]])
             excluded = _NO_ITEMS
         self._excluded = excluded
+        if "of_neighbors" in reading:
+            latest = latest_items(tokens, reading["of_neighbors"].shape[1])
+            logits = reading["of_neighbors"][0] + items[latest] @ reading["neighbor_query"][0]
+            candidates = neighbors.candidates(latest)
+            self._copies = self._copies.append(candidates.item)
+            neighbor_logits = logits[candidates.token] + candidates.log_weight
+            self._copy_logits = np.concatenate([self._copy_logits, neighbor_logits])
 
     def top_k(self, k: int, offset: np.ndarray | None = None, include: np.ndarray = _NO_ITEMS) -> ScoredItems:
         """See `Scores`; the scores are probabilities."""

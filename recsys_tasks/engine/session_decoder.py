@@ -29,7 +29,8 @@ from recsys_tasks.errors import BundleCorrupt
 from recsys_tasks.features.sequences import MAX_TOKENS, QUERY_WORDS, Arrays
 from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM, UNKNOWN_ITEM
 
-MAX_HISTORY_EVENTS = 512
+MAX_HISTORY_EVENTS = 512  # that the encoder reads
+MAX_STORED_EVENTS = 8_192  # over which repetitions are counted
 DEFAULT_CACHE_BYTES = 64 << 20
 _NO_WORDS = np.zeros(QUERY_WORDS, np.int64)
 _SESSIONS_FRACTION = 4  # a quarter of the cache is for sessions
@@ -139,17 +140,17 @@ class SessionDecoder:
         Args:
             user_id: key of the user's history in the bundle; None for an anonymous visitor.
             past: the user's actions since the bundle's cut-off.
-            now: later actions are excluded.
+            now: start of the session; later actions are excluded, as are those of the same instant.
         """
         action_keys = tuple((action.item_id, action.event_type, action.seconds, action.query) for action in past)
         cached = self._histories.get(user_id)  # for None, only the empty history is cached
         is_same = cached is not None and cached.action_keys == action_keys
         full_history = cached.full_history if cached is not None and is_same else self._load_history(user_id, past)
-        end = int(np.searchsorted(full_history.seconds, now, side="right"))
+        end = int(np.searchsorted(full_history.seconds, now))
         if cached is not None and is_same and cached.end == end:
             return cached, True
-        events = full_history.last_before(end, MAX_HISTORY_EVENTS)
-        inputs = history_inputs(events)
+        known = full_history.first(end).last(MAX_STORED_EVENTS)
+        events, inputs = known.last(MAX_HISTORY_EVENTS), history_inputs(known, MAX_HISTORY_EVENTS)
         encoded = self._encoder({**inputs, "vectors": self._event_vectors(inputs["item"], inputs["words"])})
         history = CachedHistory(
             action_keys,
@@ -269,9 +270,7 @@ class SessionDecoder:
             return concatenate(history)
         stored = {
             (round(at * 1e3), number)
-            for at, number in zip(
-                history.seconds[-MAX_HISTORY_EVENTS:], history.item[-MAX_HISTORY_EVENTS:], strict=True
-            )
+            for at, number in zip(history.seconds.tolist(), history.item.tolist(), strict=True)
         }
         numbers = self._bundle.vocabulary.numbers([action.item_id for action in actions])
         new = [

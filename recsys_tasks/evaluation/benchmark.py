@@ -11,14 +11,13 @@ from typing import Any
 import torch
 
 from recsys_tasks.evaluation.baselines import BASELINE_FITTERS
-from recsys_tasks.evaluation.blend import blend_scorers, choose_blend_weight
 from recsys_tasks.evaluation.gate import PRIMARY_METRIC
 from recsys_tasks.evaluation.metrics import list_metrics, ranking_metrics
 from recsys_tasks.evaluation.protocol import Scorer, model_ranks, model_scorer, rank_targets
 from recsys_tasks.evaluation.sequence_files import SequenceDataset, load_sequence_dataset, merge_sessions
 from recsys_tasks.model.network import Recommender
 from recsys_tasks.model.training_loop import build_network, train
-from recsys_tasks.names import DECODER, GRU, TRANSFORMER, VMIS_KNN
+from recsys_tasks.names import DECODER, GRU, NETWORK
 from recsys_tasks.training import recipe
 
 log = logging.getLogger(__name__)
@@ -34,8 +33,8 @@ def run_benchmark(
 
     Args:
         train_file, test_file, items_file: sequence files, and item attributes.
-        model: `transformer` (blended with neighbors where validation improves), `network` (without neighbors),
-            `decoder` or `gru` (without an encoder, sessions of a user merged), or a baseline's name.
+        model: `transformer` (the model that `train` registers), `network` (without the neighbor component), `decoder`
+            or `gru` (without an encoder, sessions of a user merged), or a baseline's name.
         seed: of all random number generators.
         minutes: training time of a network.
 
@@ -74,31 +73,24 @@ def fit_model(dataset: SequenceDataset, model: str, seed: int, seconds: float) -
     if model == DECODER:
         config = replace(config, num_decoder_layers=config.num_encoder_layers + config.num_decoder_layers)
     config = replace(config, recurrent=model == GRU)
+    if model == NETWORK:
+        config = replace(config, neighbor_tokens=0)
+    data = recipe.with_item_neighbors(dataset.data)
     network = build_network(config, vocabulary, recipe.neighbors(dataset.data, config))
     schedule = recipe.training_config(dataset.data, vocabulary, dataset.has_history, seconds, seed)
     log.info("%s, %s", network.config, schedule)
-    weight = 0.0
 
     def validate(trained: Recommender) -> float:
         return ranking_metrics(model_ranks(trained, timeline, dataset.validation))[PRIMARY_METRIC]
 
-    def choose_neighbor_weight(trained: Recommender) -> None:
-        # Runs before the decay phase, in which the network trains on the validation events, too.
-        nonlocal weight
-        if model == TRANSFORMER:
-            exclude_session_items = not config.sessions_repeat
-            scorers = model_scorer(trained, timeline), BASELINE_FITTERS[VMIS_KNN](dataset.data)
-            weight = choose_blend_weight(*scorers, timeline, dataset.validation, exclude_session_items, PRIMARY_METRIC)
-
-    report = train(network, dataset.data, schedule, validate, before_decay=choose_neighbor_weight)
+    report = train(network, data, schedule, validate)
     figures: BenchmarkMetrics = {
         "train_seconds": report.seconds,
         "epochs": len(report.epochs),
         "tokens_per_second": report.tokens_per_second,
         "stopped_by": report.stopped_by,
         "parameters": sum(weight.numel() for weight in network.parameters()),
-        "neighbours_weight": weight,
         "threads": torch.get_num_threads(),
         "curve": report.epochs,
     }
-    return blend_scorers(model_scorer(network, timeline), BASELINE_FITTERS[VMIS_KNN](full_data), weight), figures
+    return model_scorer(network, timeline), figures

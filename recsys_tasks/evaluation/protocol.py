@@ -73,7 +73,8 @@ def sample_session_prefixes(encoded: EncodedSnapshot, split: int) -> PredictionT
     """
     timeline = encoded.timeline
     first, length = timeline.session_start[:-1], np.diff(timeline.session_start)
-    chosen = np.flatnonzero((encoded.split == split) & (length > 1))
+    has_target = np.maximum.reduceat(timeline.weight, first) > 0 if len(first) else first > 0
+    chosen = np.flatnonzero((encoded.split == split) & (length > 1) & has_target)
     drawn = np.random.default_rng(0).integers(1, length[chosen])
     return PredictionTasks(first[chosen], first[chosen] + drawn)
 
@@ -89,12 +90,16 @@ def model_inputs(network: Recommender, timeline: Timeline, tasks: PredictionTask
 
 
 def model_scorer(network: Recommender, timeline: Timeline) -> Scorer:
-    """Returns the network as a scorer of next-item probabilities."""
+    """Returns the network as a scorer of next-item probabilities, with its present weights."""
+    network.eval()
+    with torch.inference_mode():
+        matrix = network.items.matrix()
 
     @torch.inference_mode()
     def scores(tasks: PredictionTasks) -> np.ndarray:
-        network.eval()
-        found: np.ndarray = score_items(network, *model_inputs(network, timeline, tasks)).softmax(-1).cpu().numpy()
+        found: np.ndarray = (
+            score_items(network, *model_inputs(network, timeline, tasks), matrix).softmax(-1).cpu().numpy()
+        )
         return found
 
     return scores

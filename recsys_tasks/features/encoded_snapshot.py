@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from recsys_tasks.errors import NotEnoughData
+from recsys_tasks.features.overlapping_sessions import OrderedEvents, replace_overlapping_sessions
 from recsys_tasks.features.position_bias import click_weights
 from recsys_tasks.features.sequences import Timeline, build_timeline, novel_intents, stable_argsort
 from recsys_tasks.features.snapshot import Snapshot
@@ -34,7 +34,8 @@ class EncodedSnapshot:
     """A snapshot encoded with one vocabulary.
 
     Attributes:
-        timeline: all events.
+        timeline: all events, then causal copies of overlapping held-out sessions; see `replace_overlapping_sessions`.
+        num_events: number of events without the copies.
         user_ids: id of each user of the timeline [U]; None for anonymous sessions.
         split: split of each session by its start time [S]: 0 training, 1 validation, 2 test.
     """
@@ -43,31 +44,33 @@ class EncodedSnapshot:
     vocabulary: Vocabulary
     user_ids: list[str | None]
     split: np.ndarray
+    num_events: int | None = None
 
 
 def build_vocabulary(snapshot: Snapshot) -> Vocabulary:
-    """Returns the vocabulary of a snapshot, most frequent item first.
+    """Returns the vocabulary of a snapshot: its whole catalog, most frequent item first.
 
-    It has the items with at least `min_item_events` events before the validation split.
+    Items with at least `min_item_events` events before the validation split are trained, the others are placed by their
+    content.
 
     Raises:
-        NotEnoughData: no item has that many.
+        NotEnoughData: the catalog is empty.
     """
     events = snapshot.events_table(["item_id", "event_time"])
     training = events.filter(pc.less(events["event_time"], pa.scalar(snapshot.validation_start)))
     item_counts = pa.table(
         dict(zip(("values", "counts"), training["item_id"].value_counts().flatten(), strict=True))
     ).rename_columns(["item_id", "training_events"])
-    frequent = item_counts.filter(pc.greater_equal(item_counts["training_events"], snapshot.min_item_events))
-    frequent = frequent.set_column(0, "item_id", frequent["item_id"].cast(pa.string()))
-    table = frequent.join(snapshot.item_table(), "item_id", join_type="inner").sort_by(
+    item_counts = item_counts.set_column(0, "item_id", item_counts["item_id"].cast(pa.string()))
+    columns = ["item_id", "title", "category_path", "brand"]
+    joined = snapshot.item_table().select(columns).join(item_counts, "item_id", join_type="left outer")
+    counts = pc.fill_null(joined["training_events"], 0)
+    table = joined.set_column(joined.column_names.index("training_events"), "training_events", counts).sort_by(
         [("training_events", "descending"), ("item_id", "ascending")]
     )
     if table.num_rows == 0:
-        raise NotEnoughData(
-            f"No item has {snapshot.min_item_events} events before {snapshot.validation_start:%Y-%m-%d}; "
-            "lower RECSYS_MIN_ITEM_EVENTS or ingest more events"
-        )
+        raise NotEnoughData("The catalog of the snapshot is empty; ingest items first")
+    num_trained = pc.sum(pc.greater_equal(table["training_events"], snapshot.min_item_events)).as_py()
     text = {
         name: tuple(value or "" for value in table[name].to_pylist()) for name in ("title", "category_path", "brand")
     }
@@ -77,21 +80,8 @@ def build_vocabulary(snapshot: Snapshot) -> Vocabulary:
         category_paths=text["category_path"],
         brands=text["brand"],
         counts=tuple(table["training_events"].to_pylist()),
+        num_untrained=table.num_rows - num_trained,
     )
-
-
-class OrderedEvents(NamedTuple):
-    """Events [N] ordered by user, session and position in the session: the arguments of `build_timeline`."""
-
-    user: np.ndarray
-    session: np.ndarray
-    item: np.ndarray
-    kind: np.ndarray
-    seconds: np.ndarray
-    session_seconds: np.ndarray
-    text: np.ndarray
-    queries: np.ndarray
-    weight: np.ndarray
 
 
 def load_events(snapshot: Snapshot, vocabulary: Vocabulary) -> tuple[OrderedEvents, list[str | None]]:
@@ -120,7 +110,7 @@ def load_events(snapshot: Snapshot, vocabulary: Vocabulary) -> tuple[OrderedEven
         session_seconds=session_start[order],
         text=row_of[query[order]],
         queries=queries,
-        weight=weight * novel_intents(session, item_numbers, kind_codes),
+        weight=weight * novel_intents(session, item[order], kind_codes),  # by id: unknown items stay distinct
     )
     return events, [key.removeprefix("u:") if key.startswith("u:") else None for key in user_keys]
 
@@ -128,13 +118,17 @@ def load_events(snapshot: Snapshot, vocabulary: Vocabulary) -> tuple[OrderedEven
 def encode_snapshot(snapshot: Snapshot, vocabulary: Vocabulary) -> EncodedSnapshot:
     """Encodes a snapshot with `vocabulary`, which may be that of an earlier model."""
     events, id_of_user = load_events(snapshot, vocabulary)
+    num_events = len(events.item)
+    events, copied_users = replace_overlapping_sessions(events, len(id_of_user), snapshot.test_start.timestamp())
+    id_of_user += [id_of_user[user] for user in copied_users]
     timeline = build_timeline(*events)
     starts = timeline.session_first_seconds
     split = (starts >= snapshot.validation_start.timestamp()).astype(np.int8) + (
         starts >= snapshot.test_start.timestamp()
     )
     user_ids = [id_of_user[user] for user in events.user[timeline.user_start[:-1]].tolist()]
-    return EncodedSnapshot(timeline, vocabulary, user_ids, split)
+    split[timeline.session_start[:-1] >= num_events] = 2  # the copies, with their histories
+    return EncodedSnapshot(timeline, vocabulary, user_ids, split, num_events)
 
 
 def _session_codes(snapshot: Snapshot, rows: np.ndarray) -> np.ndarray:

@@ -35,6 +35,14 @@ log = logging.getLogger(__name__)
 _MIN_SESSIONS = 50
 _MAX_DISCOUNT_IMPRESSIONS = 5_000_000  # with more impressions, the discounts are estimated from a sample of visitors
 _DICTIONARY_COLUMNS = ["user_key", "session_id", "item_id", "event_type", "query"]
+# Columns of a snapshot without events.
+_NO_EVENTS = pa.schema(
+    [
+        *((name, pa.string()) for name in _DICTIONARY_COLUMNS),
+        *((name, pa.timestamp("us", "UTC")) for name in ("session_start", "event_time")),
+        *((name, pa.int32()) for name in ("position_in_session", "is_feedback", "shown_at")),
+    ]
+).empty_table()
 # Manifest keys that differ from the field names of `Snapshot`. Stored manifests keep these keys.
 _MANIFEST_KEYS = {
     "as_of_change": "known",
@@ -97,6 +105,11 @@ class Snapshot:
     impression_discounts: tuple[float, ...]
 
     @property
+    def has_held_out_sessions(self) -> bool:
+        """Whether there are enough sessions to train a model and to evaluate it."""
+        return self.validation_start < self.test_start < self.cutoff
+
+    @property
     def path(self) -> Path:
         """Path of the manifest."""
         return self.folder / f"{self.snapshot_id}.json"
@@ -106,6 +119,8 @@ class Snapshot:
 
         Omits columns that partitions of an earlier version lack.
         """
+        if not self.files:
+            return _NO_EVENTS if columns is None else _NO_EVENTS.select(list(columns))
         texts = [name for name in _DICTIONARY_COLUMNS if columns is None or name in columns]
         partitions = dataset.dataset(
             [partitions_folder(self.folder) / name for name in self.files],
@@ -116,6 +131,8 @@ class Snapshot:
 
     def head(self, num_rows: int) -> pa.Table:
         """Returns the first rows of the first daily partition."""
+        if not self.files:
+            return _NO_EVENTS
         return pq.read_table(partitions_folder(self.folder) / self.files[0]).slice(0, num_rows)
 
     def item_table(self) -> pa.Table:
@@ -143,7 +160,7 @@ def build_snapshot(
             earlier snapshot, the result is that snapshot.
 
     Raises:
-        NotEnoughData: too few sessions to train and to hold out.
+        NotEnoughData: the warehouse has neither events nor items.
         UnavailableError: the warehouse does not answer.
     """
     with shared_build_lock(engine):
@@ -158,21 +175,11 @@ def _build(
             as_of_change = int(connection.scalar(statement("features/latest_change")) or 0)
         cutoff = cutoff or connection.scalar(statement("features/cutoff"))
     if cutoff is None:
-        raise NotEnoughData("The warehouse has no events. Ingest some first.")
+        raise NotEnoughData("The warehouse has no events and no items. Ingest some first.")
     files = partitions_folder(folder)
     partitions = [partition for partition in build_partitions(engine, files, cutoff, as_of_change) if partition.events]
     num_sessions = sum(partition.sessions for partition in partitions)
-    if num_sessions < _MIN_SESSIONS:
-        raise NotEnoughData(
-            f"Only {num_sessions} sessions before {cutoff.isoformat()}; a snapshot needs at least {_MIN_SESSIONS}."
-            " Ingest more events."
-        )
-    held_out = parameters.count_held_out(num_sessions)
-    validation_start, test_start = (_session_start(partitions, files, num_sessions - count) for count in held_out)
-    if not validation_start < test_start < cutoff:
-        raise NotEnoughData(
-            f"Too few sessions before {cutoff.isoformat()} for a validation and a test split. Ingest more events."
-        )
+    validation_start, test_start = _held_out_starts(parameters, partitions, files, cutoff)
     with ArrowReader(engine) as reader:
         as_of = {"cutoff": cutoff, "as_of_change": as_of_change}
         items, users = (reader.read(f"features/{kind}", as_of) for kind in ("items", "users"))
@@ -290,6 +297,26 @@ def _impression_discounts(
     )
     columns = (counts[name].to_numpy() for name in ("score_bucket", "unclicked", "examined", "acted"))
     return [round(float(value), 6) for value in estimate_impression_discount(*columns)]
+
+
+def _held_out_starts(
+    parameters: SnapshotParameters, partitions: Sequence[DailyPartition], folder: Path, cutoff: datetime
+) -> tuple[datetime, datetime]:
+    """Returns the times at which the validation and the test part begin; the cut-off where too few sessions exist."""
+    num_sessions = sum(partition.sessions for partition in partitions)
+    if num_sessions >= _MIN_SESSIONS:
+        held_out = parameters.count_held_out(num_sessions)
+        validation, test = (_session_start(partitions, folder, num_sessions - count) for count in held_out)
+        if validation < test < cutoff:
+            return validation, test
+    log.warning(
+        "Only %d sessions before %s, too few to train and evaluate a model; lists will come from the catalog's content"
+        " and from popularity until there are %d",
+        num_sessions,
+        cutoff.isoformat(),
+        _MIN_SESSIONS,
+    )
+    return cutoff, cutoff
 
 
 def _session_start(partitions: Sequence[DailyPartition], folder: Path, rank: int) -> datetime:

@@ -29,6 +29,7 @@ class Vocabulary:
         item_ids, titles, category_paths, brands: one entry per item; empty text for unknown.
         counts: number of training events of each item.
         attributes: names of further attributes of each item; empty if no item has any.
+        num_untrained: number of items at the end that have too few training events for an embedding of their own.
     """
 
     item_ids: tuple[str, ...]
@@ -37,10 +38,16 @@ class Vocabulary:
     brands: tuple[str, ...]
     counts: tuple[int, ...]
     attributes: tuple[tuple[str, ...], ...] = ()
+    num_untrained: int = 0
 
     def __len__(self) -> int:
         """Number of item numbers V, including padding and the unknown item."""
         return len(self.item_ids) + FIRST_ITEM
+
+    @property
+    def num_trained(self) -> int:
+        """Number of item numbers with an embedding of their own, including padding and the unknown item."""
+        return len(self) - self.num_untrained
 
     @cached_property
     def number_of(self) -> dict[str, int]:
@@ -83,6 +90,7 @@ class Vocabulary:
             brands,
             (*self.counts, *[0] * len(added)),
             (*self.attributes, *no_attributes),
+            self.num_untrained + len(added),
         )
         # Copies the cached token numbers: computed again, they would depend on the added items.
         cached = {"token_names": self.token_names, "_token_number": self._token_number}
@@ -103,7 +111,9 @@ class Vocabulary:
 
     @cached_property
     def token_names(self) -> tuple[str, ...]:
-        """Tokens that at least two items share, ordered by token number; number 0 is the empty token."""
+        """Tokens that at least two items with training events share, ordered by token number; number 0 is the empty
+        token. Without any training event, all items count.
+        """
         return self._collect_content_tokens(lambda: None)
 
     def prepare_content_tokens(self, pause: Callable[[], None]) -> None:
@@ -112,9 +122,10 @@ class Vocabulary:
             self.__dict__["token_names"] = self._collect_content_tokens(pause)
 
     def _collect_content_tokens(self, pause: Callable[[], None]) -> tuple[str, ...]:
-        item_counts = Counter[str]()
-        for index, tokens in enumerate(self._tokens(), start=1):
-            item_counts.update(tokens)
+        item_counts, any_trained = Counter[str](), any(self.counts)
+        for index, (tokens, count) in enumerate(zip(self._tokens(), self.counts, strict=True), start=1):
+            if count or not any_trained:
+                item_counts.update(tokens)
             if index % _ITEMS_PER_STEP == 0:
                 pause()
         return ("", *sorted(token for token, count in item_counts.items() if count > 1))
@@ -171,10 +182,12 @@ class Vocabulary:
             InvariantError: the columns differ in length.
         """
         columns = json.loads(path.read_text(encoding="utf-8"))
+        num_untrained = columns.pop("num_untrained", 0)
         attributes = tuple(tuple(names) for names in columns.pop("attributes", ()))
         if len({len(column) for column in columns.values()}) != 1 or len(attributes) not in (0, len(columns["counts"])):
             raise InvariantError(f"{path}: the columns of the vocabulary differ in length")
-        return cls(**{name: tuple(column) for name, column in columns.items()}, attributes=attributes)
+        texts = {name: tuple(column) for name, column in columns.items()}
+        return cls(**texts, attributes=attributes, num_untrained=num_untrained)
 
 
 def content_tokens(title: str, category_path: str, brand: str, attributes: Sequence[str] = ()) -> list[str]:

@@ -23,6 +23,7 @@ from recsys_tasks.engine.graphs import STATE_INPUT, STATE_OUTPUT, Graph, next_st
 from recsys_tasks.engine.inputs import TOKEN_FEATURES
 from recsys_tasks.engine.scoring import CopyCandidates, ItemVectors, NextItemScores, word_vectors
 from recsys_tasks.errors import InvariantError
+from recsys_tasks.features.item_neighbors import ItemNeighbors
 from recsys_tasks.features.sequences import MAX_TOKENS, Arrays, Timeline, build_timeline, session_inputs
 from recsys_tasks.model.incremental import (
     EncodedHistory,
@@ -42,7 +43,14 @@ _MIN_SCORE, _MIN_SHARE = -25.0, 1e-30  # scores this far below the best are not 
 # Inputs and outputs of the graphs. The words of events are replaced by vectors.
 _EVENT_INPUTS = tuple(name for name in Events._fields if name != "words")
 _TOKEN_INPUTS = ("place", "codes", "vectors", "bias")
-_DECODER_OUTPUTS = ("direction", "intent", "of_history", "of_session")  # of `DecoderOutput`
+_DECODER_OUTPUTS = (
+    "direction",
+    "intent",
+    "of_history",
+    "of_session",
+    "of_neighbors",
+    "neighbor_query",
+)  # of `DecoderOutput`
 _CODE_FIELDS = {"place": "position", "since": "session_gap"}  # `TOKEN_FEATURES` that `SessionInputs` names otherwise
 
 
@@ -108,6 +116,7 @@ def export_graphs(network: Recommender, folder: Path) -> None:
         arrays = {VECTORS: matrix, BIAS: item_bias, WORDS: words}
         for name, array in arrays.items():
             np.save(folder / name, array.cpu().numpy().astype(np.float32))
+        network.item_neighbors.save(folder)
         export_scoring_graph(matrix.cpu().numpy(), item_bias.cpu().numpy(), folder / SCAN)
         events, query = _example(network.config)
         ages, days, session = _decoder_inputs(events, query)
@@ -136,7 +145,7 @@ def export_graphs(network: Recommender, folder: Path) -> None:
         folder / DECODER,
         [*EncodedHistory._fields, "ages", "days", *(STATE_INPUT + name for name in state_names), *_TOKEN_INPUTS],
         [
-            *(name for name in _DECODER_OUTPUTS if name != "of_session" or config.sessions_repeat),
+            *_decoder_outputs(config),
             *(STATE_OUTPUT + name for name in state_names),
         ],
         (
@@ -147,6 +156,16 @@ def export_graphs(network: Recommender, folder: Path) -> None:
             *({1: dynamic} for _ in _TOKEN_INPUTS),
         ),
     )
+
+
+def _decoder_outputs(config: NetworkConfig) -> list[str]:
+    has_neighbors = bool(config.neighbor_tokens)
+    present = {
+        "of_session": config.sessions_repeat,
+        "of_neighbors": has_neighbors,
+        "neighbor_query": has_neighbors,
+    }
+    return [name for name in _DECODER_OUTPUTS if present.get(name, True)]
 
 
 def _clone_tensors(example: Any) -> Any:
@@ -180,7 +199,8 @@ def verify_graphs(network: Recommender, folder: Path) -> float:
     items = ItemVectors(vectors, bias)
     _check_quantization(items, scan, output["direction"])
     history_copies = CopyCandidates.from_events(query.history.numpy()[0])
-    scored = NextItemScores(items, scan, output, history_copies, item[0]).top_k(1, include=np.arange(len(items)))
+    scores_of = NextItemScores(items, scan, output, history_copies, item[0], ItemNeighbors.load(folder))
+    scored = scores_of.top_k(1, include=np.arange(len(items)))
     shares = np.full(len(items), _MIN_SHARE)
     np.maximum.at(shares, scored.numbers, scored.scores)
     scores, expected = (np.maximum(part - part.max(), _MIN_SCORE) for part in (np.log(shares), expected))

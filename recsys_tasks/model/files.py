@@ -14,6 +14,7 @@ import torch
 
 from recsys_tasks.engine.bundle import NETWORK, VOCABULARY
 from recsys_tasks.errors import IncompatibleModelFormat, InputError
+from recsys_tasks.features.item_neighbors import ItemNeighbors
 from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.model.network import Recommender
 from recsys_tasks.model.tensors import NetworkConfig
@@ -21,7 +22,7 @@ from recsys_tasks.model.training_loop import build_network
 from recsys_tasks.names import FIRST_ITEM
 
 WEIGHTS = "weights.npz"
-FORMAT = 2  # of the configuration keys and weight names; raise it when one of them changes
+FORMAT = 3  # of the configuration keys and weight names; raise it when one of them changes
 _FORMAT_KEY = "format"
 
 
@@ -39,6 +40,7 @@ def save_model(model: TrainedModel, folder: Path) -> None:
     config = {_FORMAT_KEY: FORMAT, **asdict(model.network.config)}
     (folder / NETWORK).write_text(json.dumps(config, indent=2), encoding="utf-8")
     model.vocabulary.save(folder / VOCABULARY)
+    model.network.item_neighbors.save(folder)
     weights = {name: value.cpu().numpy() for name, value in model.network.state_dict().items()}
     np.savez(folder / WEIGHTS, **weights)
 
@@ -59,6 +61,7 @@ def load_model(folder: Path) -> TrainedModel:
             )
         vocabulary = Vocabulary.load(folder / VOCABULARY)
         network = build_network(NetworkConfig(**config), vocabulary)
+        network.item_neighbors = ItemNeighbors.load(folder)
         with np.load(folder / WEIGHTS, allow_pickle=False) as weights:
             network.load_state_dict({name: torch.from_numpy(weights[name]) for name in weights.files})
     except OSError as error:
@@ -77,16 +80,19 @@ def warm_start(network: Recommender, vocabulary: Vocabulary, champion: TrainedMo
     """
     weights, champion_weights = network.state_dict(), champion.network.state_dict()
     numbers = champion.vocabulary.numbers(vocabulary.item_ids)
-    known = np.flatnonzero(numbers >= FIRST_ITEM)
+    known = np.flatnonzero((numbers >= FIRST_ITEM) & (numbers < champion.vocabulary.num_trained))
+    known = known[known < vocabulary.num_trained - FIRST_ITEM]
     reserved = np.arange(FIRST_ITEM)
     rows = {
         name: (np.concatenate([reserved, known + FIRST_ITEM]), np.concatenate([reserved, numbers[known]]))
-        for name in ("items.embedding.weight", "items.bias")
+        for name in ("items.embedding.weight", "items.trained_bias")
     }
     champion_row = {token: row for row, token in enumerate(champion.vocabulary.token_names)}
     shared = [(row, champion_row[token]) for row, token in enumerate(vocabulary.token_names) if token in champion_row]
     content_rows = np.asarray(shared, np.int64).reshape(-1, 2)
     rows["items.content_embedding.weight"] = (content_rows[:, 0], content_rows[:, 1])
+    if champion.network.config.num_content_tokens:
+        weights["items.embedding.weight"].zero_()  # items new to the champion begin where their content places them
     for name, value in champion_weights.items():
         if name not in weights:
             continue
@@ -95,6 +101,7 @@ def warm_start(network: Recommender, vocabulary: Vocabulary, champion: TrainedMo
             weights[name][target] = value[source]
         elif weights[name].shape == value.shape:
             weights[name] = value.clone()
-    weights |= {f"items.{name}": getattr(network.items, name) for name in ("content", "neighbors")}
+    unchanged = ("content", "neighbors", "untrained_bias")
+    weights |= {f"items.{name}": getattr(network.items, name) for name in unchanged}
     network.load_state_dict(weights)
     return len(known)

@@ -9,10 +9,12 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from recsys_tasks.features.item_neighbors import latest_items
 from recsys_tasks.model.attention import KeyValue, Rotation
 from recsys_tasks.model.network import Recommender
 from recsys_tasks.model.tensors import MASKED, Events, Query
@@ -53,6 +55,8 @@ class DecoderOutput(NamedTuple):
     intent: Tensor  # [B] probability that the session has a purchase from here on
     history_copy_logits: Tensor | None  # [B, H] pointer logits of the history's events
     session_copy_logits: Tensor | None  # [B, T] the same of its tokens; None where sessions do not repeat items
+    neighbor_logits: Tensor | None  # [B, L] logits of the neighbors of the session's latest items, newest first
+    neighbor_query: Tensor | None  # [B, D] its product with an item's vector is added to the logit of its neighbors
 
 
 def encode_history(network: Recommender, events: Events) -> EncodedHistory:
@@ -71,11 +75,17 @@ def cache_history(network: Recommender, memory: Tensor, events: Events) -> Encod
     return EncodedHistory(keys, values, padding_bias, network.copy_key(memory), network.age_weight(memory))
 
 
-def score_items(network: Recommender, events: Events, query: Query) -> Tensor:
-    """Unnormalized log scores [B, V] of the next item; excluded items are at `MASKED`."""
+def score_items(network: Recommender, events: Events, query: Query, matrix: Tensor | None = None) -> Tensor:
+    """Unnormalized log scores [B, V] of the next item; excluded items are at `MASKED`.
+
+    `matrix` is the network's item matrix, if it was computed before.
+    """
     output = _decode_from_start(network, events, query)
-    scores = output.direction @ network.items.matrix().T + network.items.bias  # [B, V]
-    pointers = ((output.history_copy_logits, query.history), (output.session_copy_logits, query.tokens))
+    matrix = network.items.matrix() if matrix is None else matrix
+    scores = output.direction @ matrix.T + network.items.bias  # [B, V]
+    pointers = [(output.history_copy_logits, query.history), (output.session_copy_logits, query.tokens)]
+    if output.neighbor_logits is not None and output.neighbor_query is not None:
+        pointers.append(neighbor_pointers(network, output.neighbor_logits, output.neighbor_query, query))
     copies = [
         (logits.masked_fill(items < FIRST_ITEM, MASKED), items) for logits, items in pointers if logits is not None
     ]
@@ -88,6 +98,25 @@ def score_items(network: Recommender, events: Events, query: Query) -> Tensor:
     if not network.config.sessions_repeat:
         scores = scores.scatter(1, query.tokens, torch.full_like(query.tokens, MASKED, dtype=scores.dtype))
     return scores
+
+
+def neighbor_pointers(
+    network: Recommender, neighbor_logits: Tensor, neighbor_query: Tensor, query: Query
+) -> tuple[Tensor, Tensor]:
+    """Logits and items [B, C] of the neighbors of the latest session items, padded with item 0."""
+    tokens, length = query.tokens.cpu().numpy(), query.length.cpu().numpy()
+    count = neighbor_logits.shape[1]
+    latest = np.stack([latest_items(tokens[row, : length[row]], count) for row in range(len(tokens))])
+    vectors = network.items(torch.from_numpy(latest).to(neighbor_query.device))  # [B, L, D]
+    token_logits = (neighbor_logits + (vectors @ neighbor_query[..., None]).squeeze(-1)).cpu()
+    rows = [network.item_neighbors.candidates(row) for row in latest]
+    sizes = [len(row.item) for row in rows]
+    items = torch.zeros((len(rows), max(sizes)), dtype=torch.long)
+    logits = torch.full(items.shape, MASKED)
+    for number, (row, size) in enumerate(zip(rows, sizes, strict=True)):
+        items[number, :size] = torch.from_numpy(row.item.astype(np.int64))
+        logits[number, :size] = token_logits[number, torch.from_numpy(row.token)] + torch.from_numpy(row.log_weight)
+    return logits.to(neighbor_logits.device), items.to(neighbor_logits.device)
 
 
 def purchase_intent(network: Recommender, events: Events, query: Query) -> Tensor:
@@ -141,7 +170,10 @@ def decode_session(
             all_vectors, all_bias = torch.cat([state.vectors, vectors], 1), torch.cat([state.bias, bias], 1)
         session_copy_logits = _session_copy_logits(network, direction, all_vectors, all_bias, length)
     intent = network.intent_head(last_state).squeeze(-1).sigmoid()
-    output = DecoderOutput(direction, intent, history_copy_logits, session_copy_logits)
+    neighbors: tuple[Tensor | None, Tensor | None] = (None, None)
+    if network.config.neighbor_tokens:
+        neighbors = network.neighbor_head(last_state), network.neighbor_query(last_state)
+    output = DecoderOutput(direction, intent, history_copy_logits, session_copy_logits, *neighbors)
     return output, None if cache is None else SessionState(*cache, all_vectors, all_bias)
 
 

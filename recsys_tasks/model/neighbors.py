@@ -10,6 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse
 
+from recsys_tasks.features.item_neighbors import ItemNeighbors
+
+_DISCOUNT, _POPULARITY_EXPONENT, _MIN_COUNT = 0.75, 0.6, 1e-3  # δ and a of neighbor weights; smallest discounted count
+
 
 @dataclass(frozen=True)
 class NeighborConfig:
@@ -90,6 +94,40 @@ def nearest_items(session: np.ndarray, item: np.ndarray, num_items: int, count: 
     return nearest
 
 
+def count_item_neighbors(session: np.ndarray, item: np.ndarray, num_items: int, count: int) -> ItemNeighbors:
+    """The `count` strongest neighbors of each item, as a table of weights that sum to 1 for each item.
+
+    The weight of i as a neighbor of j is proportional to (c_ij - δ) / (n_i + m)^a, where c_ij sessions have both, n_i
+    have i, and m is the mean of n. Absolute discounting (δ) and the shrinkage of n keep chance pairs of rare items
+    low, and a < 1 favors popular items, unlike cosine similarity. Chosen on validation: see `benchmarks/README.md`.
+
+    Args:
+        session, item: of events [N].
+        num_items: size of the vocabulary, V.
+        count: maximum number of neighbors of an item.
+    """
+    session_items = session_item_matrix(session, item, num_items)
+    frequency = np.asarray(session_items.sum(0)).ravel()
+    mean = frequency[frequency > 0].mean() if frequency.any() else 1.0
+    scale = (frequency + mean) ** -_POPULARITY_EXPONENT
+    together = (session_items.T @ session_items).tocsr()
+    together.setdiag(0)
+    together.eliminate_zeros()
+    weights = together.copy()
+    weights.data = np.maximum(together.data - _DISCOUNT, _MIN_COUNT) * scale[together.indices]
+    weights = _largest_per_row(weights, count)
+    source = np.repeat(np.arange(num_items), np.diff(weights.indptr))
+    totals = np.bincount(source, weights.data, num_items)[source]
+    counts = weights.data / scale[weights.indices] + _DISCOUNT
+    left_out = np.maximum(counts - 1 - _DISCOUNT, _MIN_COUNT) * scale[weights.indices]
+    return ItemNeighbors(
+        weights.indptr.astype(np.int64),
+        weights.indices.astype(np.int32),
+        np.log(weights.data / totals).astype(np.float32),
+        np.log(left_out / totals).astype(np.float32),
+    )
+
+
 def item_cosines(session_items: sparse.csr_matrix) -> sparse.csr_matrix:
     """Cosines [V, V] between items' columns of a session-item matrix [S, V], with a zero diagonal."""
     length = np.sqrt(np.maximum(np.asarray(session_items.sum(0)).ravel(), 1))
@@ -128,4 +166,6 @@ def _largest_per_row(matrix: sparse.csr_matrix, count: int) -> sparse.csr_matrix
             kept.append(begin + np.argpartition(key, size - count)[size - count :])
     starts = np.concatenate([[0], np.cumsum([len(indices) for indices in kept])])
     index = np.concatenate(kept) if kept else np.zeros(0, np.int64)
-    return sparse.csr_matrix((matrix.data[index], matrix.indices[index], starts), matrix.shape)
+    largest = sparse.csr_matrix((matrix.data[index], matrix.indices[index], starts), matrix.shape)
+    largest.sort_indices()
+    return largest

@@ -1,9 +1,10 @@
-"""The network in the order of its data flow: item table, history encoder, session decoder, pointer logits.
+"""The network in the order of its data flow: item table, history encoder, session decoder, mixture of the components.
 
-Vocabulary logits and pointer logits share one softmax (CopyNet, Gu et al. 2016). The score of item i is
-log(exp(τ cos(h, e_i) + b_i) + Σ_j exp(u_j) [item_j = i]), over the events j of the history and, where sessions repeat
-items, of the session so far. Repeated and new items thus compete in one distribution. The cosine removes the
-popularity bias of vector lengths (Gupta et al. 2019, NISER).
+Three components share one softmax: generating (all items), copying (CopyNet, Gu et al. 2016) and neighbors. The score
+of item i is log(exp(τ cos(h, e_i) + b_i) + Σ_j exp(u_j) [item_j = i] + Σ_t exp(v_t) P(i | item_t)), over the events j
+of the history and, where sessions repeat items, of the session so far, and over the latest session items t, whose
+neighbors P come from co-occurrence (`features.item_neighbors`). Habit and discovery thus compete in one distribution.
+The cosine removes the popularity bias of vector lengths (Gupta et al. 2019, NISER).
 
 Letters in shapes: B rows, W events of a window, H history events, T session tokens, S sessions, V items in the
 vocabulary, D embedding dimension, K negatives, A content tokens of an item, G neighbors of an item.
@@ -18,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recsys_tasks.features.item_neighbors import ItemNeighbors
 from recsys_tasks.features.sequences import COUNT_BUCKETS, GAP_BUCKETS
 from recsys_tasks.model.attention import (
     DecoderLayer,
@@ -47,17 +49,21 @@ _TIME_PERIODS = (1.0, 1500.0)  # shortest and longest period of the time rotatio
 _POSITION_PERIODS = (6.0, 600.0)  # the same of the position rotation, in positions
 _INITIAL_LOGIT_SCALE = 12.0  # τ
 _INITIAL_NEIGHBOR_WEIGHT, _NEIGHBOR_DROPOUT = 0.5, 0.3
+_INITIAL_NEIGHBOR_LOGIT = -3.0
+_ID_DROPOUT = 0.1  # share of items without their embedding in a step, from which content learns to place an item
 
 
 class ItemTable(nn.Module):
     """Item vectors, shared by input and output: normalized sum of embedding, content embedding and neighbor mean.
 
-    Content tokens come from title, categories and attributes, so an untrained item has a vector too. The neighbor mean
-    is one layer of LightGCN (He et al. 2020).
+    Content tokens come from title, categories and attributes. They alone place the items without an embedding; to learn
+    that, embeddings are dropped at random in training (DropoutNet, Volkovs et al. 2017). The neighbor mean is one layer
+    of LightGCN (He et al. 2020).
     """
 
     content: Tensor
     neighbors: Tensor
+    untrained_bias: Tensor
 
     def __init__(self, config: NetworkConfig, content: Tensor, log_share: Tensor, neighbors: Tensor) -> None:
         super().__init__()
@@ -65,8 +71,12 @@ class ItemTable(nn.Module):
         self.register_buffer("neighbors", neighbors)  # [V, G], padded with 0
         if config.num_neighbors:
             self.neighbor_weight = nn.Parameter(torch.tensor(_INITIAL_NEIGHBOR_WEIGHT))
-        self.embedding = nn.Embedding(config.num_items, config.embedding_dim)
-        self.bias = nn.Parameter(log_share.clone())  # [V]
+        num_embedded = config.num_embedded_items
+        self.num_untrained = config.num_items - num_embedded
+        self.kept: Tensor | None = None  # [V] in training: whether an item has an embedding that is not dropped
+        self.embedding = nn.Embedding(num_embedded, config.embedding_dim)
+        self.trained_bias = nn.Parameter(log_share[:num_embedded].clone())
+        self.register_buffer("untrained_bias", log_share[num_embedded:].clone())
         terms = 1.0
         if config.num_content_tokens:
             self.content_embedding = nn.Embedding(config.num_content_tokens, config.embedding_dim)
@@ -76,11 +86,48 @@ class ItemTable(nn.Module):
 
     def forward(self, item: Tensor) -> Tensor:
         """Unit vectors [..., D] of items [...]."""
-        return self._normalized_sum(self.embedding(item), self.content[item], self.neighbors[item])
+        embedding = self.embedding(item if not self.num_untrained else item * (item < self.embedding.num_embeddings))
+        kept = self._kept(item)
+        embedding = embedding if kept is None else embedding * kept[..., None]
+        return self._normalized_sum(embedding, self.content[item], self.neighbors[item])
 
     def matrix(self) -> Tensor:
         """Unit vectors of all items [V, D]."""
-        return self._normalized_sum(self.embedding.weight, self.content, self.neighbors)
+        embedding = F.pad(self.embedding.weight, (0, 0, 0, self.num_untrained))
+        if self.training and self.kept is not None:
+            embedding = embedding * self.kept[:, None]
+        return self._normalized_sum(embedding, self.content, self.neighbors)
+
+    def drop_embeddings(self, generator: torch.Generator) -> None:
+        """Draws the items whose embeddings are dropped in training until the next call, if content can place them."""
+        if self.content.shape[1]:
+            drawn = torch.rand(self.embedding.num_embeddings, generator=generator) >= _ID_DROPOUT
+            self.kept = F.pad(drawn.to(self.content.device), (0, self.num_untrained))
+
+    def _kept(self, item: Tensor) -> Tensor | None:
+        """Which items [...] have an embedding that is not dropped; None for all."""
+        if self.training and self.kept is not None:
+            return self.kept[item]
+        return item < self.embedding.num_embeddings if self.num_untrained else None
+
+    @property
+    def bias(self) -> Tensor:
+        """Biases [V]: learned for items with an embedding, a popularity prior for the others."""
+        return torch.cat([self.trained_bias, self.untrained_bias]) if self.num_untrained else self.trained_bias
+
+    @torch.no_grad()
+    def place_by_content(self) -> None:
+        """Prepares the vectors of items that no event will train: content alone, rare tokens count more.
+
+        Token embeddings are random. Their sums keep the similarities of token counts (random projection, Achlioptas
+        2003), weighted by inverse document frequency (Spärck Jones 1972).
+        """
+        self.embedding.weight.zero_()
+        if not self.content.shape[1]:
+            return
+        num_items = torch.bincount(self.content.flatten(), minlength=len(self.content_embedding.weight))
+        inverse_frequency = torch.log(1 + len(self.content) / num_items.clamp(min=1))
+        self.content_embedding.weight.mul_(inverse_frequency[:, None])
 
     def content_vectors(self, tokens: Tensor) -> Tensor:
         """Unit vectors [..., D] of content tokens [..., A] alone: of a search, or of an item outside the vocabulary."""
@@ -138,6 +185,13 @@ class Recommender(nn.Module):
             self.register_buffer("time_frequencies", _frequencies(_TIME_PERIODS, num_frequencies))
         if config.sessions_repeat:
             self.distance_bias = nn.Parameter(torch.full((config.max_positions,), -1.0))
+        if config.neighbor_tokens:
+            self.neighbor_head = nn.Linear(dim, config.neighbor_tokens)
+            self.neighbor_query = nn.Linear(dim, dim, bias=False)
+            nn.init.zeros_(self.neighbor_head.weight)
+            nn.init.zeros_(self.neighbor_query.weight)
+            nn.init.constant_(self.neighbor_head.bias, _INITIAL_NEIGHBOR_LOGIT)
+        self.item_neighbors = ItemNeighbors.none(config.num_items)
 
     # Shared by training and inference
 
@@ -227,6 +281,12 @@ class Recommender(nn.Module):
         if pointer_masses is not None:
             target_mass = torch.logaddexp(target_logit, pointer_masses[0][counted])
             copied = pointer_masses[1][counted]
+        if window.recent is not None and window.recent_log_weight is not None:
+            logits = self._neighbor_logits(state, input_vectors, window.recent)[counted]
+            neighbor_target = (logits + window.recent_log_weight[counted]).logsumexp(-1)
+            neighbor_total = logits.logsumexp(-1)
+            target_mass = torch.logaddexp(target_mass, neighbor_target)
+            copied = torch.logaddexp(copied, neighbor_total)
         if sample is None:
             bias = self.items.bias.masked_fill(torch.arange(len(table), device=item.device) < FIRST_ITEM, MASKED)
             total = log_mass(direction, table, bias, copied, weight)
@@ -288,6 +348,14 @@ class Recommender(nn.Module):
             return None
         copied, target = pointer_log_mass(torch.cat(logits, -1), torch.cat(items, -1), window.item, allowed)
         return target, copied
+
+    def _neighbor_logits(self, state: Tensor, input_vectors: Tensor, recent: Tensor) -> Tensor:
+        """Logits [B, W, L] of the neighbors of the latest session items `recent` [B, W, L], newest first."""
+        column = torch.arange(state.shape[1], device=state.device)
+        place = (column[:, None] - torch.arange(recent.shape[2], device=state.device)).clamp(min=0)  # [W, L]
+        match = self.neighbor_query(state) @ input_vectors.transpose(1, 2)  # [B, W, W]
+        logits = self.neighbor_head(state) + match.gather(2, place.expand(len(state), -1, -1))
+        return logits.masked_fill(recent == 0, MASKED)
 
     def _session_copy_logits(
         self, direction: Tensor, vectors: Tensor, bias: Tensor, item: Tensor, distance: Tensor

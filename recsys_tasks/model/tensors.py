@@ -23,6 +23,8 @@ class NetworkConfig:
 
     Attributes:
         num_items: size of the item vocabulary, reserved numbers included.
+        num_trained_items: how many of them have an embedding of their own; 0 for all. The others, at the end, are
+            placed by their content alone.
         num_content_tokens: size of the content-token vocabulary; 0 without content.
         history: whether the encoder exists. Without it a row is a single session.
         sessions_repeat: whether an item may occur twice in a session.
@@ -36,10 +38,14 @@ class NetworkConfig:
         max_positions: number of position embeddings; later positions share the last one.
         local_tokens: in training a token attends to at least this many earlier tokens of its session.
         num_neighbors: number of co-occurring items that contribute to an item's vector.
+        neighbor_tokens: number of a session's latest items whose neighbors are a component of the mixture; 0 without.
         age_rank: rank of the age bias of the pointer logits.
+        is_trained: whether the network was trained. Before there are sessions to train on, only the items' content
+            vectors are used.
     """
 
     num_items: int
+    num_trained_items: int = 0
     num_content_tokens: int = 0
     history: bool = True
     sessions_repeat: bool = False
@@ -55,7 +61,14 @@ class NetworkConfig:
     max_positions: int = 64
     local_tokens: int = 64
     num_neighbors: int = 0
+    neighbor_tokens: int = 0
     age_rank: int = 8
+    is_trained: bool = True
+
+    @property
+    def num_embedded_items(self) -> int:
+        """Number of items with an embedding of their own."""
+        return self.num_trained_items or self.num_items
 
 
 class Events(NamedTuple):
@@ -131,6 +144,8 @@ class WindowBatch(NamedTuple):
     weight: Tensor  # [B, W] weight of each target in the loss
     buys: Tensor  # [B, W] 1 where the session has a purchase at this event or later
     past: WindowHistory | None  # None where rows are single sessions
+    recent: Tensor | None = None  # [B, W, L] latest session items before each target, newest first; 0 without neighbors
+    recent_log_weight: Tensor | None = None  # [B, W, L] log weight of each target as their neighbor
 
 
 class Loss(NamedTuple):

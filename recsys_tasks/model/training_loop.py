@@ -17,6 +17,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from recsys_tasks.errors import InvariantError, NotEnoughData, OutOfMemory
+from recsys_tasks.features.item_neighbors import ItemNeighbors
+from recsys_tasks.features.popularity_prior import log_popularity
 from recsys_tasks.features.sequences import Timeline
 from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.model import distributed
@@ -53,6 +55,7 @@ class TrainingConfig:
         patience: number of validations without improvement that start the decay.
         validation_interval_events: minimum number of events between validations; they run at the end of an epoch.
         decay_fraction: share of the training that the decay takes.
+        keep_best: whether to end with the weights that validate best, the initial ones included; for a warm start.
         plan: phase lengths of an earlier training to reproduce; `seconds` is ignored then.
         window_size: maximum number of events of a window.
         batch_tokens: approximate number of events of a batch.
@@ -68,6 +71,7 @@ class TrainingConfig:
     patience: int = 3
     validation_interval_events: int = 0
     decay_fraction: float = 0.35
+    keep_best: bool = False
     plan: TrainingPlan | None = None
     window_size: int = 256
     batch_tokens: int = 2048
@@ -88,6 +92,7 @@ class TrainingData(NamedTuple):
         final_stops: the same in the decay [U], which includes the validation events.
         recency_weights: in the decay, inclusion probability of a window by its last event [N]; None includes all.
         replay_weights: the same before the decay [N].
+        neighbors, final_neighbors: item neighbors in the training events before the decay, and in it.
     """
 
     timeline: Timeline
@@ -96,6 +101,8 @@ class TrainingData(NamedTuple):
     final_stops: np.ndarray
     recency_weights: np.ndarray | None = None
     replay_weights: np.ndarray | None = None
+    neighbors: ItemNeighbors | None = None
+    final_neighbors: ItemNeighbors | None = None
 
 
 @dataclass
@@ -118,14 +125,13 @@ class TrainingReport:
 
 
 def build_network(config: NetworkConfig, vocabulary: Vocabulary, neighbors: np.ndarray | None = None) -> Recommender:
-    """An untrained network; its item biases are the log shares of the items in the training events.
+    """An untrained network; its item biases are the items' expected log shares of future events.
 
     `neighbors` are each item's [V, config.num_neighbors]; None fills them with padding.
     """
     if neighbors is None:
         neighbors = np.zeros((len(vocabulary), config.num_neighbors), np.int64)
-    counts = np.maximum(vocabulary.training_counts(), 1)
-    log_share = torch.from_numpy(np.log(counts / counts.sum())).float()
+    log_share = torch.from_numpy(log_popularity(vocabulary.training_counts())).float()
     return Recommender(config, torch.from_numpy(vocabulary.content_matrix()), log_share, torch.from_numpy(neighbors))
 
 
@@ -138,7 +144,7 @@ def train(
     checkpoint: Path | None = None,
     before_decay: Callable[[Recommender], None] = lambda network: None,
 ) -> TrainingReport:
-    """Trains a network in place; leaves it with the average of its last weights.
+    """Trains a network in place; leaves it with the average of its last weights, or with `keep_best` the best average.
 
     The schedule is warm-up, stable, decay (Hu et al. 2024, MiniCPM). The learning rate is constant after the warm-up
     until the moving average of the weights (Polyak and Juditsky 1992) stops improving in validation, or the epochs or
@@ -164,6 +170,8 @@ def train(
     if trainer.tokens_per_epoch == 0:
         raise NotEnoughData("There is no event before the validation part to train on; collect events for more days")
     trainer.load_checkpoint(checkpoint)
+    if config.keep_best and trainer.epoch == 0:
+        trainer.validate(validate)
     while trainer.phase != "done":
         figures = trainer.run_epoch()
         if trainer.is_validation_due:
@@ -180,6 +188,9 @@ def train(
             trainer.seconds,
         )
         trainer.save_checkpoint(checkpoint)
+    if config.keep_best:
+        trainer.validate(validate)
+        trainer.return_to_best()
     trainer.finish()
     if checkpoint is not None and trainer.rank == 0:
         checkpoint.unlink(missing_ok=True)
@@ -194,8 +205,11 @@ class _Trainer:
 
     def __init__(self, network: Recommender, data: TrainingData, config: TrainingConfig) -> None:
         self.network, self.data, self.config = network, data, config
+        if data.neighbors is not None:
+            network.item_neighbors = data.neighbors
         self.device = network.items.bias.device
-        weight = torch.from_numpy(data.counts.astype(np.float64)) ** config.negative_power
+        # Half a count keeps untrained items among the negatives: their content must not place them everywhere.
+        weight = torch.from_numpy(np.maximum(data.counts, 0.5).astype(np.float64)) ** config.negative_power
         weight[:FIRST_ITEM] = 0
         self.negative_probability = (weight / weight.sum()).float()
         self.weights: list[Tensor] = list(network.parameters())
@@ -215,6 +229,7 @@ class _Trainer:
         self.decay_start_tokens, self.best_metric, self.best_average = 0, -math.inf, self.average
         self.validated_tokens, self.validations_without_improvement = 0, 0
         self.step_seconds, self.best_tokens = 0.0, 0
+        self.generator = torch.Generator()  # all processes draw the same negatives and dropped embeddings
         self.rank, self.world_size = distributed.rank_and_world_size()
         self.shared_seconds = 0.0
         self.started = time.perf_counter()
@@ -222,6 +237,10 @@ class _Trainer:
     @property
     def _stops(self) -> np.ndarray:
         return self.data.stops if self.phase == "stable" else self.data.final_stops
+
+    @property
+    def _neighbors(self) -> ItemNeighbors | None:
+        return self.data.neighbors if self.phase == "stable" else self.data.final_neighbors
 
     @property
     def seconds(self) -> float:
@@ -257,7 +276,10 @@ class _Trainer:
         """Trains for one pass over the training events, or until the phase is over; returns the epoch's metrics."""
         self.epoch += 1
         self.network.train()
+        if self._neighbors is not None:
+            self.network.item_neighbors = self._neighbors
         torch.manual_seed(self.config.seed * 100_003 + self.epoch)
+        self.generator.manual_seed(self.config.seed * 100_003 + self.epoch)
         rng = np.random.default_rng([self.config.seed, self.epoch])
         loss_sum, targets, started = 0.0, 0, self.seconds
         with tqdm(
@@ -320,13 +342,17 @@ class _Trainer:
             return False
         out_of_patience = self.validations_without_improvement >= self.config.patience
         if out_of_patience:
-            with torch.no_grad():
-                torch._foreach_copy_(self.weights, self.best_average)
-                torch._foreach_copy_(self.average, self.best_average)
+            self.return_to_best()
         if out_of_patience or self.is_phase_over:
             self.report.stopped_by = "patience" if out_of_patience else self._limit_reached()
             self.phase = "decay"
         return self.phase == "decay"
+
+    def return_to_best(self) -> None:
+        """Replaces the weights and their average by the best average."""
+        with torch.no_grad():
+            torch._foreach_copy_(self.weights, self.best_average)
+            torch._foreach_copy_(self.average, self.best_average)
 
     def _limit_reached(self) -> str:
         if self.config.plan is not None:
@@ -396,6 +422,7 @@ class _Trainer:
         """One optimizer step; the sum of the loss and the weight of its targets."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate * self._learning_rate_factor()
+        self.network.items.drop_embeddings(self.generator)
         try:
             loss, count = self._backward(span)
         except (RuntimeError, MemoryError) as error:
@@ -416,7 +443,8 @@ class _Trainer:
         """Computes gradients of a batch's mean loss; the loss's sum and the targets' weight over all processes."""
         start, stop = (edge[self.rank :: self.world_size] for edge in span)
         if len(start):
-            batch = window_batch(self.data.timeline, start, stop, self.network.config.history)
+            config, neighbors = self.network.config, self._neighbors
+            batch = window_batch(self.data.timeline, start, stop, config.history, neighbors, config.neighbor_tokens)
             next_item, intent, targets = self.network.loss(_to_device(batch, self.device), self._sample_negatives())
         else:
             next_item = intent = self.network.items.bias.sum() * 0
@@ -437,7 +465,7 @@ class _Trainer:
         count = self.config.num_negatives
         if not count:
             return None
-        drawn = torch.multinomial(self.negative_probability, count, replacement=True)
+        drawn = torch.multinomial(self.negative_probability, count, replacement=True, generator=self.generator)
         log_expected = torch.log(count * self.negative_probability[drawn])
         return NegativeSample(drawn.to(self.device), log_expected.to(self.device))
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recsys_tasks.features.item_neighbors import NO_NEIGHBOR, ItemNeighbors
 from recsys_tasks.features.sequences import SECONDS_PER_DAY, Timeline, day_of_week, encoder_inputs, hour_of_day
 from recsys_tasks.model.tensors import Events, SessionInputs, WindowBatch, WindowHistory
 from recsys_tasks.names import PADDING_ITEM
@@ -77,10 +78,22 @@ def training_stops(timeline: Timeline, split: np.ndarray, last_part: int = 0) ->
     return timeline.user_start[:-1] + counts[timeline.user_start[1:]] - counts[timeline.user_start[:-1]]
 
 
-def window_batch(timeline: Timeline, start: np.ndarray, stop: np.ndarray, history: bool = True) -> WindowBatch:
+def window_batch(
+    timeline: Timeline,
+    start: np.ndarray,
+    stop: np.ndarray,
+    history: bool = True,
+    neighbors: ItemNeighbors | None = None,
+    neighbor_tokens: int = 0,
+) -> WindowBatch:
     """The windows [start, stop) of a timeline as a batch, padded at the end.
 
-    Without `history` each window must lie within one session.
+    Args:
+        timeline: the events.
+        start, stop: first event and end of each window [B].
+        history: whether windows have several sessions; without it each must lie within one.
+        neighbors: of the items; None without that component.
+        neighbor_tokens: number of latest session items to look up, L.
     """
     length = stop - start
     column = np.arange(int(length.max()))
@@ -113,7 +126,24 @@ def window_batch(timeline: Timeline, start: np.ndarray, stop: np.ndarray, histor
         weight=_tensor(timeline.weight[index]),
         buys=_tensor(timeline.leads_to_purchase[index].astype(np.float32)),
         past=_window_history(timeline, index, valid, session, first, stop) if history else None,
+        **_recent_neighbors(timeline, index, column - first, neighbors, neighbor_tokens),
     )
+
+
+def _recent_neighbors(
+    timeline: Timeline, index: np.ndarray, position: np.ndarray, neighbors: ItemNeighbors | None, count: int
+) -> dict[str, Tensor]:
+    """The latest `count` items of the session before each event, and the event's weight as their neighbor."""
+    if neighbors is None or not count:
+        return {}
+    back = np.arange(1, count + 1)
+    recent = timeline.item[np.maximum(index[..., None] - back, 0)]
+    is_usable = (back <= position[..., None]) & neighbors.has_neighbors[recent]
+    recent = np.where(is_usable, recent, PADDING_ITEM)
+    log_weight = np.full(recent.shape, NO_NEIGHBOR, np.float32)
+    target = np.broadcast_to(timeline.item[index][..., None], recent.shape)
+    log_weight[is_usable] = neighbors.left_out_log_weight(recent[is_usable], target[is_usable])
+    return {"recent": _tensor(recent), "recent_log_weight": _tensor(log_weight)}
 
 
 def _window_history(

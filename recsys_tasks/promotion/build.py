@@ -10,8 +10,6 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from recsys_tasks.engine.bundle import (
     CATALOG,
@@ -29,16 +27,15 @@ from recsys_tasks.engine.engine import Engine
 from recsys_tasks.engine.graphs import Graph
 from recsys_tasks.engine.memory import available_bytes
 from recsys_tasks.engine.probe import probe
-from recsys_tasks.engine.session_decoder import MAX_HISTORY_EVENTS
 from recsys_tasks.errors import BundleCorrupt
 from recsys_tasks.features.encoded_snapshot import EncodedSnapshot, encode_snapshot
 from recsys_tasks.features.sequences import SECONDS_PER_DAY
+from recsys_tasks.features.serving_data import catalog_columns, user_histories
 from recsys_tasks.features.snapshot import Snapshot
 from recsys_tasks.features.vocabulary import Vocabulary
-from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM
+from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM, VIEW
 from recsys_tasks.registry.versions import Version, download_model_files
 
-_POPULAR_DAYS = 28
 _GOLDEN_USERS = 6
 
 
@@ -108,52 +105,17 @@ def measure_bundle(folder: Path) -> dict[str, float]:
 def write_data(building: Path, columns: CatalogColumns, encoded: EncodedSnapshot, cutoff: float) -> None:
     """Writes what a bundle has beside its model, but for the golden requests."""
     columns.save(building / CATALOG)
-    np.savez(building / HISTORIES, **histories(encoded, cutoff))  # type: ignore[arg-type]
-
-
-def catalog_columns(items: pa.Table, vocabulary: Vocabulary) -> CatalogColumns:
-    """Returns the catalog columns of a snapshot, in the order of a vocabulary."""
-    rows = items.take(pc.index_in(pa.array(vocabulary.item_ids), items["item_id"].combine_chunks()))
-    moments = {
-        name: [None if moment is None else moment.timestamp() for moment in rows[name].to_pylist()]
-        for name in ("available_from", "available_until")
-    }
-    return CatalogColumns(
-        price=rows["price"].to_pylist(),
-        properties=[json.loads(text or "{}") for text in rows["properties"].to_pylist()],
-        **moments,
-    )
-
-
-def histories(encoded: EncodedSnapshot, cutoff: float) -> dict[str, np.ndarray]:
-    """The last events of every user with an id, and how often each item was acted on in the last weeks."""
-    timeline = encoded.timeline
-    known = np.asarray([row for row, user in enumerate(encoded.user_ids) if user is not None], np.int64)
-    stop = timeline.user_start[1:][known]
-    begin = np.maximum(timeline.user_start[:-1][known], stop - MAX_HISTORY_EVENTS)
-    length = stop - begin
-    start = np.concatenate([[0], np.cumsum(length)])
-    index = np.repeat(begin - start[:-1], length) + np.arange(start[-1])
-    recent = timeline.item[timeline.seconds >= cutoff - _POPULAR_DAYS * SECONDS_PER_DAY]
-    counts = encoded.vocabulary.training_counts()
-    # What nobody took lately still has a place, in the order of all time.
-    popularity = np.bincount(recent, minlength=len(counts)) + counts / (counts.sum() + 1)
-    popularity[:FIRST_ITEM] = 0
-    return {
-        "users": np.asarray([encoded.user_ids[row] for row in known]),
-        "start": start,
-        "item": timeline.item[index].astype(np.int32),
-        "kind": timeline.kind[index].astype(np.int8),
-        "seconds": timeline.seconds[index],
-        "words": timeline.queries[timeline.text[index]].astype(np.int32),
-        "popularity": popularity,
-    }
+    np.savez(building / HISTORIES, **user_histories(encoded, cutoff))  # type: ignore[arg-type]
 
 
 def golden_requests(encoded: EncodedSnapshot) -> list[dict[str, Any]]:
     """Requests of some users with and without a session, of a session alone, and of nobody."""
     timeline, names = encoded.timeline, {code: name for name, code in EVENT_TYPE_CODES.items()}
-    requests: list[dict[str, Any]] = [{"user_id": None, "session": [], "now": float(timeline.seconds[-1]), "k": 20}]
+    latest = float(timeline.seconds[-1]) if len(timeline) else 0.0
+    requests: list[dict[str, Any]] = [{"user_id": None, "session": [], "now": latest, "k": 20}]
+    if not len(timeline):
+        session = [[item_id, VIEW, latest, ""] for item_id in encoded.vocabulary.item_ids[:1]]
+        return [*requests, {**requests[0], "session": session}]
     known = [row for row, user in enumerate(encoded.user_ids) if user is not None]
     for row in known[:: max(1, len(known) // _GOLDEN_USERS)][:_GOLDEN_USERS]:
         last = timeline.user_start[row + 1] - 1

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Set
 import msgspec
 
 from recsys_tasks.engine.impression_discounting import UnclickedImpressions
-from recsys_tasks.engine.session_decoder import MAX_HISTORY_EVENTS, Action
+from recsys_tasks.engine.session_decoder import MAX_STORED_EVENTS, Action
 from recsys_tasks.engine.trending import PopularityTracker, RecentPopularity
 from recsys_tasks.names import IMPRESSION, SEARCH, SHOPPER
 from recsys_tasks.wire.messages import Event
@@ -119,6 +119,6 @@ def _add_action(table: OrderedDict[str, list[Action]], key: str, action: Action)
     actions.append(action)
     if len(actions) > 1 and actions[-2].seconds > action.seconds:
         actions.sort(key=lambda other: other.seconds)
-    del actions[:-MAX_HISTORY_EVENTS]
+    del actions[:-MAX_STORED_EVENTS]
     if len(table) > _MAX_KEYS:
         table.popitem(last=False)

@@ -9,24 +9,27 @@ import numpy as np
 
 from recsys_tasks.features.sequences import MAX_TOKENS
 from recsys_tasks.features.vocabulary import Vocabulary
-from recsys_tasks.model.neighbors import nearest_items
+from recsys_tasks.model.neighbors import count_item_neighbors, nearest_items
 from recsys_tasks.model.tensors import NetworkConfig
 from recsys_tasks.model.training_loop import TrainingConfig, TrainingData
 from recsys_tasks.model.windows import events_until
 from recsys_tasks.names import FIRST_ITEM
 
-_BATCHES_PER_EPOCH = 200
+_BATCHES_PER_EPOCH, _MIN_BATCH_TOKENS = 200, 128
+_MAX_BATCH_TOKENS, _MAX_BATCH_TOKENS_WITH_HISTORY = 4096, 1024  # more steps did better than larger batches
 # Approximate throughput of the large network on two cores, and the passes over the data that justify its size.
 _EVENTS_PER_SECOND, _EVENTS_PER_SECOND_WITH_HISTORY = 20_000, 8_000
 _MIN_PASSES = 10
 _MAX_FULL_SOFTMAX_ITEMS = 10_000
-_NUM_NEIGHBORS = 6
+_NUM_NEIGHBORS = 6  # in an item's vector
+_NEIGHBOR_TOKENS, _MAX_ITEM_NEIGHBORS = 20, 50  # of the neighbor component
 _SIZES = (
     "history",
     "embedding_dim",
     "num_heads",
     "num_encoder_layers",
     "num_decoder_layers",
+    "neighbor_tokens",
     "ffn_multiplier",
     "max_positions",
     "age_rank",
@@ -39,6 +42,7 @@ def network_config(data: TrainingData, vocabulary: Vocabulary, history: bool, se
     is_large = passes >= _MIN_PASSES
     return NetworkConfig(
         num_items=len(vocabulary),
+        num_trained_items=vocabulary.num_trained,
         num_content_tokens=len(vocabulary.token_names) if len(vocabulary.token_names) > 1 else 0,
         history=history,
         sessions_repeat=sessions_repeat(data),
@@ -49,6 +53,7 @@ def network_config(data: TrainingData, vocabulary: Vocabulary, history: bool, se
         dropout=dropout_rate(len(training_events(data))) * min(1.0, passes / _MIN_PASSES),
         max_positions=MAX_TOKENS,
         num_neighbors=0 if history else _NUM_NEIGHBORS,
+        neighbor_tokens=_NEIGHBOR_TOKENS,
     )
 
 
@@ -58,6 +63,7 @@ def training_config(
     """Hyperparameters for events, a vocabulary and a time budget; a shorter decay where it allows few passes."""
     events = len(training_events(data))
     is_sampled = len(vocabulary) > _MAX_FULL_SOFTMAX_ITEMS
+    max_batch_tokens = _MAX_BATCH_TOKENS_WITH_HISTORY if history else _MAX_BATCH_TOKENS // (1 if is_sampled else 2)
     return TrainingConfig(
         epochs=1_000,
         seconds=seconds,
@@ -65,7 +71,7 @@ def training_config(
         validation_interval_events=500_000,
         decay_fraction=0.35 if _expected_passes(data, history, seconds) >= _MIN_PASSES else 0.2,
         window_size=MAX_TOKENS,
-        batch_tokens=int(np.clip(events // _BATCHES_PER_EPOCH, 128, 4096 if is_sampled else 2048)),
+        batch_tokens=int(np.clip(events // _BATCHES_PER_EPOCH, _MIN_BATCH_TOKENS, max_batch_tokens)),
         num_negatives=2048 if is_sampled else 0,
         learning_rate=2e-3,
         seed=seed,
@@ -81,6 +87,15 @@ def _expected_passes(data: TrainingData, history: bool, seconds: float) -> float
 def neighbors(data: TrainingData, config: NetworkConfig) -> np.ndarray:
     """Neighbors of each item [V, config.num_neighbors], by co-occurrence in the training sessions before the decay."""
     return nearest_items(*session_events(data), len(data.counts), config.num_neighbors)
+
+
+def with_item_neighbors(data: TrainingData) -> TrainingData:
+    """Returns the data with the item neighbors of its training events, before the decay and in it."""
+    neighbors, final_neighbors = (
+        count_item_neighbors(*session_events(data._replace(stops=stops)), len(data.counts), _MAX_ITEM_NEIGHBORS)
+        for stops in (data.stops, data.final_stops)
+    )
+    return data._replace(neighbors=neighbors, final_neighbors=final_neighbors)
 
 
 def with_trained_sizes(trained: NetworkConfig, config: NetworkConfig) -> NetworkConfig:

@@ -59,6 +59,8 @@ class TrainingOptions:
 def train_run(snapshot: Snapshot, snapshots: Path, options: TrainingOptions, from_scratch: bool = False) -> str:
     """Trains on a snapshot as a new MLflow run; starts from the champion's weights if there is a usable champion.
 
+    Where there are too few sessions to train on, the run's model only places the items by their content.
+
     Args:
         snapshot: training data.
         snapshots: folder of snapshots, which contains the champion's.
@@ -70,17 +72,18 @@ def train_run(snapshot: Snapshot, snapshots: Path, options: TrainingOptions, fro
     """
     if options.threads:
         torch.set_num_threads(options.threads)
-    task = read_task(snapshot)
+    task = _read_task(snapshot)
     config = recipe.network_config(task.data, task.vocabulary, history=True, seconds=options.seconds)
+    config = replace(config, is_trained=snapshot.has_held_out_sessions)
     schedule = recipe.training_config(task.data, task.vocabulary, True, options.seconds, options.seed)
     schedule = replace(schedule, epochs=options.max_epochs)
-    loaded = None if from_scratch else _load_champion()
+    loaded = None if from_scratch or not config.is_trained else _load_champion()
     if loaded is None:
         return _fit(task, _new_network(config, task, options.seed), schedule, SCRATCH, options.checkpoints)
     champion, model = loaded
     network = _new_network(recipe.with_trained_sizes(model.network.config, config), task, options.seed)
     task = _warm_start(task, network, champion, model, snapshots)
-    schedule = replace(schedule, epochs=1, seconds=options.warm_start_seconds)
+    schedule = replace(schedule, epochs=1, seconds=options.warm_start_seconds, keep_best=True)
     return _fit(task, network, schedule, champion.number, options.checkpoints)
 
 
@@ -96,7 +99,7 @@ def reproduce_run(run_id: str, snapshots: Path, checkpoints: Path) -> tuple[str,
     """
     original = runs.load_training_record(run_id)
     torch.set_num_threads(original["threads"])
-    task = read_task(open_snapshot(snapshots, runs.load_snapshot_id(run_id)))
+    task = _read_task(open_snapshot(snapshots, runs.load_snapshot_id(run_id)))
     config = load_run_model(run_id).network.config  # before the schedule: checks the format of the run
     schedule = TrainingConfig(**original["schedule"], plan=TrainingPlan(**original["plan"]))
     network = _new_network(config, task, schedule.seed)
@@ -108,10 +111,19 @@ def reproduce_run(run_id: str, snapshots: Path, checkpoints: Path) -> tuple[str,
     return new_run_id, {metric: (before[metric], after[metric]) for metric in before}
 
 
+def _read_task(snapshot: Snapshot) -> TrainingTask:
+    task = read_task(snapshot)
+    return task._replace(data=recipe.with_item_neighbors(task.data))
+
+
 def _warm_start(
     task: TrainingTask, network: Recommender, version: versions.Version, model: TrainedModel, snapshots: Path
 ) -> TrainingTask:
-    """Copies a version's weights into a network; returns the task with replay weights for events it was trained on."""
+    """Copies a version's weights into a network; returns the task with replay weights for events it was trained on.
+
+    The validation events stay out of the training, so that the version's own weights can win.
+    """
+    task = task._replace(data=task.data._replace(final_stops=task.data.stops, final_neighbors=task.data.neighbors))
     known = warm_start(network, task.vocabulary, model)
     log.info("Warm start from version %s: %d of %d items are known to it", version.number, known, len(task.vocabulary))
     try:
@@ -133,7 +145,10 @@ def _warm_start(
 
 def _new_network(config: NetworkConfig, task: TrainingTask, seed: int) -> Recommender:
     torch.manual_seed(seed)
-    return build_network(config, task.vocabulary)
+    network = build_network(config, task.vocabulary)
+    if not config.is_trained:
+        network.items.place_by_content()
+    return network
 
 
 def _fit(
@@ -159,14 +174,17 @@ def _fit(
         return ranking_metrics(model_ranks(trained, task.encoded.timeline, asked))[PRIMARY_METRIC]
 
     with runs.start_run(task.snapshot, parameters, {"started_from": started_from, **tags}) as run_id:
-        report = train(
-            network.to(device),
-            task.data,
-            schedule,
-            validate,
-            lambda epoch, figures: runs.log_epoch(run_id, epoch, figures),
-            checkpoints / f"{task.snapshot.snapshot_id}-{started_from}.pt",
-        )
+        if network.config.is_trained:
+            report = train(
+                network.to(device),
+                task.data,
+                schedule,
+                validate,
+                lambda epoch, figures: runs.log_epoch(run_id, epoch, figures),
+                checkpoints / f"{task.snapshot.snapshot_id}-{started_from}.pt",
+            )
+        else:
+            report = TrainingReport(stopped_by="too few sessions to train on")
         _log_training(run_id, report, schedule, started_from)
         with tempfile.TemporaryDirectory() as folder:
             save_model(TrainedModel(network.cpu(), task.vocabulary), Path(folder))
@@ -194,12 +212,13 @@ def _log_training(run_id: str, report: TrainingReport, schedule: TrainingConfig,
 
 
 def _load_champion() -> tuple[versions.Version, TrainedModel] | None:
-    """The champion and its model; None if there is none, or this version of the package cannot read it."""
+    """The champion and its model; None if it is not trained, or this version of the package cannot read it."""
     champion = versions.version_by_alias(CHAMPION)
     if champion is None:
         return None
     try:
-        return champion, load_run_model(champion.run_id)
+        model = load_run_model(champion.run_id)
     except (IncompatibleModelFormat, InputError) as error:
         log.warning("Training from scratch, not from champion version %s: %s", champion.number, error)
         return None
+    return (champion, model) if model.network.config.is_trained else None

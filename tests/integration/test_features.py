@@ -324,10 +324,40 @@ def test_too_little_data_is_an_error(warehouse: Engine, tmp_path: Path) -> None:
         build_snapshot(warehouse, tmp_path, PARAMETERS)
     with pytest.raises(InputError, match="No snapshot 'x'"):
         open_snapshot(tmp_path, "x")
+
+
+def test_the_vocabulary_is_the_whole_catalog_with_rare_items_last(warehouse: Engine, tmp_path: Path) -> None:
     fill(warehouse)
-    picky = SnapshotParameters(validation_share=0.1, test_share=0.1, min_item_events=10_000)
-    with pytest.raises(NotEnoughData, match="No item has 10000 events"):
-        build_vocabulary(build_snapshot(warehouse, tmp_path, picky))
+    with warehouse.begin() as connection:
+        connection.execute(
+            text(
+                "insert into item_versions (item_id, valid_from, batch, title, source)"
+                " values ('new', '-infinity', 0, 'New item', 't')"
+            )
+        )
+    vocabulary = build_vocabulary(build_snapshot(warehouse, tmp_path, PARAMETERS))
+    counts = np.asarray(vocabulary.counts)
+    assert sorted(vocabulary.item_ids) == sorted(["new", *(f"i{number}" for number in range(40))])
+    assert vocabulary.item_ids[-1] == "new"
+    assert vocabulary.num_untrained == (counts < PARAMETERS.min_item_events).sum() >= 1
+    assert (counts[-vocabulary.num_untrained :] < PARAMETERS.min_item_events).all()
+
+
+def test_a_catalog_without_events_makes_a_snapshot_without_held_out_sessions(warehouse: Engine, tmp_path: Path) -> None:
+    add_batch(warehouse, [])
+    with warehouse.begin() as connection:
+        connection.execute(
+            text(
+                "insert into item_versions (item_id, valid_from, batch, title, source)"
+                " values ('a', '-infinity', 0, 'Red mug', 't'), ('b', '-infinity', 0, 'Blue mug', 't')"
+            )
+        )
+    snapshot = build_snapshot(warehouse, tmp_path, PARAMETERS)
+    assert not snapshot.has_held_out_sessions
+    assert snapshot.events == 0
+    encoded = encode_snapshot(snapshot, build_vocabulary(snapshot))
+    assert encoded.vocabulary.item_ids == ("a", "b")
+    assert len(encoded.timeline) == 0
 
 
 def test_the_vocabulary_counts_only_training_events(warehouse: Engine, tmp_path: Path) -> None:

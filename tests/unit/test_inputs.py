@@ -74,7 +74,7 @@ def test_request_inputs_equal_training_inputs(earlier: list, current: list, time
         np.concatenate([np.zeros((1, 8), np.int64), words]),
     )
     events, query = session_inputs(timeline, np.asarray([count]), np.asarray([len(item) - 1]), len(item))
-    inputs = history_inputs(past)
+    inputs = history_inputs(past, MAX_EVENTS * 16)
     tokens, context = _tokens(past, session), SessionContext.from_history(past, inputs, NOW)
     assert tokens.columns.shape[1] <= MAX_TOKENS
     for row, name in enumerate(("tokens", "token_kinds", "token_gaps")):

@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys_tasks.model.neighbors import NeighborConfig, SessionNeighbors, nearest_items
+from recsys_tasks.features.item_neighbors import NO_NEIGHBOR, latest_items
+from recsys_tasks.model.neighbors import NeighborConfig, SessionNeighbors, count_item_neighbors, nearest_items
 
 ITEMS = 12
 
@@ -73,3 +74,43 @@ def test_the_nearest_items_have_the_highest_session_cosines(log: list[list[int]]
         neighbors = found[item][found[item] > 0]
         assert len(set(neighbors.tolist())) == len(neighbors) == len(best)
         assert [cosine[other] for other in neighbors.tolist()] == pytest.approx(best)
+
+
+@settings(max_examples=60, deadline=None)
+@given(sessions, st.integers(1, 4))
+def test_the_weights_of_an_items_neighbors_sum_to_one(log: list[list[int]], count: int) -> None:
+    session = np.repeat(np.arange(len(log)), [len(items) for items in log])
+    neighbors = count_item_neighbors(session, np.concatenate(log), ITEMS, count)
+    assert np.diff(neighbors.start).max() <= count
+    together = {(one, other) for items in log for one in items for other in items if one != other}
+    for item in range(ITEMS):
+        found = neighbors.candidates(np.asarray([item]))
+        assert {(item, other) for other in found.item.tolist()} <= together
+        if len(found.item):
+            assert np.exp(found.log_weight).sum() == pytest.approx(1, abs=1e-5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(sessions)
+def test_a_pair_of_one_session_has_no_weight_when_that_session_is_left_out(log: list[list[int]]) -> None:
+    session = np.repeat(np.arange(len(log)), [len(items) for items in log])
+    neighbors = count_item_neighbors(session, np.concatenate(log), ITEMS, ITEMS)
+    for one in range(2, ITEMS):
+        for other in range(2, ITEMS):
+            if one == other:
+                continue
+            shared = sum(one in items and other in items for items in log)
+            found = float(neighbors.left_out_log_weight(np.asarray([one]), np.asarray([other]))[0])
+            place = np.flatnonzero(neighbors.candidates(np.asarray([one])).item == other)
+            if not shared:
+                assert found == NO_NEIGHBOR
+            elif len(place):
+                weight = float(neighbors.candidates(np.asarray([one])).log_weight[place[0]])
+                rest = max(shared - 1 - 0.75, 1e-3)
+                assert found == pytest.approx(weight + np.log(rest / (shared - 0.75)), abs=1e-3)
+
+
+def test_the_latest_items_come_newest_first_without_searches() -> None:
+    tokens = np.asarray([0, 5, 1, 7])  # the start token, an item, a search, an item
+    assert latest_items(tokens, 5).tolist() == [7, 0, 5, 0, 0]
+    assert latest_items(tokens, 2).tolist() == [7, 0]

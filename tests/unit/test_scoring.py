@@ -1,4 +1,4 @@
-"""The scan graph and the copy mixture against a NumPy reference."""
+"""The scan graph and the mixture of its components against a NumPy reference."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from recsys_tasks.engine.graphs import Graph
 from recsys_tasks.engine.scoring import CopyCandidates, ItemVectors, NextItemScores
+from recsys_tasks.features.item_neighbors import ItemNeighbors, latest_items
 from recsys_tasks.model import scoring_graph
 from recsys_tasks.model.scoring_graph import export_scoring_graph
 from recsys_tasks.names import FIRST_ITEM
@@ -52,6 +53,16 @@ def _expected(
     return shares
 
 
+def _random_neighbors(count: int, seed: int) -> ItemNeighbors:
+    """Two neighbors of every third item."""
+    random = np.random.default_rng(seed)
+    length = np.where((np.arange(count) % 3 == 0) & (np.arange(count) >= FIRST_ITEM), 2, 0)
+    start = np.concatenate([[0], np.cumsum(length)])
+    item = random.integers(FIRST_ITEM, count, start[-1]).astype(np.int32)
+    return ItemNeighbors(start, item, np.log(random.uniform(0.1, 0.9, start[-1])).astype(np.float32))
+
+
+NEIGHBORS = _random_neighbors(ITEMS, 1)
 NUMBERS = st.lists(st.integers(0, ITEMS + ADDED - 1), min_size=1, max_size=30)
 
 
@@ -61,11 +72,19 @@ NUMBERS = st.lists(st.integers(0, ITEMS + ADDED - 1), min_size=1, max_size=30)
     st.lists(st.integers(0, ITEMS + ADDED - 1), max_size=10),
     st.booleans(),
     st.booleans(),
+    st.booleans(),
     st.sampled_from([1, 20, 500, 2000]),
 )
 @settings(deadline=None, max_examples=80)
 def test_probabilities_equal_the_numpy_reference(
-    scanned: ScannedItems, seed: int, history: list[int], session: list[int], repeat: bool, with_added: bool, k: int
+    scanned: ScannedItems,
+    seed: int,
+    history: list[int],
+    session: list[int],
+    repeat: bool,
+    with_neighbors: bool,
+    with_added: bool,
+    k: int,
 ) -> None:
     count = ITEMS + (ADDED if with_added else 0)
     items = scanned.items if with_added else ItemVectors(scanned.items.base, scanned.items.bias[:ITEMS])
@@ -79,9 +98,19 @@ def test_probabilities_equal_the_numpy_reference(
         reading["of_session"] = random.standard_normal((1, len(tokens))).astype(np.float32)
         copy_logits = np.concatenate([copy_logits, reading["of_session"][0]])
         copies, excluded = np.concatenate([past, tokens]), tokens[:0]
+    if with_neighbors:
+        reading["of_neighbors"] = random.standard_normal((1, 3)).astype(np.float32)
+        reading["neighbor_query"] = random.standard_normal((1, WIDTH)).astype(np.float32)
+        latest = latest_items(tokens, 3)
+        proposed = NEIGHBORS.candidates(latest)
+        token_logits = reading["of_neighbors"][0] + items[latest] @ reading["neighbor_query"][0]
+        neighbor_logits = token_logits[proposed.token] + proposed.log_weight
+        copy_logits, copies = np.concatenate([copy_logits, neighbor_logits]), np.concatenate([copies, proposed.item])
+        allowed = ~np.isin(copies, excluded)
+        copy_logits, copies = copy_logits[allowed], copies[allowed]
     offset = np.where(random.random(count) < 0.3, -np.inf, random.choice([0.0, 0.7], count)).astype(np.float32)
     expected = _expected(items, direction, copy_logits, copies, excluded)
-    scores = NextItemScores(items, scanned.graph, reading, CopyCandidates.from_events(past), tokens)
+    scores = NextItemScores(items, scanned.graph, reading, CopyCandidates.from_events(past), tokens, NEIGHBORS)
     for used_offset in (None, offset):
         scored = scores.top_k(k, used_offset, np.arange(count))
         shares = np.zeros(count)

@@ -1,5 +1,6 @@
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -76,7 +77,8 @@ def test_warm_start_copies_the_embeddings_of_shared_items() -> None:
     old, new = vocabulary(10), vocabulary(12)
     champion = TrainedModel(build_network(small_config(old), old), old)
     names = ("item_ids", "titles", "category_paths", "brands", "counts")
-    reordered = Vocabulary(*(tuple(reversed(getattr(new, name))) for name in names))
+    columns: dict[str, Any] = {name: tuple(reversed(getattr(new, name))) for name in names}
+    reordered = replace(new, **columns)
     network = build_network(small_config(reordered), reordered)
     assert warm_start(network, reordered, champion) == 10
     for item_id in old.item_ids:
