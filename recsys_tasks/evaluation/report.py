@@ -60,7 +60,7 @@ def evaluate(
 ) -> EvaluationReport:
     """Evaluates each scorer on the same tasks."""
     timeline, users = data.timeline, data.timeline.user[tasks.first]
-    parts = {name: members for name, members in segment_masks(timeline, tasks).items() if members.any()}
+    parts = {name: members for name, members in segment_masks(timeline, tasks, data.counts).items() if members.any()}
     found = EvaluationReport({}, {}, {}, {name: int(members.sum()) for name, members in parts.items()})
     for name, scorer in scorers.items():
         result = rank_targets(scorer, timeline, tasks, exclude_session_items)

@@ -2,30 +2,52 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-from recsys_tasks.evaluation.protocol import PredictionTasks
 from recsys_tasks.features.sequences import Timeline
 from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM, SEARCH
 
+if TYPE_CHECKING:  # imports torch, which readers of segment names do not need
+    from recsys_tasks.evaluation.protocol import PredictionTasks
 
-def segment_masks(timeline: Timeline, tasks: PredictionTasks) -> dict[str, np.ndarray]:
+MIN_FREQUENT_EVENTS = 10  # training events of an item that is not rare
+
+
+def segment_masks(timeline: Timeline, tasks: PredictionTasks, counts: np.ndarray) -> dict[str, np.ndarray]:
     """Returns the membership mask [B] of each segment.
 
-    Segments are by user (with or without an event before the session), by target (repeated for the user, first-time,
-    not in training, event type) and by session (with or without a search so far).
+    Four groups of segments contain every task exactly once:
+
+    * by user: new users have no event before the session, returning users have;
+    * by novelty of the target for its user: a first-time target is an item that the user never acted on before, in an
+      earlier session or in this one; every other target is repeated;
+    * by training events of the target: none ("items not in training", which includes items outside the vocabulary),
+      1 to 9 ("rare items"), or more ("frequent items");
+    * by session: with or without a search before the target.
+
+    Further segments are by event type of the target.
+
+    Args:
+        timeline: all events.
+        tasks: B prediction tasks.
+        counts: training count of each item [V]; those of padding and of the unknown item are ignored.
     """
     returning = tasks.first > timeline.user_start[timeline.user[tasks.first]]
     repeated = timeline.repeats[tasks.target] > 0
-    unseen = timeline.item[tasks.target] < FIRST_ITEM
+    item = timeline.item[tasks.target]
+    events = np.where(item < FIRST_ITEM, 0, counts[item])
     searches = np.concatenate([[0], np.cumsum(timeline.kind == EVENT_TYPE_CODES[SEARCH])])
     searched = searches[tasks.target] > searches[tasks.first]
     return {
         "new users": ~returning,
         "returning users": returning,
         "repeated targets": repeated,
-        "first-time targets": ~repeated & ~unseen,
-        "items not in training": unseen,
+        "first-time targets": ~repeated,
+        "items not in training": events == 0,
+        "rare items": (events > 0) & (events < MIN_FREQUENT_EVENTS),
+        "frequent items": events >= MIN_FREQUENT_EVENTS,
         "after a search": searched,
         "without a search": ~searched,
         **{f"target: {name}": timeline.kind[tasks.target] == code for name, code in EVENT_TYPE_CODES.items()},

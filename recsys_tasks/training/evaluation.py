@@ -79,7 +79,7 @@ def compare_runs(run_id: str, rival_id: str, confidence: float, snapshots: Path)
         _answers(model, encoded, tasks),
         _answers(rival, rival_encoded, tasks),
         timeline.user[tasks.first],
-        segment_masks(timeline, tasks),
+        segment_masks(timeline, tasks, encoded.vocabulary.training_counts()),
         encoded.vocabulary.training_counts(),
         rival_encoded.vocabulary.training_counts(),
         confidence,

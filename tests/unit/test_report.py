@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys_tasks.evaluation.baselines import BASELINE_FITTERS
@@ -9,17 +9,25 @@ from recsys_tasks.evaluation.protocol import TEST, PredictionTasks, rank_targets
 from recsys_tasks.evaluation.report import evaluate
 from recsys_tasks.evaluation.segments import segment_masks
 from recsys_tasks.features.sequences import build_timeline
-from recsys_tasks.names import EVENT_TYPE_CODES, PERSONAL_FREQUENCY, POPULARITY, PURCHASE, SEARCH, UNKNOWN_ITEM, VIEW
-from tests.shops import encoded_shop, training_data
+from recsys_tasks.names import (
+    EVENT_TYPE_CODES,
+    FIRST_ITEM,
+    PERSONAL_FREQUENCY,
+    POPULARITY,
+    PURCHASE,
+    SEARCH,
+    UNKNOWN_ITEM,
+    VIEW,
+)
+from tests.shops import ITEMS, encoded_shop, random_timeline, training_data
 
 
 def test_each_task_is_in_one_segment_of_each_kind() -> None:
     shop = encoded_shop()
     tasks = select_prediction_tasks(shop, TEST)
-    found = segment_masks(shop.timeline, tasks)
+    found = segment_masks(shop.timeline, tasks, shop.vocabulary.training_counts())
     assert found["returning users"].all()
-    targets = sum(found[name].sum() for name in ("repeated targets", "first-time targets"))
-    assert targets == len(tasks)
+    assert found["frequent items"].all()
     assert found["target: purchase"].all()
     assert not found["after a search"].any()
 
@@ -31,12 +39,47 @@ def test_a_search_counts_only_if_it_came_before_the_target() -> None:
     seconds = np.arange(6) * 60.0
     timeline = build_timeline(np.zeros(6, int), session, item, kind, seconds, seconds[[0, 0, 0, 3, 3, 3]])
     tasks = PredictionTasks(np.asarray([0, 3, 3]), np.asarray([2, 4, 5]))
-    found = segment_masks(timeline, tasks)
+    found = segment_masks(timeline, tasks, np.full(5, 10))
     assert found["after a search"].tolist() == [True, False, True]
     assert found["new users"].tolist() == [True, False, False]
     assert found["repeated targets"].tolist() == [False, False, True]
+    assert found["first-time targets"].tolist() == [True, True, False]
     assert found["items not in training"].tolist() == [False, True, False]
     assert found["target: purchase"].tolist() == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("events", "segment"),
+    [(0, "items not in training"), (1, "rare items"), (9, "rare items"), (10, "frequent items")],
+)
+def test_a_target_is_rare_with_one_to_nine_training_events(events: int, segment: str) -> None:
+    timeline = random_timeline(seed=0)
+    first = timeline.session_start[:-1][np.diff(timeline.session_start) > 1]
+    tasks = PredictionTasks(first, first + 1)
+    counts = np.full(FIRST_ITEM + ITEMS, events)
+    known = timeline.item[tasks.target] >= FIRST_ITEM
+    assert segment_masks(timeline, tasks, counts)[segment][known].all()
+
+
+@given(st.integers(0, 10_000))
+@settings(max_examples=50)
+def test_each_group_of_segments_contains_each_task_once(seed: int) -> None:
+    timeline, random = random_timeline(seed), np.random.default_rng(seed)
+    first = timeline.session_start[:-1][np.diff(timeline.session_start) > 1]
+    tasks = PredictionTasks(first, first + 1)
+    found = segment_masks(timeline, tasks, random.integers(0, 12, FIRST_ITEM + ITEMS))
+    groups = (
+        ("new users", "returning users"),
+        ("repeated targets", "first-time targets"),
+        ("items not in training", "rare items", "frequent items"),
+        ("after a search", "without a search"),
+    )
+    for names in groups:
+        assert (np.sum([found[name] for name in names], axis=0) == 1).all()
+    for row, (user, target) in enumerate(zip(timeline.user[tasks.first], tasks.target, strict=True)):
+        if timeline.item[target] >= FIRST_ITEM:
+            earlier = timeline.item[timeline.user_start[user] : target]
+            assert found["first-time targets"][row] == (timeline.item[target] not in earlier)
 
 
 def test_a_report_has_every_model_with_intervals_around_its_means() -> None:
