@@ -8,6 +8,8 @@ from typing import Any
 from recsys_tasks.evaluation.report import EvaluationReport
 from recsys_tasks.features.snapshot import Snapshot
 
+MIN_SEGMENT_TASKS = 100  # with fewer, a segment's metrics are mostly chance
+
 
 def model_card(run_id: str, source: Snapshot, report: EvaluationReport, parameters: Mapping[str, Any]) -> str:
     """Returns Markdown for a run, in the order of model cards (Mitchell et al. 2019).
@@ -23,7 +25,6 @@ def model_card(run_id: str, source: Snapshot, report: EvaluationReport, paramete
     names = (name for name in report.table if name != "model")
     best_baseline = min(names, key=lambda name: -report.table[name]["mrr_20"])
     best = report.table[best_baseline]
-    weakest = min(report.num_tasks_by_segment, key=lambda segment: report.by_segment["model"][segment]["mrr_20"])
     return f"""# session-recommender, run {run_id}
 
 **Model.** An encoder-decoder Transformer ({int(parameters["num_parameters"]):,} parameters, embedding dimension
@@ -43,9 +44,21 @@ sessions: MRR@20 {own["mrr_20"]:.4f} (95 % interval {low:.4f} to {high:.4f}), Re
 {best_baseline}, the best baseline, {best["mrr_20"]:.4f} and {best["recall_20"]:.4f}.
 Its lists cover {own["coverage_20"]:.0%} of the catalog. See `evaluation.md` for all metrics.
 
-**Limitations.** Weakest segment: {weakest} (MRR@20 {report.by_segment["model"][weakest]["mrr_20"]:.4f} on
-{report.num_tasks_by_segment[weakest]:,} sessions). Items added after the snapshot are recommended only after the next
+**Limitations.** {_weakest_segment(report)} Items added after the snapshot are recommended only after the next
 training. Exposure bias: offline metrics favor items that were shown before.
 
 **Reproduction.** `python -m recsys_tasks reproduce {run_id}` retrains it from its snapshot and compares metrics.
 """
+
+
+def _weakest_segment(report: EvaluationReport) -> str:
+    """Returns a sentence about the weakest segment of the model that has enough sessions."""
+    metrics, sizes = report.by_segment["model"], report.num_tasks_by_segment
+    large = [segment for segment, size in sizes.items() if size >= MIN_SEGMENT_TASKS]
+    if not large:
+        return f"No segment has {MIN_SEGMENT_TASKS} sessions, so that none is named as the weakest."
+    weakest = min(large, key=lambda segment: metrics[segment]["mrr_20"])
+    return (
+        f"Weakest segment of those with at least {MIN_SEGMENT_TASKS} sessions: {weakest}"
+        f" (MRR@20 {metrics[weakest]['mrr_20']:.4f} on {sizes[weakest]:,} sessions)."
+    )

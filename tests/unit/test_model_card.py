@@ -1,0 +1,31 @@
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from recsys_tasks.evaluation.model_card import model_card
+from recsys_tasks.evaluation.report import EvaluationReport
+from recsys_tasks.features.snapshot import Snapshot
+
+AT = datetime(2024, 1, 1, tzinfo=UTC)
+SNAPSHOT = Snapshot("s", Path(), AT, 1, AT, AT, 100, 20, 40, 0, 10, (), "items", "users", (), ())
+PARAMETERS = {"num_parameters": 1_000, "embedding_dim": 16, "seconds": 60, "threads": 1, "seed": 0}
+METRICS = {"mrr_20": 0.1, "recall_20": 0.2, "coverage_20": 0.5}
+
+
+def _card(sizes: dict[str, int], mrr: dict[str, float]) -> str:
+    by_segment = {"model": {segment: {"mrr_20": value} for segment, value in mrr.items()}}
+    table = {"model": METRICS, "popularity": METRICS}
+    report = EvaluationReport(table, {"model": {"mrr_20": (0.09, 0.11)}}, by_segment, sizes)
+    return " ".join(model_card("r", SNAPSHOT, report, PARAMETERS).split())
+
+
+@pytest.mark.parametrize(("size", "weakest"), [(99, "returning users"), (100, "new users")])
+def test_the_weakest_segment_has_a_hundred_sessions(size: int, weakest: str) -> None:
+    mrr = {"new users": 0.01, "returning users": 0.12}
+    card = _card({"new users": size, "returning users": 900}, mrr)
+    assert f"Weakest segment of those with at least 100 sessions: {weakest} (MRR@20 {mrr[weakest]:.4f}" in card
+
+
+def test_without_a_large_segment_none_is_called_the_weakest() -> None:
+    assert "No segment has 100 sessions" in _card({"new users": 3}, {"new users": 0.0})
