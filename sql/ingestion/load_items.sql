@@ -1,4 +1,4 @@
--- Grain: one new version of an item: a staged item that differs from the version valid at that time.
+-- Grain: one new version of an item: a staged item that differs from the version valid at that time, stored or staged.
 -- Reads: staged_items. Writes: item_versions. Without `valid_from`, the first version is valid from -infinity, a later
 -- one from its landing time.
 with deduplicated as (
@@ -10,9 +10,10 @@ with deduplicated as (
 
 dated as (
     select
-        deduplicated.*,
+        row_number,
+        item_id,
         coalesce(
-            deduplicated.valid_from,
+            valid_from,
             case
                 when
                     exists (
@@ -22,44 +23,74 @@ dated as (
                     then cast(:landed_at as timestamptz)
                 else '-infinity'
             end
-        ) as effective_from
+        ) as valid_from,
+        title,
+        category_path,
+        brand,
+        price,
+        properties,
+        available_from,
+        available_until
     from deduplicated
+),
+
+ordered as (
+    select
+        *,
+        lag(row_number) over (
+            partition by item_id
+            order by valid_from asc, row_number asc
+        ) as previous_row
+    from dated
 )
 
 insert into item_versions (
     item_id, valid_from, batch, title, category_path, brand, price, properties, available_from, available_until, source
 )
 select
-    dated.item_id,
-    dated.effective_from as valid_from,
+    ordered.item_id,
+    ordered.valid_from,
     cast(:batch as integer) as batch,
-    dated.title,
-    dated.category_path,
-    dated.brand,
-    dated.price,
-    dated.properties,
-    dated.available_from,
-    dated.available_until,
+    ordered.title,
+    ordered.category_path,
+    ordered.brand,
+    ordered.price,
+    ordered.properties,
+    ordered.available_from,
+    ordered.available_until,
     :source as source
-from dated
+from ordered
+left join dated as staged on ordered.previous_row = staged.row_number
 left join lateral (
     select *
     from item_versions
-    where item_id = dated.item_id and valid_from <= dated.effective_from
+    where item_id = ordered.item_id and valid_from <= ordered.valid_from
     order by valid_from desc, batch desc
     limit 1
-) as previous on true
+) as stored on true
 where
-    previous.item_id is null
-    or previous.implied
-    or (
-        dated.title, dated.category_path, dated.brand, dated.price, dated.properties, dated.available_from,
-        dated.available_until
-    ) is distinct from (
-        previous.title, previous.category_path, previous.brand, previous.price, previous.properties,
-        previous.available_from, previous.available_until
-    )
+    case
+        -- The staged version before this one is later than the stored one, or replaces it.
+        when staged.valid_from >= coalesce(stored.valid_from, '-infinity')
+            then (
+                ordered.title, ordered.category_path, ordered.brand, ordered.price, ordered.properties,
+                ordered.available_from, ordered.available_until
+            ) is distinct from (
+                staged.title, staged.category_path, staged.brand, staged.price, staged.properties,
+                staged.available_from, staged.available_until
+            )
+        else
+            stored.item_id is null
+            or stored.implied
+            or (
+                ordered.title, ordered.category_path, ordered.brand, ordered.price, ordered.properties,
+                ordered.available_from, ordered.available_until
+            ) is distinct from (
+                stored.title, stored.category_path, stored.brand, stored.price, stored.properties,
+                stored.available_from, stored.available_until
+            )
+    end
 -- The sort reads all rows before the first insert. Otherwise a sequential scan per row, which the planner chooses after
 -- analyzing the empty table, would also scan the rows being inserted.
-order by dated.row_number
+order by ordered.row_number
 on conflict (item_id, valid_from, batch) do nothing

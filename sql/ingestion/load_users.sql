@@ -1,4 +1,4 @@
--- Grain: one new version of a user: a staged user that differs from the version valid at that time.
+-- Grain: one new version of a user: a staged user that differs from the version valid at that time, stored or staged.
 -- Reads: staged_users. Writes: user_versions. Validity as in load_items.sql.
 with deduplicated as (
     select distinct on (user_id, valid_from) *
@@ -23,25 +23,47 @@ dated as (
             end
         ) as effective_from
     from deduplicated
+),
+
+ordered as (
+    select
+        *,
+        lag(effective_from) over by_time as staged_from,
+        lag(properties) over by_time as staged_properties
+    from dated
+    window
+        by_time as (
+            partition by user_id
+            order by effective_from asc, row_number asc
+        )
 )
 
 insert into user_versions (user_id, valid_from, batch, properties, source)
 select
-    dated.user_id,
-    dated.effective_from as valid_from,
+    ordered.user_id,
+    ordered.effective_from as valid_from,
     cast(:batch as integer) as batch,
-    dated.properties,
+    ordered.properties,
     :source as source
-from dated
+from ordered
 left join lateral (
     select *
     from user_versions
-    where user_id = dated.user_id and valid_from <= dated.effective_from
+    where user_id = ordered.user_id and valid_from <= ordered.effective_from
     order by valid_from desc, batch desc
     limit 1
-) as previous on true
-where previous.user_id is null or previous.implied or dated.properties is distinct from previous.properties
+) as stored on true
+where
+    case
+        -- The staged version before this one is later than the stored one, or replaces it.
+        when ordered.staged_from >= coalesce(stored.valid_from, '-infinity')
+            then ordered.properties is distinct from ordered.staged_properties
+        else
+            stored.user_id is null
+            or stored.implied
+            or ordered.properties is distinct from stored.properties
+    end
 -- The sort reads all rows before the first insert. Otherwise a sequential scan per row, which the planner chooses after
 -- analyzing the empty table, would also scan the rows being inserted.
-order by dated.row_number
+order by ordered.row_number
 on conflict (user_id, valid_from, batch) do nothing

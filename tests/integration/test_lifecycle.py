@@ -198,6 +198,39 @@ def test_a_changed_item_gets_a_new_version(warehouse: Engine, tmp_path: Path) ->
     assert [(row[0], int(row[1])) for row in prices] == [("-infinity", 10), ("2024-05-01 00:00:00+00", 12)]
 
 
+@pytest.mark.parametrize(("kind", "column"), [("items", "item_id"), ("users", "user_id")])
+def test_a_value_that_changes_and_returns_within_a_file_has_a_version_each(
+    warehouse: Engine, tmp_path: Path, kind: str, column: str
+) -> None:
+    """The last version in the file equals the stored one, but another one of the file is between them."""
+    mapping = tmp_path / f"{kind}.toml"
+    mapping.write_text(
+        f'source = "shop"\nkind = "{kind}"\nformat = "csv"\ndelimiter = ";"\n'
+        f'[columns]\n{column} = "id"\nproperties = "about"\nvalid_from = "since"\n',
+        encoding="utf-8",
+    )
+    versions = [("-infinity", 1), ("2024-05-01", 2), ("2024-05-08", 2), ("2024-06-01", 1), ("2024-07-01", 1)]
+    for name, rows in (("first", versions[:1]), ("later", versions[1:]), ("all", versions)):
+        lines = [f'a;"{{""size"": {size}}}";{since}' for since, size in rows]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["id;about;since", *lines]), encoding="utf-8")
+    reports = [ingest(warehouse, tmp_path, str(mapping), tmp_path / f"{name}.csv")[0] for name in ("first", "later")]
+    assert [(report.inserted, report.duplicates) for report in reports] == [(1, 0), (2, 2)]
+    (again,) = ingest(warehouse, tmp_path, str(mapping), tmp_path / "all.csv")
+    assert (again.inserted, again.duplicates) == (0, 5)
+    with warehouse.connect() as connection:
+        stored = connection.execute(
+            text(
+                "select valid_from::text, properties ->> 'size' from"
+                f" {kind.removesuffix('s')}_versions order by valid_from"
+            )
+        ).all()
+    assert [tuple(row) for row in stored] == [
+        ("-infinity", "1"),
+        ("2024-05-01 00:00:00+00", "2"),
+        ("2024-06-01 00:00:00+00", "1"),
+    ]
+
+
 def test_files_of_the_landing_folder_are_listed_once_per_state(warehouse: Engine, tmp_path: Path) -> None:
     landing = tmp_path / "landing"
     (landing / "shop").mkdir(parents=True)
