@@ -33,7 +33,7 @@ from recsys_tasks.engine.session_decoder import DEFAULT_CACHE_BYTES, Action, Ses
 from recsys_tasks.engine.throttle import Pause, no_pause
 from recsys_tasks.engine.trending import RecentPopularity
 from recsys_tasks.errors import GoldenMismatch, InputError
-from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM
+from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM, PERSONAL_FREQUENCY
 from recsys_tasks.wire.items import Recommendation
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 MODEL: Final = "model"
 POPULARITY: Final = "popularity"
 NEIGHBORS: Final = "neighbours"
-Method = Literal["model", "popularity", "neighbours"]
+Method = Literal["model", "popularity", "neighbours", "personal_frequency"]
 
 _MAX_SEARCH_RESULTS = 1_000
 _NEIGHBOR_ACTIONS, _NEIGHBOR_DECAY = 10, 0.7  # latest actions that neighbors are searched for; weight per step back
@@ -77,7 +77,8 @@ class Answer(NamedTuple):
 
 
 class _Prediction(NamedTuple):
-    """Item scores, their source (`model`, `popular` or `neighbours`) and the signals that adjust them."""
+    """Item scores, their source (`model`, `popular`, `neighbours`, `personal_frequency`) and the signals that adjust
+    them."""
 
     source: str
     scores: Scores
@@ -163,8 +164,9 @@ class Engine:
             session: actions of the session, oldest first.
             now: start of the session, seconds since 1970.
             options: list constraints.
-            method: source of the scores: the model, popularity, or similarity to the user's latest items. Without any
-                items, similarity falls back to popularity.
+            method: source of the scores: the model, popularity, the user's number of actions on an item (popularity
+                breaks ties and fills up), or similarity to the user's latest items. Without any items, the latter two
+                fall back to popularity.
             signals: live signals; only the model's scores use them.
         """
         prediction = self._predict(user_id, past, session, now, method)
@@ -275,6 +277,10 @@ class Engine:
         is_trained = self.bundle.is_trained
         if actions.latest and (method == NEIGHBORS or (method == MODEL and not is_trained)):
             return _Prediction(NEIGHBORS, self._neighbor_scores(actions), None, actions, decoded.latest_seconds)
+        if method == PERSONAL_FREQUENCY and actions.latest:
+            past_items = history.full_history.item[: history.end]
+            frequency = self._personal_frequency(np.concatenate([past_items, decoded.tokens.columns[0]]))
+            return _Prediction(PERSONAL_FREQUENCY, frequency, None, actions, decoded.latest_seconds)
         if method != MODEL or not is_trained or not self._session_decoder.has_signal(history, decoded):
             return _Prediction("popular", self._popularity_scores, None, actions, decoded.latest_seconds)
         reading = self._session_decoder.decode(user_id, history, decoded)
@@ -313,6 +319,10 @@ class Engine:
         similarity = self.bundle.items.dot((weights @ self.bundle.items[numbers]).astype(np.float32))
         similarity[numbers] = 0.0
         return PrecomputedScores(similarity)
+
+    def _personal_frequency(self, numbers: np.ndarray) -> PrecomputedScores:
+        """Number of the user's actions on each item [V], from their item numbers [N], plus its popularity share."""
+        return PrecomputedScores(self._popularity_shares + np.bincount(numbers, minlength=len(self._popularity_shares)))
 
     def _to_recommendations(
         self, ranked: RankedList, source: str, explanations: Sequence[Explanation]

@@ -34,7 +34,7 @@ from recsys_tasks.errors import InputError
 from recsys_tasks.wire.items import Recommendation
 
 PREVIOUS: Final = "previous"
-PolicyName = Literal["model", "popularity", "neighbours", "previous"]
+PolicyName = Literal["model", "popularity", "neighbours", "personal_frequency", "previous"]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=60)]
 
 
@@ -43,8 +43,9 @@ class Arm(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
     Attributes:
         share: share of the visitors assigned to the arm.
-        answers: the policy that makes the lists: the deployed model, popularity, nearest neighbors of the visitor's
-            latest items, or the previous version (the deployed one where there is none).
+        answers: the policy that makes the lists: the deployed model, popularity, the visitor's most frequent items,
+            nearest neighbors of the visitor's latest items, or the previous version (the deployed one where there is
+            none).
         against: a second policy, whose lists are interleaved with those of `answers`.
     """
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import msgspec
 from sqlalchemy import Connection, text
 
-from recsys_tasks.engine.engine import MODEL, POPULARITY
+from recsys_tasks.engine.engine import MODEL, NEIGHBORS, POPULARITY
 from recsys_tasks.experiments.definition import PREVIOUS, Arm, Experiment, PolicyName
 from recsys_tasks.experiments.online_metrics import (
     ALL,
@@ -25,12 +25,17 @@ from recsys_tasks.experiments.verdicts import SRM_P_VALUE_THRESHOLD, load_experi
 from recsys_tasks.interval import Interval
 from recsys_tasks.monitoring.drift import population_stability_index
 from recsys_tasks.monitoring.rules import RETRAIN, ROLL_BACK, Distribution, Rule
-from recsys_tasks.names import PURCHASE, RECOMMENDATIONS
+from recsys_tasks.names import PERSONAL_FREQUENCY, PURCHASE, RECOMMENDATIONS
 from recsys_tasks.warehouse import statement
 
 _REFERENCE = timedelta(days=28)
 _DAY, _WEEK = timedelta(days=1), timedelta(days=7)
-_ARM_NAMES = {"popularity": "the popularity baseline", "neighbours": "item neighbors", PREVIOUS: "the previous version"}
+_ARM_NAMES = {
+    POPULARITY: "the popularity baseline",
+    NEIGHBORS: "item neighbors",
+    PERSONAL_FREQUENCY: "the user's most frequent items",
+    PREVIOUS: "the previous version",
+}
 
 
 class ServedModel(NamedTuple):

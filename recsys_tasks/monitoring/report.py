@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from sqlalchemy import Connection
 
 from recsys_tasks.engine.engine import MODEL, POPULARITY
-from recsys_tasks.experiments.definition import Experiment
+from recsys_tasks.experiments.definition import Experiment, PolicyName
 from recsys_tasks.experiments.online_metrics import (
     ADD_TO_CART,
     ALL,
@@ -40,11 +40,12 @@ from recsys_tasks.experiments.verdicts import (
 )
 from recsys_tasks.interval import Interval
 from recsys_tasks.monitoring.monitors import Finding, serving_period
-from recsys_tasks.names import RECOMMENDATIONS
+from recsys_tasks.names import PERSONAL_FREQUENCY, RECOMMENDATIONS
 from recsys_tasks.warehouse import statement
 
 _TEMPLATE = "report.html"
 _MAX_DAYS, _MAX_TICKS, _MIN_VISITORS = 60, 12, 10
+_HEADLINE_BASELINES: Mapping[PolicyName, str] = {POPULARITY: "popularity", PERSONAL_FREQUENCY: "personal frequency"}
 _OFFLINE = ("recall_20", "mrr_20", "precision_20", "f1_20")
 _AXIS_HEADROOM, _MIN_AXIS_RATE = 1.6, 0.001  # factor above the highest rate of a chart
 _MODEL, _OTHERS = "#c2410c", ("#1d4ed8", "#15803d", "#7e22ce", "#475569", "#a16207")
@@ -189,14 +190,15 @@ def _headlines(connection: Connection, report: MonitoringReport, experiment: Exp
     name, arms = model_arms(experiment)
     # Both arms over the same days, since the served version was activated.
     since = load_online_metrics(connection, Interval(latest.first, latest.last))
-    popular = {arm.name for arm in experiment.arms_with_policy(POPULARITY)} if experiment else set()
     own = next((f for s, f in since.items() if _matches(s, latest.number, name, arms)), None)
-    other = next((f for s, f in since.items() if _matches(s, latest.number, name, popular)), None)
-    if own is not None and other is not None:
-        words = describe_comparison(
-            f"version {latest.number}", own.rates[CLICK_THROUGH], "popularity", other.rates[CLICK_THROUGH]
-        )
-        lines.append(f"CTR of the champion against the popularity baseline: {words}.")
+    for policy, label in _HEADLINE_BASELINES.items():
+        baseline = {arm.name for arm in experiment.arms_with_policy(policy)} if experiment else set()
+        other = next((f for s, f in since.items() if _matches(s, latest.number, name, baseline)), None)
+        if own is not None and other is not None:
+            words = describe_comparison(
+                f"version {latest.number}", own.rates[CLICK_THROUGH], label, other.rates[CLICK_THROUGH]
+            )
+            lines.append(f"CTR of the champion against the {label} baseline: {words}.")
     if latest.number != first.number:
         words = describe_comparison(
             f"version {latest.number}",

@@ -37,7 +37,7 @@ class Rule(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     name: str
     monitor: Monitor
     action: Action
-    arm: Literal["popularity", "neighbours", "previous"] = "popularity"
+    arm: Literal["popularity", "neighbours", "personal_frequency", "previous"] = "popularity"
     distribution: Distribution = "items"
     min_effect: Annotated[float, msgspec.Meta(ge=0)] = 0.05
     confidence: Annotated[float, msgspec.Meta(gt=0.5, lt=1)] = 0.95

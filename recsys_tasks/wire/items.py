@@ -31,7 +31,7 @@ class Recommendation(msgspec.Struct, frozen=True):
 
     Attributes:
         score: the model's probability of the item, or the score of another source.
-        source: `model`, `search`, `interests`, `popular`, `neighbours` or `pinned`.
+        source: `model`, `search`, `interests`, `popular`, `neighbours`, `personal_frequency` or `pinned`.
         reason: explanation as text; because_of: id of the item it refers to, if any.
     """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from recsys_tasks.engine.bundle import pack
+from recsys_tasks.engine.bundle import pack, read_bundle
 from recsys_tasks.experiments.definition import read_experiment
 from recsys_tasks.serving.app import create_app
 from recsys_tasks.settings import Settings
@@ -122,6 +123,31 @@ def test_the_neighbours_arm_follows_the_session(tmp_path: Path, bundles: list[Pa
         after = _request(client, user_id=user, session_id="s", k=5)["items"]
         assert before != after
         assert "i3" not in [item["item_id"] for item in after]
+
+
+def test_the_personal_frequency_arm_counts_the_history_and_live_actions(tmp_path: Path, bundles: list[Path]) -> None:
+    histories, vocabulary = (bundle := read_bundle(bundles[0])).histories, bundle.vocabulary
+    counts = Counter(vocabulary.item_id(int(number)) for number in histories.of("u1")[0])
+    popularity = {item: histories.popularity[vocabulary.number_of[item]] for item in vocabulary.item_ids}
+    experiment = """
+    name = "two"
+    arms = [
+        {name = "frequent", share = 0.5, answers = "personal_frequency"},
+        {name = "frequent too", share = 0.5, answers = "personal_frequency"},
+    ]
+    """
+    with _client(tmp_path, bundles[0], experiment) as client:
+        before = _request(client, user_id="u1", k=12)["items"]
+        assert {item["source"] for item in before} == {"personal_frequency"}
+        expected = sorted(popularity, key=lambda item: (-counts[item], -popularity[item]))[:12]
+        assert [item["item_id"] for item in before] == expected
+        other = next(item for item in popularity if item not in counts)
+        for number in range(max(counts.values()) + 1):
+            body = {"event_type": "purchase", "user_id": "u1", "session_id": "s", "item_id": other}
+            assert client.post("/v1/events", json={**body, "event_id": f"e{number}"}).status_code < 300
+        after = _request(client, user_id="u1", session_id="s", k=12)["items"]
+        assert [item["item_id"] for item in after] == [other, *expected[:11]]
+        assert {item["source"] for item in _request(client, user_id="nobody", k=5)["items"]} == {"popular"}
 
 
 def test_an_anonymous_visitor_has_no_arm(tmp_path: Path, bundles: list[Path]) -> None:
