@@ -28,8 +28,8 @@ class ShopperBehavior:
     Attributes:
         position_bias_exponent: position p is examined with probability p ** -exponent (position-based model, Craswell
             et al. 2008).
-        base_click_probability: of any examined item; wanted_item_boost, wanted_category_boost, habit_boost: added for a
-            wanted item, an item of a wanted category, and an item the shopper is used to.
+        base_click_probability: of any examined item; wanted_item_boost, wanted_category_boost: added for a wanted item
+            and an item of a wanted category.
         impression_discount: factor for each unclicked impression of the item on the same day.
         over_budget_factor: factor for items above the shopper's budget.
         add_to_cart_probability: after a click on an item that is wanted or of a wanted category; purchase_probability:
@@ -43,7 +43,6 @@ class ShopperBehavior:
     base_click_probability: float = 0.02
     wanted_item_boost: float = 0.75
     wanted_category_boost: float = 0.25
-    habit_boost: float = 0.10
     impression_discount: float = 0.85
     over_budget_factor: float = 0.4
     add_to_cart_probability: float = 0.6
@@ -196,10 +195,8 @@ class _ShopperPopulation:
         world, behavior = self._world, self._behavior
         random = np.random.default_rng([world.seed, 2, day, visit.number])
         session = f"sim-{world.seed}-{day}-{visit.number}"
-        intents = [
-            world.draw_wanted_item(visit.shopper, day, visit.at.month, random)
-            for _ in range(1 + int(random.poisson(behavior.mean_intents - 1)))
-        ]
+        count = 1 + int(random.poisson(behavior.mean_intents - 1))
+        intents = world.draw_intents(visit.shopper, day, visit.at, count, random)
         person = _ShopperSession(
             visit.shopper, visit.user_id, intents, world.sold_out(day), self._unclicked, behavior, random
         )
@@ -221,6 +218,8 @@ class _ShopperPopulation:
             at += timedelta(seconds=float(random.uniform(20, 90)) + 20 * len(events))
             if not person.intents or random.random() < behavior.exit_probability:
                 self._purchase_organically(person, session, at, ids, stats)
+                if person.purchased:
+                    world.record_purchases(visit.shopper, person.purchased, at)
                 return
             searched = random.random() < behavior.search_probability
 
@@ -251,6 +250,7 @@ class _ShopperPopulation:
                 events.append(_action_event(next(ids), event_type, person.user_id, session, item, at))
         if events:
             self._client.send_events(events)
+            person.purchased += found
             stats.elsewhere += len(found)
 
     def run_bot(self, name: str, promoted_items: Sequence[Item], day: int, at: datetime, stats: ShoppingStats) -> None:
@@ -279,7 +279,7 @@ class _ShopperPopulation:
 
 
 class _ShopperSession:
-    """State of a running session: open intents and unclicked impressions."""
+    """State of a running session: open intents, unclicked impressions and purchased items."""
 
     def __init__(
         self,
@@ -293,6 +293,7 @@ class _ShopperSession:
     ) -> None:
         self.shopper, self.user_id, self.intents, self.random = shopper, user_id, intents, random
         self._sold_out, self._unclicked, self._behavior = sold_out, unclicked, behavior
+        self.purchased: list[Item] = []
 
     def examines(self, position: int) -> bool:
         """Whether the shopper examines a position of the list."""
@@ -308,7 +309,6 @@ class _ShopperSession:
             + behavior.wanted_item_boost * is_wanted
             + behavior.wanted_category_boost * in_wanted_category
         )
-        probability += behavior.habit_boost * (item.item_id in self.shopper.habits)
         probability *= behavior.impression_discount ** self._unclicked[seen]
         if item.price > self.shopper.budget and not is_wanted:
             probability *= behavior.over_budget_factor
@@ -325,6 +325,7 @@ class _ShopperSession:
         if self.random.random() >= behavior.purchase_probability:
             return [VIEW, ADD_TO_CART]
         self._fulfill_intent(item)
+        self.purchased.append(item)
         return [VIEW, ADD_TO_CART, PURCHASE]
 
     def _fulfill_intent(self, item: Item) -> None:

@@ -1,26 +1,24 @@
-"""Simulated world: catalog, habits and seasons from the warehouse, changed by a scenario."""
+"""Simulated world: catalog, shoppers with their intents, and seasons, changed by a scenario."""
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from functools import cached_property
 
 import numpy as np
-from sqlalchemy import Engine
 
-from recsys_tasks.errors import NotEnoughData
+from recsys_tasks.simulation.histories import History, find_needs
+from recsys_tasks.simulation.intents import IntentModel, Popularity
 from recsys_tasks.simulation.scenario import Scenario, ScenarioEvent
-from recsys_tasks.warehouse import statement
 
-_MIN_USER_EVENTS = 5
 _RARE_FRACTION = 0.5  # trends are drawn from the less popular half of a category
 _WORD = re.compile(r"\w{3,}")
 _NUM_LARGE_CATEGORIES = 20
-_HABIT_PROBABILITY = 0.7
-_SEASON_SMOOTHING_EVENTS = 20.0
+_TINY = 1e-12
 
 
 @dataclass(frozen=True)
@@ -34,17 +32,39 @@ class Item:
     taken: int
 
 
-@dataclass(frozen=True)
+@dataclass
 class Shopper:
-    """Simulated user: the id the shop knows, action counts by item (habits) and by category (tastes), the budget, and
-    the number of sessions in the warehouse.
+    """Simulated user: the id the shop knows, the actions so far, the budget, and the number of sessions in the
+    warehouse.
     """
 
     user_id: str
-    habits: dict[str, float]
-    tastes: dict[str, float]
+    history: History = field(compare=False)
     budget: float
     visits: float
+
+
+class Catalog:
+    """Items and categories by number: an item's is its place in the list, categories are sorted by name.
+
+    Attributes:
+        items: the items; number_of: number by item id; categories: names; category_of: category of each item [I].
+        items_of: item numbers of each category.
+    """
+
+    def __init__(self, items: Sequence[Item]) -> None:
+        self.items = items
+        self.number_of = {item.item_id: number for number, item in enumerate(items)}
+        self.categories = sorted({item.category for item in items})
+        place = {name: number for number, name in enumerate(self.categories)}
+        self.category_of = np.asarray([place[item.category] for item in items], np.int64)
+        by_category = np.argsort(self.category_of, kind="stable")
+        edges = np.searchsorted(self.category_of[by_category], np.arange(1, len(self.categories)))
+        self.items_of = np.split(by_category, edges)
+
+    def seasonal_demand(self, seasons: dict[str, dict[int, float]], month: int) -> np.ndarray:
+        """Returns the relative demand of each category in a month [C]."""
+        return np.asarray([seasons.get(name, {}).get(month, 1.0) for name in self.categories])
 
 
 class World:
@@ -52,7 +72,8 @@ class World:
 
     Args:
         items: the catalog; shoppers: the population; seasons: relative demand of a category by month; scenario: events
-        that change the world; seed: of all random draws.
+        that change the world; seed: of all random draws; model: of the shoppers' intents; popularity: of the items, for
+        discoveries.
     """
 
     def __init__(
@@ -62,49 +83,103 @@ class World:
         seasons: dict[str, dict[int, float]],
         scenario: Scenario,
         seed: int,
+        model: IntentModel,
+        popularity: Popularity,
     ) -> None:
         self.items = {item.item_id: item for item in items}
         self.shoppers = shoppers
+        self.model = model
+        self.catalog, self.popularity = Catalog(items), popularity
         self._seasons, self.scenario, self.seed = seasons, scenario, seed
         of_category: defaultdict[str, list[Item]] = defaultdict(list)
         for item in items:
             of_category[item.category].append(item)
         self._items_by_category = dict(of_category)
         self._visits = np.cumsum([shopper.visits for shopper in shoppers])
+        self._mixes: dict[str, np.ndarray] = {}
+        self._demands: dict[tuple[int, int], np.ndarray] = {}
 
     def draw_shopper(self, random: np.random.Generator) -> Shopper:
         """Draws a shopper in proportion to the number of sessions."""
         return self.shoppers[int(np.searchsorted(self._visits, random.random() * self._visits[-1], side="right"))]
 
-    def draw_wanted_item(self, shopper: Shopper, day: int, month: int, random: np.random.Generator) -> Item:
-        """Draws an item that a shopper wants on a day.
-
-        It is a trend's item, or of a category the shopper likes, mostly one the shopper is used to.
+    def draw_intents(
+        self, shopper: Shopper, day: int, at: datetime, count: int, random: np.random.Generator
+    ) -> list[Item]:
+        """Draws the items that a shopper wants in a session of a day, at most `count`, each of another category unless
+        a trend offers them.
         """
+        model, history = self.model, shopper.history
+        needs, mix, demand = find_needs(history), self._mix(shopper), self._demand(day, at.month)
+        mission, main = _draw(mix, random), model.missions.main(mix)
+        rates = model.need_rates(needs, at.timestamp()) * (model.missions.lift[mission] * demand)[needs.category]
+        discoveries = model.missions.category_shares[mission] * demand
+        discoveries[needs.category] = 0.0
+        novelty = model.new_category.probability(float(needs.visits.sum()), float(len(needs.category)))
+        intents = []
+        for _ in range(count):
+            trending = self._draw_trend(day, random)
+            if trending is not None:
+                intents.append(trending)
+                continue
+            is_new = discoveries.any() and (random.random() < novelty or not rates.any())
+            if not is_new and not rates.any():
+                break
+            if is_new:
+                category = _draw(discoveries, random)
+                discoveries[category] = 0.0
+            else:
+                place = _draw(rates, random)
+                category, rates[place] = int(needs.category[place]), 0.0
+            items, probabilities = self.item_probabilities(history, category, main)
+            intents.append(self.catalog.items[int(items[_draw(probabilities, random)])])
+        return intents
+
+    def record_purchases(self, shopper: Shopper, items: Sequence[Item], at: datetime) -> None:
+        """Adds purchases to a shopper's history: the needs that they met rest for a while."""
+        numbers = np.asarray([self.catalog.number_of[item.item_id] for item in items], np.int64)
+        shopper.history = shopper.history.append(numbers, self.catalog.category_of[numbers], at.timestamp())
+
+    def _draw_trend(self, day: int, random: np.random.Generator) -> Item | None:
         for number, trend in self.scenario.active_events(day, "trend"):
             if random.random() < trend.strength:
-                return _draw_weighted(self.trend_items(number), [1.0] * trend.items, random)
-        category = self._category(shopper, day, month, random)
-        known = [item for item in self._items_by_category[category] if item.item_id in shopper.habits]
-        if known and random.random() < _HABIT_PROBABILITY:
-            return _draw_weighted(known, [shopper.habits[item.item_id] for item in known], random)
-        of_category = self._items_by_category[category]
-        return _draw_weighted(of_category, [item.taken for item in of_category], random)
+                items = self.trend_items(number)
+                return items[int(random.integers(len(items)))]
+        return None
 
-    def _category(self, shopper: Shopper, day: int, month: int, random: np.random.Generator) -> str:
-        names = list(shopper.tastes)
-        weights = [shopper.tastes[name] * self._seasons.get(name, {}).get(month, 1.0) for name in names]
-        for number, dying in self.scenario.active_events(day, "dying_category"):
-            gone = dying.category or self.draw_category(number)
-            weights = [
-                weight * (1 - dying.strength if name == gone else 1.0)
-                for name, weight in zip(names, weights, strict=True)
-            ]
-        total = sum(weights)
-        if not total:
-            return names[0]
-        place = int(np.searchsorted(np.cumsum(weights), random.random() * total, side="right"))
-        return names[min(place, len(names) - 1)]
+    def item_probabilities(self, history: History, category: int, mission: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the items of a category [M], and the probability [M] that each is the one that a household wants.
+
+        Args:
+            mission: main mission of the household.
+        """
+        items, model = self.catalog.items_of[category], self.model
+        own = np.flatnonzero(history.category == category)
+        place = np.searchsorted(items, history.item[own])
+        repeated = np.bincount(place, weights=model.own_item_weights(history, own), minlength=len(items))
+        parts = self.popularity.of(items, mission) * (repeated == 0)
+        discovered = model.source_shares @ (parts / np.maximum(parts.sum(1, keepdims=True), _TINY))
+        if not discovered.any():
+            discovered = repeated if len(own) else np.ones(len(items))  # nothing is left to discover
+        novelty = model.new_item.probability(float(len(own)), float(np.count_nonzero(repeated)))
+        if len(own):
+            return items, novelty * discovered / discovered.sum() + (1 - novelty) * repeated / repeated.sum()
+        return items, discovered / discovered.sum()
+
+    def _mix(self, shopper: Shopper) -> np.ndarray:
+        if shopper.user_id not in self._mixes:
+            self._mixes[shopper.user_id] = self.model.missions.mix(*shopper.history.session_categories())
+        return self._mixes[shopper.user_id]
+
+    def _demand(self, day: int, month: int) -> np.ndarray:
+        """Relative demand of each category on a day [C]: season and scenario."""
+        if (day, month) not in self._demands:
+            demand = self.catalog.seasonal_demand(self._seasons, month)
+            for number, dying in self.scenario.active_events(day, "dying_category"):
+                gone = dying.category or self.draw_category(number)
+                demand *= np.asarray([1 - dying.strength if name == gone else 1.0 for name in self.catalog.categories])
+            self._demands[day, month] = demand
+        return self._demands[day, month]
 
     def trend_items(self, number: int) -> list[Item]:
         """Returns the rarely taken items of the trend at an index of the scenario."""
@@ -160,58 +235,6 @@ class World:
         return np.random.default_rng([self.seed, 7, number])
 
 
-def read_world(engine: Engine, shoppers: int, scenario: Scenario, seed: int) -> World:
-    """Reads the world from a warehouse, with a sample of its users as shoppers.
-
-    Raises:
-        NotEnoughData: no user has enough actions.
-    """
-    with engine.connect() as connection:
-        items = [
-            Item(row.item_id, row.title, row.category_path, float(row.price), int(row.taken))
-            for row in connection.execute(statement("simulation/catalogue"))
-        ]
-        habits: defaultdict[str, dict[str, float]] = defaultdict(dict)
-        visits: defaultdict[str, float] = defaultdict(float)
-        names = {"shoppers": shoppers, "seed": seed, "fewest": _MIN_USER_EVENTS}
-        for row in connection.execute(statement("simulation/habits"), names):
-            habits[row.user_id][row.item_id] = float(row.taken)
-            visits[row.user_id] = max(visits[row.user_id], float(row.sessions))
-        months: defaultdict[str, dict[int, float]] = defaultdict(dict)
-        for row in connection.execute(statement("simulation/seasons")):
-            months[row.category_path][row.month] = float(row.taken)
-    if not habits:
-        raise NotEnoughData("No user has enough actions to derive shopping habits. Ingest more events first")
-    known = {item.item_id: item for item in items}
-    shoppers_read = [_shopper(user_id, taken, visits[user_id], known) for user_id, taken in habits.items()]
-    return World(items, shoppers_read, _seasons(months), scenario, seed)
-
-
-def _shopper(user_id: str, taken: dict[str, float], visits: float, items: dict[str, Item]) -> Shopper:
-    tastes: defaultdict[str, float] = defaultdict(float)
-    for item_id, count in taken.items():
-        tastes[items[item_id].category] += count
-    prices = sorted(items[item_id].price for item_id in taken)
-    return Shopper(user_id, taken, dict(tastes), prices[len(prices) * 9 // 10], visits)
-
-
-def _seasons(months: dict[str, dict[int, float]]) -> dict[str, dict[int, float]]:
-    """Returns the demand of each category in each month relative to its mean, smoothed towards 1."""
-    of_month: defaultdict[int, float] = defaultdict(float)
-    for counts in months.values():
-        for month, count in counts.items():
-            of_month[month] += count
-    everything = sum(of_month.values())
-    found = {}
-    for category, counts in months.items():
-        usual = sum(counts.values()) / everything
-        found[category] = {
-            month: (count + _SEASON_SMOOTHING_EVENTS) / (usual * of_month[month] + _SEASON_SMOOTHING_EVENTS)
-            for month, count in counts.items()
-        }
-    return found
-
-
 def draw_search_query(item: Item, random: np.random.Generator) -> str:
     """Draws a search query for an item: one or two words of its title or category, in lower case."""
     words = _WORD.findall(item.title.lower()) or _WORD.findall(item.category.lower())
@@ -222,6 +245,6 @@ def draw_search_query(item: Item, random: np.random.Generator) -> str:
     return " ".join(words[begin : begin + count])
 
 
-def _draw_weighted(items: Sequence[Item], weights: Sequence[float], random: np.random.Generator) -> Item:
-    edges = np.cumsum(weights[: len(items)])
-    return items[min(int(np.searchsorted(edges, random.random() * edges[-1], side="right")), len(items) - 1)]
+def _draw(weights: np.ndarray, random: np.random.Generator) -> int:
+    edges = np.cumsum(weights)
+    return min(int(np.searchsorted(edges, random.random() * edges[-1], side="right")), len(edges) - 1)

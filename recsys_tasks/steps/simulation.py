@@ -8,7 +8,7 @@ from datetime import UTC, datetime, time, timedelta
 from recsys_tasks.settings import settings
 from recsys_tasks.simulation.scenario import QUIET, read_scenario
 from recsys_tasks.simulation.shopping import ShoppingStats, StorefrontClient, simulate_shopping
-from recsys_tasks.simulation.world import read_world
+from recsys_tasks.simulation.world_reader import read_world
 from recsys_tasks.warehouse import engine, statement
 
 log = logging.getLogger(__name__)

@@ -1,0 +1,161 @@
+"""What simulated shoppers want, beside what households bought: `python benchmarks/shoppers.py --shoppers 1000`.
+
+Reads the warehouse of `RECSYS_HOME`. Each list has 20 items and is made before a session, from the same history. A hit
+is one of two wanted items: of a simulated session, or drawn from a real one that no model is trained on. `intents` is
+the list of the items that are most probable under the shoppers' own model: no other list can do better on average in
+the simulation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from scipy.sparse import csr_array, diags_array
+
+from benchmarks.report import host_info, print_table, write_json
+from recsys_tasks.simulation.histories import History, find_needs
+from recsys_tasks.simulation.scenario import QUIET
+from recsys_tasks.simulation.world import World
+from recsys_tasks.simulation.world_reader import read_world_and_sessions
+from recsys_tasks.warehouse import engine
+
+_K, _WANTED = 20, 2
+_LATEST_ITEMS, _DECAY = 10, 0.8
+Scorer = Callable[[History, float], np.ndarray]
+
+
+def main() -> None:
+    """Prints the hits of each list in simulated and in real sessions."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--shoppers", type=int, default=1_000)
+    parser.add_argument("--sessions", type=int, default=1_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json")
+    args = parser.parse_args()
+    began = time.perf_counter()
+    world, held_out = read_world_and_sessions(engine(), args.shoppers, QUIET, args.seed)
+    read_seconds = time.perf_counter() - began
+    random = np.random.default_rng(args.seed)
+    real = []
+    for session in held_out[: args.sessions]:
+        wanted = random.choice(session.item, min(_WANTED, len(session.item)), replace=False)
+        real.append((session.past, session.seconds, wanted))
+    simulated = []
+    began = time.process_time()
+    for _, seconds, _ in real:
+        shopper = world.draw_shopper(random)
+        at = datetime.fromtimestamp(seconds, UTC)
+        items = world.draw_intents(shopper, 0, at, _WANTED, random)
+        simulated.append(
+            (shopper.history, seconds, np.asarray([world.catalog.number_of[item.item_id] for item in items]))
+        )
+    milliseconds = 1_000 * (time.process_time() - began) / sum(len(wanted) for *_, wanted in simulated)
+    rows = []
+    for name, scorer in _scorers(world).items():
+        row: dict[str, object] = {"list": name}
+        for label, sessions in (("simulated", simulated), ("real", real)):
+            hits = np.asarray([_count_hits(scorer(past, seconds), wanted) for past, seconds, wanted in sessions])
+            error = 1.96 * hits.std() / np.sqrt(len(hits))
+            row[f"hits per list, {label}"] = f"{hits.mean():.3f} ± {error:.3f}"
+        rows.append(row)
+    title = f"{args.shoppers} shoppers read in {read_seconds:.1f} s, {milliseconds:.2f} ms a wish; {len(real)} sessions"
+    host = host_info("numpy")
+    print_table(title, rows, host)
+    write_json(
+        args.json, {"rows": rows, "read_seconds": read_seconds, "wish_milliseconds": milliseconds, "machine": host}
+    )
+
+
+def _count_hits(scores: np.ndarray, wanted: np.ndarray) -> int:
+    best = np.argpartition(-scores, min(_K, len(scores) - 1))[:_K]
+    return int(np.isin(wanted, best).sum())
+
+
+def _scorers(world: World) -> dict[str, Scorer]:
+    lately, ever = world.popularity.lately, world.popularity.ever
+    share = ever / ever.sum()
+
+    def frequency(past: History, seconds: float) -> np.ndarray:
+        return np.bincount(past.item, minlength=len(share)) + share
+
+    def category_popularity(past: History, seconds: float) -> np.ndarray:
+        visits = np.bincount(past.category, minlength=len(world.catalog.items_of))
+        of_category = np.bincount(world.catalog.category_of, weights=share, minlength=len(visits))
+        return (visits / np.maximum(of_category, 1e-12))[world.catalog.category_of] * share
+
+    return {
+        "popularity": lambda past, seconds: share,
+        "popularity of the last four weeks": lambda past, seconds: lately,
+        "popular items of the household's categories": category_popularity,
+        "personal frequency": frequency,
+        "personal frequency, half-life of 60 days": _decayed_frequency(share),
+        "items bought together with the latest ones": _co_occurrence(world),
+        "intents (upper bound)": _intents(world),
+    }
+
+
+def _decayed_frequency(share: np.ndarray) -> Scorer:
+    def scores(past: History, seconds: float) -> np.ndarray:
+        weights = np.exp2(-(seconds - past.seconds) / (60 * 86_400))
+        return np.bincount(past.item, weights=weights, minlength=len(share)) + 1e-9 * share
+
+    return scores
+
+
+def _co_occurrence(world: World) -> Scorer:
+    """Cosine similarity by session to a household's latest items, with a decay that favors recent ones."""
+    item = np.concatenate([shopper.history.item for shopper in world.shoppers])
+    counts = [int(shopper.history.session.max()) + 1 for shopper in world.shoppers]
+    offset = np.cumsum([0, *counts[:-1]])
+    session = np.concatenate(
+        [shopper.history.session + start for shopper, start in zip(world.shoppers, offset, strict=True)]
+    )
+    matrix = csr_array((np.ones(len(item)), (session, item)), shape=(sum(counts), len(world.catalog.items)))
+    matrix.data[:] = 1.0
+    norm = np.sqrt(np.maximum(np.asarray(matrix.sum(0)).ravel(), 1.0))
+    cosines = csr_array(matrix @ diags_array(1 / norm))
+    transposed = csr_array(cosines.T)
+
+    def scores(past: History, seconds: float) -> np.ndarray:
+        latest = past.item[-_LATEST_ITEMS:]
+        weights = np.zeros(len(norm))
+        np.maximum.at(weights, latest, _DECAY ** np.arange(len(latest))[::-1])
+        found: np.ndarray = transposed @ (cosines @ weights)
+        return found
+
+    return scores
+
+
+def _intents(world: World) -> Scorer:
+    """Probability of each item to be the next wish under the shoppers' model, in a month without a season."""
+    model, catalog = world.model, world.catalog
+
+    def scores(past: History, seconds: float) -> np.ndarray:
+        needs, mix = find_needs(past), model.missions.mix(*past.session_categories())
+        main = model.missions.main(mix)
+        new = model.new_category.probability(float(needs.visits.sum()), float(len(needs.category)))
+        rates = model.need_rates(needs, seconds) * model.missions.lift[:, needs.category]  # [K, R]
+        probability = mix @ model.missions.category_shares
+        probability[needs.category] = 0.0
+        probability *= new / max(probability.sum(), 1e-12)
+        probability[needs.category] = (1 - new) * (mix @ (rates / rates.sum(1, keepdims=True)))
+        found = np.zeros(len(catalog.items))
+        for category in np.argsort(-probability)[:200].tolist():
+            items, weights = world.item_probabilities(past, category, main)
+            found[items] += probability[category] * weights
+        return found
+
+    return scores
+
+
+if __name__ == "__main__":
+    main()

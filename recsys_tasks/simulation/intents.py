@@ -1,0 +1,261 @@
+"""Sequence model of shopping intents: recurring needs, missions, and discovery. No neural network, no item similarity.
+
+A session has a mission, from the household's own mix. An intent of the session is first a category:
+
+* new to the household with the probability (θ + d·D) / (θ + N) after N visits to D categories (Pitman-Yor process,
+  Pitman and Yor 1997), and then by the mission's category shares;
+* else one of its needs, in proportion to h(t / m) · g(n) / m · lift, where t is the time since the household's last
+  purchase, m its typical interval, n its number of visits, h a piecewise-constant hazard (Friedman 1982), and lift the
+  mission's preference for the category. A constant h and g make the need a Poisson process: a counter.
+
+Then it is an item of the category: never bought by the household with a Pitman-Yor probability of its own, from what
+is popular lately, among similar households, or at all times; else one of its own by recency-weighted counts.
+
+All parameters are estimated by maximum likelihood, with priors, from sessions that no recommender is trained on.
+
+Letters in shapes: I items, C categories, K missions, R needs, B and G bins, M choices, P popularities.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from recsys_tasks.simulation.histories import SECONDS_PER_DAY, History, Needs, find_needs
+from recsys_tasks.simulation.missions import Missions
+
+_ELAPSED_EDGES = np.asarray([0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0])  # in typical intervals
+_VISIT_EDGES = np.asarray([2, 3, 5, 9, 17, 33])
+_PRIOR_CHOICES = 5.0  # of each bin of hazard and strength, with the relative rate 1
+_ITERATIONS = 30
+_HALF_LIVES = np.asarray([7.0, 14.0, 30.0, 60.0, 120.0, 365.0])
+_CONCENTRATIONS = np.geomspace(0.3, 300.0, 19)
+_DISCOUNTS = np.linspace(0.0, 0.95, 20)
+_TINY = 1e-12
+
+
+class Novelty(NamedTuple):
+    """Pitman-Yor process: probability that the next choice is a new one."""
+
+    concentration: float
+    discount: float
+
+    def probability(self, total: float, distinct: float) -> float:
+        """Returns the probability after a number of choices, of which some were distinct."""
+        return (self.concentration + self.discount * distinct) / (self.concentration + total)
+
+
+class Popularity(NamedTuple):
+    """Popularity of items [I] from which discoveries are drawn: lately, by mission of the household [K, I], ever."""
+
+    lately: np.ndarray
+    by_mission: np.ndarray
+    ever: np.ndarray
+
+    def of(self, items: np.ndarray, mission: int) -> np.ndarray:
+        """Returns the popularities of some items for a household with a main mission [P, M]."""
+        return np.stack([self.lately[items], self.by_mission[mission, items], self.ever[items]])
+
+
+@dataclass(frozen=True)
+class IntentModel:
+    """Parameters of the intents.
+
+    Attributes:
+        usual_interval: seconds between purchases by category [C].
+        hazard: relative rate by elapsed time in typical intervals [B]; strength: by number of visits [G].
+        new_category, new_item: discovery of categories, and of items in a category.
+        half_life_days: of a household's purchases of an item, for the choice between its own items.
+        source_shares: shares of the popularities that discovered items are drawn from [P].
+    """
+
+    usual_interval: np.ndarray
+    missions: Missions
+    hazard: np.ndarray
+    strength: np.ndarray
+    new_category: Novelty
+    new_item: Novelty
+    half_life_days: float
+    source_shares: np.ndarray
+
+    def need_rates(self, needs: Needs, seconds: float) -> np.ndarray:
+        """Returns the relative rate of each need at a time [R], before mission and season."""
+        elapsed, visits, rate = need_bins(needs, seconds, self.usual_interval)
+        rates: np.ndarray = self.hazard[elapsed] * self.strength[visits] * rate
+        return rates
+
+    def own_item_weights(self, history: History, rows: np.ndarray) -> np.ndarray:
+        """Returns the recency weight of some actions of a history, at most 1."""
+        age_days = (history.seconds[rows].max(initial=0.0) - history.seconds[rows]) / SECONDS_PER_DAY
+        weights: np.ndarray = np.exp2(-age_days / self.half_life_days)
+        return weights
+
+
+def need_bins(needs: Needs, seconds: float, usual_interval: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns each need's bins of elapsed time and of visits, and its visits per day without either [R]."""
+    interval = needs.intervals(usual_interval)
+    elapsed = np.searchsorted(_ELAPSED_EDGES, (seconds - needs.last) / interval, side="right")
+    return elapsed, np.searchsorted(_VISIT_EDGES, needs.visits, side="right"), SECONDS_PER_DAY / interval
+
+
+class HeldOutSession(NamedTuple):
+    """A session of a household that the shoppers' model is fitted on.
+
+    Attributes:
+        past: the household's actions before it.
+        mission: main mission of the household before it.
+        seconds: its start, seconds since 1970.
+        item, category: numbers of its distinct items [M].
+        season: relative demand of each category at that time [C].
+    """
+
+    past: History
+    mission: int
+    seconds: float
+    item: np.ndarray
+    category: np.ndarray
+    season: np.ndarray
+
+
+class _NeedChoices(NamedTuple):
+    """Needs of all sessions [R]: session, bins, rate without the bins, and whether the session bought it."""
+
+    session: np.ndarray
+    elapsed: np.ndarray
+    visits: np.ndarray
+    rate: np.ndarray
+    bought: np.ndarray
+
+
+def fit_intents(
+    sessions: Sequence[HeldOutSession],
+    missions: Missions,
+    usual_interval: np.ndarray,
+    items_of: Sequence[np.ndarray],
+    popularity: Popularity,
+) -> IntentModel:
+    """Estimates the parameters from held-out sessions; without any, the priors remain.
+
+    Args:
+        items_of: item numbers of each category.
+        popularity: before the held-out sessions.
+    """
+    choices = _ChoiceLog(usual_interval, items_of, popularity)
+    for session in sessions:
+        choices.add(session)
+    hazard, strength = _fit_rates(choices.needs())
+    return IntentModel(
+        usual_interval,
+        missions,
+        hazard,
+        strength,
+        _fit_novelty(choices.categories),
+        _fit_novelty(choices.items),
+        _fit_half_life(choices.repeats),
+        _fit_shares(choices.discoveries),
+    )
+
+
+class _ChoiceLog:
+    """What households chose in held-out sessions, beside what they could have chosen."""
+
+    def __init__(self, usual_interval: np.ndarray, items_of: Sequence[np.ndarray], popularity: Popularity) -> None:
+        self._usual_interval, self._items_of, self._popularity = usual_interval, items_of, popularity
+        self._needs: list[tuple[np.ndarray, ...]] = []
+        self.categories: list[tuple[float, float, bool]] = []
+        self.items: list[tuple[float, float, bool]] = []
+        self.repeats: list[np.ndarray] = []
+        self.discoveries: list[np.ndarray] = []
+
+    def needs(self) -> _NeedChoices:
+        """Returns the needs of all sessions and which of them were bought."""
+        if not self._needs:
+            none = np.zeros(0, np.int64)
+            return _NeedChoices(none, none, none, none.astype(float), none.astype(bool))
+        session = np.repeat(np.arange(len(self._needs)), [len(columns[0]) for columns in self._needs])
+        return _NeedChoices(session, *(np.concatenate(columns) for columns in zip(*self._needs, strict=True)))
+
+    def add(self, session: HeldOutSession) -> None:
+        """Adds a session's choices."""
+        needs = find_needs(session.past)
+        elapsed, visits, rate = need_bins(needs, session.seconds, self._usual_interval)
+        bought = np.isin(needs.category, session.category)
+        self._needs.append((elapsed, visits, rate * session.season[needs.category], bought))
+        total, distinct = float(needs.visits.sum()), float(len(needs.category))
+        known = set(needs.category.tolist())
+        for category in np.unique(session.category).tolist():
+            self.categories.append((total, distinct, category not in known))
+            own = np.flatnonzero(session.past.category == category)
+            for item in session.item[session.category == category].tolist():
+                self._add_item(session, category, own, item)
+
+    def _add_item(self, session: HeldOutSession, category: int, own: np.ndarray, item: int) -> None:
+        own_items = session.past.item[own]
+        is_same = own_items == item
+        if len(own):
+            self.items.append((float(len(own)), float(len(np.unique(own_items))), not is_same.any()))
+        if is_same.any():
+            age_days = (session.seconds - session.past.seconds[own]) / SECONDS_PER_DAY
+            weights = np.exp2(-(age_days - age_days.min()) / _HALF_LIVES[:, None])
+            self.repeats.append(weights[:, is_same].sum(1) / weights.sum(1))
+            return
+        all_items = self._items_of[category]
+        weights = self._popularity.of(all_items, session.mission) * ~np.isin(all_items, own_items)
+        self.discoveries.append(weights[:, all_items == item].sum(1) / np.maximum(weights.sum(1), _TINY))
+
+
+def _fit_rates(choices: _NeedChoices) -> tuple[np.ndarray, np.ndarray]:
+    """Fits the relative rates of the bins by minorization-maximization of the conditional likelihood of each session's
+    needs, given their number (Hunter 2004); the prior is a gamma distribution with mean 1.
+    """
+    rates = [np.ones(len(_ELAPSED_EDGES) + 1), np.ones(len(_VISIT_EDGES) + 1)]
+    bins = (choices.elapsed, choices.visits)
+    num_bought = np.bincount(choices.session, weights=choices.bought)
+    for iteration in range(_ITERATIONS * len(rates)):
+        place = iteration % len(rates)
+        weight = choices.rate * rates[0][bins[0]] * rates[1][bins[1]]
+        total = np.bincount(choices.session, weights=weight)
+        expected = num_bought[choices.session] * weight / np.maximum(total, _TINY)[choices.session]
+        size = len(rates[place])
+        exposure = np.bincount(bins[place], weights=expected / rates[place][bins[place]], minlength=size)
+        observed = np.bincount(bins[place], weights=choices.bought, minlength=size)
+        rates[place] = (observed + _PRIOR_CHOICES) / (exposure + _PRIOR_CHOICES)
+    return rates[0], rates[1]
+
+
+def _fit_novelty(choices: Sequence[tuple[float, float, bool]]) -> Novelty:
+    """Fits a Pitman-Yor process to (total, distinct, is new) by maximum a posteriori on a grid."""
+    concentration, discount = _CONCENTRATIONS[:, None, None], _DISCOUNTS[None, :, None]
+    total, distinct, is_new = np.asarray(choices, float).reshape(-1, 3).T
+    # Weakly informative prior, so that few choices give a moderate novelty.
+    score = -(np.log(concentration / 3.0) ** 2 / 8.0 + (discount - 0.5) ** 2)[:, :, 0]
+    chunk = 2_000
+    for start in range(0, len(total), chunk):
+        rows = slice(start, start + chunk)
+        new = (concentration + discount * distinct[rows]) / (concentration + total[rows])
+        new = np.clip(new, 1e-6, 1 - 1e-6)
+        score += np.where(is_new[rows] > 0, np.log(new), np.log1p(-new)).sum(2)
+    row, column = np.unravel_index(int(score.argmax()), score.shape)
+    return Novelty(float(_CONCENTRATIONS[row]), float(_DISCOUNTS[column]))
+
+
+def _fit_half_life(repeats: Sequence[np.ndarray]) -> float:
+    """Returns the half-life under which the repeated items are most likely; the longest without any."""
+    if not repeats:
+        return float(_HALF_LIVES[-1])
+    return float(_HALF_LIVES[np.log(np.maximum(np.asarray(repeats), _TINY)).sum(0).argmax()])
+
+
+def _fit_shares(probabilities: Sequence[np.ndarray]) -> np.ndarray:
+    """Fits the shares of a mixture to the probability of each choice under its parts [M, P], by EM; flat prior."""
+    parts = np.asarray(probabilities, float).reshape(-1, len(Popularity._fields))
+    shares: np.ndarray = np.full(len(Popularity._fields), 1 / len(Popularity._fields))
+    possible = parts[parts.sum(1) > 0]
+    for _ in range(_ITERATIONS):
+        joint = possible * shares
+        shares = (joint / np.maximum(joint.sum(1, keepdims=True), _TINY)).sum(0) + 1.0
+        shares /= shares.sum()
+    return shares

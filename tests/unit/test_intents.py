@@ -1,0 +1,139 @@
+"""Shoppers' intents: needs that recur, missions, discoveries, and what is learned from held-out sessions."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from recsys_tasks.simulation.histories import SECONDS_PER_DAY, History, find_needs, usual_intervals
+from recsys_tasks.simulation.intents import HeldOutSession, IntentModel, Popularity, fit_intents
+from recsys_tasks.simulation.missions import Missions, fit_missions
+
+CATEGORIES, ITEMS_PER_CATEGORY = 6, 5
+ITEMS_OF = [np.arange(ITEMS_PER_CATEGORY) + ITEMS_PER_CATEGORY * number for number in range(CATEGORIES)]
+NUM_ITEMS = CATEGORIES * ITEMS_PER_CATEGORY
+FLAT = Popularity(np.ones(NUM_ITEMS), np.ones((1, NUM_ITEMS)), np.ones(NUM_ITEMS))
+ONE_MISSION = Missions(np.ones(1), np.full((1, CATEGORIES), 1 / CATEGORIES))
+
+
+def _history(*actions: tuple[int, float]) -> History:
+    """A history of (item, day), one session a day."""
+    item, day = (np.asarray(column) for column in zip(*sorted(actions, key=lambda action: action[1]), strict=True))
+    session = np.unique(day, return_inverse=True)[1]
+    return History(item, item // ITEMS_PER_CATEGORY, session, day * SECONDS_PER_DAY)
+
+
+def _session(past: History, day: float, *items: int) -> HeldOutSession:
+    numbers = np.asarray(items)
+    return HeldOutSession(past, 0, day * SECONDS_PER_DAY, numbers, numbers // ITEMS_PER_CATEGORY, np.ones(CATEGORIES))
+
+
+def _fit(sessions: list[HeldOutSession]) -> IntentModel:
+    usual = usual_intervals([find_needs(session.past) for session in sessions], CATEGORIES)
+    return fit_intents(sessions, ONE_MISSION, usual, ITEMS_OF, FLAT)
+
+
+def test_a_need_has_its_visits_and_an_interval_shrunk_to_the_category() -> None:
+    history = _history((0, 0), (1, 10), (1, 20), (5, 20), (7, 20))
+    needs = find_needs(history)
+    assert needs.category.tolist() == [0, 1]
+    assert needs.visits.tolist() == [3, 1]
+    assert (needs.last / SECONDS_PER_DAY).tolist() == [20, 20]
+    usual = np.full(CATEGORIES, 40 * SECONDS_PER_DAY)
+    assert (needs.intervals(usual) / SECONDS_PER_DAY).tolist() == [(20 + 40) / 3, 40]
+
+
+def test_the_past_of_a_session_ends_before_it() -> None:
+    history = _history((0, 0), (1, 10), (2, 20))
+    assert history.before(10 * SECONDS_PER_DAY).item.tolist() == [0]
+    assert history.append(np.asarray([9, 8]), np.asarray([1, 1]), 30 * SECONDS_PER_DAY).session.tolist() == [
+        0,
+        1,
+        2,
+        3,
+        3,
+    ]
+
+
+def test_a_need_that_was_just_met_rests_where_households_wait() -> None:
+    """Half of the needs are of households that buy each ten days; the model sees them one and eleven days later."""
+    sessions = []
+    for number in range(60):
+        weekly = [(number % 5, 10.0 * visit) for visit in range(6)]  # last on day 50
+        due = [(5 + number % 5, 10.0 * visit - 9) for visit in range(6)]  # last on day 41
+        sessions.append(_session(_history(*weekly, *due), 51.5, 5 + number % 5))
+    model = _fit(sessions)
+    needs = find_needs(sessions[0].past)
+    just_met, due_now = model.need_rates(needs, 51.5 * SECONDS_PER_DAY)
+    assert due_now > 3 * just_met
+
+
+def test_a_counter_is_the_model_of_households_without_a_rhythm() -> None:
+    """Needs drawn in proportion to their rates alone give a flat hazard."""
+    random = np.random.default_rng(0)
+    sessions = []
+    for _ in range(400):
+        actions = [(item, float(random.integers(0, 365))) for item in (0, 5, 10) for _ in range(20)]
+        sessions.append(_session(_history(*actions), 366.0, int(random.choice([0, 5, 10]))))
+    model = _fit(sessions)
+    assert model.hazard[:6] == pytest.approx(np.full(6, model.hazard[:6].mean()), rel=0.35)
+
+
+def test_discovery_is_as_frequent_as_in_the_held_out_sessions() -> None:
+    past = _history(*[(item, float(day)) for day in range(20) for item in (0, 5)])
+    loyal = _fit([_session(past, 25.0, 0) for _ in range(100)])
+    curious = _fit([_session(past, 25.0, 1) for _ in range(100)])
+    assert loyal.new_item.probability(20, 1) < 0.05
+    assert curious.new_item.probability(20, 1) > 0.8
+
+
+def test_discoveries_follow_the_popularity_that_explains_them() -> None:
+    past = _history(*[(0, float(day)) for day in range(5)])
+    lately, ever = np.ones(NUM_ITEMS), np.ones(NUM_ITEMS)
+    lately[3], ever[4] = 100.0, 100.0
+    popularity = Popularity(lately, ever[None], ever)
+    sessions = [_session(past, 9.0, 3) for _ in range(50)]
+    usual = usual_intervals([find_needs(past)], CATEGORIES)
+    model = fit_intents(sessions, ONE_MISSION, usual, ITEMS_OF, popularity)
+    assert model.source_shares[0] > 0.9
+    assert model.source_shares.sum() == pytest.approx(1.0)
+
+
+def test_recent_purchases_count_more_where_households_change_their_brand() -> None:
+    past = _history(*[(0, float(day)) for day in range(0, 100)], *[(1, float(day)) for day in range(100, 120)])
+    changed = _fit([_session(past, 121.0, 1) for _ in range(20)])
+    stayed = _fit([_session(past, 121.0, 0) for _ in range(20)])
+    assert changed.half_life_days < stayed.half_life_days
+
+
+def test_without_sessions_the_model_is_a_counter_with_some_novelty() -> None:
+    model = fit_intents([], ONE_MISSION, np.full(CATEGORIES, SECONDS_PER_DAY), ITEMS_OF, FLAT)
+    assert set(model.hazard.tolist()) == set(model.strength.tolist()) == {1.0}
+    assert 0 < model.new_item.probability(20, 4) < 0.5
+
+
+def test_missions_are_found_in_sessions_that_mix_two_kinds() -> None:
+    random = np.random.default_rng(0)
+    baskets = [random.choice([0, 1, 2] if number % 2 else [3, 4, 5], 2, replace=False) for number in range(1_000)]
+    category = np.concatenate(baskets)
+    session = np.repeat(np.arange(len(baskets)), 2)
+    missions = fit_missions(category, session, np.full(CATEGORIES, 1 / CATEGORIES), np.random.default_rng(1))
+    assert missions.shares.sum() == pytest.approx(1.0)
+    posterior = missions.posterior(np.asarray([0, 1, 3, 4]), np.asarray([0, 0, 1, 1]))
+    first, second = posterior.argmax(1)
+    assert missions.category_shares[first, :3].sum() > 0.8
+    assert missions.category_shares[second, 3:].sum() > 0.8
+    own = missions.mix(np.asarray([0, 1] * 30), np.repeat(np.arange(30), 2))
+    drawn = Counter(np.random.default_rng(0).choice(len(own), 1_000, p=own).tolist())
+    in_first = missions.category_shares[:, :3].sum(1) > 0.5
+    assert sum(count for mission, count in drawn.items() if in_first[mission]) > 850
+
+
+def test_few_sessions_have_one_mission() -> None:
+    missions = fit_missions(
+        np.zeros(3, int), np.arange(3), np.full(CATEGORIES, 1 / CATEGORIES), np.random.default_rng(0)
+    )
+    assert missions.shares.tolist() == [1.0]
+    assert missions.lift == pytest.approx(np.ones((1, CATEGORIES)))
