@@ -20,42 +20,26 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
-import pandas as pd
 from mlflow.entities import Metric, RunTag
 from mlflow.exceptions import MlflowException
-from mlflow.models import ModelSignature
-from mlflow.types import ColSpec, DataType, Schema
-from mlflow.types.schema import Array
 from mlflow.utils.validation import MAX_METRICS_PER_BATCH
 
-from recsys_tasks.engine.bundle import VOCABULARY
 from recsys_tasks.errors import InputError
 from recsys_tasks.evaluation.comparison import Comparison
 from recsys_tasks.evaluation.gate import Decision
 from recsys_tasks.evaluation.metrics import add_precision_and_f1
 from recsys_tasks.features.snapshot import Snapshot
-from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.names import CHALLENGER, REGISTERED_MODEL
+from recsys_tasks.registry.pyfunc import log_pyfunc
 from recsys_tasks.registry.tracking import client, experiment_id, translate_error
 from recsys_tasks.registry.versions import MODEL_ARTIFACTS, Version
 
-_PYFUNC = Path(__file__).with_name("pyfunc_model.py")
 _SCHEMA_ROWS = 1_000
 _MODEL = "model"  # row of the evaluation table with the run's own model
 _CHAMPION = "champion"  # and that with the champion it was compared with
 _BASELINE, _ONLINE = "baseline/", "online/"
 _TABLE_METRIC = re.compile(r"^(\w+)_(\d+)$")  # `recall_20`
 _MLFLOW_METRIC = re.compile(r"(?:(.+)/)?(\w+)_at_(\d+)")  # `recall_at_20`, `baseline/popularity/recall_at_20`
-_INPUT = Schema(
-    [
-        ColSpec(Array(DataType.string), "history"),
-        ColSpec(Array(DataType.double), "history_times"),
-        ColSpec(Array(DataType.string), "session"),
-        ColSpec(DataType.double, "now"),
-        ColSpec(DataType.long, "k"),
-    ]
-)
-_OUTPUT = Schema([ColSpec(Array(DataType.string), "item_ids"), ColSpec(Array(DataType.double), "scores")])
 
 
 @contextmanager
@@ -138,21 +122,7 @@ def load_training_record(run_id: str) -> dict[str, Any]:
 def log_model(run_id: str, folder: Path) -> None:
     """Logs the model's files, as artifacts and as a pyfunc model with a signature."""
     client().log_artifacts(run_id, str(folder), MODEL_ARTIFACTS)
-    mlflow.pyfunc.log_model(
-        name="model",
-        python_model=str(_PYFUNC),
-        artifacts={"network": str(folder)},
-        signature=ModelSignature(_INPUT, _OUTPUT),
-        input_example=_example(folder),
-        pip_requirements=[f"{name}=={version(name)}" for name in ("numpy", "onnxruntime", "pandas")],
-    )
-
-
-def _example(folder: Path) -> pd.DataFrame:
-    """Returns an input row with actions on the two most frequent items."""
-    items = list(Vocabulary.load(folder / VOCABULARY).item_ids[:2])
-    row = {"history": items, "history_times": [1.5e9, 1.5e9], "session": items[:1], "now": 1.6e9, "k": 5}
-    return pd.DataFrame([row])
+    log_pyfunc(folder)
 
 
 def log_evaluation(run_id: str, table: dict[str, dict[str, float]]) -> None:
