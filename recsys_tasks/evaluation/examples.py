@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from recsys_tasks.evaluation.protocol import PredictionTasks, Scorer, rank_targets
+from recsys_tasks.evaluation.protocol import PredictionTasks, RankingResult
 from recsys_tasks.features.encoded_snapshot import EncodedSnapshot
 from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.names import FIRST_ITEM
@@ -19,7 +19,7 @@ _NO_EXAMPLES = "No test session of a user with an id has a next item with a titl
 
 
 def format_examples(
-    scorer: Scorer, encoded: EncodedSnapshot, tasks: PredictionTasks, exclude_session_items: bool
+    rank: Callable[[PredictionTasks], RankingResult], encoded: EncodedSnapshot, tasks: PredictionTasks
 ) -> str:
     """Returns Markdown with the past, the session and the recommended items of a fixed sample of users.
 
@@ -27,7 +27,7 @@ def format_examples(
     Users are sampled by a digest of their id. The id is not shown, since the file outlives a user who is forgotten.
     """
     chosen = tasks[_select_examples(encoded, tasks)]
-    lists = rank_targets(scorer, encoded.timeline, chosen, exclude_session_items).lists
+    lists = rank(chosen).lists
     formatted = [_format_example(encoded, chosen, row, lists[row]) for row in range(len(chosen))]
     return "\n".join(["# Examples", "", _HEADER, "", *(formatted or [_NO_EXAMPLES, ""])])
 

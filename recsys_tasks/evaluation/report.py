@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from recsys_tasks.evaluation.metrics import bootstrap_interval, list_metrics, per_target_metrics, ranking_metrics
-from recsys_tasks.evaluation.protocol import PredictionTasks, Scorer, rank_targets
+from recsys_tasks.evaluation.protocol import PredictionTasks, RankingResult
 from recsys_tasks.evaluation.segments import segment_masks
 from recsys_tasks.model.training_loop import TrainingData
 
@@ -55,15 +55,12 @@ class EvaluationReport:
         return f" ({bounds[0]:.4f} to {bounds[1]:.4f})" if bounds else ""
 
 
-def evaluate(
-    scorers: Mapping[str, Scorer], data: TrainingData, tasks: PredictionTasks, exclude_session_items: bool
-) -> EvaluationReport:
-    """Evaluates each scorer on the same tasks."""
+def evaluate(results: Mapping[str, RankingResult], data: TrainingData, tasks: PredictionTasks) -> EvaluationReport:
+    """Reports the metrics of each model from its results on the same tasks."""
     timeline, users = data.timeline, data.timeline.user[tasks.first]
     parts = {name: members for name, members in segment_masks(timeline, tasks, data.counts).items() if members.any()}
     found = EvaluationReport({}, {}, {}, {name: int(members.sum()) for name, members in parts.items()})
-    for name, scorer in scorers.items():
-        result = rank_targets(scorer, timeline, tasks, exclude_session_items)
+    for name, result in results.items():
         values = per_target_metrics(result.ranks)
         found.table[name] = ranking_metrics(result.ranks) | list_metrics(result.lists, data.counts)
         found.intervals[name] = {metric: bootstrap_interval(values[metric], users) for metric in _METRICS_WITH_INTERVAL}

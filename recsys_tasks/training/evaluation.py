@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
+from recsys_tasks.engine.catalog import CatalogColumns
 from recsys_tasks.evaluation.baselines import BASELINE_FITTERS
 from recsys_tasks.evaluation.calibration import calibration_curve, predict_purchase_intent
 from recsys_tasks.evaluation.comparison import Comparison, compare
@@ -16,50 +20,72 @@ from recsys_tasks.evaluation.protocol import (
     TEST,
     PredictionTasks,
     RankingResult,
-    model_scorer,
     rank_targets,
     sample_session_prefixes,
     select_prediction_tasks,
 )
 from recsys_tasks.evaluation.report import EvaluationReport, evaluate
 from recsys_tasks.evaluation.segments import segment_masks
+from recsys_tasks.evaluation.served_lists import rank_served
 from recsys_tasks.features.encoded_snapshot import EncodedSnapshot, encode_snapshot
-from recsys_tasks.features.snapshot import open_snapshot
+from recsys_tasks.features.serving_data import catalog_columns
+from recsys_tasks.features.snapshot import Snapshot, open_snapshot
 from recsys_tasks.model.files import TrainedModel, load_model
 from recsys_tasks.registry import runs, versions
 from recsys_tasks.registry.tracking import client
 from recsys_tasks.training.task import training_data
 
 
+class _EvaluatedModel(NamedTuple):
+    """A run's model, its files, and a snapshot in its item numbers with its item metadata."""
+
+    model: TrainedModel
+    folder: Path
+    encoded: EncodedSnapshot
+    catalog: CatalogColumns
+
+    def rank(self, tasks: PredictionTasks) -> RankingResult:
+        """Ranks the targets of tasks as the endpoint would."""
+        return rank_served(self.folder, self.encoded, tasks, self.catalog)
+
+
+@contextmanager
+def _open_model(run_id: str, snapshot: Snapshot) -> Iterator[_EvaluatedModel]:
+    """Opens a run's model for the evaluation on a snapshot."""
+    with versions.download_model_files(run_id) as folder:
+        model = load_model(folder)
+        catalog = catalog_columns(snapshot.item_table(), model.vocabulary)
+        yield _EvaluatedModel(model, folder, encode_snapshot(snapshot, model.vocabulary), catalog)
+
+
 def evaluate_run(run_id: str, snapshots: Path) -> MetricsTable:
-    """Metrics of a run's model and of the baselines on the test part of its snapshot; logs them to the run."""
-    model, encoded = _load(run_id, run_id, snapshots)
-    evaluated = _evaluate(model, encoded)
-    runs.log_evaluation(run_id, evaluated.table)
-    runs.log_report(run_id, evaluated.as_dict(), evaluated.as_markdown())
-    _log_calibration(run_id, model, encoded)
-    _log_plots_and_card(run_id, model, encoded, evaluated, snapshots)
+    """Metrics of a run's model and of the baselines on the test part of its snapshot; logs them to the run.
+
+    Returns an empty table where the snapshot has no held-out sessions.
+    """
+    snapshot = open_snapshot(snapshots, runs.load_snapshot_id(run_id))
+    if not snapshot.has_held_out_sessions:
+        return {}
+    with _open_model(run_id, snapshot) as opened:
+        evaluated = _evaluate(opened)
+        runs.log_evaluation(run_id, evaluated.table)
+        runs.log_report(run_id, evaluated.as_dict(), evaluated.as_markdown())
+        _log_calibration(run_id, opened.model, opened.encoded)
+        _log_plots_and_card(run_id, opened, evaluated, snapshot)
     return evaluated.table
 
 
-def _log_plots_and_card(
-    run_id: str, model: TrainedModel, encoded: EncodedSnapshot, evaluated: EvaluationReport, snapshots: Path
-) -> None:
+def _log_plots_and_card(run_id: str, opened: _EvaluatedModel, evaluated: EvaluationReport, snapshot: Snapshot) -> None:
     """Logs plots, examples and the model card to a run."""
-    run = client().get_run(run_id)
-    source = open_snapshot(snapshots, runs.load_snapshot_id(run_id))
-    scorer, exclude_session_items = (
-        model_scorer(model.network, encoded.timeline),
-        not model.network.config.sessions_repeat,
-    )
+    run, tasks = client().get_run(run_id), select_prediction_tasks(opened.encoded, TEST)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         draw_curves(runs.load_epochs(run_id), folder / "curves.png")
         draw_segments(evaluated, folder / "segments.png")
         draw_coverage(evaluated, folder / "coverage.png")
-        text = format_examples(scorer, encoded, select_prediction_tasks(encoded, TEST), exclude_session_items)
-        (folder / "examples.md").write_text(text, encoding="utf-8")
-        card = model_card(run_id, source, evaluated, run.data.params)
+        examples = format_examples(opened.rank, opened.encoded, tasks)
+        (folder / "examples.md").write_text(examples, encoding="utf-8")
+        card = model_card(run_id, snapshot, evaluated, run.data.params)
         (folder / "model_card.md").write_text(card, encoding="utf-8")
         runs.log_files(run_id, folder)
 
@@ -71,36 +97,30 @@ def compare_runs(run_id: str, rival_id: str, confidence: float, snapshots: Path)
         OtherModelFormat: a model was written by another version of this package.
         InputError: a model was deleted.
     """
-    model, encoded = _load(run_id, run_id, snapshots)
-    rival, rival_encoded = _load(rival_id, run_id, snapshots)
+    snapshot = open_snapshot(snapshots, runs.load_snapshot_id(run_id))
+    with _open_model(run_id, snapshot) as own, _open_model(rival_id, snapshot) as rival:
+        tasks, timeline = select_prediction_tasks(own.encoded, TEST), own.encoded.timeline
+        return compare(
+            own.rank(tasks),
+            rival.rank(tasks),
+            timeline.user[tasks.first],
+            segment_masks(timeline, tasks, own.encoded.vocabulary.training_counts()),
+            own.encoded.vocabulary.training_counts(),
+            rival.encoded.vocabulary.training_counts(),
+            confidence,
+        )
+
+
+def _evaluate(opened: _EvaluatedModel) -> EvaluationReport:
+    encoded, data = opened.encoded, training_data(opened.encoded)
     tasks = select_prediction_tasks(encoded, TEST)
-    timeline = encoded.timeline
-    return compare(
-        _answers(model, encoded, tasks),
-        _answers(rival, rival_encoded, tasks),
-        timeline.user[tasks.first],
-        segment_masks(timeline, tasks, encoded.vocabulary.training_counts()),
-        encoded.vocabulary.training_counts(),
-        rival_encoded.vocabulary.training_counts(),
-        confidence,
-    )
-
-
-def _answers(model: TrainedModel, encoded: EncodedSnapshot, tasks: PredictionTasks) -> RankingResult:
-    scorer = model_scorer(model.network, encoded.timeline)
-    return rank_targets(scorer, encoded.timeline, tasks, exclude_session_items=not model.network.config.sessions_repeat)
-
-
-def _evaluate(model: TrainedModel, encoded: EncodedSnapshot) -> EvaluationReport:
-    data = training_data(encoded)
-    scorers = {"model": model_scorer(model.network, encoded.timeline)}
-    scorers |= {baseline: fit(data) for baseline, fit in BASELINE_FITTERS.items()}
-    return evaluate(
-        scorers,
-        data,
-        select_prediction_tasks(encoded, TEST),
-        exclude_session_items=not model.network.config.sessions_repeat,
-    )
+    exclude_session_items = not opened.model.network.config.sessions_repeat
+    results = {"model": opened.rank(tasks)}
+    results |= {
+        baseline: rank_targets(fit(data), encoded.timeline, tasks, exclude_session_items)
+        for baseline, fit in BASELINE_FITTERS.items()
+    }
+    return evaluate(results, data, tasks)
 
 
 def _log_calibration(run_id: str, model: TrainedModel, encoded: EncodedSnapshot) -> None:
@@ -112,13 +132,6 @@ def _log_calibration(run_id: str, model: TrainedModel, encoded: EncodedSnapshot)
         picture = Path(folder) / "calibration.png"
         calibration.save_plot(picture)
         runs.log_calibration(run_id, calibration.as_dict(), picture)
-
-
-def _load(run_id: str, evaluated_on: str, snapshots: Path) -> tuple[TrainedModel, EncodedSnapshot]:
-    """A run's model, and the snapshot of run `evaluated_on` encoded with the model's vocabulary."""
-    model = load_run_model(run_id)
-    source = open_snapshot(snapshots, runs.load_snapshot_id(evaluated_on))
-    return model, encode_snapshot(source, model.vocabulary)
 
 
 def load_run_model(run_id: str) -> TrainedModel:

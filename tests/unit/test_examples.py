@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from recsys_tasks.evaluation.examples import format_examples
-from recsys_tasks.evaluation.protocol import TEST, PredictionTasks, select_prediction_tasks
+from recsys_tasks.evaluation.metrics import MISSED
+from recsys_tasks.evaluation.protocol import LIST_LENGTH, TEST, PredictionTasks, RankingResult, select_prediction_tasks
 from recsys_tasks.features.encoded_snapshot import EncodedSnapshot
 from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM, SEARCH, UNKNOWN_ITEM
 from tests.shops import encoded_shop
@@ -20,10 +21,11 @@ def shop() -> EncodedSnapshot:
 
 
 def _format(encoded: EncodedSnapshot) -> str:
-    def scores(tasks: PredictionTasks) -> np.ndarray:
-        return np.tile(-np.arange(len(encoded.vocabulary), dtype=np.float32), (len(tasks), 1))
+    def rank(tasks: PredictionTasks) -> RankingResult:
+        listed = np.arange(FIRST_ITEM, FIRST_ITEM + LIST_LENGTH)
+        return RankingResult(np.full(len(tasks), MISSED), np.tile(listed, (len(tasks), 1)))
 
-    return format_examples(scores, encoded, select_prediction_tasks(encoded, TEST), exclude_session_items=False)
+    return format_examples(rank, encoded, select_prediction_tasks(encoded, TEST))
 
 
 def _with_titles(encoded: EncodedSnapshot, titles: list[str]) -> EncodedSnapshot:
