@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from recsys_tasks.engine.catalog import Catalog, CatalogColumns
+from recsys_tasks.engine.purchase_intent import PurchaseIntent
 from recsys_tasks.engine.scoring import ItemVectors
 from recsys_tasks.engine.throttle import Pause, no_pause
 from recsys_tasks.errors import BundleCorrupt
@@ -25,8 +26,9 @@ FORMAT = 5
 MANIFEST, GOLDEN, HISTORIES, VOCABULARY = "manifest.json", "golden.json", "histories.npz", "vocabulary.json"
 ENCODER, DECODER, CATALOG = "encoder.onnx", "decoder.onnx", "catalogue.json"
 NETWORK, SCAN, VECTORS, BIAS, WORDS = "network.json", "scan.onnx", "items.npy", "bias.npy", "words.npy"
+INTENT = "intent.json"
 GRAPH_FILE_NAMES = (ENCODER, DECODER, SCAN, VECTORS, BIAS, WORDS, *NEIGHBOR_FILES)  # exported from the network
-MODEL_FILE_NAMES = (NETWORK, *GRAPH_FILE_NAMES, VOCABULARY)
+MODEL_FILE_NAMES = (NETWORK, *GRAPH_FILE_NAMES, INTENT, VOCABULARY)
 FILES = (*MODEL_FILE_NAMES, CATALOG, HISTORIES, GOLDEN)
 
 
@@ -73,6 +75,7 @@ class Bundle:
         neighbors: of the items, by co-occurrence.
         has_query_input: whether the model was trained on search queries; a model that was not ignores them.
         is_trained: whether the model was trained; one that was not only has content vectors.
+        intent: predicts purchases from the decoder's output.
     """
 
     folder: Path
@@ -87,6 +90,7 @@ class Bundle:
     catalog: Catalog
     histories: Histories
     golden: list[dict[str, Any]]
+    intent: PurchaseIntent
 
     @classmethod
     def from_model(cls, folder: Path, vocabulary: Vocabulary) -> Bundle:
@@ -94,8 +98,9 @@ class Bundle:
         catalog = Catalog(vocabulary, CatalogColumns.empty(len(vocabulary.item_ids)))
         histories = Histories.without_users(vocabulary.training_counts())
         vectors = _load_vectors(folder, len(vocabulary))
-        neighbors = ItemNeighbors.load(folder)
-        return cls(folder, {}, "", vocabulary, *vectors, neighbors, *_network_flags(folder), catalog, histories, [])
+        neighbors, intent = ItemNeighbors.load(folder), PurchaseIntent.load(folder / INTENT)
+        model = (vocabulary, *vectors, neighbors, *_network_flags(folder))
+        return cls(folder, {}, "", *model, catalog, histories, [], intent)
 
     @property
     def model_version(self) -> str:
@@ -165,11 +170,12 @@ def read_bundle(folder: Path, pause: Pause = no_pause) -> Bundle:
         histories = _load_histories(folder / HISTORIES)
         pause()
         golden = json.loads((folder / GOLDEN).read_text(encoding="utf-8"))
+        intent = PurchaseIntent.load(folder / INTENT)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BundleCorrupt(f"The bundle cannot be read: {type(error).__name__}: {error}") from error
     digest = hashlib.sha256(text).hexdigest()
     model = (vocabulary, items, words, neighbors, *flags)
-    return Bundle(folder, manifest, digest, *model, catalog, histories, golden)
+    return Bundle(folder, manifest, digest, *model, catalog, histories, golden, intent)
 
 
 def pack(folder: Path) -> bytes:

@@ -29,7 +29,7 @@ from recsys_tasks.engine.item_updates import ItemUpdate, apply_item_updates
 from recsys_tasks.engine.merchandising import MerchandisingRules
 from recsys_tasks.engine.ranking import ListOptions, RankedList, Ranker
 from recsys_tasks.engine.scoring import BlendedScores, NextItemScores, PrecomputedScores, Scores, TrendingItems
-from recsys_tasks.engine.session_decoder import DEFAULT_CACHE_BYTES, Action, SessionDecoder
+from recsys_tasks.engine.session_decoder import DEFAULT_CACHE_BYTES, Action, SessionDecoder, predict_session_intent
 from recsys_tasks.engine.throttle import Pause, no_pause
 from recsys_tasks.engine.trending import RecentPopularity
 from recsys_tasks.errors import GoldenMismatch, InputError
@@ -65,7 +65,8 @@ class Answer(NamedTuple):
 
     Attributes:
         items: best first.
-        purchase_intent: probability that the session ends in a purchase; None where the model did not score.
+        purchase_intent: probability that the session has a purchase from here on; None where the model did not score,
+            or has no purchase intent because its training sessions all had a purchase, or none had.
         propensities: probability with which exploration chose each item for its position; None without exploration.
         timings: seconds per stage; None where the model did not score.
     """
@@ -287,7 +288,8 @@ class Engine:
         tokens, neighbors = decoded.tokens.columns[0], self.bundle.neighbors
         scores = NextItemScores(self.bundle.items, self._scan, reading, history.copies, tokens, neighbors)
         timings = Timings(cached, encoded_at - start, time.perf_counter() - encoded_at)
-        return _Prediction("model", scores, float(reading["intent"][0]), actions, decoded.latest_seconds, timings)
+        intent = predict_session_intent(self.bundle.intent, reading["direction"], history, decoded)
+        return _Prediction("model", scores, intent, actions, decoded.latest_seconds, timings)
 
     def _apply_signals(self, signals: LiveSignals, prediction: _Prediction) -> _Prediction:
         """Blends trending items into the scores and adds the impression discounts."""

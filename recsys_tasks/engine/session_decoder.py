@@ -23,10 +23,12 @@ from recsys_tasks.engine.inputs import (
     history_inputs,
     start_tokens,
 )
+from recsys_tasks.engine.purchase_intent import PurchaseIntent
 from recsys_tasks.engine.scoring import CopyCandidates, word_vectors
 from recsys_tasks.engine.throttle import Throttle
 from recsys_tasks.errors import BundleCorrupt
 from recsys_tasks.features.sequences import MAX_TOKENS, QUERY_WORDS, Arrays
+from recsys_tasks.features.session_summary import summarize_session
 from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM, UNKNOWN_ITEM
 
 MAX_HISTORY_EVENTS = 512  # that the encoder reads
@@ -302,6 +304,30 @@ class SessionDecoder:
         """Vectors [1, L, D] of events: the query's for a search, else the item's."""
         vectors = self._bundle.items[items]
         return word_vectors(self._bundle.words, words, vectors) if self._bundle.has_query_input else vectors
+
+
+def predict_session_intent(
+    intent: PurchaseIntent, direction: np.ndarray, history: CachedHistory, session: DecodedSession
+) -> float | None:
+    """Returns the probability that a session has a purchase from here on; None where the model has no purchase intent.
+
+    Args:
+        intent: of the bundle.
+        direction: the decoder's output for the session [1, D].
+        history: the encoded history before the session.
+        session: the session.
+    """
+    if not intent.is_available:
+        return None
+    item, kind, gap, _ = session.tokens.columns[:, 1:]  # without the start token
+    past = history.events
+    summary = summarize_session(
+        (item, kind, gap),
+        session.latest_seconds - session.now,
+        session.context.features,
+        (past.item, past.kind, past.seconds),
+    )
+    return float(intent.predict(direction, summary)[0])
 
 
 def _common_prefix_length(one: ActionKeys, other: ActionKeys) -> int:

@@ -5,19 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from recsys_tasks.evaluation.calibration import IntentReport
 from recsys_tasks.evaluation.report import EvaluationReport
 from recsys_tasks.features.snapshot import Snapshot
 
 MIN_SEGMENT_TASKS = 100  # with fewer, a segment's metrics are mostly chance
 
 
-def model_card(run_id: str, source: Snapshot, report: EvaluationReport, parameters: Mapping[str, Any]) -> str:
+def model_card(
+    run_id: str, source: Snapshot, report: EvaluationReport, intent: IntentReport, parameters: Mapping[str, Any]
+) -> str:
     """Returns Markdown for a run, in the order of model cards (Mitchell et al. 2019).
 
     Args:
         run_id: of the training.
         source: snapshot the model is trained on.
         report: evaluation of the model.
+        intent: evaluation of its purchase intent.
         parameters: of the run, as MLflow stores them.
     """
     own = report.table["model"]
@@ -43,6 +47,8 @@ before {source.test_start:%Y-%m-%d %H:%M} UTC; the vocabulary has items with {so
 sessions: MRR@20 {own["mrr_20"]:.4f} (95 % interval {low:.4f} to {high:.4f}), Recall@20 {own["recall_20"]:.4f};
 {best_baseline}, the best baseline, {best["mrr_20"]:.4f} and {best["recall_20"]:.4f}.
 Its lists cover {own["coverage_20"]:.0%} of the catalog. See `evaluation.md` for all metrics.
+
+**Purchase intent.** {intent.as_sentence()}
 
 **Limitations.** {_weakest_segment(report)} Items added after the snapshot are recommended only after the next
 training. Exposure bias: offline metrics favor items that were shown before.

@@ -43,14 +43,7 @@ _MIN_SCORE, _MIN_SHARE = -25.0, 1e-30  # scores this far below the best are not 
 # Inputs and outputs of the graphs. The words of events are replaced by vectors.
 _EVENT_INPUTS = tuple(name for name in Events._fields if name != "words")
 _TOKEN_INPUTS = ("place", "codes", "vectors", "bias")
-_DECODER_OUTPUTS = (
-    "direction",
-    "intent",
-    "of_history",
-    "of_session",
-    "of_neighbors",
-    "neighbor_query",
-)  # of `DecoderOutput`
+_DECODER_OUTPUTS = ("direction", "of_history", "of_session", "of_neighbors", "neighbor_query")  # of `DecoderOutput`
 _CODE_FIELDS = {"place": "position", "since": "session_gap"}  # `TOKEN_FEATURES` that `SessionInputs` names otherwise
 
 

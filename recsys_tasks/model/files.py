@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from recsys_tasks.engine.bundle import NETWORK, VOCABULARY
+from recsys_tasks.engine.bundle import INTENT, NETWORK, VOCABULARY
+from recsys_tasks.engine.purchase_intent import PurchaseIntent
 from recsys_tasks.errors import IncompatibleModelFormat, InputError
 from recsys_tasks.features.item_neighbors import ItemNeighbors
 from recsys_tasks.features.vocabulary import Vocabulary
@@ -26,21 +27,26 @@ FORMAT = 3  # of the configuration keys and weight names; raise it when one of t
 _FORMAT_KEY = "format"
 
 
+NOT_FITTED = PurchaseIntent(reason="Purchase intent was not fitted to this network")
+
+
 @dataclass(frozen=True)
 class TrainedModel:
-    """A network with the vocabulary it was trained with."""
+    """A network with the vocabulary it was trained with, and the purchase intent that reads its states."""
 
     network: Recommender
     vocabulary: Vocabulary
+    intent: PurchaseIntent = NOT_FITTED
 
 
 def save_model(model: TrainedModel, folder: Path) -> None:
-    """Writes a network's configuration, weights and vocabulary into a folder."""
+    """Writes a network's configuration and weights, its vocabulary and its purchase intent into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     config = {_FORMAT_KEY: FORMAT, **asdict(model.network.config)}
     (folder / NETWORK).write_text(json.dumps(config, indent=2), encoding="utf-8")
     model.vocabulary.save(folder / VOCABULARY)
     model.network.item_neighbors.save(folder)
+    model.intent.save(folder / INTENT)
     weights = {name: value.cpu().numpy() for name, value in model.network.state_dict().items()}
     np.savez(folder / WEIGHTS, **weights)
 
@@ -64,12 +70,13 @@ def load_model(folder: Path) -> TrainedModel:
         network.item_neighbors = ItemNeighbors.load(folder)
         with np.load(folder / WEIGHTS, allow_pickle=False) as weights:
             network.load_state_dict({name: torch.from_numpy(weights[name]) for name in weights.files})
+        intent = PurchaseIntent.load(folder / INTENT)
     except OSError as error:
         raise InputError(f"{folder} does not contain a model: {error}") from error
-    except (TypeError, RuntimeError, KeyError) as error:
+    except (TypeError, RuntimeError, KeyError, ValueError) as error:
         raise IncompatibleModelFormat(f"The model was written by another version of this package: {error}") from error
     network.eval()
-    return TrainedModel(network, vocabulary)
+    return TrainedModel(network, vocabulary, intent)
 
 
 def warm_start(network: Recommender, vocabulary: Vocabulary, champion: TrainedModel) -> int:

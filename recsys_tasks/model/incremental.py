@@ -52,7 +52,6 @@ class DecoderOutput(NamedTuple):
     """
 
     direction: Tensor  # [B, D], of length τ
-    intent: Tensor  # [B] probability that the session has a purchase from here on
     history_copy_logits: Tensor | None  # [B, H] pointer logits of the history's events
     session_copy_logits: Tensor | None  # [B, T] the same of its tokens; None where sessions do not repeat items
     neighbor_logits: Tensor | None  # [B, L] logits of the neighbors of the session's latest items, newest first
@@ -119,9 +118,9 @@ def neighbor_pointers(
     return logits.to(neighbor_logits.device), items.to(neighbor_logits.device)
 
 
-def purchase_intent(network: Recommender, events: Events, query: Query) -> Tensor:
-    """Probability [B] that the session has a purchase from here on."""
-    return _decode_from_start(network, events, query).intent
+def session_direction(network: Recommender, events: Events, query: Query) -> Tensor:
+    """Direction [B, D] of the session; purchase intent reads it."""
+    return _decode_from_start(network, events, query).direction
 
 
 def _decode_from_start(network: Recommender, events: Events, query: Query) -> DecoderOutput:
@@ -169,11 +168,10 @@ def decode_session(
         if state is not None and state.vectors is not None and state.bias is not None:
             all_vectors, all_bias = torch.cat([state.vectors, vectors], 1), torch.cat([state.bias, bias], 1)
         session_copy_logits = _session_copy_logits(network, direction, all_vectors, all_bias, length)
-    intent = network.intent_head(last_state).squeeze(-1).sigmoid()
     neighbors: tuple[Tensor | None, Tensor | None] = (None, None)
     if network.config.neighbor_tokens:
         neighbors = network.neighbor_head(last_state), network.neighbor_query(last_state)
-    output = DecoderOutput(direction, intent, history_copy_logits, session_copy_logits, *neighbors)
+    output = DecoderOutput(direction, history_copy_logits, session_copy_logits, *neighbors)
     return output, None if cache is None else SessionState(*cache, all_vectors, all_bias)
 
 

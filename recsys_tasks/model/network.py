@@ -170,7 +170,6 @@ class Recommender(nn.Module):
         )
         self.decoder_norm = nn.LayerNorm(dim)
         self.dropout = Dropout(config.dropout)
-        self.intent_head = nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, 1))
         num_frequencies = dim // config.num_heads // 2
         self.register_buffer("position_frequencies", _frequencies(_POSITION_PERIODS, num_frequencies))
         if config.history:
@@ -261,15 +260,7 @@ class Recommender(nn.Module):
         """Loss of a batch: softmax over all items, or over the target and sampled negatives, and over the pointers."""
         item, inputs, past = window.item, window.inputs, window.past
         table, target_vectors, input_vectors = self._look_up(item, inputs.item, sample)
-        memory = states = session_mask = None
-        if past is not None:
-            rows = torch.arange(len(item), device=item.device)[:, None]
-            states = self.encode_vectors(self.event_vectors(target_vectors, past.events.words), past.events)
-            session_mask = local_mask(window.session, self.config.local_tokens)
-            days = past.session_days[rows, window.session]  # [B, W]
-            visible = _precedes_session(past)[rows, window.session][:, None]  # [B, 1, W, W]
-            memory = self._memory(states, visible, days, past.events.days)
-        state = self._decode(self.event_vectors(input_vectors, inputs.words), inputs, session_mask, memory)
+        state, states = self._window_states(window, target_vectors, input_vectors)
         known = item >= FIRST_ITEM  # [B, W]
         if past is None:
             known = known & (inputs.position > 0)  # without a history a session's first item is not predictable
@@ -295,9 +286,26 @@ class Recommender(nn.Module):
             bias = self.items.bias[sample.items] - sample.log_expected
             other = torch.logaddexp(copied, target_logit)
             total = log_mass(direction, table, bias, other, weight, (sample.items, target))
-        intent_logits = self.intent_head(state[known]).squeeze(-1)
-        intent = F.binary_cross_entropy_with_logits(intent_logits, window.buys[known], reduction="sum")
-        return Loss(total - (weight * target_mass).sum(), intent, weight.sum())
+        return Loss(total - (weight * target_mass).sum(), weight.sum())
+
+    def window_directions(self, window: WindowBatch) -> Tensor:
+        """Directions [B, W, D] of the session before each event of a window; what `training.purchase_intent` reads."""
+        return self.direction(self._window_states(window, self.items(window.item), self.items(window.inputs.item))[0])
+
+    def _window_states(
+        self, window: WindowBatch, target_vectors: Tensor, input_vectors: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """Hidden states of the tokens and of the encoded events [B, W, D]; the latter are None without a history."""
+        inputs, past = window.inputs, window.past
+        memory = states = session_mask = None
+        if past is not None:
+            rows = torch.arange(len(window.item), device=window.item.device)[:, None]
+            states = self.encode_vectors(self.event_vectors(target_vectors, past.events.words), past.events)
+            session_mask = local_mask(window.session, self.config.local_tokens)
+            days = past.session_days[rows, window.session]  # [B, W]
+            visible = _precedes_session(past)[rows, window.session][:, None]  # [B, 1, W, W]
+            memory = self._memory(states, visible, days, past.events.days)
+        return self._decode(self.event_vectors(input_vectors, inputs.words), inputs, session_mask, memory), states
 
     def _look_up(
         self, target: Tensor, previous: Tensor, sample: NegativeSample | None

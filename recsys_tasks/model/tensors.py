@@ -142,17 +142,15 @@ class WindowBatch(NamedTuple):
     inputs: SessionInputs  # decoder input that predicts each target
     session: Tensor  # [B, W] number of the session in the window
     weight: Tensor  # [B, W] weight of each target in the loss
-    buys: Tensor  # [B, W] 1 where the session has a purchase at this event or later
     past: WindowHistory | None  # None where rows are single sessions
     recent: Tensor | None = None  # [B, W, L] latest session items before each target, newest first; 0 without neighbors
     recent_log_weight: Tensor | None = None  # [B, W, L] log weight of each target as their neighbor
 
 
 class Loss(NamedTuple):
-    """Sums over a batch: cross entropy of the next item, cross entropy of purchase intent, weight of the targets."""
+    """Sums over a batch: cross entropy of the next item, weight of the targets."""
 
     next_item: Tensor
-    intent: Tensor
     targets: Tensor
 
 

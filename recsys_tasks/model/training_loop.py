@@ -445,9 +445,9 @@ class _Trainer:
         if len(start):
             config, neighbors = self.network.config, self._neighbors
             batch = window_batch(self.data.timeline, start, stop, config.history, neighbors, config.neighbor_tokens)
-            next_item, intent, targets = self.network.loss(_to_device(batch, self.device), self._sample_negatives())
+            next_item, targets = self.network.loss(to_device(batch, self.device), self._sample_negatives())
         else:
-            next_item = intent = self.network.items.bias.sum() * 0
+            next_item = self.network.items.bias.sum() * 0
             targets = torch.zeros(())
         seconds = self.resumed_seconds + time.perf_counter() - self.started if self.rank == 0 else 0.0
         loss, count, self.shared_seconds = distributed.all_reduce_sums(next_item.item(), float(targets), seconds)
@@ -457,7 +457,7 @@ class _Trainer:
                 "on; train from scratch, or with another RECSYS_SEED"
             )
         self.optimizer.zero_grad(set_to_none=True)
-        ((next_item + intent) / max(count, 1)).backward()
+        (next_item / max(count, 1)).backward()
         distributed.all_reduce_gradients(self.weights)
         return loss, int(count)
 
@@ -490,8 +490,8 @@ _COUNTERS = (
 )
 
 
-def _to_device(part: Any, device: torch.device) -> Any:
+def to_device(part: Any, device: torch.device) -> Any:
     """A batch of nested tuples of tensors, on a device."""
     if part is None or isinstance(part, Tensor):
         return part if part is None else part.to(device)
-    return type(part)(*(_to_device(inner, device) for inner in part))
+    return type(part)(*(to_device(inner, device) for inner in part))

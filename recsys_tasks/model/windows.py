@@ -124,7 +124,6 @@ def window_batch(
         inputs=inputs,
         session=_tensor(session),
         weight=_tensor(timeline.weight[index]),
-        buys=_tensor(timeline.leads_to_purchase[index].astype(np.float32)),
         past=_window_history(timeline, index, valid, session, first, stop) if history else None,
         **_recent_neighbors(timeline, index, column - first, neighbors, neighbor_tokens),
     )

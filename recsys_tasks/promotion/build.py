@@ -16,6 +16,7 @@ from recsys_tasks.engine.bundle import (
     DECODER,
     GOLDEN,
     HISTORIES,
+    INTENT,
     MODEL_FILE_NAMES,
     NETWORK,
     VOCABULARY,
@@ -85,7 +86,9 @@ def copy_model(files: Path, building: Path) -> None:
         from recsys_tasks.model.export import export_graphs  # brings torch, which nothing else here needs
         from recsys_tasks.model.files import load_model
 
-        export_graphs(load_model(files).network, building)
+        model = load_model(files)
+        model.intent.save(building / INTENT)
+        export_graphs(model.network, building)
 
 
 def _goes_on(files: Path) -> bool:

@@ -25,6 +25,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.validation import MAX_METRICS_PER_BATCH
 
 from recsys_tasks.errors import InputError
+from recsys_tasks.evaluation.calibration import IntentReport
 from recsys_tasks.evaluation.comparison import Comparison
 from recsys_tasks.evaluation.gate import Decision
 from recsys_tasks.evaluation.metrics import add_precision_and_f1
@@ -185,12 +186,20 @@ def log_file(run_id: str, path: Path) -> None:
         raise translate_error(error, f"{path.name} cannot be logged to run {run_id}") from error
 
 
-def log_calibration(run_id: str, calibration: dict[str, object], plot: Path) -> None:
-    """Logs the calibration of purchase intent: metrics `intent_<name>`, JSON and a reliability diagram."""
-    _log_metrics(run_id, {f"intent_{name}": float(str(calibration[name])) for name in ("error", "brier", "base_rate")})
+def log_intent(run_id: str, report: IntentReport, plot: Path) -> None:
+    """Logs the evaluation of purchase intent: metrics `intent_<name>`, JSON and the reliability diagram, if any."""
+    _log_metrics(
+        run_id,
+        {
+            _mlflow_metric(row, f"intent_{metric}"): value
+            for row, metrics in report.table.items()
+            for metric, value in metrics.items()
+        },
+    )
     mlflow_client = client()
-    mlflow_client.log_dict(run_id, calibration, "calibration.json")
-    mlflow_client.log_artifact(run_id, str(plot))
+    mlflow_client.log_dict(run_id, report.as_dict(), "calibration.json")
+    if plot.exists():
+        mlflow_client.log_artifact(run_id, str(plot))
 
 
 def load_snapshot_id(run_id: str) -> str:

@@ -9,8 +9,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from recsys_tasks.engine.catalog import CatalogColumns
+from recsys_tasks.engine.purchase_intent import sigmoid
 from recsys_tasks.evaluation.baselines import BASELINE_FITTERS
-from recsys_tasks.evaluation.calibration import calibration_curve, predict_purchase_intent
+from recsys_tasks.evaluation.calibration import (
+    MODEL,
+    IntentReport,
+    evaluate_intent,
+    purchase_intent_inputs,
+    without_intent,
+)
 from recsys_tasks.evaluation.comparison import Comparison, compare
 from recsys_tasks.evaluation.examples import format_examples
 from recsys_tasks.evaluation.gate import MetricsTable
@@ -31,8 +38,10 @@ from recsys_tasks.features.encoded_snapshot import EncodedSnapshot, encode_snaps
 from recsys_tasks.features.serving_data import catalog_columns
 from recsys_tasks.features.snapshot import Snapshot, open_snapshot
 from recsys_tasks.model.files import TrainedModel, load_model
+from recsys_tasks.model.training_loop import TrainingData
 from recsys_tasks.registry import runs, versions
 from recsys_tasks.registry.tracking import client
+from recsys_tasks.training.purchase_intent import fit_baseline
 from recsys_tasks.training.task import training_data
 
 
@@ -69,13 +78,16 @@ def evaluate_run(run_id: str, snapshots: Path) -> MetricsTable:
     with _open_model(run_id, snapshot) as opened:
         evaluated = _evaluate(opened)
         runs.log_evaluation(run_id, evaluated.table)
-        runs.log_report(run_id, evaluated.as_dict(), evaluated.as_markdown())
-        _log_calibration(run_id, opened.model, opened.encoded)
-        _log_plots_and_card(run_id, opened, evaluated, snapshot)
+        intent = evaluate_purchase_intent(opened.model, training_data(opened.encoded), opened.encoded)
+        runs.log_report(run_id, evaluated.as_dict(), evaluated.as_markdown() + intent.as_markdown())
+        _log_intent(run_id, intent)
+        _log_plots_and_card(run_id, opened, evaluated, intent, snapshot)
     return evaluated.table
 
 
-def _log_plots_and_card(run_id: str, opened: _EvaluatedModel, evaluated: EvaluationReport, snapshot: Snapshot) -> None:
+def _log_plots_and_card(
+    run_id: str, opened: _EvaluatedModel, evaluated: EvaluationReport, intent: IntentReport, snapshot: Snapshot
+) -> None:
     """Logs plots, examples and the model card to a run."""
     run, tasks = client().get_run(run_id), select_prediction_tasks(opened.encoded, TEST)
     with tempfile.TemporaryDirectory() as name:
@@ -85,7 +97,7 @@ def _log_plots_and_card(run_id: str, opened: _EvaluatedModel, evaluated: Evaluat
         draw_coverage(evaluated, folder / "coverage.png")
         examples = format_examples(opened.rank, opened.encoded, tasks)
         (folder / "examples.md").write_text(examples, encoding="utf-8")
-        card = model_card(run_id, snapshot, evaluated, run.data.params)
+        card = model_card(run_id, snapshot, evaluated, intent, run.data.params)
         (folder / "model_card.md").write_text(card, encoding="utf-8")
         runs.log_files(run_id, folder)
 
@@ -123,15 +135,31 @@ def _evaluate(opened: _EvaluatedModel) -> EvaluationReport:
     return evaluate(results, data, tasks)
 
 
-def _log_calibration(run_id: str, model: TrainedModel, encoded: EncodedSnapshot) -> None:
-    """Logs how well the purchase intent, at one prefix of each test session, predicts a later purchase."""
+def evaluate_purchase_intent(model: TrainedModel, data: TrainingData, encoded: EncodedSnapshot) -> IntentReport:
+    """How well purchase intent, at one prefix of each test session, predicts a later purchase.
+
+    Beside the model: the model without its calibration, and a logistic regression of the session summary alone.
+    """
     tasks = sample_session_prefixes(encoded, TEST)
-    outcome = encoded.timeline.leads_to_purchase[tasks.target]
-    calibration = calibration_curve(predict_purchase_intent(model.network, encoded.timeline, tasks), outcome)
+    purchased = encoded.timeline.leads_to_purchase[tasks.target]
+    if not model.intent.is_available:
+        return without_intent(model.intent.reason, purchased)
+    direction, summary = purchase_intent_inputs(model.network, encoded.timeline, tasks)
+    baseline = fit_baseline(data)
+    predictions = {
+        MODEL: model.intent.predict(direction, summary),
+        "uncalibrated": sigmoid(model.intent.logits(direction, summary)),
+        "logistic_regression": baseline.predict(direction[:, :0], summary),
+    }
+    return evaluate_intent(predictions, purchased, encoded.timeline.user[tasks.first])
+
+
+def _log_intent(run_id: str, report: IntentReport) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        picture = Path(folder) / "calibration.png"
-        calibration.save_plot(picture)
-        runs.log_calibration(run_id, calibration.as_dict(), picture)
+        plot = Path(folder) / "calibration.png"
+        if report.curve is not None:
+            report.curve.save_plot(plot)
+        runs.log_intent(run_id, report, plot)
 
 
 def load_run_model(run_id: str) -> TrainedModel:

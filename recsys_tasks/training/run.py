@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from recsys_tasks.engine.purchase_intent import PurchaseIntent
 from recsys_tasks.errors import IncompatibleModelFormat, InputError
 from recsys_tasks.evaluation.gate import PRIMARY_METRIC
 from recsys_tasks.evaluation.metrics import ranking_metrics
@@ -27,10 +28,12 @@ from recsys_tasks.names import CHAMPION
 from recsys_tasks.registry import runs, versions
 from recsys_tasks.training import recipe
 from recsys_tasks.training.evaluation import evaluate_run, load_run_model
+from recsys_tasks.training.purchase_intent import fit_purchase_intent
 from recsys_tasks.training.task import TrainingTask, read_task
 
 log = logging.getLogger(__name__)
 SCRATCH = "scratch"
+_NO_SESSIONS = "too few sessions to train on"
 _VALIDATION_QUESTIONS = 1_500
 _NO_TAGS: Mapping[str, str] = {}
 
@@ -184,10 +187,13 @@ def _fit(
                 checkpoints / f"{task.snapshot.snapshot_id}-{started_from}.pt",
             )
         else:
-            report = TrainingReport(stopped_by="too few sessions to train on")
+            report = TrainingReport(stopped_by=_NO_SESSIONS)
         _log_training(run_id, report, schedule, started_from)
         with tempfile.TemporaryDirectory() as folder:
-            save_model(TrainedModel(network.cpu(), task.vocabulary), Path(folder))
+            intent = PurchaseIntent(reason=_NO_SESSIONS)
+            if network.config.is_trained:
+                intent = fit_purchase_intent(network, task.data, task.encoded)
+            save_model(TrainedModel(network.cpu(), task.vocabulary, intent), Path(folder))
             export_graphs(network, Path(folder))
             verify_graphs(network, Path(folder))
             runs.log_model(run_id, Path(folder))

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -5,11 +6,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recsys_tasks.evaluation.calibration import calibration_curve, predict_purchase_intent
-from recsys_tasks.evaluation.protocol import TEST, PredictionTasks, sample_session_prefixes
+from recsys_tasks.engine.purchase_intent import PurchaseIntent, sigmoid
+from recsys_tasks.evaluation.calibration import (
+    calibration_curve,
+    evaluate_intent,
+    intent_metrics,
+    purchase_intent_inputs,
+    without_intent,
+)
+from recsys_tasks.evaluation.protocol import TEST, VALIDATION, PredictionTasks, sample_session_prefixes
+from recsys_tasks.features.encoded_snapshot import EncodedSnapshot
 from recsys_tasks.features.sequences import Timeline, build_timeline
-from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM, PURCHASE, VIEW
-from tests.shops import ITEMS, encoded_shop, train_small_network
+from recsys_tasks.features.session_summary import SUMMARY_FEATURES
+from recsys_tasks.model.training_loop import TrainingData
+from recsys_tasks.names import ADD_TO_CART, EVENT_TYPE_CODES, FIRST_ITEM, PURCHASE, VIEW
+from recsys_tasks.training.purchase_intent import calibrate, fit_baseline, fit_purchase_intent
+from tests.shops import ITEMS, encoded_shop, train_small_network, training_data, vocabulary
+
+OUTCOMES = st.lists(st.tuples(st.floats(-8, 8), st.booleans()), min_size=2, max_size=60)
 
 
 def test_calibrated_probabilities_have_no_calibration_error(tmp_path: Path) -> None:
@@ -61,12 +75,141 @@ def test_session_prefixes_are_sampled_after_the_first_event() -> None:
     assert len(tasks) == int((shop.split == TEST).sum())
 
 
-def test_purchase_intent_is_learned_and_calibrated() -> None:
-    timeline = _sessions(2_000, seed=0)
-    network = train_small_network(timeline, users=1_200, epochs=25)
-    first = timeline.session_start[1_200:-1]
-    found = predict_purchase_intent(network, timeline, PredictionTasks(first, first + 2))
+def test_the_calibration_error_is_the_mean_distance_of_predicted_and_observed_rates() -> None:
+    predicted = np.repeat(np.arange(10) / 10, 10)  # a bin per value
+    purchased = np.tile(np.arange(10) < 3, 10)  # three in ten of each
+    expected = np.abs(np.arange(10) / 10 - 0.3).mean()
+    assert intent_metrics(predicted, purchased)["ece"] == pytest.approx(expected)
+
+
+@given(OUTCOMES.filter(lambda rows: len({bought for _, bought in rows}) == 2))
+def test_the_auc_is_the_probability_that_a_buyer_is_predicted_higher(rows: list[tuple[float, bool]]) -> None:
+    logits, purchased = (np.asarray(column) for column in zip(*rows, strict=True))
+    predicted = sigmoid(logits)
+    difference = predicted[purchased][:, None] - predicted[~purchased]
+    expected = ((difference > 0) + (difference == 0) / 2).mean()
+    assert intent_metrics(predicted, purchased)["auc"] == pytest.approx(expected)
+
+
+@given(OUTCOMES)
+def test_a_calibration_keeps_the_order_stays_in_bounds_and_fits_no_worse(rows: list[tuple[float, bool]]) -> None:
+    logits, bought = (np.asarray(column) for column in zip(*rows, strict=True))
+    calibrated = calibrate(PurchaseIntent(), logits, bought)
+    found = calibrated.calibrate(np.sort(logits))
+    assert (np.diff(found) >= 0).all()
+    assert ((found >= 0) & (found <= 1)).all()
+    assert _loss(calibrated.calibrate(logits), bought) <= _loss(sigmoid(logits), bought) + 1e-6
+
+
+def _loss(predicted: np.ndarray, bought: np.ndarray) -> float:
+    return float(-np.log(np.clip(np.where(bought, predicted, 1 - predicted), 1e-12, 1)).sum())
+
+
+def test_few_outcomes_hardly_move_the_calibration_and_many_do() -> None:
+    random = np.random.default_rng(0)
+    logits = random.normal(-2, 1, 20_000)
+    bought = random.random(20_000) < sigmoid(2 * logits + 1)  # slope 2, intercept 1
+    few, many = (calibrate(PurchaseIntent(), logits[:count], bought[:count]) for count in (5, 20_000))
+    assert abs(few.slope - 1) < 0.5
+    assert (many.slope, many.intercept) == (pytest.approx(2, abs=0.15), pytest.approx(1, abs=0.2))
+
+
+def test_the_extremes_of_a_logit_are_probabilities() -> None:
+    assert sigmoid(np.asarray([-1e5, 0.0, 1e5])).tolist() == [0.0, 0.5, 1.0]
+
+
+def test_a_saved_purchase_intent_is_read_again(tmp_path: Path) -> None:
+    saved = PurchaseIntent((0.5, -1.0), tuple(np.arange(float(len(SUMMARY_FEATURES)))), -2.0, 1.5, 0.25)
+    for intent in (saved, PurchaseIntent(reason="no training session has a purchase")):
+        intent.save(tmp_path / "intent.json")
+        assert PurchaseIntent.load(tmp_path / "intent.json") == intent
+
+
+def test_a_purchase_intent_with_other_features_is_rejected(tmp_path: Path) -> None:
+    PurchaseIntent((0.5,), tuple(np.zeros(len(SUMMARY_FEATURES)))).save(tmp_path / "intent.json")
+    text = (tmp_path / "intent.json").read_text().replace("log_session_view", "views")
+    (tmp_path / "intent.json").write_text(text)
+    with pytest.raises(ValueError, match="train the model again"):
+        PurchaseIntent.load(tmp_path / "intent.json")
+
+
+@pytest.mark.parametrize(("kind", "reason"), [(PURCHASE, "every training session"), (VIEW, "no training session")])
+def test_purchase_intent_is_not_predicted_where_training_has_one_outcome(kind: str, reason: str) -> None:
+    shop = encoded_shop(users=20)
+    kinds = np.full(len(shop.timeline), EVENT_TYPE_CODES[kind])
+    shop = replace(shop, timeline=_with_kinds(shop.timeline, kinds))
+    network = train_small_network(_sessions(20, seed=0), users=20, epochs=1)
+    found = fit_purchase_intent(network, training_data(shop), shop)
+    assert not found.is_available
+    assert reason in found.reason
+    report = without_intent(found.reason, np.ones(5, bool))
+    assert reason in report.as_markdown()
+    assert report.table == {}
+
+
+def test_a_test_part_with_one_outcome_is_not_evaluated() -> None:
+    report = evaluate_intent({"model": np.full(4, 0.5)}, np.ones(4, bool), np.arange(4))
+    assert "4 of 4 test sessions have a purchase" in report.as_markdown()
+
+
+def _with_kinds(timeline: Timeline, kind: np.ndarray) -> Timeline:
+    names = ("user", "session", "item", "seconds", "session_seconds")
+    user, session, item, seconds, session_seconds = (getattr(timeline, name) for name in names)
+    return build_timeline(user, session, item, kind, seconds, session_seconds)
+
+
+def test_purchase_intent_is_learned_from_items_and_calibrated() -> None:
+    """The session summary is the same for all these visitors: only the network's states tell who buys."""
+    timeline = _sessions(3_000, seed=0)
+    split = np.repeat([0, 1, 2], [1_400, 600, 1_000]).astype(np.int8)
+    network = train_small_network(timeline, users=1_400, epochs=6)
+    shop = EncodedSnapshot(timeline, vocabulary(), [None] * 3_000, split)
+    stops = np.where(split == 0, timeline.user_start[1:], timeline.user_start[:-1])
+    data = TrainingData(timeline, np.bincount(timeline.item, minlength=len(shop.vocabulary)), stops, stops)
+    intent = fit_purchase_intent(network, data, shop)
+    first = timeline.session_start[:-1][split == TEST]
+    tasks = PredictionTasks(first, first + 2)
+    direction, summary = purchase_intent_inputs(network, timeline, tasks)
+    found = intent.predict(direction, summary)
     began = timeline.item[first] < FIRST_ITEM + ITEMS // 2
     assert found[began].mean() == pytest.approx(0.8, abs=0.1)
     assert found[~began].mean() == pytest.approx(0.1, abs=0.1)
-    assert calibration_curve(found, timeline.leads_to_purchase[first + 2]).error < 0.1
+    baseline = fit_baseline(data).predict(direction[:, :0], summary)
+    bought = timeline.leads_to_purchase[tasks.target]
+    report = evaluate_intent({"model": found, "logistic_regression": baseline}, bought, timeline.user[first])
+    gain, low, _ = report.gain["logistic_regression"]
+    assert gain > low > 0.1
+    assert report.table["model"]["ece"] < 0.05
+    assert "| logistic_regression |" in report.as_markdown()
+
+
+def test_purchase_intent_is_never_far_behind_the_baseline_where_states_tell_nothing() -> None:
+    """A cart decides, the items do not: cross-validation gives the states next to no weight."""
+    random = np.random.default_rng(0)
+    timeline = _sessions(3_000, seed=1)
+    has_cart = random.random(3_000) < 0.3
+    buys = random.random(3_000) < np.where(has_cart, 0.5, 0.05)
+    kind = np.full((3_000, 3), EVENT_TYPE_CODES[VIEW])
+    kind[has_cart, 1] = EVENT_TYPE_CODES[ADD_TO_CART]
+    kind[buys, 2] = EVENT_TYPE_CODES[PURCHASE]
+    timeline = _with_kinds(timeline, kind.ravel())
+    split = np.repeat([0, 1, 2], [1_400, 600, 1_000]).astype(np.int8)
+    shop = EncodedSnapshot(timeline, vocabulary(), [None] * 3_000, split)
+    stops = np.where(split == 0, timeline.user_start[1:], timeline.user_start[:-1])
+    data = TrainingData(timeline, np.bincount(timeline.item, minlength=len(shop.vocabulary)), stops, stops)
+    network = train_small_network(timeline, users=1_400, epochs=2)
+    intent = fit_purchase_intent(network, data, shop)
+    first = timeline.session_start[:-1][split == TEST]
+    tasks = PredictionTasks(first, first + 2)
+    direction, summary = purchase_intent_inputs(network, timeline, tasks)
+    bought = timeline.leads_to_purchase[tasks.target]
+    own, baseline = (
+        intent_metrics(predicted, bought)
+        for predicted in (
+            intent.predict(direction, summary),
+            fit_baseline(data).predict(direction[:, :0], summary),
+        )
+    )
+    assert own["auc"] > baseline["auc"] - 0.02
+    assert own["ece"] < 0.05
+    assert len(sample_session_prefixes(shop, VALIDATION)) == 600

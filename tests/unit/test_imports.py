@@ -9,7 +9,7 @@ import pytest
 
 import recsys_tasks
 
-PIPELINE = {"airflow", "mlflow", "great_expectations", "pandas", "torch", "pyarrow", "scipy", "sqlalchemy"}
+PIPELINE = {"airflow", "mlflow", "great_expectations", "pandas", "torch", "pyarrow", "scipy", "sklearn", "sqlalchemy"}
 ENDPOINT = {"onnxruntime", "starlette", "uvicorn", "prometheus_client", "tantivy"}
 
 
