@@ -162,7 +162,7 @@ def test_purchase_intent_is_learned_from_items_and_calibrated() -> None:
     """The session summary is the same for all these visitors: only the network's states tell who buys."""
     timeline = _sessions(3_000, seed=0)
     split = np.repeat([0, 1, 2], [1_400, 600, 1_000]).astype(np.int8)
-    network = train_small_network(timeline, users=1_400, epochs=6)
+    network = train_small_network(timeline, users=1_400, epochs=12)
     shop = EncodedSnapshot(timeline, vocabulary(), [None] * 3_000, split)
     stops = np.where(split == 0, timeline.user_start[1:], timeline.user_start[:-1])
     data = TrainingData(timeline, np.bincount(timeline.item, minlength=len(shop.vocabulary)), stops, stops)

@@ -1,8 +1,10 @@
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from recsys_tasks.evaluation.calibration import without_intent
 from recsys_tasks.evaluation.model_card import model_card
 from recsys_tasks.evaluation.report import EvaluationReport
 from recsys_tasks.features.snapshot import Snapshot
@@ -17,7 +19,7 @@ def _card(sizes: dict[str, int], mrr: dict[str, float]) -> str:
     by_segment = {"model": {segment: {"mrr_20": value} for segment, value in mrr.items()}}
     table = {"model": METRICS, "popularity": METRICS}
     report = EvaluationReport(table, {"model": {"mrr_20": (0.09, 0.11)}}, by_segment, sizes)
-    return " ".join(model_card("r", SNAPSHOT, report, PARAMETERS).split())
+    return " ".join(model_card("r", SNAPSHOT, report, without_intent("no purchases", np.zeros(2)), PARAMETERS).split())
 
 
 @pytest.mark.parametrize(("size", "weakest"), [(99, "returning users"), (100, "new users")])
