@@ -52,9 +52,19 @@ PREVIOUS: Final = "previous"
 POPULARITY: Final = "popularity"
 PERSONAL_FREQUENCY: Final = "personal_frequency"
 RECENT_POPULARITY: Final = "recent_popularity"
+DECAYED_PERSONAL_FREQUENCY: Final = "decayed_personal_frequency"
 ITEM_KNN: Final = "item_knn"
+PERSONAL_ITEM_BLEND: Final = "personal_item_blend"
 VMIS_KNN: Final = "vmis_knn"
-BASELINES: Final = (POPULARITY, RECENT_POPULARITY, PERSONAL_FREQUENCY, ITEM_KNN, VMIS_KNN)
+BASELINES: Final = (
+    POPULARITY,
+    RECENT_POPULARITY,
+    PERSONAL_FREQUENCY,
+    DECAYED_PERSONAL_FREQUENCY,
+    ITEM_KNN,
+    PERSONAL_ITEM_BLEND,
+    VMIS_KNN,
+)
 TRANSFORMER: Final = "transformer"
 NETWORK: Final = "network"  # the transformer without the neighbor component
 DECODER: Final = "decoder"

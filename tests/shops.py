@@ -15,7 +15,8 @@ import pytest
 import torch
 from sqlalchemy import Engine, text
 
-from recsys_tasks.evaluation.protocol import TRAINING, VALIDATION
+from recsys_tasks.evaluation.baselines import BaselineData
+from recsys_tasks.evaluation.protocol import TRAINING, VALIDATION, select_prediction_tasks
 from recsys_tasks.features.encoded_snapshot import EncodedSnapshot
 from recsys_tasks.features.sequences import Timeline, build_timeline
 from recsys_tasks.features.vocabulary import Vocabulary
@@ -82,6 +83,11 @@ def training_data(shop: EncodedSnapshot) -> TrainingData:
     stops, final_stops = (training_stops(shop.timeline, shop.split, last) for last in (TRAINING, VALIDATION))
     data = TrainingData(shop.timeline, shop.vocabulary.training_counts(), stops, final_stops)
     return with_item_neighbors(data)
+
+
+def baseline_data(shop: EncodedSnapshot) -> BaselineData:
+    """Returns what baselines of a shop are fitted to."""
+    return BaselineData(training_data(shop), select_prediction_tasks(shop, VALIDATION))
 
 
 def small_config(words: Vocabulary, **sizes: Any) -> NetworkConfig:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from recsys_tasks.evaluation.baselines import BASELINE_FITTERS
+from recsys_tasks.evaluation.baselines import BASELINE_FITTERS, BaselineData
 from recsys_tasks.evaluation.gate import PRIMARY_METRIC
 from recsys_tasks.evaluation.metrics import list_metrics, ranking_metrics
 from recsys_tasks.evaluation.protocol import Scorer, model_ranks, model_scorer, rank_targets
@@ -62,10 +62,9 @@ def run_benchmark(
 
 def fit_model(dataset: SequenceDataset, model: str, seed: int, seconds: float) -> tuple[Scorer, BenchmarkMetrics]:
     """Returns a model fitted to a dataset as a scorer, and its training statistics."""
-    full_data = dataset.data._replace(stops=dataset.data.final_stops)
     if model in BASELINE_FITTERS:
         started = time.perf_counter()
-        scorer = BASELINE_FITTERS[model](full_data)
+        scorer = BASELINE_FITTERS[model](BaselineData(dataset.data, dataset.validation))
         return scorer, {"train_seconds": time.perf_counter() - started, "epochs": 0, "parameters": 0}
     torch.manual_seed(seed)
     vocabulary, timeline = dataset.encoded.vocabulary, dataset.data.timeline

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from recsys_tasks.engine.catalog import CatalogColumns
 from recsys_tasks.engine.purchase_intent import sigmoid
-from recsys_tasks.evaluation.baselines import BASELINE_FITTERS
+from recsys_tasks.evaluation.baselines import BASELINE_FITTERS, BaselineData
 from recsys_tasks.evaluation.calibration import (
     MODEL,
     IntentReport,
@@ -25,6 +25,7 @@ from recsys_tasks.evaluation.model_card import model_card
 from recsys_tasks.evaluation.plots import draw_coverage, draw_curves, draw_segments
 from recsys_tasks.evaluation.protocol import (
     TEST,
+    VALIDATION,
     PredictionTasks,
     RankingResult,
     rank_targets,
@@ -127,9 +128,10 @@ def _evaluate(opened: _EvaluatedModel) -> EvaluationReport:
     encoded, data = opened.encoded, training_data(opened.encoded)
     tasks = select_prediction_tasks(encoded, TEST)
     exclude_session_items = not opened.model.network.config.sessions_repeat
+    baseline_data = BaselineData(data, select_prediction_tasks(encoded, VALIDATION))
     results = {"model": opened.rank(tasks)}
     results |= {
-        baseline: rank_targets(fit(data), encoded.timeline, tasks, exclude_session_items)
+        baseline: rank_targets(fit(baseline_data), encoded.timeline, tasks, exclude_session_items)
         for baseline, fit in BASELINE_FITTERS.items()
     }
     return evaluate(results, data, tasks)

@@ -34,6 +34,7 @@ from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM, PERSONAL_FREQUENCY,
 from tests.shops import (
     COLORS,
     ITEMS,
+    baseline_data,
     encoded_shop,
     random_timeline,
     small_config,
@@ -164,7 +165,7 @@ def test_a_short_training_learns_repeated_items_and_beats_the_popularity_baselin
     assert report.epochs[-1]["loss"] < report.epochs[0]["loss"]
     test = select_prediction_tasks(shop, TEST)
     trained_mrr = ranking_metrics(model_ranks(network, shop.timeline, test))["mrr_5"]
-    data = training_data(shop)
+    data = baseline_data(shop)
     baselines = {
         name: ranking_metrics(rank_targets(fit(data), shop.timeline, test, exclude_session_items=True).ranks)["mrr_5"]
         for name, fit in BASELINE_FITTERS.items()

@@ -19,7 +19,7 @@ from recsys_tasks.names import (
     UNKNOWN_ITEM,
     VIEW,
 )
-from tests.shops import ITEMS, encoded_shop, random_timeline, training_data
+from tests.shops import ITEMS, baseline_data, encoded_shop, random_timeline, training_data
 
 
 def test_each_task_is_in_one_segment_of_each_kind() -> None:
@@ -87,7 +87,7 @@ def test_a_report_has_every_model_with_intervals_around_its_means() -> None:
     data = training_data(shop)
     tasks = select_prediction_tasks(shop, TEST)
     results = {
-        name: rank_targets(fit(data), shop.timeline, tasks, exclude_session_items=True)
+        name: rank_targets(fit(baseline_data(shop)), shop.timeline, tasks, exclude_session_items=True)
         for name, fit in BASELINE_FITTERS.items()
     }
     found = evaluate(results, data, tasks)
@@ -105,7 +105,7 @@ def test_session_items_are_not_listed_where_sessions_do_not_repeat_items() -> No
     shop = encoded_shop()
     tasks = select_prediction_tasks(shop, TEST)
     lists = rank_targets(
-        BASELINE_FITTERS[POPULARITY](training_data(shop)), shop.timeline, tasks, exclude_session_items=True
+        BASELINE_FITTERS[POPULARITY](baseline_data(shop)), shop.timeline, tasks, exclude_session_items=True
     ).lists
     for row, (first, target) in enumerate(zip(tasks.first, tasks.target, strict=True)):
         assert not set(lists[row]) & set(shop.timeline.item[first:target].tolist())
