@@ -270,28 +270,26 @@ class SessionDecoder:
         actions = [action for action in past if action.event_type in EVENT_TYPE_CODES]
         if not actions:
             return concatenate(history)
-        stored = {
-            (round(at * 1e3), number)
-            for at, number in zip(history.seconds.tolist(), history.item.tolist(), strict=True)
-        }
-        numbers = self._bundle.vocabulary.numbers([action.item_id for action in actions])
-        new = [
-            action
-            for number, action in zip(numbers.tolist(), actions, strict=True)
-            if (round(action.seconds * 1e3), number) not in stored
-        ]
-        history = concatenate(history, self._to_history(new))
+        new = self._to_history(actions)
+        stored = set(_event_keys(history))
+        if stored:
+            new = History(*(column[[key not in stored for key in _event_keys(new)]] for column in new))
+        history = concatenate(history, new)
         order = np.argsort(history.seconds, kind="stable")
         return History(*(column[order] for column in history))
 
     def _to_history(self, actions: Sequence[Action]) -> History:
-        events = [self._to_event(action.item_id, action.event_type, action.seconds, action.query) for action in actions]
-        item, kind, seconds, words = zip(*events, strict=True) if events else ((), (), (), np.zeros((0, QUERY_WORDS)))
+        """Converts actions column by column: ten times as fast as `_to_event` for each, and histories are long."""
+        vocabulary = self._bundle.vocabulary
+        words = np.zeros((len(actions), QUERY_WORDS), np.int64)
+        for index, action in enumerate(actions):
+            if action.query:
+                words[index] = vocabulary.encode_query(action.query)
         return History(
-            np.asarray(item, np.int64),
-            np.asarray(kind, np.int64),
-            np.asarray(seconds, np.float64),
-            np.asarray(words, np.int64),
+            vocabulary.numbers([action.item_id for action in actions]),
+            np.asarray([EVENT_TYPE_CODES[action.event_type] for action in actions], np.int64),
+            np.asarray([action.seconds for action in actions], np.float64),
+            words,
         )
 
     def _to_event(self, item_id: str, event_type: str, seconds: float, query: str) -> SessionEvent:
@@ -328,6 +326,11 @@ def predict_session_intent(
         (past.item, past.kind, past.seconds),
     )
     return float(intent.predict(direction, summary)[0])
+
+
+def _event_keys(history: History) -> zip[tuple[float, int]]:
+    """Time in milliseconds and item number of each event: what identifies an event that is known from two sources."""
+    return zip(np.rint(history.seconds * 1e3).tolist(), history.item.tolist(), strict=True)
 
 
 def _common_prefix_length(one: ActionKeys, other: ActionKeys) -> int:
