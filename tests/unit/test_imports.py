@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import recsys_tasks
+from recsys_tasks.registry.pyfunc import PYFUNC, REQUIREMENTS, copy_imported_modules, imported_modules
 
 PIPELINE = {"airflow", "mlflow", "great_expectations", "pandas", "torch", "pyarrow", "scipy", "sklearn", "sqlalchemy"}
 ENDPOINT = {"onnxruntime", "starlette", "uvicorn", "prometheus_client", "tantivy"}
@@ -54,3 +55,22 @@ def _imported_rooms(room: str) -> set[str]:
 @pytest.mark.parametrize(("room", "forbidden"), FORBIDDEN.items())
 def test_rooms_depend_in_one_direction(room: str, forbidden: set[str]) -> None:
     assert not _imported_rooms(room) & forbidden
+
+
+def test_the_registered_model_requires_what_its_modules_import() -> None:
+    imported = set()
+    for path in {PYFUNC, *imported_modules(PYFUNC)}:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:  # not those in functions or for types only
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                imported.add((node.module or "").split(".")[0])
+    imported_for_search = {"tantivy"}  # by the text index, which the engine imports at the first search
+    assert imported - sys.stdlib_module_names - {"recsys_tasks"} == {*REQUIREMENTS, *imported_for_search}
+
+
+def test_the_registered_model_carries_the_modules_of_the_engine_and_no_others(tmp_path: Path) -> None:
+    copy_imported_modules(PYFUNC, tmp_path)
+    assert (tmp_path / "recsys_tasks" / "engine" / "engine.py").is_file()
+    carried = {path.relative_to(tmp_path / "recsys_tasks").parts[0] for path in tmp_path.rglob("*.py")}
+    assert carried == {"__init__.py", "engine", "errors.py", "features", "names.py", "wire"}
