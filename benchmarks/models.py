@@ -40,6 +40,10 @@ PUBLISHED: dict[str, dict[str, dict[str, float]]] = {
         "eSASRec": {"recall_10": 0.0928, "ndcg_10": 0.0523},
         "SASRec, sampled softmax": {"recall_10": 0.0921, "ndcg_10": 0.0531},
     },
+    "nowplaying": {
+        "GCE-GNN": {"recall_20": 0.2237, "mrr_20": 0.0840},
+        "S²-DHCN": {"recall_20": 0.2350, "mrr_20": 0.0818},
+    },
     "complete-journey": {},
 }
 _METRICS = ("recall_10", "ndcg_10", "recall_20", "mrr_20")
@@ -54,7 +58,8 @@ def main() -> None:
     run.add_argument("--data", nargs="+", default=list(PUBLISHED))
     run.add_argument("--models", nargs="+", default=MODELS)
     run.add_argument("--seeds", type=int, nargs="+", default=[0])
-    run.add_argument("--minutes", type=float, default=30.0)
+    run.add_argument("--minutes", type=float, default=15.0)
+    run.add_argument("--strict", action="store_true", help="item ids only, no training on the item before the target")
     run.set_defaults(verb=_run)
     verbs.add_parser("table").set_defaults(verb=_table)
     verbs.add_parser("curves").set_defaults(verb=_curves)
@@ -67,17 +72,21 @@ def _run(args: argparse.Namespace) -> None:
     for data in args.data:
         for seed in args.seeds:
             for model in args.models:
-                out = RESULTS / f"{data}-{model}-{seed}.json"
+                out = RESULTS / f"{data}-{model}{'-strict' if args.strict else ''}-{seed}.json"
                 if not out.exists():
                     print(f"{data}, {model}, seed {seed}", flush=True)
-                    subprocess.run(_command(args.folder / data, model, seed, args.minutes, out), check=True, cwd=ROOT)  # noqa: S603
+                    command = _command(args.folder / data, model, seed, args.minutes, args.strict, out)
+                    subprocess.run(command, check=True, cwd=ROOT)  # noqa: S603
 
 
-def _command(data: Path, model: str, seed: int, minutes: float, out: Path) -> list[str]:
+def _command(data: Path, model: str, seed: int, minutes: float, strict: bool, out: Path) -> list[str]:
     command = [sys.executable, "-m", "recsys_tasks", "benchmark", "--model", model, "--json", str(out)]
     command += ["--train", str(data / "train.parquet"), "--test", str(data / "test.parquet")]
     items = data / "item_attributes.parquet"
-    command += ["--items", str(items)] if items.exists() else []
+    if strict:
+        command.append("--strict")
+    elif items.exists():
+        command += ["--items", str(items)]
     return [*command, "--seed", str(seed), "--minutes", str(minutes)]
 
 
@@ -98,8 +107,8 @@ def _results(data: str) -> dict[str, list[dict[str, Any]]]:
     found: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for path in sorted(RESULTS.glob(f"{data}-*.json")):
         run = json.loads(path.read_text(encoding="utf-8"))
-        found[run["model"]].append(run)
-    return dict(sorted(found.items(), key=lambda entry: MODELS.index(entry[0])))
+        found[run["model"] + (", strict" if run.get("strict") else "")].append(run)
+    return dict(sorted(found.items(), key=lambda entry: MODELS.index(entry[0].removesuffix(", strict"))))
 
 
 def _mean(values: list[float]) -> str:

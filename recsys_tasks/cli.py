@@ -156,6 +156,9 @@ def build_parser() -> argparse.ArgumentParser:
     benchmark_parser.add_argument("--model", default=TRANSFORMER, choices=models, help=f"default: {TRANSFORMER}")
     benchmark_parser.add_argument("--seed", type=int, default=0, help="random seed; default: 0")
     benchmark_parser.add_argument("--minutes", type=_parse_minutes, default=30.0, help="training time; default: 30")
+    benchmark_parser.add_argument(
+        "--strict", action="store_true", help="item ids only, and no training on the item before the target"
+    )
     benchmark_parser.add_argument("--json", required=True, type=Path, metavar="OUT", help="output file for the metrics")
 
     _add_verb(verbs, "status", _status, "print the state of the loop")
@@ -373,7 +376,8 @@ def _benchmark(options: argparse.Namespace) -> None:
     from recsys_tasks.model.distributed import process_group
 
     with process_group() as first:
-        found = run_benchmark(options.train, options.test, options.items, options.model, options.seed, options.minutes)
+        files = (options.train, options.test, options.items)
+        found = run_benchmark(*files, options.model, options.seed, options.minutes, options.strict)
     if not first:
         return
     options.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from recsys_tasks.errors import InputError
 from recsys_tasks.evaluation.baselines import BASELINE_FITTERS, BaselineData
 from recsys_tasks.evaluation.gate import PRIMARY_METRIC
 from recsys_tasks.evaluation.metrics import list_metrics, ranking_metrics
@@ -25,7 +26,13 @@ BenchmarkMetrics = dict[str, Any]
 
 
 def run_benchmark(
-    train_file: Path, test_file: Path, items_file: Path | None, model: str, seed: int, minutes: float
+    train_file: Path,
+    test_file: Path,
+    items_file: Path | None,
+    model: str,
+    seed: int,
+    minutes: float,
+    strict: bool = False,
 ) -> BenchmarkMetrics:
     """Returns metrics at 5, 10 and 20 over the full catalog, and training statistics.
 
@@ -37,11 +44,14 @@ def run_benchmark(
             or `gru` (without an encoder, sessions of a user merged), or a baseline's name.
         seed: of all random number generators.
         minutes: training time of a network.
+        strict: item ids only, and no training on the item before the target, as in published comparisons.
 
     Raises:
-        InputError: a file is invalid.
+        InputError: a file is invalid, or `strict` is combined with item attributes.
     """
-    dataset = load_sequence_dataset(train_file, test_file, items_file, seed)
+    if strict and items_file is not None:
+        raise InputError("A strict benchmark has item ids only: leave out --items, or --strict")
+    dataset = load_sequence_dataset(train_file, test_file, items_file, seed, strict)
     if model in (DECODER, GRU):
         dataset = merge_sessions(dataset)
     scorer, figures = fit_model(dataset, model, seed, 60 * minutes)
@@ -51,6 +61,7 @@ def run_benchmark(
     return {
         "model": model,
         "seed": seed,
+        "strict": strict,
         **ranking_metrics(answers.ranks),
         **list_metrics(answers.lists, dataset.data.counts),
         **figures,

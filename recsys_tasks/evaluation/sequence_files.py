@@ -17,7 +17,7 @@ from recsys_tasks.features.encoded_snapshot import EncodedSnapshot
 from recsys_tasks.features.sequences import Timeline, build_timeline
 from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.model.training_loop import TrainingData
-from recsys_tasks.model.windows import recency_weights
+from recsys_tasks.model.windows import events_until, recency_weights
 from recsys_tasks.names import EVENT_TYPE_CODES, VIEW
 
 _REQUIRED = ("sequence_id", "position", "item_id")
@@ -44,12 +44,21 @@ class SequenceDataset:
     has_history: bool
 
 
-def load_sequence_dataset(train: Path, test: Path, items: Path | None, seed: int) -> SequenceDataset:
+def load_sequence_dataset(
+    train: Path, test: Path, items: Path | None, seed: int, strict: bool = False
+) -> SequenceDataset:
     """Reads a training file and a test file; the last row of each test sequence is its target.
 
     Validation is split from the training file as the test is: if test sequences continue training sequences, the last
     event of some sequences; else the last sequences, or the last sessions if there are times and several sessions a
     sequence.
+
+    Args:
+        train, test: sequence files.
+        items: item attributes.
+        seed: of the choice of validation tasks.
+        strict: as SASRec and its successors are evaluated: the last event of each training sequence that test sequences
+            continue is for validation only.
 
     Raises:
         InputError: a file is not a sequence file; names it and the reason.
@@ -68,13 +77,15 @@ def load_sequence_dataset(train: Path, test: Path, items: Path | None, seed: int
     has_history = len(timeline.session_start) - 1 > 1.05 * (len(start) - 1)
     random = np.random.default_rng(seed)
     if continues_training:
-        stops, targets = _hold_out_last_events(timeline, final_stops, num_train, random)
+        stops, targets = _hold_out_last_events(timeline, final_stops, num_train, None if strict else random)
+        final_stops = stops if strict else final_stops
     elif timed and has_history:
         stops, targets = _hold_out_last_sessions(timeline, final_stops, num_train)
     else:
         stops, targets = _hold_out_last_sequences(timeline, final_stops, num_train)
     targets = np.sort(random.permutation(targets)[:_MAX_VALIDATION_TASKS])
-    counts = np.bincount(timeline.item[: start[num_train]], minlength=len(vocabulary))
+    trained = events_until(start[:-1], final_stops, len(timeline))
+    counts = np.bincount(timeline.item[trained], minlength=len(vocabulary))
     parts = np.zeros(len(timeline.session_start) - 1, np.int8)
     return SequenceDataset(
         EncodedSnapshot(timeline, vocabulary, [None] * (len(start) - 1), parts),
@@ -102,11 +113,15 @@ def merge_sessions(dataset: SequenceDataset) -> SequenceDataset:
 
 
 def _hold_out_last_events(
-    timeline: Timeline, stops: np.ndarray, num_train: int, random: np.random.Generator
+    timeline: Timeline, stops: np.ndarray, num_train: int, random: np.random.Generator | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns stops [U] without the last events of some training sequences, and the indices of those events."""
+    """Returns stops [U] without the last events of some training sequences, and the indices of those events.
+
+    `random` chooses the sequences; None chooses all.
+    """
     held = np.flatnonzero(np.diff(timeline.user_start[: num_train + 1]) >= 3)
-    held = random.permutation(held)[: min(_MAX_HELD_OUT_SEQUENCES, max(1, len(held) // 4))]
+    if random is not None:
+        held = random.permutation(held)[: min(_MAX_HELD_OUT_SEQUENCES, max(1, len(held) // 4))]
     stops = stops.copy()
     stops[held] -= 1
     return stops, stops[held]
