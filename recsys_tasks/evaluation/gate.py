@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -12,18 +13,22 @@ import msgspec
 
 from recsys_tasks.errors import ConfigurationError
 from recsys_tasks.evaluation.comparison import Comparison
+from recsys_tasks.evaluation.segments import QUESTIONS, segment_metric
 
 PRIMARY_METRIC = "mrr_20"
+MODEL, CHAMPION = "model", "champion"  # rows of the metrics table that are no baselines
 MetricsTable = dict[str, dict[str, float]]
 _DEFAULT = "gate.toml"
 _Value = TypeVar("_Value")
 
 
 class BaselineRules(msgspec.Struct, forbid_unknown_fields=True):
-    """Baselines that the challenger must beat, and the metrics to compare."""
+    """Metrics and segments in which the challenger must beat the best baseline; see `gate.toml`."""
 
-    names: list[str]
     metrics: list[str]
+    segments: list[str] = []
+    min_questions: int = 100
+    names: list[str] | None = None
 
 
 class ChampionRules(msgspec.Struct, forbid_unknown_fields=True):
@@ -53,12 +58,28 @@ class GateRules(msgspec.Struct, forbid_unknown_fields=True):
     rollout: RolloutRules = RolloutRules()
 
 
+class Outcome(StrEnum):
+    """Outcome of a rule. A rule without enough sessions is not applied: it neither refuses nor supports."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    NOT_APPLIED = "not applied"
+
+
+_MARKS = {Outcome.FAILED: "✗", Outcome.PASSED: "✓", Outcome.NOT_APPLIED: "–"}  # in the order of reports
+
+
 class RuleResult(NamedTuple):
-    """Result of one rule: the rule, the measured values, and whether it passed."""
+    """Result of one rule: the rule, the measured values, and the outcome."""
 
     rule: str
     found: str
-    passed: bool
+    outcome: Outcome
+
+    @property
+    def passed(self) -> bool:
+        """Whether the rule does not stand against a promotion."""
+        return self.outcome in (Outcome.PASSED, Outcome.NOT_APPLIED)
 
 
 @dataclass(frozen=True)
@@ -76,20 +97,25 @@ class Decision:
     @property
     def reasons(self) -> list[str]:
         """One line for each rule, failed ones first, then the notes."""
-        failed = [f"failed: {rule}: {found}" for rule, found, passed in self.results if not passed]
-        return failed + [f"passed: {rule}: {found}" for rule, found, passed in self.results if passed] + self.notes
+        return [f"{outcome}: {rule}: {found}" for rule, found, outcome in self._ordered] + self.notes
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns all fields for JSON; the stored keys are `findings`, `found` and `kept`."""
-        findings = [{"rule": rule, "found": found, "kept": passed} for rule, found, passed in self.results]
+        """Returns all fields for JSON; the stored keys are `findings`, `found`, `kept` and `outcome`."""
+        findings = [
+            {"rule": result.rule, "found": result.found, "kept": result.passed, "outcome": result.outcome.value}
+            for result in self.results
+        ]
         return {"promote": self.promote, "findings": findings, "notes": self.notes}
 
     def as_markdown(self) -> str:
         """Returns a Markdown table for the approver."""
         lines = ["| | rule | found |", "|---|---|---|"]
-        ordered = sorted(self.results, key=lambda result: result.passed)
-        lines += [f"| {'✓' if passed else '✗'} | {rule} | {found} |" for rule, found, passed in ordered]
+        lines += [f"| {_MARKS[outcome]} | {rule} | {found} |" for rule, found, outcome in self._ordered]
         return "\n".join([*lines, "", *self.notes]) + "\n"
+
+    @property
+    def _ordered(self) -> list[RuleResult]:
+        return sorted(self.results, key=lambda result: list(_MARKS).index(result.outcome))
 
 
 @dataclass(frozen=True)
@@ -97,7 +123,8 @@ class Evidence:
     """Measurements of a challenger.
 
     Attributes:
-        table: metrics of the challenger (row `test`) and of the baselines, on the same prediction tasks.
+        table: metrics of the challenger (row `model`) and of the baselines, on the same prediction tasks, with those of
+            segments and the numbers of tasks as in `EvaluationReport.metrics_table`.
         comparison: with the champion; None without a comparable champion.
         measurements: values for `limits`, by the same names.
         same_schema: whether the champion's callers can call the challenger unchanged.
@@ -145,19 +172,40 @@ def decide_promotion(rules: GateRules, evidence: Evidence) -> Decision:
         results.append(_compare_with_champion(rules.champion, evidence.comparison))
         results += _check_guardrails(rules.guardrails, evidence.comparison, rules.champion.confidence)
         found = "the champion's" if evidence.same_schema else "not the champion's: callers would have to change"
-        results.append(RuleResult("signature", found, evidence.same_schema))
+        results.append(RuleResult("signature", found, _outcome(evidence.same_schema)))
     results += check_limits(rules.limits, evidence.measurements)
-    results += [RuleResult("no alarm holds promotions", reason, False) for reason in evidence.promotion_holds]
+    results += [RuleResult("no alarm holds promotions", reason, Outcome.FAILED) for reason in evidence.promotion_holds]
     return Decision(results, evidence.notes)
 
 
 def _compare_with_baselines(rules: BaselineRules, table: MetricsTable) -> list[RuleResult]:
+    names = [name for name in table if name not in (MODEL, CHAMPION)] if rules.names is None else rules.names
+    baselines = {name: _lookup_metric(name, table) for name in names}
+    if not baselines:
+        return []
     results = []
-    for name in rules.names:
+    for segment in ("", *rules.segments):
+        num_tasks = int(_lookup_metric(segment_metric(segment, QUESTIONS), table[MODEL])) if segment else None
         for metric in rules.metrics:
-            own, other = _lookup_metric(metric, table["model"]), _lookup_metric(metric, _lookup_metric(name, table))
-            results.append(RuleResult(f"{metric} above {name}", f"{own:.4f} against {other:.4f}", own > other))
+            rule = f"{metric} above the best baseline" + (f" on {segment}" if segment else "")
+            if num_tasks is not None and num_tasks < rules.min_questions:
+                results.append(_too_few(rule, num_tasks, rules.min_questions))
+                continue
+            key = segment_metric(segment, metric)
+            values = {name: _lookup_metric(key, metrics) for name, metrics in baselines.items()}
+            best, own = max(values, key=lambda name: values[name]), _lookup_metric(key, table[MODEL])
+            found = f"{own:.4f} against {values[best]:.4f} of {best}"
+            found += "" if num_tasks is None else f", {num_tasks:,} sessions"
+            results.append(RuleResult(rule, found, _outcome(own > values[best])))
     return results
+
+
+def _too_few(rule: str, num_tasks: int, min_tasks: int) -> RuleResult:
+    return RuleResult(rule, f"{num_tasks:,} sessions, needs {min_tasks:,}", Outcome.NOT_APPLIED)
+
+
+def _outcome(passed: bool) -> Outcome:
+    return Outcome.PASSED if passed else Outcome.FAILED
 
 
 def _compare_with_champion(rules: ChampionRules, comparison: Comparison) -> RuleResult:
@@ -167,7 +215,7 @@ def _compare_with_champion(rules: ChampionRules, comparison: Comparison) -> Rule
     found = f"{gain.model:.4f} against {gain.rival:.4f}, at least {min_relative_gain:+.1%}"
     if gain.low == gain.high == 0:
         found += "; a tie, the champion stays"
-    return RuleResult(rule, found, min_relative_gain > rules.min_gain)
+    return RuleResult(rule, found, _outcome(min_relative_gain > rules.min_gain))
 
 
 def _check_guardrails(guardrails: dict[str, float], comparison: Comparison, confidence: float) -> list[RuleResult]:
@@ -180,7 +228,7 @@ def _check_guardrails(guardrails: dict[str, float], comparison: Comparison, conf
             f"{gain.model:.4f} against {gain.rival:.4f}, at most {max_relative_gain:+.1%}"
             f" at {confidence:.0%} confidence, {gain.num_tasks:,} sessions"
         )
-        results.append(RuleResult(rule, found, max_relative_gain >= -margin))
+        results.append(RuleResult(rule, found, _outcome(max_relative_gain >= -margin)))
     return results
 
 
@@ -190,7 +238,7 @@ def check_limits(limits: Mapping[str, float], measurements: dict[str, float]) ->
         RuleResult(
             f"{name} at most {limit:g}",
             f"{_lookup_metric(name, measurements):.2f}",
-            _lookup_metric(name, measurements) <= limit,
+            _outcome(_lookup_metric(name, measurements) <= limit),
         )
         for name, limit in limits.items()
     ]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from recsys_tasks.evaluation.metrics import bootstrap_interval, list_metrics, per_target_metrics, ranking_metrics
 from recsys_tasks.evaluation.protocol import PredictionTasks, RankingResult
-from recsys_tasks.evaluation.segments import segment_masks
+from recsys_tasks.evaluation.segments import QUESTIONS, SEGMENT_METRICS, SEGMENTS, segment_masks, segment_metric
 from recsys_tasks.model.training_loop import TrainingData
 
 _REPORTED_METRICS = (
@@ -36,6 +36,23 @@ class EvaluationReport:
         """Returns all fields for JSON; the stored key of `num_tasks_by_segment` is `questions`."""
         fields = vars(self)
         return {"questions" if name == "num_tasks_by_segment" else name: value for name, value in fields.items()}
+
+    def metrics_table(self) -> dict[str, dict[str, float]]:
+        """Returns the metrics by model, with those of segments as `first-time targets: mrr_20`; a segment without tasks
+        has none. The model has the numbers of tasks, too: `questions` and `first-time targets: questions`.
+        """
+        found = {}
+        for model, metrics in self.table.items():
+            by_segment = self.by_segment[model]
+            found[model] = metrics | {
+                segment_metric(segment, metric): by_segment[segment][metric]
+                for segment in by_segment
+                for metric in SEGMENT_METRICS
+            }
+        sizes = {segment: float(self.num_tasks_by_segment.get(segment, 0)) for segment in SEGMENTS}
+        found["model"] |= {segment_metric(segment, QUESTIONS): size for segment, size in sizes.items()}
+        found["model"][QUESTIONS] = sizes["new users"] + sizes["returning users"]
+        return found
 
     def as_markdown(self) -> str:
         """Returns a Markdown table of the models and one of the segments."""

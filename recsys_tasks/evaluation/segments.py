@@ -13,6 +13,25 @@ if TYPE_CHECKING:  # imports torch, which readers of segment names do not need
     from recsys_tasks.evaluation.protocol import PredictionTasks
 
 MIN_FREQUENT_EVENTS = 10  # training events of an item that is not rare
+SEGMENTS = (
+    "new users",
+    "returning users",
+    "repeated targets",
+    "first-time targets",
+    "items not in training",
+    "rare items",
+    "frequent items",
+    "after a search",
+    "without a search",
+    *(f"target: {name}" for name in EVENT_TYPE_CODES),
+)
+SEGMENT_METRICS = ("recall_20", "ndcg_20", "mrr_20")
+QUESTIONS = "questions"  # number of tasks, among the metrics of a model
+
+
+def segment_metric(segment: str, metric: str) -> str:
+    """Returns the name of a segment's metric, as in `first-time targets: mrr_20`; that of all tasks has no segment."""
+    return f"{segment}: {metric}" if segment else metric
 
 
 def segment_masks(timeline: Timeline, tasks: PredictionTasks, counts: np.ndarray) -> dict[str, np.ndarray]:
@@ -40,15 +59,16 @@ def segment_masks(timeline: Timeline, tasks: PredictionTasks, counts: np.ndarray
     events = np.where(item < FIRST_ITEM, 0, counts[item])
     searches = np.concatenate([[0], np.cumsum(timeline.kind == EVENT_TYPE_CODES[SEARCH])])
     searched = searches[tasks.target] > searches[tasks.first]
-    return {
-        "new users": ~returning,
-        "returning users": returning,
-        "repeated targets": repeated,
-        "first-time targets": ~repeated,
-        "items not in training": events == 0,
-        "rare items": (events > 0) & (events < MIN_FREQUENT_EVENTS),
-        "frequent items": events >= MIN_FREQUENT_EVENTS,
-        "after a search": searched,
-        "without a search": ~searched,
-        **{f"target: {name}": timeline.kind[tasks.target] == code for name, code in EVENT_TYPE_CODES.items()},
-    }
+    masks = (
+        ~returning,
+        returning,
+        repeated,
+        ~repeated,
+        events == 0,
+        (events > 0) & (events < MIN_FREQUENT_EVENTS),
+        events >= MIN_FREQUENT_EVENTS,
+        searched,
+        ~searched,
+        *(timeline.kind[tasks.target] == code for code in EVENT_TYPE_CODES.values()),
+    )
+    return dict(zip(SEGMENTS, masks, strict=True))

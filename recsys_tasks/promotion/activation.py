@@ -82,7 +82,7 @@ def stage_within_limits(deployment: Deployment, fleet: Fleet, bundle: Bundle, ac
     limits = deployment.gate_rules.limits
     for url, measured in fleet.stage(bundle.folder, bundle.digest, active_digest).items():
         here = {name: limit for name, limit in limits.items() if name in measured}
-        broken = [f"{rule}: {found}" for rule, found, passed in check_limits(here, measured) if not passed]
+        broken = [f"{result.rule}: {result.found}" for result in check_limits(here, measured) if not result.passed]
         if broken:
             fleet.discard(bundle.digest)
             raise PushFailed(f"At {url}: {'; '.join(broken)}")

@@ -9,7 +9,8 @@ from pathlib import Path
 from recsys_tasks.engine.bundle import bundle_digest
 from recsys_tasks.errors import IncompatibleModelFormat, InputError
 from recsys_tasks.evaluation.comparison import Comparison
-from recsys_tasks.evaluation.gate import Decision, Evidence, GateRules, decide_promotion
+from recsys_tasks.evaluation.gate import MODEL, Decision, Evidence, GateRules, decide_promotion
+from recsys_tasks.evaluation.segments import QUESTIONS
 from recsys_tasks.features.snapshot import open_snapshot
 from recsys_tasks.monitoring.alarms import read_open_alarms
 from recsys_tasks.monitoring.rules import HOLD_PROMOTIONS
@@ -42,7 +43,9 @@ def check_gate(deployment: Deployment, number: str, folder: Path) -> Decision:
 def _collect_evidence(deployment: Deployment, version: versions.Version, rules: GateRules, folder: Path) -> Evidence:
     from recsys_tasks.training.evaluation import evaluate_run  # imports torch, which only the gate needs here
 
-    table = runs.load_evaluation(version.run_id) or evaluate_run(version.run_id, deployment.snapshots)
+    table = runs.load_evaluation(version.run_id)
+    if QUESTIONS not in table.get(MODEL, {}):  # not evaluated yet, or by a version of this package without segments
+        table = evaluate_run(version.run_id, deployment.snapshots)
     comparison, notes, same_schema = None, [], True
     champion = versions.version_by_alias(CHAMPION)
     if champion is None:

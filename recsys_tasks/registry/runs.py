@@ -1,8 +1,10 @@
 """Training runs in MLflow: parameters, metrics, artifacts, and registration of the trained model.
 
 Names of metrics: the model's own have no prefix (`recall_at_20`); baselines are `baseline/<name>/recall_at_20`, the
-champion on the same sessions `champion/recall_at_20`, online metrics `online/<arm>/<metric>`. Evaluation tables, in
-Python and in JSON artifacts, have keys like `recall_20`.
+champion on the same sessions `champion/recall_at_20`, online metrics `online/<arm>/<metric>`. Those of a segment have
+it before the metric: `first_time_targets/recall_at_20`, `baseline/<name>/first_time_targets/recall_at_20`; `questions`
+is the number of sessions. Evaluation tables, in Python and in JSON artifacts, have keys like `recall_20` and
+`first-time targets: recall_20`.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from recsys_tasks.evaluation.calibration import IntentReport
 from recsys_tasks.evaluation.comparison import Comparison
 from recsys_tasks.evaluation.gate import Decision
 from recsys_tasks.evaluation.metrics import add_precision_and_f1
+from recsys_tasks.evaluation.segments import QUESTIONS, SEGMENTS, segment_metric
 from recsys_tasks.features.snapshot import Snapshot
 from recsys_tasks.names import CHALLENGER, REGISTERED_MODEL
 from recsys_tasks.registry.pyfunc import log_pyfunc
@@ -40,7 +43,9 @@ _MODEL = "model"  # row of the evaluation table with the run's own model
 _CHAMPION = "champion"  # and that with the champion it was compared with
 _BASELINE, _ONLINE = "baseline/", "online/"
 _TABLE_METRIC = re.compile(r"^(\w+)_(\d+)$")  # `recall_20`
-_MLFLOW_METRIC = re.compile(r"(?:(.+)/)?(\w+)_at_(\d+)")  # `recall_at_20`, `baseline/popularity/recall_at_20`
+_MLFLOW_METRIC = re.compile(rf"(?:(.+)/)?(?:(\w+)_at_(\d+)|{QUESTIONS})")  # `baseline/popularity/recall_at_20`
+_SEGMENT_OF_PREFIX = {re.sub(r"\W+", "_", segment): segment for segment in SEGMENTS}
+_PREFIX_OF_SEGMENT = {segment: prefix for prefix, segment in _SEGMENT_OF_PREFIX.items()}
 
 
 @contextmanager
@@ -143,7 +148,9 @@ def log_evaluation(run_id: str, table: dict[str, dict[str, float]]) -> None:
 def _mlflow_metric(row: str, metric: str) -> str:
     """Returns MLflow's name of a metric: `recall_20` of `popularity` is `baseline/popularity/recall_at_20`."""
     prefix = {_MODEL: "", _CHAMPION: f"{_CHAMPION}/"}.get(row, f"{_BASELINE}{row}/")
-    return prefix + _TABLE_METRIC.sub(r"\1_at_\2", metric)
+    segment, _, name = metric.rpartition(": ")
+    within = f"{_PREFIX_OF_SEGMENT[segment]}/" if segment else ""
+    return prefix + within + _TABLE_METRIC.sub(r"\1_at_\2", name)
 
 
 def load_evaluation(run_id: str) -> dict[str, dict[str, float]]:
@@ -157,9 +164,13 @@ def load_evaluation(run_id: str) -> dict[str, dict[str, float]]:
         if match is None:
             continue
         prefix, metric, k = match.groups()
-        if prefix is None or prefix == _CHAMPION or prefix.startswith(_BASELINE):
-            row = _MODEL if prefix is None else prefix.removeprefix(_BASELINE)
-            table.setdefault(row, {})[f"{metric}_{k}"] = value
+        owner, _, last = (prefix or "").rpartition("/")
+        segment = _SEGMENT_OF_PREFIX.get(last, "")
+        owner = owner if segment else prefix or ""
+        if owner in ("", _CHAMPION) or owner.startswith(_BASELINE):
+            row = owner.removeprefix(_BASELINE) or _MODEL
+            name = f"{metric}_{k}" if metric else QUESTIONS
+            table.setdefault(row, {})[segment_metric(segment, name)] = value
     return table
 
 

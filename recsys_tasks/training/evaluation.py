@@ -69,21 +69,22 @@ def _open_model(run_id: str, snapshot: Snapshot) -> Iterator[_EvaluatedModel]:
 
 
 def evaluate_run(run_id: str, snapshots: Path) -> MetricsTable:
-    """Metrics of a run's model and of the baselines on the test part of its snapshot; logs them to the run.
+    """Metrics of a run's model and of the baselines on the test part of its snapshot, with those of segments.
 
-    Returns an empty table where the snapshot has no held-out sessions.
+    Logs them to the run. Returns an empty table where the snapshot has no held-out sessions.
     """
     snapshot = open_snapshot(snapshots, runs.load_snapshot_id(run_id))
     if not snapshot.has_held_out_sessions:
         return {}
     with _open_model(run_id, snapshot) as opened:
         evaluated = _evaluate(opened)
-        runs.log_evaluation(run_id, evaluated.table)
+        table = evaluated.metrics_table()
+        runs.log_evaluation(run_id, table)
         intent = evaluate_purchase_intent(opened.model, training_data(opened.encoded), opened.encoded)
         runs.log_report(run_id, evaluated.as_dict(), evaluated.as_markdown() + intent.as_markdown())
         _log_intent(run_id, intent)
         _log_plots_and_card(run_id, opened, evaluated, intent, snapshot)
-    return evaluated.table
+    return table
 
 
 def _log_plots_and_card(

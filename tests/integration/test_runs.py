@@ -122,7 +122,10 @@ def test_more_metrics_than_a_batch_holds_are_logged_in_few_calls(shop: Shop, mon
 
     monkeypatch.setattr(mlflow.MlflowClient, "log_batch", counting_log_batch)
     run_id = client().create_run(experiment_id()).info.run_id
-    table = {"model": {f"metric_{number}": number / 7 for number in range(1_200)}}
+    table = {
+        "model": {f"metric_{number}": number / 7 for number in range(1_200)} | {"questions": 9.0},
+        "popularity": {"mrr_20": 0.1, "first-time targets: mrr_20": 0.2, "target: add_to_cart: mrr_20": 0.3},
+    }
     runs.log_evaluation(run_id, table)
     assert len(calls) == 2
     assert runs.load_evaluation(run_id) == table
@@ -134,7 +137,7 @@ def test_the_decision_is_stored_in_run_version_and_warehouse(shop: Shop) -> None
     assert decision.promote, decision.reasons
     assert client().get_model_version(REGISTERED_MODEL, number).tags["decision"] == "promote"
     assert json.loads(_text(shop.run_id, "decision.json"))["promote"]
-    assert "mrr_20 above popularity" in _text(shop.run_id, "decision.md")
+    assert "mrr_20 above the best baseline" in _text(shop.run_id, "decision.md")
 
     promotion.reject(number, decision.reasons, "somebody (7)", decision.as_dict())
     with shop.warehouse.connect() as connection:

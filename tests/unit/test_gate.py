@@ -8,16 +8,40 @@ from hypothesis import strategies as st
 
 from recsys_tasks.errors import ConfigurationError
 from recsys_tasks.evaluation.comparison import Comparison, MetricGain, compare
-from recsys_tasks.evaluation.gate import Decision, Evidence, GateRules, MetricsTable, decide_promotion, load_gate_rules
+from recsys_tasks.evaluation.gate import (
+    BaselineRules,
+    Decision,
+    Evidence,
+    GateRules,
+    MetricsTable,
+    decide_promotion,
+    load_gate_rules,
+)
 from recsys_tasks.evaluation.metrics import MISSED
 from recsys_tasks.evaluation.protocol import RankingResult
+from recsys_tasks.names import BASELINES
 
 RULES = load_gate_rules()
 MEASURED = {"cutoff_age_days": 1.0, "bundle_megabytes": 20.0, "answer_milliseconds": 3.0}
-ROW = {"mrr_20": 0.09, "recall_20": 0.25}
-TABLE: MetricsTable = {"model": ROW, "popularity": {"mrr_20": 0.02, "recall_20": 0.06}}
-TABLE |= {"personal_frequency": {"mrr_20": 0.08, "recall_20": 0.21}}
 SEGMENTS = ("", "new users: ", "first-time targets: ")
+
+
+def _row(mrr: float, recall: float, first_time_mrr: float) -> dict[str, float]:
+    return {
+        "mrr_20": mrr,
+        "recall_20": recall,
+        "first-time targets: mrr_20": first_time_mrr,
+        "first-time targets: recall_20": 3 * first_time_mrr,
+    }
+
+
+ROW = _row(0.09, 0.25, 0.03) | {"questions": 4_000.0, "first-time targets: questions": 2_000.0}
+TABLE: MetricsTable = {
+    "model": ROW,
+    "popularity": _row(0.02, 0.06, 0.002),
+    "personal_frequency": _row(0.08, 0.21, 0.0),
+    "item_knn": _row(0.04, 0.1, 0.02),
+}
 
 
 def _comparison(low: float, high: float, **others: MetricGain) -> Comparison:
@@ -37,9 +61,46 @@ def _failed_rules(decision: Decision) -> list[str]:
 
 
 def test_a_model_that_does_not_beat_a_baseline_is_refused_with_the_numbers() -> None:
-    decision = _decide(table=TABLE | {"model": {"mrr_20": 0.08, "recall_20": 0.25}})
-    assert _failed_rules(decision) == ["mrr_20 above personal_frequency"]
-    assert decision.reasons[0] == "failed: mrr_20 above personal_frequency: 0.0800 against 0.0800"
+    decision = _decide(table=TABLE | {"model": ROW | {"mrr_20": 0.08}})
+    assert _failed_rules(decision) == ["mrr_20 above the best baseline"]
+    assert decision.reasons[0] == (
+        "failed: mrr_20 above the best baseline: 0.0800 against 0.0800 of personal_frequency"
+    )
+
+
+def test_the_best_baseline_of_first_time_targets_is_another_one() -> None:
+    decision = _decide(table=TABLE | {"model": ROW | {"first-time targets: mrr_20": 0.01}})
+    assert _failed_rules(decision) == ["mrr_20 above the best baseline on first-time targets"]
+    assert "0.0100 against 0.0200 of item_knn, 2,000 sessions" in decision.reasons[0]
+
+
+def test_a_segment_with_too_few_sessions_is_not_checked_and_says_so() -> None:
+    few = ROW | {"first-time targets: questions": 99.0, "first-time targets: mrr_20": 0.0}
+    decision = _decide(table=TABLE | {"model": few})
+    assert decision.promote
+    rule = "mrr_20 above the best baseline on first-time targets"
+    assert f"not applied: {rule}: 99 sessions, needs 100" in decision.reasons
+    assert f"| – | {rule} | 99 sessions, needs 100 |" in decision.as_markdown()
+
+
+@given(st.dictionaries(st.sampled_from(BASELINES), st.floats(0, 1), min_size=1), st.floats(0, 1))
+def test_a_further_baseline_never_helps_the_challenger(baselines: dict[str, float], own: float) -> None:
+    rules = BaselineRules(["mrr_20"])
+    tables = [
+        {"model": {"mrr_20": own}} | {name: {"mrr_20": baselines[name]} for name in names}
+        for names in (list(baselines), list(baselines)[:1])
+    ]
+    all_of_them, one = (
+        decide_promotion(msgspec.structs.replace(RULES, baselines=rules, limits={}), Evidence(table)).promote
+        for table in tables
+    )
+    assert one or not all_of_them
+    assert all_of_them == all(own > value for value in baselines.values())
+
+
+def test_only_the_named_baselines_count_if_some_are_named() -> None:
+    rules = msgspec.structs.replace(RULES, baselines=BaselineRules(["mrr_20"], names=["popularity"]))
+    assert _decide(rules=rules, table=TABLE | {"model": ROW | {"mrr_20": 0.03}}).promote
 
 
 def test_the_first_model_needs_to_beat_the_baselines_only() -> None:

@@ -7,7 +7,7 @@ from recsys_tasks.evaluation.baselines import BASELINE_FITTERS
 from recsys_tasks.evaluation.metrics import bootstrap_interval, list_metrics
 from recsys_tasks.evaluation.protocol import TEST, PredictionTasks, rank_targets, select_prediction_tasks
 from recsys_tasks.evaluation.report import evaluate
-from recsys_tasks.evaluation.segments import segment_masks
+from recsys_tasks.evaluation.segments import SEGMENTS, segment_masks
 from recsys_tasks.features.sequences import build_timeline
 from recsys_tasks.names import (
     EVENT_TYPE_CODES,
@@ -26,6 +26,7 @@ def test_each_task_is_in_one_segment_of_each_kind() -> None:
     shop = encoded_shop()
     tasks = select_prediction_tasks(shop, TEST)
     found = segment_masks(shop.timeline, tasks, shop.vocabulary.training_counts())
+    assert tuple(found) == SEGMENTS
     assert found["returning users"].all()
     assert found["frequent items"].all()
     assert found["target: purchase"].all()
@@ -99,6 +100,20 @@ def test_a_report_has_every_model_with_intervals_around_its_means() -> None:
     # All users see the same popular items, except those in their session.
     assert found.table[POPULARITY]["coverage_20"] < found.table[PERSONAL_FREQUENCY]["coverage_20"]
     assert "returning users" in found.as_markdown()
+
+
+def test_the_metrics_table_has_the_segments_and_the_numbers_of_questions() -> None:
+    shop = encoded_shop()
+    tasks = select_prediction_tasks(shop, TEST)
+    fit = BASELINE_FITTERS[PERSONAL_FREQUENCY]
+    report = evaluate({"model": fit(baseline_data(shop))}, training_data(shop), tasks, exclude_session_items=True)
+    found = report.metrics_table()["model"]
+    repeated = segment_masks(shop.timeline, tasks, shop.vocabulary.training_counts())["repeated targets"]
+    assert found["questions"] == len(tasks)
+    assert found["repeated targets: questions"] == repeated.sum()
+    assert found["new users: questions"] == 0
+    assert found["repeated targets: mrr_20"] == report.by_segment["model"]["repeated targets"]["mrr_20"]
+    assert found["mrr_20"] == report.table["model"]["mrr_20"]
 
 
 def test_session_items_are_not_listed_where_sessions_do_not_repeat_items() -> None:
