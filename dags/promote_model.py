@@ -28,8 +28,9 @@ trigger it with `{"version": "7"}`. To return to the previous version: `python -
 
 ### When it fails
 After any failure, the old champion serves everywhere.
-* `check_gate` is *skipped*: the gate refused the version. Its log, `promotions.evidence` and the run's `decision.md`
-  have all numbers.
+* `check_gate` is *skipped*: the gate refused the version, or it waits, as too few sessions are in neither model's
+  training; a challenger of a later snapshot has more. The log, the run's `decision.md` and, of a refusal,
+  `promotions.evidence` have all numbers.
 * `record_approval` is *skipped*: a person rejected the version, or nobody answered in time. `promotions.reasons` names
   the person.
 * `PushFailed`: an endpoint refused the bundle or answers wrongly. Endpoints that had activated it were restored.
@@ -61,7 +62,7 @@ def check_gate(bundle: dict[str, Any]) -> dict[str, Any]:
     decision = promotion.judge(bundle["version"], Path(bundle["bundle"]))
     loop.add_note(f"version {bundle['version']}: {'; '.join(decision.reasons)}")
     if not decision.promote:
-        raise AirflowSkipException(f"The gate refused version {bundle['version']}: {'; '.join(decision.reasons)}")
+        raise AirflowSkipException(f"Version {bundle['version']}: {decision.verdict}: {'; '.join(decision.reasons)}")
     evidence = {"evidence": decision.as_dict(), "shown": decision.as_markdown()}
     return {**bundle, "reasons": decision.reasons, "approved_by": promotion.AUTOMATIC, **evidence}
 

@@ -297,12 +297,14 @@ def _reproduce(options: argparse.Namespace) -> None:
 
 
 def _promote(options: argparse.Namespace) -> None:
+    from recsys_tasks.evaluation.gate import WAIT
     from recsys_tasks.steps import promotion
 
     number, folder = promotion.build(options.version)
     decision = promotion.judge(number, folder)
     if not decision.promote:
-        raise RecsysError("\n  ".join([f"Version {number} is refused", *decision.reasons]))
+        verdict = "waits" if decision.verdict == WAIT else "is refused"
+        raise RecsysError("\n  ".join([f"Version {number} {verdict}", *decision.reasons]))
     by, evidence = _by_hand(), decision.as_dict()
     if settings().has_rollout:
         began = promotion.start_rollout(number, folder, by, evidence)

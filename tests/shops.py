@@ -43,6 +43,7 @@ metrics = ["mrr_20"]
 metric = "mrr_20"
 confidence = 0.95
 min_gain = 0.0
+min_questions = 20
 """
 QUERIES = (*COLORS, "nothing of the kind")
 

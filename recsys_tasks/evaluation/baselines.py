@@ -158,8 +158,8 @@ def fit_item_knn(data: BaselineData) -> Scorer:
     The shrinkage is chosen on the validation tasks. Similarities are summed over the session's items with a decay that
     favors recent ones.
     """
-    timeline = data.data.timeline
-    return lambda tasks: item_scores(data.similarities, timeline, tasks).toarray()
+    timeline, similarities = data.data.timeline, data.similarities
+    return lambda tasks: item_scores(similarities, timeline, tasks).toarray()
 
 
 def fit_personal_item_blend(data: BaselineData) -> Scorer:

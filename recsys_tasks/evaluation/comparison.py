@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from recsys_tasks.evaluation.metrics import bootstrap_interval, list_metrics, per_target_metrics
+from recsys_tasks.features.sequences import Timeline
 
 if TYPE_CHECKING:  # imports torch, which readers of a comparison do not need
-    from recsys_tasks.evaluation.protocol import RankingResult
+    from recsys_tasks.evaluation.protocol import PredictionTasks, RankingResult
 
 _METRICS = ("mrr_20", "recall_20", "ndcg_20")
 
@@ -38,8 +40,35 @@ class MetricGain:
         return {"questions" if name == "num_tasks" else name: value for name, value in fields.items()}
 
 
-Comparison = dict[str, MetricGain]
-"""Gains by metric (`mrr_20`) and by segment and metric (`new users: mrr_20`)."""
+@dataclass(frozen=True)
+class Comparison:
+    """A comparison of two models on sessions that neither can have been trained on.
+
+    Attributes:
+        gains: by metric (`mrr_20`) and by segment and metric (`new users: mrr_20`).
+        num_tasks: number of comparable sessions.
+        num_excluded: number of other sessions of the test part.
+        since: time from which on a session that starts is in neither training.
+    """
+
+    gains: dict[str, MetricGain]
+    num_tasks: int
+    num_excluded: int
+    since: datetime
+
+    def as_dict(self) -> dict[str, object]:
+        """Returns all fields for JSON; the stored keys of the numbers are `questions` and `excluded`."""
+        return {
+            "questions": self.num_tasks,
+            "excluded": self.num_excluded,
+            "since": self.since.isoformat(),
+            "gains": {name: gain.as_dict() for name, gain in self.gains.items()},
+        }
+
+
+def tasks_since(timeline: Timeline, tasks: PredictionTasks, since: datetime) -> PredictionTasks:
+    """Returns the tasks whose session starts at or after a time."""
+    return tasks[np.flatnonzero(timeline.session_seconds[tasks.first] >= since.timestamp())]
 
 
 def compare(
@@ -50,8 +79,8 @@ def compare(
     counts: np.ndarray,
     rival_counts: np.ndarray,
     confidence: float,
-) -> Comparison:
-    """Compares two models' results [B] on the same tasks.
+) -> dict[str, MetricGain]:
+    """Returns a model's gains on its rival, by metric, and by segment and metric, from results [B] on the same tasks.
 
     Args:
         model, rival: results, each in the item numbers of its own vocabulary.

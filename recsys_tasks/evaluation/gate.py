@@ -12,10 +12,11 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 
 from recsys_tasks.errors import ConfigurationError
-from recsys_tasks.evaluation.comparison import Comparison
+from recsys_tasks.evaluation.comparison import Comparison, MetricGain
 from recsys_tasks.evaluation.segments import QUESTIONS, segment_metric
 
 PRIMARY_METRIC = "mrr_20"
+PROMOTE, WAIT, REFUSE = "promote", "wait", "refuse"  # verdicts
 MODEL, CHAMPION = "model", "champion"  # rows of the metrics table that are no baselines
 MetricsTable = dict[str, dict[str, float]]
 _DEFAULT = "gate.toml"
@@ -32,11 +33,12 @@ class BaselineRules(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class ChampionRules(msgspec.Struct, forbid_unknown_fields=True):
-    """Minimum gain on the champion's metric, and its confidence."""
+    """Minimum gain on the champion's metric, its confidence, and the number of comparable sessions it needs."""
 
     metric: str
     confidence: float
     min_gain: float
+    min_questions: int = 100
 
 
 class RolloutRules(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -59,14 +61,20 @@ class GateRules(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Outcome(StrEnum):
-    """Outcome of a rule. A rule without enough sessions is not applied: it neither refuses nor supports."""
+    """Outcome of a rule: it passed, failed, was not applied for lack of sessions, or waits for more of them."""
 
     PASSED = "passed"
     FAILED = "failed"
+    WAITS = "waits"
     NOT_APPLIED = "not applied"
 
 
-_MARKS = {Outcome.FAILED: "✗", Outcome.PASSED: "✓", Outcome.NOT_APPLIED: "–"}  # in the order of reports
+_MARKS = {
+    Outcome.FAILED: "✗",
+    Outcome.WAITS: "…",
+    Outcome.PASSED: "✓",
+    Outcome.NOT_APPLIED: "–",
+}  # in the order of reports
 
 
 class RuleResult(NamedTuple):
@@ -90,13 +98,22 @@ class Decision:
     notes: list[str] = field(default_factory=list)
 
     @property
+    def verdict(self) -> str:
+        """`refuse` if a rule failed; else `wait` if one waits for more sessions; else `promote`.
+
+        A version that waits is no failed challenger: it was not compared.
+        """
+        outcomes = {result.outcome for result in self.results}
+        return REFUSE if Outcome.FAILED in outcomes else WAIT if Outcome.WAITS in outcomes else PROMOTE
+
+    @property
     def promote(self) -> bool:
-        """Whether every rule passed."""
-        return all(result.passed for result in self.results)
+        """Whether the version may be promoted."""
+        return self.verdict == PROMOTE
 
     @property
     def reasons(self) -> list[str]:
-        """One line for each rule, failed ones first, then the notes."""
+        """One line for each rule, failed ones first, then those that wait, then the notes."""
         return [f"{outcome}: {rule}: {found}" for rule, found, outcome in self._ordered] + self.notes
 
     def as_dict(self) -> dict[str, Any]:
@@ -105,7 +122,7 @@ class Decision:
             {"rule": result.rule, "found": result.found, "kept": result.passed, "outcome": result.outcome.value}
             for result in self.results
         ]
-        return {"promote": self.promote, "findings": findings, "notes": self.notes}
+        return {"promote": self.promote, "verdict": self.verdict, "findings": findings, "notes": self.notes}
 
     def as_markdown(self) -> str:
         """Returns a Markdown table for the approver."""
@@ -169,8 +186,7 @@ def decide_promotion(rules: GateRules, evidence: Evidence) -> Decision:
     """
     results = _compare_with_baselines(rules.baselines, evidence.table)
     if evidence.comparison is not None:
-        results.append(_compare_with_champion(rules.champion, evidence.comparison))
-        results += _check_guardrails(rules.guardrails, evidence.comparison, rules.champion.confidence)
+        results += _compare_with_champion(rules, evidence.comparison)
         found = "the champion's" if evidence.same_schema else "not the champion's: callers would have to change"
         results.append(RuleResult("signature", found, _outcome(evidence.same_schema)))
     results += check_limits(rules.limits, evidence.measurements)
@@ -208,8 +224,21 @@ def _outcome(passed: bool) -> Outcome:
     return Outcome.PASSED if passed else Outcome.FAILED
 
 
-def _compare_with_champion(rules: ChampionRules, comparison: Comparison) -> RuleResult:
-    gain = _lookup_metric(rules.metric, comparison)
+def _compare_with_champion(rules: GateRules, comparison: Comparison) -> list[RuleResult]:
+    champion = rules.champion
+    if comparison.num_tasks < champion.min_questions:
+        found = (
+            f"only {comparison.num_tasks:,} comparable sessions, needs {champion.min_questions:,}; the other"
+            f" {comparison.num_excluded:,} began before {comparison.since:%Y-%m-%d %H:%M} UTC, up to which one of the"
+            " two was trained. A challenger of a later snapshot has more"
+        )
+        return [RuleResult("comparison with the champion", found, Outcome.WAITS)]
+    gain = _check_gain(champion, comparison.gains)
+    return [gain, *_check_guardrails(rules.guardrails, comparison.gains, champion.confidence)]
+
+
+def _check_gain(rules: ChampionRules, gains: dict[str, MetricGain]) -> RuleResult:
+    gain = _lookup_metric(rules.metric, gains)
     min_relative_gain = gain.relative_to_rival(gain.low)
     rule = f"{rules.metric} gains more than {rules.min_gain:.1%} on the champion at {rules.confidence:.0%} confidence"
     found = f"{gain.model:.4f} against {gain.rival:.4f}, at least {min_relative_gain:+.1%}"
@@ -218,10 +247,12 @@ def _compare_with_champion(rules: ChampionRules, comparison: Comparison) -> Rule
     return RuleResult(rule, found, _outcome(min_relative_gain > rules.min_gain))
 
 
-def _check_guardrails(guardrails: dict[str, float], comparison: Comparison, confidence: float) -> list[RuleResult]:
+def _check_guardrails(
+    guardrails: dict[str, float], gains: dict[str, MetricGain], confidence: float
+) -> list[RuleResult]:
     results = []
     for name, margin in guardrails.items():
-        gain = _lookup_metric(name, comparison)
+        gain = _lookup_metric(name, gains)
         rule = f"{name} not worse than the champion by more than {margin:.0%}"
         max_relative_gain = gain.relative_to_rival(gain.high)
         found = (

@@ -9,7 +9,7 @@ from pathlib import Path
 from recsys_tasks.engine.bundle import bundle_digest
 from recsys_tasks.errors import IncompatibleModelFormat, InputError
 from recsys_tasks.evaluation.comparison import Comparison
-from recsys_tasks.evaluation.gate import MODEL, Decision, Evidence, GateRules, decide_promotion
+from recsys_tasks.evaluation.gate import MODEL, REFUSE, Decision, Evidence, GateRules, decide_promotion
 from recsys_tasks.evaluation.segments import QUESTIONS
 from recsys_tasks.features.snapshot import open_snapshot
 from recsys_tasks.monitoring.alarms import read_open_alarms
@@ -26,11 +26,14 @@ log = logging.getLogger(__name__)
 
 
 def check_gate(deployment: Deployment, number: str, folder: Path) -> Decision:
-    """Decides whether a version may be promoted; records the decision in MLflow, a refusal in the warehouse, too."""
+    """Decides whether a version may be promoted; records the decision in MLflow, a refusal in the warehouse, too.
+
+    A version that waits for comparable sessions is not refused; only MLflow has that.
+    """
     version, rules = versions.version_by_number(number), deployment.gate_rules
     decision = decide_promotion(rules, _collect_evidence(deployment, version, rules, folder))
     runs.log_decision(version, decision)
-    if not decision.promote:
+    if decision.verdict == REFUSE:
         refused = DeployedVersion(version.number, version.run_id, version.snapshot_id, bundle_digest(folder))
         deployment_record.insert_decision(
             deployment.warehouse, refused, deployment_record.REFUSED, decision.reasons, evidence=decision.as_dict()

@@ -1,7 +1,7 @@
 """Training runs in MLflow: parameters, metrics, artifacts, and registration of the trained model.
 
 Names of metrics: the model's own have no prefix (`recall_at_20`); baselines are `baseline/<name>/recall_at_20`, the
-champion on the same sessions `champion/recall_at_20`, online metrics `online/<arm>/<metric>`. Those of a segment have
+champion on comparable sessions `champion/recall_at_20`, online metrics `online/<arm>/<metric>`. Those of a segment have
 it before the metric: `first_time_targets/recall_at_20`, `baseline/<name>/first_time_targets/recall_at_20`; `questions`
 is the number of sessions. Evaluation tables, in Python and in JSON artifacts, have keys like `recall_20` and
 `first-time targets: recall_20`.
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
-from mlflow.entities import Metric, RunTag
+from mlflow.entities import Metric, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.utils.validation import MAX_METRICS_PER_BATCH
 
@@ -63,6 +63,7 @@ def start_run(snapshot: Snapshot, parameters: dict[str, object], tags: dict[str,
             {
                 "snapshot_id": snapshot.snapshot_id,
                 "cutoff": snapshot.cutoff.isoformat(),
+                "test_start": snapshot.test_start.isoformat(),
                 "code_version": _code_version(),
                 "torch": version("torch"),
                 "python": platform.python_version(),
@@ -213,6 +214,19 @@ def log_intent(run_id: str, report: IntentReport, plot: Path) -> None:
         mlflow_client.log_artifact(run_id, str(plot))
 
 
+def get_run(run_id: str) -> Run:
+    """Returns a run.
+
+    Raises:
+        InputError: there is no such run.
+        UnavailableError: MLflow does not answer.
+    """
+    try:
+        return client().get_run(run_id)
+    except MlflowException as error:
+        raise translate_error(error, f"No run {run_id}") from error
+
+
 def load_snapshot_id(run_id: str) -> str:
     """Returns the id of the snapshot that a run was trained on."""
     return str(client().get_run(run_id).data.tags["snapshot_id"])
@@ -242,10 +256,10 @@ def register(run_id: str) -> Version:
 
 def log_comparison(run_id: str, champion: str, comparison: Comparison) -> None:
     """Logs the comparison with a champion: the champion's metrics, and every difference with its bounds as JSON."""
-    metrics = add_precision_and_f1({metric: gain.rival for metric, gain in comparison.items() if ": " not in metric})
+    rival = {metric: gain.rival for metric, gain in comparison.gains.items() if ": " not in metric}
+    metrics = add_precision_and_f1(rival) | {QUESTIONS: float(comparison.num_tasks)}
     _log_metrics(run_id, {_mlflow_metric(_CHAMPION, metric): value for metric, value in metrics.items()})
-    gains = {name: gain.as_dict() for name, gain in comparison.items()}
-    client().log_dict(run_id, {"champion": champion, "gains": gains}, "comparison.json")
+    client().log_dict(run_id, {"champion": champion, **comparison.as_dict()}, "comparison.json")
 
 
 def log_online_metrics(version: Version, metrics: Mapping[tuple[str, str], float], summary: str) -> None:
@@ -274,8 +288,7 @@ def _sanitize(name: str) -> str:
 
 def log_decision(version: Version, decision: Decision) -> None:
     """Logs the gate's decision: as tags of the version and its run, and in full as JSON and Markdown."""
-    verdict = "promote" if decision.promote else "refuse"
-    _tag(version, decision=verdict, reasons="; ".join(decision.reasons)[:4_000])
+    _tag(version, decision=decision.verdict, reasons="; ".join(decision.reasons)[:4_000])
     client().log_dict(version.run_id, decision.as_dict(), "decision.json")
     client().log_text(version.run_id, decision.as_markdown(), "decision.md")
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
 from recsys_tasks.engine.catalog import CatalogColumns
 from recsys_tasks.engine.purchase_intent import sigmoid
+from recsys_tasks.errors import InputError
 from recsys_tasks.evaluation.baselines import BASELINE_FITTERS, BaselineData
 from recsys_tasks.evaluation.calibration import (
     MODEL,
@@ -18,7 +20,7 @@ from recsys_tasks.evaluation.calibration import (
     purchase_intent_inputs,
     without_intent,
 )
-from recsys_tasks.evaluation.comparison import Comparison, compare
+from recsys_tasks.evaluation.comparison import Comparison, compare, tasks_since
 from recsys_tasks.evaluation.examples import format_examples
 from recsys_tasks.evaluation.gate import MetricsTable
 from recsys_tasks.evaluation.model_card import model_card
@@ -42,6 +44,7 @@ from recsys_tasks.model.files import TrainedModel, load_model
 from recsys_tasks.model.training_loop import TrainingData
 from recsys_tasks.registry import runs, versions
 from recsys_tasks.registry.tracking import client
+from recsys_tasks.training.lineage import trained_until
 from recsys_tasks.training.purchase_intent import fit_baseline
 from recsys_tasks.training.task import training_data
 
@@ -71,27 +74,43 @@ def _open_model(run_id: str, snapshot: Snapshot) -> Iterator[_EvaluatedModel]:
 def evaluate_run(run_id: str, snapshots: Path) -> MetricsTable:
     """Metrics of a run's model and of the baselines on the test part of its snapshot, with those of segments.
 
-    Logs them to the run. Returns an empty table where the snapshot has no held-out sessions.
+    Logs them to the run. Sessions that a version it started from may have been trained on are excluded. Returns an empty
+    table where the snapshot has no held-out sessions.
+
+    Raises:
+        InputError: every session is excluded.
     """
     snapshot = open_snapshot(snapshots, runs.load_snapshot_id(run_id))
     if not snapshot.has_held_out_sessions:
         return {}
+    since = trained_until(run_id, snapshots)
     with _open_model(run_id, snapshot) as opened:
-        evaluated = _evaluate(opened)
+        tasks = tasks_since(opened.encoded.timeline, select_prediction_tasks(opened.encoded, TEST), since)
+        if not len(tasks):
+            raise InputError(
+                f"Run {run_id} cannot be evaluated: a version that it started from was trained on every session of its"
+                f" test part, up to {since:%Y-%m-%d %H:%M} UTC. Train from scratch, or on a later snapshot"
+            )
+        evaluated = _evaluate(opened, tasks)
         table = evaluated.metrics_table()
         runs.log_evaluation(run_id, table)
-        intent = evaluate_purchase_intent(opened.model, training_data(opened.encoded), opened.encoded)
+        intent = evaluate_purchase_intent(opened.model, training_data(opened.encoded), opened.encoded, since)
         runs.log_report(run_id, evaluated.as_dict(), evaluated.as_markdown() + intent.as_markdown())
         _log_intent(run_id, intent)
-        _log_plots_and_card(run_id, opened, evaluated, intent, snapshot)
+        _log_plots_and_card(run_id, opened, evaluated, intent, tasks, snapshot)
     return table
 
 
 def _log_plots_and_card(
-    run_id: str, opened: _EvaluatedModel, evaluated: EvaluationReport, intent: IntentReport, snapshot: Snapshot
+    run_id: str,
+    opened: _EvaluatedModel,
+    evaluated: EvaluationReport,
+    intent: IntentReport,
+    tasks: PredictionTasks,
+    snapshot: Snapshot,
 ) -> None:
     """Logs plots, examples and the model card to a run."""
-    run, tasks = client().get_run(run_id), select_prediction_tasks(opened.encoded, TEST)
+    run = client().get_run(run_id)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         draw_curves(runs.load_epochs(run_id), folder / "curves.png")
@@ -107,14 +126,18 @@ def _log_plots_and_card(
 def compare_runs(run_id: str, rival_id: str, confidence: float, snapshots: Path) -> Comparison:
     """Compares a run's model with another run's on the test part of the first run's snapshot.
 
+    Only sessions count that neither run, nor a version that one of them started from, can have been trained on.
+
     Raises:
         OtherModelFormat: a model was written by another version of this package.
         InputError: a model was deleted.
     """
     snapshot = open_snapshot(snapshots, runs.load_snapshot_id(run_id))
     with _open_model(run_id, snapshot) as own, _open_model(rival_id, snapshot) as rival:
-        tasks, timeline = select_prediction_tasks(own.encoded, TEST), own.encoded.timeline
-        return compare(
+        all_tasks, timeline = select_prediction_tasks(own.encoded, TEST), own.encoded.timeline
+        since = max(trained_until(run_id, snapshots), trained_until(rival_id, snapshots))
+        tasks = tasks_since(timeline, all_tasks, since)
+        gains = compare(
             own.rank(tasks),
             rival.rank(tasks),
             timeline.user[tasks.first],
@@ -123,11 +146,11 @@ def compare_runs(run_id: str, rival_id: str, confidence: float, snapshots: Path)
             rival.encoded.vocabulary.training_counts(),
             confidence,
         )
+        return Comparison(gains, len(tasks), len(all_tasks) - len(tasks), since)
 
 
-def _evaluate(opened: _EvaluatedModel) -> EvaluationReport:
+def _evaluate(opened: _EvaluatedModel, tasks: PredictionTasks) -> EvaluationReport:
     encoded, data = opened.encoded, training_data(opened.encoded)
-    tasks = select_prediction_tasks(encoded, TEST)
     exclude_session_items = not opened.model.network.config.sessions_repeat
     baseline_data = BaselineData(data, select_prediction_tasks(encoded, VALIDATION))
     results = {"model": opened.rank(tasks)}
@@ -138,12 +161,14 @@ def _evaluate(opened: _EvaluatedModel) -> EvaluationReport:
     return evaluate(results, data, tasks)
 
 
-def evaluate_purchase_intent(model: TrainedModel, data: TrainingData, encoded: EncodedSnapshot) -> IntentReport:
+def evaluate_purchase_intent(
+    model: TrainedModel, data: TrainingData, encoded: EncodedSnapshot, since: datetime
+) -> IntentReport:
     """How well purchase intent, at one prefix of each test session, predicts a later purchase.
 
     Beside the model: the model without its calibration, and a logistic regression of the session summary alone.
     """
-    tasks = sample_session_prefixes(encoded, TEST)
+    tasks = tasks_since(encoded.timeline, sample_session_prefixes(encoded, TEST), since)
     purchased = encoded.timeline.leads_to_purchase[tasks.target]
     if not model.intent.is_available:
         return without_intent(model.intent.reason, purchased)

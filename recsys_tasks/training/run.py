@@ -28,11 +28,11 @@ from recsys_tasks.names import CHAMPION
 from recsys_tasks.registry import runs, versions
 from recsys_tasks.training import recipe
 from recsys_tasks.training.evaluation import evaluate_run, load_run_model
+from recsys_tasks.training.lineage import SCRATCH
 from recsys_tasks.training.purchase_intent import fit_purchase_intent
 from recsys_tasks.training.task import TrainingTask, read_task
 
 log = logging.getLogger(__name__)
-SCRATCH = "scratch"
 _NO_SESSIONS = "too few sessions to train on"
 _VALIDATION_QUESTIONS = 1_500
 _NO_TAGS: Mapping[str, str] = {}

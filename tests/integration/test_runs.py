@@ -7,6 +7,7 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,18 @@ import pytest
 from sqlalchemy import Engine, text
 
 from recsys_tasks.errors import InputError
+from recsys_tasks.features.snapshot import open_snapshot
 from recsys_tasks.names import CHAMPION, REGISTERED_MODEL
 from recsys_tasks.registry import runs, versions
 from recsys_tasks.registry.tracking import client, experiment_id
 from recsys_tasks.settings import settings
 from recsys_tasks.stack import summary
 from recsys_tasks.steps import features, promotion, training
-from recsys_tasks.training.run import SCRATCH
+from recsys_tasks.training.evaluation import compare_runs, evaluate_run
+from recsys_tasks.training.lineage import SCRATCH, trained_until
 from recsys_tasks.warehouse import database_url, engine
 from tests.conftest import database, fresh_warehouse
-from tests.shops import LENIENT_GATE_RULES, fill
+from tests.shops import LENIENT_GATE_RULES, START, fill
 
 
 @dataclass(frozen=True)
@@ -170,7 +173,7 @@ def test_without_the_champions_files_only_the_baselines_decide(shop: Shop, tmp_p
     number = training.register_run(next_run)
     champion = versions.version_by_alias(CHAMPION)
     assert champion is not None
-    files = Path(client().get_run(champion.run_id).info.artifact_uri.removeprefix("file://")) / versions.MODEL_ARTIFACTS
+    files = _artifacts(champion.run_id)
     shutil.move(files, tmp_path)
     try:
         decision = promotion.judge(*promotion.build(number))
@@ -178,3 +181,58 @@ def test_without_the_champions_files_only_the_baselines_decide(shop: Shop, tmp_p
         assert client().get_run(training.train_model()).data.tags["started_from"] == SCRATCH
     finally:
         shutil.move(tmp_path / versions.MODEL_ARTIFACTS, files)
+
+
+def _run_on(test_start: datetime, started_from: str) -> str:
+    """A run without a model, on a snapshot that no longer exists."""
+    tags = {
+        "snapshot_id": "gone",
+        "cutoff": (test_start + timedelta(days=9)).isoformat(),
+        "test_start": test_start.isoformat(),
+        "started_from": started_from,
+    }
+    return str(client().create_run(experiment_id(), tags=tags).info.run_id)
+
+
+def _register_run(run_id: str) -> str:
+    created = client().create_model_version(
+        REGISTERED_MODEL, f"runs:/{run_id}/model", run_id, tags={"snapshot_id": "gone"}
+    )
+    return str(created.version)
+
+
+def test_a_warm_start_inherits_what_its_ancestors_were_trained_on(shop: Shop) -> None:
+    late, early = START + timedelta(days=50), START + timedelta(days=20)
+    grandparent = _register_run(_run_on(late, SCRATCH))
+    parent = _register_run(_run_on(early, grandparent))
+    assert trained_until(_run_on(early, parent), settings().snapshots) == late
+    assert trained_until(_run_on(early, SCRATCH), settings().snapshots) == early
+    own = open_snapshot(settings().snapshots, runs.load_snapshot_id(shop.run_id)).test_start
+    assert trained_until(shop.run_id, settings().snapshots) == own
+
+
+def test_of_a_deleted_ancestor_all_is_taken_as_trained_on_that_it_can_have_seen(shop: Shop) -> None:
+    began = datetime.now(UTC).replace(microsecond=0)
+    assert trained_until(_run_on(START, "999"), settings().snapshots) >= began
+
+
+def test_a_version_waits_if_its_test_sessions_were_in_the_champions_training(shop: Shop) -> None:
+    champion = _register_run(_run_on(START + timedelta(days=1_000), SCRATCH))
+    snapshots = settings().snapshots
+    comparison = compare_runs(shop.run_id, shop.run_id, 0.95, snapshots)
+    assert comparison.num_tasks > 0
+    assert comparison.num_excluded == 0
+    warm = (
+        client()
+        .create_run(experiment_id(), tags={"snapshot_id": runs.load_snapshot_id(shop.run_id), "started_from": champion})
+        .info.run_id
+    )
+    shutil.copytree(_artifacts(shop.run_id), _artifacts(warm))
+    compared = compare_runs(warm, shop.run_id, 0.95, snapshots)
+    assert (compared.num_tasks, compared.num_excluded) == (0, comparison.num_tasks)
+    with pytest.raises(InputError, match="was trained on every session"):
+        evaluate_run(warm, snapshots)
+
+
+def _artifacts(run_id: str) -> Path:
+    return Path(client().get_run(run_id).info.artifact_uri.removeprefix("file://")) / versions.MODEL_ARTIFACTS

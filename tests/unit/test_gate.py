@@ -1,3 +1,4 @@
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import msgspec
@@ -7,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys_tasks.errors import ConfigurationError
-from recsys_tasks.evaluation.comparison import Comparison, MetricGain, compare
+from recsys_tasks.evaluation.comparison import Comparison, MetricGain, compare, tasks_since
 from recsys_tasks.evaluation.gate import (
     BaselineRules,
     Decision,
@@ -18,8 +19,9 @@ from recsys_tasks.evaluation.gate import (
     load_gate_rules,
 )
 from recsys_tasks.evaluation.metrics import MISSED
-from recsys_tasks.evaluation.protocol import RankingResult
+from recsys_tasks.evaluation.protocol import PredictionTasks, RankingResult
 from recsys_tasks.names import BASELINES
+from tests.shops import START, random_timeline
 
 RULES = load_gate_rules()
 MEASURED = {"cutoff_age_days": 1.0, "bundle_megabytes": 20.0, "answer_milliseconds": 3.0}
@@ -44,11 +46,18 @@ TABLE: MetricsTable = {
 }
 
 
+SINCE = datetime(2024, 3, 1, tzinfo=UTC)
+
+
+def _compared(gains: dict[str, MetricGain], num_tasks: int = 1_000, num_excluded: int = 0) -> Comparison:
+    return Comparison(gains, num_tasks, num_excluded, SINCE)
+
+
 def _comparison(low: float, high: float, **others: MetricGain) -> Comparison:
     """Gains over a champion with 0.1 of every metric."""
     gain = MetricGain(0.1 + (low + high) / 2, 0.1, low, high, 1_000)
     found = {f"{segment}{metric}": gain for segment in SEGMENTS for metric in ("mrr_20", "recall_20")}
-    return found | {"coverage_20": MetricGain(0.5, 0.5, 0.0, 0.0, 1_000)} | others
+    return _compared(found | {"coverage_20": MetricGain(0.5, 0.5, 0.0, 0.0, 1_000)} | others)
 
 
 def _decide(comparison: Comparison | None = None, rules: GateRules = RULES, **evidence: object) -> Decision:
@@ -128,6 +137,34 @@ def test_only_a_lower_bound_above_the_minimum_gain_is_promoted(low: float, wide:
     assert decision.promote == (low / 0.1 > min_gain)
 
 
+@pytest.mark.parametrize(("num_tasks", "verdict"), [(0, "wait"), (99, "wait"), (100, "promote")])
+def test_a_version_waits_for_a_hundred_comparable_sessions(num_tasks: int, verdict: str) -> None:
+    gains = _comparison(0.001, 0.005).gains
+    decision = _decide(_compared(gains, num_tasks, num_excluded=380 - num_tasks))
+    assert decision.verdict == verdict
+    assert decision.promote == (verdict == "promote")
+    if verdict == "wait":
+        assert f"only {num_tasks} comparable sessions, needs 100" in decision.reasons[0]
+        assert "2024-03-01 00:00 UTC" in decision.reasons[0]
+
+
+def test_too_few_comparable_sessions_cannot_refuse_but_a_broken_rule_does() -> None:
+    worse = _compared(_comparison(-0.05, -0.04).gains, num_tasks=99)
+    assert _decide(worse).verdict == "wait"
+    assert _decide(worse, measurements=MEASURED | {"answer_milliseconds": 1e6}).verdict == "refuse"
+
+
+@given(st.integers(0, 100), st.floats(-10, 60))
+def test_comparable_sessions_are_those_that_start_after_both_trainings(seed: int, days: float) -> None:
+    timeline = random_timeline(seed)
+    first = timeline.session_start[:-1]
+    since = START + timedelta(days=days)
+    found = tasks_since(timeline, PredictionTasks(first, first), since).first
+    starts = timeline.session_seconds
+    assert (starts[found] >= since.timestamp()).all()
+    assert (starts[np.setdiff1d(first, found)] < since.timestamp()).all()
+
+
 def test_a_guardrail_refuses_a_significant_loss_only() -> None:
     worse, unlucky = MetricGain(0.05, 0.1, -0.07, -0.03, 400), MetricGain(0.05, 0.1, -0.15, 0.05, 4)
     name = "new users: mrr_20"
@@ -163,7 +200,7 @@ def test_a_custom_rules_file_replaces_the_default(tmp_path: Path) -> None:
     )
     rules = load_gate_rules(own)
     gain = MetricGain(0.1, 0.1, -0.001, 0.001, 1_000)
-    assert decide_promotion(rules, Evidence({"model": {}}, {"ndcg_20": gain})).promote
+    assert decide_promotion(rules, Evidence({"model": {}}, _compared({"ndcg_20": gain}))).promote
 
 
 @pytest.mark.parametrize(
@@ -191,7 +228,7 @@ def _result(ranks: np.ndarray) -> RankingResult:
     return RankingResult(ranks, np.full((len(ranks), 20), 2))
 
 
-def _compare(model: np.ndarray, rival: np.ndarray, users: np.ndarray, members: np.ndarray) -> Comparison:
+def _compare(model: np.ndarray, rival: np.ndarray, users: np.ndarray, members: np.ndarray) -> dict[str, MetricGain]:
     counts = np.asarray([0, 0, 5, 5])
     return compare(_result(model), _result(rival), users, {"some": members}, counts, counts, 0.95)
 
