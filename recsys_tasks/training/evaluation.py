@@ -74,8 +74,8 @@ def _open_model(run_id: str, snapshot: Snapshot) -> Iterator[_EvaluatedModel]:
 def evaluate_run(run_id: str, snapshots: Path) -> MetricsTable:
     """Metrics of a run's model and of the baselines on the test part of its snapshot, with those of segments.
 
-    Logs them to the run. Sessions that a version it started from may have been trained on are excluded. Returns an empty
-    table where the snapshot has no held-out sessions.
+    Logs them to the run. Sessions that a version it started from may have been trained on are excluded. The table is
+    empty where the snapshot has no held-out sessions.
 
     Raises:
         InputError: every session is excluded.
