@@ -108,7 +108,7 @@ def warm_start(network: Recommender, vocabulary: Vocabulary, champion: TrainedMo
             weights[name][target] = value[source]
         elif weights[name].shape == value.shape:
             weights[name] = value.clone()
-    unchanged = ("content", "neighbors", "untrained_bias")
+    unchanged = ("content", "text", "neighbors", "untrained_bias")
     weights |= {f"items.{name}": getattr(network.items, name) for name in unchanged}
     network.load_state_dict(weights)
     return len(known)

@@ -54,19 +54,25 @@ _ID_DROPOUT = 0.1  # share of items without their embedding in a step, from whic
 
 
 class ItemTable(nn.Module):
-    """Item vectors, shared by input and output: normalized sum of embedding, content embedding and neighbor mean.
+    """Item vectors, shared by input and output: normalized sum of embedding, content and neighbor mean.
 
-    Content tokens come from title, categories and attributes. They alone place the items without an embedding; to learn
-    that, embeddings are dropped at random in training (DropoutNet, Volkovs et al. 2017). The neighbor mean is one layer
-    of LightGCN (He et al. 2020).
+    Content is the sum of content tokens, which come from title, categories and attributes, and of the projected text
+    vector. It alone places the items without an embedding; to learn that, embeddings are dropped at random in training
+    (DropoutNet, Volkovs et al. 2017). The neighbor mean is one layer of LightGCN (He et al. 2020).
     """
 
     content: Tensor
+    text: Tensor
     neighbors: Tensor
     untrained_bias: Tensor
 
-    def __init__(self, config: NetworkConfig, content: Tensor, log_share: Tensor, neighbors: Tensor) -> None:
+    def __init__(
+        self, config: NetworkConfig, content: Tensor, text: Tensor, log_share: Tensor, neighbors: Tensor
+    ) -> None:
         super().__init__()
+        self.register_buffer("text", text)  # [V, text_dim]
+        if config.text_dim:
+            self.text_projection = nn.Linear(config.text_dim, config.embedding_dim, bias=False)
         self.register_buffer("content", content)  # [V, A], padded with 0
         self.register_buffer("neighbors", neighbors)  # [V, G], padded with 0
         if config.num_neighbors:
@@ -89,18 +95,18 @@ class ItemTable(nn.Module):
         embedding = self.embedding(item if not self.num_untrained else item * (item < self.embedding.num_embeddings))
         kept = self._kept(item)
         embedding = embedding if kept is None else embedding * kept[..., None]
-        return self._normalized_sum(embedding, self.content[item], self.neighbors[item])
+        return self._normalized_sum(embedding, self.content[item], self.text[item], self.neighbors[item])
 
     def matrix(self) -> Tensor:
         """Unit vectors of all items [V, D]."""
         embedding = F.pad(self.embedding.weight, (0, 0, 0, self.num_untrained))
         if self.training and self.kept is not None:
             embedding = embedding * self.kept[:, None]
-        return self._normalized_sum(embedding, self.content, self.neighbors)
+        return self._normalized_sum(embedding, self.content, self.text, self.neighbors)
 
     def drop_embeddings(self, generator: torch.Generator) -> None:
         """Draws the items whose embeddings are dropped in training until the next call, if content can place them."""
-        if self.content.shape[1]:
+        if self.content.shape[1] or self.text.shape[1]:
             drawn = torch.rand(self.embedding.num_embeddings, generator=generator) >= _ID_DROPOUT
             self.kept = F.pad(drawn.to(self.content.device), (0, self.num_untrained))
 
@@ -133,10 +139,12 @@ class ItemTable(nn.Module):
         """Unit vectors [..., D] of content tokens [..., A] alone: of a search, or of an item outside the vocabulary."""
         return F.normalize(_sum_embeddings(tokens, self.content_embedding.weight), dim=-1)
 
-    def _normalized_sum(self, embedding: Tensor, content: Tensor, neighbors: Tensor) -> Tensor:
+    def _normalized_sum(self, embedding: Tensor, content: Tensor, text: Tensor, neighbors: Tensor) -> Tensor:
         vectors = embedding
         if self.content.shape[1]:
             vectors = vectors + _sum_embeddings(content, self.content_embedding.weight)
+        if self.text.shape[1]:
+            vectors = vectors + self.text_projection(text)
         if self.neighbors.shape[1]:
             if self.training:
                 neighbors = neighbors * (torch.rand(neighbors.shape, device=embedding.device) > _NEIGHBOR_DROPOUT)
@@ -151,12 +159,14 @@ class Recommender(nn.Module):
     time_frequencies: Tensor
     position_frequencies: Tensor
 
-    def __init__(self, config: NetworkConfig, content: Tensor, log_share: Tensor, neighbors: Tensor) -> None:
+    def __init__(
+        self, config: NetworkConfig, content: Tensor, text: Tensor, log_share: Tensor, neighbors: Tensor
+    ) -> None:
         super().__init__()
         self.config = config
         dim = config.embedding_dim
         sizes = (dim, config.num_heads, config.ffn_multiplier, config.dropout)
-        self.items = ItemTable(config, content, log_share, neighbors)
+        self.items = ItemTable(config, content, text, log_share, neighbors)
         self.kind_embedding = _embedding(max(EVENT_TYPE_CODES.values()) + 1, dim)
         self.hour_embedding, self.weekday_embedding = _embedding(24, dim), _embedding(7, dim)
         self.gap_embedding, self.session_gap_embedding = _embedding(GAP_BUCKETS, dim), _embedding(GAP_BUCKETS, dim)

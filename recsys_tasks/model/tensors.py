@@ -26,6 +26,7 @@ class NetworkConfig:
         num_trained_items: how many of them have an embedding of their own; 0 for all. The others, at the end, are
             placed by their content alone.
         num_content_tokens: size of the content-token vocabulary; 0 without content.
+        text_dim: dimension of the items' text vectors; 0 without a text encoder.
         history: whether the encoder exists. Without it a row is a single session.
         sessions_repeat: whether an item may occur twice in a session.
         copying: whether pointer logits over history and session events are added to the vocabulary logits.
@@ -47,6 +48,7 @@ class NetworkConfig:
     num_items: int
     num_trained_items: int = 0
     num_content_tokens: int = 0
+    text_dim: int = 0
     history: bool = True
     sessions_repeat: bool = False
     copying: bool = True

@@ -124,15 +124,27 @@ class TrainingReport:
         return TrainingPlan(self.stable_steps, self.decay_events)
 
 
-def build_network(config: NetworkConfig, vocabulary: Vocabulary, neighbors: np.ndarray | None = None) -> Recommender:
+def build_network(
+    config: NetworkConfig,
+    vocabulary: Vocabulary,
+    neighbors: np.ndarray | None = None,
+    text: np.ndarray | None = None,
+) -> Recommender:
     """An untrained network; its item biases are the items' expected log shares of future events.
 
-    `neighbors` are each item's [V, config.num_neighbors]; None fills them with padding.
+    Args:
+        config: sizes.
+        vocabulary: of the items.
+        neighbors: each item's [V, config.num_neighbors]; None fills them with padding.
+        text: each item's text vector [V, config.text_dim]; None fills them with zeros.
     """
+    if text is None:
+        text = np.zeros((len(vocabulary), config.text_dim), np.float32)
     if neighbors is None:
         neighbors = np.zeros((len(vocabulary), config.num_neighbors), np.int64)
     log_share = torch.from_numpy(log_popularity(vocabulary.training_counts())).float()
-    return Recommender(config, torch.from_numpy(vocabulary.content_matrix()), log_share, torch.from_numpy(neighbors))
+    content = torch.from_numpy(vocabulary.content_matrix())
+    return Recommender(config, content, torch.from_numpy(text), log_share, torch.from_numpy(neighbors))
 
 
 def train(

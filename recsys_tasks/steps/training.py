@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from recsys_tasks.evaluation.gate import MetricsTable
 from recsys_tasks.features.snapshot import find_snapshot
+from recsys_tasks.features.text_encoder import TextEncoder, load_text_encoder
 from recsys_tasks.registry import runs
 from recsys_tasks.settings import settings
 from recsys_tasks.training import evaluation
@@ -21,6 +22,8 @@ def train_model(snapshot_id: str | None = None, from_scratch: bool = False) -> s
         threads=chosen.training_threads,
         seed=chosen.seed,
         checkpoints=chosen.home / "checkpoints",
+        encoder=_text_encoder(),
+        text_cache=chosen.text_vectors,
     )
     snapshot = find_snapshot(engine(), chosen.snapshots, snapshot_id)
     return train_run(snapshot, chosen.snapshots, options, from_scratch)
@@ -28,7 +31,12 @@ def train_model(snapshot_id: str | None = None, from_scratch: bool = False) -> s
 
 def reproduce(run_id: str) -> tuple[str, dict[str, tuple[float, float]]]:
     """Retrains a run; returns the new run's id, and for each metric its old and its new value."""
-    return reproduce_run(run_id, settings().snapshots, settings().home / "checkpoints")
+    chosen = settings()
+    return reproduce_run(run_id, chosen.snapshots, chosen.home / "checkpoints", _text_encoder(), chosen.text_vectors)
+
+
+def _text_encoder() -> TextEncoder | None:
+    return load_text_encoder(settings().text_encoder, settings().text_vectors)
 
 
 def evaluate_run(run_id: str) -> MetricsTable:

@@ -36,7 +36,9 @@ _SIZES = (
 )
 
 
-def network_config(data: TrainingData, vocabulary: Vocabulary, history: bool, seconds: float) -> NetworkConfig:
+def network_config(
+    data: TrainingData, vocabulary: Vocabulary, history: bool, seconds: float, text_dim: int = 0
+) -> NetworkConfig:
     """Network for events, a vocabulary and a time budget; smaller where the budget allows few passes."""
     passes = _expected_passes(data, history, seconds)
     is_large = passes >= _MIN_PASSES
@@ -44,6 +46,7 @@ def network_config(data: TrainingData, vocabulary: Vocabulary, history: bool, se
         num_items=len(vocabulary),
         num_trained_items=vocabulary.num_trained,
         num_content_tokens=len(vocabulary.token_names) if len(vocabulary.token_names) > 1 else 0,
+        text_dim=text_dim,
         history=history,
         sessions_repeat=sessions_repeat(data),
         query_words=data.timeline.queries.shape[1],

@@ -18,6 +18,7 @@ from recsys_tasks.evaluation.gate import PRIMARY_METRIC
 from recsys_tasks.evaluation.metrics import ranking_metrics
 from recsys_tasks.evaluation.protocol import VALIDATION, model_ranks, select_prediction_tasks
 from recsys_tasks.features.snapshot import Snapshot, open_snapshot
+from recsys_tasks.features.text_encoder import TextEncoder
 from recsys_tasks.model.export import export_graphs, verify_graphs
 from recsys_tasks.model.files import TrainedModel, save_model, warm_start
 from recsys_tasks.model.network import Recommender
@@ -49,6 +50,8 @@ class TrainingOptions:
         threads: CPU threads; 0 leaves the choice to PyTorch.
         seed: of all randomness.
         checkpoints: folder of checkpoints, from which an interrupted training resumes.
+        encoder: of the items' texts; None for none.
+        text_cache: folder of text vectors.
     """
 
     seconds: float
@@ -57,6 +60,8 @@ class TrainingOptions:
     threads: int
     seed: int
     checkpoints: Path
+    encoder: TextEncoder | None = None
+    text_cache: Path | None = None
 
 
 def train_run(snapshot: Snapshot, snapshots: Path, options: TrainingOptions, from_scratch: bool = False) -> str:
@@ -75,8 +80,9 @@ def train_run(snapshot: Snapshot, snapshots: Path, options: TrainingOptions, fro
     """
     if options.threads:
         torch.set_num_threads(options.threads)
-    task = _read_task(snapshot)
-    config = recipe.network_config(task.data, task.vocabulary, history=True, seconds=options.seconds)
+    task = _read_task(snapshot, options.encoder, options.text_cache)
+    text_dim = 0 if task.text is None else task.text.shape[1]
+    config = recipe.network_config(task.data, task.vocabulary, True, options.seconds, text_dim)
     config = replace(config, is_trained=snapshot.has_held_out_sessions)
     schedule = recipe.training_config(task.data, task.vocabulary, True, options.seconds, options.seed)
     schedule = replace(schedule, epochs=options.max_epochs)
@@ -90,7 +96,13 @@ def train_run(snapshot: Snapshot, snapshots: Path, options: TrainingOptions, fro
     return _fit(task, network, schedule, champion.number, options.checkpoints)
 
 
-def reproduce_run(run_id: str, snapshots: Path, checkpoints: Path) -> tuple[str, dict[str, tuple[float, float]]]:
+def reproduce_run(
+    run_id: str,
+    snapshots: Path,
+    checkpoints: Path,
+    encoder: TextEncoder | None = None,
+    text_cache: Path | None = None,
+) -> tuple[str, dict[str, tuple[float, float]]]:
     """Retrains a run from its snapshot, seed, threads, initial weights and schedule.
 
     Returns:
@@ -102,7 +114,7 @@ def reproduce_run(run_id: str, snapshots: Path, checkpoints: Path) -> tuple[str,
     """
     original = runs.load_training_record(run_id)
     torch.set_num_threads(original["threads"])
-    task = _read_task(open_snapshot(snapshots, runs.load_snapshot_id(run_id)))
+    task = _read_task(open_snapshot(snapshots, runs.load_snapshot_id(run_id)), encoder, text_cache)
     config = load_run_model(run_id).network.config  # before the schedule: checks the format of the run
     schedule = TrainingConfig(**original["schedule"], plan=TrainingPlan(**original["plan"]))
     network = _new_network(config, task, schedule.seed)
@@ -114,8 +126,8 @@ def reproduce_run(run_id: str, snapshots: Path, checkpoints: Path) -> tuple[str,
     return new_run_id, {metric: (before[metric], after[metric]) for metric in before}
 
 
-def _read_task(snapshot: Snapshot) -> TrainingTask:
-    task = read_task(snapshot)
+def _read_task(snapshot: Snapshot, encoder: TextEncoder | None, cache: Path | None) -> TrainingTask:
+    task = read_task(snapshot, encoder, cache)
     return task._replace(data=recipe.with_item_neighbors(task.data))
 
 
@@ -148,7 +160,7 @@ def _warm_start(
 
 def _new_network(config: NetworkConfig, task: TrainingTask, seed: int) -> Recommender:
     torch.manual_seed(seed)
-    network = build_network(config, task.vocabulary)
+    network = build_network(config, task.vocabulary, text=task.text)
     if not config.is_trained:
         network.items.place_by_content()
     return network

@@ -2,30 +2,67 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
 
 from recsys_tasks.evaluation.protocol import TRAINING, VALIDATION
 from recsys_tasks.features.encoded_snapshot import EncodedSnapshot, build_vocabulary, encode_snapshot
 from recsys_tasks.features.snapshot import Snapshot
+from recsys_tasks.features.text_encoder import TextEncoder
+from recsys_tasks.features.text_vectors import compose_item_text, encode_cached
 from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.model.training_loop import TrainingData
 from recsys_tasks.model.windows import recency_weights, training_stops
+from recsys_tasks.names import FIRST_ITEM
+
+_TEXT_DIM, _MIN_NORM = 128, 1e-6
 
 
 class TrainingTask(NamedTuple):
-    """A snapshot, its events encoded with its own vocabulary, and their training part."""
+    """A snapshot, its events encoded with its own vocabulary, their training part, and the items' text vectors.
+
+    `text` is [V, T] or None without a text encoder.
+    """
 
     snapshot: Snapshot
     encoded: EncodedSnapshot
     vocabulary: Vocabulary
     data: TrainingData
+    text: np.ndarray | None = None
 
 
-def read_task(snapshot: Snapshot) -> TrainingTask:
-    """Reads a snapshot and encodes it with its own vocabulary."""
+def read_task(snapshot: Snapshot, encoder: TextEncoder | None = None, cache: Path | None = None) -> TrainingTask:
+    """Reads a snapshot and encodes it with its own vocabulary.
+
+    Args:
+        snapshot: the snapshot.
+        encoder: of the items' texts; None for no text vectors.
+        cache: folder of text vectors; required with an encoder.
+    """
     vocabulary = build_vocabulary(snapshot)
     encoded = encode_snapshot(snapshot, vocabulary)
-    return TrainingTask(snapshot, encoded, vocabulary, training_data(encoded))
+    text = None if encoder is None or cache is None else item_text_vectors(vocabulary, encoder, cache)
+    return TrainingTask(snapshot, encoded, vocabulary, training_data(encoded), text)
+
+
+def item_text_vectors(vocabulary: Vocabulary, encoder: TextEncoder, cache: Path) -> np.ndarray:
+    """Text vectors [V, T] of a vocabulary's items, without their common mean; zero for items without text.
+
+    A random orthogonal projection makes them smaller. It is fixed, so that a warm start has the same axes.
+    """
+    columns = zip(vocabulary.titles, vocabulary.category_paths, vocabulary.brands, strict=True)
+    texts = [compose_item_text(*column) for column in columns]
+    vectors = np.zeros((len(vocabulary), encoder.dimension), np.float32)
+    vectors[FIRST_ITEM:] = encode_cached(texts, encoder, cache)
+    has_text = vectors.any(1)
+    if not has_text.any():
+        return vectors[:, :0]
+    vectors[has_text] -= vectors[has_text].mean(0)
+    axes = np.linalg.qr(np.random.default_rng(0).standard_normal((encoder.dimension, encoder.dimension)))[0]
+    projected = vectors @ axes[:, :_TEXT_DIM].astype(np.float32)
+    return projected / max(float(np.linalg.norm(projected[has_text], axis=1).mean()), _MIN_NORM)
 
 
 def training_data(encoded: EncodedSnapshot) -> TrainingData:
