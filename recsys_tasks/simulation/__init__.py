@@ -1,1 +1,1 @@
-"""Simulated shoppers of the endpoint. Their catalog and habits come from the warehouse, not from the model."""
+"""Simulated shoppers of the endpoint, from the warehouse's households; their wishes do not come from the model."""

@@ -62,7 +62,8 @@ class Needs(NamedTuple):
     def intervals(self, usual_interval: np.ndarray) -> np.ndarray:
         """Returns the typical seconds between purchases [R], shrunk to the usual interval of the category [C]."""
         own = self.last - self.first + _SHRINKAGE_INTERVALS * usual_interval[self.category]
-        return np.maximum(own / (self.visits - 1 + _SHRINKAGE_INTERVALS), _MIN_INTERVAL)
+        intervals: np.ndarray = np.maximum(own / (self.visits - 1 + _SHRINKAGE_INTERVALS), _MIN_INTERVAL)
+        return intervals
 
 
 def find_needs(history: History) -> Needs:

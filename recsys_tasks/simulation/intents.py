@@ -32,7 +32,7 @@ _VISIT_EDGES = np.asarray([2, 3, 5, 9, 17, 33])
 _PRIOR_CHOICES = 5.0  # of each bin of hazard and strength, with the relative rate 1
 _ITERATIONS = 30
 _HALF_LIVES = np.asarray([7.0, 14.0, 30.0, 60.0, 120.0, 365.0])
-_CONCENTRATIONS = np.geomspace(0.3, 300.0, 19)
+_CONCENTRATIONS = np.geomspace(0.01, 300.0, 28)
 _DISCOUNTS = np.linspace(0.0, 0.95, 20)
 _TINY = 1e-12
 
@@ -121,7 +121,7 @@ class HeldOutSession(NamedTuple):
 
 
 class _NeedChoices(NamedTuple):
-    """Needs of all sessions [R]: session, bins, rate without the bins, and whether the session bought it."""
+    """Needs of all sessions [R]: session, bins, rate without the bins, and the number of its items in the session."""
 
     session: np.ndarray
     elapsed: np.ndarray
@@ -171,10 +171,10 @@ class _ChoiceLog:
         self.discoveries: list[np.ndarray] = []
 
     def needs(self) -> _NeedChoices:
-        """Returns the needs of all sessions and which of them were bought."""
+        """Returns the needs of all sessions."""
         if not self._needs:
             none = np.zeros(0, np.int64)
-            return _NeedChoices(none, none, none, none.astype(float), none.astype(bool))
+            return _NeedChoices(none, none, none, none.astype(float), none)
         session = np.repeat(np.arange(len(self._needs)), [len(columns[0]) for columns in self._needs])
         return _NeedChoices(session, *(np.concatenate(columns) for columns in zip(*self._needs, strict=True)))
 
@@ -182,15 +182,13 @@ class _ChoiceLog:
         """Adds a session's choices."""
         needs = find_needs(session.past)
         elapsed, visits, rate = need_bins(needs, session.seconds, self._usual_interval)
-        bought = np.isin(needs.category, session.category)
+        bought = (session.category[:, None] == needs.category).sum(0)
         self._needs.append((elapsed, visits, rate * session.season[needs.category], bought))
         total, distinct = float(needs.visits.sum()), float(len(needs.category))
         known = set(needs.category.tolist())
-        for category in np.unique(session.category).tolist():
+        for item, category in zip(session.item.tolist(), session.category.tolist(), strict=True):
             self.categories.append((total, distinct, category not in known))
-            own = np.flatnonzero(session.past.category == category)
-            for item in session.item[session.category == category].tolist():
-                self._add_item(session, category, own, item)
+            self._add_item(session, category, np.flatnonzero(session.past.category == category), item)
 
     def _add_item(self, session: HeldOutSession, category: int, own: np.ndarray, item: int) -> None:
         own_items = session.past.item[own]

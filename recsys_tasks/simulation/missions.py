@@ -43,8 +43,9 @@ class Missions(NamedTuple):
     def mix(self, category: np.ndarray, session: np.ndarray) -> np.ndarray:
         """Returns a household's share of each mission [K] from its sessions, shrunk to the shares of all."""
         found = self.posterior(category, session).sum(0) if len(category) else np.zeros(len(self.shares))
-        mix: np.ndarray = found + _HOUSEHOLD_PRIOR_SESSIONS * self.shares
-        return mix / mix.sum()
+        found = found + _HOUSEHOLD_PRIOR_SESSIONS * self.shares
+        mix: np.ndarray = found / found.sum()
+        return mix
 
     def main(self, mix: np.ndarray) -> int:
         """Returns the mission that most distinguishes a household with a mix [K] from the others."""

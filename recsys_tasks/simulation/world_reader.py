@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -61,16 +61,13 @@ def read_world_and_sessions(
         NotEnoughData: no user has enough actions.
     """
     with engine.connect() as connection, ArrowReader(engine) as reader:
-        items = [
-            Item(row.item_id, row.title, row.category_path, float(row.price), int(row.taken))
-            for row in connection.execute(statement("simulation/catalogue"))
-        ]
+        items = [Item(*row) for row in _rows(reader, "simulation/catalogue", "item_id title category_path price taken")]
         catalog = Catalog(items)
         sample = {"shoppers": shoppers, "seed": seed, "fewest": _MIN_USER_EVENTS}
         rows = reader.read("simulation/actions", sample)
         if not rows.num_rows:
-            raise NotEnoughData("No user has enough actions to derive shopping habits. Ingest more events first")
-        seasons = _read_seasons(connection)
+            raise NotEnoughData("No user has enough actions to derive shoppers from. Ingest more events first")
+        seasons = _read_seasons(reader)
         period = connection.execute(statement("simulation/period")).one()
         held_out = _read_held_out(connection, reader, catalog, period.last_complete_journey)
         end = period.last_action + _INSTANT
@@ -238,13 +235,13 @@ def _shopper(user_id: str, history: History, real: History, items: Sequence[Item
     return Shopper(user_id, history, prices[len(prices) * 9 // 10], float(len(np.unique(real.session))))
 
 
-def _read_seasons(connection: Connection) -> dict[str, dict[int, float]]:
+def _read_seasons(reader: ArrowReader) -> dict[str, dict[int, float]]:
     """Returns the demand of each category in each month relative to its mean, smoothed towards 1."""
     months: defaultdict[str, dict[int, float]] = defaultdict(dict)
     of_month: defaultdict[int, float] = defaultdict(float)
-    for row in connection.execute(statement("simulation/seasons")):
-        months[row.category_path][row.month] = float(row.taken)
-        of_month[row.month] += float(row.taken)
+    for category, month, taken in _rows(reader, "simulation/seasons", "category_path month taken"):
+        months[category][month] = float(taken)
+        of_month[month] += float(taken)
     everything = sum(of_month.values())
     found = {}
     for category, counts in months.items():
@@ -254,3 +251,9 @@ def _read_seasons(connection: Connection) -> dict[str, dict[int, float]]:
             for month, count in counts.items()
         }
     return found
+
+
+def _rows(reader: ArrowReader, name: str, columns: str) -> Iterator[tuple[Any, ...]]:
+    """Yields the rows of a query without parameters."""
+    table = reader.read(name, {})
+    yield from zip(*(table[column].to_pylist() for column in columns.split()), strict=True)

@@ -73,7 +73,7 @@ class LoopRunner:
         """Simulates shoppers for a day of the scenario; day 0 starts where the ingested events end."""
         started_at = time.monotonic()
         self.console.print(
-            f"\n[bold]Simulated shopping[/] at the endpoint, day {day + 1}: shoppers with the habits of the data"
+            f"\n[bold]Simulated shopping[/] at the endpoint, day {day + 1}: shoppers with the needs of the data"
         )
         found = simulate(None, self.replay_from, range(day, day + 1), _SESSIONS, _SHOPPERS)
         self._record_stage(f"simulated shopping, day {day + 1}", time.monotonic() - started_at)

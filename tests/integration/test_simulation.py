@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from sqlalchemy import Engine, text
 
@@ -16,9 +18,14 @@ from recsys_tasks.errors import UnavailableError
 from recsys_tasks.experiments.online_metrics import MetricKey, load_online_metrics
 from recsys_tasks.feedback.attribution import AttributionRules, attribute_days
 from recsys_tasks.interval import Interval
+from recsys_tasks.settings import settings
+from recsys_tasks.simulation.histories import SECONDS_PER_DAY, History
+from recsys_tasks.simulation.intents import Popularity, fit_intents
+from recsys_tasks.simulation.missions import Missions
 from recsys_tasks.simulation.scenario import QUIET, Scenario, ScenarioEvent
 from recsys_tasks.simulation.shopping import ShoppingStats, StorefrontClient, simulate_shopping
-from recsys_tasks.simulation.world import Item, Shopper, World, read_world
+from recsys_tasks.simulation.world import Catalog, Item, Shopper, World
+from recsys_tasks.simulation.world_reader import read_world, read_world_and_sessions
 from tests.integration.endpoints import install_bundle, running_endpoint
 from tests.integration.feedback import ingest_feedback, load_catalog
 from tests.shops import COLORS, ITEMS, fill
@@ -38,10 +45,17 @@ def _world(scenario: Scenario = QUIET, seed: int = 0) -> World:
     items = [
         Item(f"i{number}", f"Item {number}, {COLORS[number % 4]}", f"C{number % 5}", 2.0, 50) for number in range(ITEMS)
     ]
-    people = [
-        Shopper(f"u{number}", {f"i{number % ITEMS}": 3.0}, {f"C{number % 5}": 3.0}, 9.0, 1.0) for number in range(30)
-    ]
-    return World(items, people, {}, scenario, seed)
+    catalog, equal = Catalog(items), np.ones(ITEMS)
+    begins = MIDNIGHT.timestamp() - 10 * SECONDS_PER_DAY
+    people = []
+    for number in range(30):
+        item = np.full(3, number % ITEMS)
+        history = History(item, catalog.category_of[item], np.arange(3), begins + np.arange(3) * SECONDS_PER_DAY)
+        people.append(Shopper(f"u{number}", history, 9.0, 1.0))
+    popularity = Popularity(equal, equal[None], equal)
+    missions = Missions(np.ones(1), np.full((1, 5), 0.2))
+    model = fit_intents([], missions, np.full(5, SECONDS_PER_DAY), catalog.items_of, popularity)
+    return World(items, people, {}, scenario, seed, model, popularity)
 
 
 def _simulate(url: str, world: World, sessions: int = 60, days: range = range(1)) -> ShoppingStats:
@@ -113,20 +127,58 @@ def test_bots_of_a_scenario_are_flagged_and_excluded(
     assert of_shoppers.sums["requests"] < 200
 
 
-def test_the_world_of_a_warehouse_has_its_habits_without_simulated_events(warehouse: Engine, tmp_path: Path) -> None:
+def test_the_world_of_a_warehouse_has_the_actions_of_its_users(warehouse: Engine) -> None:
     fill(warehouse, users=12)
     world = read_world(warehouse, 10, QUIET, 0)
     assert len(world.shoppers) == 10
     with warehouse.connect() as connection:
         for shopper in world.shoppers:
             taken = connection.execute(
-                text("select item_id, count(*) from events where user_id = :user and item_id is not null group by 1"),
+                text("select item_id from events where user_id = :user and item_id is not null"),
                 {"user": shopper.user_id},
-            ).all()
-            assert shopper.habits == {row[0]: float(row[1]) for row in taken}
+            ).scalars()
+            items = [world.catalog.items[number].item_id for number in shopper.history.item]
+            assert sorted(items) == sorted(taken)
+            assert (np.diff(shopper.history.seconds) >= 0).all()
     assert [person.user_id for person in read_world(warehouse, 10, QUIET, 0).shoppers] == [
         person.user_id for person in world.shoppers
     ]
     assert [person.user_id for person in read_world(warehouse, 10, QUIET, 1).shoppers] != [
         person.user_id for person in world.shoppers
     ]
+
+
+def test_intents_are_fitted_on_the_sessions_that_the_first_snapshot_holds_out(warehouse: Engine) -> None:
+    fill(warehouse, users=60)
+    _, sessions = read_world_and_sessions(warehouse, 60, QUIET, 0)
+    with warehouse.connect() as connection:
+        starts = sorted(
+            connection.scalars(
+                text("select extract(epoch from min(event_time)) from events group by user_id, session_id")
+            )
+        )
+    held_out = math.ceil(settings().test_share * len(starts))
+    assert sorted(session.seconds for session in sessions) == [float(start) for start in starts[-held_out:]]
+    for session in sessions:
+        assert session.past.seconds.max() < session.seconds
+
+
+def test_simulated_purchases_reset_the_clock_but_are_no_evidence(
+    endpoint: tuple[str, Path], warehouse: Engine, tmp_path: Path
+) -> None:
+    fill(warehouse, users=30)
+    url, home = endpoint
+    before = read_world(warehouse, 30, QUIET, 3)
+    logged = len(_read_events(home))
+    _simulate(url, before, sessions=30)
+    ingest_feedback(warehouse, tmp_path, _read_events(home)[logged:])
+    after = read_world(warehouse, 30, QUIET, 3)
+    purchases = Counter(event["user_id"] for event in _read_events(home)[logged:] if event["event_type"] == "purchase")
+    assert purchases.total() > 0
+    originals = {shopper.user_id: shopper for shopper in before.shoppers}
+    for shopper in after.shoppers:
+        assert shopper.visits == originals[shopper.user_id].visits
+        simulated = shopper.history.seconds >= MIDNIGHT.timestamp()
+        assert simulated.sum() == purchases[shopper.user_id]
+    assert (after.model.hazard == before.model.hazard).all()
+    assert (after.model.missions.category_shares == before.model.missions.category_shares).all()

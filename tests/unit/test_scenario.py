@@ -1,38 +1,57 @@
-"""Simulated world: habits of shoppers and scenario events."""
+"""Simulated world: intents of shoppers and scenario events."""
 
 from __future__ import annotations
 
 from collections import Counter
-from datetime import UTC, datetime
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from recsys_tasks.errors import InputError
+from recsys_tasks.simulation.histories import SECONDS_PER_DAY, History
+from recsys_tasks.simulation.intents import Popularity, fit_intents
+from recsys_tasks.simulation.missions import Missions
 from recsys_tasks.simulation.scenario import QUIET, Scenario, ScenarioEvent, read_scenario, scenario_names
 from recsys_tasks.simulation.shopping import draw_visits
-from recsys_tasks.simulation.world import Item, Shopper, World, draw_search_query
+from recsys_tasks.simulation.world import Catalog, Item, Shopper, World, draw_search_query
 
 MIDNIGHT = datetime(2024, 5, 1, tzinfo=UTC)
 ITEMS = [
     Item(f"i{number}", f"Red Thing No {number}, 笔记本电脑", f"C{number % 4}", 1.0 + number, 100 - number)
     for number in range(40)
 ]
+CATALOG = Catalog(ITEMS)
+
+
+def _shopper(user_id: str, items: Sequence[int], days: int = 5) -> Shopper:
+    """A shopper who bought each item once a day until yesterday."""
+    item = np.tile(np.asarray(items), days)
+    session = np.repeat(np.arange(days), len(items))
+    seconds = MIDNIGHT.timestamp() - SECONDS_PER_DAY * (days - session)
+    return Shopper(user_id, History(item, CATALOG.category_of[item], session, seconds), 50.0, 1.0)
 
 
 def _world(scenario: Scenario = QUIET, seed: int = 0) -> World:
-    shoppers = [
-        Shopper(f"u{number}", {f"i{number}": 5.0}, {f"C{number % 4}": 5.0}, 50.0, 1.0 + number) for number in range(8)
-    ]
+    shoppers = [replace(_shopper(f"u{number}", [number]), visits=1.0 + number) for number in range(8)]
     seasons = {"C0": {5: 1.0, 12: 3.0}}
-    return World(ITEMS, shoppers, seasons, scenario, seed)
+    taken = np.asarray([float(item.taken) for item in ITEMS])
+    popularity = Popularity(taken, taken[None], taken)
+    missions = Missions(np.ones(1), np.full((1, 4), 0.25))
+    model = fit_intents([], missions, np.full(4, SECONDS_PER_DAY), CATALOG.items_of, popularity)
+    return World(ITEMS, shoppers, seasons, scenario, seed, model, popularity)
 
 
-def _draw_wanted_items(world: World, day: int, count: int = 2_000) -> Counter[str]:
-    random = np.random.default_rng(1)
+def _draw_wanted_items(world: World, day: int, shoppers: Sequence[Shopper] = ()) -> Counter[str]:
+    random, at = np.random.default_rng(1), MIDNIGHT + timedelta(days=day)
+    people = shoppers or world.shoppers
     return Counter(
-        world.draw_wanted_item(world.shoppers[number % 8], day, 5, random).item_id for number in range(count)
+        item.item_id
+        for number in range(2_000)
+        for item in world.draw_intents(people[number % len(people)], day, at, 1, random)
     )
 
 
@@ -51,9 +70,30 @@ def test_an_invalid_or_unknown_scenario_is_named(tmp_path: Path) -> None:
         read_scenario(str(path))
 
 
-def test_shoppers_mostly_want_their_habitual_items() -> None:
+def test_shoppers_mostly_want_their_own_items_and_discover_others() -> None:
     wanted = _draw_wanted_items(_world(), day=0)
-    assert sum(wanted[f"i{number}"] for number in range(8)) > 0.65 * wanted.total()
+    own = sum(wanted[f"i{number}"] for number in range(8))
+    assert 0.3 * wanted.total() < own < 0.9 * wanted.total()
+    assert len(wanted) > 30
+
+
+def test_a_session_wants_each_category_once() -> None:
+    world, random = _world(), np.random.default_rng(0)
+    for shopper in world.shoppers:
+        wanted = world.draw_intents(shopper, 0, MIDNIGHT, 10, random)
+        assert sorted(item.category for item in wanted) == ["C0", "C1", "C2", "C3"]
+
+
+def test_a_purchase_lets_its_need_rest() -> None:
+    world = _world()
+    hazard = np.ones_like(world.model.hazard)
+    hazard[:3] = 0.01  # until half of the usual interval has passed
+    world = World(ITEMS, world.shoppers, {}, QUIET, 0, replace(world.model, hazard=hazard), world.popularity)
+    shopper, other = _shopper("u", [0, 1]), _shopper("v", [0, 1])
+    world.record_purchases(shopper, [ITEMS[0]], MIDNIGHT)
+    rested, usual = (_draw_wanted_items(world, 0, [person]) for person in (shopper, other))
+    assert rested["i0"] < 0.1 * usual["i0"]
+    assert rested["i1"] > usual["i1"]
 
 
 def test_a_trend_takes_its_share_of_intents_from_its_first_day() -> None:
@@ -61,20 +101,19 @@ def test_a_trend_takes_its_share_of_intents_from_its_first_day() -> None:
     trending = {item.item_id for item in world.trend_items(0)}
     before, after = (_draw_wanted_items(world, day) for day in (1, 2))
     assert len(trending) == 5
-    assert sum(before[item] for item in trending) < 0.1 * before.total()
+    assert sum(before[item] for item in trending) < 0.2 * before.total()
     assert sum(after[item] for item in trending) == pytest.approx(0.5 * after.total(), rel=0.2)
 
 
 def test_demand_for_a_dying_category_falls() -> None:
-    several = Shopper("u", {}, {"C0": 1.0, "C1": 1.0}, 50.0, 1.0)
     dying = ScenarioEvent("dying_category", from_day=1, strength=0.95, category="C0")
-    world, random = _world(Scenario("x", [dying])), np.random.default_rng(0)
+    world = _world(Scenario("x", [dying]))
     category = {item.item_id: item.category for item in ITEMS}
-    before, after = (
-        Counter(category[world.draw_wanted_item(several, day, 5, random).item_id] for _ in range(2_000))
-        for day in (0, 1)
-    )
-    assert before["C0"] == pytest.approx(1_000, rel=0.1)
+    before, after = (Counter[str]() for _ in range(2))
+    for day, counts in enumerate((before, after)):
+        for item_id, count in _draw_wanted_items(world, day, [_shopper("u", [0, 1, 2, 3])]).items():
+            counts[category[item_id]] += count
+    assert before["C0"] == pytest.approx(500, rel=0.15)
     assert after["C0"] < 150
 
 
