@@ -73,7 +73,7 @@ def load_text_encoder(setting: str, folder: Path) -> TextEncoder | None:
 class OnnxTextEncoder:
     """Mean of the last hidden states of a transformer in ONNX format.
 
-    Reads a folder with `tokenizer.json` and `model.onnx` or `onnx/model.onnx`, as sentence-transformers exports it. The
+    Reads a folder with tokenizer.json and model.onnx or onnx/model.onnx, as sentence-transformers exports it. The
     prefixes of queries and passages are the prompts of `config_sentence_transformers.json`; without the file, none.
 
     Args:
