@@ -1,35 +1,41 @@
-"""Purchase intent: calibrated logistic regression on the decoder's direction and the summary of the session so far."""
+"""Purchase intent: calibrated logistic regression on the decoder's direction and features of the session so far."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from recsys_tasks.features.session_summary import SUMMARY_FEATURES
+from recsys_tasks.features.session_summary import ITEM_FEATURES, SUMMARY_FEATURES, ItemStatistics
+
+FEATURES = (*SUMMARY_FEATURES, *ITEM_FEATURES)
 
 
-@dataclass(frozen=True)
+def _no_values() -> np.ndarray:
+    return np.zeros(0)
+
+
+@dataclass(frozen=True, eq=False)
 class PurchaseIntent:
     """Probability that a session has a purchase from here on; part of the exported model.
 
-    The logit is bias + direction · direction_weights + summary · summary_weights. The probability is the sigmoid of
+    The logit is bias + direction · direction_weights + features · feature_weights. The probability is the sigmoid of
     slope * logit + intercept (Platt 1999).
 
     Attributes:
         direction_weights: of the decoder's `direction` [D].
-        summary_weights: of the `SUMMARY_FEATURES` [F].
+        feature_weights: of the `FEATURES` [F].
         bias: of the logit.
-        slope, intercept: of the calibration.
+        items: statistics of the items that the features read.
+        slope, intercept: of the calibration; the slope is positive.
         reason: why there is no prediction; empty where there is one.
     """
 
-    direction_weights: tuple[float, ...] = ()
-    summary_weights: tuple[float, ...] = ()
+    direction_weights: np.ndarray = field(default_factory=_no_values)
+    feature_weights: np.ndarray = field(default_factory=_no_values)
     bias: float = 0.0
+    items: ItemStatistics = field(default_factory=lambda: ItemStatistics(np.zeros(2), np.zeros(2)))
     slope: float = 1.0
     intercept: float = 0.0
     reason: str = ""
@@ -39,25 +45,30 @@ class PurchaseIntent:
         """Whether there is a prediction."""
         return not self.reason
 
-    def logits(self, direction: np.ndarray, summary: np.ndarray) -> np.ndarray:
-        """Uncalibrated logits [B] of directions [B, D] and summaries [B, F]."""
-        logits: np.ndarray = (
-            direction @ np.asarray(self.direction_weights) + summary @ np.asarray(self.summary_weights) + self.bias
-        )
-        return logits
+    def logits(self, direction: np.ndarray, features: np.ndarray) -> np.ndarray:
+        """Uncalibrated logits [B] of directions [B, D] and features [B, F]."""
+        return direction @ self.direction_weights + features @ self.feature_weights + self.bias
 
     def calibrate(self, logits: np.ndarray) -> np.ndarray:
         """Probabilities [B] of uncalibrated logits [B]; non-decreasing, in [0, 1]."""
         return sigmoid(self.slope * logits + self.intercept)
 
-    def predict(self, direction: np.ndarray, summary: np.ndarray) -> np.ndarray:
-        """Calibrated probabilities [B] of directions [B, D] and summaries [B, F]."""
-        return self.calibrate(self.logits(direction, summary))
+    def predict(self, direction: np.ndarray, features: np.ndarray) -> np.ndarray:
+        """Calibrated probabilities [B] of directions [B, D] and features [B, F]."""
+        return self.calibrate(self.logits(direction, features))
 
     def save(self, path: Path) -> None:
-        """Writes the coefficients as JSON, with the names of the features that they belong to."""
-        fields = {"features": SUMMARY_FEATURES if self.is_available else (), **asdict(self)}
-        path.write_text(json.dumps(fields, indent=2), encoding="utf-8")
+        """Writes the coefficients as a NumPy archive, with the names of the features that they belong to."""
+        np.savez(
+            path,
+            names=np.asarray(FEATURES),
+            direction_weights=self.direction_weights,
+            feature_weights=self.feature_weights,
+            log_rate=self.items.log_rate,
+            log_sessions=self.items.log_sessions,
+            scalars=np.asarray([self.bias, self.slope, self.intercept]),
+            reason=np.asarray(self.reason),
+        )
 
     @classmethod
     def load(cls, path: Path) -> PurchaseIntent:
@@ -65,21 +76,22 @@ class PurchaseIntent:
 
         Raises:
             OSError: the file cannot be read.
-            ValueError: the file has other features than this version of the package computes.
+            KeyError: an array is missing.
+            ValueError: the weights are of other features than this version of the package computes.
         """
-        fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        features = fields.pop("features")
-        values: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in fields.items()}
-        loaded = cls(**values)
-        if loaded.is_available and features != list(SUMMARY_FEATURES):
-            raise ValueError(
-                f"{path.name} has weights of other features than this version of the package computes; "
-                "train the model again"
-            )
+        with np.load(path, allow_pickle=False) as stored:
+            bias, slope, intercept = stored["scalars"].tolist()
+            items = ItemStatistics(stored["log_rate"], stored["log_sessions"])
+            weights = stored["direction_weights"], stored["feature_weights"]
+            loaded = cls(*weights, bias, items, slope, intercept, str(stored["reason"]))
+            if loaded.is_available and stored["names"].tolist() != list(FEATURES):
+                raise ValueError(
+                    f"{path.name} has weights of other features than this version of the package computes; "
+                    "train the model again"
+                )
         return loaded
 
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:
     """Logistic function of logits, without overflow."""
-    probabilities: np.ndarray = 0.5 * (1.0 + np.tanh(0.5 * logits))
-    return probabilities
+    return 0.5 * (1.0 + np.tanh(0.5 * logits))

@@ -325,7 +325,8 @@ def predict_session_intent(
         session.context.features,
         (past.item, past.kind, past.seconds),
     )
-    return float(intent.predict(direction, summary)[0])
+    items = intent.items.features(item, np.zeros(1, np.int64), np.asarray([len(item)]))
+    return float(intent.predict(direction, np.concatenate([summary, items], 1))[0])
 
 
 def _event_keys(history: History) -> zip[tuple[float, int]]:

@@ -17,14 +17,14 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from recsys_tasks.evaluation.protocol import MAX_HISTORY_EVENTS, PredictionTasks, iterate_batches, model_inputs
 from recsys_tasks.features.sequences import Timeline
-from recsys_tasks.features.session_summary import summarize_prefixes
+from recsys_tasks.features.session_summary import ItemStatistics, first_token, summarize_prefixes
 from recsys_tasks.model.incremental import session_direction
 from recsys_tasks.model.network import Recommender
 
 _NUM_BINS = 10
 _NUM_RESAMPLES = 300
 INTENT_METRICS = ("auc", "log_loss", "ece", "brier")
-MODEL = "model"
+MODEL, UNCALIBRATED = "model", "uncalibrated"
 
 
 @dataclass(frozen=True)
@@ -200,14 +200,16 @@ def _interval(values: list[float]) -> tuple[float, float]:
 
 @torch.inference_mode()
 def purchase_intent_inputs(
-    network: Recommender, timeline: Timeline, tasks: PredictionTasks
+    network: Recommender, items: ItemStatistics, timeline: Timeline, tasks: PredictionTasks
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns what purchase intent reads before the targets of tasks: directions [B, D] and summaries [B, F]."""
+    """Returns what purchase intent reads before the targets of tasks: directions [B, D] and features [B, F]."""
     network.eval()
     directions = np.zeros((len(tasks), network.config.embedding_dim), np.float32)
     for part in iterate_batches(timeline, tasks):
         directions[part] = session_direction(network, *model_inputs(network, timeline, tasks[part])).cpu().numpy()
-    return directions, summarize_prefixes(timeline, tasks.first, tasks.target, MAX_HISTORY_EVENTS)
+    summary = summarize_prefixes(timeline, tasks.first, tasks.target, MAX_HISTORY_EVENTS)
+    of_items = items.features(timeline.item, first_token(tasks.first, tasks.target), tasks.target)
+    return directions, np.concatenate([summary, of_items], 1)
 
 
 def _row(cells: list[str]) -> str:

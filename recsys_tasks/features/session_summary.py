@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from recsys_tasks.features.sequences import GAP_BUCKETS, MAX_TOKENS, Timeline, day_of_week, hour_of_day, stable_argsort
-from recsys_tasks.names import ADD_TO_CART, EVENT_TYPE_CODES, FIRST_ITEM, PURCHASE
+from recsys_tasks.names import ADD_TO_CART, EVENT_TYPE_CODES, FIRST_ITEM, PURCHASE, UNKNOWN_ITEM
 
 _KINDS = tuple(EVENT_TYPE_CODES)
 _CART, _PURCHASE = EVENT_TYPE_CODES[ADD_TO_CART], EVENT_TYPE_CODES[PURCHASE]
@@ -43,6 +43,17 @@ SUMMARY_FEATURES = (
     "is_weekend",
 )
 """Names of the features, in the order of their columns."""
+ITEM_FEATURES = ("latest_item_log_rate", "mean_item_log_rate", "latest_item_log_sessions")
+"""Names of the features that `ItemStatistics` adds to them."""
+BASELINE_FEATURES = tuple(
+    name
+    for name in SUMMARY_FEATURES
+    if name.startswith(("log_session", "log_history"))
+    or name in ("is_empty", "log_distinct_items", "has_purchase", "has_open_cart", "latest_gap", "log_visits")
+    or name in ("log_seconds", "log_seconds_per_event", "session_gap")
+)
+"""Features of the baseline: what the session holds so far, its duration, and how much the user did before."""
+_SMOOTHING_SESSIONS = 20.0
 
 
 class SessionCounts(NamedTuple):
@@ -95,6 +106,65 @@ def summary_features(counts: SessionCounts) -> np.ndarray:
     return np.stack([np.asarray(column, np.float64) for column in columns], 1)
 
 
+class ItemStatistics(NamedTuple):
+    """How often sessions with an item have a purchase: log of the smoothed share, and log(1 + sessions), [V] each.
+
+    An item that is unknown, or newer than the statistics, has the share of all sessions.
+    """
+
+    log_rate: np.ndarray
+    log_sessions: np.ndarray
+
+    @classmethod
+    def of_sessions(cls, session: np.ndarray, item: np.ndarray, buys: np.ndarray, num_items: int) -> ItemStatistics:
+        """Returns the statistics of events.
+
+        Args:
+            session, item: number of each event's session and item [N].
+            buys: whether each event's session has a purchase [N].
+            num_items: V.
+        """
+        pairs, at = np.unique(session.astype(np.int64) * num_items + item, return_index=True)
+        items, bought = pairs % num_items, buys[at]
+        is_known = items >= FIRST_ITEM
+        share = (buys[np.unique(session, return_index=True)[1]].sum() + 1) / (len(np.unique(session)) + 2)
+        sessions, purchases = (
+            np.bincount(items[chosen], minlength=num_items) for chosen in (is_known, is_known & bought)
+        )
+        rate = (purchases + _SMOOTHING_SESSIONS * share) / (sessions + _SMOOTHING_SESSIONS)
+        return cls(np.log(rate), np.log1p(sessions))
+
+    def of_items(self, item: np.ndarray) -> ItemStatistics:
+        """Returns the statistics of each of the items [N]."""
+        row = np.where(item < len(self.log_rate), item, UNKNOWN_ITEM)
+        return ItemStatistics(self.log_rate[row], self.log_sessions[row])
+
+    def features(self, item: np.ndarray, begin: np.ndarray, end: np.ndarray) -> np.ndarray:
+        """Returns the `ITEM_FEATURES` [B, 3] of sessions that are ranges [begin, end) [B] of events with items [N]."""
+        return item_features(self.of_items(item), float(self.log_rate[UNKNOWN_ITEM]), begin, end)
+
+
+def item_features(events: ItemStatistics, log_share: float, begin: np.ndarray, end: np.ndarray) -> np.ndarray:
+    """Returns the `ITEM_FEATURES` [B, 3] of sessions.
+
+    Args:
+        events: statistics of each event's item [N].
+        log_share: log of the share of all sessions with a purchase, for empty sessions.
+        begin, end: range of each session's events [B].
+    """
+    if not len(events.log_rate):
+        return np.tile([log_share, log_share, 0.0], (len(begin), 1))
+    latest, is_empty = np.maximum(end - 1, 0), end == begin
+    sums = np.concatenate([[0.0], np.cumsum(events.log_rate)])
+    mean = (sums[end] - sums[begin]) / np.maximum(end - begin, 1)
+    columns = (
+        np.where(is_empty, log_share, events.log_rate[latest]),
+        np.where(is_empty, log_share, mean),
+        np.where(is_empty, 0.0, events.log_sessions[latest]),
+    )
+    return np.stack(columns, 1)
+
+
 def summarize_session(
     session: tuple[np.ndarray, np.ndarray, np.ndarray],
     seconds: float,
@@ -136,6 +206,11 @@ def summarize_session(
     return summary_features(SessionCounts(*(np.asarray([value]) for value in row)))
 
 
+def first_token(first: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Index of the first event [B] that is read of sessions [first, target) [B]."""
+    return np.maximum(first, target - MAX_TOKENS + 1)
+
+
 def summarize_prefixes(timeline: Timeline, first: np.ndarray, target: np.ndarray, history: int) -> np.ndarray:
     """Returns the features [B, F] of sessions before an event.
 
@@ -145,7 +220,7 @@ def summarize_prefixes(timeline: Timeline, first: np.ndarray, target: np.ndarray
         target: index of the event that ends the prefix [B]; an empty prefix if it equals `first`.
         history: maximum number of history events.
     """
-    begin = np.maximum(first, target - MAX_TOKENS + 1)
+    begin = first_token(first, target)
     past = np.maximum(timeline.user_start[timeline.user[first]], first - history)
     latest = np.maximum(target - 1, 0)
     is_empty, is_longer = target == begin, target > begin + 1

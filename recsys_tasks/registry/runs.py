@@ -27,7 +27,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.validation import MAX_METRICS_PER_BATCH
 
 from recsys_tasks.errors import InputError
-from recsys_tasks.evaluation.calibration import IntentReport
+from recsys_tasks.evaluation.calibration import UNCALIBRATED, IntentReport
 from recsys_tasks.evaluation.comparison import Comparison
 from recsys_tasks.evaluation.gate import Decision
 from recsys_tasks.evaluation.metrics import add_precision_and_f1
@@ -148,7 +148,7 @@ def log_evaluation(run_id: str, table: dict[str, dict[str, float]]) -> None:
 
 def _mlflow_metric(row: str, metric: str) -> str:
     """Returns MLflow's name of a metric: `recall_20` of `popularity` is `baseline/popularity/recall_at_20`."""
-    prefix = {_MODEL: "", _CHAMPION: f"{_CHAMPION}/"}.get(row, f"{_BASELINE}{row}/")
+    prefix = {_MODEL: "", _CHAMPION: f"{_CHAMPION}/", UNCALIBRATED: f"{UNCALIBRATED}/"}.get(row, f"{_BASELINE}{row}/")
     segment, _, name = metric.rpartition(": ")
     within = f"{_PREFIX_OF_SEGMENT[segment]}/" if segment else ""
     return prefix + within + _TABLE_METRIC.sub(r"\1_at_\2", name)
@@ -200,14 +200,14 @@ def log_file(run_id: str, path: Path) -> None:
 
 def log_intent(run_id: str, report: IntentReport, plot: Path) -> None:
     """Logs the evaluation of purchase intent: metrics `intent_<name>`, JSON and the reliability diagram, if any."""
-    _log_metrics(
-        run_id,
-        {
-            _mlflow_metric(row, f"intent_{metric}"): value
-            for row, metrics in report.table.items()
-            for metric, value in metrics.items()
-        },
-    )
+    metrics = {
+        _mlflow_metric(row, f"intent_{metric}"): value
+        for row, values in report.table.items()
+        for metric, value in values.items()
+    }
+    if report.curve is not None:
+        metrics["intent_base_rate"] = report.curve.base_rate
+    _log_metrics(run_id, metrics)
     mlflow_client = client()
     mlflow_client.log_dict(run_id, report.as_dict(), "calibration.json")
     if plot.exists():

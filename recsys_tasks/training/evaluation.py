@@ -15,6 +15,7 @@ from recsys_tasks.errors import InputError
 from recsys_tasks.evaluation.baselines import BASELINE_FITTERS, BaselineData
 from recsys_tasks.evaluation.calibration import (
     MODEL,
+    UNCALIBRATED,
     IntentReport,
     evaluate_intent,
     purchase_intent_inputs,
@@ -166,18 +167,18 @@ def evaluate_purchase_intent(
 ) -> IntentReport:
     """How well purchase intent, at one prefix of each test session, predicts a later purchase.
 
-    Beside the model: the model without its calibration, and a logistic regression of the session summary alone.
+    Beside the model: the model without its calibration, and a logistic regression of what the session holds.
     """
     tasks = tasks_since(encoded.timeline, sample_session_prefixes(encoded, TEST), since)
     purchased = encoded.timeline.leads_to_purchase[tasks.target]
     if not model.intent.is_available:
         return without_intent(model.intent.reason, purchased)
-    direction, summary = purchase_intent_inputs(model.network, encoded.timeline, tasks)
+    direction, features = purchase_intent_inputs(model.network, model.intent.items, encoded.timeline, tasks)
     baseline = fit_baseline(data)
     predictions = {
-        MODEL: model.intent.predict(direction, summary),
-        "uncalibrated": sigmoid(model.intent.logits(direction, summary)),
-        "logistic_regression": baseline.predict(direction[:, :0], summary),
+        MODEL: model.intent.predict(direction, features),
+        UNCALIBRATED: sigmoid(model.intent.logits(direction, features)),
+        "logistic_regression": baseline.predict(direction[:, :0], features),
     }
     return evaluate_intent(predictions, purchased, encoded.timeline.user[tasks.first])
 

@@ -1,17 +1,18 @@
 """Fits purchase intent to a trained network: a logistic regression on its states, calibrated on the validation part.
 
 Few sessions have a purchase. A head that is trained with the network by gradient steps overfits them; a penalized
-logistic regression on the states of the trained network does not, and has one optimum. Its penalty of the network's
-states relative to that of the session summary is chosen by cross-validation, which may exclude the states: then the
-model is the logistic regression of the summary alone.
+logistic regression after the training does not, and has one optimum. It reads features of the session so far, among
+them how often sessions with its items have a purchase, and the network's states. The states' penalty is chosen by
+cross-validation, which may exclude them. That choice is honest because purchases are no targets of the network: its
+states on the training part do not contain the outcomes.
 
-Letters in shapes: B session prefixes, D embedding dimension, F features of the summary.
+Letters in shapes: N events, B session prefixes, D embedding dimension, F features, V items in the vocabulary.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -22,32 +23,40 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.model_selection import GroupKFold
 
-from recsys_tasks.engine.purchase_intent import PurchaseIntent, sigmoid
+from recsys_tasks.engine.purchase_intent import FEATURES, PurchaseIntent, sigmoid
 from recsys_tasks.evaluation.calibration import purchase_intent_inputs
 from recsys_tasks.evaluation.protocol import MAX_HISTORY_EVENTS, TRAINING, VALIDATION, sample_session_prefixes
 from recsys_tasks.features.encoded_snapshot import EncodedSnapshot
 from recsys_tasks.features.sequences import MAX_TOKENS, Timeline
-from recsys_tasks.features.session_summary import SUMMARY_FEATURES, summarize_prefixes
+from recsys_tasks.features.session_summary import (
+    BASELINE_FEATURES,
+    ItemStatistics,
+    first_token,
+    item_features,
+    summarize_prefixes,
+)
 from recsys_tasks.model.network import Recommender
 from recsys_tasks.model.training_loop import TrainingData, to_device
 from recsys_tasks.model.windows import epoch_windows, events_until, window_batch
+from recsys_tasks.names import UNKNOWN_ITEM
 
 log = logging.getLogger(__name__)
 
-_MAX_PREFIXES, _MAX_CROSS_VALIDATION_PREFIXES = 200_000, 40_000
+_MAX_PREFIXES, _MAX_CROSS_VALIDATION_PREFIXES = 200_000, 30_000
 _BATCH_TOKENS = 4_096
-_NUM_FOLDS = 3
-_PENALTY = 1.0  # variance of the prior of a summary weight, of standardized features
-_DIRECTION_SCALES = (0.0, 0.03, 0.1, 0.3)  # standard deviation of the prior of a direction weight
+_NUM_STATISTICS_FOLDS, _NUM_FOLDS = 5, 3
+_FEATURE_VARIANCES = (0.003, 0.03, 0.3)  # of the prior of a feature's weight; features are standardized
+_DIRECTION_SCALES = (0.0, 0.1, 0.3, 1.0)  # standard deviation of a direction weight, relative to a feature weight
 _MAX_ITERATIONS = 300
-_SLOPE_DEVIATION, _INTERCEPT_DEVIATION = 0.5, 1.0  # of the prior of the calibration, around the identity
+_SLOPE_DEVIATION, _INTERCEPT_DEVIATION = 0.25, 1.0  # of the prior of the calibration, around the identity
+_BASELINE_COLUMNS = np.asarray([name in BASELINE_FEATURES for name in FEATURES])
 
 
 class Prefixes(NamedTuple):
-    """Session prefixes: decoder directions [B, D], summaries [B, F], whether a purchase follows [B], user [B]."""
+    """Session prefixes: decoder directions [B, D], features [B, F], whether a purchase follows [B], user [B]."""
 
     direction: np.ndarray
-    summary: np.ndarray
+    features: np.ndarray
     buys: np.ndarray
     user: np.ndarray
 
@@ -56,12 +65,23 @@ class Prefixes(NamedTuple):
         return Prefixes(*(column[index] for column in self))
 
 
+class Prior(NamedTuple):
+    """Gaussian prior of the weights of standardized inputs.
+
+    Attributes:
+        variance: of a feature's weight.
+        direction_scale: standard deviation of a direction weight, relative to a feature's; 0 excludes the directions.
+    """
+
+    variance: float
+    direction_scale: float = 0.0
+
+
 def fit_purchase_intent(network: Recommender, data: TrainingData, encoded: EncodedSnapshot) -> PurchaseIntent:
     """Purchase intent of a network; without a prediction where the training sessions all have a purchase, or none has.
 
-    The logistic regression is fitted to prefixes of the training part, and calibrated on the validation part. Call it
-    with the final network: as the network is trained without purchases as targets, its last training phase, which
-    includes the validation events, does not bring their outcomes into the states.
+    The logistic regression is fitted to prefixes of the training part, and calibrated on the validation part. The
+    network is the final one: its last training phase includes the validation events, but not their outcomes.
 
     Args:
         network: trained.
@@ -72,13 +92,24 @@ def fit_purchase_intent(network: Recommender, data: TrainingData, encoded: Encod
     if reason:
         log.info("The model predicts no purchase intent: %s", reason)
         return PurchaseIntent(reason=reason)
-    prefixes = training_prefixes(network, data)
-    scale = choose_direction_scale(prefixes)
-    fitted = fit_regression(prefixes, scale)
-    log.info("Purchase intent: fitted to %d session prefixes, prior of the states %g", len(prefixes.buys), scale)
+    index, directions = training_directions(network, data)
+    prefixes = training_prefixes(data, index, directions)
+    prior = choose_prior(prefixes)
+    fitted = replace(fit_regression(prefixes, prior), items=item_statistics(data, lambda user: user >= 0))
+    log.info("Purchase intent: fitted to %d session prefixes, %s", len(index), prior)
     tasks = sample_session_prefixes(encoded, VALIDATION)
-    inputs = purchase_intent_inputs(network, encoded.timeline, tasks)
+    inputs = purchase_intent_inputs(network, fitted.items, encoded.timeline, tasks)
     return calibrate(fitted, fitted.logits(*inputs), encoded.timeline.leads_to_purchase[tasks.target])
+
+
+def fit_baseline(data: TrainingData) -> PurchaseIntent:
+    """Logistic regression of the `BASELINE_FEATURES` alone, on the training prefixes."""
+    timeline = data.timeline
+    index = events_until(timeline.user_start[:-1], data.stops, len(timeline))
+    if len(index) > _MAX_PREFIXES:
+        index = np.sort(np.random.default_rng(0).permutation(index)[:_MAX_PREFIXES])
+    prefixes = training_prefixes(data, index, np.zeros((len(index), 0)))
+    return fit_regression(prefixes._replace(features=prefixes.features * _BASELINE_COLUMNS), Prior(1.0))
 
 
 def missing_outcome(encoded: EncodedSnapshot) -> str:
@@ -89,38 +120,23 @@ def missing_outcome(encoded: EncodedSnapshot) -> str:
     return "" if buys.any() else "no training session has a purchase"
 
 
-def fit_baseline(data: TrainingData) -> PurchaseIntent:
-    """Logistic regression of the session summary alone, on the same training prefixes as `fit_purchase_intent`'s."""
-    timeline = data.timeline
-    index = events_until(timeline.user_start[:-1], data.stops, len(timeline))
-    if len(index) > _MAX_PREFIXES:
-        index = np.sort(np.random.default_rng(0).permutation(index)[:_MAX_PREFIXES])
-    return fit_regression(_prefixes(timeline, index, np.zeros((len(index), 0))), 0.0)
-
-
 @torch.inference_mode()
-def training_prefixes(network: Recommender, data: TrainingData) -> Prefixes:
-    """Prefixes of the training sessions, the empty one included; of a random part of the windows if there are many."""
+def training_directions(network: Recommender, data: TrainingData) -> tuple[np.ndarray, np.ndarray]:
+    """Indices [B] of training events, and the directions [B, D] of the sessions before them.
+
+    If there are many events, of a random part of the windows.
+    """
     network.eval()
-    timeline = data.timeline
-    total = int((data.stops - timeline.user_start[:-1]).sum())
-    share = None if total <= _MAX_PREFIXES else np.full(len(timeline), _MAX_PREFIXES / total)
-    parts = list(_window_directions(network, timeline, data.stops, share))
+    total = int((data.stops - data.timeline.user_start[:-1]).sum())
+    share = None if total <= _MAX_PREFIXES else np.full(len(data.timeline), _MAX_PREFIXES / total)
+    parts = list(_window_directions(network, data.timeline, data.stops, share))
     index, directions = (np.concatenate(columns) for columns in zip(*parts, strict=True))
-    return _prefixes(timeline, index, directions)
-
-
-def _prefixes(timeline: Timeline, index: np.ndarray, direction: np.ndarray) -> Prefixes:
-    """The session prefixes before events [B]."""
-    first = timeline.session_start[:-1][timeline.session[index]]
-    summary = summarize_prefixes(timeline, first, index, MAX_HISTORY_EVENTS)
-    return Prefixes(direction, summary, timeline.leads_to_purchase[index], timeline.user[index])
+    return index, directions
 
 
 def _window_directions(
     network: Recommender, timeline: Timeline, stops: np.ndarray, share: np.ndarray | None
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Indices [B] of events, and the directions [B, D] of the sessions before them, by batch of windows."""
     device, random = network.items.bias.device, np.random.default_rng(0)
     for start, stop in epoch_windows(timeline, stops, MAX_TOKENS, _BATCH_TOKENS, random, share):
         batch = to_device(window_batch(timeline, start, stop, network.config.history), device)
@@ -130,41 +146,78 @@ def _window_directions(
         yield (start[:, None] + column)[valid], direction[valid]
 
 
-def choose_direction_scale(prefixes: Prefixes) -> float:
-    """The scale of the direction's prior with the best log loss in cross-validation over users."""
+def training_prefixes(data: TrainingData, index: np.ndarray, direction: np.ndarray) -> Prefixes:
+    """The session prefixes before training events [B].
+
+    The item statistics of a user are those of other users (out-of-fold target encoding): with their own sessions
+    included, they would contain the outcome.
+    """
+    timeline = data.timeline
+    first = timeline.session_start[:-1][timeline.session[index]]
+    summary = summarize_prefixes(timeline, first, index, MAX_HISTORY_EVENTS)
+    fold = np.random.default_rng(0).integers(_NUM_STATISTICS_FOLDS, size=len(timeline.user_start) - 1)
+    items = np.zeros((len(index), len(FEATURES) - summary.shape[1]))
+    for number in range(_NUM_STATISTICS_FOLDS):
+        rows = np.flatnonzero(fold[timeline.user[index]] == number)
+        others = item_statistics(data, lambda user, number=number: fold[user] != number)
+        begin, end = first_token(first[rows], index[rows]), index[rows]
+        log_share = float(others.log_rate[UNKNOWN_ITEM])
+        items[rows] = item_features(others.of_items(timeline.item), log_share, begin, end)
+    features = np.concatenate([summary, items], 1)
+    return Prefixes(direction, features, timeline.leads_to_purchase[index], timeline.user[index])
+
+
+def item_statistics(data: TrainingData, is_included: Callable[[np.ndarray], np.ndarray]) -> ItemStatistics:
+    """Statistics of the items [V] in the training sessions of included users."""
+    timeline = data.timeline
+    events = events_until(timeline.user_start[:-1], data.stops, len(timeline))
+    events = events[is_included(timeline.user[events])]
+    session = timeline.session[events]
+    buys = timeline.leads_to_purchase[timeline.session_start[:-1]][session]
+    return ItemStatistics.of_sessions(session, timeline.item[events], buys, len(data.counts))
+
+
+def choose_prior(prefixes: Prefixes) -> Prior:
+    """The prior with the best log loss in cross-validation over users: the features' first, then the directions'."""
     if len(prefixes.buys) > _MAX_CROSS_VALIDATION_PREFIXES:
         drawn = np.random.default_rng(0).permutation(len(prefixes.buys))[:_MAX_CROSS_VALIDATION_PREFIXES]
         prefixes = prefixes.take(np.sort(drawn))
     folds = list(GroupKFold(_NUM_FOLDS).split(prefixes.buys, groups=prefixes.user))
 
-    def loss(scale: float) -> float:
+    def loss(prior: Prior) -> float:
         predicted = np.zeros(len(prefixes.buys))
         for fitted_on, held_out in folds:
             part = prefixes.take(held_out)
-            predicted[held_out] = fit_regression(prefixes.take(fitted_on), scale).predict(part.direction, part.summary)
+            predicted[held_out] = fit_regression(prefixes.take(fitted_on), prior).predict(part.direction, part.features)
         return float(log_loss(prefixes.buys, predicted, labels=[False, True]))
 
-    return min(_DIRECTION_SCALES, key=loss)
+    variance = min(_FEATURE_VARIANCES, key=lambda value: loss(Prior(value)))
+    return min((Prior(variance, scale) for scale in _DIRECTION_SCALES), key=loss)
 
 
-def fit_regression(prefixes: Prefixes, direction_scale: float) -> PurchaseIntent:
-    """Logistic regression with Gaussian priors of its weights, without calibration.
+def fit_regression(prefixes: Prefixes, prior: Prior) -> PurchaseIntent:
+    """Logistic regression with a prior, without calibration.
 
-    Args:
-        prefixes: to fit; both outcomes occur.
-        direction_scale: standard deviation of the prior of a direction weight, relative to that of a summary weight;
-            0 excludes the directions.
+    Where the prefixes have one outcome only, as a part of a few may, the weights are zero and the bias is the share.
     """
-    parts = [(prefixes.summary, 1.0)] + ([(prefixes.direction, direction_scale)] if direction_scale else [])
+    num_positive, count = int(prefixes.buys.sum()), len(prefixes.buys)
+    parts = [(prefixes.features, 1.0)] + (
+        [(prefixes.direction, prior.direction_scale)] if prior.direction_scale else []
+    )
+    if not 0 < num_positive < count:
+        share = (num_positive + 1) / (count + 2)
+        zeros = np.zeros(prefixes.direction.shape[1]), np.zeros(prefixes.features.shape[1])
+        return PurchaseIntent(*zeros, float(np.log(share / (1 - share))))
     scales = [np.where(part.std(0) > 0, scale / np.maximum(part.std(0), 1e-9), 0.0) for part, scale in parts]
     means = [part.mean(0, dtype=np.float64) for part, _ in parts]
     columns = [(part - mean) * by for (part, _), mean, by in zip(parts, means, scales, strict=True)]
-    regression = LogisticRegression(C=_PENALTY, max_iter=_MAX_ITERATIONS).fit(np.concatenate(columns, 1), prefixes.buys)
-    weights = np.split(regression.coef_[0], [len(SUMMARY_FEATURES)])
-    unscaled = [weight * by for weight, by in zip(weights, scales, strict=False)]
-    bias = float(regression.intercept_[0]) - sum(float(w @ mean) for w, mean in zip(unscaled, means, strict=True))
-    direction = unscaled[1] if direction_scale else np.zeros(prefixes.direction.shape[1])
-    return PurchaseIntent(tuple(direction.tolist()), tuple(unscaled[0].tolist()), bias)
+    regression = LogisticRegression(C=prior.variance, max_iter=_MAX_ITERATIONS)
+    regression.fit(np.concatenate(columns, 1), prefixes.buys)
+    weights = np.split(regression.coef_[0], np.cumsum([len(mean) for mean in means])[:-1])
+    weights = [weight * by for weight, by in zip(weights, scales, strict=True)]
+    bias = float(regression.intercept_[0]) - sum(float(w @ mean) for w, mean in zip(weights, means, strict=True))
+    direction = weights[1] if prior.direction_scale else np.zeros(prefixes.direction.shape[1])
+    return PurchaseIntent(direction, weights[0], bias)
 
 
 def calibrate(intent: PurchaseIntent, logits: np.ndarray, buys: np.ndarray) -> PurchaseIntent:

@@ -143,7 +143,10 @@ class RecommendationResponse(msgspec.Struct):
     model_version: Annotated[str, Meta(description="Version of the model that made the list.")]
     purchase_intent: Annotated[
         float | None,
-        Meta(description="Probability that the session leads to a purchase; null if the user is unknown to the model."),
+        Meta(
+            description="Calibrated probability that the session has a purchase from here on. Null if the user is unknown"
+            " to the model, or if it was trained on sessions that all had a purchase, or none."
+        ),
     ]
     complete: Annotated[
         bool, Meta(description="False if the latest events on other endpoints could not be read (shared state away).")

@@ -8,7 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys_tasks.features.sequences import MAX_TOKENS, Timeline, build_timeline, day_of_week, hour_of_day
-from recsys_tasks.features.session_summary import SUMMARY_FEATURES, summarize_prefixes, summarize_session
+from recsys_tasks.features.session_summary import (
+    SUMMARY_FEATURES,
+    ItemStatistics,
+    summarize_prefixes,
+    summarize_session,
+)
 from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM, UNKNOWN_ITEM
 from tests.shops import random_timeline
 
@@ -90,3 +95,25 @@ def test_a_summary_depends_only_on_earlier_events(seed: int) -> None:
     found = summarize_prefixes(timeline, first, target, HISTORY)
     again = summarize_prefixes(earlier, first[: cut + 1], target[: cut + 1], HISTORY)
     np.testing.assert_allclose(found[: cut + 1], again)
+
+
+def test_item_statistics_count_sessions_and_shrink_to_the_share_of_all() -> None:
+    session = np.repeat(np.arange(100), 2)
+    item = np.where(session < 90, 5, 6)  # twice in each session, which counts once
+    buys = session >= 60  # 30 of the 90 sessions with item 5, all ten with item 6
+    found = ItemStatistics.of_sessions(session, item, buys, 8)
+    share = 41 / 102
+    rate = np.exp(found.log_rate)
+    assert rate[5] == pytest.approx((30 + 20 * share) / 110)
+    assert rate[6] == pytest.approx((10 + 20 * share) / 30)
+    assert rate[[0, UNKNOWN_ITEM, 7]] == pytest.approx(share)
+    assert np.expm1(found.log_sessions).tolist() == pytest.approx([0, 0, 0, 0, 0, 90, 10, 0])
+
+
+def test_an_item_newer_than_the_statistics_counts_as_unknown() -> None:
+    statistics = ItemStatistics(np.log([0.2, 0.1, 0.4]), np.asarray([0.0, 0.0, 3.0]))
+    items = np.asarray([2, 9])
+    empty, known, both = statistics.features(items, np.zeros(3, int), np.arange(3))
+    assert empty.tolist() == pytest.approx([np.log(0.1), np.log(0.1), 0])
+    assert known.tolist() == pytest.approx([np.log(0.4), np.log(0.4), 3])
+    assert both.tolist() == pytest.approx([np.log(0.1), np.log(0.2), 0])
