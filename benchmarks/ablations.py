@@ -97,9 +97,9 @@ def _no_neighbors(network: Recommender) -> None:
 
 
 def _no_cosine(network: Recommender) -> None:
-    def unnormalized_sum(self: ItemTable, embedding: Tensor, content: Tensor, neighbors: Tensor) -> Tensor:
+    def unnormalized_sum(self: ItemTable, embedding: Tensor, *content: Tensor) -> Tensor:
         # Scaled to the norm of the item's own embedding, so that the norm is learned again.
-        return ItemTable._normalized_sum(self, embedding, content, neighbors) * embedding.norm(dim=-1, keepdim=True)
+        return ItemTable._normalized_sum(self, embedding, *content) * embedding.norm(dim=-1, keepdim=True)
 
     def direction(self: Recommender, state: Tensor) -> Tensor:
         return state

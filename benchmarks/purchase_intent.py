@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -81,7 +82,8 @@ def run_split(task: SplitLog, seconds: float, seed: int) -> IntentReport:
 
     train(network, data, schedule, validate)
     intent = fit_purchase_intent(network, data, encoded)
-    return evaluate_purchase_intent(TrainedModel(network, encoded.vocabulary, intent), data, encoded)
+    model = TrainedModel(network, encoded.vocabulary, intent)
+    return evaluate_purchase_intent(model, data, encoded, datetime.fromtimestamp(0, UTC))
 
 
 class SplitLog(NamedTuple):

@@ -47,7 +47,8 @@ class PurchaseIntent:
 
     def logits(self, direction: np.ndarray, features: np.ndarray) -> np.ndarray:
         """Uncalibrated logits [B] of directions [B, D] and features [B, F]."""
-        return direction @ self.direction_weights + features @ self.feature_weights + self.bias
+        logits: np.ndarray = direction @ self.direction_weights + features @ self.feature_weights + self.bias
+        return logits
 
     def calibrate(self, logits: np.ndarray) -> np.ndarray:
         """Probabilities [B] of uncalibrated logits [B]; non-decreasing, in [0, 1]."""

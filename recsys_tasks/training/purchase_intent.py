@@ -12,7 +12,7 @@ Letters in shapes: N events, B session prefixes, D embedding dimension, F featur
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -95,7 +95,9 @@ def fit_purchase_intent(network: Recommender, data: TrainingData, encoded: Encod
     index, directions = training_directions(network, data)
     prefixes = training_prefixes(data, index, directions)
     prior = choose_prior(prefixes)
-    fitted = replace(fit_regression(prefixes, prior), items=item_statistics(data, lambda user: user >= 0))
+    fitted = replace(
+        fit_regression(prefixes, prior), items=item_statistics(data, np.ones(len(data.timeline.user_start) - 1, bool))
+    )
     log.info("Purchase intent: fitted to %d session prefixes, %s", len(index), prior)
     tasks = sample_session_prefixes(encoded, VALIDATION)
     inputs = purchase_intent_inputs(network, fitted.items, encoded.timeline, tasks)
@@ -159,7 +161,7 @@ def training_prefixes(data: TrainingData, index: np.ndarray, direction: np.ndarr
     items = np.zeros((len(index), len(FEATURES) - summary.shape[1]))
     for number in range(_NUM_STATISTICS_FOLDS):
         rows = np.flatnonzero(fold[timeline.user[index]] == number)
-        others = item_statistics(data, lambda user, number=number: fold[user] != number)
+        others = item_statistics(data, fold != number)
         begin, end = first_token(first[rows], index[rows]), index[rows]
         log_share = float(others.log_rate[UNKNOWN_ITEM])
         items[rows] = item_features(others.of_items(timeline.item), log_share, begin, end)
@@ -167,11 +169,11 @@ def training_prefixes(data: TrainingData, index: np.ndarray, direction: np.ndarr
     return Prefixes(direction, features, timeline.leads_to_purchase[index], timeline.user[index])
 
 
-def item_statistics(data: TrainingData, is_included: Callable[[np.ndarray], np.ndarray]) -> ItemStatistics:
+def item_statistics(data: TrainingData, is_included: np.ndarray) -> ItemStatistics:
     """Statistics of the items [V] in the training sessions of included users."""
     timeline = data.timeline
     events = events_until(timeline.user_start[:-1], data.stops, len(timeline))
-    events = events[is_included(timeline.user[events])]
+    events = events[is_included[timeline.user[events]]]
     session = timeline.session[events]
     buys = timeline.leads_to_purchase[timeline.session_start[:-1]][session]
     return ItemStatistics.of_sessions(session, timeline.item[events], buys, len(data.counts))

@@ -106,7 +106,8 @@ def test_the_metrics_table_has_the_segments_and_the_numbers_of_questions() -> No
     shop = encoded_shop()
     tasks = select_prediction_tasks(shop, TEST)
     fit = BASELINE_FITTERS[PERSONAL_FREQUENCY]
-    report = evaluate({"model": fit(baseline_data(shop))}, training_data(shop), tasks, exclude_session_items=True)
+    result = rank_targets(fit(baseline_data(shop)), shop.timeline, tasks, exclude_session_items=True)
+    report = evaluate({"model": result}, training_data(shop), tasks)
     found = report.metrics_table()["model"]
     repeated = segment_masks(shop.timeline, tasks, shop.vocabulary.training_counts())["repeated targets"]
     assert found["questions"] == len(tasks)

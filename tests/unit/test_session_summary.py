@@ -25,12 +25,13 @@ def _summarize_as_the_engine(timeline: Timeline, first: int, target: int) -> np.
     past = slice(max(int(timeline.user_start[timeline.user[first]]), first - HISTORY), first)
     session = slice(max(first, target - MAX_TOKENS + 1), target)
     start = timeline.session_seconds[first : first + 1]
-    return summarize_session(
+    summary: np.ndarray = summarize_session(
         (timeline.item[session], timeline.kind[session], timeline.gap[session]),
         float(timeline.seconds[target - 1] - start[0]) if target > first else 0.0,
         np.asarray([hour_of_day(start)[0], day_of_week(start)[0], timeline.session_gap[first]]),
         (timeline.item[past], timeline.kind[past], timeline.seconds[past]),
     )[0]
+    return summary
 
 
 def _feature(timeline: Timeline, name: str, target: int) -> float:
@@ -52,7 +53,7 @@ def test_training_and_engine_compute_the_same_features(seed: int) -> None:
     target = np.arange(len(timeline))
     first = timeline.session_start[:-1][timeline.session]
     found = summarize_prefixes(timeline, first, target, HISTORY)
-    expected = [_summarize_as_the_engine(timeline, int(first[at]), at) for at in target]
+    expected = [_summarize_as_the_engine(timeline, int(first[at]), at) for at in target.tolist()]
     np.testing.assert_allclose(found, np.stack(expected), atol=1e-9)
 
 
