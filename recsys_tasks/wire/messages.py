@@ -144,8 +144,8 @@ class RecommendationResponse(msgspec.Struct):
     purchase_intent: Annotated[
         float | None,
         Meta(
-            description="Calibrated probability that the session has a purchase from here on. Null if the model does not"
-            " know the user, or was trained on sessions that all had a purchase, or none."
+            description="Calibrated probability that the session has a purchase from here on. Null if the model does"
+            " not know the user, or was trained on sessions that all had a purchase, or none."
         ),
     ]
     complete: Annotated[
