@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from sqlalchemy import Engine, text
 
+from recsys_tasks.engine.catalog import Catalog
+from recsys_tasks.engine.filters import FilterEvaluator
 from recsys_tasks.errors import BatchRejected, MalformedFile
+from recsys_tasks.features.encoded_snapshot import build_vocabulary
+from recsys_tasks.features.snapshot import SnapshotParameters, build_snapshot
 from recsys_tasks.ingestion.landing import land_batches
 from recsys_tasks.ingestion.load import LoadReport, load_batch
+from recsys_tasks.ingestion.removal import retract
 from recsys_tasks.ingestion.retention import refresh_statistics
 from recsys_tasks.ingestion.sources import read_source
 from recsys_tasks.interval import Interval
+from recsys_tasks.promotion.build import catalog_columns
 from recsys_tasks.settings import settings
 from recsys_tasks.validation import ValidationReport, validate_batch
+from recsys_tasks.wire.filters import Filter
 from tests.integration.ingesting import LONG_AGO, count
 from tests.shops import write_lines
 
@@ -243,26 +253,99 @@ def test_loading_a_first_catalog_does_not_scan_the_table_for_each_row(warehouse:
         assert count(warehouse, blocks) < 10 * count_of
 
 
-def test_a_sample_of_two_households_of_the_default_source_is_loaded(
-    warehouse: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("RECSYS_SAMPLE_USERS", "2")
+@pytest.fixture
+def eight_households(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The default source has the purchases of eight households only."""
+    monkeypatch.setenv("RECSYS_SAMPLE_USERS", "8")
     settings.cache_clear()
+    yield
+    settings.cache_clear()
+
+
+@pytest.mark.usefixtures("eight_households")
+def test_a_sample_of_eight_households_of_the_default_source_is_loaded(warehouse: Engine, tmp_path: Path) -> None:
     weeks = [datetime(2017, 1, 1, tzinfo=UTC), datetime(2017, 12, 4, tzinfo=UTC), datetime(2017, 12, 11, tzinfo=UTC)]
-    try:
-        for start, end in pairwise(weeks):
-            _, reports = _ingest(warehouse, tmp_path, "complete_journey", interval=Interval(start, end))
-        _, again = _ingest(warehouse, tmp_path, "complete_journey", interval=Interval(weeks[0], weeks[1]))
-    finally:
-        settings.cache_clear()
+    for start, end in pairwise(weeks):
+        validated, reports = _ingest(warehouse, tmp_path, "complete_journey", interval=Interval(start, end))
+    _, again = _ingest(warehouse, tmp_path, "complete_journey", interval=Interval(weeks[0], weeks[1]))
+    assert not any("price" in warning for report in validated for warning in report.warnings)
     assert all(report.read == report.inserted + report.duplicates + report.quarantined for report in reports)
     assert all(report.inserted == 0 for report in again)
-    assert count(warehouse, "select count(*) from users") == 2
-    assert count(warehouse, "select count(distinct user_id) from events") == 2
+    assert count(warehouse, "select count(*) from users") == 8
+    assert count(warehouse, "select count(distinct user_id) from events") == 8
     assert count(warehouse, "select count(*) from items where title is not null") > 60_000
     assert count(warehouse, "select count(*) from events where properties ? 'store_id'") == count(
         warehouse, "select count(*) from events"
     )
+
+
+@pytest.mark.usefixtures("eight_households")
+def test_items_of_the_default_source_have_a_version_per_change_of_their_weekly_price(
+    warehouse: Engine, tmp_path: Path
+) -> None:
+    """Consecutive intervals, cut within weeks, give the versions of the whole year; an overlapping one adds nothing."""
+    year = Interval(datetime(2017, 1, 1, tzinfo=UTC), datetime(2018, 1, 1, tzinfo=UTC))
+    cuts = [datetime(2017, 4, 13, 9, tzinfo=UTC), datetime(2017, 8, 1, tzinfo=UTC)]  # a Thursday and a Tuesday
+    _, (_, whole) = _ingest(warehouse, tmp_path, "complete_journey", interval=year)
+    versions = _price_versions(warehouse)
+    assert len(versions) > len({item_id for item_id, *_ in versions}) > 2_000
+    retract(warehouse, whole.batch_id, "to ingest it in parts")
+    assert _price_versions(warehouse) == []
+    for start, end in pairwise([year.start, *cuts, year.end]):
+        _ingest(warehouse, tmp_path, "complete_journey", interval=Interval(start, end))
+    assert _price_versions(warehouse) == versions
+    _, (_, overlap) = _ingest(warehouse, tmp_path, "complete_journey", interval=Interval(cuts[0], year.end))
+    assert (overlap.inserted, overlap.already_loaded) == (0, False)
+    assert all(
+        (item_id, price) != (next_id, next_price)
+        for (item_id, _, price, _), (next_id, _, next_price, _) in pairwise(versions)
+    )
+    assert all(price > 0 and price == round(price, 2) and title for _, _, price, title in versions)
+    assert _is_within_unit_prices(warehouse)
+
+
+@pytest.mark.usefixtures("eight_households")
+def test_a_snapshot_of_the_default_source_filters_by_the_price_at_its_cutoff(warehouse: Engine, tmp_path: Path) -> None:
+    _ingest(warehouse, tmp_path, "complete_journey")
+    versions = _price_versions(warehouse)
+    parameters = SnapshotParameters(validation_share=0.1, test_share=0.1, min_item_events=1)
+    for cutoff in (datetime(2017, 6, 1, tzinfo=UTC), datetime(2017, 11, 1, 12, tzinfo=UTC)):
+        expected = {item_id: float(price) for item_id, since, price, _ in versions if since <= cutoff}
+        snapshot = build_snapshot(warehouse, tmp_path / "snapshots", parameters, cutoff)
+        found = {row["item_id"]: row["price"] for row in snapshot.item_table().to_pylist()}
+        assert {item_id: price for item_id, price in found.items() if price is not None} == expected
+        vocabulary = build_vocabulary(snapshot)
+        catalog = Catalog(vocabulary, catalog_columns(snapshot.item_table(), vocabulary))
+        cheap = FilterEvaluator(catalog).mask(Filter(field="price", at_most=2.0))
+        chosen = {vocabulary.item_id(number) for number in np.flatnonzero(cheap).tolist()}
+        assert chosen == {item_id for item_id in vocabulary.item_ids if expected.get(item_id, 99) <= 2}
+        assert 100 < len(chosen) < len(vocabulary.item_ids)
+
+
+def _price_versions(warehouse: Engine) -> list[tuple[str, datetime, Decimal, str]]:
+    """Returns id, start, price and title of all versions with a price, by item and time."""
+    with warehouse.connect() as connection:
+        rows = connection.execute(
+            text(
+                "select item_id, valid_from, price, title from item_versions where price is not null"
+                " order by item_id, valid_from"
+            )
+        ).all()
+    return [tuple(row) for row in rows]
+
+
+def _is_within_unit_prices(warehouse: Engine) -> bool:
+    """Whether each price is between the lowest and the highest unit price of the week before it became valid."""
+    outside = """
+        select count(*) from item_versions as versions
+        where versions.price is not null and not exists (
+            select 1 from events
+            where events.item_id = versions.item_id
+            and events.event_time <= versions.valid_from
+            and events.event_time > versions.valid_from - interval '7 days'
+            having versions.price between min(events.price) - 0.005 and max(events.price) + 0.005
+        )"""
+    return count(warehouse, outside) == 0
 
 
 def test_the_retailrocket_log_is_loaded(warehouse: Engine, tmp_path: Path, shared_events: Path) -> None:
