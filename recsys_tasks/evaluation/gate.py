@@ -239,10 +239,10 @@ def _compare_with_champion(rules: GateRules, comparison: Comparison) -> list[Rul
 
 def _check_gain(rules: ChampionRules, gains: dict[str, MetricGain]) -> RuleResult:
     gain = _lookup_metric(rules.metric, gains)
-    min_relative_gain = gain.relative_to_rival(gain.low)
+    min_relative_gain = gain.relative_to_rival(gain.low(rules.confidence))
     rule = f"{rules.metric} gains more than {rules.min_gain:.1%} on the champion at {rules.confidence:.0%} confidence"
     found = f"{gain.model:.4f} against {gain.rival:.4f}, at least {min_relative_gain:+.1%}"
-    if gain.low == gain.high == 0:
+    if gain.is_tie:
         found += "; a tie, the champion stays"
     return RuleResult(rule, found, _outcome(min_relative_gain > rules.min_gain))
 
@@ -254,7 +254,7 @@ def _check_guardrails(
     for name, margin in guardrails.items():
         gain = _lookup_metric(name, gains)
         rule = f"{name} not worse than the champion by more than {margin:.0%}"
-        max_relative_gain = gain.relative_to_rival(gain.high)
+        max_relative_gain = gain.relative_to_rival(gain.high(confidence))
         found = (
             f"{gain.model:.4f} against {gain.rival:.4f}, at most {max_relative_gain:+.1%}"
             f" at {confidence:.0%} confidence, {gain.num_tasks:,} sessions"

@@ -66,13 +66,24 @@ def list_metrics(lists: np.ndarray, counts: np.ndarray) -> dict[str, float]:
         to the mean item (average recommendation popularity, Yin et al. 2012); novelty: mean self-information in bits,
         -log2 of that share (Zhou et al. 2010).
     """
-    items, k = max(len(counts) - FIRST_ITEM, 1), lists.shape[1]
-    listed = lists[lists >= FIRST_ITEM]
+    coverage = {f"coverage_{lists.shape[1]}": catalog_coverage(lists, len(counts))}
+    return coverage | {name: _mean(values) for name, values in per_list_metrics(lists, counts).items()}
+
+
+def catalog_coverage(lists: np.ndarray, num_items: int) -> float:
+    """Returns the share of a catalog's item numbers, below `num_items`, in any of the lists [B, k]."""
+    return len(np.unique(lists[lists >= FIRST_ITEM])) / max(num_items - FIRST_ITEM, 1)
+
+
+def per_list_metrics(lists: np.ndarray, counts: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns popularity and novelty of each list [B], as in `list_metrics`; 0 for an empty list."""
+    num_items, k = max(len(counts) - FIRST_ITEM, 1), lists.shape[1]
     share = (counts + 1) / (counts[FIRST_ITEM:] + 1).sum()
+    is_item = lists >= FIRST_ITEM
+    length = np.maximum(is_item.sum(1), 1)
     return {
-        f"coverage_{k}": len(np.unique(listed)) / items,
-        f"popularity_{k}": _mean(share[listed]) * items,
-        f"novelty_{k}": _mean(-np.log2(share[listed])),
+        f"popularity_{k}": (share[lists] * is_item).sum(1) / length * num_items,
+        f"novelty_{k}": (-np.log2(share[lists]) * is_item).sum(1) / length,
     }
 
 

@@ -81,10 +81,10 @@ def _compare_with_champion(
     from recsys_tasks.training.evaluation import compare_runs
 
     try:
-        comparison = compare_runs(version.run_id, champion.run_id, confidence, deployment.snapshots)
+        comparison = compare_runs(version.run_id, champion.run_id, deployment.snapshots)
     except (IncompatibleModelFormat, InputError) as error:
         return None, f"not compared with champion version {champion.number}: {error}"
-    runs.log_comparison(version.run_id, champion.number, comparison)
+    runs.log_comparison(version.run_id, champion.number, comparison, confidence)
     return comparison, None
 
 

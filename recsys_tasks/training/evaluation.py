@@ -5,9 +5,12 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
 
 from recsys_tasks.engine.catalog import CatalogColumns
 from recsys_tasks.engine.purchase_intent import sigmoid
@@ -41,8 +44,10 @@ from recsys_tasks.evaluation.served_lists import rank_served
 from recsys_tasks.features.encoded_snapshot import EncodedSnapshot, encode_snapshot
 from recsys_tasks.features.serving_data import catalog_columns
 from recsys_tasks.features.snapshot import Snapshot, open_snapshot
+from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.model.files import TrainedModel, load_model
 from recsys_tasks.model.training_loop import TrainingData
+from recsys_tasks.names import FIRST_ITEM, PADDING_ITEM
 from recsys_tasks.registry import runs, versions
 from recsys_tasks.registry.tracking import client
 from recsys_tasks.training.lineage import trained_until
@@ -124,7 +129,7 @@ def _log_plots_and_card(
         runs.log_files(run_id, folder)
 
 
-def compare_runs(run_id: str, rival_id: str, confidence: float, snapshots: Path) -> Comparison:
+def compare_runs(run_id: str, rival_id: str, snapshots: Path) -> Comparison:
     """Compares a run's model with another run's on the test part of the first run's snapshot.
 
     Only sessions count that neither run, nor a version that one of them started from, can have been trained on.
@@ -138,16 +143,24 @@ def compare_runs(run_id: str, rival_id: str, confidence: float, snapshots: Path)
         all_tasks, timeline = select_prediction_tasks(own.encoded, TEST), own.encoded.timeline
         since = max(trained_until(run_id, snapshots), trained_until(rival_id, snapshots))
         tasks = tasks_since(timeline, all_tasks, since)
+        counts = own.encoded.vocabulary.training_counts()
+        # Coverage is over the catalog of the first run's snapshot, which is its vocabulary.
+        rival_result, own_number = rival.rank(tasks), _numbers_in(own.encoded.vocabulary, rival.encoded.vocabulary)
         gains = compare(
             own.rank(tasks),
-            rival.rank(tasks),
+            replace(rival_result, lists=own_number[rival_result.lists]),
             timeline.user[tasks.first],
-            segment_masks(timeline, tasks, own.encoded.vocabulary.training_counts()),
-            own.encoded.vocabulary.training_counts(),
-            rival.encoded.vocabulary.training_counts(),
-            confidence,
+            segment_masks(timeline, tasks, counts),
+            counts,
         )
         return Comparison(gains, len(tasks), len(all_tasks) - len(tasks), since)
+
+
+def _numbers_in(vocabulary: Vocabulary, other: Vocabulary) -> np.ndarray:
+    """Returns the number in a vocabulary of each item number [V] of another one; padding for items that it lacks."""
+    numbers = vocabulary.numbers(other.item_ids)
+    known = np.where(numbers >= FIRST_ITEM, numbers, PADDING_ITEM)
+    return np.concatenate([np.full(FIRST_ITEM, PADDING_ITEM), known])
 
 
 def _evaluate(opened: _EvaluatedModel, tasks: PredictionTasks) -> EvaluationReport:

@@ -20,6 +20,7 @@ from recsys_tasks.engine.catalog import Catalog
 from recsys_tasks.engine.filters import FilterEvaluator
 from recsys_tasks.errors import BatchRejected, MalformedFile
 from recsys_tasks.features.encoded_snapshot import build_vocabulary
+from recsys_tasks.features.serving_data import catalog_columns
 from recsys_tasks.features.snapshot import SnapshotParameters, build_snapshot
 from recsys_tasks.ingestion.landing import land_batches
 from recsys_tasks.ingestion.load import LoadReport, load_batch
@@ -27,7 +28,6 @@ from recsys_tasks.ingestion.removal import retract
 from recsys_tasks.ingestion.retention import refresh_statistics
 from recsys_tasks.ingestion.sources import read_source
 from recsys_tasks.interval import Interval
-from recsys_tasks.promotion.build import catalog_columns
 from recsys_tasks.settings import settings
 from recsys_tasks.validation import ValidationReport, validate_batch
 from recsys_tasks.wire.filters import Filter

@@ -220,7 +220,7 @@ def test_of_a_deleted_ancestor_all_is_taken_as_trained_on_that_it_can_have_seen(
 def test_a_version_waits_if_its_test_sessions_were_in_the_champions_training(shop: Shop) -> None:
     champion = _register_run(_run_on(START + timedelta(days=1_000), SCRATCH))
     snapshots = settings().snapshots
-    comparison = compare_runs(shop.run_id, shop.run_id, 0.95, snapshots)
+    comparison = compare_runs(shop.run_id, shop.run_id, snapshots)
     assert comparison.num_tasks > 0
     assert comparison.num_excluded == 0
     warm = (
@@ -229,7 +229,7 @@ def test_a_version_waits_if_its_test_sessions_were_in_the_champions_training(sho
         .info.run_id
     )
     shutil.copytree(_artifacts(shop.run_id), _artifacts(warm))
-    compared = compare_runs(warm, shop.run_id, 0.95, snapshots)
+    compared = compare_runs(warm, shop.run_id, snapshots)
     assert (compared.num_tasks, compared.num_excluded) == (0, comparison.num_tasks)
     with pytest.raises(InputError, match="was trained on every session"):
         evaluate_run(warm, snapshots)

@@ -20,7 +20,7 @@ from recsys_tasks.evaluation.gate import (
 )
 from recsys_tasks.evaluation.metrics import MISSED
 from recsys_tasks.evaluation.protocol import PredictionTasks, RankingResult
-from recsys_tasks.names import BASELINES
+from recsys_tasks.names import BASELINES, FIRST_ITEM
 from tests.shops import START, random_timeline
 
 RULES = load_gate_rules()
@@ -46,6 +46,11 @@ TABLE: MetricsTable = {
 }
 
 
+def _gain(model: float, rival: float, low: float, high: float, num_tasks: int = 1_000) -> MetricGain:
+    """A gain of which half the resamples are at either bound."""
+    return MetricGain(model, rival, np.repeat([low, high], 5_000), num_tasks)
+
+
 SINCE = datetime(2024, 3, 1, tzinfo=UTC)
 
 
@@ -55,9 +60,9 @@ def _compared(gains: dict[str, MetricGain], num_tasks: int = 1_000, num_excluded
 
 def _comparison(low: float, high: float, **others: MetricGain) -> Comparison:
     """Gains over a champion with 0.1 of every metric."""
-    gain = MetricGain(0.1 + (low + high) / 2, 0.1, low, high, 1_000)
+    gain = _gain(0.1 + (low + high) / 2, 0.1, low, high)
     found = {f"{segment}{metric}": gain for segment in SEGMENTS for metric in ("mrr_20", "recall_20")}
-    return _compared(found | {"coverage_20": MetricGain(0.5, 0.5, 0.0, 0.0, 1_000)} | others)
+    return _compared(found | {"coverage_20": _gain(0.5, 0.5, 0.0, 0.0)} | others)
 
 
 def _decide(comparison: Comparison | None = None, rules: GateRules = RULES, **evidence: object) -> Decision:
@@ -166,7 +171,7 @@ def test_comparable_sessions_are_those_that_start_after_both_trainings(seed: int
 
 
 def test_a_guardrail_refuses_a_significant_loss_only() -> None:
-    worse, unlucky = MetricGain(0.05, 0.1, -0.07, -0.03, 400), MetricGain(0.05, 0.1, -0.15, 0.05, 4)
+    worse, unlucky = _gain(0.05, 0.1, -0.07, -0.03, 400), _gain(0.05, 0.1, -0.15, 0.05, 400)
     name = "new users: mrr_20"
     assert _failed_rules(_decide(_comparison(0.001, 0.005, **{name: worse})))[0].startswith(name)
     assert _decide(_comparison(0.001, 0.005, **{name: unlucky})).promote
@@ -199,7 +204,7 @@ def test_a_custom_rules_file_replaces_the_default(tmp_path: Path) -> None:
         '[baselines]\nnames = []\nmetrics = []\n[champion]\nmetric = "ndcg_20"\nconfidence = 0.8\nmin_gain = -0.02\n'
     )
     rules = load_gate_rules(own)
-    gain = MetricGain(0.1, 0.1, -0.001, 0.001, 1_000)
+    gain = _gain(0.1, 0.1, -0.001, 0.001)
     assert decide_promotion(rules, Evidence({"model": {}}, _compared({"ndcg_20": gain}))).promote
 
 
@@ -224,22 +229,24 @@ def test_a_rule_on_an_unknown_metric_is_rejected_naming_the_known_ones() -> None
         _decide(_comparison(0.001, 0.005), rules)
 
 
-def _result(ranks: np.ndarray) -> RankingResult:
-    return RankingResult(ranks, np.full((len(ranks), 20), 2))
+V = 300
+
+
+def _result(ranks: np.ndarray, lists: np.ndarray | None = None) -> RankingResult:
+    return RankingResult(ranks, np.full((len(ranks), 20), 2) if lists is None else lists)
 
 
 def _compare(model: np.ndarray, rival: np.ndarray, users: np.ndarray, members: np.ndarray) -> dict[str, MetricGain]:
-    counts = np.asarray([0, 0, 5, 5])
-    return compare(_result(model), _result(rival), users, {"some": members}, counts, counts, 0.95)
+    return compare(_result(model), _result(rival), users, {"some": members}, np.full(V, 5))
 
 
 def test_the_paired_comparison_cancels_common_difficulty() -> None:
     random = np.random.default_rng(0)
     rival = random.integers(2, 20, 300)
     found = _compare(rival - 1, rival, np.arange(300), np.zeros(300, bool))
-    assert found["mrr_20"].low > 0
+    assert found["mrr_20"].low(0.95) > 0
     spread = (1 / (rival - 1)).std() / np.sqrt(300)  # of the model's own mean, far more than that of the gain
-    assert found["mrr_20"].high - found["mrr_20"].low < 2 * 1.64 * spread
+    assert found["mrr_20"].high(0.95) - found["mrr_20"].low(0.95) < 2 * 1.64 * spread
     assert found["some: mrr_20"].num_tasks == 0
 
 
@@ -251,8 +258,9 @@ ranks = st.lists(st.one_of(st.integers(1, 40), st.just(MISSED)), min_size=1, max
 def test_a_model_ties_with_itself(found: list[int], seed: int) -> None:
     own = np.asarray(found)
     users = np.random.default_rng(seed).integers(3, size=len(own))
-    for gain in _compare(own, own, users, own > 3).values():
-        assert (gain.low, gain.high, gain.relative_to_rival(gain.low)) == (0, 0, 0)
+    for gain in _compare(own, own, users, np.ones(len(own), bool)).values():
+        assert gain.is_tie
+        assert (gain.low(0.95), gain.high(0.95), gain.relative_to_rival(gain.low(0.95))) == (0, 0, 0)
 
 
 @given(ranks, st.integers(0, 9))
@@ -264,4 +272,37 @@ def test_swapping_the_models_only_flips_the_sign(found: list[int], seed: int) ->
     forth, back = _compare(own, other, users, members), _compare(other, own, users, members)
     for name, gain in forth.items():
         assert gain.model - gain.rival == pytest.approx(back[name].rival - back[name].model)
-        assert gain.low == pytest.approx(-back[name].high, abs=1e-9)
+        assert gain.low(0.95) == pytest.approx(-back[name].high(0.95), abs=1e-9)
+
+
+def test_a_bound_that_the_resamples_cannot_resolve_is_infinite() -> None:
+    gain = _gain(0.2, 0.1, 0.05, 0.15)
+    assert gain.low(0.9998) == 0.05
+    assert (gain.low(0.99995), gain.high(0.99995)) == (-np.inf, np.inf)
+    assert gain.as_dict(0.99995)["low"] is None
+
+
+def _random_lists(random: np.random.Generator, num_lists: int, num_items: int) -> np.ndarray:
+    return np.stack([FIRST_ITEM + random.choice(num_items, 20, replace=False) for _ in range(num_lists)])
+
+
+def test_coverage_has_an_interval_around_the_measured_difference() -> None:
+    random = np.random.default_rng(0)
+    users, ranks, counts = np.repeat(np.arange(60), 2), np.ones(120, int), np.full(V, 5)
+    wide, narrow = _random_lists(random, 120, 250), _random_lists(random, 120, 100)
+    gain = compare(_result(ranks, wide), _result(ranks, narrow), users, {}, counts)["coverage_20"]
+    assert (gain.model, gain.rival) == pytest.approx((250 / 298, 100 / 298), abs=0.01)
+    assert gain.low(0.95) < gain.model - gain.rival < gain.high(0.95)
+    assert 0 < gain.high(0.95) - gain.low(0.95) < 0.1
+    assert gain.low(0.95) > 0
+
+
+@given(ranks, st.integers(0, 9))
+@settings(max_examples=20)
+def test_every_metric_of_two_models_has_an_interval_that_holds_their_difference(found: list[int], seed: int) -> None:
+    random = np.random.default_rng(seed)
+    own, other = np.asarray(found), random.permutation(np.asarray(found))
+    lists = [_random_lists(random, len(own), 100) for _ in range(2)]
+    results = (_result(own, lists[0]), _result(other, lists[1]))
+    for gain in compare(*results, np.arange(len(own)), {}, np.full(V, 5)).values():
+        assert gain.low(0.999) - 1e-9 <= gain.model - gain.rival <= gain.high(0.999) + 1e-9
