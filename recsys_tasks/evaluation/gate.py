@@ -147,6 +147,7 @@ class Evidence:
         same_schema: whether the champion's callers can call the challenger unchanged.
         notes: what could not be checked, and why.
         promotion_holds: open alarms that hold promotions, as text.
+        replaces_trained: whether the challenger would replace a trained champion.
     """
 
     table: MetricsTable
@@ -155,6 +156,7 @@ class Evidence:
     same_schema: bool = True
     notes: list[str] = field(default_factory=list)
     promotion_holds: list[str] = field(default_factory=list)
+    replaces_trained: bool = False
 
 
 def load_gate_rules(path: Path | None = None) -> GateRules:
@@ -184,7 +186,7 @@ def decide_promotion(rules: GateRules, evidence: Evidence) -> Decision:
     Raises:
         ConfigurationError: a rule names an unknown metric; lists the known ones.
     """
-    results = _compare_with_baselines(rules.baselines, evidence.table)
+    results = _compare_with_baselines(rules.baselines, evidence.table) if evidence.table else [_untrained(evidence)]
     if evidence.comparison is not None:
         results += _compare_with_champion(rules, evidence.comparison)
         found = "the champion's" if evidence.same_schema else "not the champion's: callers would have to change"
@@ -214,6 +216,13 @@ def _compare_with_baselines(rules: BaselineRules, table: MetricsTable) -> list[R
             found += "" if num_tasks is None else f", {num_tasks:,} sessions"
             results.append(RuleResult(rule, found, _outcome(own > values[best])))
     return results
+
+
+def _untrained(evidence: Evidence) -> RuleResult:
+    """A version without held-out sessions was not trained: it places items by content, and may not replace a trained
+    champion."""
+    found = "too few sessions to train on and to evaluate: lists come from content and popularity"
+    return RuleResult("trained", found, Outcome.FAILED if evidence.replaces_trained else Outcome.NOT_APPLIED)
 
 
 def _too_few(rule: str, num_tasks: int, min_tasks: int) -> RuleResult:

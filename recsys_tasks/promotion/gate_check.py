@@ -46,8 +46,11 @@ def check_gate(deployment: Deployment, number: str, folder: Path) -> Decision:
 def _collect_evidence(deployment: Deployment, version: versions.Version, rules: GateRules, folder: Path) -> Evidence:
     from recsys_tasks.training.evaluation import evaluate_run  # imports torch, which only the gate needs here
 
+    is_trained = runs.is_trained(version.run_id)
     table = runs.load_evaluation(version.run_id)
-    if QUESTIONS not in table.get(MODEL, {}):  # not evaluated yet, or by a version of this package without segments
+    if is_trained and QUESTIONS not in table.get(
+        MODEL, {}
+    ):  # not evaluated yet, or by a version of this package without segments
         table = evaluate_run(version.run_id, deployment.snapshots)
     comparison, notes, same_schema = None, [], True
     champion = versions.version_by_alias(CHAMPION)
@@ -55,12 +58,16 @@ def _collect_evidence(deployment: Deployment, version: versions.Version, rules: 
         notes.append("there is no champion yet: the baselines decide")
     elif champion.number == version.number:
         notes.append("it is the champion: the baselines decide")
-    else:
+    elif not runs.is_trained(champion.run_id):
+        notes.append(f"champion version {champion.number} was not trained: the baselines decide")
+    elif is_trained:
         comparison, problem = _compare_with_champion(deployment, version, champion, rules.champion.confidence)
         same_schema = versions.signature(version) == versions.signature(champion)
         notes += [problem] if problem else []
     measured = measure_bundle(folder) | {"cutoff_age_days": _cutoff_age_days(deployment, version)}
-    return Evidence(table, comparison, measured, same_schema, notes, _promotion_holds(deployment))
+    replaces_trained = champion is not None and champion.number != version.number and runs.is_trained(champion.run_id)
+    holds = _promotion_holds(deployment)
+    return Evidence(table, comparison, measured, same_schema, notes, holds, replaces_trained)
 
 
 def _promotion_holds(deployment: Deployment) -> list[str]:

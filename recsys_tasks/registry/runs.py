@@ -227,6 +227,11 @@ def get_run(run_id: str) -> Run:
         raise translate_error(error, f"No run {run_id}") from error
 
 
+def is_trained(run_id: str) -> bool:
+    """Whether the run's model was trained; with too few sessions it only places the items by their content."""
+    return bool(client().get_run(run_id).data.params.get("is_trained", "True") == "True")
+
+
 def load_snapshot_id(run_id: str) -> str:
     """Returns the id of the snapshot that a run was trained on."""
     return str(client().get_run(run_id).data.tags["snapshot_id"])
