@@ -143,6 +143,8 @@ class Evidence:
         table: metrics of the challenger (row `model`) and of the baselines, on the same prediction tasks, with those of
             segments and the numbers of tasks as in `EvaluationReport.metrics_table`.
         comparison: with the champion; None without a comparable champion.
+        num_earlier_tries: number of other challengers that were compared with a champion before, on largely the same
+            sessions.
         measurements: values for `limits`, by the same names.
         same_schema: whether the champion's callers can call the challenger unchanged.
         notes: what could not be checked, and why.
@@ -152,6 +154,7 @@ class Evidence:
 
     table: MetricsTable
     comparison: Comparison | None = None
+    num_earlier_tries: int = 0
     measurements: dict[str, float] = field(default_factory=dict)
     same_schema: bool = True
     notes: list[str] = field(default_factory=list)
@@ -188,7 +191,7 @@ def decide_promotion(rules: GateRules, evidence: Evidence) -> Decision:
     """
     results = _compare_with_baselines(rules.baselines, evidence.table) if evidence.table else [_untrained(evidence)]
     if evidence.comparison is not None:
-        results += _compare_with_champion(rules, evidence.comparison)
+        results += _compare_with_champion(rules, evidence.comparison, evidence.num_earlier_tries)
         found = "the champion's" if evidence.same_schema else "not the champion's: callers would have to change"
         results.append(RuleResult("signature", found, _outcome(evidence.same_schema)))
     results += check_limits(rules.limits, evidence.measurements)
@@ -233,7 +236,16 @@ def _outcome(passed: bool) -> Outcome:
     return Outcome.PASSED if passed else Outcome.FAILED
 
 
-def _compare_with_champion(rules: GateRules, comparison: Comparison) -> list[RuleResult]:
+def confidence_of_try(confidence: float, number: int) -> float:
+    """Returns the confidence of the k-th comparison on the same sessions, k from 1, so that `confidence` holds for all.
+
+    With alpha = 1 - confidence, try k gets alpha / (k (k + 1)); these sum to alpha over any number of tries
+    (alpha-spending, Tian and Ramdas 2021).
+    """
+    return 1 - (1 - confidence) / (number * (number + 1))
+
+
+def _compare_with_champion(rules: GateRules, comparison: Comparison, num_earlier_tries: int) -> list[RuleResult]:
     champion = rules.champion
     if comparison.num_tasks < champion.min_questions:
         found = (
@@ -242,33 +254,48 @@ def _compare_with_champion(rules: GateRules, comparison: Comparison) -> list[Rul
             " two was trained. A challenger of a later snapshot has more"
         )
         return [RuleResult("comparison with the champion", found, Outcome.WAITS)]
-    gain = _check_gain(champion, comparison.gains)
-    return [gain, *_check_guardrails(rules.guardrails, comparison.gains, champion.confidence)]
+    gain = _check_gain(champion, comparison.gains, num_earlier_tries + 1)
+    return [gain, *_check_guardrails(rules.guardrails, champion, comparison.gains)]
 
 
-def _check_gain(rules: ChampionRules, gains: dict[str, MetricGain]) -> RuleResult:
+def _check_gain(rules: ChampionRules, gains: dict[str, MetricGain], number: int) -> RuleResult:
     gain = _lookup_metric(rules.metric, gains)
-    min_relative_gain = gain.relative_to_rival(gain.low(rules.confidence))
+    confidence = confidence_of_try(rules.confidence, number)
+    min_relative_gain = gain.relative_to_rival(gain.low(confidence))
     rule = f"{rules.metric} gains more than {rules.min_gain:.1%} on the champion at {rules.confidence:.0%} confidence"
-    found = f"{gain.model:.4f} against {gain.rival:.4f}, at least {min_relative_gain:+.1%}"
+    found = (
+        f"{gain.model:.4f} against {gain.rival:.4f}, at least {min_relative_gain:+.1%}, {gain.num_tasks:,} sessions,"
+        f" try {number} on them, at {confidence:.2%} confidence"
+    )
     if gain.is_tie:
         found += "; a tie, the champion stays"
     return RuleResult(rule, found, _outcome(min_relative_gain > rules.min_gain))
 
 
 def _check_guardrails(
-    guardrails: dict[str, float], gains: dict[str, MetricGain], confidence: float
+    guardrails: dict[str, float], rules: ChampionRules, gains: dict[str, MetricGain]
 ) -> list[RuleResult]:
+    """Returns the results of the guardrails; those with too few sessions are not applied.
+
+    Each of m applied guardrails has a bound at confidence 1 - alpha / m, so that all of them together refuse a model
+    that is as good with probability alpha at most (Bonferroni, Dunn 1961).
+    """
+    of_guardrail = {name: _lookup_metric(name, gains) for name in guardrails}
+    num_applied = sum(gain.num_tasks >= rules.min_questions for gain in of_guardrail.values())
+    confidence = 1 - (1 - rules.confidence) / max(num_applied, 1)
     results = []
-    for name, margin in guardrails.items():
-        gain = _lookup_metric(name, gains)
-        rule = f"{name} not worse than the champion by more than {margin:.0%}"
+    for name, gain in of_guardrail.items():
+        rule = f"{name} not worse than the champion by more than {guardrails[name]:.0%}"
+        if gain.num_tasks < rules.min_questions:
+            results.append(_too_few(rule, gain.num_tasks, rules.min_questions))
+            continue
         max_relative_gain = gain.relative_to_rival(gain.high(confidence))
         found = (
-            f"{gain.model:.4f} against {gain.rival:.4f}, at most {max_relative_gain:+.1%}"
-            f" at {confidence:.0%} confidence, {gain.num_tasks:,} sessions"
+            f"{gain.model:.4f} against {gain.rival:.4f}, at most {max_relative_gain:+.1%} at {confidence:.2%}"
+            f" confidence ({rules.confidence:.0%} for all {num_applied} guardrails, Bonferroni),"
+            f" {gain.num_tasks:,} sessions"
         )
-        results.append(RuleResult(rule, found, _outcome(max_relative_gain >= -margin)))
+        results.append(RuleResult(rule, found, _outcome(max_relative_gain >= -guardrails[name])))
     return results
 
 

@@ -50,9 +50,9 @@ def _collect_evidence(deployment: Deployment, version: versions.Version, rules: 
     table = runs.load_evaluation(version.run_id)
     if is_trained and QUESTIONS not in table.get(
         MODEL, {}
-    ):  # not evaluated yet, or by a version of this package without segments
+    ):  # not evaluated yet, or by an earlier version of the package
         table = evaluate_run(version.run_id, deployment.snapshots)
-    comparison, notes, same_schema = None, [], True
+    comparison, num_earlier_tries, notes, same_schema = None, 0, [], True
     champion = versions.version_by_alias(CHAMPION)
     if champion is None:
         notes.append("there is no champion yet: the baselines decide")
@@ -62,12 +62,15 @@ def _collect_evidence(deployment: Deployment, version: versions.Version, rules: 
         notes.append(f"champion version {champion.number} was not trained: the baselines decide")
     elif is_trained:
         comparison, problem = _compare_with_champion(deployment, version, champion, rules.champion.confidence)
+        if comparison is not None and comparison.num_tasks >= rules.champion.min_questions:
+            cutoff = open_snapshot(deployment.snapshots, version.snapshot_id).cutoff
+            num_earlier_tries = runs.count_earlier_tries(version, comparison.since, cutoff)
         same_schema = versions.signature(version) == versions.signature(champion)
         notes += [problem] if problem else []
     measured = measure_bundle(folder) | {"cutoff_age_days": _cutoff_age_days(deployment, version)}
     replaces_trained = champion is not None and champion.number != version.number and runs.is_trained(champion.run_id)
     holds = _promotion_holds(deployment)
-    return Evidence(table, comparison, measured, same_schema, notes, holds, replaces_trained)
+    return Evidence(table, comparison, num_earlier_tries, measured, same_schema, notes, holds, replaces_trained)
 
 
 def _promotion_holds(deployment: Deployment) -> list[str]:

@@ -17,12 +17,14 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
 from importlib.metadata import distributions, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlflow
 from mlflow.entities import Metric, Run, RunTag
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.utils.validation import MAX_METRICS_PER_BATCH
 
@@ -265,6 +267,58 @@ def log_comparison(run_id: str, champion: str, comparison: Comparison, confidenc
     metrics = add_precision_and_f1(rival) | {QUESTIONS: float(comparison.num_tasks)}
     _log_metrics(run_id, {_mlflow_metric(_CHAMPION, metric): value for metric, value in metrics.items()})
     client().log_dict(run_id, {"champion": champion, **comparison.as_dict(confidence)}, "comparison.json")
+
+
+class Trial(NamedTuple):
+    """A version that was compared with a champion: when first, and on test sessions of which period."""
+
+    number: str
+    first_at: datetime
+    since: datetime
+    until: datetime
+
+    def covers_most_of(self, other: Trial) -> bool:
+        """Whether at least half of the other trial's period is in this one's."""
+        common = min(self.until, other.until) - max(self.since, other.since)
+        return common > timedelta(0) and common >= (other.until - other.since) / 2
+
+
+def count_earlier_tries(version: Version, since: datetime, until: datetime) -> int:
+    """Records that a version is compared with a champion on sessions of a period.
+
+    A repeated comparison of a version is no new try, and keeps the period of the first.
+
+    Returns:
+        The number of other versions that were compared before it on largely the same sessions.
+    """
+    trials = _load_trials()
+    own = trials.get(version.number)
+    if own is None:
+        own = Trial(version.number, datetime.now(UTC), since, until)
+        moments = {"first_at": own.first_at, "since": since, "until": until}
+        _tag(version, **{f"compared_{name}": moment.isoformat() for name, moment in moments.items()})
+    return sum(trial.first_at < own.first_at and trial.covers_most_of(own) for trial in trials.values())
+
+
+def _load_trials() -> dict[str, Trial]:
+    """Returns the trial of each version that was compared, by its number."""
+    names = [f"compared_{name}" for name in ("first_at", "since", "until")]
+    compared = (found for found in _search_versions() if all(name in found.tags for name in names))
+    return {
+        str(found.version): Trial(str(found.version), *(datetime.fromisoformat(found.tags[name]) for name in names))
+        for found in compared
+    }
+
+
+def _search_versions() -> list[ModelVersion]:
+    """Returns all versions of the registered model."""
+    mlflow_client, found, token = client(), [], None
+    while True:
+        page = mlflow_client.search_model_versions(f"name = '{REGISTERED_MODEL}'", page_token=token)
+        found += page
+        token = page.token
+        if not token:
+            return found
 
 
 def log_online_metrics(version: Version, metrics: Mapping[tuple[str, str], float], summary: str) -> None:

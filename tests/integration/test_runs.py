@@ -237,3 +237,12 @@ def test_a_version_waits_if_its_test_sessions_were_in_the_champions_training(sho
 
 def _artifacts(run_id: str) -> Path:
     return Path(client().get_run(run_id).info.artifact_uri.removeprefix("file://")) / versions.MODEL_ARTIFACTS
+
+
+def test_a_further_version_on_the_same_sessions_is_a_further_try(shop: Shop) -> None:
+    since, until = START + timedelta(days=900), START + timedelta(days=910)
+    first, second, third = (versions.version_by_number(_register_run(_run_on(since, SCRATCH))) for _ in range(3))
+    assert runs.count_earlier_tries(first, since, until) == 0
+    assert runs.count_earlier_tries(second, since + timedelta(days=1), until) == 1
+    assert runs.count_earlier_tries(first, since, until) == 0  # like a retried task
+    assert runs.count_earlier_tries(third, until - timedelta(days=1), until + timedelta(days=9)) == 0

@@ -15,6 +15,7 @@ from recsys_tasks.evaluation.gate import (
     Evidence,
     GateRules,
     MetricsTable,
+    confidence_of_try,
     decide_promotion,
     load_gate_rules,
 )
@@ -175,6 +176,47 @@ def test_a_guardrail_refuses_a_significant_loss_only() -> None:
     name = "new users: mrr_20"
     assert _failed_rules(_decide(_comparison(0.001, 0.005, **{name: worse})))[0].startswith(name)
     assert _decide(_comparison(0.001, 0.005, **{name: unlucky})).promote
+
+
+def test_a_guardrail_with_too_few_sessions_is_not_applied_and_says_so() -> None:
+    name = "new users: mrr_20"
+    decision = _decide(_comparison(0.001, 0.005, **{name: _gain(0.0, 0.1, -0.1, -0.1, num_tasks=1)}))
+    assert decision.promote
+    assert f"not applied: {name} not worse than the champion by more than 5%: 1 sessions, needs 100" in decision.reasons
+
+
+@pytest.mark.parametrize(("num_guardrails", "verdict"), [(1, "refuse"), (2, "promote")])
+def test_the_confidence_holds_for_all_guardrails_together(num_guardrails: int, verdict: str) -> None:
+    # Worse in all but 3 % of the resamples: significant at 95 %, and not at 97.5 %.
+    worse = MetricGain(0.05, 0.1, np.repeat([-0.05, 0.0], [9_700, 300]), 1_000)
+    names = ["new users: mrr_20", "first-time targets: mrr_20"]
+    rules = msgspec.structs.replace(RULES, guardrails=dict.fromkeys(names[:num_guardrails], 0.0))
+    decision = _decide(_comparison(0.001, 0.005, **{names[0]: worse}), rules)
+    assert decision.verdict == verdict
+
+
+def test_a_guardrail_that_is_not_applied_does_not_weaken_the_others() -> None:
+    worse = MetricGain(0.05, 0.1, np.repeat([-0.05, 0.0], [9_700, 300]), 1_000)
+    names = ["new users: mrr_20", "first-time targets: mrr_20"]
+    rules = msgspec.structs.replace(RULES, guardrails=dict.fromkeys(names, 0.0))
+    few = _gain(0.1, 0.1, 0.0, 0.0, num_tasks=99)
+    assert _decide(_comparison(0.001, 0.005, **{names[0]: worse, names[1]: few}), rules).verdict == "refuse"
+
+
+@pytest.mark.parametrize(("num_earlier_tries", "verdict"), [(0, "promote"), (1, "refuse")])
+def test_a_further_try_on_the_same_sessions_needs_a_higher_confidence(num_earlier_tries: int, verdict: str) -> None:
+    # A gain in all but 1 % of the resamples: the first try needs 97.5 %, the second one 99.17 %.
+    lucky = MetricGain(0.104, 0.1, np.repeat([-0.001, 0.004], [100, 9_900]), 1_000)
+    decision = _decide(_comparison(0.001, 0.005, mrr_20=lucky), num_earlier_tries=num_earlier_tries)
+    assert decision.verdict == verdict
+    assert any(f"try {num_earlier_tries + 1} on them" in reason for reason in decision.reasons)
+
+
+@given(st.floats(0.5, 0.9999), st.integers(1, 200))
+def test_all_tries_together_spend_no_more_than_one_minus_the_confidence(confidence: float, num_tries: int) -> None:
+    spent = [1 - confidence_of_try(confidence, number) for number in range(1, num_tries + 1)]
+    assert sum(spent) <= 1 - confidence + 1e-9
+    assert spent == sorted(spent, reverse=True)
 
 
 @pytest.mark.parametrize("limit", sorted(MEASURED))
