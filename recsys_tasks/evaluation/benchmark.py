@@ -20,6 +20,7 @@ from recsys_tasks.model.network import Recommender
 from recsys_tasks.model.training_loop import build_network, train
 from recsys_tasks.names import DECODER, GRU, NETWORK
 from recsys_tasks.training import recipe
+from recsys_tasks.training.discovery import apply_discovery_weight, choose_discovery_weight
 
 log = logging.getLogger(__name__)
 BenchmarkMetrics = dict[str, Any]
@@ -93,12 +94,17 @@ def fit_model(dataset: SequenceDataset, model: str, seed: int, seconds: float) -
     def validate(trained: Recommender) -> float:
         return ranking_metrics(model_ranks(trained, timeline, dataset.validation))[PRIMARY_METRIC]
 
-    report = train(network, data, schedule, validate)
+    def choose_weight(trained: Recommender) -> float:
+        return choose_discovery_weight(trained, timeline, dataset.validation)
+
+    report = train(network, data, schedule, validate, choose_weight=choose_weight)
+    apply_discovery_weight(network, report.discovery_weight)
     figures: BenchmarkMetrics = {
         "train_seconds": report.seconds,
         "epochs": len(report.epochs),
         "tokens_per_second": report.tokens_per_second,
         "stopped_by": report.stopped_by,
+        "discovery_weight": report.discovery_weight,
         "parameters": sum(weight.numel() for weight in network.parameters()),
         "threads": torch.get_num_threads(),
         "curve": report.epochs,

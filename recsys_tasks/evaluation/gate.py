@@ -204,6 +204,7 @@ def _compare_with_baselines(rules: BaselineRules, table: MetricsTable) -> list[R
     baselines = {name: _lookup_metric(name, table) for name in names}
     if not baselines:
         return []
+    best_of = {metric: max(names, key=lambda name: _lookup_metric(metric, baselines[name])) for metric in rules.metrics}
     results = []
     for segment in ("", *rules.segments):
         num_tasks = int(_lookup_metric(segment_metric(segment, QUESTIONS), table[MODEL])) if segment else None
@@ -212,12 +213,11 @@ def _compare_with_baselines(rules: BaselineRules, table: MetricsTable) -> list[R
             if num_tasks is not None and num_tasks < rules.min_questions:
                 results.append(_too_few(rule, num_tasks, rules.min_questions))
                 continue
-            key = segment_metric(segment, metric)
-            values = {name: _lookup_metric(key, metrics) for name, metrics in baselines.items()}
-            best, own = max(values, key=lambda name: values[name]), _lookup_metric(key, table[MODEL])
-            found = f"{own:.4f} against {values[best]:.4f} of {best}"
+            key, best = segment_metric(segment, metric), best_of[metric]
+            own, other = _lookup_metric(key, table[MODEL]), _lookup_metric(key, baselines[best])
+            found = f"{own:.4f} against {other:.4f} of {best}"
             found += "" if num_tasks is None else f", {num_tasks:,} sessions"
-            results.append(RuleResult(rule, found, _outcome(own > values[best])))
+            results.append(RuleResult(rule, found, _outcome(own > other)))
     return results
 
 

@@ -13,7 +13,12 @@ MIN_SEGMENT_TASKS = 100  # with fewer, a segment's metrics are mostly chance
 
 
 def model_card(
-    run_id: str, source: Snapshot, report: EvaluationReport, intent: IntentReport, parameters: Mapping[str, Any]
+    run_id: str,
+    source: Snapshot,
+    report: EvaluationReport,
+    intent: IntentReport,
+    parameters: Mapping[str, Any],
+    discovery_weight: float,
 ) -> str:
     """Returns Markdown for a run, in the order of model cards (Mitchell et al. 2019).
 
@@ -23,6 +28,7 @@ def model_card(
         report: evaluation of the model.
         intent: evaluation of its purchase intent.
         parameters: of the run, as MLflow stores them.
+        discovery_weight: factor on generated items and neighbors that validation chose.
     """
     own = report.table["model"]
     low, high = report.intervals["model"]["mrr_20"]
@@ -36,12 +42,15 @@ def model_card(
 catalog as the next one. Trained for at most {float(parameters["seconds"]):g} s on {parameters["threads"]} threads,
 seed {parameters["seed"]}.
 
+**Components.** {_components(parameters, discovery_weight)}
+
 **Intended use.** Recommending items in the shop that its training events come from. Not for pricing, for assessing
 people, or for another shop.
 
 **Data.** Snapshot `{source.snapshot_id}`: {source.events:,} events in {source.sessions:,} sessions up to
 {source.cutoff:%Y-%m-%d %H:%M} UTC, {source.feedback_events:,} of them from the endpoint. Trained on events
-before {source.test_start:%Y-%m-%d %H:%M} UTC; the vocabulary has items with {source.min_item_events} or more events.
+before {source.test_start:%Y-%m-%d %H:%M} UTC. Items with {source.min_item_events} or more training events have an
+embedding; content places the others.
 
 **Evaluation.** On {sum(report.num_tasks_by_segment.get(name, 0) for name in ("new users", "returning users")):,} later
 sessions: MRR@20 {own["mrr_20"]:.4f} (95 % interval {low:.4f} to {high:.4f}), Recall@20 {own["recall_20"]:.4f};
@@ -55,6 +64,16 @@ training. Exposure bias: offline metrics favor items that were shown before.
 
 **Reproduction.** `python -m recsys_tasks reproduce {run_id}` retrains it from its snapshot and compares metrics.
 """
+
+
+def _components(parameters: Mapping[str, Any], discovery_weight: float) -> str:
+    """Returns a sentence about the components of the mixture."""
+    neighbors, text = int(parameters.get("neighbor_tokens", 0)), int(parameters.get("text_dim", 0))
+    components = ["generated items (all of the catalog)", "copies of the history"]
+    components += [f"neighbors of the latest {neighbors} session items"] if neighbors else []
+    share = f"The first and the last count {discovery_weight:g} times, as validation chose." if neighbors else ""
+    content = f"Content is tokens and a text vector ({text} dimensions)." if text else "Content is tokens."
+    return f"One mixture of {', '.join(components)}. {share} {content}"
 
 
 def _weakest_segment(report: EvaluationReport) -> str:

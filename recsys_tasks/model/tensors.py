@@ -41,6 +41,8 @@ class NetworkConfig:
         num_neighbors: number of co-occurring items that contribute to an item's vector.
         neighbor_tokens: number of a session's latest items whose neighbors are a component of the mixture; 0 without.
         age_rank: rank of the age bias of the pointer logits.
+        discovery_weight: factor on the mass of generated items and neighbors after the training; see
+            `training.discovery`.
         is_trained: whether the network was trained. Before there are sessions to train on, only the items' content
             vectors are used.
     """
@@ -65,6 +67,7 @@ class NetworkConfig:
     num_neighbors: int = 0
     neighbor_tokens: int = 0
     age_rank: int = 8
+    discovery_weight: float = 1.0
     is_trained: bool = True
 
     @property

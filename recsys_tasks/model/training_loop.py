@@ -117,6 +117,7 @@ class TrainingReport:
     tokens_per_second: float = 0.0
     best_epoch: int = 0
     stopped_by: str = "epochs"
+    discovery_weight: float = 1.0
 
     @property
     def plan(self) -> TrainingPlan:
@@ -154,7 +155,7 @@ def train(
     validate: Callable[[Recommender], float],
     on_epoch: Callable[[int, dict[str, float]], None] = lambda epoch, figures: None,
     checkpoint: Path | None = None,
-    before_decay: Callable[[Recommender], None] = lambda network: None,
+    choose_weight: Callable[[Recommender], float] = lambda network: 1.0,
 ) -> TrainingReport:
     """Trains a network in place; leaves it with the average of its last weights, or with `keep_best` the best average.
 
@@ -171,7 +172,8 @@ def train(
         on_epoch: called with the number of each epoch and its metrics.
         checkpoint: file of the training state, written after each epoch. An existing one of the same training is
             resumed.
-        before_decay: called with the averaged weights before the network is trained on validation events.
+        choose_weight: called with the averaged weights before the network is trained on validation events; its result
+            is the report's `discovery_weight`.
 
     Raises:
         NotEnoughData: there is no training event.
@@ -189,7 +191,7 @@ def train(
         if trainer.is_validation_due:
             figures["validation"] = trainer.validate(validate)
         if trainer.advance_phase():
-            trainer.evaluate_average(before_decay)
+            trainer.report.discovery_weight = trainer.evaluate_average(choose_weight)
             trainer.start_decay()
         trainer.report.epochs.append(figures)
         on_epoch(trainer.epoch, figures)

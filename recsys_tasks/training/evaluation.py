@@ -124,7 +124,8 @@ def _log_plots_and_card(
         draw_coverage(evaluated, folder / "coverage.png")
         examples = format_examples(opened.rank, opened.encoded, tasks)
         (folder / "examples.md").write_text(examples, encoding="utf-8")
-        card = model_card(run_id, snapshot, evaluated, intent, run.data.params)
+        weight = run.data.metrics.get("discovery_weight", 1.0)
+        card = model_card(run_id, snapshot, evaluated, intent, run.data.params, weight)
         (folder / "model_card.md").write_text(card, encoding="utf-8")
         runs.log_files(run_id, folder)
 

@@ -28,6 +28,7 @@ from recsys_tasks.model.windows import replay_weights
 from recsys_tasks.names import CHAMPION
 from recsys_tasks.registry import runs, versions
 from recsys_tasks.training import recipe
+from recsys_tasks.training.discovery import apply_discovery_weight, choose_discovery_weight
 from recsys_tasks.training.evaluation import evaluate_run, load_run_model
 from recsys_tasks.training.lineage import SCRATCH
 from recsys_tasks.training.purchase_intent import fit_purchase_intent
@@ -140,6 +141,7 @@ def _warm_start(
     """
     task = task._replace(data=task.data._replace(final_stops=task.data.stops, final_neighbors=task.data.neighbors))
     known = warm_start(network, task.vocabulary, model)
+    apply_discovery_weight(network, 1 / model.network.config.discovery_weight)  # chosen again after the training
     log.info("Warm start from version %s: %d of %d items are known to it", version.number, known, len(task.vocabulary))
     try:
         # The version was not trained on the test part of its snapshot.
@@ -188,6 +190,9 @@ def _fit(
     def validate(trained: Recommender) -> float:
         return ranking_metrics(model_ranks(trained, task.encoded.timeline, asked))[PRIMARY_METRIC]
 
+    def choose_weight(trained: Recommender) -> float:
+        return choose_discovery_weight(trained, task.encoded.timeline, asked)
+
     with runs.start_run(task.snapshot, parameters, {"started_from": started_from, **tags}) as run_id:
         if network.config.is_trained:
             report = train(
@@ -197,7 +202,10 @@ def _fit(
                 validate,
                 lambda epoch, figures: runs.log_epoch(run_id, epoch, figures),
                 checkpoints / f"{task.snapshot.snapshot_id}-{started_from}.pt",
+                choose_weight,
             )
+            apply_discovery_weight(network, report.discovery_weight)
+            network.config = replace(network.config, discovery_weight=report.discovery_weight)
         else:
             report = TrainingReport(stopped_by=_NO_SESSIONS)
         _log_training(run_id, report, schedule, started_from)
@@ -218,7 +226,8 @@ def _without_plan(schedule: TrainingConfig) -> dict[str, Any]:
 
 
 def _log_training(run_id: str, report: TrainingReport, schedule: TrainingConfig, started_from: str) -> None:
-    figures = {name: float(getattr(report, name)) for name in ("best_epoch", "steps", "tokens_per_second")}
+    names = ("best_epoch", "steps", "tokens_per_second", "discovery_weight")
+    figures = {name: float(getattr(report, name)) for name in names}
     reproduction = {
         "schedule": _without_plan(schedule),
         "plan": asdict(report.plan),

@@ -19,7 +19,9 @@ def _card(sizes: dict[str, int], mrr: dict[str, float]) -> str:
     by_segment = {"model": {segment: {"mrr_20": value} for segment, value in mrr.items()}}
     table = {"model": METRICS, "popularity": METRICS}
     report = EvaluationReport(table, {"model": {"mrr_20": (0.09, 0.11)}}, by_segment, sizes)
-    return " ".join(model_card("r", SNAPSHOT, report, without_intent("no purchases", np.zeros(2)), PARAMETERS).split())
+    return " ".join(
+        model_card("r", SNAPSHOT, report, without_intent("no purchases", np.zeros(2)), PARAMETERS, 2.0).split()
+    )
 
 
 @pytest.mark.parametrize(("size", "weakest"), [(99, "returning users"), (100, "new users")])

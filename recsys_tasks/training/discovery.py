@@ -1,0 +1,43 @@
+"""Weight of discovery: how much generated items and neighbors count beside copied ones, chosen on validation.
+
+The mixture is trained for likelihood. Lists are judged by rank, where a copied item that is hardly more probable than
+many new ones displaces them all. Within the spread of validation, a larger weight gives lists with more new items at no
+cost.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+
+import torch
+
+from recsys_tasks.evaluation.gate import PRIMARY_METRIC
+from recsys_tasks.evaluation.metrics import ranking_metrics
+from recsys_tasks.evaluation.protocol import PredictionTasks, model_ranks
+from recsys_tasks.features.sequences import Timeline
+from recsys_tasks.model.network import Recommender
+
+log = logging.getLogger(__name__)
+_WEIGHTS = (1.0, 1.5, 2.0, 3.0)
+_TOLERANCE = 0.01  # share of the best metric that a larger weight may cost
+
+
+def choose_discovery_weight(network: Recommender, timeline: Timeline, tasks: PredictionTasks) -> float:
+    """The largest weight whose validation metric is within 1 % of the best; 1 without a history to copy from."""
+    if not (network.config.history and network.config.copying):
+        return 1.0
+    metrics = {}
+    for weight in _WEIGHTS:
+        apply_discovery_weight(network, weight)
+        metrics[weight] = ranking_metrics(model_ranks(network, timeline, tasks))[PRIMARY_METRIC]
+        apply_discovery_weight(network, 1 / weight)
+    chosen = max(weight for weight, metric in metrics.items() if metric >= (1 - _TOLERANCE) * max(metrics.values()))
+    log.info("Discovery weight %g: %s", chosen, ", ".join(f"{w:g} gives {m:.4f}" for w, m in metrics.items()))
+    return chosen
+
+
+@torch.no_grad()
+def apply_discovery_weight(network: Recommender, weight: float) -> None:
+    """Multiplies the mass of generated items and neighbors by a weight, relative to copies from the history."""
+    network.age_offset.sub_(math.log(weight))
