@@ -19,7 +19,8 @@ Always safe: the same events and cutoff give the same snapshot. For a point in t
 `{"cutoff": "2017-12-11T00:00:00+00:00"}`.
 
 ### When it fails
-* `NotEnoughData`: the warehouse has no events, or too few sessions for a validation and a test part. Ingest more.
+* `NotEnoughData`: the warehouse has neither events nor items. Ingest some. Without enough sessions for a validation and
+  a test part, the snapshot has none.
 * `UnavailableError`: the warehouse does not answer. Airflow retries the task.
 """
 

@@ -23,8 +23,8 @@ snapshot, trigger it with `{"snapshot_id": "…"}`; to train from scratch, with 
 
 ### When it fails
 * `InputError`: there is no snapshot, or none with that id.
-* `NotEnoughData`: no item has `RECSYS_MIN_ITEM_EVENTS` events, or no event is before the validation part. Ingest more,
-  or lower that setting and build the features again.
+* `NotEnoughData`: the catalog is empty, or no event is before the validation part. Ingest more. Too few sessions are no
+  failure: the version then only places items by content.
 * `InvariantError: The loss is nan`: the message names the batch. Train from scratch, or with another `RECSYS_SEED`.
 * `OutOfMemory`: the batch size follows from the data. Use fewer items (a higher `RECSYS_MIN_ITEM_EVENTS`), or a shorter
   `RECSYS_TRAINING_SECONDS`, which trains a smaller network from scratch.
