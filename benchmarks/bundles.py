@@ -15,6 +15,7 @@ from recsys_tasks.features.sequences import build_timeline
 from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.model.export import export_graphs
 from recsys_tasks.model.files import TrainedModel, save_model
+from recsys_tasks.model.neighbors import count_item_neighbors
 from recsys_tasks.model.tensors import NetworkConfig
 from recsys_tasks.model.training_loop import build_network
 from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM, VIEW
@@ -34,9 +35,14 @@ def make_bundle(
     torch.manual_seed(seed)
     vocabulary = snapshot.vocabulary
     config = NetworkConfig(
-        num_items=len(vocabulary), num_content_tokens=len(vocabulary.token_names), embedding_dim=embedding_dim
+        num_items=len(vocabulary),
+        num_content_tokens=len(vocabulary.token_names),
+        embedding_dim=embedding_dim,
+        neighbor_tokens=20,
     )
     network = build_network(config, vocabulary)
+    timeline = snapshot.timeline
+    network.item_neighbors = count_item_neighbors(timeline.session, timeline.item, len(vocabulary), 50)
     save_model(TrainedModel(network.eval(), snapshot.vocabulary), folder)
     export_graphs(network, folder)
     write_data(folder, CatalogColumns.empty(items), snapshot, _END.timestamp())

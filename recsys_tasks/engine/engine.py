@@ -120,7 +120,7 @@ class Engine:
         pause: Pause = no_pause,
     ) -> None:
         self._rules = rules
-        self._num_trained_items = len(bundle.vocabulary.item_ids)
+        self._num_trained = bundle.vocabulary.num_trained
         self._set_bundle(bundle)
         pause()
         self._session_decoder = SessionDecoder(bundle, cache_bytes)
@@ -209,9 +209,9 @@ class Engine:
         return Answer(self._to_recommendations(ranked, "search", explanations), prediction.purchase_intent)
 
     def is_trained(self, item_id: str) -> bool:
-        """Whether the item was in the training vocabulary."""
+        """Whether the item had enough training events for an embedding of its own."""
         number = int(self.bundle.vocabulary.numbers([item_id])[0])
-        return FIRST_ITEM <= number < FIRST_ITEM + self._num_trained_items
+        return FIRST_ITEM <= number < self._num_trained
 
     def _search_text(self, query: str) -> tuple[np.ndarray, np.ndarray]:
         numbers, relevance = self._text.search(query, _MAX_SEARCH_RESULTS)
