@@ -12,12 +12,15 @@ from rich.table import Table
 from sqlalchemy import Engine, text
 
 from recsys_tasks.errors import InvariantError
+from recsys_tasks.evaluation.segments import QUESTIONS, segment_metric
 from recsys_tasks.promotion.deployment_record import read_state
 from recsys_tasks.stack.environment import Ports
 from recsys_tasks.stack.loop import LoopRunner
 from recsys_tasks.steps import monitoring
 
 COLUMNS = ("recall_20", "mrr_20", "ndcg_20", "precision_20", "f1_20")
+SEGMENTS = ("first-time targets", "items not in training")
+SEGMENT_COLUMNS = ("recall_20", "mrr_20")
 
 
 def verify_loop(runner: LoopRunner, ports: Ports) -> str:
@@ -45,18 +48,33 @@ def verify_loop(runner: LoopRunner, ports: Ports) -> str:
 
 
 def show_metrics(console: Console, mlflow_url: str, version: str) -> None:
-    """Prints the metrics of a version and the baselines on held-out sessions."""
+    """Prints the metrics of a version and the baselines on held-out sessions: overall, and for new discoveries."""
     from recsys_tasks.registry import runs, versions
 
     rows = runs.load_evaluation(versions.version_by_number(version).run_id)
     table = Table(title=f"Held-out sessions: version {version} against the baselines ({mlflow_url})")
     table.add_column("model")
+    labels = {"model": f"version {version}", "champion": "previous champion"}
     for column in COLUMNS:
         table.add_column(column, justify="right")
     for name, metrics in rows.items():
-        label = {"model": f"version {version}", "champion": "previous champion"}.get(name, name)
-        table.add_row(label, *(f"{metrics[column]:.4f}" for column in COLUMNS))
+        table.add_row(labels.get(name, name), *(f"{metrics[column]:.4f}" for column in COLUMNS))
     console.print(table)
+    console.print(_segment_table(rows, labels))
+
+
+def _segment_table(rows: dict[str, dict[str, float]], labels: dict[str, str]) -> Table:
+    questions = {name: rows["model"].get(f"{name}: {QUESTIONS}", 0) for name in SEGMENTS}
+    table = Table(title="The same on targets that are new to the user, and on items without training events")
+    table.add_column("model")
+    for segment in SEGMENTS:
+        for column in SEGMENT_COLUMNS:
+            table.add_column(f"{segment} ({questions[segment]:.0f}), {column}", justify="right")
+    for name, metrics in rows.items():
+        keys = [segment_metric(segment, column) for segment in SEGMENTS for column in SEGMENT_COLUMNS]
+        if all(key in metrics for key in keys):
+            table.add_row(labels.get(name, name), *(f"{metrics[key]:.4f}" for key in keys))
+    return table
 
 
 def show_recommendations(runner: LoopRunner, ports: Ports) -> None:
