@@ -58,7 +58,7 @@ def main() -> None:
 def _train_variant(name: str, task: SequenceDataset, seconds: float) -> dict[str, float]:
     change_network, change_schedule, _ = PARTS.get(name, (_keep_network, _keep_schedule, _applies))
     # The validation part is excluded from the decay phase, too.
-    data = task.data._replace(final_stops=task.data.stops)
+    data = recipe.with_item_neighbors(task.data._replace(final_stops=task.data.stops))
     vocabulary = task.encoded.vocabulary
     torch.manual_seed(0)
     config = recipe.network_config(data, vocabulary, task.has_history, seconds)
@@ -79,6 +79,10 @@ def _train_variant(name: str, task: SequenceDataset, seconds: float) -> dict[str
 
 def _no_copying(network: Recommender) -> None:
     network.config = replace(network.config, copying=False)
+
+
+def _no_neighbor_component(network: Recommender) -> None:
+    network.config = replace(network.config, neighbor_tokens=0)
 
 
 def _no_time(network: Recommender) -> None:
@@ -139,6 +143,7 @@ PARTS: dict[str, tuple[Network, Schedule, Callable[[SequenceDataset], bool]]] = 
     "copying": (_no_copying, _keep_schedule, lambda task: task.has_history or recipe.sessions_repeat(task.data)),
     "time in attention": (_no_time, _keep_schedule, lambda task: task.has_history),
     "places in attention": (_no_positions, _keep_schedule, _applies),
+    "neighbor component": (_no_neighbor_component, _keep_schedule, _applies),
     "neighbours": (_no_neighbors, _keep_schedule, lambda task: not task.has_history),
     "cosine": (_no_cosine, _keep_schedule, _applies),
     "the decay": (_keep_network, _no_decay, _applies),
