@@ -263,9 +263,10 @@ def register(run_id: str) -> Version:
 
 def log_comparison(run_id: str, champion: str, comparison: Comparison, confidence: float) -> None:
     """Logs the comparison with a champion: the champion's metrics, and every difference with its bounds as JSON."""
-    rival = {metric: gain.rival for metric, gain in comparison.gains.items() if ": " not in metric}
-    metrics = add_precision_and_f1(rival) | {QUESTIONS: float(comparison.num_tasks)}
-    _log_metrics(run_id, {_mlflow_metric(_CHAMPION, metric): value for metric, value in metrics.items()})
+    if comparison.num_tasks:
+        rival = {metric: gain.rival for metric, gain in comparison.gains.items() if ": " not in metric}
+        metrics = add_precision_and_f1(rival) | {QUESTIONS: float(comparison.num_tasks)}
+        _log_metrics(run_id, {_mlflow_metric(_CHAMPION, metric): value for metric, value in metrics.items()})
     client().log_dict(run_id, {"champion": champion, **comparison.as_dict(confidence)}, "comparison.json")
 
 
