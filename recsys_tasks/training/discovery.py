@@ -40,4 +40,5 @@ def choose_discovery_weight(network: Recommender, timeline: Timeline, tasks: Pre
 @torch.no_grad()
 def apply_discovery_weight(network: Recommender, weight: float) -> None:
     """Multiplies the mass of generated items and neighbors by a weight, relative to copies from the history."""
-    network.age_offset.sub_(math.log(weight))
+    if weight != 1:
+        network.age_offset.sub_(math.log(weight))

@@ -114,11 +114,11 @@ def test_an_unclicked_impression_lowers_an_item_until_acted_on(tmp_path: Path, b
         others = _items(client, user_id="u2", k=3, record=False)
         first = client.post("/v1/recommendations", json={"user_id": "u1", "k": 3}).json()
         best = first["items"][0]["item_id"]
-        assert best not in _items(client, user_id="u1", k=3, record=False)
+        assert best not in _items(client, user_id="u1", k=15, record=False)
         assert _items(client, user_id="u2", k=3, record=False) == others
         event = {"event_type": "view", "user_id": "u1", "item_id": best, "request_id": first["request_id"]}
         assert client.post("/v1/events", json=event).status_code == 200
-        assert best in _items(client, user_id="u1", k=3, record=False)
+        assert best in _items(client, user_id="u1", k=15, record=False)
 
 
 def test_a_search_event_affects_the_next_list(client: TestClient) -> None:
