@@ -24,7 +24,7 @@ TextKind = Literal["query", "passage"]
 _INSTALL = 'pip install "session-recommender[semantic]"'
 _LIBRARIES = ("onnx", "onnxruntime", "tokenizers")
 _MAX_TOKENS = 128  # of a text; the first words say what an item is
-_TOKENS_PER_BATCH = 512  # padded; larger batches leave the caches of a core and are slower
+_TOKENS_PER_BATCH = 128  # padded; activations stay in the caches of a core, larger batches were slower
 
 
 class TextEncoder(Protocol):
