@@ -12,6 +12,7 @@ out all sessions of a fifth of the users.
 from __future__ import annotations
 
 import argparse
+import copy
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -80,8 +81,14 @@ def run_split(task: SplitLog, seconds: float, seed: int) -> IntentReport:
     def validate(trained: Recommender) -> float:
         return ranking_metrics(model_ranks(trained, encoded.timeline, asked))[PRIMARY_METRIC]
 
-    train(network, data, schedule, validate)
-    intent = fit_purchase_intent(network, data, encoded)
+    stable = copy.deepcopy(network)
+
+    def keep_weights(trained: Recommender) -> float:
+        stable.load_state_dict(trained.state_dict())
+        return 1.0
+
+    train(network, data, schedule, validate, choose_weight=keep_weights)
+    intent = fit_purchase_intent(stable, data, encoded)
     model = TrainedModel(network, encoded.vocabulary, intent)
     return evaluate_purchase_intent(model, data, encoded, datetime.fromtimestamp(0, UTC))
 

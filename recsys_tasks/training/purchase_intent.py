@@ -2,9 +2,9 @@
 
 Few sessions have a purchase. A head that is trained with the network by gradient steps overfits them; a penalized
 logistic regression after the training does not, and has one optimum. It reads features of the session so far, among
-them how often sessions with its items have a purchase, and the network's states. The states' penalty is chosen by
-cross-validation, which may exclude them. That choice is honest because purchases are no targets of the network: its
-states on the training part do not contain the outcomes.
+them how often sessions with its items have a purchase, and the network's directions where these help on the validation
+part. Cross-validation within the training part could not tell: the network was trained on the next items of these
+sessions, which go together with the outcomes.
 
 Letters in shapes: N events, B session prefixes, D embedding dimension, F features, V items in the vocabulary.
 """
@@ -12,7 +12,7 @@ Letters in shapes: N events, B session prefixes, D embedding dimension, F featur
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -47,6 +47,7 @@ _BATCH_TOKENS = 4_096
 _NUM_STATISTICS_FOLDS, _NUM_FOLDS = 5, 3
 _FEATURE_VARIANCES = (0.003, 0.03, 0.3)  # of the prior of a feature's weight; features are standardized
 _DIRECTION_SCALES = (0.0, 0.1, 0.3, 1.0)  # standard deviation of a direction weight, relative to a feature weight
+_MIN_STANDARD_ERRORS = 2.0
 _MAX_ITERATIONS = 300
 _SLOPE_DEVIATION, _INTERCEPT_DEVIATION = 0.25, 1.0  # of the prior of the calibration, around the identity
 _BASELINE_COLUMNS = np.asarray([name in BASELINE_FEATURES for name in FEATURES])
@@ -80,11 +81,11 @@ class Prior(NamedTuple):
 def fit_purchase_intent(network: Recommender, data: TrainingData, encoded: EncodedSnapshot) -> PurchaseIntent:
     """Purchase intent of a network; without a prediction where the training sessions all have a purchase, or none has.
 
-    The logistic regression is fitted to prefixes of the training part, and calibrated on the validation part. The
-    network is the final one: its last training phase includes the validation events, but not their outcomes.
+    The logistic regression is fitted to prefixes of the training part. The validation part decides whether it reads
+    the network's directions, and calibrates it.
 
     Args:
-        network: trained.
+        network: as it was before the decay phase, which trains on the validation events.
         data: its training events.
         encoded: the snapshot that they are from.
     """
@@ -94,14 +95,20 @@ def fit_purchase_intent(network: Recommender, data: TrainingData, encoded: Encod
         return PurchaseIntent(reason=reason)
     index, directions = training_directions(network, data)
     prefixes = training_prefixes(data, index, directions)
-    prior = choose_prior(prefixes)
-    fitted = replace(
-        fit_regression(prefixes, prior), items=item_statistics(data, np.ones(len(data.timeline.user_start) - 1, bool))
-    )
-    log.info("Purchase intent: fitted to %d session prefixes, %s", len(index), prior)
+    items = item_statistics(data, np.ones(len(data.timeline.user_start) - 1, bool))
     tasks = sample_session_prefixes(encoded, VALIDATION)
-    inputs = purchase_intent_inputs(network, fitted.items, encoded.timeline, tasks)
-    return calibrate(fitted, fitted.logits(*inputs), encoded.timeline.leads_to_purchase[tasks.target])
+    inputs = purchase_intent_inputs(network, items, encoded.timeline, tasks)
+    buys = encoded.timeline.leads_to_purchase[tasks.target]
+    variance = choose_variance(prefixes)
+    fitted = [fit_regression(prefixes, Prior(variance, scale)) for scale in _DIRECTION_SCALES]
+    chosen = choose_predictor([candidate.logits(*inputs) for candidate in fitted], buys)
+    log.info(
+        "Purchase intent: fitted to %d session prefixes, %s; calibrated on %d",
+        len(index),
+        Prior(variance, _DIRECTION_SCALES[chosen]),
+        len(buys),
+    )
+    return calibrate(replace(fitted[chosen], items=items), fitted[chosen].logits(*inputs), buys)
 
 
 def fit_baseline(data: TrainingData) -> PurchaseIntent:
@@ -179,22 +186,39 @@ def item_statistics(data: TrainingData, is_included: np.ndarray) -> ItemStatisti
     return ItemStatistics.of_sessions(session, timeline.item[events], buys, len(data.counts))
 
 
-def choose_prior(prefixes: Prefixes) -> Prior:
-    """The prior with the best log loss in cross-validation over users: the features' first, then the directions'."""
+def choose_variance(prefixes: Prefixes) -> float:
+    """The variance of the features' prior with the best log loss in cross-validation over users."""
     if len(prefixes.buys) > _MAX_CROSS_VALIDATION_PREFIXES:
         drawn = np.random.default_rng(0).permutation(len(prefixes.buys))[:_MAX_CROSS_VALIDATION_PREFIXES]
         prefixes = prefixes.take(np.sort(drawn))
     folds = list(GroupKFold(_NUM_FOLDS).split(prefixes.buys, groups=prefixes.user))
 
-    def loss(prior: Prior) -> float:
+    def loss(variance: float) -> float:
         predicted = np.zeros(len(prefixes.buys))
         for fitted_on, held_out in folds:
             part = prefixes.take(held_out)
-            predicted[held_out] = fit_regression(prefixes.take(fitted_on), prior).predict(part.direction, part.features)
+            fitted = fit_regression(prefixes.take(fitted_on), Prior(variance))
+            predicted[held_out] = fitted.predict(part.direction, part.features)
         return float(log_loss(prefixes.buys, predicted, labels=[False, True]))
 
-    variance = min(_FEATURE_VARIANCES, key=lambda value: loss(Prior(value)))
-    return min((Prior(variance, scale) for scale in _DIRECTION_SCALES), key=loss)
+    return min(_FEATURE_VARIANCES, key=loss)
+
+
+def choose_predictor(logits: Sequence[np.ndarray], buys: np.ndarray) -> int:
+    """Index of the predictor with the lowest log loss on validation outcomes [B].
+
+    It is the first one unless another is better by two standard errors of the paired difference: the first does not
+    read the network, whose states fit the training sessions better than new ones.
+
+    Args:
+        logits: of each predictor [B].
+        buys: the outcomes [B].
+    """
+    losses = [np.logaddexp(0.0, np.where(buys, -values, values)) for values in logits]
+    best = int(np.argmin([loss.mean() for loss in losses]))
+    difference = losses[0] - losses[best]
+    error = difference.std() / np.sqrt(max(len(difference), 1))
+    return best if difference.mean() > _MIN_STANDARD_ERRORS * error else 0
 
 
 def fit_regression(prefixes: Prefixes, prior: Prior) -> PurchaseIntent:

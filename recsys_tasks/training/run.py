@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import tempfile
 from collections.abc import Mapping
@@ -190,7 +191,11 @@ def _fit(
     def validate(trained: Recommender) -> float:
         return ranking_metrics(model_ranks(trained, task.encoded.timeline, asked))[PRIMARY_METRIC]
 
+    checkpoint = checkpoints / f"{task.snapshot.snapshot_id}-{started_from}.pt"
+    before_decay = checkpoint.with_suffix(".before-decay.pt")
+
     def choose_weight(trained: Recommender) -> float:
+        _save_weights(trained, before_decay)
         return choose_discovery_weight(trained, task.encoded.timeline, asked)
 
     with runs.start_run(task.snapshot, parameters, {"started_from": started_from, **tags}) as run_id:
@@ -201,7 +206,7 @@ def _fit(
                 schedule,
                 validate,
                 lambda epoch, figures: runs.log_epoch(run_id, epoch, figures),
-                checkpoints / f"{task.snapshot.snapshot_id}-{started_from}.pt",
+                checkpoint,
                 choose_weight,
             )
             apply_discovery_weight(network, report.discovery_weight)
@@ -212,12 +217,31 @@ def _fit(
         with tempfile.TemporaryDirectory() as folder:
             intent = PurchaseIntent(reason=_NO_SESSIONS)
             if network.config.is_trained:
-                intent = fit_purchase_intent(network, task.data, task.encoded)
+                intent = _fit_intent(network, before_decay, task)
             save_model(TrainedModel(network.cpu(), task.vocabulary, intent), Path(folder))
             export_graphs(network, Path(folder))
             verify_graphs(network, Path(folder))
             runs.log_model(run_id, Path(folder))
     return run_id
+
+
+def _save_weights(network: Recommender, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_suffix(".new")
+    torch.save(network.state_dict(), new)
+    new.replace(path)
+
+
+def _fit_intent(network: Recommender, before_decay: Path, task: TrainingTask) -> PurchaseIntent:
+    """Purchase intent, fitted after the training and not within its time budget; deletes the weights it reads.
+
+    They are in a file because an interrupted training may resume in the decay phase.
+    """
+    earlier = copy.deepcopy(network)
+    earlier.load_state_dict(torch.load(before_decay, weights_only=True, map_location=network.items.bias.device))
+    intent = fit_purchase_intent(earlier, task.data, task.encoded)
+    before_decay.unlink()
+    return intent
 
 
 def _without_plan(schedule: TrainingConfig) -> dict[str, Any]:
