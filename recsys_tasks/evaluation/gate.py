@@ -30,6 +30,7 @@ class BaselineRules(msgspec.Struct, forbid_unknown_fields=True):
     segments: list[str] = []
     min_questions: int = 100
     names: list[str] | None = None
+    first_names: list[str] | None = None
 
 
 class ChampionRules(msgspec.Struct, forbid_unknown_fields=True):
@@ -150,6 +151,7 @@ class Evidence:
         notes: what could not be checked, and why.
         promotion_holds: open alarms that hold promotions, as text.
         replaces_trained: whether the challenger would replace a trained champion.
+        is_first: whether no trained model was promoted yet.
     """
 
     table: MetricsTable
@@ -160,6 +162,7 @@ class Evidence:
     notes: list[str] = field(default_factory=list)
     promotion_holds: list[str] = field(default_factory=list)
     replaces_trained: bool = False
+    is_first: bool = False
 
 
 def load_gate_rules(path: Path | None = None) -> GateRules:
@@ -189,7 +192,8 @@ def decide_promotion(rules: GateRules, evidence: Evidence) -> Decision:
     Raises:
         ConfigurationError: a rule names an unknown metric; lists the known ones.
     """
-    results = _compare_with_baselines(rules.baselines, evidence.table) if evidence.table else [_untrained(evidence)]
+    baselines = _first_version_rules(rules.baselines) if evidence.is_first else rules.baselines
+    results = _compare_with_baselines(baselines, evidence.table) if evidence.table else [_untrained(evidence)]
     if evidence.comparison is not None:
         results += _compare_with_champion(rules, evidence.comparison, evidence.num_earlier_tries)
         found = "the champion's" if evidence.same_schema else "not the champion's: callers would have to change"
@@ -197,6 +201,13 @@ def decide_promotion(rules: GateRules, evidence: Evidence) -> Decision:
     results += check_limits(rules.limits, evidence.measurements)
     results += [RuleResult("no alarm holds promotions", reason, Outcome.FAILED) for reason in evidence.promotion_holds]
     return Decision(results, evidence.notes)
+
+
+def _first_version_rules(rules: BaselineRules) -> BaselineRules:
+    """The rules while no trained model serves: the best baseline is no alternative then, popularity is."""
+    if rules.first_names is None:
+        return rules
+    return msgspec.structs.replace(rules, names=rules.first_names, segments=[])
 
 
 def _compare_with_baselines(rules: BaselineRules, table: MetricsTable) -> list[RuleResult]:

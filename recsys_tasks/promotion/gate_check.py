@@ -70,7 +70,10 @@ def _collect_evidence(deployment: Deployment, version: versions.Version, rules: 
     measured = measure_bundle(folder) | {"cutoff_age_days": _cutoff_age_days(deployment, version)}
     replaces_trained = champion is not None and champion.number != version.number and runs.is_trained(champion.run_id)
     holds = _promotion_holds(deployment)
-    return Evidence(table, comparison, num_earlier_tries, measured, same_schema, notes, holds, replaces_trained)
+    is_first = champion is None or not runs.is_trained(champion.run_id)
+    return Evidence(
+        table, comparison, num_earlier_tries, measured, same_schema, notes, holds, replaces_trained, is_first
+    )
 
 
 def _promotion_holds(deployment: Deployment) -> list[str]:

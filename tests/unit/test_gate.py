@@ -348,3 +348,14 @@ def test_every_metric_of_two_models_has_an_interval_that_holds_their_difference(
     results = (_result(own, lists[0]), _result(other, lists[1]))
     for gain in compare(*results, np.arange(len(own)), {}, np.full(V, 5)).values():
         assert gain.low(0.999) - 1e-9 <= gain.model - gain.rival <= gain.high(0.999) + 1e-9
+
+
+def test_while_no_trained_model_serves_only_the_baselines_for_a_first_version_count() -> None:
+    table = TABLE | {"model": ROW | {"mrr_20": 0.05}}  # below personal_frequency
+    rules = load_gate_rules()
+    rules.baselines = BaselineRules(["mrr_20"], ["first-time targets"], first_names=["popularity"])
+    evidence = {"table": table, "measurements": MEASURED}
+    assert not decide_promotion(rules, Evidence(**evidence)).promote  # type: ignore[arg-type]
+    first = decide_promotion(rules, Evidence(**evidence, is_first=True))  # type: ignore[arg-type]
+    assert first.promote
+    assert "0.0500 against 0.0200 of popularity" in first.reasons[0]
