@@ -11,5 +11,9 @@ select
             order by event_time desc
             limit 1
         ),
-        (select max(coalesce(finished_at, landed_at)) from batches where status = 'loaded')
+        (
+            select max(coalesce(finished_at, landed_at))
+            from batches
+            where status = 'loaded'
+        )
     ) as cutoff
