@@ -79,8 +79,12 @@ def score_items(network: Recommender, events: Events, query: Query, matrix: Tens
 
     `matrix` is the network's item matrix, if it was computed before.
     """
-    output = _decode_from_start(network, events, query)
-    matrix = network.items.matrix() if matrix is None else matrix
+    output = decode_from_start(network, events, query)
+    return output_scores(network, output, query, network.items.matrix() if matrix is None else matrix)
+
+
+def output_scores(network: Recommender, output: DecoderOutput, query: Query, matrix: Tensor) -> Tensor:
+    """`score_items` from the decoder's output and the item matrix [V, D]."""
     scores = output.direction @ matrix.T + network.items.bias  # [B, V]
     pointers = [(output.history_copy_logits, query.history), (output.session_copy_logits, query.tokens)]
     if output.neighbor_logits is not None and output.neighbor_query is not None:
@@ -120,10 +124,11 @@ def neighbor_pointers(
 
 def session_direction(network: Recommender, events: Events, query: Query) -> Tensor:
     """Direction [B, D] of the session; purchase intent reads it."""
-    return _decode_from_start(network, events, query).direction
+    return decode_from_start(network, events, query).direction
 
 
-def _decode_from_start(network: Recommender, events: Events, query: Query) -> DecoderOutput:
+def decode_from_start(network: Recommender, events: Events, query: Query) -> DecoderOutput:
+    """The decoder's output for whole histories and sessions."""
     history = None
     if network.config.history:
         history = encode_history(network, events), query.ages(), torch.zeros_like(events.days[:, 0])

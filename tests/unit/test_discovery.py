@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from recsys_tasks.evaluation.protocol import TEST, VALIDATION, model_scorer, select_prediction_tasks
+from recsys_tasks.evaluation.metrics import ranking_metrics
+from recsys_tasks.evaluation.protocol import TEST, VALIDATION, model_ranks, model_scorer, select_prediction_tasks
 from recsys_tasks.model.network import Recommender
 from recsys_tasks.model.training_loop import TrainingConfig, build_network, train
 from recsys_tasks.training.discovery import apply_discovery_weight, choose_discovery_weight
@@ -35,11 +36,17 @@ def test_a_larger_weight_gives_items_outside_the_history_more_probability() -> N
     np.testing.assert_allclose(model_scorer(network, timeline)(tasks), before, atol=1e-5)
 
 
-def test_the_chosen_weight_leaves_the_network_as_it_was() -> None:
+def test_the_largest_weight_within_one_percent_of_the_best_is_chosen() -> None:
     network, tasks = _network(), select_prediction_tasks(SHOP, VALIDATION)
     before = network.age_offset.detach().clone()
-    assert choose_discovery_weight(network, SHOP.timeline, tasks) in (1.0, 1.5, 2.0, 3.0)
+    chosen = choose_discovery_weight(network, SHOP.timeline, tasks)
     torch.testing.assert_close(network.age_offset.detach(), before)
+    metrics = {}
+    for weight in (1.0, 1.5, 2.0, 3.0):
+        apply_discovery_weight(network, weight)
+        metrics[weight] = ranking_metrics(model_ranks(network, SHOP.timeline, tasks))["mrr_20"]
+        apply_discovery_weight(network, 1 / weight)
+    assert chosen == max(weight for weight, metric in metrics.items() if metric >= 0.99 * max(metrics.values()))
 
 
 def test_without_a_history_to_copy_from_the_weight_is_one() -> None:
