@@ -71,7 +71,8 @@ def cache_history(network: Recommender, memory: Tensor, events: Events) -> Encod
         [layer.cross_attention.project_key_value(padded, by) for layer in network.decoder_layers]
     )
     padding_bias = F.pad((events.item == 0).to(memory.dtype) * MASKED, (0, 1))[:, None, None]
-    return EncodedHistory(keys, values, padding_bias, network.copy_key(memory), network.age_weight(memory))
+    age_weight = network.age_coefficients(memory, events)
+    return EncodedHistory(keys, values, padding_bias, network.copy_key(memory), age_weight)
 
 
 def score_items(network: Recommender, events: Events, query: Query, matrix: Tensor | None = None) -> Tensor:

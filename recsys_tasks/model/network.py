@@ -50,6 +50,7 @@ _POSITION_PERIODS = (6.0, 600.0)  # the same of the position rotation, in positi
 _INITIAL_LOGIT_SCALE = 12.0  # τ
 _INITIAL_NEIGHBOR_WEIGHT, _NEIGHBOR_DROPOUT = 0.5, 0.3
 _INITIAL_NEIGHBOR_LOGIT = -3.0
+_AGE_WEIGHT_STD = 0.3
 _ID_DROPOUT = 0.1  # share of items without their embedding in a step, from which content learns to place an item
 
 
@@ -189,8 +190,12 @@ class Recommender(nn.Module):
             self.encoder_norm = nn.LayerNorm(dim)
             self.copy_query, self.copy_key = nn.Linear(dim, dim), nn.Linear(dim, dim)
             self.age_weight = nn.Linear(dim, config.age_rank)
+            self.repeats_age_weight = nn.Embedding(COUNT_BUCKETS, config.age_rank)
+            self.recurrence_age_weight = nn.Embedding(GAP_BUCKETS, config.age_rank)
             self.age_table = nn.Parameter(0.1 * torch.randn(2 * GAP_BUCKETS, config.age_rank))
             self.age_offset = nn.Parameter(torch.full((2 * GAP_BUCKETS,), -3.0))
+            for table in (self.repeats_age_weight, self.recurrence_age_weight):
+                nn.init.normal_(table.weight, std=_AGE_WEIGHT_STD)
             self.register_buffer("time_frequencies", _frequencies(_TIME_PERIODS, num_frequencies))
         if config.sessions_repeat:
             self.distance_bias = nn.Parameter(torch.full((config.max_positions,), -1.0))
@@ -226,12 +231,36 @@ class Recommender(nn.Module):
             return item_vectors
         return torch.where((words > 0).any(-1, keepdim=True), self.items.content_vectors(words), item_vectors)
 
-    def age_bias(self, memory: Tensor) -> Tensor:
+    def age_coefficients(self, memory: Tensor, events: Events) -> Tensor:
+        """Coefficients [B, H, R] of the pointer bias: how an event's age matters.
+
+        That depends on the event's state and, learned within few steps, on how often and after how long its item was
+        taken again: what is taken each week is due after a week.
+        """
+        by_recurrence = self.repeats_age_weight(events.repeats) + self.recurrence_age_weight(events.recurrence)
+        coefficients: Tensor = self.age_weight(memory) + by_recurrence
+        return coefficients
+
+    def age_bias(self, memory: Tensor, events: Events) -> Tensor:
         """Pointer bias [B, H, 2 * GAP_BUCKETS] of each event at each age.
 
         The second half is for an event that is the latest with its item.
         """
-        return F.linear(self.age_weight(memory), self.age_table, self.age_offset)
+        return F.linear(self.age_coefficients(memory, events), self.age_table, self.age_offset)
+
+    @property
+    def mixture_parameters(self) -> list[nn.Parameter]:
+        """Scales, and offsets of the mixture's components: few parameters, which every event trains."""
+        parameters = [self.logit_scale, self.input_scale]
+        if self.config.history:
+            modules = (self.age_weight, self.repeats_age_weight, self.recurrence_age_weight)
+            parameters += [self.age_table, self.age_offset]
+            parameters += [parameter for module in modules for parameter in module.parameters()]
+        if self.config.sessions_repeat:
+            parameters.append(self.distance_bias)
+        if self.config.neighbor_tokens:
+            parameters.append(self.neighbor_head.bias)
+        return parameters
 
     def _decode(self, x: Tensor, session: SessionInputs, session_mask: Tensor | None, memory: Memory | None) -> Tensor:
         """Hidden states [B, T, D] of tokens, from the vectors x [B, T, D] of their items or searches."""
@@ -388,7 +417,7 @@ class Recommender(nn.Module):
         query = self.copy_query(state) / math.sqrt(self.config.embedding_dim)
         ages = _gap_bucket(past.session_days[:, None] - past.events.days[..., None])  # [B, W, S]
         is_latest = (past.next_same[..., None] >= past.session_first[:, None]).long()
-        bias = self.age_bias(memory).gather(2, ages + GAP_BUCKETS * is_latest)
+        bias = self.age_bias(memory, past.events).gather(2, ages + GAP_BUCKETS * is_latest)
         allowed = _precedes_session(past) & (window.item >= FIRST_ITEM)[:, None]  # [B, S, W]
         bias = bias.masked_fill(~allowed.transpose(1, 2), MASKED)
         # One product gives query · key plus the bias of the query's session: its one-hot code selects the column.

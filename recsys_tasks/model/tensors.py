@@ -66,7 +66,7 @@ class NetworkConfig:
     local_tokens: int = 64
     num_neighbors: int = 0
     neighbor_tokens: int = 0
-    age_rank: int = 8
+    age_rank: int = 16
     discovery_weight: float = 1.0
     is_trained: bool = True
 

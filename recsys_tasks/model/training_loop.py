@@ -6,6 +6,7 @@ import logging
 import math
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from recsys_tasks.errors import InvariantError, NotEnoughData, OutOfMemory
@@ -30,6 +31,7 @@ from recsys_tasks.names import FIRST_ITEM
 log = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
 _AVERAGING = 17  # the moving average of the weights covers about the last sixteenth of the steps
+_MIXTURE_RATE_FACTOR = 10.0  # of the learning rate, for `Recommender.mixture_parameters`
 _WARM_UP = (0.05, 100)  # share of the epochs, or steps; the shorter one counts
 
 
@@ -148,6 +150,20 @@ def build_network(
     return Recommender(config, content, torch.from_numpy(text), log_share, torch.from_numpy(neighbors))
 
 
+def parameter_groups(network: Recommender, config: TrainingConfig) -> list[dict[str, Any]]:
+    """Groups of parameters with their learning rate and weight decay."""
+    mixture = {id(parameter) for parameter in network.mixture_parameters}
+    groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
+    for parameter in network.parameters():
+        factor = _MIXTURE_RATE_FACTOR if id(parameter) in mixture else 1.0
+        weight_decay = config.weight_decay if parameter.dim() > 1 else 0.0
+        groups[factor * config.learning_rate, weight_decay].append(parameter)
+    return [
+        {"params": parameters, "initial_lr": rate, "weight_decay": weight_decay}
+        for (rate, weight_decay), parameters in groups.items()
+    ]
+
+
 def train(
     network: Recommender,
     data: TrainingData,
@@ -229,10 +245,7 @@ class _Trainer:
         self.weights: list[Tensor] = list(network.parameters())
         self.average = [weight.detach().clone() for weight in self.weights]
         self.optimizer = torch.optim.AdamW(
-            [
-                {"params": [w for w in self.weights if w.dim() > 1], "weight_decay": config.weight_decay},
-                {"params": [w for w in self.weights if w.dim() <= 1], "weight_decay": 0.0},
-            ],
+            parameter_groups(network, config),
             lr=config.learning_rate,
             betas=(0.9, 0.98),
             fused=True,
@@ -435,7 +448,7 @@ class _Trainer:
     def _step(self, span: Spans) -> tuple[float, int]:
         """One optimizer step; the sum of the loss and the weight of its targets."""
         for group in self.optimizer.param_groups:
-            group["lr"] = self.config.learning_rate * self._learning_rate_factor()
+            group["lr"] = group["initial_lr"] * self._learning_rate_factor()
         self.network.items.drop_embeddings(self.generator)
         try:
             loss, count = self._backward(span)

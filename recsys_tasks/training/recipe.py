@@ -17,6 +17,9 @@ from recsys_tasks.names import FIRST_ITEM
 
 _BATCHES_PER_EPOCH, _MIN_BATCH_TOKENS = 200, 128
 _MAX_BATCH_TOKENS, _MAX_BATCH_TOKENS_WITH_HISTORY = 4096, 1024  # more steps did better than larger batches
+_WINDOW_SIZE_WITH_HISTORY = 400  # in shorter windows, items that were taken earlier look new
+_NUM_NEGATIVES, _NUM_NEGATIVES_WITH_HISTORY = 2048, 1024
+_LEARNING_RATE, _LEARNING_RATE_WITH_HISTORY = 2e-3, 2.5e-3
 # Approximate throughput of the large network on two cores, and the passes over the data that justify its size.
 _EVENTS_PER_SECOND, _EVENTS_PER_SECOND_WITH_HISTORY = 20_000, 8_000
 _MIN_PASSES = 10
@@ -73,10 +76,10 @@ def training_config(
         patience=4,
         validation_interval_events=500_000,
         decay_fraction=0.35 if _expected_passes(data, history, seconds) >= _MIN_PASSES else 0.2,
-        window_size=MAX_TOKENS,
+        window_size=_WINDOW_SIZE_WITH_HISTORY if history else MAX_TOKENS,
         batch_tokens=int(np.clip(events // _BATCHES_PER_EPOCH, _MIN_BATCH_TOKENS, max_batch_tokens)),
-        num_negatives=2048 if is_sampled else 0,
-        learning_rate=2e-3,
+        num_negatives=(_NUM_NEGATIVES_WITH_HISTORY if history else _NUM_NEGATIVES) if is_sampled else 0,
+        learning_rate=_LEARNING_RATE_WITH_HISTORY if history else _LEARNING_RATE,
         seed=seed,
     )
 
