@@ -53,7 +53,8 @@ class TrainingConfig:
     """Hyperparameters of a training.
 
     Attributes:
-        epochs, seconds: limits of the whole training, decay included; the one reached first counts.
+        epochs, seconds: limits of the whole training, decay included; the one reached first counts. The evaluations
+            between the phases may exceed the seconds.
         patience: number of validations without improvement that start the decay.
         validation_interval_events: minimum number of events between validations; they run at the end of an epoch.
         decay_fraction: share of the training that the decay takes.
@@ -389,11 +390,12 @@ class _Trainer:
 
     def start_decay(self) -> None:
         """Sets the length of the decay: a fraction of the events that its initial weights were trained on, or as many
-        as the remaining seconds allow."""
+        as the remaining seconds allow. The evaluations between the phases do not shorten it."""
         self.decay_start_tokens, self.report.stable_steps = self.tokens, self.report.steps
         trained_tokens = self.best_tokens if self.report.stopped_by == "patience" else self.tokens
         wanted = self.config.decay_fraction / (1 - self.config.decay_fraction) * trained_tokens
-        affordable = max(self.config.seconds - self.seconds, 0.0) * self.tokens / max(self.step_seconds, 1e-9)
+        remaining = max(self.config.seconds - self.seconds, self.config.decay_fraction * self.config.seconds)
+        affordable = remaining * self.tokens / max(self.step_seconds, 1e-9)
         plan = self.config.plan
         self.report.decay_events = max(int(min(wanted, affordable)) if plan is None else plan.decay_events, 1)
 

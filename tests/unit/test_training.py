@@ -8,6 +8,7 @@ import torch
 from recsys_tasks.errors import InvariantError, OutOfMemory
 from recsys_tasks.features.encoded_snapshot import EncodedSnapshot
 from recsys_tasks.features.sequences import build_timeline
+from recsys_tasks.model import training_loop
 from recsys_tasks.model.network import Recommender
 from recsys_tasks.model.training_loop import TrainingConfig, TrainingData, TrainingReport, build_network, train
 from recsys_tasks.model.windows import replay_weights
@@ -45,6 +46,27 @@ def test_an_interrupted_training_resumes_to_the_same_weights(tmp_path: Path, epo
     assert checkpoint.exists()
     assert _same_weights(_trained(data, checkpoint), _trained(data))
     assert not checkpoint.exists()
+
+
+def test_a_slow_evaluation_between_the_phases_leaves_the_decay_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = 0.0
+
+    def clock() -> float:
+        nonlocal seconds
+        seconds += 1  # at each reading
+        return seconds
+
+    def choose_weight(network: Recommender) -> float:
+        nonlocal seconds
+        seconds += 1_000
+        return 1.0
+
+    monkeypatch.setattr(training_loop.time, "perf_counter", clock)
+    words = encoded_shop(users=20).vocabulary
+    config = replace(CONFIG, epochs=10_000, patience=10_000, seconds=100, decay_fraction=0.25)
+    network, data = build_network(small_config(words), words), training_data(encoded_shop(users=20))
+    report = train(network, data, config, lambda _: 0.0, choose_weight=choose_weight)
+    assert report.steps - report.stable_steps > report.stable_steps / 4
 
 
 def test_a_training_limited_by_time_is_reproduced_from_its_plan() -> None:
