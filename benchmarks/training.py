@@ -98,7 +98,7 @@ def _measure_ours(path: Path, seconds: float, batch_tokens: int) -> float:
 def _measure_peer(path: Path, python: str) -> dict[str, float]:
     sizes = {"length": LENGTH, "negatives": NEGATIVES, "width": WIDTH, "layers": LAYERS, "heads": HEADS}
     found = subprocess.run(  # noqa: S603
-        [python, str(_PEER), str(path), json.dumps(sizes | {"dropout": DROPOUT})],
+        [python, str(_PEER), "speed", str(path), json.dumps(sizes | {"dropout": DROPOUT})],
         capture_output=True,
         text=True,
         check=False,

@@ -56,16 +56,17 @@ def run_benchmark(
     if model in (DECODER, GRU):
         dataset = merge_sessions(dataset)
     scorer, figures = fit_model(dataset, model, seed, 60 * minutes)
+    return {"model": model, "seed": seed, "strict": strict, **evaluate_scorer(dataset, scorer), **figures}
+
+
+def evaluate_scorer(dataset: SequenceDataset, scorer: Scorer) -> BenchmarkMetrics:
+    """Returns metrics of a scorer on the test part of a dataset."""
     started = time.perf_counter()
     exclude_session_items = not recipe.sessions_repeat(dataset.data)
     answers = rank_targets(scorer, dataset.data.timeline, dataset.test, exclude_session_items)
     return {
-        "model": model,
-        "seed": seed,
-        "strict": strict,
         **ranking_metrics(answers.ranks),
         **list_metrics(answers.lists, dataset.data.counts),
-        **figures,
         "predict_seconds": time.perf_counter() - started,
         "items": len(dataset.encoded.vocabulary.item_ids),
         "sequences": len(dataset.test),
