@@ -8,7 +8,6 @@ import torch
 from recsys_tasks.errors import InvariantError, OutOfMemory
 from recsys_tasks.features.encoded_snapshot import EncodedSnapshot
 from recsys_tasks.features.sequences import build_timeline
-from recsys_tasks.model import training_loop
 from recsys_tasks.model.network import Recommender
 from recsys_tasks.model.training_loop import TrainingConfig, TrainingData, TrainingReport, build_network, train
 from recsys_tasks.model.windows import replay_weights
@@ -61,7 +60,7 @@ def test_a_slow_evaluation_between_the_phases_leaves_the_decay_its_share(monkeyp
         seconds += 1_000
         return 1.0
 
-    monkeypatch.setattr(training_loop.time, "perf_counter", clock)
+    monkeypatch.setattr("recsys_tasks.model.training_loop.time.perf_counter", clock)
     words = encoded_shop(users=20).vocabulary
     config = replace(CONFIG, epochs=10_000, patience=10_000, seconds=100, decay_fraction=0.25)
     network, data = build_network(small_config(words), words), training_data(encoded_shop(users=20))
