@@ -178,7 +178,7 @@ class Settings(BaseSettings):
     warm_start_seconds: float = Field(
         45, gt=0, description="Time budget of a training that starts from the champion's weights, in seconds."
     )
-    training_threads: int = Field(0, ge=0, description="CPU threads of a training; 0 leaves the choice to PyTorch.")
+    training_threads: int = Field(0, ge=0, description="CPU threads of a training; 0 for all cores but one.")
     seed: int = Field(0, description="Seed of every random number.")
     approval: Literal["automatic", "person"] = Field(
         "automatic", description="Who approves a version that passed the gate: nobody, or a person in Airflow."

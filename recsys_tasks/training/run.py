@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -49,7 +50,7 @@ class TrainingOptions:
         seconds: time budget of a training from scratch.
         warm_start_seconds: time budget of a training that starts from the champion's weights.
         max_epochs: maximum number of passes over the training events.
-        threads: CPU threads; 0 leaves the choice to PyTorch.
+        threads: CPU threads; 0 for all cores but one.
         seed: of all randomness.
         checkpoints: folder of checkpoints, from which an interrupted training resumes.
         encoder: of the items' texts; None for none.
@@ -80,8 +81,7 @@ def train_run(snapshot: Snapshot, snapshots: Path, options: TrainingOptions, fro
     Returns:
         The run id.
     """
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    torch.set_num_threads(options.threads or _default_threads())
     task = _read_task(snapshot, options.encoder, options.text_cache)
     text_dim = 0 if task.text is None else task.text.shape[1]
     config = recipe.network_config(task.data, task.vocabulary, True, options.seconds, text_dim)
@@ -96,6 +96,11 @@ def train_run(snapshot: Snapshot, snapshots: Path, options: TrainingOptions, fro
     task = _warm_start(task, network, champion, model, snapshots)
     schedule = replace(schedule, epochs=1, seconds=options.warm_start_seconds, keep_best=True)
     return _fit(task, network, schedule, champion.number, options.checkpoints)
+
+
+def _default_threads() -> int:
+    """All cores but one, for the processes beside the training: a thread that waits for a core stops all others."""
+    return max(1, (os.cpu_count() or 1) - 1)
 
 
 def reproduce_run(
