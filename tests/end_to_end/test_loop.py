@@ -73,7 +73,7 @@ def test_the_loop_closes_after_a_kill_in_the_middle(home: Path) -> None:
     killed.wait()
 
     again = _start(home, "--once")
-    output, _ = again.communicate(timeout=1_200)
+    output, _ = again.communicate(timeout=2_000)
     assert again.returncode == 0, output
     assert _remaining_processes(home) == []
 
