@@ -23,7 +23,7 @@ from recsys_tasks.model.training_loop import build_network
 from recsys_tasks.names import FIRST_ITEM
 
 WEIGHTS = "weights.npz"
-FORMAT = 3  # of the configuration keys and weight names; raise it when one of them changes
+FORMAT = 4  # of the configuration keys and weight names; raise it when one of them changes
 _FORMAT_KEY = "format"
 
 

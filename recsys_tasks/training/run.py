@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -37,6 +36,7 @@ from recsys_tasks.training.purchase_intent import fit_purchase_intent
 from recsys_tasks.training.task import TrainingTask, read_task
 
 log = logging.getLogger(__name__)
+_PYTORCH_THREADS = torch.get_num_threads()  # the cores this process may use; read before a training changes it
 _NO_SESSIONS = "too few sessions to train on"
 _VALIDATION_QUESTIONS = 1_500
 _NO_TAGS: Mapping[str, str] = {}
@@ -100,7 +100,7 @@ def train_run(snapshot: Snapshot, snapshots: Path, options: TrainingOptions, fro
 
 def _default_threads() -> int:
     """All cores but one, for the processes beside the training: a thread that waits for a core stops all others."""
-    return max(1, (os.cpu_count() or 1) - 1)
+    return max(1, _PYTORCH_THREADS - 1)
 
 
 def reproduce_run(
