@@ -334,9 +334,9 @@ class _Trainer:
         timeline, config = self.data.timeline, self.config
         probability = self.data.recency_weights if self.phase == "decay" else self.data.replay_weights
         for span in epoch_windows(timeline, self._stops, config.window_size, config.batch_tokens, rng, probability):
-            if self.is_phase_over:
-                return
             yield span
+            if self.is_phase_over:  # not before the first step: an epoch without one could not be reproduced
+                return
 
     @property
     def is_validation_due(self) -> bool:

@@ -22,7 +22,7 @@ from recsys_tasks.warehouse import embedded
 _SAMPLE = {
     "RECSYS_SAMPLE_USERS": "300",
     "RECSYS_MIN_ITEM_EVENTS": "5",
-    "RECSYS_TRAINING_SECONDS": "60",
+    "RECSYS_TRAINING_SECONDS": "40",
     "RECSYS_WARM_START_SECONDS": "8",
     "RECSYS_TEXT_ENCODER": "none",  # 6,280 titles take minutes beside the other tests
 }
