@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,16 +21,24 @@ class TrainingKilled(Exception):
     pass
 
 
+def _train(
+    config: TrainingConfig,
+    data: TrainingData | None = None,
+    on_epoch: Callable[[int, dict[str, float]], None] = lambda epoch, figures: None,
+    checkpoint: Path | None = None,
+) -> tuple[Recommender, TrainingReport]:
+    torch.manual_seed(0)
+    shop = encoded_shop(users=20)
+    network = build_network(small_config(shop.vocabulary, dropout=0.2), shop.vocabulary)
+    return network, train(network, data or training_data(shop), config, lambda _: 0.0, on_epoch, checkpoint)
+
+
 def _trained(data: TrainingData, checkpoint: Path | None = None, kill_after: int | None = None) -> Recommender:
     def on_epoch(epoch: int, figures: dict[str, float]) -> None:
         if epoch == kill_after:
             raise TrainingKilled
 
-    torch.manual_seed(0)
-    words = encoded_shop(users=20).vocabulary
-    network = build_network(small_config(words, dropout=0.2), words)
-    train(network, data, CONFIG, lambda _: 0.0, on_epoch, checkpoint)
-    return network
+    return _train(CONFIG, data, on_epoch, checkpoint)[0]
 
 
 def _same_weights(one: Recommender, other: Recommender) -> bool:
@@ -69,19 +78,30 @@ def test_a_slow_evaluation_between_the_phases_leaves_the_decay_its_share(monkeyp
 
 
 def test_a_training_limited_by_time_is_reproduced_from_its_plan() -> None:
-    data, words = training_data(encoded_shop(users=20)), encoded_shop(users=20).vocabulary
     limited = replace(CONFIG, epochs=10_000, patience=10_000, seconds=1.0)
-
-    def trained(config: TrainingConfig) -> tuple[Recommender, TrainingReport]:
-        torch.manual_seed(0)
-        network = build_network(small_config(words, dropout=0.2), words)
-        return network, train(network, data, config, lambda _: 0.0)
-
-    network, report = trained(limited)
+    network, report = _train(limited)
     assert report.stopped_by == "seconds"
-    reproduced, reproduced_report = trained(replace(limited, plan=report.plan, seconds=1e9))
+    reproduced, reproduced_report = _train(replace(limited, plan=report.plan, seconds=1e9))
     assert reproduced_report.stopped_by == "plan"
     assert reproduced_report.plan == report.plan
+    assert [epoch["loss"] for epoch in reproduced_report.epochs] == [epoch["loss"] for epoch in report.epochs]
+    assert _same_weights(network, reproduced)
+
+
+def test_a_training_whose_time_runs_out_between_two_epochs_is_reproduced(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = 0.0
+    monkeypatch.setattr("recsys_tasks.model.training_loop.time.perf_counter", lambda: seconds)
+
+    def on_epoch(epoch: int, figures: dict[str, float]) -> None:
+        nonlocal seconds
+        if epoch == 2:
+            seconds = 90.0
+
+    limited = replace(CONFIG, epochs=10_000, patience=10_000, seconds=100.0)
+    network, report = _train(limited, on_epoch=on_epoch)
+    assert report.stopped_by == "seconds"
+    assert all(epoch["loss"] > 0 for epoch in report.epochs)
+    reproduced, reproduced_report = _train(replace(limited, plan=report.plan))
     assert [epoch["loss"] for epoch in reproduced_report.epochs] == [epoch["loss"] for epoch in report.epochs]
     assert _same_weights(network, reproduced)
 
