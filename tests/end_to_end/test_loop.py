@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
@@ -26,6 +28,7 @@ _SAMPLE = {
     "RECSYS_WARM_START_SECONDS": "8",
     "RECSYS_TEXT_ENCODER": "none",  # 6,280 titles take minutes beside the other tests
 }
+_LATER = datetime(2018, 6, 1, 10, tzinfo=UTC)  # no event is recent enough to trend
 
 
 @pytest.fixture
@@ -61,6 +64,34 @@ def _remaining_processes(home: Path) -> list[str]:
         except psutil.Error:
             continue
     return found
+
+
+def _champion_items(mlflow: str, viewed: str) -> list[str]:
+    """Items that the registry's champion recommends after a view, long after all events."""
+    program = (
+        "import json, mlflow, pandas as pd, sys\n"
+        "model = mlflow.pyfunc.load_model('models:/session-recommender@champion')\n"
+        "row = {'history': [], 'history_times': [], 'session': [sys.argv[1]], 'now': float(sys.argv[2]), 'k': 5}\n"
+        "print(json.dumps(model.predict(pd.DataFrame([row]))['item_ids'][0]))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, viewed, str(_LATER.timestamp())],
+        env={**os.environ, "MLFLOW_TRACKING_URI": mlflow},
+        capture_output=True,
+        text=True,
+        cwd=os.sep,
+    )
+    assert done.returncode == 0, done.stderr[-3_000:]
+    return list(json.loads(done.stdout.splitlines()[-1]))
+
+
+def _endpoint_items(address: str, viewed: str) -> list[str]:
+    """Items that the endpoint recommends for the same."""
+    moment = _LATER.isoformat()
+    view = {"item_id": viewed, "event_type": "view", "event_time": moment}
+    request = {"session": [view], "time": moment, "k": 5, "record": False}
+    answer = httpx.post(f"{address}/v1/recommendations", json=request).raise_for_status()
+    return [item["item_id"] for item in answer.json()["items"]]
 
 
 def test_the_loop_closes_after_a_kill_in_the_middle(home: Path) -> None:
@@ -139,6 +170,9 @@ def test_the_loop_closes_after_a_kill_in_the_middle(home: Path) -> None:
     request = {"user_id": "1", "time": "2017-12-26T10:00:00Z", "record": False}
     answer = httpx.post(f"{address}/v1/recommendations", json=request)
     assert {item["source"] for item in answer.json()["items"]} == {"model"}
+    (mlflow,) = set(re.findall(r"mlflow +(http://\S+)", shown))
+    viewed = answer.json()["items"][0]["item_id"]
+    assert _champion_items(mlflow, viewed) == _endpoint_items(address, viewed)
     third.send_signal(signal.SIGINT)
     third.communicate(timeout=60)
     assert third.returncode == 0

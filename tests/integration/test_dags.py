@@ -75,6 +75,15 @@ def test_a_week_is_ingested(stack: dict[str, str]) -> None:
     assert _rows(stack, "select count(*) > 10000, max(event_time) < '2017-12-12' from events") == [(True, True)]
 
 
+def test_events_of_the_endpoint_are_collected_once(stack: dict[str, str]) -> None:
+    bought = {"event_type": "purchase", "user_id": "1", "item_id": "1082185", "event_time": "2017-12-12T10:05:00Z"}
+    httpx.post(f"{stack['ENDPOINT']}/v1/events", json=bought).raise_for_status()
+    for _ in range(2):
+        _airflow(stack, "dags", "test", "collect_feedback")
+    found = _rows(stack, "select event_type, count(*) from events where source = 'feedback' group by 1")
+    assert found == [("purchase", 1)]
+
+
 def test_landing_files_are_ingested_one_by_one_and_an_invalid_one_stops_no_other(stack: dict[str, str]) -> None:
     shop = Path(stack["RECSYS_HOME"]) / "landing" / "shop"
     shop.mkdir(parents=True)
