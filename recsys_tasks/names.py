@@ -71,6 +71,8 @@ DECODER: Final = "decoder"
 GRU: Final = "gru"
 NETWORKS: Final = (TRANSFORMER, NETWORK, DECODER, GRU)
 
+CATEGORY_SEPARATOR: Final = " > "  # between the levels of a category path
+
 PADDING_ITEM: Final = 0
 UNKNOWN_ITEM: Final = 1
 FIRST_ITEM: Final = 2

@@ -127,6 +127,11 @@ class Settings(BaseSettings):
     merchandising_rules: Path | None = Field(
         None, description="TOML file of merchandising rules: boosts, pins, limits per category."
     )
+    search_settings: Path | None = Field(
+        None,
+        description="TOML file of search: languages, synonyms, weights of fields and signals. "
+        "Default: recsys_tasks/search/search.toml.",
+    )
     landing_path: Path | None = Field(
         None, description="Landing folder, with a folder per source. Default: HOME/landing."
     )

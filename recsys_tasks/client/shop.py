@@ -28,6 +28,7 @@ from recsys_tasks.wire.messages import (
     SearchRequest,
     SearchResponse,
     SimilarItemsResponse,
+    SuggestionsResponse,
 )
 
 if TYPE_CHECKING:
@@ -77,6 +78,10 @@ class RecommenderClient:
     def search(self, request: SearchRequest) -> SearchResponse:
         """Returns the items that match a query."""
         return self._request("POST", "/v1/search", SearchResponse, request)
+
+    def suggest(self, prefix: str, k: int = 8) -> SuggestionsResponse:
+        """Returns up to `k` queries and items that complete an unfinished query."""
+        return self._request("GET", f"/v1/suggest?q={quote(prefix, safe='')}&k={k}", SuggestionsResponse)
 
     def similar(self, item_id: str, k: int = 20) -> SimilarItemsResponse:
         """Returns the `k` items most similar to an item."""

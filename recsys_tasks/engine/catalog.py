@@ -13,6 +13,7 @@ import numpy as np
 from recsys_tasks.errors import BundleCorrupt
 from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.names import FIRST_ITEM
+from recsys_tasks.wire.filters import PROPERTY
 
 if TYPE_CHECKING:
     from recsys_tasks.wire.items import Item
@@ -125,6 +126,29 @@ class Catalog:
         if self._available is None or self._available[0] != num_changes:
             self._available = num_changes, (start <= now) & (now < end)
         return self._available[1]
+
+    @cached_property
+    def available_since(self) -> np.ndarray:
+        """Start of each item's availability, seconds since 1970 [V]; NaN for unknown."""
+        return _by_number(self._columns.available_from, np.nan)
+
+    def properties_of(self, number: int) -> dict[str, Any]:
+        """Returns the properties of one item."""
+        return self._columns.properties[number - FIRST_ITEM]
+
+    def data_of(self, number: int, fields: Sequence[str]) -> dict[str, Any]:
+        """Returns the requested fields of one item: `price`, `brand`, `category`, `properties`, or `properties.NAME`.
+
+        None for what is unknown.
+        """
+        row, properties = number - FIRST_ITEM, self._columns.properties[number - FIRST_ITEM]
+        known = {
+            "price": self._columns.price[row],
+            "brand": self.vocabulary.brands[row] or None,
+            "category": self.vocabulary.category_paths[row] or None,
+            "properties": properties,
+        }
+        return {name: known[name] if name in known else properties.get(name.removeprefix(PROPERTY)) for name in fields}
 
     def property(self, name: str) -> list[Any]:
         """Returns a property of each item in the vocabulary's order; None where an item lacks it."""

@@ -23,30 +23,38 @@ from recsys_tasks.engine.explanations import (
     Explainer,
     Explanation,
 )
+from recsys_tasks.engine.facets import count_facet
 from recsys_tasks.engine.graphs import Graph
 from recsys_tasks.engine.impression_discounting import DiscountedItems
 from recsys_tasks.engine.item_updates import ItemUpdate, apply_item_updates
 from recsys_tasks.engine.merchandising import MerchandisingRules
 from recsys_tasks.engine.ranking import ListOptions, RankedList, Ranker
-from recsys_tasks.engine.scoring import BlendedScores, NextItemScores, PrecomputedScores, Scores, TrendingItems
+from recsys_tasks.engine.scoring import (
+    BlendedScores,
+    MatchScores,
+    NextItemScores,
+    PrecomputedScores,
+    Scores,
+    TrendingItems,
+)
+from recsys_tasks.engine.search_options import COMPLETION, DEFAULT_SEARCH, RELEVANCE, SearchOptions
 from recsys_tasks.engine.session_decoder import DEFAULT_CACHE_BYTES, Action, SessionDecoder, predict_session_intent
 from recsys_tasks.engine.throttle import Pause, no_pause
 from recsys_tasks.engine.trending import RecentPopularity
 from recsys_tasks.errors import GoldenMismatch, InputError
 from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM, PERSONAL_FREQUENCY
-from recsys_tasks.wire.items import Recommendation
+from recsys_tasks.search.settings import SearchSettings, read_search_settings
+from recsys_tasks.wire.items import FacetValue, Recommendation, Relaxation, SearchResult
 
 if TYPE_CHECKING:
-    from recsys_tasks.engine.text_index import TextIndex
+    from recsys_tasks.engine.item_search import ItemSearch
 
 MODEL: Final = "model"
 POPULARITY: Final = "popularity"
 NEIGHBORS: Final = "neighbours"
 Method = Literal["model", "popularity", "neighbours", "personal_frequency"]
 
-_MAX_SEARCH_RESULTS = 1_000
 _NEIGHBOR_ACTIONS, _NEIGHBOR_DECAY = 10, 0.7  # latest actions that neighbors are searched for; weight per step back
-_PERSONAL_WEIGHT = 0.5
 _WARM_UP_SECONDS = 2.0
 _TOLERANCE = 1e-4
 
@@ -75,6 +83,25 @@ class Answer(NamedTuple):
     purchase_intent: float | None
     propensities: list[float] | None = None
     timings: Timings | None = None
+
+
+class SearchAnswer(NamedTuple):
+    """The engine's answer to one search.
+
+    Attributes:
+        answer: a page of results.
+        total: number of items that match; exact up to 10,000 where filters apply.
+        facets: counts of the values of each requested field.
+        relaxations: how the query was changed to find them.
+    """
+
+    answer: Answer
+    total: int
+    facets: dict[str, list[FacetValue]]
+    relaxations: tuple[Relaxation, ...]
+
+
+NO_RESULTS: Final = SearchAnswer(Answer([], None), 0, {}, ())
 
 
 class _Prediction(NamedTuple):
@@ -110,6 +137,7 @@ class Engine:
         rules: merchandising rules of the shop.
         cache_bytes: limit of the history and session caches.
         pause: called after each step of the construction, to throttle it.
+        search_settings: settings of the shop; None for the defaults.
     """
 
     def __init__(
@@ -118,8 +146,10 @@ class Engine:
         rules: MerchandisingRules | None = None,
         cache_bytes: int = DEFAULT_CACHE_BYTES,
         pause: Pause = no_pause,
+        search_settings: SearchSettings | None = None,
     ) -> None:
         self._rules = rules
+        self._search_settings = search_settings
         self._num_trained = bundle.vocabulary.num_trained
         self._set_bundle(bundle)
         pause()
@@ -132,9 +162,8 @@ class Engine:
         engine = copy.copy(self)
         engine._set_bundle(apply_item_updates(self.bundle, updates))
         engine._session_decoder = self._session_decoder.with_bundle(engine.bundle, updates)
-        if "_text" in self.__dict__:
-            vocabulary = engine.bundle.vocabulary
-            self._text.put(vocabulary, [vocabulary.number_of[item_id] for item_id in updates])
+        if "_item_search" in self.__dict__:
+            engine._item_search = self._item_search.with_items(engine.bundle, updates)
         return engine
 
     def _set_bundle(self, bundle: Bundle) -> None:
@@ -183,40 +212,64 @@ class Engine:
         now: float,
         query: str,
         options: ListOptions,
+        search: SearchOptions,
         signals: LiveSignals = NO_SIGNALS,
-    ) -> Answer:
-        """Returns the items that match a query, personalized; an empty list if no item has its words.
+    ) -> SearchAnswer:
+        """Returns the items that match a query, ranked by text, popularity and the model's scores; empty without any.
 
-        The score of an item is BM25(item) / max BM25 + 0.5 · P(item) / max P, where P is the model's probability after
-        a session that ends with the query. Both maxima are over the matches.
+        `engine.item_search` defines the signals. The merchandising rules apply to the order by relevance only.
 
         Args:
             user_id, past, session, now, options, signals: as for `recommend`; the session ends with the search.
             query: search text.
+            search: order, facets and further contents of the answer.
         """
-        numbers, relevance = self._search_text(query)
-        if not len(numbers):
-            return Answer([], None)
+        latest = session[-1].seconds
+        num_results = search.offset + options.k
+        matches = self._item_search.find(query, self._ranker.allowed(options, latest), search, num_results)
+        excluded = self.bundle.vocabulary.numbers(sorted(options.exclude))
+        if (is_excluded := np.isin(matches.numbers, excluded)).any():
+            matches = matches.keep(~is_excluded)
+        if not len(matches.numbers):
+            return NO_RESULTS._replace(relaxations=matches.relaxations)
         prediction = self._apply_signals(signals, self._predict(user_id, past, session, now))
-        scores = np.zeros(len(self.bundle.vocabulary))
-        personal = scores.copy()
-        scored = prediction.scores.top_k(1, include=numbers)
-        np.maximum.at(personal, scored.numbers, scored.scores)
-        personal = personal[numbers]
-        scores[numbers] = relevance / relevance.max() + _PERSONAL_WEIGHT * personal / max(personal.max(), 1e-30)
-        ranked = self._ranker.rank(PrecomputedScores(scores), options, session[-1].seconds)
-        explanations: list[Explanation] = [(MATCHES_QUERY, None)] * len(ranked.numbers)
-        return Answer(self._to_recommendations(ranked, "search", explanations), prediction.purchase_intent)
+        ranked = self._item_search.rank(matches, prediction.scores)
+        if search.sort == RELEVANCE:
+            all_options = msgspec.structs.replace(options, k=num_results)
+            listed = self._ranker.rank(MatchScores(matches.numbers, ranked.scores), all_options, latest)
+        else:
+            order = self._item_search.sort(ranked, search.sort)[:num_results]
+            listed = RankedList(matches.numbers[order].tolist(), ranked.scores[order].tolist(), set())
+        page = listed._replace(numbers=listed.numbers[search.offset :], scores=listed.scores[search.offset :])
+        items = self._to_recommendations(page, "search", [(MATCHES_QUERY, None)] * len(page.numbers))
+        results: list[Recommendation] = [*self._item_search.describe(ranked, page.numbers, items, search)]
+        facets = {field: count_facet(self.bundle.catalog, matches.numbers, field) for field in search.facets}
+        return SearchAnswer(Answer(results, prediction.purchase_intent), matches.total, facets, matches.relaxations)
+
+    def suggest_items(self, prefix: str, k: int, now: float) -> list[SearchResult]:
+        """Returns items that match a query whose last word may be unfinished, ranked by text and popularity."""
+        options = ListOptions(k)
+        matches = self._item_search.find(prefix, self._ranker.allowed(options, now), COMPLETION, k)
+        if not len(matches.numbers):
+            return []
+        ranked = self._item_search.rank(matches, None)
+        listed = self._ranker.rank(MatchScores(matches.numbers, ranked.scores), options, now)
+        items = self._to_recommendations(listed, "search", [(MATCHES_QUERY, None)] * len(listed.numbers))
+        return [*self._item_search.describe(ranked, listed.numbers, items, COMPLETION)]
+
+    def suggest_queries(self, prefix: str, k: int) -> list[str]:
+        """Returns names of categories and brands that complete an unfinished query, those with most items first."""
+        return self._item_search.completions.complete(prefix, k)
+
+    def with_data(self, item: Recommendation, fields: Sequence[str]) -> Recommendation:
+        """Returns an item of a list with fields of the catalog; see `Catalog.data_of`."""
+        number = self.bundle.vocabulary.number_of[item.item_id]
+        return msgspec.structs.replace(item, data=self.bundle.catalog.data_of(number, fields))
 
     def is_trained(self, item_id: str) -> bool:
         """Whether the item had enough training events for an embedding of its own."""
         number = int(self.bundle.vocabulary.numbers([item_id])[0])
         return FIRST_ITEM <= number < self._num_trained
-
-    def _search_text(self, query: str) -> tuple[np.ndarray, np.ndarray]:
-        numbers, relevance = self._text.search(query, _MAX_SEARCH_RESULTS)
-        known = numbers < len(self.bundle.vocabulary)  # engines share the index; it may hold items newer than this one
-        return numbers[known], relevance[known]
 
     def find_similar(self, item_id: str, options: ListOptions, now: float) -> list[Recommendation]:
         """Returns the nearest items by cosine similarity of their vectors, which is the score.
@@ -250,10 +303,11 @@ class Engine:
 
     def _recommend_by_interests(self, ranker: Ranker, prediction: _Prediction, options: ListOptions) -> Answer:
         """Items that match the user's stated interests, by popularity; then the other popular items."""
-        numbers, relevance = self._search_text(" ".join(options.interests))
+        found = self._item_search.find(" ".join(options.interests), None, DEFAULT_SEARCH, options.k)
+        numbers = found.numbers
         scores = self._popularity_shares.copy()
         if len(numbers):
-            scores[numbers] += relevance / relevance.max() * (1.0 + scores[numbers] / scores.max())
+            scores[numbers] += found.text * (1.0 + scores[numbers] / scores.max())
         without_exploration = msgspec.structs.replace(options, exploration=None)
         ranked = ranker.rank(PrecomputedScores(scores), without_exploration, prediction.latest_seconds)
         matches = set(numbers.tolist())
@@ -376,8 +430,8 @@ class Engine:
 
     def warm_up(self, pause: Pause = no_pause) -> None:
         """Builds the text index and answers one golden request, so that the first user does not wait for either."""
-        if "_text" not in self.__dict__:
-            self._text = _text_index(self.bundle, pause)
+        if "_item_search" not in self.__dict__:
+            self._item_search = _build_search(self.bundle, self._search_settings, pause)
         self.bundle.vocabulary.prepare_content_tokens(pause)
         for case in self.bundle.golden[-1:]:
             self.answer_golden(case["request"])
@@ -409,14 +463,14 @@ class Engine:
         return len(self.bundle.golden)
 
     @cached_property
-    def _text(self) -> TextIndex:
-        return _text_index(self.bundle, no_pause)
+    def _item_search(self) -> ItemSearch:
+        return _build_search(self.bundle, self._search_settings, no_pause)
 
 
-def _text_index(bundle: Bundle, pause: Pause) -> TextIndex:
-    from recsys_tasks.engine.text_index import TextIndex  # optional dependency: only endpoints need it
+def _build_search(bundle: Bundle, settings: SearchSettings | None, pause: Pause) -> ItemSearch:
+    from recsys_tasks.engine.item_search import ItemSearch  # optional dependencies: only endpoints need them
 
-    return TextIndex(bundle.vocabulary, pause)
+    return ItemSearch.build(bundle, settings or read_search_settings(None), pause)
 
 
 def unix_now() -> float:

@@ -9,11 +9,10 @@ import msgspec
 import numpy as np
 
 from recsys_tasks.engine.catalog import Catalog, CodedColumn
-from recsys_tasks.names import FIRST_ITEM
+from recsys_tasks.names import CATEGORY_SEPARATOR, FIRST_ITEM
 from recsys_tasks.wire.filters import PROPERTY, Filter, Value
 
 _CACHED_MASKS = 64
-_SEPARATOR = " > "
 
 
 class FilterEvaluator:
@@ -76,8 +75,8 @@ class FilterEvaluator:
 
 
 def _under(categories: CodedColumn, paths: list[str]) -> np.ndarray:
-    prefixes = tuple(path + _SEPARATOR for path in paths)
-    return categories.mask([(value + _SEPARATOR).startswith(prefixes) for value in categories.values])
+    prefixes = tuple(path + CATEGORY_SEPARATOR for path in paths)
+    return categories.mask([(value + CATEGORY_SEPARATOR).startswith(prefixes) for value in categories.values])
 
 
 def _pad(flags: list[bool]) -> np.ndarray:

@@ -170,12 +170,17 @@ class Ranker:
     def _excluded(self, options: ListOptions) -> set[int]:
         return set(self._catalog.vocabulary.numbers(sorted(options.exclude)).tolist()) if options.exclude else set()
 
-    def _offset(self, options: ListOptions, now: float) -> np.ndarray | None:
-        """Offset of the log scores [V]: log weights of the rules, -inf for items not allowed; None for no offset."""
+    def allowed(self, options: ListOptions, now: float) -> np.ndarray | None:
+        """Returns which items are available and match the filter [V]; None if all do."""
         allowed = None if options.filter is None else self._filters.mask(options.filter)
         available = self._catalog.available(now)
-        if available is not None:
-            allowed = available if allowed is None else allowed & available
+        if available is None:
+            return allowed
+        return available if allowed is None else allowed & available
+
+    def _offset(self, options: ListOptions, now: float) -> np.ndarray | None:
+        """Offset of the log scores [V]: log weights of the rules, -inf for items not allowed; None for no offset."""
+        allowed = self.allowed(options, now)
         if allowed is None:
             return self._log_weights
         if self._cached_offset is None or self._cached_offset[0] is not allowed:  # hit for the same availability mask

@@ -68,6 +68,30 @@ class PrecomputedScores:
         return ScoredItems(numbers, np.where(log_scores[numbers] > -np.inf, self._scores[numbers], 0.0))
 
 
+class MatchScores:
+    """Scores of some items; all others may not be shown.
+
+    Args:
+        numbers: distinct item numbers [N].
+        scores: their scores [N], above 0.
+    """
+
+    def __init__(self, numbers: np.ndarray, scores: np.ndarray) -> None:
+        self._numbers, self._scores = numbers, scores
+
+    def top_k(self, k: int, offset: np.ndarray | None = None, include: np.ndarray = _NO_ITEMS) -> ScoredItems:
+        """See `Scores`."""
+        log_scores = np.log(self._scores)
+        if offset is not None:
+            log_scores += offset[self._numbers]
+        selected = top_indices(log_scores, k)
+        included = np.flatnonzero(np.isin(self._numbers, include))
+        selected = np.union1d(selected, included[log_scores[included] > -np.inf])
+        absent = np.setdiff1d(include, self._numbers[selected])
+        numbers = np.concatenate([self._numbers[selected], absent])
+        return ScoredItems(numbers, np.concatenate([self._scores[selected], np.zeros(len(absent))]))
+
+
 class TrendingItems:
     """Items with more organic events than the model expects.
 

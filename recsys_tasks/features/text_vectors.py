@@ -21,10 +21,10 @@ import pyarrow.parquet as pq
 from recsys_tasks.features.files import write_table
 from recsys_tasks.features.text_encoder import TextEncoder
 from recsys_tasks.locks import file_lock
+from recsys_tasks.names import CATEGORY_SEPARATOR
 
 log = logging.getLogger(__name__)
 _TEXTS_PER_FILE = 1024
-_PATH_SEPARATOR = " > "
 # A quantity after a comma: a number and at most two words, such as ", 14 OZ"; not ", 100% cotton".
 _QUANTITY = re.compile(r",\s*\.?\d[\d./]*(?:\s*[^\s,%\d]+){0,2}\s*(?=,|$)")
 
@@ -37,7 +37,7 @@ def compose_item_text(title: str, category_path: str, brand: str = "", descripti
     Parts in capitals, which encoders read badly, become lower case; short ones ("TV") stay.
     """
     name = _lower_capitals(_QUANTITY.sub("", title).strip())
-    categories = [_lower_capitals(level) for level in reversed(category_path.split(_PATH_SEPARATOR))]
+    categories = [_lower_capitals(level) for level in reversed(category_path.split(CATEGORY_SEPARATOR))]
     further = [level for level in categories if level.casefold() not in name.casefold()]
     return ", ".join(part for part in (name, *further, brand.strip(), description.strip()) if part)
 

@@ -14,9 +14,8 @@ import numpy as np
 from recsys_tasks.errors import InvariantError
 from recsys_tasks.features.sequences import QUERY_WORDS
 from recsys_tasks.features.tokenization import tokenize
-from recsys_tasks.names import FIRST_ITEM, UNKNOWN_ITEM
+from recsys_tasks.names import CATEGORY_SEPARATOR, FIRST_ITEM, UNKNOWN_ITEM
 
-_PATH_SEPARATOR = " > "
 _MAX_TOKENS = 16
 _ITEMS_PER_STEP = 500  # between two calls of `pause`
 
@@ -192,7 +191,7 @@ class Vocabulary:
 
 def content_tokens(title: str, category_path: str, brand: str, attributes: Sequence[str] = ()) -> list[str]:
     """Returns an item's distinct content tokens, as `kind=value`; words of the title have no kind."""
-    top_categories = _PATH_SEPARATOR.join(category_path.split(_PATH_SEPARATOR)[:2])
+    top_categories = CATEGORY_SEPARATOR.join(category_path.split(CATEGORY_SEPARATOR)[:2])
     kinds = [("category", top_categories), ("category", category_path), ("brand", brand)]
     tokens = [f"{kind}={value}" for kind, value in kinds if value] + [f"attribute={name}" for name in attributes]
     return list(dict.fromkeys([*tokens, *tokenize(title)]))

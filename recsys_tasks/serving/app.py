@@ -24,6 +24,7 @@ from recsys_tasks.engine.merchandising import read_rules
 from recsys_tasks.engine.ranking import ListOptions
 from recsys_tasks.errors import InputError, UnavailableError
 from recsys_tasks.experiments.definition import read_experiment
+from recsys_tasks.search.settings import read_search_settings
 from recsys_tasks.serving.access import ADMIN, OPEN, READ, WRITE, AccessControl, Scope
 from recsys_tasks.serving.admin import AdminRoutes
 from recsys_tasks.serving.erasure import ErasedUsers, erase_lines, find_user_lines
@@ -42,6 +43,7 @@ from recsys_tasks.serving.messages import (
     decode_search,
     parse_id,
     parse_list_length,
+    parse_prefix,
     serialize_events,
 )
 from recsys_tasks.serving.metrics import Metrics
@@ -80,6 +82,7 @@ class Endpoint:
             home / "bundles",
             settings.endpoint_memory_mb,
             read_rules(settings.merchandising_rules),
+            read_search_settings(settings.search_settings),
             [other / "bundles" for other in folders.other_homes],
             self.item_updates,
             settings.cache_mb,
@@ -138,6 +141,12 @@ class Endpoint:
             response, events = self.recommender.search(body, is_complete)
         await self.shared.publish(events)
         return json_response(response)
+
+    async def get_suggestions(self, request: Request) -> Response:
+        """`GET /v1/suggest?q=PREFIX&k=N`"""
+        prefix = parse_prefix(request.query_params.get("q"))
+        k = parse_list_length(request.query_params.get("k", "8"))
+        return json_response(self.recommender.suggest(prefix, k))
 
     async def get_similar_items(self, request: Request) -> Response:
         """`GET /v1/items/{item_id}/similar?k=N`"""
@@ -283,6 +292,7 @@ def create_app(settings: Settings, folders: WorkerFolders | None = None) -> Star
             route("/v1/recommendations", endpoint.post_recommendations, "POST", READ),
             route("/v1/recommendations/batch", endpoint.post_recommendation_batch, "POST", READ),
             route("/v1/search", endpoint.post_search, "POST", READ),
+            route("/v1/suggest", endpoint.get_suggestions, "GET", READ),
             route("/v1/items/{item_id:path}/similar", endpoint.get_similar_items, "GET", READ),
             route("/v1/items/{item_id:path}", endpoint.put_item, "PUT", ADMIN),
             route("/v1/events", endpoint.post_events, "POST", WRITE),

@@ -12,7 +12,7 @@ import msgspec
 from recsys_tasks.errors import InputError
 from recsys_tasks.names import SEARCH
 from recsys_tasks.wire.filters import check_filter
-from recsys_tasks.wire.items import Identifier, Item
+from recsys_tasks.wire.items import Identifier, Item, Text
 from recsys_tasks.wire.messages import (
     Count,
     Event,
@@ -52,6 +52,8 @@ def decode_search(body: bytes) -> SearchRequest:
     """Decodes and validates a search request."""
     request: SearchRequest = _decode(body, SearchRequest)
     _validate_request(request, "$")
+    if not request.query.strip():
+        raise RequestError(422, "Invalid request", "the query is blank - at `$.query`")
     return request
 
 
@@ -69,6 +71,14 @@ def parse_list_length(text: str) -> int:
         return int(msgspec.convert(text, Count, strict=False))
     except msgspec.ValidationError as error:
         raise RequestError(422, "Invalid request", f"`k`: {error}") from error
+
+
+def parse_prefix(text: str | None) -> str:
+    """Parses the query parameter `q`."""
+    try:
+        return str(msgspec.convert(text, Text))
+    except msgspec.ValidationError as error:
+        raise RequestError(422, "Invalid request", f"`q`: {error}") from error
 
 
 def _validate_request(request: RecommendationRequest, path: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from recsys_tasks.wire.items import Identifier, Item
+from recsys_tasks.wire.items import Identifier, Item, Text
 from recsys_tasks.wire.messages import (
     Count,
     Event,
@@ -25,6 +25,7 @@ from recsys_tasks.wire.messages import (
     SearchResponse,
     SimilarItemsResponse,
     StagedChange,
+    SuggestionsResponse,
 )
 
 _JSON, _BUNDLE, _PROBLEM = "application/json", "application/octet-stream", "application/problem+json"
@@ -85,6 +86,7 @@ class Operation:
 
 
 _K = {"k": {**msgspec.json.schema(Count), "default": 20, "description": "Maximum number of items."}}
+_PREFIX = {**msgspec.json.schema(Text), "description": "The query as typed so far; the last word may be unfinished."}
 _TO_NONE = {"type": "boolean", "description": "Serve no model if there is no previous bundle, instead of a 409."}
 _BUNDLE_DIGEST = {"type": "string", "description": "Discard only if the staged bundle has this digest."}
 _OFFSET = {"type": "integer", "minimum": 0, "description": "Number of bytes read so far. Default: 0."}
@@ -114,11 +116,20 @@ OPERATIONS = (
         "post",
         "/v1/search",
         "Search items",
-        "Returns the items that match a query (BM25), reranked for the user and session. If none matches, returns "
-        "recommendations with `fallback: true`. The search is logged as a user action unless `record` is false.",
+        "Returns the items that match a query in any of their texts, ranked by text, popularity, and the user and "
+        "session. If none matches, returns recommendations with `fallback: true`. The first page is logged as a user "
+        "action unless `record` is false.",
         response=SearchResponse,
         body=SearchRequest,
         example={"query": "chocolate milk", "user_id": "36", "k": 5},
+    ),
+    Operation(
+        "get",
+        "/v1/suggest",
+        "Complete an unfinished query",
+        "Returns names of categories and brands that complete the query, and items that match it.",
+        response=SuggestionsResponse,
+        query={"q": _PREFIX, **_K},
     ),
     Operation(
         "get",

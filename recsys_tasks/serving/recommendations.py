@@ -8,8 +8,9 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from recsys_tasks.engine.engine import MODEL, Answer, Engine, LiveSignals, Method, unix_now
+from recsys_tasks.engine.engine import MODEL, NO_RESULTS, Answer, Engine, LiveSignals, Method, unix_now
 from recsys_tasks.engine.ranking import Exploration, ListOptions
+from recsys_tasks.engine.search_options import SearchOptions
 from recsys_tasks.engine.session_decoder import Action
 from recsys_tasks.experiments.definition import PREVIOUS, Arm, Experiment, interleave
 from recsys_tasks.names import ADD_TO_CART, ANONYMOUS, NEW, PURCHASE, RECOMMENDATIONS, RETURNING, SEARCH
@@ -20,12 +21,16 @@ from recsys_tasks.serving.live_state import LiveState
 from recsys_tasks.serving.messages import RequestError
 from recsys_tasks.serving.metrics import Metrics
 from recsys_tasks.serving.model_store import ModelStore
+from recsys_tasks.serving.pagination import decode_cursor, encode_cursor
+from recsys_tasks.wire.items import Recommendation, SearchResult
 from recsys_tasks.wire.messages import (
     Event,
     RecommendationRequest,
     RecommendationResponse,
     SearchRequest,
     SearchResponse,
+    SuggestedItem,
+    SuggestionsResponse,
 )
 
 SEARCH_RESULTS: Final = "search"
@@ -135,22 +140,53 @@ class RecommendationService:
         signals = self._live_signals(request, session_start)
         request_id = uuid.uuid4().hex
 
+        search = SearchOptions(
+            request.sort,
+            decode_cursor(request.cursor, request) if request.cursor else 0,
+            tuple(request.facets),
+            request.explain,
+            request.highlight,
+        )
+        found = NO_RESULTS
+
         def rank(engine: Engine) -> Answer:
+            nonlocal found
             user_id, options = self._list_options(request, engine, [*past, *session])
-            matches = engine.search(user_id, past, session, session_start, request.query, options, signals)
-            if matches.items:
-                return matches
-            return engine.recommend(user_id, past, session, session_start, options, MODEL, signals)
+            found = engine.search(user_id, past, session, session_start, request.query, options, search, signals)
+            if found.total:
+                return found.answer
+            fallback = engine.recommend(user_id, past, session, session_start, options, MODEL, signals)
+            results: list[Recommendation] = [SearchResult(*msgspec.structs.astuple(item)) for item in fallback.items]
+            return fallback._replace(items=results)
 
         engine, answer = self._models.answer(self.active_engine(), _visitor_id(request), rank)
         ranked = _RankedList(SEARCH_RESULTS, request_id, engine, answer, self._assign_arm(request), None, began)
         response = self._record_and_respond(request, ranked, is_complete)
-        fallback = not any(item.source == "search" for item in response.items)
+        end = search.offset + len(response.items)
         events = []
-        if request.record:
+        if request.record and not search.offset:
             events.append(self._impression_log.record_search(request, request_id))
             self._state.add(events[0])
-        return SearchResponse(**msgspec.structs.asdict(response), fallback=fallback), events
+        return (
+            SearchResponse(
+                **msgspec.structs.asdict(response),
+                fallback=not found.total,
+                total=found.total,
+                facets=found.facets,
+                relaxations=list(found.relaxations),
+                next_cursor=encode_cursor(end, request) if response.items and end < found.total else None,
+            ),
+            events,
+        )
+
+    def suggest(self, prefix: str, k: int) -> SuggestionsResponse:
+        """Returns completions of an unfinished query: at most k queries and k items."""
+        engine = self.active_engine()
+        items = [
+            SuggestedItem(item.item_id, item.title, str(item.highlight))
+            for item in engine.suggest_items(prefix, k, unix_now())
+        ]
+        return SuggestionsResponse(engine.suggest_queries(prefix, k), items)
 
     def _assign_arm(self, request: RecommendationRequest) -> Arm | None:
         """Returns the arm of the visitor; None for anonymous and unrecorded requests, which get the model's list."""
@@ -177,7 +213,10 @@ class RecommendationService:
                 self._state.unclicked_impressions.add_list(
                     visitor, item_ids, engine.bundle.examination_propensities, _request_time(request)
                 )
-        return RecommendationResponse(ranked.request_id, version, answer.purchase_intent, is_complete, answer.items)
+        items = answer.items
+        if request.fields:
+            items = [engine.with_data(item, request.fields) for item in items]
+        return RecommendationResponse(ranked.request_id, version, answer.purchase_intent, is_complete, items)
 
     def _user_segment(self, request: RecommendationRequest, engine: Engine) -> str:
         """Returns the segment of the user: anonymous, new, or returning (has a history in the bundle)."""

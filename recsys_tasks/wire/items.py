@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -26,6 +26,32 @@ class Item(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     available_until: Timestamp | None = None
 
 
+Sort = Literal["relevance", "price_ascending", "price_descending", "popularity", "newest"]
+
+
+class Relaxation(msgspec.Struct, frozen=True):
+    """How a query was changed to find more items.
+
+    Attributes:
+        kind: `spelling` (a word was corrected) or `words` (some words may be missing).
+        searched: what was searched.
+        instead_of: what it replaces.
+    """
+
+    kind: Literal["spelling", "words"]
+    searched: str
+    instead_of: str
+
+
+class FacetValue(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A value of a field, or a range of prices with both ends, and the number of results that have it."""
+
+    count: int
+    value: str | float | bool | None = None
+    at_least: float | None = None
+    at_most: float | None = None
+
+
 class Recommendation(msgspec.Struct, frozen=True):
     """A recommended item.
 
@@ -33,6 +59,7 @@ class Recommendation(msgspec.Struct, frozen=True):
         score: the model's probability of the item, or the score of another source.
         source: `model`, `search`, `interests`, `popular`, `neighbours`, `personal_frequency` or `pinned`.
         reason: explanation as text; because_of: id of the item it refers to, if any.
+        data: the fields that the request asked for.
     """
 
     item_id: str
@@ -41,3 +68,16 @@ class Recommendation(msgspec.Struct, frozen=True):
     source: str
     reason: str
     because_of: str | None = None
+    data: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
+
+
+class SearchResult(Recommendation, frozen=True):
+    """A search result.
+
+    Attributes:
+        highlight: the title as HTML with the matching words in `<em>`, if the request asked for it.
+        signals: the shares of the score by ranking signal, if the request asked for an explanation.
+    """
+
+    highlight: str | msgspec.UnsetType = msgspec.UNSET
+    signals: dict[str, float] | msgspec.UnsetType = msgspec.UNSET

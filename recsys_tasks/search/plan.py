@@ -1,0 +1,205 @@
+"""Turns a query into Tantivy clauses: for each word its synonyms, joined forms, completions and corrections."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import lru_cache
+from itertools import pairwise
+from typing import NamedTuple
+
+import tantivy
+from tantivy import Occur, Query
+
+from recsys_tasks.search.analysis import Analyzer, Word
+from recsys_tasks.search.query import ParsedQuery
+from recsys_tasks.search.settings import FieldWeights
+from recsys_tasks.search.spelling import SpellChecker
+from recsys_tasks.search.synonyms import Synonyms
+from recsys_tasks.wire.items import Relaxation
+
+TITLE, BRAND, CATEGORY, DESCRIPTION, PROPERTIES = "title", "brand", "category", "description", "properties"
+JOINED = "joined"  # adjacent words of the title, the brand or a level as one
+FIELDS = (TITLE, BRAND, CATEGORY, DESCRIPTION, PROPERTIES, JOINED)
+_TIE_BREAKER = 0.3  # what a match in a further field adds: with all of it, long descriptions outweigh titles
+_SYNONYM_WEIGHT, _CORRECTION_WEIGHT, _COMPLETION_WEIGHT, _STOP_WORD_WEIGHT = 0.8, 0.7, 0.7, 0.1
+_CACHED_WORDS = 1 << 14
+
+
+class Plan(NamedTuple):
+    """The clauses of a query.
+
+    Attributes:
+        required: one per distinct word that items should have.
+        boosts: clauses that only add to the score: stop words, and all words side by side.
+        constraints: quoted phrases and excluded words.
+        relaxations: corrected words.
+        query_terms: terms of the query's words.
+        searched_terms: all terms in the clauses.
+    """
+
+    required: list[Query]
+    boosts: list[Query]
+    constraints: list[tuple[Occur, Query]]
+    relaxations: list[Relaxation]
+    query_terms: list[str]
+    searched_terms: frozenset[str]
+
+
+class _Alternatives:
+    """Clauses of each word of a query."""
+
+    def __init__(self, terms: Sequence[str]) -> None:
+        self.of_word: list[list[Query]] = [[] for _ in terms]
+        self.searched = set(terms)
+
+    def add(self, place: int, clauses: list[Query], terms: Sequence[str]) -> None:
+        """Adds clauses, and their terms, to the word at a place."""
+        self.of_word[place] += clauses
+        self.searched.update(terms)
+
+
+class QueryPlanner:
+    """Plans queries on one index.
+
+    Args:
+        schema: of the index.
+        weights: of the fields.
+        analyzer: of the indexed texts.
+        synonyms: of the shop.
+        spelling: words of the catalog.
+    """
+
+    def __init__(
+        self,
+        schema: tantivy.Schema,
+        weights: FieldWeights,
+        analyzer: Analyzer,
+        synonyms: Synonyms,
+        spelling: SpellChecker,
+    ) -> None:
+        self._schema, self._analyzer, self._synonyms, self._spelling = schema, analyzer, synonyms, spelling
+        self._weights = {name: getattr(weights, name) for name in FIELDS if getattr(weights, name)}
+        self._phrase_weight = weights.phrase
+        self._is_stop_word = _stop_word_test(analyzer.languages)
+
+    def plan(self, searcher: tantivy.Searcher, query: ParsedQuery, is_prefix: bool) -> Plan:
+        """Returns the clauses of a query.
+
+        Args:
+            searcher: tells which words the index has.
+            query: the query.
+            is_prefix: whether the last word may be unfinished.
+        """
+        builder = _ClauseBuilder(searcher, self._schema, self._weights)
+        words = query.words
+        terms = [self._analyzer.term_of(word) for word in words]
+        found = _Alternatives(terms)
+        for place, term in enumerate(terms):
+            found.add(place, builder.term(term), ())
+        self._add_joined(found, builder, words)
+        for places, synonym in self._synonyms.matches(terms):
+            for place in places:
+                found.add(place, builder.phrase(synonym, _SYNONYM_WEIGHT), synonym)
+        if is_prefix and words and not words[-1].is_sign:
+            self._add_words(found, builder, -1, self._spelling.complete(words[-1].text), _COMPLETION_WEIGHT)
+        relaxations = self._correct(found, builder, words)
+        required, optional = self._split(words, terms, found.of_word)
+        stop_words = [
+            Query.boost_query(Query.disjunction_max_query(clauses), _STOP_WORD_WEIGHT) for clauses in optional
+        ]
+        return Plan(
+            [_best_of(clauses) for clauses in required],
+            [*stop_words, *self._adjacency(terms)],
+            _constraints(builder, query),
+            relaxations,
+            terms,
+            frozenset(found.searched),
+        )
+
+    def _add_joined(self, found: _Alternatives, builder: _ClauseBuilder, words: Sequence[Word]) -> None:
+        for place, (left, right) in enumerate(pairwise(words)):
+            if not (left.is_sign or right.is_sign):
+                joined = self._analyzer.term(left.text + right.text)
+                found.add(place, builder.term(joined), (joined,))
+                found.add(place + 1, builder.term(joined), (joined,))
+
+    def _add_words(
+        self, found: _Alternatives, builder: _ClauseBuilder, place: int, words: Sequence[str], weight: float
+    ) -> None:
+        for term in dict.fromkeys(map(self._analyzer.term, words)):
+            found.add(place, builder.term(term, weight), (term,))
+
+    def _correct(self, found: _Alternatives, builder: _ClauseBuilder, words: Sequence[Word]) -> list[Relaxation]:
+        """Adds corrections of the words that the index lacks."""
+        relaxations = []
+        for place, word in enumerate(words):
+            if found.of_word[place] or word.is_sign:
+                continue
+            corrections = self._spelling.correct(word.text)
+            self._add_words(found, builder, place, corrections, _CORRECTION_WEIGHT)
+            if found.of_word[place]:
+                relaxations.append(Relaxation("spelling", corrections[0], word.text))
+        return relaxations
+
+    def _split(
+        self, words: Sequence[Word], terms: Sequence[str], clauses: Sequence[list[Query]]
+    ) -> tuple[list[list[Query]], list[list[Query]]]:
+        """Clauses of the distinct words that items should have, and of the stop words; all are required if all are
+        stop words."""
+        is_stop_word = [self._is_stop_word(word.text) for word in words]
+        if all(is_stop_word):
+            is_stop_word = [False] * len(words)
+        parts = list(zip(terms, clauses, is_stop_word, strict=True))
+        required = {term: found for term, found, is_stop in parts if not is_stop}
+        return list(required.values()), [found for _, found, is_stop in parts if is_stop and found]
+
+    def _adjacency(self, terms: Sequence[str]) -> list[Query]:
+        """A clause that adds to the score of items with all words side by side in the title."""
+        if len(terms) < 2 or not self._phrase_weight:
+            return []
+        return [Query.boost_query(Query.phrase_query(self._schema, TITLE, list(terms), slop=1), self._phrase_weight)]
+
+
+class _ClauseBuilder:
+    """Clauses of terms in the fields that have them."""
+
+    def __init__(self, searcher: tantivy.Searcher, schema: tantivy.Schema, weights: dict[str, float]) -> None:
+        self._searcher, self._schema, self._weights = searcher, schema, weights
+
+    def term(self, term: str, weight: float = 1.0) -> list[Query]:
+        """One clause for each field that has the term."""
+        return [
+            Query.boost_query(Query.term_query(self._schema, field, term), weight * field_weight)
+            for field, field_weight in self._weights.items()
+            if self._searcher.doc_freq(field, term)
+        ]
+
+    def phrase(self, terms: Sequence[str], weight: float = 1.0) -> list[Query]:
+        """Clauses of adjacent terms in one field."""
+        if len(terms) == 1:
+            return self.term(terms[0], weight)
+        return [
+            Query.boost_query(Query.phrase_query(self._schema, field, list(terms)), weight * field_weight)
+            for field, field_weight in self._weights.items()
+            if field != JOINED and all(self._searcher.doc_freq(field, term) for term in terms)
+        ]
+
+
+def _best_of(clauses: list[Query]) -> Query:
+    return Query.disjunction_max_query(clauses, _TIE_BREAKER) if clauses else Query.empty_query()
+
+
+def _constraints(builder: _ClauseBuilder, query: ParsedQuery) -> list[tuple[Occur, Query]]:
+    required = [(Occur.Must, _best_of(builder.phrase(terms))) for terms in query.phrases]
+    return [*required, *((Occur.MustNot, _best_of(builder.phrase(terms))) for terms in query.excluded)]
+
+
+def _stop_word_test(languages: Sequence[str]) -> Callable[[str], bool]:
+    """A function that tells whether a word is a stop word of the languages; Tantivy has lists for some."""
+    analyzers = []
+    for language in languages:
+        builder = tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.whitespace())
+        with suppress(ValueError):  # Tantivy has no list for the language
+            analyzers.append(builder.filter(tantivy.Filter.stopword(language)).build())
+    return lru_cache(_CACHED_WORDS)(lambda word: any(not analyzer.analyze(word) for analyzer in analyzers))

@@ -1,0 +1,63 @@
+"""Spelling corrections: words of the catalog that are one or two edits from a word that it lacks."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from heapq import nlargest
+
+from rapidfuzz import process
+from rapidfuzz.distance import OSA
+
+_MIN_LETTERS_ONE_EDIT, _MIN_LETTERS_TWO_EDITS = 4, 8
+_MAX_CORRECTIONS = 3
+_MAX_COMPLETIONS, _MAX_EXAMINED = 10, 2_000
+
+
+class SpellChecker:
+    """Words of a catalog with their frequencies, by first letter and length."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self._buckets: dict[tuple[str, int], list[str]] = defaultdict(list)
+        self._sorted: list[str] = []
+        self._unsorted: list[str] = []
+
+    def add(self, words: Iterable[str]) -> None:
+        """Counts words of an item; those that are no words, such as numbers, are left out."""
+        for word in words:
+            if len(word) < _MIN_LETTERS_ONE_EDIT - 1 or not word.isalpha():
+                continue
+            if word not in self._counts:
+                self._buckets[word[0], len(word)].append(word)
+                self._unsorted.append(word)
+            self._counts[word] += 1
+
+    def complete(self, prefix: str) -> list[str]:
+        """Returns the most frequent words that begin with a prefix, without the prefix itself."""
+        if self._unsorted:
+            self._sorted = sorted([*self._sorted, *self._unsorted])
+            self._unsorted = []
+        start = bisect_left(self._sorted, prefix)
+        words = self._sorted[start : start + _MAX_EXAMINED]
+        completions = [word for word in words if word.startswith(prefix) and word != prefix]
+        return nlargest(_MAX_COMPLETIONS, completions, key=lambda word: self._counts[word])
+
+    def correct(self, word: str) -> list[str]:
+        """Returns up to three words with the same first letter at the smallest edit distance, the most frequent first.
+
+        The distance counts insertions, deletions, substitutions and transpositions of neighbors (optimal string
+        alignment); it is 1 at most, or 2 for words of 8 letters or more.
+        """
+        if len(word) < _MIN_LETTERS_ONE_EDIT or not word.isalpha():
+            return []
+        edits = 1 if len(word) < _MIN_LETTERS_TWO_EDITS else 2
+        lengths = range(len(word) - edits, len(word) + edits + 1)
+        choices = [known for length in lengths for known in self._buckets.get((word[0], length), ())]
+        found = process.extract(word, choices, scorer=OSA.distance, score_cutoff=edits, limit=None)
+        if not found:
+            return []
+        nearest = min(distance for _, distance, _ in found)
+        corrections = [known for known, distance, _ in found if distance == nearest]
+        return sorted(corrections, key=lambda known: (-self._counts[known], known))[:_MAX_CORRECTIONS]

@@ -1,0 +1,66 @@
+"""Synonyms of a shop, from a file in the Solr format."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from recsys_tasks.errors import InputError
+from recsys_tasks.search.analysis import Analyzer
+
+Terms = tuple[str, ...]
+_ARROW, _COMMENT = "=>", "#"
+_MAX_PHRASE = 8  # words of a phrase that may have synonyms
+
+
+class Synonyms:
+    """Alternative phrases of phrases; they are looked up once, so that a cycle in the file does no harm.
+
+    Args:
+        alternatives: the terms of each phrase's alternatives.
+    """
+
+    def __init__(self, alternatives: Mapping[Terms, list[Terms]]) -> None:
+        self._alternatives = alternatives
+        self._longest = min(max(map(len, alternatives), default=0), _MAX_PHRASE)
+
+    def matches(self, terms: list[str]) -> Iterator[tuple[range, Terms]]:
+        """Yields the places of a query's phrases that have synonyms, with each alternative."""
+        for start in range(len(terms)):
+            for length in range(1, min(self._longest, len(terms) - start) + 1):
+                for alternative in self._alternatives.get(tuple(terms[start : start + length]), ()):
+                    yield range(start, start + length), alternative
+
+
+def read_synonyms(path: str, analyzer: Analyzer) -> Synonyms:
+    """Reads a synonym file: `a, b, c` are equivalent, `a, b => c` replaces on the left side only; # starts a comment.
+
+    The phrase itself is always searched too.
+
+    Raises:
+        InputError: the file cannot be read, or a line is not valid; names the line.
+    """
+    if not path:
+        return Synonyms({})
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"The synonym file {path} cannot be read: {error}") from error
+    alternatives: dict[Terms, list[Terms]] = defaultdict(list)
+    for number, line in enumerate(lines, start=1):
+        text = line.split(_COMMENT, 1)[0].strip()
+        if not text:
+            continue
+        left, arrow, right = text.partition(_ARROW)
+        sources = _phrases(left, analyzer)
+        targets = _phrases(right, analyzer) if arrow else sources
+        if not sources or not targets or (not arrow and len(sources) < 2):
+            raise InputError(f"{path}, line {number}: expected `a, b` or `a => b`, found {line.strip()[:80]!r}")
+        for source in sources:
+            alternatives[source] += [t for t in targets if t != source and t not in alternatives[source]]
+    return Synonyms(dict(alternatives))
+
+
+def _phrases(text: str, analyzer: Analyzer) -> list[Terms]:
+    return [terms for part in text.split(",") if (terms := tuple(analyzer.terms(part)))]
