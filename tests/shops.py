@@ -174,16 +174,16 @@ def add_batch(engine: Engine, events: Sequence[Mapping[str, object]]) -> int:
             connection.execute(
                 text("select create_event_month(date_trunc('month', cast(:at as date))::date)"), {"at": at}
             )
-            inserted = connection.execute(_INSERT, {**row, "batch": number}).rowcount
+            inserted = connection.execute(_INSERT, {"query": None, **row, "batch": number}).rowcount
             days[at.astimezone(UTC).date()] += inserted
         record_change(connection, str(batch_id), days.items())
     return int(number or 0)
 
 
 _INSERT = text(
-    "insert into events (event_id, event_key, user_id, session_id, item_id, event_type, event_time, source, batch,"
-    " content) select :event_id, hashtextextended(:event_id, 0), :user_id, :session_id, :item_id, :event_type,"
-    " cast(:event_time as timestamptz), 't', :batch, 0"
+    "insert into events (event_id, event_key, user_id, session_id, item_id, event_type, event_time, query, source,"
+    " batch, content) select :event_id, hashtextextended(:event_id, 0), :user_id, :session_id, :item_id, :event_type,"
+    " cast(:event_time as timestamptz), cast(:query as text), 't', :batch, 0"
     " where not exists (select 1 from events where event_id = :event_id)"
 )
 

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import tarfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -16,20 +17,21 @@ import numpy as np
 
 from recsys_tasks.engine.catalog import Catalog, CatalogColumns
 from recsys_tasks.engine.purchase_intent import PurchaseIntent
+from recsys_tasks.engine.query_clicks import LearnedQuery, load_learned_queries
 from recsys_tasks.engine.scoring import ItemVectors
 from recsys_tasks.engine.throttle import Pause, no_pause
 from recsys_tasks.errors import BundleCorrupt
 from recsys_tasks.features.item_neighbors import NEIGHBOR_FILES, ItemNeighbors
 from recsys_tasks.features.vocabulary import Vocabulary
 
-FORMAT = 5
+FORMAT = 6
 MANIFEST, GOLDEN, HISTORIES, VOCABULARY = "manifest.json", "golden.json", "histories.npz", "vocabulary.json"
 ENCODER, DECODER, CATALOG = "encoder.onnx", "decoder.onnx", "catalogue.json"
 NETWORK, SCAN, VECTORS, BIAS, WORDS = "network.json", "scan.onnx", "items.npy", "bias.npy", "words.npy"
-INTENT = "intent.npz"
+INTENT, QUERIES = "intent.npz", "queries.json"
 GRAPH_FILE_NAMES = (ENCODER, DECODER, SCAN, VECTORS, BIAS, WORDS, *NEIGHBOR_FILES)  # exported from the network
 MODEL_FILE_NAMES = (NETWORK, *GRAPH_FILE_NAMES, INTENT, VOCABULARY)
-FILES = (*MODEL_FILE_NAMES, CATALOG, HISTORIES, GOLDEN)
+FILES = (*MODEL_FILE_NAMES, CATALOG, HISTORIES, QUERIES, GOLDEN)
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ class Bundle:
         has_query_input: whether the model was trained on search queries; a model that was not ignores them.
         is_trained: whether the model was trained; one that was not only has content vectors.
         intent: predicts purchases from the decoder's output.
+        learned_queries: queries with the items that people chose after them.
     """
 
     folder: Path
@@ -91,6 +94,7 @@ class Bundle:
     histories: Histories
     golden: list[dict[str, Any]]
     intent: PurchaseIntent
+    learned_queries: Sequence[LearnedQuery] = ()
 
     @classmethod
     def from_model(cls, folder: Path, vocabulary: Vocabulary) -> Bundle:
@@ -171,11 +175,12 @@ def read_bundle(folder: Path, pause: Pause = no_pause) -> Bundle:
         pause()
         golden = json.loads((folder / GOLDEN).read_text(encoding="utf-8"))
         intent = PurchaseIntent.load(folder / INTENT)
+        learned_queries = load_learned_queries(folder / QUERIES)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BundleCorrupt(f"The bundle cannot be read: {type(error).__name__}: {error}") from error
     digest = hashlib.sha256(text).hexdigest()
     model = (vocabulary, items, words, neighbors, *flags)
-    return Bundle(folder, manifest, digest, *model, catalog, histories, golden, intent)
+    return Bundle(folder, manifest, digest, *model, catalog, histories, golden, intent, learned_queries)
 
 
 def pack(folder: Path) -> bytes:

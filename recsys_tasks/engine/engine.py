@@ -226,14 +226,15 @@ class Engine:
         """
         latest = session[-1].seconds
         num_results = search.offset + options.k
-        matches = self._item_search.find(query, self._ranker.allowed(options, latest), search, num_results)
+        found = self._item_search.find(query, self._ranker.allowed(options, latest), search, num_results)
         excluded = self.bundle.vocabulary.numbers(sorted(options.exclude))
-        if (is_excluded := np.isin(matches.numbers, excluded)).any():
-            matches = matches.keep(~is_excluded)
+        if (is_excluded := np.isin(found.matches.numbers, excluded)).any():
+            found = found.keep(~is_excluded)
+        matches = found.matches
         if not len(matches.numbers):
             return NO_RESULTS._replace(relaxations=matches.relaxations)
         prediction = self._apply_signals(signals, self._predict(user_id, past, session, now))
-        ranked = self._item_search.rank(matches, prediction.scores)
+        ranked = self._item_search.rank(found, prediction.scores)
         if search.sort == RELEVANCE:
             all_options = msgspec.structs.replace(options, k=num_results)
             listed = self._ranker.rank(MatchScores(matches.numbers, ranked.scores), all_options, latest)
@@ -249,11 +250,11 @@ class Engine:
     def suggest_items(self, prefix: str, k: int, now: float) -> list[SearchResult]:
         """Returns items that match a query whose last word may be unfinished, ranked by text and popularity."""
         options = ListOptions(k)
-        matches = self._item_search.find(prefix, self._ranker.allowed(options, now), COMPLETION, k)
-        if not len(matches.numbers):
+        found = self._item_search.find(prefix, self._ranker.allowed(options, now), COMPLETION, k)
+        if not len(found.matches.numbers):
             return []
-        ranked = self._item_search.rank(matches, None)
-        listed = self._ranker.rank(MatchScores(matches.numbers, ranked.scores), options, now)
+        ranked = self._item_search.rank(found, None)
+        listed = self._ranker.rank(MatchScores(found.matches.numbers, ranked.scores), options, now)
         items = self._to_recommendations(listed, "search", [(MATCHES_QUERY, None)] * len(listed.numbers))
         return [*self._item_search.describe(ranked, listed.numbers, items, COMPLETION)]
 
@@ -303,7 +304,7 @@ class Engine:
 
     def _recommend_by_interests(self, ranker: Ranker, prediction: _Prediction, options: ListOptions) -> Answer:
         """Items that match the user's stated interests, by popularity; then the other popular items."""
-        found = self._item_search.find(" ".join(options.interests), None, DEFAULT_SEARCH, options.k)
+        found = self._item_search.find(" ".join(options.interests), None, DEFAULT_SEARCH, options.k).matches
         numbers = found.numbers
         scores = self._popularity_shares.copy()
         if len(numbers):

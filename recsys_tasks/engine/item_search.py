@@ -6,12 +6,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
 
 from recsys_tasks.engine.bundle import Bundle
-from recsys_tasks.engine.scoring import ScoredItems, Scores
+from recsys_tasks.engine.query_clicks import QueryAssociations
+from recsys_tasks.engine.scoring import ScoredItems, Scores, top_indices
 from recsys_tasks.engine.search_options import RELEVANCE, SearchOptions
 from recsys_tasks.names import CATEGORY_SEPARATOR, FIRST_ITEM
 from recsys_tasks.search.analysis import Analyzer
@@ -24,7 +26,24 @@ from recsys_tasks.wire.items import Recommendation, SearchResult, Sort
 MAX_RESULTS = 10_000
 _MAX_RANKED = 1_000  # matches that are ranked when nothing but the first pages is asked for
 _MIN_SCORE = 1e-9
+_PRIOR_COUNT, _FULL_RATIO = 10.0, 100.0  # actions added to each item's; ratio with the full signal
 _DESCRIPTION = "description"
+
+
+class Found(NamedTuple):
+    """The items that a query finds.
+
+    Attributes:
+        matches: the items, with what the index says of them.
+        clicks: association of each with the query by people's choices, from 0 to 1 [N].
+    """
+
+    matches: Matches
+    clicks: np.ndarray
+
+    def keep(self, mask: np.ndarray) -> Found:
+        """Returns the items that a mask [N] selects."""
+        return Found(self.matches.keep(mask), self.clicks[mask])
 
 
 @dataclass(frozen=True)
@@ -57,6 +76,9 @@ class ItemSearch:
 
     def __init__(self, bundle: Bundle, index: SearchIndex, weights: SignalWeights) -> None:
         self._bundle, self.index, self._weights = bundle, index, weights
+        counts = bundle.histories.popularity
+        self._shares = counts / max(counts.sum(), 1.0)
+        self._popularity = _log_share((counts + _PRIOR_COUNT) / (counts.mean() + _PRIOR_COUNT))
 
     @classmethod
     def build(cls, bundle: Bundle, settings: SearchSettings, pause: Pause) -> ItemSearch:
@@ -78,15 +100,21 @@ class ItemSearch:
 
     @cached_property
     def completions(self) -> QueryCompletions:
-        """Completes the names of brands and category levels; those with more items come first."""
+        """Completes learned queries, those of most people first, then names of brands and category levels by number of
+        items."""
         vocabulary = self._bundle.vocabulary
         counts = Counter(brand for brand in vocabulary.brands if brand)
         for path, count in Counter(vocabulary.category_paths).items():
             counts.update({level: count for level in path.split(CATEGORY_SEPARATOR) if level})
-        return QueryCompletions(counts)
+        queries = {query.query: query.people for query in self._bundle.learned_queries}
+        known = {name.casefold() for name in queries}
+        names = {name: count / (len(vocabulary) + 1) for name, count in counts.items() if name.casefold() not in known}
+        return QueryCompletions(names | queries)
 
-    def find(self, query: str, allowed: np.ndarray | None, options: SearchOptions, k: int) -> Matches:
-        """Returns the items that match a query.
+    def find(self, query: str, allowed: np.ndarray | None, options: SearchOptions, k: int) -> Found:
+        """Returns the items that match a query, and those that people chose after it.
+
+        A query whose choices are known is not relaxed.
 
         Args:
             query: search text.
@@ -96,31 +124,49 @@ class ItemSearch:
         """
         examines_all = allowed is not None or options.facets or options.sort != RELEVANCE
         limit = MAX_RESULTS if examines_all or options.offset + k > _MAX_RANKED // 2 else _MAX_RANKED
-        matches = self.index.find(query, limit, options.is_prefix)
+        association = self._association(query)
+        matches = self.index.find(query, limit, options.is_prefix, is_exact=len(association) > 0)
         num_items = len(self._bundle.vocabulary)
         if (matches.numbers >= num_items).any():
             matches = matches.keep(matches.numbers < num_items)
-        return matches if allowed is None else matches.keep(allowed[matches.numbers])
+        if len(association):
+            matches = matches.add(top_indices(np.where(association > 0, association, -np.inf), limit))
+        if allowed is not None:
+            matches = matches.keep(allowed[matches.numbers])
+        clicks = association[matches.numbers] if len(association) else np.zeros(len(matches.numbers))
+        return Found(matches, clicks)
 
-    def rank(self, matches: Matches, personal: Scores | None) -> RankedMatches:
+    def _association(self, query: str) -> np.ndarray:
+        """Association of each item with a learned query [V]; empty for other queries."""
+        if not self._bundle.learned_queries:
+            return np.zeros(0)
+        categories = self._bundle.catalog.categories
+        return self._associations.find(query, self._bundle.vocabulary, categories.codes, categories.values)
+
+    @cached_property
+    def _associations(self) -> QueryAssociations:
+        return QueryAssociations(self._bundle.learned_queries, self.index.key)
+
+    def rank(self, found: Found, personal: Scores | None) -> RankedMatches:
         """Returns the matches with their signals, each weighted.
 
         Args:
-            matches: result of `find`; at least one.
+            found: result of `find`; at least one item.
             personal: the model's next-item probabilities; None without a model.
         """
-        numbers, weights = matches.numbers, self._weights
-        counts = np.log1p(self._bundle.histories.popularity[numbers])
+        matches, weights = found.matches, self._weights
+        numbers = matches.numbers
         signals = {
             "text": weights.text * matches.text,
-            "words": weights.words * matches.coverage,
+            "words": weights.words * np.maximum(matches.coverage, found.clicks),
             "name": weights.name * matches.name,
-            "popularity": weights.popularity * counts / max(counts.max(), 1e-30),
+            "clicks": weights.clicks * found.clicks,
+            "popularity": weights.popularity * self._popularity[numbers],
         }
         if personal is not None:
             scored = personal.top_k(1, include=numbers)
-            probabilities = _lookup(numbers, scored)
-            signals["personal"] = weights.personal * probabilities / max(probabilities.max(), 1e-30)
+            lift = _lookup(numbers, scored) / np.maximum(self._shares[numbers], 1 / len(self._shares))
+            signals["personal"] = weights.personal * _log_share(lift)
         return RankedMatches(matches, signals)
 
     def sort(self, ranked: RankedMatches, sort: Sort) -> np.ndarray:
@@ -176,6 +222,11 @@ def _text(value: object) -> str:
     if isinstance(value, list):
         return " , ".join(_text(entry) for entry in value)
     return "" if value is None or isinstance(value, bool | dict) else str(value)
+
+
+def _log_share(ratio: np.ndarray) -> np.ndarray:
+    """Logarithm of ratios from 1 to 100, scaled to [0, 1]: differences that chance makes are small."""
+    return np.asarray(np.clip(np.log(np.maximum(ratio, 1.0)) / np.log(_FULL_RATIO), 0.0, 1.0))
 
 
 def _lookup(numbers: np.ndarray, scored: ScoredItems) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,9 +15,11 @@ from recsys_tasks.features.overlapping_sessions import OrderedEvents, replace_ov
 from recsys_tasks.features.position_bias import click_weights
 from recsys_tasks.features.sequences import Timeline, build_timeline, novel_intents, stable_argsort
 from recsys_tasks.features.snapshot import Snapshot
+from recsys_tasks.features.tokenization import tokenize
 from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.names import EVENT_TYPE_CODES
 
+_MIN_PEOPLE_PER_WORD = 3  # who searched for a word that has an embedding though no item has it
 _COLUMNS = [
     "user_key",
     "item_id",
@@ -81,7 +84,23 @@ def build_vocabulary(snapshot: Snapshot) -> Vocabulary:
         brands=text["brand"],
         counts=tuple(table["training_events"].to_pylist()),
         num_untrained=table.num_rows - num_trained,
+        query_words=_query_words(snapshot),
     )
+
+
+def _query_words(snapshot: Snapshot) -> tuple[str, ...]:
+    """Words of the searches before the validation split that enough people used."""
+    searches = snapshot.events_table(["user_key", "event_time", "query"])
+    is_search = pc.and_(
+        pc.less(searches["event_time"], pa.scalar(snapshot.validation_start)),
+        pc.not_equal(searches["query"].cast(pa.string()), ""),
+    )
+    asked = searches.filter(is_search).group_by(["query", "user_key"]).aggregate([])
+    people_of = defaultdict[str, set[str]](set)
+    for query, user in zip(asked["query"].to_pylist(), asked["user_key"].to_pylist(), strict=True):
+        for word in tokenize(query):
+            people_of[word].add(user)
+    return tuple(sorted(word for word, people in people_of.items() if len(people) >= _MIN_PEOPLE_PER_WORD))
 
 
 def load_events(snapshot: Snapshot, vocabulary: Vocabulary) -> tuple[OrderedEvents, list[str | None]]:

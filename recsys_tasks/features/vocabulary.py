@@ -29,6 +29,7 @@ class Vocabulary:
         counts: number of training events of each item.
         attributes: names of further attributes of each item; empty if no item has any.
         num_untrained: number of items at the end that have too few training events for an embedding of their own.
+        query_words: words of search queries; those outside the items' texts have token numbers too.
     """
 
     item_ids: tuple[str, ...]
@@ -38,6 +39,7 @@ class Vocabulary:
     counts: tuple[int, ...]
     attributes: tuple[tuple[str, ...], ...] = ()
     num_untrained: int = 0
+    query_words: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """Number of item numbers V, including padding and the unknown item."""
@@ -90,6 +92,7 @@ class Vocabulary:
             (*self.counts, *[0] * len(added)),
             (*self.attributes, *no_attributes),
             self.num_untrained + len(added),
+            self.query_words,
         )
         # Copies the cached token numbers: computed again, they would depend on the added items.
         cached = {"token_names": self.token_names, "_token_number": self._token_number}
@@ -110,8 +113,8 @@ class Vocabulary:
 
     @cached_property
     def token_names(self) -> tuple[str, ...]:
-        """Tokens that at least two items with training events share, ordered by token number; number 0 is the empty
-        token. Without any training event, all items count.
+        """Tokens that at least two items with training events share, and words of queries, ordered by token number;
+        number 0 is the empty token. Without any training event, all items count.
         """
         return self._collect_content_tokens(lambda: None)
 
@@ -127,7 +130,8 @@ class Vocabulary:
                 item_counts.update(tokens)
             if index % _ITEMS_PER_STEP == 0:
                 pause()
-        return ("", *sorted(token for token, count in item_counts.items() if count > 1))
+        shared = {token for token, count in item_counts.items() if count > 1}
+        return ("", *sorted(shared.union(self.query_words)))
 
     def content_matrix(self) -> np.ndarray:
         """Returns the numbers of each item's content tokens [V, A], 0 for padding.
@@ -183,10 +187,11 @@ class Vocabulary:
         columns = json.loads(path.read_text(encoding="utf-8"))
         num_untrained = columns.pop("num_untrained", 0)
         attributes = tuple(tuple(names) for names in columns.pop("attributes", ()))
+        query_words = tuple(columns.pop("query_words", ()))
         if len({len(column) for column in columns.values()}) != 1 or len(attributes) not in (0, len(columns["counts"])):
             raise InvariantError(f"{path}: the columns of the vocabulary differ in length")
         texts = {name: tuple(column) for name, column in columns.items()}
-        return cls(**texts, attributes=attributes, num_untrained=num_untrained)
+        return cls(**texts, attributes=attributes, num_untrained=num_untrained, query_words=query_words)
 
 
 def content_tokens(title: str, category_path: str, brand: str, attributes: Sequence[str] = ()) -> list[str]:

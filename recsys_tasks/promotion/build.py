@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from recsys_tasks.engine.bundle import (
     INTENT,
     MODEL_FILE_NAMES,
     NETWORK,
+    QUERIES,
     VOCABULARY,
     read_bundle,
     write_manifest,
@@ -28,8 +30,10 @@ from recsys_tasks.engine.engine import Engine
 from recsys_tasks.engine.graphs import Graph
 from recsys_tasks.engine.memory import available_bytes
 from recsys_tasks.engine.probe import probe
+from recsys_tasks.engine.query_clicks import LearnedQuery, save_learned_queries
 from recsys_tasks.errors import BundleCorrupt
 from recsys_tasks.features.encoded_snapshot import EncodedSnapshot, encode_snapshot
+from recsys_tasks.features.query_clicks import learn_query_clicks
 from recsys_tasks.features.sequences import SECONDS_PER_DAY
 from recsys_tasks.features.serving_data import catalog_columns, user_histories
 from recsys_tasks.features.snapshot import Snapshot
@@ -53,7 +57,7 @@ def build_bundle(version: Version, snapshot: Snapshot, folder: Path) -> Path:
             copy_model(files, building)
         encoded = encode_snapshot(snapshot, Vocabulary.load(building / VOCABULARY))
         columns = catalog_columns(snapshot.item_table(), encoded.vocabulary)
-        write_data(building, columns, encoded, snapshot.cutoff.timestamp())
+        write_data(building, columns, encoded, snapshot.cutoff.timestamp(), learn_query_clicks(snapshot))
         lineage = {
             "model_version": version.number,
             "run_id": version.run_id,
@@ -105,9 +109,16 @@ def measure_bundle(folder: Path) -> dict[str, float]:
     return {"bundle_megabytes": size / 1e6, **msgspec.structs.asdict(probe(folder, available_bytes()))}
 
 
-def write_data(building: Path, columns: CatalogColumns, encoded: EncodedSnapshot, cutoff: float) -> None:
+def write_data(
+    building: Path,
+    columns: CatalogColumns,
+    encoded: EncodedSnapshot,
+    cutoff: float,
+    learned_queries: Sequence[LearnedQuery] = (),
+) -> None:
     """Writes what a bundle has beside its model, but for the golden requests."""
     columns.save(building / CATALOG)
+    save_learned_queries(learned_queries, building / QUERIES)
     np.savez(building / HISTORIES, **user_histories(encoded, cutoff))  # type: ignore[arg-type]
 
 

@@ -22,6 +22,7 @@ from recsys_tasks.wire.items import Relaxation
 Pause = Callable[[], None]
 
 _NUMBER = "number"
+_SHARES = ("text", "coverage", "name")  # columns of `Matches`
 _HEAP_BYTES = 32 << 20
 _ITEMS_PER_STEP = 250  # between two calls of `pause`
 _RELAX_BELOW = 10  # items: with fewer matches of all words, items with fewer words follow
@@ -59,9 +60,16 @@ class Matches(NamedTuple):
     relaxations: tuple[Relaxation, ...] = ()
     terms: frozenset[str] = frozenset()
 
+    def add(self, numbers: np.ndarray) -> Matches:
+        """Returns these matches followed by those of the items [M] that are not among them; their text has no match."""
+        added = np.setdiff1d(numbers, self.numbers)
+        empty = np.zeros(len(added))
+        columns: dict[str, Any] = {name: np.concatenate([getattr(self, name), empty]) for name in _SHARES}
+        return self._replace(numbers=np.concatenate([self.numbers, added]), total=self.total + len(added), **columns)
+
     def keep(self, mask: np.ndarray) -> Matches:
         """Returns the matches that a mask [N] selects; `total` then counts only these."""
-        kept = {name: getattr(self, name)[mask] for name in ("numbers", "text", "coverage", "name")}
+        kept = {name: getattr(self, name)[mask] for name in ("numbers", *_SHARES)}
         return self._replace(**kept, total=int(mask.sum()))
 
 
@@ -129,7 +137,11 @@ class SearchIndex:
         document.add_unsigned(_NUMBER, item.number)
         return document
 
-    def find(self, text: str, limit: int, is_prefix: bool = False) -> Matches:
+    def key(self, text: str) -> str:
+        """Returns the index terms of a text as one; texts with the same key find the same items."""
+        return " ".join(self._analyzer.terms(text))
+
+    def find(self, text: str, limit: int, is_prefix: bool = False, is_exact: bool = False) -> Matches:
         """Returns the items that match a query, those with all of its words first.
 
         Fewer words are required, one by one, while less than ten items are found.
@@ -138,8 +150,9 @@ class SearchIndex:
             text: query in any language; see `query.parse_query`.
             limit: maximum number of items.
             is_prefix: whether the last word may be unfinished.
+            is_exact: whether items must have all words, and none is corrected.
         """
-        plan = self._planner.plan(self._searcher, parse_query(text, self._analyzer), is_prefix)
+        plan = self._planner.plan(self._searcher, parse_query(text, self._analyzer), is_prefix, not is_exact)
         num_words = len(plan.required)
         found: dict[int, tuple[float, float]] = {}
         total, fewest = 0, num_words
@@ -149,7 +162,7 @@ class SearchIndex:
                 found.setdefault(number, (score, required / num_words))
             if count > total:
                 total, fewest = count, required
-            if total >= min(limit, _RELAX_BELOW) or (found and 2 * required <= num_words + 1):
+            if is_exact or total >= min(limit, _RELAX_BELOW) or (found and 2 * required <= num_words + 1):
                 break
         if not found:
             return NO_MATCHES._replace(relaxations=tuple(plan.relaxations))

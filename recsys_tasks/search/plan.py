@@ -83,13 +83,14 @@ class QueryPlanner:
         self._phrase_weight = weights.phrase
         self._is_stop_word = _stop_word_test(analyzer.languages)
 
-    def plan(self, searcher: tantivy.Searcher, query: ParsedQuery, is_prefix: bool) -> Plan:
+    def plan(self, searcher: tantivy.Searcher, query: ParsedQuery, is_prefix: bool, corrects: bool = True) -> Plan:
         """Returns the clauses of a query.
 
         Args:
             searcher: tells which words the index has.
             query: the query.
             is_prefix: whether the last word may be unfinished.
+            corrects: whether words that the index lacks are corrected.
         """
         builder = _ClauseBuilder(searcher, self._schema, self._weights)
         words = query.words
@@ -103,7 +104,7 @@ class QueryPlanner:
                 found.add(place, builder.phrase(synonym, _SYNONYM_WEIGHT), synonym)
         if is_prefix and words and not words[-1].is_sign:
             self._add_words(found, builder, -1, self._spelling.complete(words[-1].text), _COMPLETION_WEIGHT)
-        relaxations = self._correct(found, builder, words)
+        relaxations = self._correct(found, builder, words) if corrects else []
         required, optional = self._split(words, terms, found.of_word)
         stop_words = [
             Query.boost_query(Query.disjunction_max_query(clauses), _STOP_WORD_WEIGHT) for clauses in optional

@@ -127,7 +127,7 @@ OPERATIONS = (
         "get",
         "/v1/suggest",
         "Complete an unfinished query",
-        "Returns names of categories and brands that complete the query, and items that match it.",
+        "Returns learned queries and names of categories and brands that complete the query, and items that match it.",
         response=SuggestionsResponse,
         query={"q": _PREFIX, **_K},
     ),
