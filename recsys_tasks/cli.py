@@ -161,6 +161,18 @@ def build_parser() -> argparse.ArgumentParser:
     )
     benchmark_parser.add_argument("--json", required=True, type=Path, metavar="OUT", help="output file for the metrics")
 
+    search = _add_verb(
+        verbs, "search-eval", _search_eval, "evaluate search at an endpoint, by class of queries; records nothing"
+    )
+    search.add_argument(
+        "--queries",
+        type=Path,
+        metavar="F",
+        help="CSV: query, item_id or category, optionally rating, class, searches; default: the warehouse's choices",
+    )
+    search.add_argument("--url", help="address of the endpoint; default: the first of RECSYS_ENDPOINT_URLS")
+    search.add_argument("--days", type=_parse_count, default=28, help="age of the warehouse's searches; default: 28")
+
     _add_verb(verbs, "status", _status, "print the state of the loop")
 
     lineage = _add_verb(
@@ -384,6 +396,20 @@ def _benchmark(options: argparse.Namespace) -> None:
         return
     options.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     _print_lines({name: value for name, value in found.items() if name != "curve"})
+
+
+def _search_eval(options: argparse.Namespace) -> None:
+    from recsys_tasks.steps.search import evaluate
+
+    found = evaluate(options.url, options.queries, options.days)
+    if options.json:
+        print(json.dumps(found, ensure_ascii=False))
+        return
+    names = list(dict.fromkeys(name for metrics in found.values() for name in metrics))
+    print(f"{'':20}" + "".join(f"{name:>16}" for name in names))
+    for label, metrics in found.items():
+        cells = (f"{metrics[name]:>16.4g}" if name in metrics else f"{'–':>16}" for name in names)
+        print(f"{label:20}" + "".join(cells))
 
 
 def _status(options: argparse.Namespace) -> None:

@@ -33,7 +33,6 @@ class SignalWeights(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     text: Weight
     words: Weight
     name: Weight
-    meaning: Weight
     clicks: Weight
     popularity: Weight
     personal: Weight

