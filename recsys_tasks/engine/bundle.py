@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from recsys_tasks.engine.catalog import Catalog, CatalogColumns
+from recsys_tasks.engine.category_meaning import NO_NAMES, CategoryNames
 from recsys_tasks.engine.purchase_intent import PurchaseIntent
 from recsys_tasks.engine.query_clicks import LearnedQuery, load_learned_queries
 from recsys_tasks.engine.scoring import ItemVectors
@@ -28,10 +29,10 @@ FORMAT = 6
 MANIFEST, GOLDEN, HISTORIES, VOCABULARY = "manifest.json", "golden.json", "histories.npz", "vocabulary.json"
 ENCODER, DECODER, CATALOG = "encoder.onnx", "decoder.onnx", "catalogue.json"
 NETWORK, SCAN, VECTORS, BIAS, WORDS = "network.json", "scan.onnx", "items.npy", "bias.npy", "words.npy"
-INTENT, QUERIES = "intent.npz", "queries.json"
+INTENT, QUERIES, CATEGORY_NAMES = "intent.npz", "queries.json", "category_names.npz"
 GRAPH_FILE_NAMES = (ENCODER, DECODER, SCAN, VECTORS, BIAS, WORDS, *NEIGHBOR_FILES)  # exported from the network
 MODEL_FILE_NAMES = (NETWORK, *GRAPH_FILE_NAMES, INTENT, VOCABULARY)
-FILES = (*MODEL_FILE_NAMES, CATALOG, HISTORIES, QUERIES, GOLDEN)
+FILES = (*MODEL_FILE_NAMES, CATALOG, HISTORIES, QUERIES, CATEGORY_NAMES, GOLDEN)
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ class Bundle:
         is_trained: whether the model was trained; one that was not only has content vectors.
         intent: predicts purchases from the decoder's output.
         learned_queries: queries with the items that people chose after them.
+        category_names: names of the category levels with their text vectors; none without a text encoder.
     """
 
     folder: Path
@@ -95,6 +97,7 @@ class Bundle:
     golden: list[dict[str, Any]]
     intent: PurchaseIntent
     learned_queries: Sequence[LearnedQuery] = ()
+    category_names: CategoryNames = NO_NAMES
 
     @classmethod
     def from_model(cls, folder: Path, vocabulary: Vocabulary) -> Bundle:
@@ -175,12 +178,12 @@ def read_bundle(folder: Path, pause: Pause = no_pause) -> Bundle:
         pause()
         golden = json.loads((folder / GOLDEN).read_text(encoding="utf-8"))
         intent = PurchaseIntent.load(folder / INTENT)
-        learned_queries = load_learned_queries(folder / QUERIES)
+        search_data = load_learned_queries(folder / QUERIES), CategoryNames.load(folder / CATEGORY_NAMES)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BundleCorrupt(f"The bundle cannot be read: {type(error).__name__}: {error}") from error
     digest = hashlib.sha256(text).hexdigest()
     model = (vocabulary, items, words, neighbors, *flags)
-    return Bundle(folder, manifest, digest, *model, catalog, histories, golden, intent, learned_queries)
+    return Bundle(folder, manifest, digest, *model, catalog, histories, golden, intent, *search_data)
 
 
 def pack(folder: Path) -> bytes:

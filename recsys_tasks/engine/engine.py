@@ -37,13 +37,13 @@ from recsys_tasks.engine.scoring import (
     Scores,
     TrendingItems,
 )
-from recsys_tasks.engine.search_options import COMPLETION, DEFAULT_SEARCH, RELEVANCE, SearchOptions
+from recsys_tasks.engine.search_options import COMPLETION, DEFAULT_SEARCH, RELEVANCE, SearchOptions, SearchSetup
 from recsys_tasks.engine.session_decoder import DEFAULT_CACHE_BYTES, Action, SessionDecoder, predict_session_intent
 from recsys_tasks.engine.throttle import Pause, no_pause
 from recsys_tasks.engine.trending import RecentPopularity
 from recsys_tasks.errors import GoldenMismatch, InputError
 from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM, PERSONAL_FREQUENCY
-from recsys_tasks.search.settings import SearchSettings, read_search_settings
+from recsys_tasks.search.settings import read_search_settings
 from recsys_tasks.wire.items import FacetValue, Recommendation, Relaxation, SearchResult
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ class Engine:
         rules: merchandising rules of the shop.
         cache_bytes: limit of the history and session caches.
         pause: called after each step of the construction, to throttle it.
-        search_settings: settings of the shop; None for the defaults.
+        search_setup: of the shop; None for the defaults.
     """
 
     def __init__(
@@ -146,10 +146,10 @@ class Engine:
         rules: MerchandisingRules | None = None,
         cache_bytes: int = DEFAULT_CACHE_BYTES,
         pause: Pause = no_pause,
-        search_settings: SearchSettings | None = None,
+        search_setup: SearchSetup | None = None,
     ) -> None:
         self._rules = rules
-        self._search_settings = search_settings
+        self._search_setup = search_setup
         self._num_trained = bundle.vocabulary.num_trained
         self._set_bundle(bundle)
         pause()
@@ -432,7 +432,7 @@ class Engine:
     def warm_up(self, pause: Pause = no_pause) -> None:
         """Builds the text index and answers one golden request, so that the first user does not wait for either."""
         if "_item_search" not in self.__dict__:
-            self._item_search = _build_search(self.bundle, self._search_settings, pause)
+            self._item_search = _build_search(self.bundle, self._search_setup, pause)
         self.bundle.vocabulary.prepare_content_tokens(pause)
         for case in self.bundle.golden[-1:]:
             self.answer_golden(case["request"])
@@ -465,13 +465,13 @@ class Engine:
 
     @cached_property
     def _item_search(self) -> ItemSearch:
-        return _build_search(self.bundle, self._search_settings, no_pause)
+        return _build_search(self.bundle, self._search_setup, no_pause)
 
 
-def _build_search(bundle: Bundle, settings: SearchSettings | None, pause: Pause) -> ItemSearch:
+def _build_search(bundle: Bundle, setup: SearchSetup | None, pause: Pause) -> ItemSearch:
     from recsys_tasks.engine.item_search import ItemSearch  # optional dependencies: only endpoints need them
 
-    return ItemSearch.build(bundle, settings or read_search_settings(None), pause)
+    return ItemSearch.build(bundle, setup or SearchSetup(read_search_settings(None)), pause)
 
 
 def unix_now() -> float:

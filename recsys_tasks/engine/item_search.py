@@ -14,18 +14,19 @@ import numpy as np
 from recsys_tasks.engine.bundle import Bundle
 from recsys_tasks.engine.query_clicks import QueryAssociations
 from recsys_tasks.engine.scoring import ScoredItems, Scores, top_indices
-from recsys_tasks.engine.search_options import RELEVANCE, SearchOptions
+from recsys_tasks.engine.search_options import RELEVANCE, SearchOptions, SearchSetup
 from recsys_tasks.names import CATEGORY_SEPARATOR, FIRST_ITEM
 from recsys_tasks.search.analysis import Analyzer
 from recsys_tasks.search.completions import QueryCompletions
 from recsys_tasks.search.index import ItemText, Matches, Pause, SearchIndex
 from recsys_tasks.search.languages import resolve_languages
-from recsys_tasks.search.settings import SearchSettings, SignalWeights
-from recsys_tasks.wire.items import Recommendation, SearchResult, Sort
+from recsys_tasks.wire.items import Recommendation, Relaxation, SearchResult, Sort
 
 MAX_RESULTS = 10_000
 _MAX_RANKED = 1_000  # matches that are ranked when nothing but the first pages is asked for
 _MIN_SCORE = 1e-9
+_FEW = 10  # items with all words: with fewer, the meaning of the query is searched too
+_TIE = 1e-3
 _PRIOR_COUNT, _FULL_RATIO = 10.0, 100.0  # actions added to each item's; ratio with the full signal
 _DESCRIPTION = "description"
 
@@ -36,14 +37,16 @@ class Found(NamedTuple):
     Attributes:
         matches: the items, with what the index says of them.
         clicks: association of each with the query by people's choices, from 0 to 1 [N].
+        meaning: strength with which the query means its category, from 0 to 1 [N].
     """
 
     matches: Matches
     clicks: np.ndarray
+    meaning: np.ndarray
 
     def keep(self, mask: np.ndarray) -> Found:
         """Returns the items that a mask [N] selects."""
-        return Found(self.matches.keep(mask), self.clicks[mask])
+        return Found(self.matches.keep(mask), self.clicks[mask], self.meaning[mask])
 
 
 @dataclass(frozen=True)
@@ -71,32 +74,35 @@ class ItemSearch:
     Args:
         bundle: catalog and popularity.
         index: of the catalog's texts; may contain items that are newer than the bundle.
-        weights: of the signals.
+        setup: weights of the signals, and the query encoder.
     """
 
-    def __init__(self, bundle: Bundle, index: SearchIndex, weights: SignalWeights) -> None:
-        self._bundle, self.index, self._weights = bundle, index, weights
+    def __init__(self, bundle: Bundle, index: SearchIndex, setup: SearchSetup) -> None:
+        self._bundle, self.index, self._setup = bundle, index, setup
         counts = bundle.histories.popularity
         self._shares = counts / max(counts.sum(), 1.0)
         self._popularity = _log_share((counts + _PRIOR_COUNT) / (counts.mean() + _PRIOR_COUNT))
 
     @classmethod
-    def build(cls, bundle: Bundle, settings: SearchSettings, pause: Pause) -> ItemSearch:
+    def build(cls, bundle: Bundle, setup: SearchSetup, pause: Pause) -> ItemSearch:
         """Indexes the catalog of a bundle.
 
         Raises:
             ConfigurationError: a language of the settings has no stemmer.
             InputError: the synonym file is not valid.
         """
+        settings = setup.settings
         analyzer = Analyzer(resolve_languages(settings.languages, bundle.vocabulary.titles))
         numbers = range(FIRST_ITEM, len(bundle.vocabulary))
         index = SearchIndex(settings, analyzer, item_texts(bundle, numbers), pause)
-        return cls(bundle, index, settings.signals)
+        if bundle.category_names.names and setup.query_encoder is not None:
+            setup.query_encoder.name()  # loads it before the first request
+        return cls(bundle, index, setup)
 
     def with_items(self, bundle: Bundle, item_ids: Iterable[str]) -> ItemSearch:
         """Returns the search of an updated bundle, after indexing its updated items."""
         self.index.put(item_texts(bundle, bundle.vocabulary.numbers(list(item_ids)).tolist()))
-        return ItemSearch(bundle, self.index, self._weights)
+        return ItemSearch(bundle, self.index, self._setup)
 
     @cached_property
     def completions(self) -> QueryCompletions:
@@ -130,11 +136,35 @@ class ItemSearch:
         if (matches.numbers >= num_items).any():
             matches = matches.keep(matches.numbers < num_items)
         if len(association):
-            matches = matches.add(top_indices(np.where(association > 0, association, -np.inf), limit))
+            matches = matches.add(self._best(association, limit))
+        meaning = np.zeros(0)
+        if not len(association) and not options.is_prefix and (matches.coverage == 1).sum() < _FEW:
+            meaning, names = self._meaning(query)
+            meant = (Relaxation("meaning", name, query) for name in names)
+            matches = matches.add(self._best(meaning, limit))._replace(relaxations=(*matches.relaxations, *meant))
         if allowed is not None:
             matches = matches.keep(allowed[matches.numbers])
-        clicks = association[matches.numbers] if len(association) else np.zeros(len(matches.numbers))
-        return Found(matches, clicks)
+        return Found(matches, _values(association, matches.numbers), _values(meaning, matches.numbers))
+
+    def _best(self, values: np.ndarray, limit: int) -> np.ndarray:
+        """Numbers of the items with the highest values above 0 [V]; the more popular of equal ones."""
+        if not len(values):
+            return np.zeros(0, np.int64)
+        return top_indices(np.where(values > 0, values + _TIE * self._popularity, -np.inf), limit)
+
+    def _meaning(self, query: str) -> tuple[np.ndarray, list[str]]:
+        """Strength with which a query means the category of each item [V], and the names of the categories."""
+        names, encoder = self._bundle.category_names, self._setup.query_encoder
+        if not names.names or encoder is None or encoder.name() != names.encoder:
+            return np.zeros(0), []
+        strengths = names.similar(encoder.encode(query))
+        categories = self._bundle.catalog.categories
+        strength_of_path = [
+            max((strengths.get(level, 0.0) for level in path.split(CATEGORY_SEPARATOR)), default=0.0)
+            for path in categories.values
+        ]
+        by_number: np.ndarray = np.append(strength_of_path, 0.0)[categories.codes]  # the last one for code -1
+        return by_number, sorted(strengths, key=lambda name: -strengths[name])
 
     def _association(self, query: str) -> np.ndarray:
         """Association of each item with a learned query [V]; empty for other queries."""
@@ -154,12 +184,13 @@ class ItemSearch:
             found: result of `find`; at least one item.
             personal: the model's next-item probabilities; None without a model.
         """
-        matches, weights = found.matches, self._weights
+        matches, weights = found.matches, self._setup.settings.signals
         numbers = matches.numbers
         signals = {
-            "text": weights.text * matches.text,
-            "words": weights.words * np.maximum(matches.coverage, found.clicks),
+            "text": weights.text * matches.text * matches.coverage,
+            "words": weights.words * np.maximum.reduce([matches.coverage, found.clicks, found.meaning]),
             "name": weights.name * matches.name,
+            "meaning": weights.meaning * found.meaning,
             "clicks": weights.clicks * found.clicks,
             "popularity": weights.popularity * self._popularity[numbers],
         }
@@ -222,6 +253,11 @@ def _text(value: object) -> str:
     if isinstance(value, list):
         return " , ".join(_text(entry) for entry in value)
     return "" if value is None or isinstance(value, bool | dict) else str(value)
+
+
+def _values(by_number: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """Values [N] of item numbers from values [V], or from none."""
+    return by_number[numbers] if len(by_number) else np.zeros(len(numbers))
 
 
 def _log_share(ratio: np.ndarray) -> np.ndarray:

@@ -1,11 +1,13 @@
-"""Options of a search: order, page, and what the answer has beside its items."""
+"""Options of a search: order, page, and what the answer has beside its items; and the setup of an engine's search."""
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
+from recsys_tasks.engine.category_meaning import QueryEncoder
+from recsys_tasks.search.settings import SearchSettings
 from recsys_tasks.wire.items import Sort
 
 RELEVANCE: Final = "relevance"
@@ -29,6 +31,18 @@ class SearchOptions(msgspec.Struct, frozen=True):
     explain: bool = False
     highlight: bool = False
     is_prefix: bool = False
+
+
+class SearchSetup(NamedTuple):
+    """What an endpoint gives the search of its engines.
+
+    Attributes:
+        settings: of the shop.
+        query_encoder: for categories that a query only means; None for none.
+    """
+
+    settings: SearchSettings
+    query_encoder: QueryEncoder | None = None
 
 
 DEFAULT_SEARCH: Final = SearchOptions()

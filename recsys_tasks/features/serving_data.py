@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from recsys_tasks.engine.catalog import CatalogColumns
+from recsys_tasks.engine.category_meaning import NO_NAMES, CategoryNames
 from recsys_tasks.engine.session_decoder import MAX_STORED_EVENTS
 from recsys_tasks.features.encoded_snapshot import EncodedSnapshot
 from recsys_tasks.features.sequences import SECONDS_PER_DAY, Arrays, Timeline
+from recsys_tasks.features.text_encoder import TextEncoder
+from recsys_tasks.features.text_vectors import encode_cached, lower_capitals
 from recsys_tasks.features.vocabulary import Vocabulary
-from recsys_tasks.names import FIRST_ITEM
+from recsys_tasks.names import CATEGORY_SEPARATOR, FIRST_ITEM
 
 _POPULAR_DAYS = 28
 
@@ -30,6 +34,16 @@ def catalog_columns(items: pa.Table, vocabulary: Vocabulary) -> CatalogColumns:
         properties=[json.loads(text or "{}") for text in rows["properties"].to_pylist()],
         **moments,
     )
+
+
+def category_names(vocabulary: Vocabulary, encoder: TextEncoder | None, cache: Path) -> CategoryNames:
+    """Returns the names of a catalog's category levels with their vectors; none without an encoder."""
+    if encoder is None:
+        return NO_NAMES
+    paths = {path for path in vocabulary.category_paths if path}
+    names = sorted({level for path in paths for level in path.split(CATEGORY_SEPARATOR) if level})
+    vectors = encode_cached([lower_capitals(name) for name in names], encoder, cache, "query")
+    return CategoryNames(encoder.name, tuple(names), vectors)
 
 
 def history_columns(timeline: Timeline, begin: np.ndarray, stop: np.ndarray) -> Arrays:

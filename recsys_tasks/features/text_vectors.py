@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from recsys_tasks.features.files import write_table
-from recsys_tasks.features.text_encoder import TextEncoder
+from recsys_tasks.features.text_encoder import TextEncoder, TextKind
 from recsys_tasks.locks import file_lock
 from recsys_tasks.names import CATEGORY_SEPARATOR
 
@@ -36,30 +36,31 @@ def compose_item_text(title: str, category_path: str, brand: str = "", descripti
     description. A category that the title contains is left out. Thus items that differ in size only have one text.
     Parts in capitals, which encoders read badly, become lower case; short ones ("TV") stay.
     """
-    name = _lower_capitals(_QUANTITY.sub("", title).strip())
-    categories = [_lower_capitals(level) for level in reversed(category_path.split(CATEGORY_SEPARATOR))]
+    name = lower_capitals(_QUANTITY.sub("", title).strip())
+    categories = [lower_capitals(level) for level in reversed(category_path.split(CATEGORY_SEPARATOR))]
     further = [level for level in categories if level.casefold() not in name.casefold()]
     return ", ".join(part for part in (name, *further, brand.strip(), description.strip()) if part)
 
 
-def encode_cached(texts: Sequence[str], encoder: TextEncoder, folder: Path) -> np.ndarray:
-    """Returns the passage vectors [N, D] of texts, float16; only texts that the cache lacks are encoded, each once.
+def encode_cached(texts: Sequence[str], encoder: TextEncoder, folder: Path, kind: TextKind = "passage") -> np.ndarray:
+    """Returns the vectors [N, D] of texts, float16; only texts that the cache lacks are encoded, each once.
 
     An empty text has the zero vector. One process encodes at a time; others wait for it and read what it wrote.
 
     Args:
         texts: N texts, in any order, with repetitions.
         encoder: the encoder of missing texts; its name and D identify the vectors of the cache.
-        folder: folder of all caches; the encoder's cache is a subfolder.
+        folder: folder of all caches; the encoder's cache is a subfolder, that of queries another.
+        kind: whether the texts are passages or queries.
     """
     digests = [_digest(encoder.name, text) if text else b"" for text in texts]
     distinct = {digest: text for digest, text in zip(digests, texts, strict=True) if digest}
-    cache = folder / encoder.name
+    cache = folder / (encoder.name if kind == "passage" else f"{encoder.name}-{kind}")
     with file_lock(cache / ".lock"):
         row_of, vectors = _read_vectors(cache, distinct, encoder.dimension)
         missing = {digest: text for digest, text in distinct.items() if digest not in row_of}
         if missing:
-            _encode_missing(missing, encoder, cache)
+            _encode_missing(missing, encoder, cache, kind)
             row_of, vectors = _read_vectors(cache, distinct, encoder.dimension)
     empty = len(vectors) - 1
     return vectors[[row_of[digest] if digest else empty for digest in digests]]
@@ -69,18 +70,19 @@ def _digest(encoder_name: str, text: str) -> bytes:
     return hashlib.sha256(f"{encoder_name}\0{text}".encode()).digest()
 
 
-def _lower_capitals(text: str) -> str:
+def lower_capitals(text: str) -> str:
+    """Returns a text in capitals in lower case; short ones ("TV") and all others as they are."""
     return text.lower() if text.isupper() and any(len(word) > 3 and word.isupper() for word in text.split()) else text
 
 
-def _encode_missing(missing: Mapping[bytes, str], encoder: TextEncoder, cache: Path) -> None:
+def _encode_missing(missing: Mapping[bytes, str], encoder: TextEncoder, cache: Path, kind: TextKind) -> None:
     """Encodes texts and adds them to the cache, shortest first, file by file."""
     log.info("Encoding %d item texts with %s; they are cached in %s", len(missing), encoder.name, cache)
     start = time.monotonic()
     digests = sorted(missing, key=lambda digest: len(missing[digest]))
     for at in range(0, len(digests), _TEXTS_PER_FILE):
         part = digests[at : at + _TEXTS_PER_FILE]
-        vectors = encoder.encode([missing[digest] for digest in part], "passage").astype(np.float16)
+        vectors = encoder.encode([missing[digest] for digest in part], kind).astype(np.float16)
         values = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), encoder.dimension)
         write_table(cache, "vectors", pa.table({"digest": pa.array(part, pa.binary(32)), "vector": values}))
     seconds = time.monotonic() - start

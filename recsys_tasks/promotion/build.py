@@ -14,6 +14,7 @@ import numpy as np
 
 from recsys_tasks.engine.bundle import (
     CATALOG,
+    CATEGORY_NAMES,
     DECODER,
     GOLDEN,
     HISTORIES,
@@ -26,6 +27,7 @@ from recsys_tasks.engine.bundle import (
     write_manifest,
 )
 from recsys_tasks.engine.catalog import CatalogColumns
+from recsys_tasks.engine.category_meaning import NO_NAMES, CategoryNames
 from recsys_tasks.engine.engine import Engine
 from recsys_tasks.engine.graphs import Graph
 from recsys_tasks.engine.memory import available_bytes
@@ -35,8 +37,9 @@ from recsys_tasks.errors import BundleCorrupt
 from recsys_tasks.features.encoded_snapshot import EncodedSnapshot, encode_snapshot
 from recsys_tasks.features.query_clicks import learn_query_clicks
 from recsys_tasks.features.sequences import SECONDS_PER_DAY
-from recsys_tasks.features.serving_data import catalog_columns, user_histories
+from recsys_tasks.features.serving_data import catalog_columns, category_names, user_histories
 from recsys_tasks.features.snapshot import Snapshot
+from recsys_tasks.features.text_encoder import TextEncoder
 from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM, VIEW
 from recsys_tasks.registry.versions import Version, download_model_files
@@ -44,8 +47,17 @@ from recsys_tasks.registry.versions import Version, download_model_files
 _GOLDEN_USERS = 6
 
 
-def build_bundle(version: Version, snapshot: Snapshot, folder: Path) -> Path:
+def build_bundle(
+    version: Version, snapshot: Snapshot, folder: Path, encoder: TextEncoder | None = None, cache: Path | None = None
+) -> Path:
     """The version's bundle, in a folder named by its digest under `folder`.
+
+    Args:
+        version: the registered version.
+        snapshot: of its catalog and histories.
+        folder: of all bundles.
+        encoder: of the category names; None for none.
+        cache: folder of text vectors.
 
     Raises:
         OtherModelFormat: the version was trained by a package whose networks this one does not know.
@@ -57,7 +69,8 @@ def build_bundle(version: Version, snapshot: Snapshot, folder: Path) -> Path:
             copy_model(files, building)
         encoded = encode_snapshot(snapshot, Vocabulary.load(building / VOCABULARY))
         columns = catalog_columns(snapshot.item_table(), encoded.vocabulary)
-        write_data(building, columns, encoded, snapshot.cutoff.timestamp(), learn_query_clicks(snapshot))
+        names = category_names(encoded.vocabulary, encoder, cache or folder)
+        write_data(building, columns, encoded, snapshot.cutoff.timestamp(), learn_query_clicks(snapshot), names)
         lineage = {
             "model_version": version.number,
             "run_id": version.run_id,
@@ -115,10 +128,12 @@ def write_data(
     encoded: EncodedSnapshot,
     cutoff: float,
     learned_queries: Sequence[LearnedQuery] = (),
+    names: CategoryNames = NO_NAMES,
 ) -> None:
     """Writes what a bundle has beside its model, but for the golden requests."""
     columns.save(building / CATALOG)
     save_learned_queries(learned_queries, building / QUERIES)
+    names.save(building / CATEGORY_NAMES)
     np.savez(building / HISTORIES, **user_histories(encoded, cutoff))  # type: ignore[arg-type]
 
 

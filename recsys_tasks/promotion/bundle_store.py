@@ -10,6 +10,7 @@ from pathlib import Path
 from recsys_tasks.engine.bundle import Bundle, bundle_digest
 from recsys_tasks.errors import InputError
 from recsys_tasks.features.snapshot import open_snapshot
+from recsys_tasks.features.text_encoder import load_text_encoder
 from recsys_tasks.names import CHALLENGER
 from recsys_tasks.promotion.build import build_bundle
 from recsys_tasks.promotion.deployment import Deployment
@@ -27,7 +28,9 @@ def build_version(deployment: Deployment, number: str | None = None) -> tuple[st
     if version is None:
         raise InputError("There is no challenger; train a model first")
     snapshot = open_snapshot(deployment.snapshots, version.snapshot_id)
-    return version.number, build_bundle(version, snapshot, deployment.bundles)
+    chosen = deployment.settings
+    encoder = load_text_encoder(chosen.text_encoder, chosen.text_vectors)
+    return version.number, build_bundle(version, snapshot, deployment.bundles, encoder, chosen.text_vectors)
 
 
 def find_bundle(deployment: Deployment, version: DeployedVersion) -> Path:

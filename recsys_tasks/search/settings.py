@@ -33,6 +33,7 @@ class SignalWeights(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     text: Weight
     words: Weight
     name: Weight
+    meaning: Weight
     clicks: Weight
     popularity: Weight
     personal: Weight

@@ -22,6 +22,7 @@ from recsys_tasks.engine.engine import unix_now
 from recsys_tasks.engine.item_updates import ItemUpdate, ItemUpdates
 from recsys_tasks.engine.merchandising import read_rules
 from recsys_tasks.engine.ranking import ListOptions
+from recsys_tasks.engine.search_options import SearchSetup
 from recsys_tasks.errors import InputError, UnavailableError
 from recsys_tasks.experiments.definition import read_experiment
 from recsys_tasks.search.settings import read_search_settings
@@ -50,6 +51,7 @@ from recsys_tasks.serving.metrics import Metrics
 from recsys_tasks.serving.model_store import ModelStore
 from recsys_tasks.serving.openapi import build_openapi_document
 from recsys_tasks.serving.overload import LoadSheddingMiddleware, QueueEstimator, RateLimiter
+from recsys_tasks.serving.query_encoder import CachedQueryEncoder
 from recsys_tasks.serving.recommendations import RecommendationService
 from recsys_tasks.serving.shared_state import SharedState
 from recsys_tasks.serving.tracing import create_tracer
@@ -82,7 +84,10 @@ class Endpoint:
             home / "bundles",
             settings.endpoint_memory_mb,
             read_rules(settings.merchandising_rules),
-            read_search_settings(settings.search_settings),
+            SearchSetup(
+                read_search_settings(settings.search_settings),
+                CachedQueryEncoder(settings.text_encoder, settings.text_vectors),
+            ),
             [other / "bundles" for other in folders.other_homes],
             self.item_updates,
             settings.cache_mb,

@@ -18,9 +18,9 @@ from recsys_tasks.engine.item_updates import ItemUpdate, ItemUpdates
 from recsys_tasks.engine.memory import available_bytes, resident_bytes
 from recsys_tasks.engine.merchandising import MerchandisingRules
 from recsys_tasks.engine.probe import BundleMeasurement, probe
+from recsys_tasks.engine.search_options import SearchSetup
 from recsys_tasks.engine.throttle import Throttle
 from recsys_tasks.errors import InputError, InvariantError
-from recsys_tasks.search.settings import SearchSettings
 from recsys_tasks.serving.rollout import AnswerFunction, ChallengerRunner, RolloutTerms
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class ModelStore:
         folder: holds the bundles and the file serving.json.
         max_memory_mb: limit of the process's memory; default: the memory of the machine.
         rules: merchandising rules of the engines.
-        search_settings: languages, synonyms and weights of search.
+        search_setup: of the engines' search.
         other_folders: bundle folders of the other workers on this machine.
         item_updates: item updates since the bundles' cutoffs.
         cache_mb: size of each engine's cache.
@@ -65,7 +65,7 @@ class ModelStore:
         folder: Path,
         max_memory_mb: int | None = None,
         rules: MerchandisingRules | None = None,
-        search_settings: SearchSettings | None = None,
+        search_setup: SearchSetup | None = None,
         other_folders: Sequence[Path] = (),
         item_updates: ItemUpdates | None = None,
         cache_mb: int = 64,
@@ -74,7 +74,7 @@ class ModelStore:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._max_memory_mb = max_memory_mb
-        self._rules, self._search_settings = rules, search_settings
+        self._rules, self._search_setup = rules, search_setup
         self._other_folders = other_folders
         self._item_updates = item_updates or ItemUpdates()
         self._cache_bytes = cache_mb << 20
@@ -281,7 +281,7 @@ class ModelStore:
         throttle = Throttle()
         bundle = read_bundle(folder, throttle)
         throttle()
-        engine = Engine(bundle, self._rules, self._cache_bytes, throttle, self._search_settings)
+        engine = Engine(bundle, self._rules, self._cache_bytes, throttle, self._search_setup)
         throttle()
         engine.warm_up(throttle)
         throttle()
@@ -289,7 +289,7 @@ class ModelStore:
 
     def _load(self, digest: str) -> Engine:
         engine = Engine(
-            read_bundle(self._folder / digest), self._rules, self._cache_bytes, search_settings=self._search_settings
+            read_bundle(self._folder / digest), self._rules, self._cache_bytes, search_setup=self._search_setup
         )
         engine.check_golden()
         engine.warm_up()

@@ -33,12 +33,13 @@ class Relaxation(msgspec.Struct, frozen=True):
     """How a query was changed to find more items.
 
     Attributes:
-        kind: `spelling` (a word was corrected) or `words` (some words may be missing).
+        kind: `spelling` (a word was corrected), `words` (some words may be missing) or `meaning` (the names of
+            categories that the query may mean).
         searched: what was searched.
         instead_of: what it replaces.
     """
 
-    kind: Literal["spelling", "words"]
+    kind: Literal["spelling", "words", "meaning"]
     searched: str
     instead_of: str
 
