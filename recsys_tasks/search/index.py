@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import lru_cache
 from html import escape
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ Pause = Callable[[], None]
 
 _NUMBER = "number"
 _SHARES = ("text", "coverage", "name")  # columns of `Matches`
+_CACHED_NAMES = 1 << 14
 _HEAP_BYTES = 32 << 20
 _ITEMS_PER_STEP = 250  # between two calls of `pause`
 _RELAX_BELOW = 10  # items: with fewer matches of all words, items with fewer words follow
@@ -91,6 +93,7 @@ class SearchIndex:
 
     def __init__(self, settings: SearchSettings, analyzer: Analyzer, items: Iterable[ItemText], pause: Pause) -> None:
         self._analyzer, self._spelling, self._names = analyzer, SpellChecker(), CatalogNames()
+        self._analyze_name = lru_cache(_CACHED_NAMES)(analyzer.analyze)  # many items share brand and category
         builder = tantivy.SchemaBuilder()
         for name in FIELDS:
             builder.add_text_field(name, tokenizer_name="whitespace", index_option="position")
@@ -122,18 +125,25 @@ class SearchIndex:
         self._searcher = self._index.searcher()
 
     def _document(self, item: ItemText) -> tantivy.Document:
-        analyzer, document = self._analyzer, tantivy.Document()
-        named = [analyzer.words(text) for text in (item.title, item.brand, *item.categories)]
-        title, *names = [[analyzer.term_of(word) for word in words] for words in named]
-        self._spelling.add(word.text for words in named for word in words if not word.is_sign)
-        self._names.put(item.number, names)
-        document.add_text(TITLE, " ".join(title))
-        document.add_text(BRAND, " ".join(names[0]))
-        for level in names[1:]:
-            document.add_text(CATEGORY, " ".join(level))
-        document.add_text(JOINED, " ".join(term for words in named for term in analyzer.joined_terms(words)))
-        document.add_text(DESCRIPTION, " ".join(analyzer.terms(item.description)))
-        document.add_text(PROPERTIES, " ".join(analyzer.terms(item.properties)))
+        title, brand = self._analyzer.analyze(item.title), self._analyze_name(item.brand)
+        levels = [self._analyze_name(level) for level in item.categories]
+        texts = (title, brand, *levels)
+        for text in texts:
+            self._spelling.add(text.words)
+        self._names.put(item.number, [text.terms for text in texts[1:]])
+        fields = {
+            TITLE: title.terms,
+            BRAND: brand.terms,
+            JOINED: [term for text in texts for term in text.joined],
+            DESCRIPTION: self._analyzer.terms(item.description) if item.description else (),
+            PROPERTIES: self._analyzer.terms(item.properties) if item.properties else (),
+        }
+        document = tantivy.Document()
+        for field, terms in fields.items():
+            if terms:
+                document.add_text(field, " ".join(terms))
+        for level in levels:
+            document.add_text(CATEGORY, " ".join(level.terms))
         document.add_unsigned(_NUMBER, item.number)
         return document
 
