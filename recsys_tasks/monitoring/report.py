@@ -71,6 +71,7 @@ class MonitoringReport:
 
     Attributes:
         period: with impressions; headlines: main results as sentences; funnel: rows by kind of list.
+        searches: row with the numbers of searches, zero hits, corrections and reformulations.
         verdicts: results of experiments; versions: with impressions, oldest first.
         findings: of the monitors; alarms, decisions, quarantine, bots: rows of the warehouse.
         charts: SVG by name.
@@ -79,6 +80,7 @@ class MonitoringReport:
     period: Interval
     headlines: list[str] = field(default_factory=list)
     funnel: list[Any] = field(default_factory=list)
+    searches: Any = None
     verdicts: list[ExperimentResult] = field(default_factory=list)
     versions: list[VersionSummary] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
@@ -124,6 +126,7 @@ def build_report(
         return None
     report = MonitoringReport(whole, findings=findings)
     report.funnel = list(connection.execute(statement("monitoring/funnel"), whole.bounds))
+    report.searches = connection.execute(statement("monitoring/search_rates"), whole.bounds).one()
     report.verdicts = load_experiment_results(connection, whole, experiment)
     report.decisions = list(connection.execute(statement("monitoring/promotions")))
     report.versions = _versions(connection, whole, experiment, report.decisions, offline_of)

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from random import Random
 from typing import Any, NamedTuple
 
-from recsys_tasks.engine.engine import Answer
+from recsys_tasks.engine.engine import Answer, SearchAnswer
 from recsys_tasks.names import IMPRESSION, SEARCH, SHOPPER
 from recsys_tasks.serving.event_log import EventLog
 from recsys_tasks.serving.messages import serialize_events
@@ -77,13 +77,16 @@ class ImpressionLog:
             events.append(event)
         self._write(events, f"Impressions of request {served.request_id}")
 
-    def record_search(self, request: SearchRequest, request_id: str) -> Event:
-        """Writes a search as a user action; returns its event."""
+    def record_search(self, request: SearchRequest, request_id: str, found: SearchAnswer) -> Event:
+        """Writes a search as a user action, with the number of its results; returns its event."""
+        properties: dict[str, Any] = {**_traffic_property(request), "results": found.total}
+        if any(relaxation.kind == "spelling" for relaxation in found.relaxations):
+            properties["corrected"] = True
         event = Event(
             event_type=SEARCH,
             event_id=request_id,
             query=request.query,
-            properties=_traffic_property(request) or None,
+            properties=properties,
             **_event_context(request, request_id),
         )
         self._write([event], f"Search event {request_id}")

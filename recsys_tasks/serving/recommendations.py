@@ -165,7 +165,7 @@ class RecommendationService:
         end = search.offset + len(response.items)
         events = []
         if request.record and not search.offset:
-            events.append(self._impression_log.record_search(request, request_id))
+            events.append(self._impression_log.record_search(request, request_id, found))
             self._state.add(events[0])
         return (
             SearchResponse(

@@ -202,3 +202,19 @@ def test_impressions_of_explored_lists_carry_propensities(tmp_path: Path, bundle
     propensities = [event["properties"]["propensity"] for event in _events(tmp_path)]
     assert len(propensities) == 4
     assert all(0 < propensity <= 1 for propensity in propensities)
+
+
+def test_a_search_is_recorded_with_its_results_and_corrections(tmp_path: Path, bundles: list[Path]) -> None:
+    with _client(tmp_path, bundles[0]) as client:
+        found, corrected, nothing = (
+            _request(client, "/v1/search", query=query, user_id="u1") for query in ("blue", "blux", "冰箱")
+        )
+    recorded = {
+        event["event_id"]: event["properties"] for event in _events(tmp_path) if event["event_type"] == "search"
+    }
+    assert recorded == {
+        found["request_id"]: {"results": found["total"]},
+        corrected["request_id"]: {"results": corrected["total"], "corrected": True},
+        nothing["request_id"]: {"results": 0},
+    }
+    assert found["total"] == corrected["total"] > 0

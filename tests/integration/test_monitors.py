@@ -224,6 +224,7 @@ def test_the_cost_of_exploration_is_estimated_from_propensities(shop: Engine, tm
 
 def test_the_report_is_one_self_contained_file(shop: Engine, tmp_path: Path) -> None:
     ingest_feedback(shop, tmp_path, _lists(START, lambda arm: 0.3 if arm == "ours" else 0.1))
+    ingest_feedback(shop, tmp_path, _searches(START))
     findings = list(_check(shop).values())
     with shop.begin() as connection:
         connection.execute(
@@ -243,8 +244,33 @@ def test_the_report_is_one_self_contained_file(shop: Engine, tmp_path: Path) -> 
         "0.4000",
         "&lt;good&gt;",
         "Quarantine is empty",
+        "Searches: 4, of them 50.00% without a result, 25.00% with a corrected word",
+        "25.00% repeated in other words",
     ):
         assert part in page
     assert "http://" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
         "http://creativecommons.org", ""
     )
+
+
+def _searches(at: datetime) -> list[dict[str, object]]:
+    """One visitor repeats a search in other words, another one clicks before the next search."""
+    searches = [
+        ("a", 0, "xyzzy", {"results": 0}),
+        ("a", 30, "mug", {"results": 9, "corrected": True}),
+        ("b", 0, "mug", {"results": 9}),
+        ("b", 60, "tea", {"results": 0}),
+    ]
+    rows: list[dict[str, object]] = [
+        {
+            "event_type": "search",
+            "event_id": f"search-{visitor}-{second}",
+            "session_id": visitor,
+            "query": query,
+            "event_time": (at + timedelta(seconds=second)).isoformat(),
+            "properties": properties,
+        }
+        for visitor, second, query, properties in searches
+    ]
+    click = action_event("view", "i1", "b", request_id="search-b-0")
+    return [*rows, {**click, "event_time": (at + timedelta(seconds=30)).isoformat()}]
