@@ -17,8 +17,10 @@ from recsys_tasks.ingestion.batch import BadLine, SourceBatch, landing_arrow_sch
 from recsys_tasks.ingestion.file_readers import Block, read_csv, read_json_lines, read_parquet
 from recsys_tasks.ingestion.mapping import SourceMapping
 from recsys_tasks.ingestion.times import add_milliseconds, to_utc
+from recsys_tasks.names import CATEGORY_SEPARATOR
 
 _PREFIXED_COLUMNS = ("user_id", "session_id", "item_id")
+_KEYS_NOT_IN_DIGEST = {"on_error", "category_separator"}
 _TIME_COLUMNS = ("event_time", "valid_from", "available_from", "available_until")
 _RECORDS_PER_BLOCK = 20_000
 _DELIMITERS = {"csv": ",", "tsv": "\t"}
@@ -70,7 +72,9 @@ def make_bad_line_handler(path: Path, on_error: str, batch: SourceBatch) -> Call
 
 def _digest(mapping: SourceMapping, path: Path) -> str:
     """Digest of the file and its mapping: a corrected mapping makes a new batch of the same file."""
-    mapping_json = mapping.model_dump_json(exclude={"on_error"})
+    # Without the key that earlier versions lacked: a file that was loaded before is known again.
+    is_separator_given = mapping.category_separator != CATEGORY_SEPARATOR
+    mapping_json = mapping.model_dump_json(exclude={"on_error"} if is_separator_given else _KEYS_NOT_IN_DIGEST)
     return hashlib.sha256(f"{file_digest(path)} {mapping_json}".encode()).hexdigest()
 
 
@@ -118,6 +122,8 @@ def _to_canonical_batch(mapping: SourceMapping, block: Block) -> pa.RecordBatch:
     for name in _PREFIXED_COLUMNS:
         if name in rows and mapping.id_prefix:
             rows[name] = pc.binary_join_element_wise(mapping.id_prefix, rows[name], "")
+    if "category_path" in rows and mapping.category_separator != CATEGORY_SEPARATOR:
+        rows["category_path"] = _normalize_paths(rows["category_path"], mapping.category_separator)
     used = {*mapping.mapped_columns, *mapping.ignore}
     unmapped = {name: column for name, column in block.columns.items() if name not in used}
     extra = _to_json_objects(unmapped, mapping.time_zone) if unmapped else block.extra
@@ -148,6 +154,13 @@ def _to_text_column(column: pa.Array, zone: str) -> pa.Array:
         return to_utc(column, "iso8601", zone)
     text = column.cast(pa.string())
     return pc.if_else(pc.equal(text, ""), None, text)
+
+
+def _normalize_paths(column: pa.Array, separator: str) -> pa.Array:
+    """Category paths with the separator of the warehouse, without empty levels at both ends."""
+    literal = rf"\s*\Q{separator.strip()}\E\s*"
+    inner = pc.replace_substring_regex(column, rf"^({literal})+|({literal})+$", "")
+    return pc.replace_substring_regex(pc.utf8_trim_whitespace(inner), rf"({literal})+", CATEGORY_SEPARATOR)
 
 
 def _map_values(column: pa.Array, names: dict[str, str]) -> pa.Array:

@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from recsys_tasks.errors import ConfigurationError
-from recsys_tasks.names import COLUMNS_BY_KIND, EVENT_TYPES
+from recsys_tasks.names import CATEGORY_SEPARATOR, COLUMNS_BY_KIND, EVENT_TYPES
 
 BUILT_IN = Path(__file__).parent / "mappings"
 _REQUIRED = {"items": ("item_id",), "users": ("user_id",), "events": ("event_type", "event_time")}
@@ -35,6 +35,7 @@ class SourceMapping(BaseModel):
     time_offset_ms: str | None = None
     id_prefix: str = ""
     ignore: tuple[str, ...] = ()
+    category_separator: str = Field(CATEGORY_SEPARATOR, pattern=r"\S")
     on_conflict: Literal["keep", "replace"] = "keep"
     live: bool = False
     implies_items: bool = False

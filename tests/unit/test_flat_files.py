@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from recsys_tasks.errors import MalformedFile
 from recsys_tasks.ingestion import file_readers
@@ -224,6 +225,30 @@ def test_id_prefixes_and_event_types_are_mapped_and_empty_text_is_null(tmp_path:
         ("x-=1+1", "x-i", "view", "t", None, None),
         (None, "x-i", "other", None, None, None),
     ]
+
+
+@pytest.mark.parametrize(
+    ("separator", "path", "expected"),
+    [
+        ("/", "Food/Milk", "Food > Milk"),
+        ("/", "/Food / Milk/", "Food > Milk"),
+        ("|", "Food || Milk", "Food > Milk"),
+        (" :: ", "Food::Milk", "Food > Milk"),
+        (".*", "Food.*Milk.", "Food > Milk."),
+        (" > ", "Food/Milk", "Food/Milk"),
+    ],
+)
+def test_category_paths_get_one_separator(tmp_path: Path, separator: str, path: str, expected: str) -> None:
+    file = tmp_path / "items.csv"
+    file.write_text(f"id,path\ni1,{path}\ni2,\n")
+    columns = {"item_id": "id", "category_path": "path"}
+    mapping = _mapping(kind="items", columns=columns, category_separator=separator)
+    assert [row["category_path"] for row in _read(file, mapping)[0]] == [expected, None]
+
+
+def test_a_blank_category_separator_is_refused() -> None:
+    with pytest.raises(ValidationError, match="category_separator"):
+        _mapping(category_separator=" ")
 
 
 @given(st.lists(st.tuples(TEXTS, TEXTS, TEXTS), min_size=1))
