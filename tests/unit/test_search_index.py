@@ -188,6 +188,12 @@ def test_a_query_without_matches_returns_no_item(index: SearchIndex, query: str)
     assert index.find(query, 100).total == 0
 
 
+def test_many_identical_titles_are_all_found() -> None:
+    index = _index([("Identical title", "", ["Same"], "", "")] * 50_000)
+    matches = index.find("identical titel", 100)
+    assert (matches.total, len(set(matches.numbers.tolist()))) == (50_000, 100)
+
+
 @given(st.text(max_size=60))
 def test_any_text_is_a_query(query: str) -> None:
     index = _ANY_INDEX
