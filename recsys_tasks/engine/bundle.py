@@ -125,6 +125,11 @@ class Bundle:
         return np.asarray(self.manifest.get("fatigue", ()), float)
 
     @cached_property
+    def search_weights(self) -> dict[str, float]:
+        """Learned weights of the search signals, by name; empty where the defaults are as good."""
+        return dict(self.manifest.get("search_weights", {}))
+
+    @cached_property
     def cutoff(self) -> datetime:
         """Time at which the histories end, UTC."""
         return _parse_cutoff(self.manifest)

@@ -20,6 +20,7 @@ from recsys_tasks.search.analysis import Analyzer
 from recsys_tasks.search.completions import QueryCompletions
 from recsys_tasks.search.index import ItemText, Matches, Pause, SearchIndex
 from recsys_tasks.search.languages import resolve_languages
+from recsys_tasks.search.settings import SignalWeights
 from recsys_tasks.wire.items import Recommendation, Relaxation, SearchResult, Sort
 
 MAX_RESULTS = 10_000
@@ -105,6 +106,12 @@ class ItemSearch:
         return ItemSearch(bundle, self.index, self._setup)
 
     @cached_property
+    def _weights(self) -> SignalWeights:
+        settings = self._setup.settings
+        learned = self._bundle.search_weights if settings.learned_weights else {}
+        return msgspec.structs.replace(settings.signals, **learned)
+
+    @cached_property
     def completions(self) -> QueryCompletions:
         """Completes learned queries, those of most people first, then names of brands and category levels by number of
         items."""
@@ -184,7 +191,7 @@ class ItemSearch:
             found: result of `find`; at least one item.
             personal: the model's next-item probabilities; None without a model.
         """
-        matches, weights = found.matches, self._setup.settings.signals
+        matches, weights = found.matches, self._weights
         numbers = matches.numbers
         signals = {
             "text": weights.text * matches.text * matches.coverage,

@@ -42,6 +42,7 @@ from recsys_tasks.features.snapshot import Snapshot
 from recsys_tasks.features.text_encoder import TextEncoder
 from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM, VIEW
+from recsys_tasks.promotion.search_weights import learn_search_weights
 from recsys_tasks.registry.versions import Version, download_model_files
 
 _GOLDEN_USERS = 6
@@ -162,6 +163,8 @@ def seal_with_golden(building: Path, lineage: dict[str, Any], requests: list[dic
     (building / GOLDEN).write_text("[]", encoding="utf-8")
     write_manifest(building, lineage)
     engine = Engine(read_bundle(building))
+    if weights := learn_search_weights(engine.bundle):
+        lineage = {**lineage, "search_weights": weights}
     golden = [{"request": request, "answer": engine.answer_golden(request)} for request in requests]
     (building / GOLDEN).write_text(json.dumps(golden), encoding="utf-8")
     return write_manifest(building, lineage)

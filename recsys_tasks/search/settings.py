@@ -45,10 +45,12 @@ class SearchSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     Attributes:
         languages: Snowball stemmers, or `auto`.
         synonyms: path of a synonym file; empty for none. A relative one is beside the settings file.
+        learned_weights: whether weights that a bundle learned take precedence over `signals`.
     """
 
     languages: Annotated[list[str], msgspec.Meta(min_length=1)]
     synonyms: str
+    learned_weights: bool
     fields: FieldWeights
     signals: SignalWeights
 

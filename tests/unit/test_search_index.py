@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -47,7 +48,7 @@ SHOP = [
 def _index(items: Sequence[tuple[str, str, list[str], str, str]], synonyms: str = "") -> SearchIndex:
     settings = read_search_settings(None)
     if synonyms:
-        settings = type(settings)(list(LANGUAGES), synonyms, settings.fields, settings.signals)
+        settings = msgspec.structs.replace(settings, languages=list(LANGUAGES), synonyms=synonyms)
     texts = [ItemText(number, *item) for number, item in enumerate(items)]
     return SearchIndex(settings, Analyzer(LANGUAGES), texts, lambda: None)
 
