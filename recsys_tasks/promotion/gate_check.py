@@ -6,7 +6,7 @@ import logging
 from datetime import timedelta
 from pathlib import Path
 
-from recsys_tasks.engine.bundle import bundle_digest
+from recsys_tasks.engine.bundle import bundle_digest, read_bundle
 from recsys_tasks.errors import IncompatibleModelFormat, InputError
 from recsys_tasks.evaluation.comparison import Comparison
 from recsys_tasks.evaluation.gate import MODEL, REFUSE, Decision, Evidence, GateRules, decide_promotion
@@ -19,6 +19,7 @@ from recsys_tasks.promotion import deployment_record
 from recsys_tasks.promotion.build import measure_bundle
 from recsys_tasks.promotion.deployment import Deployment
 from recsys_tasks.promotion.deployment_record import DeployedVersion
+from recsys_tasks.promotion.search_weights import MIN_QUERIES, search_ndcg
 from recsys_tasks.registry import runs, versions
 from recsys_tasks.warehouse import statement
 
@@ -67,7 +68,10 @@ def _collect_evidence(deployment: Deployment, version: versions.Version, rules: 
             num_earlier_tries = runs.count_earlier_tries(version, comparison.since, cutoff)
         same_schema = versions.signature(version) == versions.signature(champion)
         notes += [problem] if problem else []
-    measured = measure_bundle(folder) | {"cutoff_age_days": _cutoff_age_days(deployment, version)}
+    measured = measure_bundle(folder) | {
+        "cutoff_age_days": _cutoff_age_days(deployment, version),
+        "search_ndcg_drop": _search_ndcg_drop(deployment, folder),
+    }
     replaces_trained = champion is not None and champion.number != version.number and runs.is_trained(champion.run_id)
     holds = _promotion_holds(deployment)
     is_first = champion is None or not runs.is_trained(champion.run_id)
@@ -99,6 +103,21 @@ def _compare_with_champion(
         return None, f"not compared with champion version {champion.number}: {error}"
     runs.log_comparison(version.run_id, champion.number, comparison, confidence)
     return comparison, None
+
+
+def _search_ndcg_drop(deployment: Deployment, folder: Path) -> float:
+    """Returns by how much nDCG@10 of the bundle's search is below that of the version that serves; 0 without one.
+
+    Both are measured on the queries that the new bundle learned, without what they taught.
+    """
+    served = deployment_record.read_state(deployment.warehouse).served
+    before = deployment.bundles / (served[-1].bundle_digest or "") if served else folder
+    if before == folder or not served or not before.is_dir():
+        return 0.0
+    bundle = read_bundle(folder)
+    if len(bundle.learned_queries) < MIN_QUERIES:
+        return 0.0
+    return search_ndcg(read_bundle(before), bundle.learned_queries) - search_ndcg(bundle, bundle.learned_queries)
 
 
 def _cutoff_age_days(deployment: Deployment, version: versions.Version) -> float:

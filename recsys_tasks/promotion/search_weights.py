@@ -23,7 +23,8 @@ from recsys_tasks.search.settings import SignalWeights, read_search_settings
 log = logging.getLogger(__name__)
 
 LEARNED_SIGNALS: Final = ("text", "words", "name", "popularity")
-_MIN_QUERIES, _MAX_QUERIES = 100, 1_000
+MIN_QUERIES: Final = 100
+_MAX_QUERIES = 1_000
 _MAX_CHOSEN, _MAX_OTHERS = 10, 30  # items per query
 _HELD_OUT = 4  # every fourth query
 _MIN_GAIN = 0.005  # in nDCG@10 on held-out queries
@@ -47,14 +48,12 @@ def learn_search_weights(bundle: Bundle) -> dict[str, float]:
     few.
     """
     defaults = read_search_settings(None)
-    if len(bundle.learned_queries) < _MIN_QUERIES:
+    if len(bundle.learned_queries) < MIN_QUERIES:
         return {}
-    ones = SignalWeights(**dict.fromkeys(SignalWeights.__struct_fields__, 1.0))
-    setup = SearchSetup(msgspec.structs.replace(defaults, signals=ones))
-    search = ItemSearch.build(replace(bundle, learned_queries=()), setup, no_pause)
+    search = _plain_search(bundle)
     examples = [_example(search, bundle, query) for query in bundle.learned_queries[:_MAX_QUERIES]]
     examples = [example for example in examples if 0 < (example.gains > 0).sum() < len(example.gains)]
-    if len(examples) < _MIN_QUERIES:
+    if len(examples) < MIN_QUERIES:
         return {}
     default = np.asarray([getattr(defaults.signals, name) for name in LEARNED_SIGNALS])
     held_out = examples[::_HELD_OUT]
@@ -64,6 +63,27 @@ def learn_search_weights(bundle: Bundle) -> dict[str, float]:
     if after < before + _MIN_GAIN:
         return {}
     return dict(zip(LEARNED_SIGNALS, _fit(examples, default).round(4).tolist(), strict=True))
+
+
+def search_ndcg(bundle: Bundle, queries: Sequence[LearnedQuery]) -> float:
+    """Mean nDCG@10 of a bundle's search for what people chose, without what it learned of these queries.
+
+    Args:
+        bundle: the bundle, with its weights.
+        queries: at least one; a query whose choices are not among the matches counts 0.
+    """
+    weights = msgspec.structs.replace(read_search_settings(None).signals, **bundle.search_weights)
+    search = _plain_search(bundle)
+    default = np.asarray([getattr(weights, name) for name in LEARNED_SIGNALS])
+    examples = [_example(search, bundle, query) for query in queries[:_MAX_QUERIES]]
+    return float(np.mean([_ndcg(example, default) if example.gains.any() else 0.0 for example in examples]))
+
+
+def _plain_search(bundle: Bundle) -> ItemSearch:
+    """Search whose signals have weight 1, without learned queries."""
+    ones = SignalWeights(**dict.fromkeys(SignalWeights.__struct_fields__, 1.0))
+    setup = SearchSetup(msgspec.structs.replace(read_search_settings(None), signals=ones, learned_weights=False))
+    return ItemSearch.build(replace(bundle, learned_queries=()), setup, no_pause)
 
 
 def _example(search: ItemSearch, bundle: Bundle, query: LearnedQuery) -> _Example:

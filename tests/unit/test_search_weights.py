@@ -17,7 +17,7 @@ from recsys_tasks.engine.search_options import DEFAULT_SEARCH, SearchSetup
 from recsys_tasks.engine.throttle import no_pause
 from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.names import FIRST_ITEM
-from recsys_tasks.promotion.search_weights import learn_search_weights
+from recsys_tasks.promotion.search_weights import learn_search_weights, search_ndcg
 from recsys_tasks.search.settings import read_search_settings
 
 KINDS = 120
@@ -89,3 +89,11 @@ def test_a_shop_can_keep_its_own_weights() -> None:
     found = search.find("kindaa", None, DEFAULT_SEARCH, 10)
     default = ItemSearch.build(replace(plain, manifest={}), SearchSetup(settings), no_pause)
     np.testing.assert_allclose(search.rank(found, None).scores, default.rank(found, None).scores)
+
+
+def test_a_bundle_that_lost_its_titles_has_a_lower_search_ndcg() -> None:
+    bundle = _bundle("shortest")
+    queries = list(bundle.learned_queries)
+    untitled = replace(bundle.vocabulary, titles=("",) * len(bundle.vocabulary.item_ids))
+    assert search_ndcg(bundle, queries) > 0.5
+    assert search_ndcg(replace(bundle, vocabulary=untitled), queries) == 0
