@@ -38,12 +38,14 @@ class Word(NamedTuple):
         text: normalized (NFKC, case-folded, simplified Chinese).
         start, end: its range in the original text.
         is_sign: whether it is a single Han sign.
+        segment: start of the word that the segmenter found; signs with the same start are one word.
     """
 
     text: str
     start: int
     end: int
     is_sign: bool
+    segment: int
 
 
 class Analysis(NamedTuple):
@@ -153,17 +155,17 @@ def _words(segment: str, start: int) -> list[Word]:
         return _signs(folded, start, end)
     if quantity := _QUANTITY.fullmatch(folded):
         middle = min(start + len(quantity[1]), end)
-        return [Word(quantity[1], start, middle, False), Word(quantity[2], middle, end, False)]
-    return [Word(folded, start, end, False)]
+        return [Word(quantity[1], start, middle, False, start), Word(quantity[2], middle, end, False, middle)]
+    return [Word(folded, start, end, False, start)]
 
 
 def _signs(folded: str, start: int, end: int) -> list[Word]:
     """Han signs one by one; other signs of the segment, such as kana after a sign, stay together."""
     simplified = _to_simplified(folded)
     if len(simplified) != end - start:  # normalization changed the length: all parts have the whole range
-        return [Word(part, start, end, bool(_HAN.match(part))) for part in _HAN_PART.findall(simplified)]
+        return [Word(part, start, end, bool(_HAN.match(part)), start) for part in _HAN_PART.findall(simplified)]
     return [
-        Word(match[0], start + match.start(), start + match.end(), bool(_HAN.match(match[0])))
+        Word(match[0], start + match.start(), start + match.end(), bool(_HAN.match(match[0])), start)
         for match in _HAN_PART.finditer(simplified)
     ]
 

@@ -27,6 +27,7 @@ _SHARES = ("text", "coverage", "name")  # columns of `Matches`
 _CACHED_NAMES = 1 << 14
 _HEAP_BYTES = 32 << 20
 _ITEMS_PER_STEP = 250  # between two calls of `pause`
+_SCATTERED = 0.5  # coverage of an item that has the signs of Han words anywhere
 _RELAX_BELOW = 10  # items: with fewer matches of all words, items with fewer words follow
 
 
@@ -162,7 +163,8 @@ class SearchIndex:
             is_prefix: whether the last word may be unfinished.
             is_exact: whether items must have all words, and none is corrected.
         """
-        plan = self._planner.plan(self._searcher, parse_query(text, self._analyzer), is_prefix, not is_exact)
+        query = parse_query(text, self._analyzer)
+        plan = self._planner.plan(self._searcher, query, is_prefix, not is_exact)
         num_words = len(plan.required)
         found: dict[int, tuple[float, float]] = {}
         total, fewest = 0, num_words
@@ -174,11 +176,18 @@ class SearchIndex:
                 total, fewest = count, required
             if is_exact or total >= min(limit, _RELAX_BELOW) or (found and 2 * required <= num_words + 1):
                 break
-        if not found:
-            return NO_MATCHES._replace(relaxations=tuple(plan.relaxations))
         relaxations = plan.relaxations
         if fewest < num_words:
             relaxations = [*relaxations, Relaxation("words", f"{fewest} of {num_words} words", "all words")]
+        if plan.has_phrases and not is_exact and total < min(limit, _RELAX_BELOW):
+            split = self._planner.plan(self._searcher, query, is_prefix, splits_signs=True)
+            count, hits = self._search(split, len(split.required), limit)
+            for number, score in hits:
+                found.setdefault(number, (score, _SCATTERED))
+            if count > total:
+                total, relaxations = count, [*relaxations, Relaxation("words", "single signs", "all words")]
+        if not found:
+            return NO_MATCHES._replace(relaxations=tuple(relaxations))
         numbers = np.fromiter(found, np.int64, len(found))[:limit]
         scores, coverage = np.asarray(list(found.values()))[:limit].T
         names = self._names.shares(plan.query_terms, numbers)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import lru_cache
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import NamedTuple
 
 import tantivy
@@ -36,6 +36,7 @@ class Plan(NamedTuple):
         relaxations: corrected words.
         query_terms: terms of the query's words.
         searched_terms: all terms in the clauses.
+        has_phrases: whether a word has several signs, which could be split.
     """
 
     required: list[Query]
@@ -44,17 +45,26 @@ class Plan(NamedTuple):
     relaxations: list[Relaxation]
     query_terms: list[str]
     searched_terms: frozenset[str]
+    has_phrases: bool
+
+
+class _Unit(NamedTuple):
+    """A word of a query: one term, or the signs of a Han word, which an item has side by side or nearly so."""
+
+    text: str
+    terms: tuple[str, ...]
+    is_sign: bool
 
 
 class _Alternatives:
-    """Clauses of each word of a query."""
+    """Clauses of each unit of a query."""
 
-    def __init__(self, terms: Sequence[str]) -> None:
-        self.of_word: list[list[Query]] = [[] for _ in terms]
-        self.searched = set(terms)
+    def __init__(self, units: Sequence[_Unit]) -> None:
+        self.of_word: list[list[Query]] = [[] for _ in units]
+        self.searched = {term for unit in units for term in unit.terms}
 
     def add(self, place: int, clauses: list[Query], terms: Sequence[str]) -> None:
-        """Adds clauses, and their terms, to the word at a place."""
+        """Adds clauses, and their terms, to the unit at a place."""
         self.of_word[place] += clauses
         self.searched.update(terms)
 
@@ -83,7 +93,14 @@ class QueryPlanner:
         self._phrase_weight = weights.phrase
         self._is_stop_word = _stop_word_test(analyzer.languages)
 
-    def plan(self, searcher: tantivy.Searcher, query: ParsedQuery, is_prefix: bool, corrects: bool = True) -> Plan:
+    def plan(
+        self,
+        searcher: tantivy.Searcher,
+        query: ParsedQuery,
+        is_prefix: bool,
+        corrects: bool = True,
+        splits_signs: bool = False,
+    ) -> Plan:
         """Returns the clauses of a query.
 
         Args:
@@ -91,21 +108,23 @@ class QueryPlanner:
             query: the query.
             is_prefix: whether the last word may be unfinished.
             corrects: whether words that the index lacks are corrected.
+            splits_signs: whether the signs of a Han word may be anywhere in an item.
         """
         builder = _ClauseBuilder(searcher, self._schema, self._weights)
-        words = query.words
-        terms = [self._analyzer.term_of(word) for word in words]
-        found = _Alternatives(terms)
-        for place, term in enumerate(terms):
-            found.add(place, builder.term(term), ())
-        self._add_joined(found, builder, words)
+        units = self._units(query.words, splits_signs)
+        terms = [term for unit in units for term in unit.terms]
+        unit_of_term = [place for place, unit in enumerate(units) for _ in unit.terms]
+        found = _Alternatives(units)
+        for place, unit in enumerate(units):
+            found.add(place, builder.phrase(unit.terms, slop=len(unit.terms) - 1), ())
+        self._add_joined(found, builder, units)
         for places, synonym in self._synonyms.matches(terms):
-            for place in places:
+            for place in {unit_of_term[at] for at in places}:
                 found.add(place, builder.phrase(synonym, _SYNONYM_WEIGHT), synonym)
-        if is_prefix and words and not words[-1].is_sign:
-            self._add_words(found, builder, -1, self._spelling.complete(words[-1].text), _COMPLETION_WEIGHT)
-        relaxations = self._correct(found, builder, words) if corrects else []
-        required, optional = self._split(words, terms, found.of_word)
+        if is_prefix and units and not units[-1].is_sign:
+            self._add_words(found, builder, -1, self._spelling.complete(units[-1].text), _COMPLETION_WEIGHT)
+        relaxations = self._correct(found, builder, units) if corrects else []
+        required, optional = self._split(units, found.of_word)
         stop_words = [
             Query.boost_query(Query.disjunction_max_query(clauses), _STOP_WORD_WEIGHT) for clauses in optional
         ]
@@ -116,10 +135,20 @@ class QueryPlanner:
             relaxations,
             terms,
             frozenset(found.searched),
+            any(len(unit.terms) > 1 for unit in units),
         )
 
-    def _add_joined(self, found: _Alternatives, builder: _ClauseBuilder, words: Sequence[Word]) -> None:
-        for place, (left, right) in enumerate(pairwise(words)):
+    def _units(self, words: Sequence[Word], splits_signs: bool) -> list[_Unit]:
+        units = []
+        for (_, is_sign), group in groupby(words, key=lambda word: (word.segment, word.is_sign)):
+            parts = list(group)
+            for unit in [parts] if is_sign and not splits_signs else [[word] for word in parts]:
+                terms = tuple(self._analyzer.term_of(word) for word in unit)
+                units.append(_Unit("".join(word.text for word in unit), terms, is_sign))
+        return units
+
+    def _add_joined(self, found: _Alternatives, builder: _ClauseBuilder, units: Sequence[_Unit]) -> None:
+        for place, (left, right) in enumerate(pairwise(units)):
             if not (left.is_sign or right.is_sign):
                 joined = self._analyzer.term(left.text + right.text)
                 found.add(place, builder.term(joined), (joined,))
@@ -131,7 +160,7 @@ class QueryPlanner:
         for term in dict.fromkeys(map(self._analyzer.term, words)):
             found.add(place, builder.term(term, weight), (term,))
 
-    def _correct(self, found: _Alternatives, builder: _ClauseBuilder, words: Sequence[Word]) -> list[Relaxation]:
+    def _correct(self, found: _Alternatives, builder: _ClauseBuilder, words: Sequence[_Unit]) -> list[Relaxation]:
         """Adds corrections of the words that the index lacks."""
         relaxations = []
         for place, word in enumerate(words):
@@ -144,15 +173,15 @@ class QueryPlanner:
         return relaxations
 
     def _split(
-        self, words: Sequence[Word], terms: Sequence[str], clauses: Sequence[list[Query]]
+        self, units: Sequence[_Unit], clauses: Sequence[list[Query]]
     ) -> tuple[list[list[Query]], list[list[Query]]]:
         """Clauses of the distinct words that items should have, and of the stop words; all are required if all are
         stop words."""
-        is_stop_word = [self._is_stop_word(word.text) for word in words]
+        is_stop_word = [self._is_stop_word(unit.text) for unit in units]
         if all(is_stop_word):
-            is_stop_word = [False] * len(words)
-        parts = list(zip(terms, clauses, is_stop_word, strict=True))
-        required = {term: found for term, found, is_stop in parts if not is_stop}
+            is_stop_word = [False] * len(units)
+        parts = list(zip(units, clauses, is_stop_word, strict=True))
+        required = {unit.terms: found for unit, found, is_stop in parts if not is_stop}
         return list(required.values()), [found for _, found, is_stop in parts if is_stop and found]
 
     def _adjacency(self, terms: Sequence[str]) -> list[Query]:
@@ -176,12 +205,12 @@ class _ClauseBuilder:
             if self._searcher.doc_freq(field, term)
         ]
 
-    def phrase(self, terms: Sequence[str], weight: float = 1.0) -> list[Query]:
-        """Clauses of adjacent terms in one field."""
+    def phrase(self, terms: Sequence[str], weight: float = 1.0, slop: int = 0) -> list[Query]:
+        """Clauses of terms in one field: adjacent, or with up to `slop` others in between."""
         if len(terms) == 1:
             return self.term(terms[0], weight)
         return [
-            Query.boost_query(Query.phrase_query(self._schema, field, list(terms)), weight * field_weight)
+            Query.boost_query(Query.phrase_query(self._schema, field, list(terms), slop=slop), weight * field_weight)
             for field, field_weight in self._weights.items()
             if field != JOINED and all(self._searcher.doc_freq(field, term) for term in terms)
         ]

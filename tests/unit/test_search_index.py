@@ -104,6 +104,14 @@ def test_the_item_that_people_mean_comes_first(index: SearchIndex, query: str, f
     assert _find(index, query)[0] == first
 
 
+def test_the_signs_of_a_word_belong_together() -> None:
+    phones = [(f"智能手机 {number}", "", [], "", "") for number in range(12)]
+    index = _index([("手动咖啡机", "", [], "", ""), *phones])
+    assert 0 not in index.find("手机", 100).numbers, "the coffee machine has both signs, but apart"
+    few = _index([("手动咖啡机", "", [], "", ""), *phones[:2]]).find("手机", 100)
+    assert dict(zip(few.numbers.tolist(), few.coverage.tolist(), strict=True)) == {1: 1, 2: 1, 0: 0.5}
+
+
 def test_items_with_all_words_come_before_items_with_some(index: SearchIndex) -> None:
     found = _find(index, "peanut butter cookies")
     assert found[0] == "Peanut butter cookies"
