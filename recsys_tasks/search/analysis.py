@@ -20,6 +20,7 @@ import Stemmer
 from icu4py.breakers import WordBreaker
 
 from recsys_tasks.errors import ConfigurationError
+from recsys_tasks.search.spelling import is_spelled
 
 _HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 _QUANTITY = re.compile(r"(\d+(?:[.,]\d+)*)([^\W\d_]{1,4})")  # a number and its unit, written as one word
@@ -54,7 +55,7 @@ class Analysis(NamedTuple):
     Attributes:
         terms: index terms of the words.
         joined: terms of adjacent words written as one, so that `icecream` finds `ice cream`; Han has none.
-        words: the words that are no single Han signs.
+        words: the words that may be misspelled; see `spelling.is_spelled`.
     """
 
     terms: list[str]
@@ -106,7 +107,8 @@ class Analyzer:
         joined = [
             self.term(left.text + right.text) for left, right in pairwise(words) if not (left.is_sign or right.is_sign)
         ]
-        return Analysis([word.term for word in words], joined, [word.text for word in words if not word.is_sign])
+        spelled = [word.text for word in words if not word.is_sign and is_spelled(word.text)]
+        return Analysis([word.term for word in words], joined, spelled)
 
     def _terms(self, text: str) -> list[_Term]:
         return [word for start, end in _segments(text) for word in self._segment_terms(text[start:end])]

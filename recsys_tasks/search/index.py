@@ -24,7 +24,7 @@ Pause = Callable[[], None]
 
 _NUMBER = "number"
 _SHARES = ("text", "coverage", "name")  # columns of `Matches`
-_CACHED_NAMES = 1 << 14
+_CACHED_TEXTS = 1 << 14
 _HEAP_BYTES = 32 << 20
 _ITEMS_PER_STEP = 250  # between two calls of `pause`
 _SCATTERED = 0.5  # coverage of an item that has the signs of Han words anywhere
@@ -94,7 +94,7 @@ class SearchIndex:
 
     def __init__(self, settings: SearchSettings, analyzer: Analyzer, items: Iterable[ItemText], pause: Pause) -> None:
         self._analyzer, self._spelling, self._names = analyzer, SpellChecker(), CatalogNames()
-        self._analyze_name = lru_cache(_CACHED_NAMES)(analyzer.analyze)  # many items share brand and category
+        self._analyze = lru_cache(_CACHED_TEXTS)(analyzer.analyze)  # items share brand, category and often the title
         builder = tantivy.SchemaBuilder()
         for name in FIELDS:
             builder.add_text_field(name, tokenizer_name="whitespace", index_option="position")
@@ -126,11 +126,9 @@ class SearchIndex:
         self._searcher = self._index.searcher()
 
     def _document(self, item: ItemText) -> tantivy.Document:
-        title, brand = self._analyzer.analyze(item.title), self._analyze_name(item.brand)
-        levels = [self._analyze_name(level) for level in item.categories]
+        title, brand, *levels = map(self._analyze, (item.title, item.brand, *item.categories))
         texts = (title, brand, *levels)
-        for text in texts:
-            self._spelling.add(text.words)
+        self._spelling.add([word for text in texts for word in text.words])
         self._names.put(item.number, [text.terms for text in texts[1:]])
         fields = {
             TITLE: title.terms,

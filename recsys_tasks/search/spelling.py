@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Sequence
 from heapq import nlargest
 
 from rapidfuzz import process
@@ -13,6 +13,11 @@ from rapidfuzz.distance import OSA
 _MIN_LETTERS_ONE_EDIT, _MIN_LETTERS_TWO_EDITS = 4, 8
 _MAX_CORRECTIONS = 3
 _MAX_COMPLETIONS, _MAX_EXAMINED = 10, 2_000
+
+
+def is_spelled(word: str) -> bool:
+    """Whether a word may be misspelled: short ones, numbers and model names are not."""
+    return len(word) >= _MIN_LETTERS_ONE_EDIT - 1 and word.isalpha()
 
 
 class SpellChecker:
@@ -24,15 +29,13 @@ class SpellChecker:
         self._sorted: list[str] = []
         self._unsorted: list[str] = []
 
-    def add(self, words: Iterable[str]) -> None:
-        """Counts words of an item; those that are no words, such as numbers, are left out."""
-        for word in words:
-            if len(word) < _MIN_LETTERS_ONE_EDIT - 1 or not word.isalpha():
-                continue
-            if word not in self._counts:
-                self._buckets[word[0], len(word)].append(word)
-                self._unsorted.append(word)
-            self._counts[word] += 1
+    def add(self, words: Sequence[str]) -> None:
+        """Counts words of an item for which `is_spelled` holds."""
+        new = dict.fromkeys(word for word in words if word not in self._counts)
+        self._counts.update(words)
+        for word in new:
+            self._buckets[word[0], len(word)].append(word)
+        self._unsorted += new
 
     def complete(self, prefix: str) -> list[str]:
         """Returns the most frequent words that begin with a prefix, without the prefix itself."""
