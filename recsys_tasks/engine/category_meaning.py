@@ -10,7 +10,7 @@ import numpy as np
 from recsys_tasks.errors import InvariantError
 
 _NONE, _FULL = 0.86, 0.94  # cosines of multilingual-e5-small: of unrelated words, and of translations
-_NEARLY = 0.02  # below the nearest name, others are left out
+_NEARLY, _MAX_NAMES = 0.02, 3  # names further below the nearest one are left out
 
 
 class QueryEncoder(Protocol):
@@ -56,15 +56,17 @@ class CategoryNames(NamedTuple):
             return cls(str(stored["encoder"]), tuple(names), vectors.astype(np.float32))
 
     def similar(self, vector: np.ndarray) -> dict[str, float]:
-        """Returns the names that a query may mean, with a strength between 0 and 1, from the vector [D] of the query.
+        """Returns up to three names that a query, given by its vector [D], may mean, with a strength between 0 and 1.
 
         The strength grows with the cosine, from that of unrelated words to that of translations.
         """
         cosines = self.vectors @ vector
         lowest = max(_NONE, float(cosines.max(initial=-1.0)) - _NEARLY)
+        nearest = np.argsort(-cosines, kind="stable")[:_MAX_NAMES].tolist()
         return {
             self.names[row]: min((float(cosines[row]) - _NONE) / (_FULL - _NONE), 1.0)
-            for row in np.flatnonzero(cosines > lowest)
+            for row in nearest
+            if cosines[row] > lowest
         }
 
 
