@@ -91,17 +91,19 @@ class SearchAnswer(NamedTuple):
     Attributes:
         answer: a page of results.
         total: number of items that match; exact up to 10,000 where filters apply.
+        reachable: number of results on all pages.
         facets: counts of the values of each requested field.
         relaxations: how the query was changed to find them.
     """
 
     answer: Answer
     total: int
+    reachable: int
     facets: dict[str, list[FacetValue]]
     relaxations: tuple[Relaxation, ...]
 
 
-NO_RESULTS: Final = SearchAnswer(Answer([], None), 0, {}, ())
+NO_RESULTS: Final = SearchAnswer(Answer([], None), 0, 0, {}, ())
 
 
 class _Prediction(NamedTuple):
@@ -226,7 +228,7 @@ class Engine:
         """
         latest = session[-1].seconds
         num_results = search.offset + options.k
-        found = self._item_search.find(query, self._ranker.allowed(options, latest), search, num_results)
+        found = self._item_search.find(query, self._ranker.allowed(options, latest), search)
         excluded = self.bundle.vocabulary.numbers(sorted(options.exclude))
         if (is_excluded := np.isin(found.matches.numbers, excluded)).any():
             found = found.keep(~is_excluded)
@@ -245,12 +247,13 @@ class Engine:
         items = self._to_recommendations(page, "search", [(MATCHES_QUERY, None)] * len(page.numbers))
         results: list[Recommendation] = [*self._item_search.describe(ranked, page.numbers, items, search)]
         facets = {field: count_facet(self.bundle.catalog, matches.numbers, field) for field in search.facets}
-        return SearchAnswer(Answer(results, prediction.purchase_intent), matches.total, facets, matches.relaxations)
+        answer, reachable = Answer(results, prediction.purchase_intent), len(matches.numbers)
+        return SearchAnswer(answer, matches.total, reachable, facets, matches.relaxations)
 
     def suggest_items(self, prefix: str, k: int, now: float) -> list[SearchResult]:
         """Returns items that match a query whose last word may be unfinished, ranked by text and popularity."""
         options = ListOptions(k)
-        found = self._item_search.find(prefix, self._ranker.allowed(options, now), COMPLETION, k)
+        found = self._item_search.find(prefix, self._ranker.allowed(options, now), COMPLETION)
         if not len(found.matches.numbers):
             return []
         ranked = self._item_search.rank(found, None)
@@ -304,7 +307,7 @@ class Engine:
 
     def _recommend_by_interests(self, ranker: Ranker, prediction: _Prediction, options: ListOptions) -> Answer:
         """Items that match the user's stated interests, by popularity; then the other popular items."""
-        found = self._item_search.find(" ".join(options.interests), None, DEFAULT_SEARCH, options.k).matches
+        found = self._item_search.find(" ".join(options.interests), None, DEFAULT_SEARCH).matches
         numbers = found.numbers
         scores = self._popularity_shares.copy()
         if len(numbers):

@@ -24,7 +24,7 @@ from recsys_tasks.search.settings import SignalWeights
 from recsys_tasks.wire.items import Recommendation, Relaxation, SearchResult, Sort
 
 MAX_RESULTS = 10_000
-_MAX_RANKED = 1_000  # matches that are ranked when nothing but the first pages is asked for
+_MAX_RANKED = 1_000  # matches that are ranked where no filter, order or facet examines more
 _MIN_SCORE = 1e-9
 _FEW = 10  # items with all words: with fewer, the meaning of the query is searched too
 _TIE = 1e-3
@@ -124,7 +124,7 @@ class ItemSearch:
         names = {name: count / (len(vocabulary) + 1) for name, count in counts.items() if name.casefold() not in known}
         return QueryCompletions(names | queries)
 
-    def find(self, query: str, allowed: np.ndarray | None, options: SearchOptions, k: int) -> Found:
+    def find(self, query: str, allowed: np.ndarray | None, options: SearchOptions) -> Found:
         """Returns the items that match a query, and those that people chose after it.
 
         A query whose choices are known is not relaxed.
@@ -133,10 +133,9 @@ class ItemSearch:
             query: search text.
             allowed: items that may be shown [V]; None for all.
             options: sort orders and facets examine up to 10,000 matches, the ranking alone up to 1,000.
-            k: number of results needed.
         """
         examines_all = allowed is not None or options.facets or options.sort != RELEVANCE
-        limit = MAX_RESULTS if examines_all or options.offset + k > _MAX_RANKED // 2 else _MAX_RANKED
+        limit = MAX_RESULTS if examines_all else _MAX_RANKED  # the same for all pages: no item is on two of them
         association = self._association(query)
         matches = self.index.find(query, limit, options.is_prefix, is_exact=len(association) > 0)
         num_items = len(self._bundle.vocabulary)

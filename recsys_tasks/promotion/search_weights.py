@@ -87,7 +87,7 @@ def _plain_search(bundle: Bundle) -> ItemSearch:
 
 
 def _example(search: ItemSearch, bundle: Bundle, query: LearnedQuery) -> _Example:
-    found = search.find(query.query, None, DEFAULT_SEARCH, _CUTOFF)
+    found = search.find(query.query, None, DEFAULT_SEARCH)
     if not len(found.matches.numbers):
         return _Example(np.zeros((0, len(LEARNED_SIGNALS))), np.zeros(0))
     signals = search.rank(found, None).signals

@@ -40,5 +40,5 @@ def decode_cursor(cursor: str, request: SearchRequest) -> int:
 
 
 def _fingerprint(request: SearchRequest) -> str:
-    parts = (request.query, request.sort, request.filter, request.exclude)
+    parts = (request.query, request.sort, request.filter, request.exclude, bool(request.facets))
     return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:16]

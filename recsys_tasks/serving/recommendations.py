@@ -174,7 +174,7 @@ class RecommendationService:
                 total=found.total,
                 facets=found.facets,
                 relaxations=list(found.relaxations),
-                next_cursor=encode_cursor(end, request) if response.items and end < found.total else None,
+                next_cursor=encode_cursor(end, request) if response.items and end < found.reachable else None,
             ),
             events,
         )

@@ -1,6 +1,6 @@
 -- Grain: one row, of the searches in [:begins, :ends), without bots and internal traffic.
--- Output: the number of searches, those without any result, those with a corrected word, and the reformulations: searches
--- that the same visitor repeated in other words within two minutes, without any action in between.
+-- Output: the number of searches, those without any result, those with a corrected word, and the reformulations:
+-- searches that the same visitor repeated in other words within two minutes, without any action in between.
 with searches as (
     select
         events.event_id,

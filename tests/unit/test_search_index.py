@@ -105,7 +105,9 @@ def test_the_item_that_people_mean_comes_first(index: SearchIndex, query: str, f
 
 
 def test_the_signs_of_a_word_belong_together() -> None:
-    phones = [(f"智能手机 {number}", "", [], "", "") for number in range(12)]
+    phones: list[tuple[str, str, list[str], str, str]] = [
+        (f"智能手机 {number}", "", [], "", "") for number in range(12)
+    ]
     index = _index([("手动咖啡机", "", [], "", ""), *phones])
     assert 0 not in index.find("手机", 100).numbers, "the coffee machine has both signs, but apart"
     few = _index([("手动咖啡机", "", [], "", ""), *phones[:2]]).find("手机", 100)

@@ -56,7 +56,7 @@ def _bundle(choose: str, kinds: int = KINDS) -> Bundle:
 def _first(bundle: Bundle, weights: dict[str, float]) -> str:
     plain = replace(bundle, learned_queries=(), manifest={"search_weights": weights})
     search = ItemSearch.build(plain, SearchSetup(read_search_settings(None)), no_pause)
-    ranked = search.rank(search.find("kindaa", None, DEFAULT_SEARCH, 10), None)
+    ranked = search.rank(search.find("kindaa", None, DEFAULT_SEARCH), None)
     return plain.vocabulary.item_id(int(ranked.matches.numbers[np.argmax(ranked.scores)]))
 
 
@@ -86,7 +86,7 @@ def test_a_shop_can_keep_its_own_weights() -> None:
     settings = msgspec.structs.replace(read_search_settings(None), learned_weights=False)
     plain = replace(bundle, learned_queries=(), manifest={"search_weights": weights})
     search = ItemSearch.build(plain, SearchSetup(settings), no_pause)
-    found = search.find("kindaa", None, DEFAULT_SEARCH, 10)
+    found = search.find("kindaa", None, DEFAULT_SEARCH)
     default = ItemSearch.build(replace(plain, manifest={}), SearchSetup(settings), no_pause)
     np.testing.assert_allclose(search.rank(found, None).scores, default.rank(found, None).scores)
 
