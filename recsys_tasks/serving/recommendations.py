@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from recsys_tasks.engine.engine import MODEL, NO_RESULTS, Answer, Engine, LiveSignals, Method, unix_now
+from recsys_tasks.engine.engine import MODEL, Answer, Engine, LiveSignals, Method, SearchAnswer, unix_now
 from recsys_tasks.engine.ranking import Exploration, ListOptions
 from recsys_tasks.engine.search_options import SearchOptions
 from recsys_tasks.engine.session_decoder import Action
@@ -22,7 +22,7 @@ from recsys_tasks.serving.messages import RequestError
 from recsys_tasks.serving.metrics import Metrics
 from recsys_tasks.serving.model_store import ModelStore
 from recsys_tasks.serving.pagination import decode_cursor, encode_cursor
-from recsys_tasks.wire.items import Recommendation, SearchResult
+from recsys_tasks.wire.items import SearchResult
 from recsys_tasks.wire.messages import (
     Event,
     RecommendationRequest,
@@ -147,19 +147,22 @@ class RecommendationService:
             request.explain,
             request.highlight,
         )
-        found = NO_RESULTS
+        computed: list[tuple[Answer, SearchAnswer]] = []  # a challenger in shadow mode computes one, too, in its thread
 
         def rank(engine: Engine) -> Answer:
-            nonlocal found
             user_id, options = self._list_options(request, engine, [*past, *session])
             found = engine.search(user_id, past, session, session_start, request.query, options, search, signals)
-            if found.total:
-                return found.answer
-            fallback = engine.recommend(user_id, past, session, session_start, options, MODEL, signals)
-            results: list[Recommendation] = [SearchResult(*msgspec.structs.astuple(item)) for item in fallback.items]
-            return fallback._replace(items=results)
+            answer = found.answer
+            if not found.total:
+                fallback = engine.recommend(user_id, past, session, session_start, options, MODEL, signals)
+                answer = fallback._replace(
+                    items=[SearchResult(*msgspec.structs.astuple(item)) for item in fallback.items]
+                )
+            computed.append((answer, found))
+            return answer
 
         engine, answer = self._models.answer(self.active_engine(), _visitor_id(request), rank)
+        found = next(search_answer for own_answer, search_answer in computed if own_answer is answer)
         ranked = _RankedList(SEARCH_RESULTS, request_id, engine, answer, self._assign_arm(request), None, began)
         response = self._record_and_respond(request, ranked, is_complete)
         end = search.offset + len(response.items)
