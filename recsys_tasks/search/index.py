@@ -161,13 +161,14 @@ class SearchIndex:
             is_prefix: whether the last word may be unfinished.
             is_exact: whether items must have all words, and none is corrected.
         """
+        searcher = self._searcher  # another thread may replace it: addresses of hits are those of one searcher
         query = parse_query(text, self._analyzer)
-        plan = self._planner.plan(self._searcher, query, is_prefix, not is_exact)
+        plan = self._planner.plan(searcher, query, is_prefix, not is_exact)
         num_words = len(plan.required)
         found: dict[int, tuple[float, float]] = {}
         total, fewest = 0, num_words
         for required in range(num_words, 0, -1):
-            count, hits = self._search(plan, required, limit)
+            count, hits = _search(searcher, plan, required, limit)
             for number, score in hits:
                 found.setdefault(number, (score, required / num_words))
             if count > total:
@@ -178,8 +179,8 @@ class SearchIndex:
         if fewest < num_words:
             relaxations = [*relaxations, Relaxation("words", f"{fewest} of {num_words} words", "all words")]
         if plan.has_phrases and not is_exact and total < min(limit, _RELAX_BELOW):
-            split = self._planner.plan(self._searcher, query, is_prefix, splits_signs=True)
-            count, hits = self._search(split, len(split.required), limit)
+            split = self._planner.plan(searcher, query, is_prefix, splits_signs=True)
+            count, hits = _search(searcher, split, len(split.required), limit)
             for number, score in hits:
                 found.setdefault(number, (score, _SCATTERED))
             if count > total:
@@ -191,17 +192,6 @@ class SearchIndex:
         names = self._names.shares(plan.query_terms, numbers)
         return Matches(numbers, scores / scores.max(), coverage, names, total, tuple(relaxations), plan.searched_terms)
 
-    def _search(self, plan: Plan, num_required: int, limit: int) -> tuple[int, list[tuple[int, float]]]:
-        """Returns how many items have a number of the words, and the best of them with their scores."""
-        words = [(Occur.Should, clause) for clause in plan.required]
-        base = Query.boolean_query(words, minimum_number_should_match=num_required)
-        boosts = [(Occur.Should, clause) for clause in plan.boosts]
-        result: Any = self._searcher.search(
-            Query.boolean_query([(Occur.Must, base), *plan.constraints, *boosts]), limit
-        )
-        numbers: list[Any] = self._searcher.fast_field_values(_NUMBER, [address for _, address in result.hits])
-        return result.count, [(number, score) for (score, _), number in zip(result.hits, numbers, strict=True)]
-
     def highlight(self, text: str, terms: Collection[str]) -> str:
         """Returns a text as HTML with the words that have one of the terms in `<em>`; the rest is escaped."""
         parts, at = [], 0
@@ -210,3 +200,15 @@ class SearchIndex:
                 parts += [escape(text[at : word.start]), "<em>", escape(text[word.start : word.end]), "</em>"]
                 at = word.end
         return "".join([*parts, escape(text[at:])]).replace("</em><em>", "")
+
+
+def _search(
+    searcher: tantivy.Searcher, plan: Plan, num_required: int, limit: int
+) -> tuple[int, list[tuple[int, float]]]:
+    """Returns how many items have a number of the words, and the best of them with their scores."""
+    words = [(Occur.Should, clause) for clause in plan.required]
+    base = Query.boolean_query(words, minimum_number_should_match=num_required)
+    boosts = [(Occur.Should, clause) for clause in plan.boosts]
+    result: Any = searcher.search(Query.boolean_query([(Occur.Must, base), *plan.constraints, *boosts]), limit)
+    numbers: list[Any] = searcher.fast_field_values(_NUMBER, [address for _, address in result.hits])
+    return result.count, [(number, score) for (score, _), number in zip(result.hits, numbers, strict=True)]

@@ -43,7 +43,7 @@ def _three_free_ports() -> int:
 
 
 def _items(url: str, **body: object) -> list[str]:
-    answer = httpx.post(f"{url}/v1/recommendations", json={"k": 5, "record": False, **body})
+    answer = httpx.post(f"{url}/v1/recommendations", json={"k": 40, "record": False, **body})
     answer.raise_for_status()
     return [item["item_id"] for item in answer.json()["items"]]
 

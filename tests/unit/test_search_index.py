@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -166,6 +167,20 @@ def test_an_item_that_is_put_again_is_found_by_its_new_text_only() -> None:
     index.put([ItemText(1, "Dell monitor", "Dell", [], "", "")])
     assert index.find("zenbook", 10).total == 0
     assert index.find("monitor", 10).numbers.tolist() == [1]
+
+
+def test_searches_during_updates_find_the_right_items() -> None:
+    index = _index(SHOP)
+    wanted = SHOP.index(next(item for item in SHOP if item[0] == "Beef steak"))
+
+    def update(round_: int) -> None:
+        index.put([ItemText(len(SHOP) + number, f"Update {round_}", "", [], "", "") for number in range(5)])
+
+    with ThreadPoolExecutor(1) as pool:
+        updates = [pool.submit(update, round_) for round_ in range(20)]
+        while not all(done.done() for done in updates):
+            assert index.find("beef steak", 10).numbers[0] == wanted
+        assert all(done.exception() is None for done in updates)
 
 
 def test_highlights_mark_the_matching_words_and_escape_the_rest(index: SearchIndex) -> None:
