@@ -47,7 +47,7 @@ from recsys_tasks.search.settings import read_search_settings
 from recsys_tasks.wire.items import FacetValue, Recommendation, Relaxation, SearchResult
 
 if TYPE_CHECKING:
-    from recsys_tasks.engine.item_search import ItemSearch
+    from recsys_tasks.engine.item_search import ItemSearch, RankedMatches
 
 MODEL: Final = "model"
 POPULARITY: Final = "popularity"
@@ -244,10 +244,9 @@ class Engine:
             order = self._item_search.sort(ranked, search.sort)[:num_results]
             listed = RankedList(matches.numbers[order].tolist(), ranked.scores[order].tolist(), set())
         page = listed._replace(numbers=listed.numbers[search.offset :], scores=listed.scores[search.offset :])
-        items = self._to_recommendations(page, "search", [(MATCHES_QUERY, None)] * len(page.numbers))
-        results: list[Recommendation] = [*self._item_search.describe(ranked, page.numbers, items, search)]
+        results = self._to_results(ranked, page, search)
         facets = {field: count_facet(self.bundle.catalog, matches.numbers, field) for field in search.facets}
-        answer, reachable = Answer(results, prediction.purchase_intent), len(matches.numbers)
+        answer, reachable = Answer([*results], prediction.purchase_intent), len(matches.numbers)
         return SearchAnswer(answer, matches.total, reachable, facets, matches.relaxations)
 
     def suggest_items(self, prefix: str, k: int, now: float) -> list[SearchResult]:
@@ -258,8 +257,11 @@ class Engine:
             return []
         ranked = self._item_search.rank(found, None)
         listed = self._ranker.rank(MatchScores(found.matches.numbers, ranked.scores), options, now)
+        return self._to_results(ranked, listed, COMPLETION)
+
+    def _to_results(self, ranked: RankedMatches, listed: RankedList, search: SearchOptions) -> list[SearchResult]:
         items = self._to_recommendations(listed, "search", [(MATCHES_QUERY, None)] * len(listed.numbers))
-        return [*self._item_search.describe(ranked, listed.numbers, items, COMPLETION)]
+        return [*self._item_search.describe(ranked, listed.numbers, items, search)]
 
     def suggest_queries(self, prefix: str, k: int) -> list[str]:
         """Returns names of categories and brands that complete an unfinished query, those with most items first."""

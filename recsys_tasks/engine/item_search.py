@@ -14,19 +14,17 @@ import numpy as np
 from recsys_tasks.engine.bundle import Bundle
 from recsys_tasks.engine.query_clicks import QueryAssociations
 from recsys_tasks.engine.scoring import ScoredItems, Scores, top_indices
-from recsys_tasks.engine.search_options import RELEVANCE, SearchOptions, SearchSetup
+from recsys_tasks.engine.search_options import MAX_RESULTS, RELEVANCE, SearchOptions, SearchSetup
 from recsys_tasks.names import CATEGORY_SEPARATOR, FIRST_ITEM
 from recsys_tasks.search.analysis import Analyzer
 from recsys_tasks.search.completions import QueryCompletions
-from recsys_tasks.search.index import ItemText, Matches, Pause, SearchIndex
+from recsys_tasks.search.index import FEW_MATCHES, ItemText, Matches, Pause, SearchIndex
 from recsys_tasks.search.languages import resolve_languages
 from recsys_tasks.search.settings import SignalWeights
 from recsys_tasks.wire.items import Recommendation, Relaxation, SearchResult, Sort
 
-MAX_RESULTS = 10_000
 _MAX_RANKED = 1_000  # matches that are ranked where no filter, order or facet examines more
 _MIN_SCORE = 1e-9
-_FEW = 10  # items with all words: with fewer, the meaning of the query is searched too
 _TIE = 1e-3
 _PRIOR_COUNT, _FULL_RATIO = 10.0, 100.0  # actions added to each item's; ratio with the full signal
 _DESCRIPTION = "description"
@@ -144,7 +142,7 @@ class ItemSearch:
         if len(association):
             matches = matches.add(self._best(association, limit))
         meaning = np.zeros(0)
-        if not len(association) and not options.is_prefix and (matches.coverage == 1).sum() < _FEW:
+        if not len(association) and not options.is_prefix and (matches.coverage == 1).sum() < FEW_MATCHES:
             meaning, names = self._meaning(query)
             meant = (Relaxation("meaning", name, query) for name in names)
             matches = matches.add(self._best(meaning, limit))._replace(relaxations=(*matches.relaxations, *meant))

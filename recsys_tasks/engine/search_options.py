@@ -11,6 +11,7 @@ from recsys_tasks.search.settings import SearchSettings
 from recsys_tasks.wire.items import Sort
 
 RELEVANCE: Final = "relevance"
+MAX_RESULTS: Final = 10_000  # matches of a query that are examined
 
 
 class SearchOptions(msgspec.Struct, frozen=True):

@@ -54,6 +54,19 @@ def add_precision_and_f1(means: dict[str, float]) -> dict[str, float]:
     return found
 
 
+def graded_ndcg(gains: np.ndarray, available: np.ndarray, k: int) -> float:
+    """Returns nDCG@k of a list (Järvelin and Kekäläinen 2002).
+
+    Args:
+        gains: gain of each item of the list, in order.
+        available: gains of all items that could be listed, the highest above 0.
+        k: number of positions that count.
+    """
+    discounts = 1 / np.log2(np.arange(k) + 2)
+    best = np.sort(available)[::-1][:k]
+    return float((gains[:k] * discounts[: len(gains)]).sum() / (best * discounts[: len(best)]).sum())
+
+
 def list_metrics(lists: np.ndarray, counts: np.ndarray) -> dict[str, float]:
     """Returns metrics of item lists [B, k] that do not depend on the target; 0 entries are padding.
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 
 from recsys_tasks.errors import InputError
+from recsys_tasks.evaluation.metrics import graded_ndcg
 from recsys_tasks.names import CATEGORY_SEPARATOR
 from recsys_tasks.wire.messages import SearchRequest, SearchResponse
 
@@ -122,7 +123,7 @@ def _query_metrics(query: JudgedQuery, response: SearchResponse) -> dict[str, fl
     relevant = [rating for rating in query.ratings.values() if rating > 0]
     if not relevant and not any(query.categories.values()):
         return metrics
-    best = sorted(relevant, reverse=True)
+    best = relevant
     if query.categories:  # as many items as the list has places
         best = [max(query.categories.values())] * RESULTS
     is_judged = [bool(query.categories) or item_id in query.ratings for item_id in ids]
@@ -148,9 +149,8 @@ def _rating(query: JudgedQuery, item_id: str, category: str) -> int:
 
 
 def _ndcg(ratings: np.ndarray, best: Sequence[int]) -> float:
-    gains, ideal = (2.0 ** np.asarray(values[:_NDCG_AT], float) - 1 for values in (ratings, best))
-    discounts = 1 / np.log2(np.arange(_NDCG_AT) + 2)
-    return float((gains * discounts[: len(gains)]).sum() / (ideal * discounts[: len(ideal)]).sum())
+    gains, available = (2.0 ** np.asarray(values, float) - 1 for values in (ratings, best))
+    return graded_ndcg(gains, available, _NDCG_AT)
 
 
 def _head_queries(queries: Sequence[JudgedQuery]) -> set[str]:

@@ -17,6 +17,7 @@ from recsys_tasks.engine.item_search import ItemSearch
 from recsys_tasks.engine.query_clicks import LearnedQuery
 from recsys_tasks.engine.search_options import DEFAULT_SEARCH, SearchSetup
 from recsys_tasks.engine.throttle import no_pause
+from recsys_tasks.evaluation.metrics import graded_ndcg
 from recsys_tasks.names import FIRST_ITEM
 from recsys_tasks.search.settings import SignalWeights, read_search_settings
 
@@ -131,7 +132,5 @@ def _mean_ndcg(examples: Sequence[_Example], weights: np.ndarray) -> float:
 
 
 def _ndcg(example: _Example, weights: np.ndarray) -> float:
-    discounts = 1 / np.log2(np.arange(_CUTOFF) + 2)
     order = np.argsort(-(example.signals @ weights), kind="stable")
-    gains, best = example.gains[order][:_CUTOFF], np.sort(example.gains)[::-1][:_CUTOFF]
-    return float((gains * discounts[: len(gains)]).sum() / (best * discounts[: len(best)]).sum())
+    return graded_ndcg(example.gains[order], example.gains, _CUTOFF)

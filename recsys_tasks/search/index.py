@@ -28,7 +28,7 @@ _CACHED_TEXTS = 1 << 14
 _HEAP_BYTES = 32 << 20
 _ITEMS_PER_STEP = 250  # between two calls of `pause`
 _SCATTERED = 0.5  # coverage of an item that has the signs of Han words anywhere
-_RELAX_BELOW = 10  # items: with fewer matches of all words, items with fewer words follow
+FEW_MATCHES = 10  # with fewer matches of all words, the query is relaxed
 
 
 class ItemText(NamedTuple):
@@ -173,12 +173,12 @@ class SearchIndex:
                 found.setdefault(number, (score, required / num_words))
             if count > total:
                 total, fewest = count, required
-            if is_exact or total >= min(limit, _RELAX_BELOW) or (found and 2 * required <= num_words + 1):
+            if is_exact or total >= min(limit, FEW_MATCHES) or (found and 2 * required <= num_words + 1):
                 break
         relaxations = plan.relaxations
         if fewest < num_words:
             relaxations = [*relaxations, Relaxation("words", f"{fewest} of {num_words} words", "all words")]
-        if plan.has_phrases and not is_exact and total < min(limit, _RELAX_BELOW):
+        if plan.has_phrases and not is_exact and total < min(limit, FEW_MATCHES):
             split = self._planner.plan(searcher, query, is_prefix, splits_signs=True)
             count, hits = _search(searcher, split, len(split.required), limit)
             for number, score in hits:

@@ -7,10 +7,9 @@ import hashlib
 
 import msgspec
 
+from recsys_tasks.engine.search_options import MAX_RESULTS
 from recsys_tasks.serving.messages import RequestError
 from recsys_tasks.wire.messages import SearchRequest
-
-_MAX_RESULTS = 10_000
 
 
 class _Cursor(msgspec.Struct, array_like=True):
@@ -33,7 +32,7 @@ def decode_cursor(cursor: str, request: SearchRequest) -> int:
         decoded = msgspec.json.decode(base64.b64decode(cursor, altchars="-_", validate=True), type=_Cursor)
     except (ValueError, msgspec.MsgspecError) as error:
         raise RequestError(422, "Invalid request", "not a cursor of this endpoint - at `$.cursor`") from error
-    if decoded.search != _fingerprint(request) or not 0 < decoded.offset <= _MAX_RESULTS:
+    if decoded.search != _fingerprint(request) or not 0 < decoded.offset <= MAX_RESULTS:
         problem = "the cursor belongs to a search with another query, filter or order"
         raise RequestError(422, "Invalid request", f"{problem} - at `$.cursor`")
     return decoded.offset
