@@ -51,7 +51,7 @@ from recsys_tasks.wire.messages import SearchRequest, SearchResponse
 
 _TOKEN = "benchmark"  # noqa: S105
 _END = 1.7e9
-_VIEWS_PER_ITEM, _SESSION = 10, 5
+_VIEWS_PER_ITEM, _MAX_VIEWS, _SESSION = 10, 200_000, 5
 _NO_CATEGORY = "1"  # in the judged products
 _WORD = re.compile(r"\w+")
 _METRICS = ("ndcg_10", "ndcg_10_judged", "recall_100", "mrr", "zero_hit_rate")
@@ -163,7 +163,7 @@ def _serving(bundle: Path, home: Path) -> Iterator[tuple[str, int]]:
 def _write_bundle(folder: Path, vocabulary: Vocabulary, columns: CatalogColumns) -> None:
     """Writes the bundle of a model that was trained on random views."""
     random = np.random.default_rng(0)
-    count = _VIEWS_PER_ITEM * len(vocabulary.item_ids)
+    count = min(_VIEWS_PER_ITEM * len(vocabulary.item_ids), _MAX_VIEWS)
     session = np.arange(count) // _SESSION
     at = _END - 3_600.0 * (session.max() - session)
     item = random.integers(FIRST_ITEM, len(vocabulary), count)

@@ -12,6 +12,7 @@ RecsysError
 └── InvariantError          a bug or corrupted data: report or repair it
     ├── BundleCorrupt              a bundle's files do not match its manifest
     ├── BundleUnusable             a bundle crashes, needs too much memory or times out
+    ├── SearchIndexUnusable        the files of a search index are missing, damaged or of another version
     └── GoldenMismatch             a model does not reproduce the answers it was exported with
 """
 
@@ -68,6 +69,10 @@ class BundleCorrupt(InvariantError):
 
 class BundleUnusable(InvariantError):
     """A bundle's probe crashes, exceeds the available memory or times out."""
+
+
+class SearchIndexUnusable(InvariantError):
+    """The files of a search index are missing, damaged, or of other versions or languages; they can be built again."""
 
 
 class GoldenMismatch(InvariantError):

@@ -164,8 +164,7 @@ class Engine:
         engine = copy.copy(self)
         engine._set_bundle(apply_item_updates(self.bundle, updates))
         engine._session_decoder = self._session_decoder.with_bundle(engine.bundle, updates)
-        if "_item_search" in self.__dict__:
-            engine._item_search = self._item_search.with_items(engine.bundle, updates)
+        engine._item_search = self._item_search.with_items(engine.bundle, updates)
         return engine
 
     def _set_bundle(self, bundle: Bundle) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,16 +14,21 @@ import numpy as np
 
 from recsys_tasks.engine.bundle import Bundle
 from recsys_tasks.engine.query_clicks import QueryAssociations
-from recsys_tasks.engine.scoring import ScoredItems, Scores, top_indices
+from recsys_tasks.engine.scoring import Scores, top_indices
 from recsys_tasks.engine.search_options import MAX_RESULTS, RELEVANCE, SearchOptions, SearchSetup
+from recsys_tasks.errors import SearchIndexUnusable
+from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.names import CATEGORY_SEPARATOR, FIRST_ITEM
-from recsys_tasks.search.analysis import Analyzer
 from recsys_tasks.search.completions import QueryCompletions
-from recsys_tasks.search.index import FEW_MATCHES, ItemText, Matches, Pause, SearchIndex
-from recsys_tasks.search.languages import resolve_languages
+from recsys_tasks.search.documents import ItemText, Pause
+from recsys_tasks.search.index import FEW_MATCHES, Matches, SearchIndex
+from recsys_tasks.search.index_files import write_index
 from recsys_tasks.search.settings import SignalWeights
 from recsys_tasks.wire.items import Recommendation, Relaxation, SearchResult, Sort
 
+log = logging.getLogger(__name__)
+
+SEARCH_INDEX = "search-index"  # folder in that of a bundle
 _MAX_RANKED = 1_000  # matches that are ranked where no filter, order or facet examines more
 _MIN_SCORE = 1e-9
 _TIE = 1e-3
@@ -84,24 +90,26 @@ class ItemSearch:
 
     @classmethod
     def build(cls, bundle: Bundle, setup: SearchSetup, pause: Pause) -> ItemSearch:
-        """Indexes the catalog of a bundle.
+        """Returns the search of a bundle, with the index in its folder or a new one.
 
         Raises:
             ConfigurationError: a language of the settings has no stemmer.
             InputError: the synonym file is not valid.
         """
-        settings = setup.settings
-        analyzer = Analyzer(resolve_languages(settings.languages, bundle.vocabulary.titles))
-        numbers = range(FIRST_ITEM, len(bundle.vocabulary))
-        index = SearchIndex(settings, analyzer, item_texts(bundle, numbers), pause)
+        search = cls(bundle, _open_index(bundle, setup, pause), setup)
         if bundle.category_names.names and setup.query_encoder is not None:
             setup.query_encoder.name()  # loads it before the first request
-        return cls(bundle, index, setup)
+        search.completions  # noqa: B018
+        return search
 
     def with_items(self, bundle: Bundle, item_ids: Iterable[str]) -> ItemSearch:
         """Returns the search of an updated bundle, after indexing its updated items."""
-        self.index.put(item_texts(bundle, bundle.vocabulary.numbers(list(item_ids)).tolist()))
-        return ItemSearch(bundle, self.index, self._setup)
+        numbers = bundle.vocabulary.numbers(list(item_ids)).tolist()
+        self.index.put(item_texts(bundle, numbers))
+        search = ItemSearch(bundle, self.index, self._setup)
+        if self.completions.contain(name for number in numbers for name in _names(bundle.vocabulary, number)):
+            search.completions = self.completions
+        return search
 
     @cached_property
     def _weights(self) -> SignalWeights:
@@ -116,7 +124,7 @@ class ItemSearch:
         vocabulary = self._bundle.vocabulary
         counts = Counter(brand for brand in vocabulary.brands if brand)
         for path, count in Counter(vocabulary.category_paths).items():
-            counts.update({level: count for level in path.split(CATEGORY_SEPARATOR) if level})
+            counts.update(dict.fromkeys(_levels(path), count))
         queries = {query.query: query.people for query in self._bundle.learned_queries}
         known = {name.casefold() for name in queries}
         names = {name: count / (len(vocabulary) + 1) for name, count in counts.items() if name.casefold() not in known}
@@ -199,8 +207,7 @@ class ItemSearch:
             "popularity": weights.popularity * self._popularity[numbers],
         }
         if personal is not None:
-            scored = personal.top_k(1, include=numbers)
-            lift = _lookup(numbers, scored) / np.maximum(self._shares[numbers], 1 / len(self._shares))
+            lift = personal.of(numbers) / np.maximum(self._shares[numbers], 1 / len(self._shares))
             signals["personal"] = weights.personal * _log_share(lift)
         return RankedMatches(matches, signals)
 
@@ -238,16 +245,39 @@ class ItemSearch:
             yield result
 
 
+def _open_index(bundle: Bundle, setup: SearchSetup, pause: Pause) -> SearchIndex:
+    folder, settings = bundle.folder / SEARCH_INDEX, setup.settings
+    try:
+        return SearchIndex(folder, settings)
+    except SearchIndexUnusable as error:
+        log.info("Building the search index of model version %s: %s", bundle.manifest.get("model_version"), error)
+    texts, titles = item_texts(bundle, range(FIRST_ITEM, len(bundle.vocabulary))), bundle.vocabulary.titles
+    if not setup.saves_index:
+        return SearchIndex.of_items(settings, texts, titles, pause)
+    write_index(folder, settings, texts, titles, pause)
+    return SearchIndex(folder, settings)
+
+
 def item_texts(bundle: Bundle, numbers: Iterable[int]) -> Iterator[ItemText]:
     """Yields the searchable texts of items."""
     vocabulary, catalog = bundle.vocabulary, bundle.catalog
     for number in numbers:
         row = number - FIRST_ITEM
         properties = catalog.properties_of(number)
-        levels = [level for level in vocabulary.category_paths[row].split(CATEGORY_SEPARATOR) if level]
+        levels = _levels(vocabulary.category_paths[row])
         others = " , ".join(_text(value) for name, value in properties.items() if name != _DESCRIPTION)
         description = _text(properties.get(_DESCRIPTION))
         yield ItemText(number, vocabulary.titles[row], vocabulary.brands[row], levels, description, others)
+
+
+def _names(vocabulary: Vocabulary, number: int) -> list[str]:
+    """Brand and category levels of an item."""
+    row = number - FIRST_ITEM
+    return [name for name in (vocabulary.brands[row], *_levels(vocabulary.category_paths[row])) if name]
+
+
+def _levels(path: str) -> list[str]:
+    return [level for level in path.split(CATEGORY_SEPARATOR) if level]
 
 
 def _text(value: object) -> str:
@@ -267,13 +297,3 @@ def _values(by_number: np.ndarray, numbers: np.ndarray) -> np.ndarray:
 def _log_share(ratio: np.ndarray) -> np.ndarray:
     """Logarithm of ratios from 1 to 100, scaled to [0, 1]: differences that chance makes are small."""
     return np.asarray(np.clip(np.log(np.maximum(ratio, 1.0)) / np.log(_FULL_RATIO), 0.0, 1.0))
-
-
-def _lookup(numbers: np.ndarray, scored: ScoredItems) -> np.ndarray:
-    """Scores of distinct item numbers [N]."""
-    order = np.argsort(numbers)
-    places = order[np.searchsorted(numbers, scored.numbers, sorter=order) % len(numbers)]
-    is_wanted = numbers[places] == scored.numbers
-    scores = np.zeros(len(numbers))
-    np.maximum.at(scores, places[is_wanted], scored.scores[is_wanted])
-    return scores

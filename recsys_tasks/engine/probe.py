@@ -15,12 +15,14 @@ import numpy as np
 from recsys_tasks.engine.bundle import read_bundle
 from recsys_tasks.engine.engine import Engine
 from recsys_tasks.engine.memory import limit_memory_growth, resident_bytes
+from recsys_tasks.engine.search_options import SearchSetup
 from recsys_tasks.engine.throttle import Throttle
 from recsys_tasks.errors import BundleCorrupt, BundleUnusable, GoldenMismatch, InvariantError
+from recsys_tasks.search.settings import SearchSettings
 
 # `nice` comes first: the imports, too, must not slow down requests.
 _PROGRAM = "import os, runpy; os.nice(19); runpy.run_module('recsys_tasks.engine.probe', run_name='__main__')"
-_TIMEOUT_SECONDS = 300.0
+_TIMEOUT_SECONDS = 900.0  # most of it for the search index of a large catalog on a busy machine
 _ROUNDS = 5
 _ERRORS: dict[str, type[InvariantError]] = {
     error.__name__: error for error in (BundleCorrupt, GoldenMismatch, BundleUnusable)
@@ -45,12 +47,13 @@ class _Failure(msgspec.Struct):
     problem: str
 
 
-def probe(folder: Path, max_bytes: int) -> BundleMeasurement:
+def probe(folder: Path, max_bytes: int, search: SearchSettings | None = None) -> BundleMeasurement:
     """Checks a bundle's files and golden answers and measures it, in a process with a memory limit.
 
     Args:
         folder: the bundle.
         max_bytes: memory that the process may allocate for the bundle.
+        search: settings for which the search index is written into the folder; None to write none.
 
     Raises:
         BundleCorrupt, GoldenMismatch: the bundle differs from what was exported.
@@ -61,7 +64,8 @@ def probe(folder: Path, max_bytes: int) -> BundleMeasurement:
         raise BundleUnusable(
             f"The bundle has {size / 1e6:.0f} MB, but only {max_bytes / 1e6:.0f} MB of memory are available"
         )
-    command = [sys.executable, "-c", _PROGRAM, str(folder), str(max_bytes)]
+    settings = msgspec.json.encode(search).decode()
+    command = [sys.executable, "-c", _PROGRAM, str(folder), str(max_bytes), settings]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     try:
         process = subprocess.run(command, env=environment, capture_output=True, timeout=_TIMEOUT_SECONDS)  # noqa: S603
@@ -84,14 +88,15 @@ def probe(folder: Path, max_bytes: int) -> BundleMeasurement:
     raise _ERRORS[failure.kind](failure.problem)
 
 
-def measure(folder: Path) -> BundleMeasurement:
-    """Checks and measures a bundle in this process.
+def measure(folder: Path, search: SearchSettings | None = None) -> BundleMeasurement:
+    """Checks and measures a bundle in this process; see `probe`.
 
     Raises:
         BundleCorrupt, GoldenMismatch: the bundle differs from what was exported.
     """
     resident_before = resident_bytes()
-    engine = Engine(read_bundle(folder))
+    setup = None if search is None else SearchSetup(search, saves_index=True)
+    engine = Engine(read_bundle(folder), search_setup=setup)
     golden_requests = engine.check_golden()
     engine.warm_up()
     milliseconds, throttle = [], Throttle()
@@ -106,10 +111,11 @@ def measure(folder: Path) -> BundleMeasurement:
     return BundleMeasurement(golden_requests, added / 1e6, mean, p99)
 
 
-def _main(folder: str, max_bytes: str) -> int:
+def _main(folder: str, max_bytes: str, settings: str) -> int:
     limit_memory_growth(int(max_bytes))
     try:
-        result: BundleMeasurement | _Failure = measure(Path(folder))
+        search = msgspec.json.decode(settings, type=SearchSettings | None)
+        result: BundleMeasurement | _Failure = measure(Path(folder), search)
     except (BundleCorrupt, GoldenMismatch, MemoryError) as error:
         result = _failure(error, int(max_bytes))
     sys.stdout.buffer.write(msgspec.json.encode(result))

@@ -14,6 +14,7 @@ from recsys_tasks.features.item_neighbors import ItemNeighbors, latest_items
 from recsys_tasks.names import FIRST_ITEM
 
 _PADDING_MULTIPLE, _CACHED_K = 256, 1_000
+_SAMPLED = 2_048  # of the popular items, and of the others, to estimate the sum of all probabilities
 _TINY = 1e-30
 _NO_ITEMS = np.zeros(0, np.int64)
 _NO_OFFSET = np.zeros(1, np.float32)
@@ -46,6 +47,10 @@ class Scores(Protocol):
         """
         ...
 
+    def of(self, numbers: np.ndarray) -> np.ndarray:
+        """Returns the scores of distinct items [N]; 0 for items that may not be shown."""
+        ...
+
 
 class PrecomputedScores:
     """Scores [V] by item number; items with a score of 0 or less may not be shown."""
@@ -67,6 +72,10 @@ class PrecomputedScores:
         numbers = np.concatenate([selected, include])
         return ScoredItems(numbers, np.where(log_scores[numbers] > -np.inf, self._scores[numbers], 0.0))
 
+    def of(self, numbers: np.ndarray) -> np.ndarray:
+        """See `Scores`."""
+        return np.where(self._log_scores[numbers] > -np.inf, self._scores[numbers], 0.0)
+
 
 class MatchScores:
     """Scores of some items; all others may not be shown.
@@ -85,11 +94,17 @@ class MatchScores:
         if offset is not None:
             log_scores += offset[self._numbers]
         selected = top_indices(log_scores, k)
+        if not len(include):
+            return ScoredItems(self._numbers[selected], self._scores[selected])
         included = np.flatnonzero(np.isin(self._numbers, include))
         selected = np.union1d(selected, included[log_scores[included] > -np.inf])
         absent = np.setdiff1d(include, self._numbers[selected])
         numbers = np.concatenate([self._numbers[selected], absent])
         return ScoredItems(numbers, np.concatenate([self._scores[selected], np.zeros(len(absent))]))
+
+    def of(self, numbers: np.ndarray) -> np.ndarray:
+        """See `Scores`."""
+        return _look_up(numbers, self._numbers, self._scores)
 
 
 class TrendingItems:
@@ -128,6 +143,10 @@ class BlendedScores:
         scored = self._scores.top_k(k, offset, np.concatenate([include, self._trending.numbers]))
         return ScoredItems(scored.numbers, self._trending.blend(scored))
 
+    def of(self, numbers: np.ndarray) -> np.ndarray:
+        """See `Scores`."""
+        return self._trending.blend(ScoredItems(numbers, self._scores.of(numbers)))
+
 
 def top_indices(values: np.ndarray, k: int) -> np.ndarray:
     """Indices of the k largest values [V] above -inf, in ascending order; ties go to lower indices."""
@@ -138,6 +157,14 @@ def top_indices(values: np.ndarray, k: int) -> np.ndarray:
             selected[np.flatnonzero(values == threshold)[: k - np.count_nonzero(selected)]] = True
         return np.flatnonzero(selected)
     return np.flatnonzero(values > -np.inf)
+
+
+def _look_up(numbers: np.ndarray, keys: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Sum of the values [K] of each of the distinct numbers [N] among the keys [K]."""
+    order = np.argsort(numbers)
+    places = order[np.searchsorted(numbers, keys, sorter=order) % max(len(numbers), 1)]
+    is_wanted = numbers[places] == keys
+    return np.bincount(places[is_wanted], values[is_wanted], len(numbers))
 
 
 class ItemVectors:
@@ -167,6 +194,16 @@ class ItemVectors:
         is_added = numbers >= len(self._base)
         vectors[is_added] = self._added[numbers[is_added] - len(self._base)]
         return vectors
+
+    @cached_property
+    def sample(self) -> tuple[np.ndarray, np.ndarray]:
+        """Vectors and offsets of a sample of items, the first ones, which are the most popular, and every n-th of the
+        others: the sum of exp(direction · vector + offset) estimates that of exp(direction · vector + bias) of all."""
+        others = range(FIRST_ITEM + _SAMPLED, len(self))
+        step = max(len(others) // _SAMPLED, 1)
+        numbers = np.r_[FIRST_ITEM : min(FIRST_ITEM + _SAMPLED, len(self)), others[::step]].astype(np.int64)
+        weights = np.where(numbers < FIRST_ITEM + _SAMPLED, 1.0, len(others) / max(len(others[::step]), 1))
+        return self[numbers], (self.bias[numbers] + np.log(weights)).astype(np.float32)
 
     def dot(self, direction: np.ndarray) -> np.ndarray:
         """Dot products [V] of all items with a vector [D]."""
@@ -250,6 +287,23 @@ class NextItemScores:
             return self._top_k_with_added(k, offset, include)
         outputs = self._run_scan(k, offset, self._copies.items, self._excluded, include)
         return ScoredItems(outputs["numbers"], outputs["shares"])
+
+    def of(self, numbers: np.ndarray) -> np.ndarray:
+        """See `Scores`; without the scan of all items, so that the sum of all probabilities is estimated."""
+        direction = self._direction[0]
+        vectors, offsets = self._items.sample
+        sampled = vectors @ direction + offsets
+        logits = self._items[numbers] @ direction + self._items.bias[numbers]
+        copied, copy_logits = self._copies.items[self._copies.item_index], self._copy_logits
+        if len(self._excluded):
+            allowed = np.isin(copied, self._excluded, invert=True)
+            copied, copy_logits = copied[allowed], copy_logits[allowed]
+        top = max(sampled.max(), logits.max(initial=-np.inf), copy_logits.max(initial=-np.inf))
+        copy_masses = np.exp((copy_logits - top).astype(np.float64))
+        total = np.exp(sampled - top).sum(dtype=np.float64) + copy_masses.sum()
+        masses = np.exp((logits - top).astype(np.float64)) + _look_up(numbers, copied, copy_masses)
+        masses[np.isin(numbers, self._excluded)] = 0.0
+        return np.asarray(masses / total)
 
     def _run_scan(
         self, k: int, offset: np.ndarray | None, copies: np.ndarray, excluded: np.ndarray, include: np.ndarray

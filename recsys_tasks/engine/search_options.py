@@ -40,10 +40,12 @@ class SearchSetup(NamedTuple):
     Attributes:
         settings: of the shop.
         query_encoder: for categories that a query only means; None for none.
+        saves_index: whether a new index is written into the bundle's folder, for the next start.
     """
 
     settings: SearchSettings
     query_encoder: QueryEncoder | None = None
+    saves_index: bool = False
 
 
 DEFAULT_SEARCH: Final = SearchOptions()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -11,11 +12,30 @@ _FREE_ROWS = 1024
 
 
 class CatalogNames:
-    """Names of the brand and the category levels of each item, as index terms."""
+    """Names of the brand and the category levels of each item, as index terms.
 
-    def __init__(self) -> None:
-        self._code_of: dict[str, int] = {}
-        self._codes = np.full((0, 1), -1, np.int32)  # names of each item number [V, N]; -1 for none
+    Args:
+        names: the distinct names.
+        codes: indices of the names of each item number [V, N]; -1 for none.
+    """
+
+    def __init__(self, names: Sequence[str] = (), codes: np.ndarray | None = None) -> None:
+        self._code_of = {name: code for code, name in enumerate(names)}
+        self._codes = np.full((0, 1), -1, np.int32) if codes is None else codes
+
+    @classmethod
+    def load(cls, path: Path) -> CatalogNames:
+        """Reads a file written by `save`.
+
+        Raises:
+            OSError, ValueError, KeyError: the file cannot be read.
+        """
+        with np.load(path, allow_pickle=False) as stored:
+            return cls(stored["names"].tolist(), stored["codes"])
+
+    def save(self, path: Path) -> None:
+        """Writes the names in NumPy's format."""
+        np.savez(path, names=np.asarray(list(self._code_of), str), codes=self._codes)
 
     def put(self, number: int, names: Sequence[Sequence[str]]) -> None:
         """Stores the names of an item, each as its terms."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from rapidfuzz import process
 from rapidfuzz.distance import OSA
@@ -30,6 +30,10 @@ class QueryCompletions:
         }
         self._keys = sorted(keys)
         self._starts = [key for key, _ in self._keys]
+
+    def contain(self, texts: Iterable[str]) -> bool:
+        """Whether all of some texts are among these."""
+        return all(text in self._weights for text in texts)
 
     def complete(self, prefix: str, k: int) -> list[str]:
         """Returns up to k texts, the heaviest first.

@@ -2,44 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
-from functools import lru_cache
+from collections.abc import Collection, Iterable, Sequence
+from functools import cached_property
 from html import escape
-from typing import Any, NamedTuple
+from itertools import combinations
+from math import comb
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import tantivy
 from tantivy import Occur, Query
 
-from recsys_tasks.search.analysis import Analyzer
-from recsys_tasks.search.catalog_names import CatalogNames
-from recsys_tasks.search.plan import BRAND, CATEGORY, DESCRIPTION, FIELDS, JOINED, PROPERTIES, TITLE, Plan, QueryPlanner
+from recsys_tasks.search.documents import NUMBER, ItemText, Pause, add_documents
+from recsys_tasks.search.index_files import link_index, open_index, write_index
+from recsys_tasks.search.plan import Plan, QueryPlanner
 from recsys_tasks.search.query import parse_query
 from recsys_tasks.search.settings import SearchSettings
-from recsys_tasks.search.spelling import SpellChecker
 from recsys_tasks.search.synonyms import read_synonyms
 from recsys_tasks.wire.items import Relaxation
 
-Pause = Callable[[], None]
-
-_NUMBER = "number"
+CHANGED_INDEX: Final = "changed-search-index-"  # name of a folder with items that were put later, before random letters
 _SHARES = ("text", "coverage", "name")  # columns of `Matches`
-_CACHED_TEXTS = 1 << 14
-_HEAP_BYTES = 32 << 20
-_ITEMS_PER_STEP = 250  # between two calls of `pause`
 _SCATTERED = 0.5  # coverage of an item that has the signs of Han words anywhere
+_MAX_COMBINATIONS = 10
 FEW_MATCHES = 10  # with fewer matches of all words, the query is relaxed
-
-
-class ItemText(NamedTuple):
-    """The texts of an item, empty where unknown; a category path is a list of its levels."""
-
-    number: int
-    title: str
-    brand: str
-    categories: Sequence[str]
-    description: str
-    properties: str
 
 
 class Matches(NamedTuple):
@@ -66,6 +54,8 @@ class Matches(NamedTuple):
     def add(self, numbers: np.ndarray) -> Matches:
         """Returns these matches followed by those of the items [M] that are not among them; their text has no match."""
         added = np.setdiff1d(numbers, self.numbers)
+        if not len(added):
+            return self
         empty = np.zeros(len(added))
         columns: dict[str, Any] = {name: np.concatenate([getattr(self, name), empty]) for name in _SHARES}
         return self._replace(numbers=np.concatenate([self.numbers, added]), total=self.total + len(added), **columns)
@@ -80,71 +70,55 @@ NO_MATCHES = Matches(np.zeros(0, np.int64), np.zeros(0), np.zeros(0), np.zeros(0
 
 
 class SearchIndex:
-    """Inverted index in memory (Tantivy). An item's score for a word is the best of its fields by BM25 (Robertson and
+    """Inverted index (Tantivy) in a folder. An item's score for a word is the best of its fields by BM25 (Robertson and
     Zaragoza 2009) plus a share of the others (disjunction maximum).
 
+    The folder does not change, so that several processes can open it: items that are put later go to a private copy.
+
     Args:
-        settings: languages, synonyms and field weights.
-        items: the texts of all items.
-        pause: called every 250 items, to throttle the work.
+        folder: written by `write_index`.
+        settings: synonyms, field weights and languages.
 
     Raises:
+        SearchIndexUnusable: the index must be written anew.
         InputError: the synonym file is not valid.
     """
 
-    def __init__(self, settings: SearchSettings, analyzer: Analyzer, items: Iterable[ItemText], pause: Pause) -> None:
-        self._analyzer, self._spelling, self._names = analyzer, SpellChecker(), CatalogNames()
-        self._analyze = lru_cache(_CACHED_TEXTS)(analyzer.analyze)  # items share brand, category and often the title
-        builder = tantivy.SchemaBuilder()
-        for name in FIELDS:
-            builder.add_text_field(name, tokenizer_name="whitespace", index_option="position")
-        builder.add_unsigned_field(_NUMBER, indexed=True, fast=True)
-        self._schema = builder.build()
-        synonyms = read_synonyms(settings.synonyms, analyzer)
-        self._planner = QueryPlanner(self._schema, settings.fields, analyzer, synonyms, self._spelling)
-        self._index = tantivy.Index(self._schema)
-        self.put(items, new=True, pause=pause)
-
-    def put(self, items: Iterable[ItemText], new: bool = False, pause: Pause = lambda: None) -> None:
-        """Indexes items, replacing their earlier documents; the next search finds them.
-
-        Args:
-            items: the texts.
-            new: skips the deletion of earlier documents, for items that have none.
-            pause: called every 250 items, to throttle the work.
-        """
-        writer = self._index.writer(_HEAP_BYTES, num_threads=1)
-        for count, item in enumerate(items, start=1):
-            if not new:
-                writer.delete_documents_by_query(Query.term_query(self._schema, _NUMBER, item.number))
-            writer.add_document(self._document(item))
-            if count % _ITEMS_PER_STEP == 0:
-                pause()
-        writer.commit()
-        writer.wait_merging_threads()
-        self._index.reload()
+    def __init__(self, folder: Path, settings: SearchSettings) -> None:
+        self._folder, self._settings = folder, settings
+        self._index, self._documents = open_index(folder, settings)
         self._searcher = self._index.searcher()
+        self._analyzer, self._names = self._documents.analyzer, self._documents.names
+        synonyms = read_synonyms(settings.synonyms, self._analyzer)
+        self._planner = QueryPlanner(settings.fields, self._analyzer, synonyms, self._documents.spelling)
 
-    def _document(self, item: ItemText) -> tantivy.Document:
-        title, brand, *levels = map(self._analyze, (item.title, item.brand, *item.categories))
-        texts = (title, brand, *levels)
-        self._spelling.add([word for text in texts for word in text.words])
-        self._names.put(item.number, [text.terms for text in texts[1:]])
-        fields = {
-            TITLE: title.terms,
-            BRAND: brand.terms,
-            JOINED: [term for text in texts for term in text.joined],
-            DESCRIPTION: self._analyzer.terms(item.description) if item.description else (),
-            PROPERTIES: self._analyzer.terms(item.properties) if item.properties else (),
-        }
-        document = tantivy.Document()
-        for field, terms in fields.items():
-            if terms:
-                document.add_text(field, " ".join(terms))
-        for level in levels:
-            document.add_text(CATEGORY, " ".join(level.terms))
-        document.add_unsigned(_NUMBER, item.number)
-        return document
+    @classmethod
+    def of_items(
+        cls, settings: SearchSettings, items: Iterable[ItemText], titles: Iterable[str], pause: Pause
+    ) -> SearchIndex:
+        """Returns an index in a temporary folder; the arguments and errors are those of `write_index`."""
+        temporary = TemporaryDirectory(prefix=CHANGED_INDEX)
+        folder = Path(temporary.name) / "index"
+        write_index(folder, settings, items, titles, pause)
+        index = cls(folder, settings)
+        index._temporary = temporary  # removed with the index
+        return index
+
+    @cached_property
+    def _temporary(self) -> TemporaryDirectory[str]:
+        return TemporaryDirectory(prefix=CHANGED_INDEX, dir=self._folder.parent)
+
+    @cached_property
+    def _changed(self) -> tantivy.Index:
+        """A private copy."""
+        folder = Path(self._temporary.name) / "changed"
+        link_index(self._folder, folder)
+        return open_index(folder, self._settings)[0]
+
+    def put(self, items: Iterable[ItemText]) -> None:
+        """Indexes items, replacing their earlier documents; the next search finds them."""
+        add_documents(self._changed, self._documents, items, lambda: None)
+        self._searcher = self._changed.searcher()
 
     def key(self, text: str) -> str:
         """Returns the index terms of a text as one; texts with the same key find the same items."""
@@ -164,31 +138,25 @@ class SearchIndex:
         searcher = self._searcher  # another thread may replace it: addresses of hits are those of one searcher
         query = parse_query(text, self._analyzer)
         plan = self._planner.plan(searcher, query, is_prefix, not is_exact)
-        num_words = len(plan.required)
-        found: dict[int, tuple[float, float]] = {}
-        total, fewest = 0, num_words
+        num_words, few = len(plan.required), min(limit, FEW_MATCHES)
+        found, total, fewest = _Found(), 0, num_words
         for required in range(num_words, 0, -1):
-            count, hits = _search(searcher, plan, required, limit)
-            for number, score in hits:
-                found.setdefault(number, (score, required / num_words))
+            count = found.add(_search(searcher, plan, required, limit), required / num_words)
             if count > total:
                 total, fewest = count, required
-            if is_exact or total >= min(limit, FEW_MATCHES) or (found and 2 * required <= num_words + 1):
+            if is_exact or total >= few or (total and 2 * required <= num_words + 1):
                 break
         relaxations = plan.relaxations
         if fewest < num_words:
             relaxations = [*relaxations, Relaxation("words", f"{fewest} of {num_words} words", "all words")]
-        if plan.has_phrases and not is_exact and total < min(limit, FEW_MATCHES):
+        if plan.has_phrases and not is_exact and total < few:
             split = self._planner.plan(searcher, query, is_prefix, splits_signs=True)
-            count, hits = _search(searcher, split, len(split.required), limit)
-            for number, score in hits:
-                found.setdefault(number, (score, _SCATTERED))
+            count = found.add(_search(searcher, split, len(split.required), limit), _SCATTERED)
             if count > total:
                 total, relaxations = count, [*relaxations, Relaxation("words", "single signs", "all words")]
-        if not found:
+        numbers, scores, coverage = (column[:limit] for column in found.columns())
+        if not len(numbers):
             return NO_MATCHES._replace(relaxations=tuple(relaxations))
-        numbers = np.fromiter(found, np.int64, len(found))[:limit]
-        scores, coverage = np.asarray(list(found.values()))[:limit].T
         names = self._names.shares(plan.query_terms, numbers)
         return Matches(numbers, scores / scores.max(), coverage, names, total, tuple(relaxations), plan.searched_terms)
 
@@ -202,13 +170,57 @@ class SearchIndex:
         return "".join([*parts, escape(text[at:])]).replace("</em><em>", "")
 
 
-def _search(
-    searcher: tantivy.Searcher, plan: Plan, num_required: int, limit: int
-) -> tuple[int, list[tuple[int, float]]]:
-    """Returns how many items have a number of the words, and the best of them with their scores."""
-    words = [(Occur.Should, clause) for clause in plan.required]
-    base = Query.boolean_query(words, minimum_number_should_match=num_required)
+class _Hits(NamedTuple):
+    """Number of items found, and the numbers and scores of the best of them [N]."""
+
+    total: int
+    numbers: np.ndarray
+    scores: np.ndarray
+
+
+class _Found:
+    """Items of several searches, those of earlier ones first."""
+
+    def __init__(self) -> None:
+        self._parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+
+    def add(self, hits: _Hits, coverage: float) -> int:
+        """Adds the items that no earlier search found; returns how many the search found."""
+        numbers, scores = hits.numbers, hits.scores
+        if self._parts and len(numbers):
+            is_new = np.isin(numbers, self.columns()[0], invert=True)
+            numbers, scores = numbers[is_new], scores[is_new]
+        if len(numbers):
+            self._parts.append((numbers, scores, np.full(len(numbers), coverage)))
+        return hits.total
+
+    def columns(self) -> Sequence[np.ndarray]:
+        """Item numbers, scores and coverage [N]."""
+        if len(self._parts) == 1:
+            return self._parts[0]
+        return [np.concatenate(column) for column in zip(*self._parts, strict=True)] or [np.zeros(0)] * 3
+
+
+def _search(searcher: tantivy.Searcher, plan: Plan, num_required: int, limit: int) -> _Hits:
+    """Finds the items with a number of the query's words."""
+    clauses = [(Occur.Must, _at_least(plan.required, num_required)), *plan.constraints]
     boosts = [(Occur.Should, clause) for clause in plan.boosts]
-    result: Any = searcher.search(Query.boolean_query([(Occur.Must, base), *plan.constraints, *boosts]), limit)
-    numbers: list[Any] = searcher.fast_field_values(_NUMBER, [address for _, address in result.hits])
-    return result.count, [(number, score) for (score, _), number in zip(result.hits, numbers, strict=True)]
+    result: Any = searcher.search(Query.boolean_query([*clauses, *boosts]), limit)
+    if not result.hits:
+        return _Hits(0, np.zeros(0, np.int64), np.zeros(0))
+    scores, addresses = zip(*result.hits, strict=True)
+    numbers = np.asarray(searcher.fast_field_values(NUMBER, list(addresses)), np.int64)
+    return _Hits(result.count, numbers, np.asarray(scores))
+
+
+def _at_least(words: list[Query], num_required: int) -> Query:
+    """Items with a number of words. Few combinations of them are searched for as such: an intersection is much faster
+    than Tantivy's minimum, and items with exactly this number of words get the same score."""
+    if num_required == len(words):
+        return Query.boolean_query([(Occur.Must, word) for word in words])
+    if num_required > 1 and comb(len(words), num_required) <= _MAX_COMBINATIONS:
+        parts = [
+            Query.boolean_query([(Occur.Must, word) for word in part]) for part in combinations(words, num_required)
+        ]
+        return Query.disjunction_max_query(parts, 0.0)
+    return Query.boolean_query([(Occur.Should, word) for word in words], minimum_number_should_match=num_required)

@@ -12,18 +12,17 @@ import tantivy
 from tantivy import Occur, Query
 
 from recsys_tasks.search.analysis import Analyzer, Word
+from recsys_tasks.search.documents import FIELDS, JOINED, SCHEMA, TITLE
 from recsys_tasks.search.query import ParsedQuery
 from recsys_tasks.search.settings import FieldWeights
 from recsys_tasks.search.spelling import SpellChecker
 from recsys_tasks.search.synonyms import Synonyms
 from recsys_tasks.wire.items import Relaxation
 
-TITLE, BRAND, CATEGORY, DESCRIPTION, PROPERTIES = "title", "brand", "category", "description", "properties"
-JOINED = "joined"  # adjacent words of the title, the brand or a level as one
-FIELDS = (TITLE, BRAND, CATEGORY, DESCRIPTION, PROPERTIES, JOINED)
 _TIE_BREAKER = 0.3  # what a match in a further field adds: with all of it, long descriptions outweigh titles
 _SYNONYM_WEIGHT, _CORRECTION_WEIGHT, _COMPLETION_WEIGHT, _STOP_WORD_WEIGHT = 0.8, 0.7, 0.7, 0.1
 _CACHED_WORDS = 1 << 14
+_MAX_ADJACENT_TITLES = 30_000  # with the rarest word
 
 
 class Plan(NamedTuple):
@@ -73,7 +72,6 @@ class QueryPlanner:
     """Plans queries on one index.
 
     Args:
-        schema: of the index.
         weights: of the fields.
         analyzer: of the indexed texts.
         synonyms: of the shop.
@@ -82,13 +80,12 @@ class QueryPlanner:
 
     def __init__(
         self,
-        schema: tantivy.Schema,
         weights: FieldWeights,
         analyzer: Analyzer,
         synonyms: Synonyms,
         spelling: SpellChecker,
     ) -> None:
-        self._schema, self._analyzer, self._synonyms, self._spelling = schema, analyzer, synonyms, spelling
+        self._analyzer, self._synonyms, self._spelling = analyzer, synonyms, spelling
         self._weights = {name: getattr(weights, name) for name in FIELDS if getattr(weights, name)}
         self._phrase_weight = weights.phrase
         self._is_stop_word = _stop_word_test(analyzer.languages)
@@ -110,7 +107,7 @@ class QueryPlanner:
             corrects: whether words that the index lacks are corrected.
             splits_signs: whether the signs of a Han word may be anywhere in an item.
         """
-        builder = _ClauseBuilder(searcher, self._schema, self._weights)
+        builder = _ClauseBuilder(searcher, self._weights)
         units = self._units(query.words, splits_signs)
         terms = [term for unit in units for term in unit.terms]
         unit_of_term = [place for place, unit in enumerate(units) for _ in unit.terms]
@@ -130,7 +127,7 @@ class QueryPlanner:
         ]
         return Plan(
             [_best_of(clauses) for clauses in required],
-            [*stop_words, *self._adjacency(terms)],
+            [*stop_words, *self._adjacency(searcher, terms)],
             _constraints(builder, query),
             relaxations,
             terms,
@@ -184,23 +181,28 @@ class QueryPlanner:
         required = {unit.terms: found for unit, found, is_stop in parts if not is_stop}
         return list(required.values()), [found for _, found, is_stop in parts if is_stop and found]
 
-    def _adjacency(self, terms: Sequence[str]) -> list[Query]:
-        """A clause that adds to the score of items with all words side by side in the title."""
-        if len(terms) < 2 or not self._phrase_weight:
+    def _adjacency(self, searcher: tantivy.Searcher, terms: Sequence[str]) -> list[Query]:
+        """A clause that adds to the score of items with all words side by side in the title.
+
+        There is none if all words are so common that it would take long.
+        """
+        if len(set(terms)) < 2 or not self._phrase_weight:
             return []
-        return [Query.boost_query(Query.phrase_query(self._schema, TITLE, list(terms), slop=1), self._phrase_weight)]
+        if min(searcher.doc_freq(TITLE, term) for term in terms) > _MAX_ADJACENT_TITLES:
+            return []
+        return [Query.boost_query(Query.phrase_query(SCHEMA, TITLE, list(terms), slop=1), self._phrase_weight)]
 
 
 class _ClauseBuilder:
     """Clauses of terms in the fields that have them."""
 
-    def __init__(self, searcher: tantivy.Searcher, schema: tantivy.Schema, weights: dict[str, float]) -> None:
-        self._searcher, self._schema, self._weights = searcher, schema, weights
+    def __init__(self, searcher: tantivy.Searcher, weights: dict[str, float]) -> None:
+        self._searcher, self._weights = searcher, weights
 
     def term(self, term: str, weight: float = 1.0) -> list[Query]:
         """One clause for each field that has the term."""
         return [
-            Query.boost_query(Query.term_query(self._schema, field, term), weight * field_weight)
+            Query.boost_query(Query.term_query(SCHEMA, field, term), weight * field_weight)
             for field, field_weight in self._weights.items()
             if self._searcher.doc_freq(field, term)
         ]
@@ -210,7 +212,7 @@ class _ClauseBuilder:
         if len(terms) == 1:
             return self.term(terms[0], weight)
         return [
-            Query.boost_query(Query.phrase_query(self._schema, field, list(terms), slop=slop), weight * field_weight)
+            Query.boost_query(Query.phrase_query(SCHEMA, field, list(terms), slop=slop), weight * field_weight)
             for field, field_weight in self._weights.items()
             if field != JOINED and all(self._searcher.doc_freq(field, term) for term in terms)
         ]

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from heapq import nlargest
+from pathlib import Path
+from types import MappingProxyType
 
+import msgspec
 from rapidfuzz import process
 from rapidfuzz.distance import OSA
 
@@ -21,18 +24,40 @@ def is_spelled(word: str) -> bool:
 
 
 class SpellChecker:
-    """Words of a catalog with their frequencies, by first letter and length."""
+    """Words of a catalog with their frequencies, by first letter and length.
 
-    def __init__(self) -> None:
+    Args:
+        counts: number of occurrences of each word.
+    """
+
+    def __init__(self, counts: Mapping[str, int] = MappingProxyType({})) -> None:
         self._counts: Counter[str] = Counter()
         self._buckets: dict[tuple[str, int], list[str]] = defaultdict(list)
         self._sorted: list[str] = []
         self._unsorted: list[str] = []
+        self._add_new(counts)
+        self._counts.update(counts)
+
+    @classmethod
+    def load(cls, path: Path) -> SpellChecker:
+        """Reads a file written by `save`.
+
+        Raises:
+            OSError, msgspec.MsgspecError: the file cannot be read.
+        """
+        return cls(msgspec.json.decode(path.read_bytes(), type=dict[str, int]))
+
+    def save(self, path: Path) -> None:
+        """Writes the words and their frequencies as JSON."""
+        path.write_bytes(msgspec.json.encode(self._counts))
 
     def add(self, words: Sequence[str]) -> None:
         """Counts words of an item for which `is_spelled` holds."""
-        new = dict.fromkeys(word for word in words if word not in self._counts)
+        self._add_new(words)
         self._counts.update(words)
+
+    def _add_new(self, words: Iterable[str]) -> None:
+        new = dict.fromkeys(word for word in words if word not in self._counts)
         for word in new:
             self._buckets[word[0], len(word)].append(word)
         self._unsorted += new

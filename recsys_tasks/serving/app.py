@@ -87,6 +87,7 @@ class Endpoint:
             SearchSetup(
                 read_search_settings(settings.search_settings),
                 CachedQueryEncoder(settings.text_encoder, settings.text_vectors),
+                saves_index=True,
             ),
             [other / "bundles" for other in folders.other_homes],
             self.item_updates,

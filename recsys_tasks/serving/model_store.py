@@ -14,6 +14,7 @@ import msgspec
 
 from recsys_tasks.engine.bundle import bundle_digest, read_bundle, unpack
 from recsys_tasks.engine.engine import Answer, Engine
+from recsys_tasks.engine.item_search import SEARCH_INDEX
 from recsys_tasks.engine.item_updates import ItemUpdate, ItemUpdates
 from recsys_tasks.engine.memory import available_bytes, resident_bytes
 from recsys_tasks.engine.merchandising import MerchandisingRules
@@ -21,6 +22,8 @@ from recsys_tasks.engine.probe import BundleMeasurement, probe
 from recsys_tasks.engine.search_options import SearchSetup
 from recsys_tasks.engine.throttle import Throttle
 from recsys_tasks.errors import InputError, InvariantError
+from recsys_tasks.search.index import CHANGED_INDEX
+from recsys_tasks.search.index_files import link_index
 from recsys_tasks.serving.rollout import AnswerFunction, ChallengerRunner, RolloutTerms
 
 log = logging.getLogger(__name__)
@@ -81,6 +84,8 @@ class ModelStore:
         self._state_path = folder / "serving.json"
         self.state = self._read_state()
         self._remove_unused_folders()  # of an upload that a crash interrupted
+        for path in folder.glob(f"*/{CHANGED_INDEX}*"):  # of a process that was killed
+            shutil.rmtree(path, ignore_errors=True)
         self.engine = self._load_active_or_previous()
         self.challenger = self._restore_challenger()
         self.previous_engine = self._try_load(self.state.previous) if keep_previous else None
@@ -112,7 +117,8 @@ class ModelStore:
             if self.challenger is not None and self.challenger.engine.bundle.digest == digest:
                 return self.challenger
             self._link_shared_files(staging, digest)
-            measured = probe(staging, self._free_memory_bytes())
+            search = self._search_setup.settings if self._search_setup else None
+            measured = probe(staging, self._free_memory_bytes(), search)
             self._close_challenger()
             bundle_folder = self._folder / digest
             if digest != self.state.active:
@@ -225,13 +231,16 @@ class ModelStore:
             self.previous_engine.shrink_cache()
 
     def _link_shared_files(self, folder: Path, digest: str) -> None:
-        """Replaces files that another worker has too with hard links, so that mapped files are in memory once."""
+        """Replaces files that another worker has too with hard links, so that mapped files are in memory once, and
+        takes over its search index."""
         for other in self._other_folders:
             for file in folder.iterdir():
                 with suppress(OSError):  # removed meanwhile, or on another disk
                     link = file.with_suffix(".link")
                     link.hardlink_to(other / digest / file.name)
                     link.replace(file)
+            with suppress(OSError, shutil.Error):  # it has none; a copy that is not whole is not used
+                link_index(other / digest / SEARCH_INDEX, folder / SEARCH_INDEX)
 
     def _get_staged(self, digest: str) -> ChallengerRunner:
         if self.challenger is None or self.challenger.engine.bundle.digest != digest:

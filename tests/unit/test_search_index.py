@@ -14,7 +14,8 @@ from icu4py.breakers import WordBreaker
 
 from recsys_tasks.errors import ConfigurationError, InputError
 from recsys_tasks.search.analysis import Analyzer
-from recsys_tasks.search.index import ItemText, Matches, SearchIndex
+from recsys_tasks.search.documents import ItemText
+from recsys_tasks.search.index import Matches, SearchIndex
 from recsys_tasks.search.languages import resolve_languages
 from recsys_tasks.search.settings import read_search_settings
 
@@ -47,11 +48,9 @@ SHOP = [
 
 
 def _index(items: Sequence[tuple[str, str, list[str], str, str]], synonyms: str = "") -> SearchIndex:
-    settings = read_search_settings(None)
-    if synonyms:
-        settings = msgspec.structs.replace(settings, languages=list(LANGUAGES), synonyms=synonyms)
+    settings = msgspec.structs.replace(read_search_settings(None), languages=list(LANGUAGES), synonyms=synonyms)
     texts = [ItemText(number, *item) for number, item in enumerate(items)]
-    return SearchIndex(settings, Analyzer(LANGUAGES), texts, lambda: None)
+    return SearchIndex.of_items(settings, texts, (), lambda: None)
 
 
 @pytest.fixture(scope="module")
