@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from heapq import nsmallest
 from typing import Any
 
 import numpy as np
@@ -64,8 +65,8 @@ def _count_values(values: Iterable[Any]) -> Counter[tuple[bool, Any]]:
 
 
 def _most_frequent(counts: Iterable[tuple[Any, int]]) -> list[FacetValue]:
-    ordered = sorted(counts, key=lambda item: (-item[1], str(item[0])))
-    return [FacetValue(count, value) for value, count in ordered[:_MAX_VALUES]]
+    ordered = nsmallest(_MAX_VALUES, counts, key=lambda item: (-item[1], str(item[0])))
+    return [FacetValue(count, value) for value, count in ordered]
 
 
 def _price_ranges(prices: np.ndarray) -> list[FacetValue]:

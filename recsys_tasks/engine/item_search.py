@@ -29,6 +29,7 @@ from recsys_tasks.wire.items import Recommendation, Relaxation, SearchResult, So
 log = logging.getLogger(__name__)
 
 SEARCH_INDEX = "search-index"  # folder in that of a bundle
+_MAX_COMPLETIONS = 200
 _MAX_RANKED = 1_000  # matches that are ranked where no filter, order or facet examines more
 _MIN_SCORE = 1e-9
 _TIE = 1e-3
@@ -138,10 +139,13 @@ class ItemSearch:
         Args:
             query: search text.
             allowed: items that may be shown [V]; None for all.
-            options: sort orders and facets examine up to 10,000 matches, the ranking alone up to 1,000.
+            options: sort orders and facets examine up to 10,000 matches, the ranking alone up to 1,000, completions up
+                to 200.
         """
         examines_all = allowed is not None or options.facets or options.sort != RELEVANCE
         limit = MAX_RESULTS if examines_all else _MAX_RANKED  # the same for all pages: no item is on two of them
+        if options.is_prefix:
+            limit = _MAX_COMPLETIONS
         association = self._association(query)
         matches = self.index.find(query, limit, options.is_prefix, is_exact=len(association) > 0)
         num_items = len(self._bundle.vocabulary)

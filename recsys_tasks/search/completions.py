@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping
 from rapidfuzz import process
 from rapidfuzz.distance import OSA
 
+from recsys_tasks.search.spelling import LAST_SIGN
+
 _WORD_START = re.compile(r"\b\w")
 _MIN_LETTERS = 4  # of a prefix, for typo tolerance
 _MAX_EXAMINED = 5_000
@@ -52,5 +54,5 @@ class QueryCompletions:
 
     def _range(self, prefix: str) -> list[tuple[str, str]]:
         start = bisect_left(self._starts, prefix)
-        end = bisect_left(self._starts, prefix + "\U0010ffff")
+        end = bisect_left(self._starts, prefix + LAST_SIGN)
         return self._keys[start : min(end, start + _MAX_EXAMINED)]

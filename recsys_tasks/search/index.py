@@ -206,11 +206,9 @@ def _search(searcher: tantivy.Searcher, plan: Plan, num_required: int, limit: in
     clauses = [(Occur.Must, _at_least(plan.required, num_required)), *plan.constraints]
     boosts = [(Occur.Should, clause) for clause in plan.boosts]
     result: Any = searcher.search(Query.boolean_query([*clauses, *boosts]), limit)
-    if not result.hits:
-        return _Hits(0, np.zeros(0, np.int64), np.zeros(0))
-    scores, addresses = zip(*result.hits, strict=True)
-    numbers = np.asarray(searcher.fast_field_values(NUMBER, list(addresses)), np.int64)
-    return _Hits(result.count, numbers, np.asarray(scores))
+    hits = result.hits  # each access makes new objects
+    numbers: list[Any] = searcher.fast_field_values(NUMBER, [address for _, address in hits])
+    return _Hits(result.count, np.asarray(numbers, np.int64), np.asarray([score for score, _ in hits]))
 
 
 def _at_least(words: list[Query], num_required: int) -> Query:

@@ -16,6 +16,7 @@ from rapidfuzz.distance import OSA
 _MIN_LETTERS_ONE_EDIT, _MIN_LETTERS_TWO_EDITS = 4, 8
 _MAX_CORRECTIONS = 3
 _MAX_COMPLETIONS, _MAX_EXAMINED = 10, 2_000
+LAST_SIGN = chr(0x10FFFF)  # sorts after all others
 
 
 def is_spelled(word: str) -> bool:
@@ -68,9 +69,11 @@ class SpellChecker:
             self._sorted = sorted([*self._sorted, *self._unsorted])
             self._unsorted = []
         start = bisect_left(self._sorted, prefix)
-        words = self._sorted[start : start + _MAX_EXAMINED]
-        completions = [word for word in words if word.startswith(prefix) and word != prefix]
-        return nlargest(_MAX_COMPLETIONS, completions, key=lambda word: self._counts[word])
+        end = min(bisect_left(self._sorted, prefix + LAST_SIGN), start + _MAX_EXAMINED)
+        words = self._sorted[start:end]
+        return [word for word in nlargest(_MAX_COMPLETIONS + 1, words, self._counts.__getitem__) if word != prefix][
+            :_MAX_COMPLETIONS
+        ]
 
     def correct(self, word: str) -> list[str]:
         """Returns up to three words with the same first letter at the smallest edit distance, the most frequent first.
