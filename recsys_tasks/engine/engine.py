@@ -228,9 +228,10 @@ class Engine:
         latest = session[-1].seconds
         num_results = search.offset + options.k
         found = self._item_search.find(query, self._ranker.allowed(options, latest), search)
-        excluded = self.bundle.vocabulary.numbers(sorted(options.exclude))
-        if (is_excluded := np.isin(found.matches.numbers, excluded)).any():
-            found = found.keep(~is_excluded)
+        if options.exclude:
+            excluded = self.bundle.vocabulary.numbers(sorted(options.exclude))
+            if (is_excluded := np.isin(found.matches.numbers, excluded)).any():
+                found = found.keep(~is_excluded)
         matches = found.matches
         if not len(matches.numbers):
             return NO_RESULTS._replace(relaxations=matches.relaxations)

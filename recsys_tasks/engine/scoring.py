@@ -14,7 +14,7 @@ from recsys_tasks.features.item_neighbors import ItemNeighbors, latest_items
 from recsys_tasks.names import FIRST_ITEM
 
 _PADDING_MULTIPLE, _CACHED_K = 256, 1_000
-_SAMPLED = 2_048  # of the popular items, and of the others, to estimate the sum of all probabilities
+_SAMPLED = 1_024  # of the popular items, and of the others, to estimate the sum of all probabilities
 _TINY = 1e-30
 _NO_ITEMS = np.zeros(0, np.int64)
 _NO_OFFSET = np.zeros(1, np.float32)
@@ -266,7 +266,7 @@ class NextItemScores:
     ) -> None:
         self._items, self._scan = items, scan
         self._direction = reading["direction"]
-        self._copies, self._copy_logits, excluded = history, reading["of_history"][0], tokens
+        self._copies, self._copy_logits, excluded = history, reading["of_history"][0], tokens[tokens >= FIRST_ITEM]
         if "of_session" in reading:  # the model allows repeats within a session
             self._copies = history.append(tokens)
             self._copy_logits = np.concatenate([self._copy_logits, reading["of_session"][0]])
@@ -293,17 +293,26 @@ class NextItemScores:
         direction = self._direction[0]
         vectors, offsets = self._items.sample
         sampled = vectors @ direction + offsets
-        logits = self._items[numbers] @ direction + self._items.bias[numbers]
-        copied, copy_logits = self._copies.items[self._copies.item_index], self._copy_logits
+        logits = self._logits(numbers)
+        copied = self._copies.items[self._copies.item_index]
+        copy_logits = np.where(copied < FIRST_ITEM, -np.inf, self._copy_logits)
         if len(self._excluded):
-            allowed = np.isin(copied, self._excluded, invert=True)
-            copied, copy_logits = copied[allowed], copy_logits[allowed]
+            copy_logits[np.isin(copied, self._excluded)] = -np.inf
+            logits[np.isin(numbers, self._excluded)] = -np.inf
         top = max(sampled.max(), logits.max(initial=-np.inf), copy_logits.max(initial=-np.inf))
         copy_masses = np.exp((copy_logits - top).astype(np.float64))
+        masses = np.exp((logits - top).astype(np.float64))
+        if len(copied):
+            masses += _look_up(numbers, copied, copy_masses)
         total = np.exp(sampled - top).sum(dtype=np.float64) + copy_masses.sum()
-        masses = np.exp((logits - top).astype(np.float64)) + _look_up(numbers, copied, copy_masses)
-        masses[np.isin(numbers, self._excluded)] = 0.0
-        return np.asarray(masses / total)
+        if len(self._excluded):
+            total -= np.exp(self._logits(np.unique(self._excluded)) - top).sum()
+        return np.asarray(masses / max(total, masses.sum(), _TINY))
+
+    def _logits(self, numbers: np.ndarray) -> np.ndarray:
+        """Generated logits of items [N]."""
+        logits: np.ndarray = self._items[numbers] @ self._direction[0] + self._items.bias[numbers]
+        return logits
 
     def _run_scan(
         self, k: int, offset: np.ndarray | None, copies: np.ndarray, excluded: np.ndarray, include: np.ndarray

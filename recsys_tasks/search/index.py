@@ -53,9 +53,9 @@ class Matches(NamedTuple):
 
     def add(self, numbers: np.ndarray) -> Matches:
         """Returns these matches followed by those of the items [M] that are not among them; their text has no match."""
-        added = np.setdiff1d(numbers, self.numbers)
-        if not len(added):
+        if not len(numbers):
             return self
+        added = np.setdiff1d(numbers, self.numbers)
         empty = np.zeros(len(added))
         columns: dict[str, Any] = {name: np.concatenate([getattr(self, name), empty]) for name in _SHARES}
         return self._replace(numbers=np.concatenate([self.numbers, added]), total=self.total + len(added), **columns)

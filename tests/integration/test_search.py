@@ -12,7 +12,9 @@ import pytest
 from starlette.testclient import TestClient
 
 from recsys_tasks.engine.bundle import pack
+from recsys_tasks.engine.item_search import SEARCH_INDEX
 from recsys_tasks.errors import InputError
+from recsys_tasks.search.index import CHANGED_INDEX
 from recsys_tasks.serving.app import create_app
 from recsys_tasks.settings import Settings
 from tests.integration.endpoints import TOKEN
@@ -220,6 +222,53 @@ def test_searches_are_answered_while_items_are_indexed(client: TestClient) -> No
         assert set(puts) == {200}
     assert all(earlier <= later for earlier, later in pairwise(totals))
     assert _search(client, "identical title")["total"] == 40
+
+
+def _open_endpoint(home: Path, **settings: Any) -> TestClient:
+    return TestClient(create_app(Settings(home=home, admin_token=TOKEN, **settings)))
+
+
+@pytest.fixture
+def deployed(tmp_path: Path, bundles: list[Path]) -> Path:
+    """Home of an endpoint with a model, and an item that was put later."""
+    with _open_endpoint(tmp_path) as client:
+        assert client.put("/v1/admin/model", content=pack(bundles[0]), headers=HEADERS).status_code == 200
+        assert client.put("/v1/items/mouse", json=SHOP["mouse"], headers=HEADERS).status_code == 200
+    return tmp_path
+
+
+def _index_file(home: Path, pattern: str = "index.json") -> Path:
+    return next(home.glob(f"**/{SEARCH_INDEX}/{pattern}"))
+
+
+def test_an_endpoint_starts_with_the_index_of_the_deployment(deployed: Path) -> None:
+    written = _index_file(deployed).stat().st_mtime_ns
+    with _open_endpoint(deployed) as client:
+        assert _ids(_search(client, "mouse")) == ["mouse"], "and with the items that were put since"
+    assert _index_file(deployed).stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize("pattern", ["index.json", "*.idx", "*.term", "words.json"])
+def test_a_damaged_index_is_built_again_at_the_start(deployed: Path, pattern: str) -> None:
+    _index_file(deployed, pattern).write_bytes(b"damaged")
+    with _open_endpoint(deployed) as client:
+        assert _ids(_search(client, "mouse")) == ["mouse"]
+    assert b"damaged" not in _index_file(deployed, pattern).read_bytes()
+
+
+def test_other_languages_build_the_index_again(deployed: Path, tmp_path: Path) -> None:
+    settings = tmp_path / "search.toml"
+    settings.write_text('languages = ["german"]')
+    with _open_endpoint(deployed, search_settings=settings) as client:
+        assert _ids(_search(client, "mouse")) == ["mouse"]
+    assert b'"languages":["german"]' in _index_file(deployed).read_bytes()
+
+
+def test_what_a_killed_process_left_is_removed(deployed: Path) -> None:
+    left = _index_file(deployed).parents[1] / f"{CHANGED_INDEX}x"
+    left.mkdir()
+    with _open_endpoint(deployed):
+        assert not left.exists()
 
 
 def test_invalid_search_settings_prevent_the_start(tmp_path: Path) -> None:

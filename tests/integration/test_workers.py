@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from recsys_tasks.engine.bundle import VECTORS, bundle_digest, pack
+from recsys_tasks.engine.item_search import SEARCH_INDEX
 from recsys_tasks.stack.environment import find_free_port
 from tests.integration.endpoints import TOKEN, running_process, wait_for
 
@@ -85,6 +86,7 @@ def test_an_event_at_one_worker_counts_in_the_next_answer_of_the_other(
 
     homes = [tmp_path / "home" / name / "bundles" / bundle_digest(bundles[0]) for name in ("endpoint", "endpoint-1")]
     assert len({(home / VECTORS).stat().st_ino for home in homes}) == 1
+    assert len({next((home / SEARCH_INDEX).glob("*.idx")).stat().st_ino for home in homes}) == 1
 
 
 def test_a_terminated_worker_answers_the_requests_in_progress(workers: tuple[int, str, list[str]]) -> None:

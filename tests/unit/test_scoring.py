@@ -111,6 +111,8 @@ def test_probabilities_equal_the_numpy_reference(
     offset = np.where(random.random(count) < 0.3, -np.inf, random.choice([0.0, 0.7], count)).astype(np.float32)
     expected = _expected(items, direction, copy_logits, copies, excluded)
     scores = NextItemScores(items, scanned.graph, reading, CopyCandidates.from_events(past), tokens, NEIGHBORS)
+    known = np.arange(FIRST_ITEM, count)
+    np.testing.assert_allclose(scores.of(known), expected[known], rtol=1e-3, atol=1e-9)
     for used_offset in (None, offset):
         scored = scores.top_k(k, used_offset, np.arange(count))
         shares = np.zeros(count)
@@ -122,3 +124,16 @@ def test_probabilities_equal_the_numpy_reference(
             ranked = np.log(expected) + (0.0 if used_offset is None else used_offset)
         best = np.argsort(-ranked)[: k // 2]
         assert set(best[ranked[best] > -np.inf].tolist()) <= set(selected.tolist())
+
+
+def test_the_probabilities_of_some_items_are_estimated_where_the_catalog_is_large() -> None:
+    random = np.random.default_rng(0)
+    vectors = random.standard_normal((40_000, WIDTH)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    items = ItemVectors(vectors, -np.log(np.arange(1, 40_001)).astype(np.float32))  # popular items first
+    direction = 4 * vectors[39_000]
+    nothing, numbers = np.zeros(0, np.int64), np.asarray([FIRST_ITEM, 500, 39_000])
+    reading = {"direction": direction[None], "of_history": np.zeros((1, 0), np.float32)}
+    scores = NextItemScores(items, None, reading, CopyCandidates.from_events(nothing), nothing, NEIGHBORS)  # type: ignore[arg-type]
+    expected = _expected(items, direction, nothing, nothing, nothing)
+    np.testing.assert_allclose(scores.of(numbers), expected[numbers], rtol=0.1)
