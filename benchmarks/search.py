@@ -35,9 +35,12 @@ from benchmarks.report import host_info, print_table, write_json
 from recsys_tasks.client import RecommenderClient
 from recsys_tasks.engine.bundle import pack
 from recsys_tasks.engine.catalog import CatalogColumns
+from recsys_tasks.engine.category_meaning import NO_NAMES, CategoryNames
 from recsys_tasks.evaluation.search import RESULTS, JudgedQuery, evaluate_search, read_judged_queries
 from recsys_tasks.features.encoded_snapshot import EncodedSnapshot
 from recsys_tasks.features.sequences import QUERY_WORDS, build_timeline
+from recsys_tasks.features.serving_data import category_names
+from recsys_tasks.features.text_encoder import load_text_encoder
 from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.model.export import export_graphs
 from recsys_tasks.model.files import TrainedModel, save_model
@@ -99,6 +102,7 @@ def compare_quality(folder: Path, json_path: str | None) -> None:
     with tempfile.TemporaryDirectory() as work:
         engines: dict[str, Callable[[Path, Sequence[Product]], Iterator[Search]]] = {
             "this project": _own_endpoint,
+            "this project without a sentence encoder": _own_endpoint_without_encoder,
             "bm25s": _bm25s,
             "SQLite FTS5": _sqlite,
             "PostgreSQL full text": _postgres,
@@ -138,14 +142,20 @@ def _attribute_text(attributes: str) -> str:
     return " , ".join(map(str, json.loads(attributes).values())) if attributes else ""
 
 
-def _own_endpoint(work: Path, products: Sequence[Product]) -> Iterator[Search]:
+def _own_endpoint_without_encoder(work: Path, products: Sequence[Product]) -> Iterator[Search]:
+    return _own_endpoint(work, products, "none")
+
+
+def _own_endpoint(work: Path, products: Sequence[Product], encoder: str = "auto") -> Iterator[Search]:
     item_ids, titles, categories, brands = (
         tuple(getattr(product, name) for product in products) for name in ("item_id", "title", "category", "brand")
     )
     vocabulary = Vocabulary(item_ids, titles, categories, brands, (_VIEWS_PER_ITEM,) * len(products))
     columns = CatalogColumns.empty(len(products))
     columns.properties = [{"description": p.description, "attributes": p.attributes} for p in products]
-    _write_bundle(work / "bundle", vocabulary, columns)
+    names = category_names(vocabulary, load_text_encoder(encoder, work / "encoder"), work / "vectors")
+    _write_bundle(work / "bundle", vocabulary, columns, names)
+    os.environ["RECSYS_TEXT_ENCODER"] = encoder
     with _serving(work / "bundle", work / "home") as (url, _), RecommenderClient(url, timeout_seconds=10) as client:
         yield client.search
 
@@ -160,7 +170,9 @@ def _serving(bundle: Path, home: Path) -> Iterator[tuple[str, int]]:
         yield url, process
 
 
-def _write_bundle(folder: Path, vocabulary: Vocabulary, columns: CatalogColumns) -> None:
+def _write_bundle(
+    folder: Path, vocabulary: Vocabulary, columns: CatalogColumns, names: CategoryNames = NO_NAMES
+) -> None:
     """Writes the bundle of a model that was trained on random views."""
     random = np.random.default_rng(0)
     count = min(_VIEWS_PER_ITEM * len(vocabulary.item_ids), _MAX_VIEWS)
@@ -181,7 +193,7 @@ def _write_bundle(folder: Path, vocabulary: Vocabulary, columns: CatalogColumns)
     train(network, data, TrainingConfig(epochs=1, num_negatives=128), lambda _: 0.0)
     save_model(TrainedModel(network.eval(), vocabulary), folder)
     export_graphs(network, folder)
-    write_data(folder, columns, encoded, _END)
+    write_data(folder, columns, encoded, _END, (), names)
     lineage = {"model_version": "1", "run_id": "r", "snapshot_id": "s", "cutoff": "2023-11-14T22:13:20+00:00"}
     seal_with_golden(folder, lineage, golden_requests(encoded))
 

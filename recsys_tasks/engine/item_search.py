@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,7 +21,7 @@ from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.names import CATEGORY_SEPARATOR, FIRST_ITEM
 from recsys_tasks.search.completions import QueryCompletions
 from recsys_tasks.search.documents import ItemText, Pause
-from recsys_tasks.search.index import FEW_MATCHES, Matches, SearchIndex
+from recsys_tasks.search.index import Matches, SearchIndex
 from recsys_tasks.search.index_files import write_index
 from recsys_tasks.search.settings import SignalWeights
 from recsys_tasks.wire.items import Recommendation, Relaxation, SearchResult, Sort
@@ -33,7 +33,9 @@ _MAX_COMPLETIONS = 200
 _MAX_RANKED = 1_000  # matches that are ranked where no filter, order or facet examines more
 _MIN_SCORE = 1e-9
 _TIE = 1e-3
-_PRIOR_COUNT, _FULL_RATIO = 10.0, 100.0  # actions added to each item's; ratio with the full signal
+_MEANT = 200  # with fewer matches of all words, the categories that the query means are searched, too
+_PRIOR_COUNT = 10.0  # actions added to each item's
+_NO_RATIO, _FULL_RATIO = 2.0, 100.0  # ratios without a signal, since chance makes them, and with the full signal
 _DESCRIPTION = "description"
 
 
@@ -154,7 +156,7 @@ class ItemSearch:
         if len(association):
             matches = matches.add(self._best(association, limit))
         meaning = np.zeros(0)
-        if not len(association) and not options.is_prefix and (matches.coverage == 1).sum() < FEW_MATCHES:
+        if not len(association) and not options.is_prefix and (matches.coverage == 1).sum() < _MEANT:
             meaning, names = self._meaning(query)
             meant = (Relaxation("meaning", name, query) for name in names)
             matches = matches.add(self._best(meaning, limit))._replace(relaxations=(*matches.relaxations, *meant))
@@ -173,14 +175,21 @@ class ItemSearch:
         names, encoder = self._bundle.category_names, self._setup.query_encoder
         if not names.names or encoder is None or encoder.name() != names.encoder:
             return np.zeros(0), []
-        strengths = names.similar(encoder.encode(query))
-        categories = self._bundle.catalog.categories
-        strength_of_path = [
-            max((strengths.get(level, 0.0) for level in path.split(CATEGORY_SEPARATOR)), default=0.0)
-            for path in categories.values
-        ]
-        by_number: np.ndarray = np.append(strength_of_path, 0.0)[categories.codes]  # the last one for code -1
-        return by_number, sorted(strengths, key=lambda name: -strengths[name])
+        strengths, categories = names.similar(encoder.encode(query)), self._bundle.catalog.categories
+        by_path = np.zeros(len(categories.values) + 1)  # the last one for code -1
+        for name, strength in strengths.items():
+            codes = self._paths_of_level.get(name, [])
+            by_path[codes] = np.maximum(by_path[codes], strength)
+        return by_path[categories.codes], list(strengths)
+
+    @cached_property
+    def _paths_of_level(self) -> dict[str, list[int]]:
+        """Codes of the category paths that have a level, by its name."""
+        codes = defaultdict(list)
+        for code, path in enumerate(self._bundle.catalog.categories.values):
+            for level in dict.fromkeys(_levels(path)):
+                codes[level].append(code)
+        return codes
 
     def _association(self, query: str) -> np.ndarray:
         """Association of each item with a learned query [V]; empty for other queries."""
@@ -299,5 +308,6 @@ def _values(by_number: np.ndarray, numbers: np.ndarray) -> np.ndarray:
 
 
 def _log_share(ratio: np.ndarray) -> np.ndarray:
-    """Logarithm of ratios from 1 to 100, scaled to [0, 1]: differences that chance makes are small."""
-    return np.asarray(np.clip(np.log(np.maximum(ratio, 1.0)) / np.log(_FULL_RATIO), 0.0, 1.0))
+    """Logarithm of ratios from 2 to 100, scaled to [0, 1]; of a model that knows nothing, all are below."""
+    log_ratio = np.log(np.maximum(ratio, _NO_RATIO) / _NO_RATIO)
+    return np.asarray(np.minimum(log_ratio / np.log(_FULL_RATIO / _NO_RATIO), 1.0))

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
@@ -20,6 +20,7 @@ from sqlalchemy import text
 
 from recsys_tasks.stack.processes import stop_stack_processes
 from recsys_tasks.warehouse import embedded
+from tests.integration.ingesting import ingest
 
 _SAMPLE = {
     "RECSYS_SAMPLE_USERS": "300",
@@ -28,6 +29,20 @@ _SAMPLE = {
     "RECSYS_WARM_START_SECONDS": "8",
     "RECSYS_TEXT_ENCODER": "none",  # 6,280 titles take minutes beside the other tests
 }
+_UNKNOWN_WORD = "qwortsel"  # no item has it
+_SEARCH_MAPPING = """
+source = "searches"
+format = "csv"
+implies_users = true
+
+[columns]
+event_id = "id"
+user_id = "who"
+item_id = "what"
+event_type = "did"
+event_time = "when"
+query = "query"
+"""
 _LATER = datetime(2018, 6, 1, 10, tzinfo=UTC)  # no event is recent enough to trend
 
 
@@ -94,6 +109,37 @@ def _endpoint_items(address: str, viewed: str) -> list[str]:
     return [item["item_id"] for item in answer.json()["items"]]
 
 
+def _ingest_clicked_searches(home: Path) -> str:
+    """Ingests searches of thirty people for a word that no item has, each followed by a purchase of one item; returns
+    the item's id."""
+    server = embedded.start(home)
+    engine = sqlalchemy.create_engine(embedded.url(server, "warehouse"))
+    with engine.connect() as connection:
+        middle, item_id = connection.execute(
+            text(
+                "select percentile_disc(0.5) within group (order by event_time), mode() within group (order by item_id)"
+                " from events"
+            )
+        ).one()
+    rows = ["id,who,what,did,when,query"]
+    for person in range(30):
+        searched = middle + timedelta(minutes=person)
+        for kind, item, query, at in (
+            ("search", "", _UNKNOWN_WORD, searched),
+            ("purchase", item_id, "", searched + timedelta(seconds=20)),
+        ):
+            rows.append(f"{kind}-{person},searcher-{person},{item},{kind},{at.isoformat()},{query}")
+    file = home / "searches.csv"
+    file.write_text("\n".join([*rows, ""]), encoding="utf-8")
+    mapping = home / "searches.toml"
+    mapping.write_text(_SEARCH_MAPPING, encoding="utf-8")
+    (report,) = ingest(engine, home, str(mapping), file)
+    assert (report.inserted, report.quarantined) == (60, 0)
+    engine.dispose()
+    server.cleanup()
+    return str(item_id)
+
+
 def test_the_loop_closes_after_a_kill_in_the_middle(home: Path) -> None:
     killed = _start(home, "--once")
     assert killed.stdout is not None
@@ -102,6 +148,7 @@ def test_the_loop_closes_after_a_kill_in_the_middle(home: Path) -> None:
             break
     killed.send_signal(signal.SIGKILL)
     killed.wait()
+    chosen = _ingest_clicked_searches(home)
 
     again = _start(home, "--once")
     output, _ = again.communicate(timeout=2_000)
@@ -170,6 +217,8 @@ def test_the_loop_closes_after_a_kill_in_the_middle(home: Path) -> None:
     request = {"user_id": "1", "time": "2017-12-26T10:00:00Z", "record": False}
     answer = httpx.post(f"{address}/v1/recommendations", json=request)
     assert {item["source"] for item in answer.json()["items"]} == {"model"}
+    found = httpx.post(f"{address}/v1/search", json={"query": _UNKNOWN_WORD, "record": False}).json()
+    assert (found["fallback"], found["items"][0]["item_id"]) == (False, chosen), "learned from what people bought"
     (mlflow,) = set(re.findall(r"mlflow +(http://\S+)", shown))
     viewed = answer.json()["items"][0]["item_id"]
     assert _champion_items(mlflow, viewed) == _endpoint_items(address, viewed)

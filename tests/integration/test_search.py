@@ -224,6 +224,20 @@ def test_searches_are_answered_while_items_are_indexed(client: TestClient) -> No
     assert _search(client, "identical title")["total"] == 40
 
 
+def test_searches_are_answered_while_the_index_of_a_new_model_is_built(tmp_path: Path, bundles: list[Path]) -> None:
+    with _open_endpoint(tmp_path) as client, ThreadPoolExecutor(1) as pool:
+        for bundle in bundles[:2]:
+            deployed = pool.submit(client.put, "/v1/admin/model", content=pack(bundle), headers=HEADERS)
+            if bundle == bundles[0]:
+                assert deployed.result().status_code == 200
+                assert client.put("/v1/items/mouse", json=SHOP["mouse"], headers=HEADERS).status_code == 200
+        found = [_ids(_search(client, "mouse"))]
+        while not deployed.done():
+            found.append(_ids(_search(client, "mouse")))
+        assert deployed.result().status_code == 200
+        assert all(ids == ["mouse"] for ids in [*found, _ids(_search(client, "mouse"))])
+
+
 def _open_endpoint(home: Path, **settings: Any) -> TestClient:
     return TestClient(create_app(Settings(home=home, admin_token=TOKEN, **settings)))
 
