@@ -7,6 +7,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
+import numpy as np
 import pytest
 import torch
 from sqlalchemy import Engine, text
@@ -14,6 +16,7 @@ from starlette.testclient import TestClient
 
 from recsys_tasks.engine.query_clicks import LearnedQuery
 from recsys_tasks.errors import InputError
+from recsys_tasks.evaluation.search import JudgedQuery, evaluate_search
 from recsys_tasks.features.encoded_snapshot import build_vocabulary, encode_snapshot
 from recsys_tasks.features.query_clicks import learn_query_clicks
 from recsys_tasks.features.sequences import QUERY_WORDS
@@ -29,11 +32,13 @@ from recsys_tasks.serving.app import create_app
 from recsys_tasks.settings import Settings
 from recsys_tasks.steps.search import read_choices
 from recsys_tasks.training.task import training_data
+from recsys_tasks.wire.messages import SearchRequest, SearchResponse
 from tests.conftest import fresh_warehouse
 from tests.integration.endpoints import install_bundle
-from tests.shops import START, add_batch, event, fill, small_config
+from tests.shops import ITEMS, START, add_batch, event, fill, small_config
 
 MEANT = {"diaper": ["i30", "i31", "i32"], "尿不湿": ["i30", "i31"], "brandless": ["i33"]}
+NOISY = {"qwortsel": ["i5", "i6", "i7", "i8", "i9"], "щуцк": ["i10", "i11", "i12"], "夺夼": ["i20"]}
 
 
 class Learned(NamedTuple):
@@ -50,6 +55,7 @@ def learned(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> Learned:
     with fresh_warehouse(postgres) as warehouse:
         fill(warehouse)
         rows = [row for query, items in MEANT.items() for row in _clicked_searches(query, items, people=12)]
+        rows += _noisy_searches()
         rows += _clicked_searches("rare", ["i34"], people=4)  # too few people
         rows += _clicked_searches("spam", ["i35"], people=1, times=50)  # one visitor, many times
         add_batch(warehouse, rows)
@@ -84,6 +90,21 @@ def _clicked_searches(query: str, items: list[str], people: int, times: int = 1)
     return rows
 
 
+def _noisy_searches() -> list[dict[str, object]]:
+    """A hundred searches of thirty people for each word; every fifth person chooses anything."""
+    random, rows = np.random.default_rng(0), []
+    for query, items in NOISY.items():
+        for search in range(100):
+            user, session = f"{query}-{search % 30}", uuid.uuid4().hex
+            at = START + timedelta(days=2, minutes=30 * search)
+            item = f"i{random.integers(ITEMS)}" if random.random() < 0.2 else str(random.choice(items))
+            rows += [
+                {**event(user, session, "", at), "event_type": SEARCH, "item_id": None, "query": query},
+                {**event(user, session, item, at + timedelta(seconds=30)), "event_type": VIEW},
+            ]
+    return rows
+
+
 @pytest.fixture(scope="module")
 def client(learned: Learned, tmp_path_factory: pytest.TempPathFactory) -> Any:
     home = tmp_path_factory.mktemp("endpoint")
@@ -93,7 +114,7 @@ def client(learned: Learned, tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def test_queries_of_enough_people_are_learned_with_what_they_chose(learned: Learned) -> None:
-    assert set(learned.queries) == set(MEANT)
+    assert set(learned.queries) == {*MEANT, *NOISY}
     for query, items in MEANT.items():
         assert learned.queries[query].people == 12
         assert set(learned.queries[query].item_ids) == set(items), "not what was viewed an hour later"
@@ -106,6 +127,16 @@ def test_words_that_no_item_has_find_what_people_chose(client: TestClient, query
     assert answer["fallback"] is False
     assert {item["item_id"] for item in answer["items"][: len(meant)]} == set(meant)
     assert answer["items"][0]["signals"]["clicks"] > 0
+
+
+def test_a_fifth_of_mistaken_choices_hardly_disturbs_the_order(client: TestClient) -> None:
+    judged = [JudgedQuery(query, dict.fromkeys(items, 1)) for query, items in NOISY.items()]
+
+    def search(request: SearchRequest) -> SearchResponse:
+        answer = client.post("/v1/search", content=msgspec.json.encode(request))
+        return msgspec.json.decode(answer.content, type=SearchResponse)
+
+    assert evaluate_search(judged, search)["all"]["ndcg_10"] >= 0.8
 
 
 def test_what_too_few_people_chose_is_not_found(client: TestClient) -> None:
