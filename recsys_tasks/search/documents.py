@@ -11,6 +11,7 @@ from tantivy import Query
 
 from recsys_tasks.search.analysis import Analyzer
 from recsys_tasks.search.catalog_names import CatalogNames
+from recsys_tasks.search.compounds import Compounds
 from recsys_tasks.search.spelling import SpellChecker
 
 TITLE, BRAND, CATEGORY, DESCRIPTION, PROPERTIES = "title", "brand", "category", "description", "properties"
@@ -51,19 +52,23 @@ class DocumentBuilder:
 
     Args:
         analyzer: of the texts.
-        spelling: gets the words.
+        spelling: gets the words, and has those of earlier documents.
         names: gets the names of brands and category levels.
     """
 
     def __init__(self, analyzer: Analyzer, spelling: SpellChecker, names: CatalogNames) -> None:
         self.analyzer, self.spelling, self.names = analyzer, spelling, names
+        self.compounds = Compounds(analyzer.languages)
+        self.compounds.add(map(analyzer.term, spelling.words()))
         self._analyze = lru_cache(_CACHED_TEXTS)(analyzer.analyze)  # items share brand, category and often the title
 
     def build(self, item: ItemText) -> tantivy.Document:
         """Returns the document of an item."""
         title, brand, *levels = map(self._analyze, (item.title, item.brand, *item.categories))
         texts = (title, brand, *levels)
-        self.spelling.add([word for text in texts for word in text.words])
+        words = [word for text in texts for word in text.words]
+        self.spelling.add(words)
+        self.compounds.add(map(self.analyzer.term, words))
         self.names.put(item.number, [text.terms for text in texts[1:]])
         fields = {
             TITLE: title.terms,

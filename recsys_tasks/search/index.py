@@ -90,7 +90,8 @@ class SearchIndex:
         self._searcher = self._index.searcher()
         self._analyzer, self._names = self._documents.analyzer, self._documents.names
         synonyms = read_synonyms(settings.synonyms, self._analyzer)
-        self._planner = QueryPlanner(settings.fields, self._analyzer, synonyms, self._documents.spelling)
+        documents = self._documents
+        self._planner = QueryPlanner(settings.fields, self._analyzer, synonyms, documents.spelling, documents.compounds)
 
     @classmethod
     def of_items(

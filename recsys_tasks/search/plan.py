@@ -12,6 +12,7 @@ import tantivy
 from tantivy import Occur, Query
 
 from recsys_tasks.search.analysis import Analyzer, Word
+from recsys_tasks.search.compounds import Compounds
 from recsys_tasks.search.documents import FIELDS, JOINED, SCHEMA, TITLE
 from recsys_tasks.search.query import ParsedQuery
 from recsys_tasks.search.settings import FieldWeights
@@ -21,6 +22,7 @@ from recsys_tasks.wire.items import Relaxation
 
 _TIE_BREAKER = 0.3  # what a match in a further field adds: with all of it, long descriptions outweigh titles
 _SYNONYM_WEIGHT, _CORRECTION_WEIGHT, _COMPLETION_WEIGHT, _STOP_WORD_WEIGHT = 0.8, 0.7, 0.7, 0.1
+_COMPOUND_WEIGHT = 0.6
 _CACHED_WORDS = 1 << 14
 _MAX_ADJACENT_TITLES = 30_000  # with the rarest word
 
@@ -76,6 +78,7 @@ class QueryPlanner:
         analyzer: of the indexed texts.
         synonyms: of the shop.
         spelling: words of the catalog.
+        compounds: of the catalog.
     """
 
     def __init__(
@@ -84,8 +87,10 @@ class QueryPlanner:
         analyzer: Analyzer,
         synonyms: Synonyms,
         spelling: SpellChecker,
+        compounds: Compounds,
     ) -> None:
         self._analyzer, self._synonyms, self._spelling = analyzer, synonyms, spelling
+        self._compounds = compounds
         self._weights = {name: getattr(weights, name) for name in FIELDS if getattr(weights, name)}
         self._phrase_weight = weights.phrase
         self._is_stop_word = _stop_word_test(analyzer.languages)
@@ -118,6 +123,9 @@ class QueryPlanner:
         for places, synonym in self._synonyms.matches(terms):
             for place in {unit_of_term[at] for at in places}:
                 found.add(place, builder.phrase(synonym, _SYNONYM_WEIGHT), synonym)
+        for place, unit in enumerate(units):
+            for compound in self._compounds.ending_with(unit.terms[0]):
+                found.add(place, builder.term(compound, _COMPOUND_WEIGHT), (compound,))
         if is_prefix and units and not units[-1].is_sign:
             self._add_words(found, builder, -1, self._spelling.complete(units[-1].text), _COMPLETION_WEIGHT)
         relaxations = self._correct(found, builder, units) if corrects else []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from heapq import nlargest
 from pathlib import Path
 from types import MappingProxyType
@@ -51,6 +51,10 @@ class SpellChecker:
     def save(self, path: Path) -> None:
         """Writes the words and their frequencies as JSON."""
         path.write_bytes(msgspec.json.encode(self._counts))
+
+    def words(self) -> Collection[str]:
+        """The distinct words."""
+        return self._counts.keys()
 
     def add(self, words: Sequence[str]) -> None:
         """Counts words of an item for which `is_spelled` holds."""

@@ -1,8 +1,11 @@
 """The endpoint imports no package of the pipeline, and the HTTP client none of the endpoint."""
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -81,3 +84,23 @@ def test_the_registered_model_carries_the_modules_of_the_engine_and_no_others(tm
     assert (tmp_path / "recsys_tasks" / "engine" / "engine.py").is_file()
     carried = {path.relative_to(tmp_path / "recsys_tasks").parts[0] for path in tmp_path.rglob("*.py")}
     assert carried == {"__init__.py", "engine", "errors.py", "features", "names.py", "search", "wire"}
+
+
+@pytest.mark.parametrize("extra", ["serving", "pipeline"])
+def test_extras_have_what_search_imports(extra: str) -> None:
+    """A promotion tries the search of a bundle, so that a host of the pipeline needs it, too."""
+    root = Path(recsys_tasks.__file__).parents[1]
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    required = {re.split(r"[^\w-]", name)[0] for name in (*project["dependencies"], *extras[extra])}
+    assert f"{project['name']}[search]" in extras[extra]
+    required |= set(extras["search"])
+    imported = {
+        ((node.module or "") if isinstance(node, ast.ImportFrom) else node.names[0].name).split(".")[0]
+        for path in (root / "recsys_tasks" / "search").glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    }
+    distributions = packages_distributions()
+    third_party = imported - sys.stdlib_module_names - {"recsys_tasks"}
+    assert {distributions[module][0].lower() for module in third_party} <= required

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -47,8 +48,10 @@ SHOP = [
 ]
 
 
-def _index(items: Sequence[tuple[str, str, list[str], str, str]], synonyms: str = "") -> SearchIndex:
-    settings = msgspec.structs.replace(read_search_settings(None), languages=list(LANGUAGES), synonyms=synonyms)
+def _index(
+    items: Sequence[tuple[str, str, list[str], str, str]], synonyms: str = "", languages: Sequence[str] = LANGUAGES
+) -> SearchIndex:
+    settings = msgspec.structs.replace(read_search_settings(None), languages=list(languages), synonyms=synonyms)
     texts = [ItemText(number, *item) for number, item in enumerate(items)]
     return SearchIndex.of_items(settings, texts, (), lambda: None)
 
@@ -159,6 +162,18 @@ def test_the_name_of_a_category_or_brand_is_told(index: SearchIndex) -> None:
     matches = index.find("logitech mice", 10)
     share_of = dict(zip(_titles(matches), matches.name.tolist(), strict=True))
     assert share_of["Logitech M185 wireless mouse"] == 0.5
+
+
+def test_a_word_finds_its_compounds_after_itself() -> None:
+    titles = ["Damen Laufschuhe", "Schuhe aus Leder", "Kaffeemaschine", "Maschine", "Kaffee", "Lauf"]
+    titles += ["Geburtstagskarte", "Geburtstag", "Landkarten", "Karte", "Überhead"]
+    index = _index([(title, "", [], "", "") for title in titles], languages=["german"])
+    expected = {"Schuh": ["Schuhe aus Leder", "Damen Laufschuhe"], "maschinen": ["Maschine", "Kaffeemaschine"]}
+    expected["Karten"] = ["Karte", "Geburtstagskarte"]  # no item has the first part of Landkarten
+    for query, found in expected.items():
+        matches = index.find(query, 10)
+        assert [titles[number] for number in matches.numbers[np.argsort(-matches.text)].tolist()] == found, query
+    assert index.find("head", 10).total == 0
 
 
 def test_an_item_that_is_put_again_is_found_by_its_new_text_only() -> None:
