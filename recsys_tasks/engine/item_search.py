@@ -100,10 +100,16 @@ class ItemSearch:
             InputError: the synonym file is not valid.
         """
         search = cls(bundle, _open_index(bundle, setup, pause), setup)
-        if bundle.category_names.names and setup.query_encoder is not None:
-            setup.query_encoder.name()  # loads it before the first request
-        search.completions  # noqa: B018
+        search._prepare()
         return search
+
+    def _prepare(self) -> None:
+        """Computes what the first request would otherwise wait for."""
+        encoder = self._setup.query_encoder
+        for cached in ("completions", "_paths_of_level", "_associations"):
+            getattr(self, cached)
+        if self._bundle.category_names.names and encoder is not None:
+            encoder.name()  # loads it
 
     def with_items(self, bundle: Bundle, item_ids: Iterable[str]) -> ItemSearch:
         """Returns the search of an updated bundle, after indexing its updated items."""
