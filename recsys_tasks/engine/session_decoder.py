@@ -50,6 +50,7 @@ class Action(msgspec.Struct, frozen=True):
     session_id: str | None = None
     event_id: str | None = None
     query: str = ""
+    user_id: str | None = None
 
 
 ActionKeys = tuple[tuple[str, str, float, str], ...]

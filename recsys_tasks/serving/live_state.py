@@ -51,17 +51,21 @@ class LiveState:
         return count
 
     def add(self, event: Event) -> None:
-        """Adds one event; impressions and events with a known id change nothing."""
+        """Adds one event; impressions and events with a known id change nothing.
+
+        A caller's clock may be ahead: an event of the future happened now.
+        """
         lacks_item = event.item_id is None and event.event_type != SEARCH
         if lacks_item or event.event_type == IMPRESSION or event.event_time is None:
             return
         action = Action(
             event.item_id or "",
             event.event_type,
-            event.event_time.timestamp(),
+            min(event.event_time.timestamp(), time.time()),
             event.session_id,
             event.event_id,
             (event.query or "") if event.event_type == SEARCH else "",
+            event.user_id,
         )
         for key, table in ((event.user_id, self._users), (event.session_id, self._sessions)):
             if key is not None:
@@ -70,7 +74,7 @@ class LiveState:
         if visitor is not None and action.item_id:
             self.unclicked_impressions.remove(visitor, action.item_id)
             if self._trending is not None and _is_organic(event):
-                self._trending.add(action.item_id, visitor, min(action.seconds, time.time()))  # clocks may be ahead
+                self._trending.add(action.item_id, visitor, action.seconds)
 
     def erase_user(self, user_id: str) -> None:
         """Removes a user's actions, also from sessions as far as memory holds them; see `remove_session_events`."""
@@ -91,9 +95,16 @@ class LiveState:
         """Returns a user's actions, oldest first."""
         return self._users.get(user_id or "", [])
 
-    def get_session_actions(self, session_id: str | None) -> list[Action]:
-        """Returns a session's actions, oldest first."""
-        return self._sessions.get(session_id or "", [])
+    def get_session_actions(self, session_id: str | None, user_id: str | None) -> list[Action]:
+        """Returns the actions of a user in a session, oldest first.
+
+        A session belongs to the first user in it, with its anonymous actions. Another user with the same session id
+        has a session of their own.
+        """
+        actions = self._sessions.get(session_id or "", [])
+        owner = next((action.user_id for action in actions if action.user_id is not None), user_id)
+        visible = {None, owner} if user_id in (None, owner) else {user_id}
+        return [action for action in actions if action.user_id in visible]
 
     def recent_popularity(self, now: float) -> RecentPopularity | None:
         """Returns the recent popularity from organic events; None where trending is disabled."""

@@ -294,7 +294,7 @@ class RecommendationService:
         session_id = request.session_id
         if session_id is None and not request.session:
             session_id = self._state.find_running_session(request.user_id, now)
-        recorded = self._state.get_session_actions(session_id)
+        recorded = self._state.get_session_actions(session_id, request.user_id)
         sent = [
             Action(
                 event.item_id or "",
