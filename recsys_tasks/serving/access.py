@@ -15,6 +15,9 @@ WRITE: Final = "write"
 ADMIN: Final = "admin"
 
 
+_KEY_SCOPES: Final[tuple[Scope, ...]] = (READ, WRITE, ADMIN)
+
+
 class AccessControl:
     """The API keys of one endpoint.
 
@@ -48,11 +51,23 @@ class AccessControl:
                 401, "Not authorized", f"send `Authorization: Bearer KEY` with a key that has the scope `{scope}`"
             )
 
+    def identify(self, authorization: str | None, host: str) -> str:
+        """Returns who sends a request: the key, if it is one of this endpoint's, else the host. Invented keys thus give
+        nobody a rate limit of their own."""
+        is_known = any(self._has_scope(authorization, scope) for scope in _KEY_SCOPES)
+        return _normalize(authorization) if is_known else host
+
     def is_admin(self, authorization: str | None) -> bool:
         """Whether an `Authorization` header carries the admin token."""
         return self._has_scope(authorization, ADMIN)
 
     def _has_scope(self, authorization: str | None, scope: Scope) -> bool:
-        header = (authorization or "").encode()
+        header = _normalize(authorization).encode()
         # Compare with every key, so that the time does not depend on which key matches.
         return sum(hmac.compare_digest(header, accepted) for accepted in self._accepted_headers[scope]) > 0
+
+
+def _normalize(authorization: str | None) -> str:
+    """An `Authorization` header with its scheme as `Bearer`: the name has no case (RFC 9110)."""
+    scheme, _, key = (authorization or "").partition(" ")
+    return f"{scheme.capitalize()} {key.strip()}"

@@ -131,8 +131,10 @@ class Endpoint:
 
     async def post_recommendation_batch(self, request: Request) -> Response:
         """`POST /v1/recommendations/batch`: one list per request, in request order."""
-        lists = []
-        for body in decode_batch(await read_body(request)):
+        lists, bodies = [], decode_batch(await read_body(request))
+        if self.rate_limit is not None:
+            self.rate_limit.charge(self._caller(request), len(bodies) - 1, time.monotonic())
+        for body in bodies:
             is_complete = await self.shared.read(body.user_id, body.session_id)
             with self.queue.measure_list():
                 lists.append(self.recommender.recommend(body, is_complete))
@@ -260,12 +262,14 @@ class Endpoint:
             log.exception("%s %s failed", request.method, path)
             return problem_response(500, "Internal error", "the endpoint failed; its log has the traceback")
 
+    def _caller(self, request: Request) -> str:
+        return self.access.identify(request.headers.get("authorization"), request.client.host if request.client else "")
+
     def _check_rate_limit(self, request: Request, authorization: str | None, scope: Scope) -> None:
         """Rejects a caller that exceeds its rate limit. Requests with the admin token are exempt."""
         if self.rate_limit is None or scope not in (READ, WRITE) or self.access.is_admin(authorization):
             return
-        caller = authorization or (request.client.host if request.client else "")
-        if self.rate_limit.should_reject(caller, time.monotonic()):
+        if self.rate_limit.should_reject(self._caller(request), time.monotonic()):
             self.metrics.count_rejected_request("rate_limit")
             raise RequestError(429, "Too many requests", "this caller exceeds its rate limit; retry later")
 

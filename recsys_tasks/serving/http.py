@@ -10,6 +10,7 @@ import msgspec
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match
 
 from recsys_tasks.engine.throttle import throttle_seconds
 from recsys_tasks.serving.messages import RequestError
@@ -75,4 +76,13 @@ async def handle_http_exception(request: Request, error: Exception) -> Response:
     """Returns the problem document for a request that matches no route."""
     status = error.status_code if isinstance(error, HTTPException) else 500
     titles = {404: "No such route", 405: "Method not allowed"}
-    return problem_response(status, titles.get(status, "Request rejected"), f"{request.method} {request.url.path}")
+    response = problem_response(status, titles.get(status, "Request rejected"), f"{request.method} {request.url.path}")
+    if status == 405:
+        response.headers["Allow"] = ", ".join(_allowed_methods(request))
+    return response
+
+
+def _allowed_methods(request: Request) -> list[str]:
+    """Methods of all routes of a path."""
+    routes = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
+    return sorted({method for route in routes for method in route.methods})

@@ -125,6 +125,12 @@ class RateLimiter:
             self._buckets.popitem(last=False)
         return is_rejected
 
+    def charge(self, caller: str, tokens: float, now: float) -> None:
+        """Takes more tokens for an accepted request that costs as much as several; the caller waits until they are
+        refilled."""
+        left, updated_at = self._buckets.get(caller, (self._max_tokens, now))
+        self._buckets[caller] = left - tokens, updated_at
+
     @property
     def _max_tokens(self) -> float:
         return max(self._rate, 1.0)

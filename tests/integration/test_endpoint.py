@@ -340,7 +340,9 @@ def test_invalid_requests_get_a_problem_document_naming_the_field(client: TestCl
     assert problem["status"] == 422
     assert "$.k" in problem["detail"]
     assert client.get("/nothing").status_code == 404
-    assert client.get("/v1/events").status_code == 405
+    answer = client.get("/v1/events")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+    assert client.patch("/v1/admin/model").headers["allow"] == "DELETE, GET, HEAD, PUT"
     assert client.post("/v1/events", content=b"x" * (2 << 20)).status_code == 413
 
 
@@ -635,6 +637,7 @@ def test_a_search_requires_a_query(client: TestClient) -> None:
         ("another reader", 200, 401, 401),
         ("writer", 401, 200, 401),
         ("secret", 200, 200, 200),
+        (" secret ", 200, 200, 200),
         ("ключ", 401, 401, 401),
     ],
 )
@@ -657,3 +660,23 @@ def test_a_key_grants_its_scope_only(
         assert client.get("/v1/admin/model", headers=headers).status_code == admin
         for path in ("/healthz", "/readyz", "/metrics", "/openapi.json"):
             assert client.get(path).status_code == 200
+
+
+def test_the_name_of_the_authorization_scheme_has_no_case(client: TestClient) -> None:
+    for scheme in ("Bearer", "bearer", "BEARER"):
+        assert client.get("/v1/admin/model", headers={"Authorization": f"{scheme} secret"}).status_code == 200
+
+
+def test_invented_keys_and_batches_do_not_evade_the_rate_limit(tmp_path: Path, bundles: list[Path]) -> None:
+    install_bundle(tmp_path, bundles[0])
+    with TestClient(create_app(Settings(home=tmp_path, rate_limit=0.001, read_keys=("reader",)))) as limited:
+        reader = {"Authorization": "Bearer reader"}
+        batch = {"requests": [{"record": False}] * 100}
+        assert limited.post("/v1/recommendations/batch", json=batch, headers=reader).status_code == 200
+        assert limited.post("/v1/recommendations", headers=reader).status_code == 429
+        event = {"event_type": "view", "user_id": "u", "item_id": "i3"}
+        statuses = [
+            limited.post("/v1/events", json=event, headers={"Authorization": f"Bearer {number}"}).status_code
+            for number in range(50)
+        ]
+        assert statuses == [200] + [429] * 49
