@@ -26,6 +26,7 @@ from recsys_tasks.interval import Interval
 from recsys_tasks.monitoring.drift import population_stability_index
 from recsys_tasks.monitoring.rules import RETRAIN, ROLL_BACK, Distribution, Rule
 from recsys_tasks.names import PERSONAL_FREQUENCY, PURCHASE, RECOMMENDATIONS
+from recsys_tasks.validation.row_rules import CAUSED_BY_CALLERS
 from recsys_tasks.warehouse import statement
 
 _REFERENCE = timedelta(days=28)
@@ -179,12 +180,17 @@ class _Monitors:
         return None
 
     def quarantine_rate(self, rule: Rule) -> Finding | None:
-        """Returns the share of the last day's feedback that was quarantined."""
-        row = self._connection.execute(statement("monitoring/quarantined_feedback")).one()
+        """Returns the share of the last day's feedback that was quarantined for reasons that no caller can cause.
+
+        Whoever may post events can make them name unknown items or repeat ids, and must not stop promotions by it; the
+        report counts these by rule.
+        """
+        names = {"caused_by_callers": list(CAUSED_BY_CALLERS)}
+        row = self._connection.execute(statement("monitoring/quarantined_feedback"), names).one()
         if not row.read_rows:
             return None
         share = int(row.refused_rows) / int(row.read_rows)
-        words = f"{row.refused_rows:,} of {row.read_rows:,} rows of feedback were quarantined"
+        words = f"{row.refused_rows:,} of {row.read_rows:,} rows of feedback were quarantined for what the endpoint had checked"
         return Finding(rule, share > rule.min_effect, words, {"share": share})
 
     def _latest(self, rule: Rule) -> Interval:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from recsys_tasks.names import EVENT_TYPES
 
@@ -60,6 +60,12 @@ RULES: dict[str, dict[str, Rule]] = {
         "valid_from_is_time": Rule("valid_from", "valid_from is not a time"),
     },
 }
+
+
+CAUSED_BY_CALLERS: Final = (
+    *("item_known", "user_known", "user_not_forgotten", "event_time_is_kept", "event_id_conflict"),
+)
+"""Rules that an event can break which the endpoint accepts: it does not know what the warehouse knows."""
 
 
 def rules_as_json(kind: str) -> str:

@@ -19,6 +19,7 @@ from recsys_tasks.monitoring.alarms import read_open_alarms, write_alarms
 from recsys_tasks.monitoring.monitors import Finding, ServedModel, run_monitors
 from recsys_tasks.monitoring.report import build_report
 from recsys_tasks.monitoring.rules import read_rules
+from recsys_tasks.warehouse import statement
 from tests.integration.feedback import START, action_event, impression_events, ingest_feedback, load_catalog
 
 EXPERIMENT = Experiment("x", [Arm("ours", 0.5), Arm("popular", 0.5, "popularity")])
@@ -163,6 +164,17 @@ def test_quarantined_feedback_holds_promotions(shop: Engine, tmp_path: Path) -> 
     found = _check(shop)["quarantine rate of feedback"]
     assert found.fires
     assert found.rule.action == "hold_promotions"
+
+
+def test_events_that_any_caller_can_post_do_not_hold_promotions(shop: Engine, tmp_path: Path) -> None:
+    unknown = [action_event("view", "no such item", f"x{number}") for number in range(2_000)]
+    repeated = [action_event("view", f"i{number % 4 + 1}", "y", event_id="twice") for number in range(500)]
+    old = [action_event("view", "i1", "z", event_time="1990-01-01T00:00:00Z") for _ in range(500)]
+    ingest_feedback(shop, tmp_path, [*_lists(START, lambda _: 0.2, visitors=100), *unknown, *repeated, *old])
+    assert not _check(shop)["quarantine rate of feedback"].fires
+    with shop.connect() as connection:
+        waiting = {row.rule: row.waiting for row in connection.execute(statement("monitoring/quarantine_by_rule"))}
+    assert waiting["item_known"] == 2_000, "they are counted and reported"
 
 
 def test_a_sample_ratio_mismatch_invalidates_the_experiment(shop: Engine, tmp_path: Path) -> None:
