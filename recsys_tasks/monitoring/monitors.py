@@ -190,7 +190,7 @@ class _Monitors:
         if not row.read_rows:
             return None
         share = int(row.refused_rows) / int(row.read_rows)
-        words = f"{row.refused_rows:,} of {row.read_rows:,} rows of feedback were quarantined for what the endpoint had checked"
+        words = f"{row.refused_rows:,} of {row.read_rows:,} rows of feedback broke rules that the endpoint had checked"
         return Finding(rule, share > rule.min_effect, words, {"share": share})
 
     def _latest(self, rule: Rule) -> Interval:
