@@ -100,7 +100,8 @@ class Endpoint:
             self.event_log, find_user_lines(self.event_log, erased_users.records())
         )  # finish erasures that a crash interrupted
         other_event_logs = EventLogFollower([other / "journal" for other in folders.other_homes])
-        self.state = LiveState(settings.trending_half_life_hours)
+        self._has_write_keys = bool(settings.write_keys)
+        self.state = LiveState(settings.trending_half_life_hours, self._makes_trends)
         num_events = self.state.replay(chain(self.event_log.read_lines(), other_event_logs.read_lines()))
         log.info("Replayed %d events from the event log", num_events)
         url = settings.shared_state_url.get_secret_value() if settings.shared_state_url else None
@@ -121,6 +122,12 @@ class Endpoint:
             self.models, self.event_log, erased_users, self.state, self.shared, self.recommender, self.metrics
         )
         self.is_draining = False
+
+    def _makes_trends(self, user_id: str | None) -> bool:
+        """Whether a user's actions make items trend: where anybody may post events, only those of users that the model
+        knows, since a made-up visitor costs nothing."""
+        engine = self.models.engine
+        return self._has_write_keys or (engine is not None and user_id in engine.bundle.histories.row_of)
 
     async def post_recommendations(self, request: Request) -> Response:
         """`POST /v1/recommendations`"""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Set
+from collections.abc import Callable, Iterable, Set
 
 import msgspec
 
@@ -27,9 +27,13 @@ class LiveState:
 
     Args:
         trending_half_life_hours: half-life of an action's weight in the trending counts; 0 disables trending.
+        makes_trends: whether a user's actions count there; by default everybody's.
     """
 
-    def __init__(self, trending_half_life_hours: float = 0.0) -> None:
+    def __init__(
+        self, trending_half_life_hours: float = 0.0, makes_trends: Callable[[str | None], bool] = lambda _: True
+    ) -> None:
+        self._makes_trends = makes_trends
         self._users: OrderedDict[str, list[Action]] = OrderedDict()
         self._sessions: OrderedDict[str, list[Action]] = OrderedDict()
         self._trending = PopularityTracker(trending_half_life_hours) if trending_half_life_hours else None
@@ -73,7 +77,7 @@ class LiveState:
         visitor = event.user_id or event.session_id
         if visitor is not None and action.item_id:
             self.unclicked_impressions.remove(visitor, action.item_id)
-            if self._trending is not None and _is_organic(event):
+            if self._trending is not None and _is_organic(event) and self._makes_trends(event.user_id):
                 self._trending.add(action.item_id, visitor, action.seconds)
 
     def erase_user(self, user_id: str) -> None:

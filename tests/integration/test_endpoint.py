@@ -101,9 +101,9 @@ def test_users_with_the_same_session_id_do_not_see_what_the_other_did(client: Te
     assert list_of(user_id="second") != list_of(user_id="third"), "their own actions count"
 
 
-def _buy(client: TestClient, item_id: str, num_users: int, **fields: object) -> None:
+def _buy(client: TestClient, item_id: str, num_users: int, name: str = "u", **fields: object) -> None:
     events = [
-        {"event_type": "purchase", "user_id": f"person {n}", "item_id": item_id, **fields} for n in range(num_users)
+        {"event_type": "purchase", "user_id": f"{name}{n}", "item_id": item_id, **fields} for n in range(num_users)
     ]
     assert client.post("/v1/events", json=events).status_code == 200
 
@@ -114,6 +114,26 @@ def test_a_trending_item_is_recommended_to_others_at_once(client: TestClient) ->
     for user_id in ("nobody", "u1"):
         first = client.post("/v1/recommendations", json={"user_id": user_id, "k": 5}).json()["items"][0]
         assert (first["item_id"], first["reason"]) == (rare, "many want it now")
+
+
+@pytest.mark.parametrize("crowd", [1, 10, 100, 1_000])
+def test_made_up_visitors_make_no_item_trend(client: TestClient, crowd: int) -> None:
+    rare = _items(client, user_id="nobody", k=500)[-1]
+    for number in range(300):
+        event = {"event_type": "view", "user_id": f"u{number % 60}", "item_id": f"i{number % 40}"}
+        assert client.post("/v1/events", json=event).status_code == 200
+    before = {user: _items(client, user_id=user, k=500) for user in ("nobody", "u1")}
+    _buy(client, rare, num_users=crowd, name="made up ")
+    assert {user: _items(client, user_id=user, k=500) for user in before} == before
+
+
+def test_visitors_of_a_caller_with_a_key_make_items_trend(tmp_path: Path, bundles: list[Path]) -> None:
+    install_bundle(tmp_path, bundles[0])
+    with TestClient(create_app(Settings(home=tmp_path, write_keys=("shop",)))) as client:
+        client.headers["Authorization"] = "Bearer shop"
+        rare = _items(client, user_id="nobody", k=500)[-1]
+        _buy(client, rare, num_users=50, name="new ")
+        assert _items(client, user_id="nobody", k=1) == [rare]
 
 
 def test_events_that_a_list_led_to_do_not_make_an_item_trend(client: TestClient) -> None:
