@@ -31,7 +31,13 @@ from recsys_tasks.serving.admin import AdminRoutes
 from recsys_tasks.serving.erasure import ErasedUsers, erase_lines, find_user_lines
 from recsys_tasks.serving.event_log import EventLog
 from recsys_tasks.serving.follower import EventLogFollower
-from recsys_tasks.serving.http import handle_http_exception, json_response, problem_response, read_body
+from recsys_tasks.serving.http import (
+    check_content_type,
+    handle_http_exception,
+    json_response,
+    problem_response,
+    read_body,
+)
 from recsys_tasks.serving.impressions import ImpressionLog
 from recsys_tasks.serving.live_state import LiveState
 from recsys_tasks.serving.logs import REQUEST_ID, access_logger, set_request_id
@@ -257,6 +263,7 @@ class Endpoint:
     async def _respond(self, request: Request, handler: Handler, path: str, scope: Scope) -> Response:
         """Returns the handler's response, or the problem document of the error it raises."""
         try:
+            check_content_type(request)
             authorization = request.headers.get("authorization")
             self.access.check(authorization, scope)
             self._check_rate_limit(request, authorization, scope)

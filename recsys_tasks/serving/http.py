@@ -18,6 +18,8 @@ from recsys_tasks.wire.messages import Problem
 
 MAX_BODY_BYTES = 1 << 20
 _BODY_TIMEOUT_SECONDS = 10.0
+_METHODS_WITHOUT_BODY = {"GET", "HEAD", "OPTIONS"}
+_SIMPLE_TYPES = {"", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data"}  # of the Fetch standard
 _PROBLEM_HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "1"}, 503: {"Retry-After": "1"}}
 
 
@@ -39,6 +41,18 @@ async def read_body(request: Request, max_bytes: int = MAX_BODY_BYTES) -> bytes:
         detail = f"only {size} bytes of the body arrived within {_BODY_TIMEOUT_SECONDS:.0f} s; send it again"
         raise RequestError(408, "Body too slow", detail) from error
     return b"".join(chunks)
+
+
+def check_content_type(request: Request) -> None:
+    """Checks that a page in a browser sends a body of a content type that needs this endpoint's consent (CORS); otherwise
+    a foreign page could post in its visitors' name. Callers that are no pages may send any.
+
+    Raises:
+        RequestError: the content type is one that any page may send (415).
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if request.method not in _METHODS_WITHOUT_BODY and "origin" in request.headers and kind in _SIMPLE_TYPES:
+        raise RequestError(415, "Unsupported media type", f"a page must send `application/json`, not `{kind}`")
 
 
 async def save_body(request: Request, path: Path, max_bytes: int) -> None:

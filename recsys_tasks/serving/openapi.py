@@ -39,6 +39,7 @@ _ERRORS = {
     "404": "The item, segment or route does not exist.",
     "408": "The body did not arrive in time.",
     "413": "The body has too many bytes or events.",
+    "415": "A page sent a body that is not JSON.",
     "422": "A field is invalid; `detail` names it.",
     "429": "The caller exceeds its rate limit. Retry after `Retry-After` seconds.",
     "503": "No model is active, or the endpoint is overloaded or shutting down. Retry after `Retry-After` seconds.",

@@ -687,6 +687,24 @@ def test_the_name_of_the_authorization_scheme_has_no_case(client: TestClient) ->
         assert client.get("/v1/admin/model", headers={"Authorization": f"{scheme} secret"}).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("content_type", "origin", "status"),
+    [
+        ("text/plain", "https://elsewhere.example", 415),
+        ("application/x-www-form-urlencoded; charset=utf-8", "https://elsewhere.example", 415),
+        ("", "https://elsewhere.example", 415),
+        ("application/json; charset=utf-8", "https://shop.example", 200),
+        ("application/x-www-form-urlencoded", None, 200),  # what curl sends
+    ],
+)
+def test_a_foreign_page_cannot_post_without_consent(
+    client: TestClient, content_type: str, origin: str | None, status: int
+) -> None:
+    headers = {"Content-Type": content_type} | ({} if origin is None else {"Origin": origin})
+    event = b'{"event_type": "view", "user_id": "u", "item_id": "i3"}'
+    assert client.post("/v1/events", content=event, headers=headers).status_code == status
+
+
 def test_invented_keys_and_batches_do_not_evade_the_rate_limit(tmp_path: Path, bundles: list[Path]) -> None:
     install_bundle(tmp_path, bundles[0])
     with TestClient(create_app(Settings(home=tmp_path, rate_limit=0.001, read_keys=("reader",)))) as limited:
