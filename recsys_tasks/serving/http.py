@@ -44,8 +44,8 @@ async def read_body(request: Request, max_bytes: int = MAX_BODY_BYTES) -> bytes:
 
 
 def check_content_type(request: Request) -> None:
-    """Checks that a page in a browser sends a body of a content type that needs this endpoint's consent (CORS); otherwise
-    a foreign page could post in its visitors' name. Callers that are no pages may send any.
+    """Checks that a page in a browser sends a body of a type that needs this endpoint's consent (CORS); otherwise a
+    foreign page could post in its visitors' name. Callers that are no pages may send any.
 
     Raises:
         RequestError: the content type is one that any page may send (415).
