@@ -1,7 +1,9 @@
--- Grain: one row: feedback rows read in the 24 hours up to the last feedback batch, and those of them in quarantine for a
--- reason that the endpoint should have refused: a caller cannot cause it.
+-- Grain: one row: feedback rows read in the 24 hours up to the last feedback batch, and those of them in quarantine for
+-- a reason that the endpoint should have refused: a caller cannot cause it.
 with latest as (
-    select batch_id, read_rows
+    select
+        batch_id,
+        read_rows
     from batches
     where
         source = 'feedback'
@@ -14,7 +16,10 @@ with latest as (
 ),
 
 refused as (
-    select distinct quarantine.batch_id, quarantine.kind, quarantine.row_number
+    select distinct
+        quarantine.batch_id,
+        quarantine.kind,
+        quarantine.row_number
     from quarantine
     inner join latest on quarantine.batch_id = latest.batch_id
     where quarantine.rule <> all(:caused_by_callers)
