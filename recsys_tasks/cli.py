@@ -116,6 +116,11 @@ def build_parser() -> argparse.ArgumentParser:
         default=1,
         help="processes that share the port; worker N also listens on its own port, port + N",
     )
+    serve.add_argument(
+        "--open",
+        action="store_true",
+        help="let everybody read lists and post events at a public address, without keys",
+    )
 
     _add_verb(verbs, "feedback", _feedback, "collect the endpoints' event logs into the warehouse")
 
@@ -348,7 +353,7 @@ def _reconcile(options: argparse.Namespace) -> None:
 def _serve(options: argparse.Namespace) -> None:
     from recsys_tasks.serving.server import serve
 
-    serve(options.host, options.port, options.workers)
+    serve(options.host, options.port, options.workers, options.open)
 
 
 def _feedback(options: argparse.Namespace) -> None:

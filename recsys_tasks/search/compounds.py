@@ -37,7 +37,7 @@ class Compounds:
         if not self._is_active or len(term) < _MIN_PART:
             return []
         if len(self._reversed) != len(self._terms):
-            self._reversed = sorted(known[::-1] for known in self._terms)
+            self._reversed = sorted(known[::-1] for known in list(self._terms))  # another thread may add terms
         start, end = (bisect_left(self._reversed, term[::-1] + last) for last in ("", LAST_SIGN))
         compounds = [
             known[::-1] for known in self._reversed[start:end] if self._is_first_part(known[::-1][: -len(term)])

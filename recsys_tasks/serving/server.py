@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import sys
@@ -18,6 +19,9 @@ from recsys_tasks.serving.logs import configure_logging
 from recsys_tasks.serving.workers import WORKER_VARIABLE, WorkerFolders, run_workers, worker_port
 from recsys_tasks.settings import settings
 
+log = logging.getLogger(__name__)
+
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _THREAD_SWITCH_SECONDS = 0.0005
 _BACKLOG = 2048
 _GRACEFUL_SHUTDOWN_SECONDS = 20
@@ -25,19 +29,39 @@ _CLEANUP_SECONDS = 10  # after the last answer
 _KEEP_ALIVE_SECONDS = 75  # callers with many connections use each of them rarely
 
 
-def serve(host: str, port: int, workers: int = 1) -> None:
+def serve(host: str, port: int, workers: int = 1, is_open: bool = False) -> None:
     """Serves until SIGINT or SIGTERM, then answers the requests in progress and stops.
 
+    Args:
+        host, port: address to listen on.
+        workers: number of processes.
+        is_open: whether a public address needs no keys.
+
     Raises:
-        ConfigurationError: an address is in use or invalid.
+        ConfigurationError: an address is in use or invalid, or public without keys.
     """
     worker = os.environ.get(WORKER_VARIABLE)
+    if worker is None:
+        _check_keys(host, is_open)
     if workers > 1 and worker is None:
         for number in range(workers):
             _listen(host, worker_port(port, number, workers)).close()  # fails here once, not in every worker
         run_workers(host, port, workers, settings().drain_seconds + _GRACEFUL_SHUTDOWN_SECONDS + _CLEANUP_SECONDS)
     else:
         _serve_worker(host, port, int(worker or 0), workers)
+
+
+def _check_keys(host: str, is_open: bool) -> None:
+    missing = [name for name in ("read_keys", "write_keys") if not getattr(settings(), name)]
+    if host in _LOOPBACK or not missing:
+        return
+    names = " and ".join(f"RECSYS_{name.upper()}" for name in missing)
+    if not is_open:
+        raise ConfigurationError(
+            f"{host} is a public address, but {names} are not set: everybody who reaches it could use the endpoint. Set"
+            " them, or pass --open"
+        )
+    log.warning("The endpoint at %s is open to everybody who reaches it: %s are not set", host, names)
 
 
 def _serve_worker(host: str, port: int, worker: int, workers: int) -> None:

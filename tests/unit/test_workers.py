@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from recsys_tasks.errors import ConfigurationError
 from recsys_tasks.serving import server, workers
 from recsys_tasks.settings import Settings
 
@@ -76,3 +77,35 @@ def test_workers_are_killed_only_after_draining_and_graceful_shutdown(
     server.serve("127.0.0.1", 8080, workers=2)
     (stop_seconds,) = arguments
     assert stop_seconds > drain_seconds + server._GRACEFUL_SHUTDOWN_SECONDS
+
+
+@pytest.mark.parametrize(
+    ("host", "keys", "is_open", "starts"),
+    [
+        ("127.0.0.1", {}, False, True),
+        ("::1", {}, False, True),
+        ("0.0.0.0", {}, False, False),  # noqa: S104
+        ("0.0.0.0", {"read_keys": ("r",)}, False, False),  # noqa: S104
+        ("0.0.0.0", {"read_keys": ("r",), "write_keys": ("w",)}, False, True),  # noqa: S104
+        ("0.0.0.0", {}, True, True),  # noqa: S104
+    ],
+)
+def test_a_public_address_needs_keys_or_consent(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    host: str,
+    keys: dict[str, Any],
+    is_open: bool,
+    starts: bool,
+) -> None:
+    monkeypatch.delenv(workers.WORKER_VARIABLE, raising=False)
+    monkeypatch.setattr(server, "settings", lambda: Settings(home=tmp_path, **keys))
+    monkeypatch.setattr(server, "_listen", lambda *_: socket.socket())
+    monkeypatch.setattr(server, "run_workers", lambda *_: None)
+    if starts:
+        server.serve(host, 8080, workers=2, is_open=is_open)
+    else:
+        with pytest.raises(ConfigurationError, match="RECSYS_WRITE_KEYS"):
+            server.serve(host, 8080, workers=2, is_open=is_open)
+    assert ("open to everybody" in caplog.text) == is_open
