@@ -35,8 +35,7 @@ class SpellChecker:
         self._counts: Counter[str] = Counter()
         self._buckets: dict[tuple[str, int], list[str]] = defaultdict(list)
         self._sorted: list[str] = []
-        self._unsorted: list[str] = []
-        self._add_new(counts)
+        self._put_in_buckets(counts)
         self._counts.update(counts)
 
     @classmethod
@@ -58,20 +57,18 @@ class SpellChecker:
 
     def add(self, words: Sequence[str]) -> None:
         """Counts words of an item for which `is_spelled` holds."""
-        self._add_new(words)
+        self._put_in_buckets(words)
         self._counts.update(words)
 
-    def _add_new(self, words: Iterable[str]) -> None:
-        new = dict.fromkeys(word for word in words if word not in self._counts)
-        for word in new:
-            self._buckets[word[0], len(word)].append(word)
-        self._unsorted += new
+    def _put_in_buckets(self, words: Iterable[str]) -> None:
+        for word in dict.fromkeys(words):
+            if word not in self._counts:
+                self._buckets[word[0], len(word)].append(word)
 
     def complete(self, prefix: str) -> list[str]:
         """Returns the most frequent words that begin with a prefix, without the prefix itself."""
-        if self._unsorted:
-            self._sorted = sorted([*self._sorted, *self._unsorted])
-            self._unsorted = []
+        if len(self._sorted) != len(self._counts):
+            self._sorted = sorted(list(self._counts))  # another thread may add words
         start = bisect_left(self._sorted, prefix)
         end = min(bisect_left(self._sorted, prefix + LAST_SIGN), start + _MAX_EXAMINED)
         words = self._sorted[start:end]
