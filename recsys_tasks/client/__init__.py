@@ -4,13 +4,14 @@ from recsys_tasks.client import Event, RecommendationRequest, RecommenderClient
 """
 
 from recsys_tasks.client.shop import EndpointError, RecommenderClient
-from recsys_tasks.wire.items import Item
+from recsys_tasks.wire.items import Item, ItemChanges
 from recsys_tasks.wire.messages import Event, RecommendationRequest, SearchRequest, SessionEvent
 
 __all__ = [
     "EndpointError",
     "Event",
     "Item",
+    "ItemChanges",
     "RecommendationRequest",
     "RecommenderClient",
     "SearchRequest",

@@ -16,7 +16,7 @@ from urllib.parse import quote
 import httpx
 import msgspec
 
-from recsys_tasks.wire.items import Item
+from recsys_tasks.wire.items import Item, ItemChanges
 from recsys_tasks.wire.messages import (
     Event,
     EventsResponse,
@@ -28,6 +28,7 @@ from recsys_tasks.wire.messages import (
     SearchRequest,
     SearchResponse,
     SimilarItemsResponse,
+    StoredItemResponse,
     SuggestionsResponse,
 )
 
@@ -71,9 +72,21 @@ class RecommenderClient:
             "POST", "/v1/recommendations/batch", RecommendationBatchResponse, {"requests": requests}
         ).answers
 
+    def get_item(self, item_id: str) -> StoredItemResponse:
+        """Returns an item as lists, filters and search see it."""
+        return self._request("GET", _item_path(item_id), StoredItemResponse)
+
     def put_item(self, item_id: str, item: Item) -> ItemResponse:
-        """Adds or updates an item, effective with the next list; requires the administrator's key."""
-        return self._request("PUT", f"/v1/items/{quote(item_id, safe='')}", ItemResponse, item)
+        """Adds an item, or replaces all of its fields, from the next list on; requires the administrator's key."""
+        return self._request("PUT", _item_path(item_id), ItemResponse, item)
+
+    def patch_item(self, item_id: str, changes: ItemChanges) -> ItemResponse:
+        """Changes some fields of an item, from the next list on; requires the administrator's key."""
+        return self._request("PATCH", _item_path(item_id), ItemResponse, changes)
+
+    def delete_item(self, item_id: str) -> ItemResponse:
+        """Removes an item from all lists; requires the administrator's key."""
+        return self._request("DELETE", _item_path(item_id), ItemResponse)
 
     def search(self, request: SearchRequest) -> SearchResponse:
         """Returns the items that match a query."""
@@ -85,7 +98,7 @@ class RecommenderClient:
 
     def similar(self, item_id: str, k: int = 20) -> SimilarItemsResponse:
         """Returns the `k` items most similar to an item."""
-        return self._request("GET", f"/v1/items/{quote(item_id, safe='')}/similar?k={k}", SimilarItemsResponse)
+        return self._request("GET", f"{_item_path(item_id)}/similar?k={k}", SimilarItemsResponse)
 
     def send(self, *events: Event) -> EventsResponse:
         """Sends up to 1,000 events; when this returns, they are durable and effective.
@@ -118,3 +131,7 @@ class RecommenderClient:
         except msgspec.MsgspecError:  # from a proxy in front of the endpoint
             problem = Problem("about:blank", response.reason_phrase, response.status_code, response.text[:300])
         raise EndpointError(problem)
+
+
+def _item_path(item_id: str) -> str:
+    return f"/v1/items/{quote(item_id, safe='')}"

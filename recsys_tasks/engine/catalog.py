@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -14,9 +15,7 @@ from recsys_tasks.errors import BundleCorrupt
 from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.names import FIRST_ITEM
 from recsys_tasks.wire.filters import PROPERTY
-
-if TYPE_CHECKING:
-    from recsys_tasks.wire.items import Item
+from recsys_tasks.wire.items import Item
 
 
 class CatalogColumns(msgspec.Struct, forbid_unknown_fields=True):
@@ -135,6 +134,23 @@ class Catalog:
     def properties_of(self, number: int) -> dict[str, Any]:
         """Returns the properties of one item."""
         return self._columns.properties[number - FIRST_ITEM]
+
+    def item(self, number: int) -> Item:
+        """Returns all that the catalog knows of one item."""
+        row, texts = number - FIRST_ITEM, self.vocabulary
+        start, end = (
+            None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+            for seconds in (self._columns.available_from[row], self._columns.available_until[row])
+        )
+        return Item(
+            texts.titles[row],
+            texts.category_paths[row],
+            texts.brands[row],
+            self._columns.price[row],
+            self._columns.properties[row],
+            start,
+            end,
+        )
 
     def data_of(self, number: int, fields: Sequence[str]) -> dict[str, Any]:
         """Returns the requested fields of one item: `price`, `brand`, `category`, `properties`, or `properties.NAME`.

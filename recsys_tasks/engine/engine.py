@@ -44,7 +44,7 @@ from recsys_tasks.engine.trending import RecentPopularity
 from recsys_tasks.errors import GoldenMismatch, InputError
 from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM, PERSONAL_FREQUENCY
 from recsys_tasks.search.settings import read_search_settings
-from recsys_tasks.wire.items import FacetValue, Recommendation, Relaxation, SearchResult
+from recsys_tasks.wire.items import FacetValue, Item, Recommendation, Relaxation, SearchResult
 
 if TYPE_CHECKING:
     from recsys_tasks.engine.item_search import ItemSearch, RankedMatches
@@ -271,6 +271,11 @@ class Engine:
         """Returns an item of a list with fields of the catalog; see `Catalog.data_of`."""
         number = self.bundle.vocabulary.number_of[item.item_id]
         return msgspec.structs.replace(item, data=self.bundle.catalog.data_of(number, fields))
+
+    def item(self, item_id: str) -> Item | None:
+        """Returns an item of the catalog; None if there is no such item."""
+        number = self.bundle.vocabulary.number_of.get(item_id)
+        return None if number is None else self.bundle.catalog.item(number)
 
     def is_trained(self, item_id: str) -> bool:
         """Whether the item had enough training events for an embedding of its own."""

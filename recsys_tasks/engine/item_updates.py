@@ -54,6 +54,11 @@ class ItemUpdates:
                 self._latest[update.item_id] = applied[update.item_id] = update
         return applied
 
+    def latest(self, item_id: str) -> Item | None:
+        """The item as its latest update has it; None without one."""
+        update = self._latest.get(item_id)
+        return None if update is None else update.item
+
     def missing_from(self, bundle: Bundle) -> dict[str, ItemUpdate]:
         """Updates that a bundle lacks: of items outside its vocabulary, or later than its cut-off."""
         known = bundle.vocabulary.number_of

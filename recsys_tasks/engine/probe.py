@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -123,8 +124,8 @@ def _main(folder: str, max_bytes: str, settings: str) -> int:
 
 
 def _failure(error: Exception, max_bytes: int) -> _Failure:
-    # ONNX Runtime reports a lack of memory only in the text of its error.
-    if isinstance(error, MemoryError) or "bad_alloc" in str(error):
+    # ONNX Runtime and failed imports report a lack of memory only in the text of their errors.
+    if isinstance(error, MemoryError) or "bad_alloc" in str(error) or os.strerror(errno.ENOMEM) in str(error):
         return _Failure(BundleUnusable.__name__, f"The bundle needs more than {max_bytes / 1e6:.0f} MB of memory")
     return _Failure(type(error).__name__, str(error))
 

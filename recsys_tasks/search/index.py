@@ -8,22 +8,20 @@ from html import escape
 from itertools import combinations
 from math import comb
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tantivy
 from tantivy import Occur, Query
 
 from recsys_tasks.search.documents import NUMBER, ItemText, Pause, add_documents
-from recsys_tasks.search.index_files import link_index, open_index, write_index
+from recsys_tasks.search.index_files import PrivateFolder, link_index, open_index, write_index
 from recsys_tasks.search.plan import Plan, QueryPlanner
 from recsys_tasks.search.query import parse_query
 from recsys_tasks.search.settings import SearchSettings
 from recsys_tasks.search.synonyms import read_synonyms
 from recsys_tasks.wire.items import Relaxation
 
-CHANGED_INDEX: Final = "changed-search-index-"  # name of a folder with items that were put later, before random letters
 _SHARES = ("text", "coverage", "name")  # columns of `Matches`
 _SCATTERED = 0.5  # coverage of an item that has the signs of Han words anywhere
 _MAX_COMBINATIONS = 10
@@ -98,21 +96,21 @@ class SearchIndex:
         cls, settings: SearchSettings, items: Iterable[ItemText], titles: Iterable[str], pause: Pause
     ) -> SearchIndex:
         """Returns an index in a temporary folder; the arguments and errors are those of `write_index`."""
-        temporary = TemporaryDirectory(prefix=CHANGED_INDEX)
-        folder = Path(temporary.name) / "index"
+        private = PrivateFolder(None)
+        folder = Path(private.name) / "index"
         write_index(folder, settings, items, titles, pause)
         index = cls(folder, settings)
-        index._temporary = temporary  # removed with the index
+        index._private = private  # removed with the index
         return index
 
     @cached_property
-    def _temporary(self) -> TemporaryDirectory[str]:
-        return TemporaryDirectory(prefix=CHANGED_INDEX, dir=self._folder.parent)
+    def _private(self) -> PrivateFolder:
+        return PrivateFolder(self._folder.parent)
 
     @cached_property
     def _changed(self) -> tantivy.Index:
         """A private copy."""
-        folder = Path(self._temporary.name) / "changed"
+        folder = Path(self._private.name) / "changed"
         link_index(self._folder, folder)
         return open_index(folder, self._settings)[0]
 

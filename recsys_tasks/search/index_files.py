@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
 from collections.abc import Iterable
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import msgspec
 import tantivy
@@ -23,6 +26,7 @@ from recsys_tasks.search.spelling import SpellChecker
 _FORMAT = 1  # of the files and of the text analysis
 _DESCRIPTION, _WORDS, _NAMES = "index.json", "words.json", "names.npz"
 _LOCKS = "*.lock"
+PRIVATE, _IN_USE = "private-search-index-", "in-use"  # folder of items that were put later, and its lock
 _LIBRARIES = ("tantivy", "icu4py", "opencc", "pystemmer")  # an index fits only the analysis that it was written with
 
 
@@ -107,6 +111,27 @@ def link_index(source: Path, target: Path) -> None:
     shutil.copytree(
         source, target, ignore=shutil.ignore_patterns(_LOCKS), copy_function=_link_or_copy, dirs_exist_ok=True
     )
+
+
+class PrivateFolder(TemporaryDirectory[str]):
+    """A temporary folder that `remove_left_folders` keeps as long as its process uses it.
+
+    Args:
+        parent: folder to create it in; None for that of the system.
+    """
+
+    def __init__(self, parent: Path | None) -> None:
+        super().__init__(prefix=PRIVATE, dir=parent)
+        self._lock = (Path(self.name) / _IN_USE).open("w")
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+
+
+def remove_left_folders(parent: Path) -> None:
+    """Removes the private folders in a folder whose processes were killed."""
+    for folder in parent.glob(f"{PRIVATE}*"):
+        with suppress(OSError), (folder / _IN_USE).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _link_or_copy(source: str, target: str) -> None:

@@ -7,10 +7,8 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 from itertools import chain
 
-import msgspec
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -19,7 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from recsys_tasks.engine.engine import unix_now
-from recsys_tasks.engine.item_updates import ItemUpdate, ItemUpdates
+from recsys_tasks.engine.item_updates import ItemUpdates
 from recsys_tasks.engine.merchandising import read_rules
 from recsys_tasks.engine.ranking import ListOptions
 from recsys_tasks.engine.search_options import SearchSetup
@@ -39,16 +37,15 @@ from recsys_tasks.serving.http import (
     read_body,
 )
 from recsys_tasks.serving.impressions import ImpressionLog
+from recsys_tasks.serving.items import ItemRoutes
 from recsys_tasks.serving.live_state import LiveState
 from recsys_tasks.serving.logs import REQUEST_ID, access_logger, set_request_id
 from recsys_tasks.serving.messages import (
     RequestError,
     decode_batch,
     decode_events,
-    decode_item,
     decode_request,
     decode_search,
-    parse_id,
     parse_list_length,
     parse_prefix,
     serialize_events,
@@ -63,12 +60,10 @@ from recsys_tasks.serving.shared_state import SharedState
 from recsys_tasks.serving.tracing import create_tracer
 from recsys_tasks.serving.workers import WorkerFolders
 from recsys_tasks.settings import Settings
-from recsys_tasks.wire.messages import ItemResponse
 
 log = logging.getLogger(__name__)
 
 _MAX_EVENTS_PER_REQUEST = 1_000
-_FOLLOW_INTERVAL_SECONDS = 0.5
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -127,6 +122,9 @@ class Endpoint:
         self.admin = AdminRoutes(
             self.models, self.event_log, erased_users, self.state, self.shared, self.recommender, self.metrics
         )
+        self.items = ItemRoutes(
+            self.models, self.item_log, self.other_item_logs, self.item_updates, self.admin.model_lock
+        )
         self.is_draining = False
 
     def _makes_trends(self, user_id: str | None) -> bool:
@@ -178,30 +176,6 @@ class Endpoint:
         except InputError as error:
             raise RequestError(404, "No such item", str(error)) from error
         return json_response({"model_version": engine.bundle.model_version, "items": items})
-
-    async def put_item(self, request: Request) -> Response:
-        """`PUT /v1/items/{item_id}`"""
-        item_id = parse_id(request.path_params["item_id"], "item")
-        update = ItemUpdate(item_id, datetime.now(UTC), decode_item(await read_body(request)))
-        line = msgspec.json.encode(update) + b"\n"
-        await self.item_log.append(line)
-        await self._apply_item_updates([line])
-        is_trained = self.models.engine is not None and self.models.engine.is_trained(item_id)
-        return json_response(ItemResponse(item_id, is_trained))
-
-    async def follow_item_updates(self) -> None:
-        """Applies the item updates of other workers, until cancelled."""
-        while True:
-            await asyncio.sleep(_FOLLOW_INTERVAL_SECONDS)
-            await self._apply_item_updates(list(self.other_item_logs.read_lines()))
-
-    async def _apply_item_updates(self, lines: list[bytes]) -> None:
-        if lines:
-            # A model reads all updates while it loads; updates wait until the load has ended.
-            async with self.admin.model_lock:
-                updates = self.item_updates.replay(lines)
-                if updates:
-                    await run_in_threadpool(self.models.apply_item_updates, updates)
 
     async def post_events(self, request: Request) -> Response:
         """`POST /v1/events`"""
@@ -292,11 +266,11 @@ def create_app(settings: Settings, folders: WorkerFolders | None = None) -> Star
     """Returns the endpoint as an ASGI application, alone or as one of several workers."""
     folders = folders or WorkerFolders.for_worker(settings.home, 0, 1)
     endpoint = Endpoint(settings, folders)
-    admin = endpoint.admin
+    admin, items = endpoint.admin, endpoint.items
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        background_tasks = [asyncio.create_task(endpoint.follow_item_updates())] if folders.other_homes else []
+        background_tasks = [asyncio.create_task(endpoint.items.follow_other_workers())] if folders.other_homes else []
         await endpoint.shared.open()
         if endpoint.shared.is_reachable is not None:
             background_tasks.append(asyncio.create_task(endpoint.shared.publish_pending_periodically()))
@@ -318,7 +292,10 @@ def create_app(settings: Settings, folders: WorkerFolders | None = None) -> Star
             route("/v1/search", endpoint.post_search, "POST", READ),
             route("/v1/suggest", endpoint.get_suggestions, "GET", READ),
             route("/v1/items/{item_id:path}/similar", endpoint.get_similar_items, "GET", READ),
-            route("/v1/items/{item_id:path}", endpoint.put_item, "PUT", ADMIN),
+            route("/v1/items/{item_id:path}", items.get_item, "GET", READ),
+            route("/v1/items/{item_id:path}", items.put_item, "PUT", ADMIN),
+            route("/v1/items/{item_id:path}", items.patch_item, "PATCH", ADMIN),
+            route("/v1/items/{item_id:path}", items.delete_item, "DELETE", ADMIN),
             route("/v1/events", endpoint.post_events, "POST", WRITE),
             route("/v1/model", endpoint.get_model, "GET", READ),
             route("/v1/admin/model", admin.get_model, "GET", ADMIN),

@@ -12,7 +12,7 @@ import msgspec
 from recsys_tasks.errors import InputError
 from recsys_tasks.names import SEARCH
 from recsys_tasks.wire.filters import check_filter
-from recsys_tasks.wire.items import Identifier, Item, Text
+from recsys_tasks.wire.items import Identifier, Item, ItemChanges, Text
 from recsys_tasks.wire.messages import (
     Count,
     Event,
@@ -127,6 +127,13 @@ def decode_item(body: bytes) -> Item:
     if _nesting_depth(item.properties) > _MAX_DEPTH:
         raise RequestError(422, "Invalid item", f"`properties` is nested more than {_MAX_DEPTH} levels deep")
     return item
+
+
+def decode_item_changes(body: bytes) -> dict[str, Any]:
+    """Decodes the fields of an item that a request changes."""
+    changes: ItemChanges = _decode(body, ItemChanges)
+    values = msgspec.structs.asdict(changes)
+    return {name: value for name, value in values.items() if value is not msgspec.UNSET}
 
 
 def parse_id(text: str, entity: str) -> str:

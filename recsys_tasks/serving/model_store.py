@@ -22,8 +22,7 @@ from recsys_tasks.engine.probe import BundleMeasurement, probe
 from recsys_tasks.engine.search_options import SearchSetup
 from recsys_tasks.engine.throttle import Throttle
 from recsys_tasks.errors import InputError, InvariantError
-from recsys_tasks.search.index import CHANGED_INDEX
-from recsys_tasks.search.index_files import link_index
+from recsys_tasks.search.index_files import link_index, remove_left_folders
 from recsys_tasks.serving.rollout import AnswerFunction, ChallengerRunner, RolloutTerms
 
 log = logging.getLogger(__name__)
@@ -84,8 +83,8 @@ class ModelStore:
         self._state_path = folder / "serving.json"
         self.state = self._read_state()
         self._remove_unused_folders()  # of an upload that a crash interrupted
-        for path in folder.glob(f"*/{CHANGED_INDEX}*"):  # of a process that was killed
-            shutil.rmtree(path, ignore_errors=True)
+        for bundle_folder in folder.glob("*/"):
+            remove_left_folders(bundle_folder)
         self.engine = self._load_active_or_previous()
         self.challenger = self._restore_challenger()
         self.previous_engine = self._try_load(self.state.previous) if keep_previous else None

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from recsys_tasks.wire.items import Identifier, Item, Text
+from recsys_tasks.wire.items import Identifier, Item, ItemChanges, Text
 from recsys_tasks.wire.messages import (
     Count,
     Event,
@@ -25,10 +25,12 @@ from recsys_tasks.wire.messages import (
     SearchResponse,
     SimilarItemsResponse,
     StagedChange,
+    StoredItemResponse,
     SuggestionsResponse,
 )
 
 _JSON, _BUNDLE, _PROBLEM = "application/json", "application/octet-stream", "application/problem+json"
+_ITEM = "/v1/items/{item_id}"
 _REFERENCE = "#/components/schemas/{name}"
 _OVERVIEW = (
     "Session-based recommendations, personalized search and similar items. Post user events, request lists, and send "
@@ -83,7 +85,7 @@ class Operation:
     @property
     def is_admin(self) -> bool:
         """Whether the operation requires the admin token."""
-        return self.path.startswith("/v1/admin") or self.body is Item
+        return self.path.startswith("/v1/admin") or (self.path == _ITEM and self.method != "get")
 
 
 _K = {"k": {**msgspec.json.schema(Count), "default": 20, "description": "Maximum number of items."}}
@@ -140,14 +142,32 @@ OPERATIONS = (
         response=SimilarItemsResponse,
         query=_K,
     ),
+    Operation("get", _ITEM, "Get an item", "Returns the item as lists, filters and search see it.", StoredItemResponse),
     Operation(
         "put",
-        "/v1/items/{item_id}",
+        _ITEM,
         "Create or replace an item",
-        "The next list can contain the item. An item the model was not trained on gets its embedding from its content.",
+        "Replaces all fields; omitted ones become unknown. The next list can contain the item. An item the model was "
+        "not trained on gets its embedding from its content.",
         response=ItemResponse,
         body=Item,
         example={"title": "Chocolate milk, 1 l", "category_path": "DAIRY > MILK", "price": 1.89},
+    ),
+    Operation(
+        "patch",
+        _ITEM,
+        "Change fields of an item",
+        "Omitted fields keep their values, null makes one unknown; `properties` are replaced as a whole.",
+        response=ItemResponse,
+        body=ItemChanges,
+        example={"price": 1.79},
+    ),
+    Operation(
+        "delete",
+        _ITEM,
+        "Remove an item from all lists",
+        "Ends the item's availability. Actions on it are still read, and `PUT` or `PATCH` bring it back.",
+        response=ItemResponse,
     ),
     Operation(
         "post",

@@ -26,6 +26,19 @@ class Item(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     available_until: Timestamp | None = None
 
 
+class ItemChanges(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
+    """New values of some attributes of an item; omitted attributes stay, null makes one unknown. `properties` are
+    replaced as a whole."""
+
+    title: Text | msgspec.UnsetType = msgspec.UNSET
+    category_path: str | msgspec.UnsetType = msgspec.UNSET
+    brand: str | msgspec.UnsetType = msgspec.UNSET
+    price: float | msgspec.UnsetType | None = msgspec.UNSET
+    properties: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
+    available_from: Timestamp | msgspec.UnsetType | None = msgspec.UNSET
+    available_until: Timestamp | msgspec.UnsetType | None = msgspec.UNSET
+
+
 Sort = Literal["relevance", "price_ascending", "price_descending", "popularity", "newest"]
 
 

@@ -12,6 +12,7 @@ from recsys_tasks.wire.filters import Filter
 from recsys_tasks.wire.items import (
     FacetValue,
     Identifier,
+    Item,
     Recommendation,
     Relaxation,
     SearchResult,
@@ -265,6 +266,14 @@ class ItemResponse(msgspec.Struct):
     trained: Annotated[
         bool, Meta(description="Whether the model was trained on the item. If not, its content gives its embedding.")
     ]
+
+
+class StoredItemResponse(msgspec.Struct):
+    """An item as the endpoint has it."""
+
+    item_id: str
+    trained: Annotated[bool, Meta(description="Whether the model was trained on the item.")]
+    item: Item
 
 
 class ModelResponse(msgspec.Struct):

@@ -125,3 +125,61 @@ def test_interests_apply_to_an_unknown_user_only(client: TestClient) -> None:
     assert {item["source"] for item in items} == {"interests"}
     known = client.post("/v1/recommendations", json={"user_id": "u1", **body}).json()["items"]
     assert {item["source"] for item in known} == {"model"}
+
+
+def _item(client: TestClient, item_id: str) -> dict[str, Any]:
+    answer = client.get(f"/v1/items/{item_id}")
+    assert answer.status_code == 200, answer.text
+    return dict(answer.json())
+
+
+def test_an_item_is_returned_as_lists_see_it(client: TestClient) -> None:
+    known = _item(client, "i9")
+    assert (known["trained"], known["item"]["title"], known["item"]["price"]) == (True, "Item 9, green", 9.0)
+    _put_item(client, "bottle", BLUE)
+    assert _item(client, "bottle") == {"item_id": "bottle", "trained": False, "item": BLUE}
+    assert client.get("/v1/items/nothing").status_code == 404
+
+
+def test_put_replaces_all_fields_and_patch_those_of_the_body(client: TestClient) -> None:
+    _put_item(client, "bottle", BLUE | {"brand": "Acme", "properties": {"size": 1}})
+    answer = client.patch("/v1/items/bottle", json={"price": 9.5}, headers=HEADERS)
+    assert answer.status_code == 200, answer.text
+    assert _item(client, "bottle")["item"] == BLUE | {"brand": "Acme", "properties": {"size": 1}, "price": 9.5}
+    assert "bottle" in _listed(client, filter={"field": "price", "at_least": 9.5, "at_most": 9.5})
+    assert client.patch("/v1/items/bottle", json={"price": None}, headers=HEADERS).status_code == 200
+    assert "price" not in _item(client, "bottle")["item"]
+    _put_item(client, "bottle", {"title": "Bottle"})
+    assert _item(client, "bottle")["item"] == {"title": "Bottle"}
+
+
+def test_a_removed_item_is_in_no_list_until_it_is_put_again(client: TestClient, tmp_path: Path) -> None:
+    best = _listed(client, user_id="u1")[0]
+    assert client.delete(f"/v1/items/{best}", headers=HEADERS).status_code == 200
+    assert best not in _listed(client, user_id="u1")
+    assert not [item for item in _found(client, "item", k=60) if item["item_id"] == best]
+    with TestClient(create_app(_settings(tmp_path))) as again:
+        assert best not in _listed(again, user_id="u1")
+    patched = client.patch(f"/v1/items/{best}", json={"available_until": None}, headers=HEADERS)
+    assert (patched.status_code, best in _listed(client, user_id="u1")) == (200, True)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status"),
+    [
+        ("PATCH", "/v1/items/nothing", {"price": 1}, 404),
+        ("DELETE", "/v1/items/nothing", None, 404),
+        ("PATCH", "/v1/items/i9", {"cost": 1}, 422),
+        ("PATCH", "/v1/items/i9", {"price": -1}, 422),
+        ("PATCH", "/v1/items/i9", {"title": ""}, 422),
+        ("PATCH", "/v1/items/i9", {"brand": "x" * 300}, 422),
+        ("PATCH", "/v1/items/i9", [], 422),
+    ],
+)
+def test_an_invalid_change_is_rejected_and_changes_nothing(
+    client: TestClient, method: str, path: str, body: Any, status: int
+) -> None:
+    before = _item(client, "i9")
+    assert client.request(method, path, json=body, headers=HEADERS).status_code == status
+    assert _item(client, "i9") == before
+    assert client.request(method, "/v1/items/i9", json=body).status_code == 401

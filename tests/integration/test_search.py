@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 from recsys_tasks.engine.bundle import pack
 from recsys_tasks.engine.item_search import SEARCH_INDEX
 from recsys_tasks.errors import InputError
-from recsys_tasks.search.index import CHANGED_INDEX
+from recsys_tasks.search.index_files import PRIVATE
 from recsys_tasks.serving.app import create_app
 from recsys_tasks.settings import Settings
 from tests.integration.endpoints import TOKEN
@@ -279,7 +279,7 @@ def test_other_languages_build_the_index_again(deployed: Path, tmp_path: Path) -
 
 
 def test_what_a_killed_process_left_is_removed(deployed: Path) -> None:
-    left = _index_file(deployed).parents[1] / f"{CHANGED_INDEX}x"
+    left = _index_file(deployed).parents[1] / f"{PRIVATE}x"
     left.mkdir()
     with _open_endpoint(deployed):
         assert not left.exists()

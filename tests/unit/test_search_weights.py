@@ -31,7 +31,7 @@ def _bundle(choose: str, kinds: int = KINDS) -> Bundle:
     ids = tuple(f"i{number}" for number in range(len(titles)))
     nothing = ("",) * len(ids)
     vocabulary = Vocabulary(ids, tuple(titles), nothing, nothing, (1,) * len(ids))
-    popularity = np.concatenate([np.zeros(FIRST_ITEM), np.tile(np.arange(PER_KIND) ** 3.0, kinds)])  # longest: most
+    popularity = np.concatenate([np.zeros(FIRST_ITEM), np.tile(np.arange(PER_KIND) ** 10.0, kinds)])  # longest: most
     order = range(PER_KIND - 1, -1, -1) if choose == "popular" else range(PER_KIND)
     queries = [
         LearnedQuery(name, 30, [f"i{kind * PER_KIND + place}" for place in order][:3], [1.0, 0.8, 0.6], {})
