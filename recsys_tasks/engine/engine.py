@@ -34,7 +34,7 @@ from recsys_tasks.engine.scoring import (
     MatchScores,
     NextItemScores,
     PrecomputedScores,
-    Scores,
+    PredictionScores,
     TrendingItems,
 )
 from recsys_tasks.engine.search_options import COMPLETION, DEFAULT_SEARCH, RELEVANCE, SearchOptions, SearchSetup
@@ -111,7 +111,7 @@ class _Prediction(NamedTuple):
     them."""
 
     source: str
-    scores: Scores
+    scores: PredictionScores
     purchase_intent: float | None
     actions: ActionHistory
     latest_seconds: float

@@ -14,7 +14,7 @@ import numpy as np
 
 from recsys_tasks.engine.bundle import Bundle
 from recsys_tasks.engine.query_clicks import QueryAssociations
-from recsys_tasks.engine.scoring import Scores, top_indices
+from recsys_tasks.engine.scoring import PredictionScores, top_indices
 from recsys_tasks.engine.search_options import MAX_RESULTS, RELEVANCE, SearchOptions, SearchSetup
 from recsys_tasks.errors import SearchIndexUnusable
 from recsys_tasks.features.vocabulary import Vocabulary
@@ -208,7 +208,7 @@ class ItemSearch:
     def _associations(self) -> QueryAssociations:
         return QueryAssociations(self._bundle.learned_queries, self.index.key)
 
-    def rank(self, found: Found, personal: Scores | None) -> RankedMatches:
+    def rank(self, found: Found, personal: PredictionScores | None) -> RankedMatches:
         """Returns the matches with their signals, each weighted.
 
         Args:

@@ -47,6 +47,10 @@ class Scores(Protocol):
         """
         ...
 
+
+class PredictionScores(Scores, Protocol):
+    """Scores of a prediction, which can also be looked up."""
+
     def of(self, numbers: np.ndarray) -> np.ndarray:
         """Returns the scores of distinct items [N]; 0 for items that may not be shown."""
         ...
@@ -73,7 +77,7 @@ class PrecomputedScores:
         return ScoredItems(numbers, np.where(log_scores[numbers] > -np.inf, self._scores[numbers], 0.0))
 
     def of(self, numbers: np.ndarray) -> np.ndarray:
-        """See `Scores`."""
+        """See `PredictionScores`."""
         return np.where(self._log_scores[numbers] > -np.inf, self._scores[numbers], 0.0)
 
 
@@ -101,10 +105,6 @@ class MatchScores:
         absent = np.setdiff1d(include, self._numbers[selected])
         numbers = np.concatenate([self._numbers[selected], absent])
         return ScoredItems(numbers, np.concatenate([self._scores[selected], np.zeros(len(absent))]))
-
-    def of(self, numbers: np.ndarray) -> np.ndarray:
-        """See `Scores`."""
-        return _look_up(numbers, self._numbers, self._scores)
 
 
 class TrendingItems:
@@ -135,7 +135,7 @@ class TrendingItems:
 class BlendedScores:
     """Scores blended with the shares of trending items."""
 
-    def __init__(self, scores: Scores, trending: TrendingItems) -> None:
+    def __init__(self, scores: PredictionScores, trending: TrendingItems) -> None:
         self._scores, self._trending = scores, trending
 
     def top_k(self, k: int, offset: np.ndarray | None = None, include: np.ndarray = _NO_ITEMS) -> ScoredItems:
@@ -144,7 +144,7 @@ class BlendedScores:
         return ScoredItems(scored.numbers, self._trending.blend(scored))
 
     def of(self, numbers: np.ndarray) -> np.ndarray:
-        """See `Scores`."""
+        """See `PredictionScores`."""
         return self._trending.blend(ScoredItems(numbers, self._scores.of(numbers)))
 
 
@@ -289,7 +289,7 @@ class NextItemScores:
         return ScoredItems(outputs["numbers"], outputs["shares"])
 
     def of(self, numbers: np.ndarray) -> np.ndarray:
-        """See `Scores`; without the scan of all items, so that the sum of all probabilities is estimated."""
+        """See `PredictionScores`; without the scan of all items, so that the sum of all probabilities is estimated."""
         direction = self._direction[0]
         vectors, offsets = self._items.sample
         sampled = vectors @ direction + offsets

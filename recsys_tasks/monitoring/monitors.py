@@ -182,10 +182,10 @@ class _Monitors:
     def quarantine_rate(self, rule: Rule) -> Finding | None:
         """Returns the share of the last day's feedback that was quarantined for reasons that no caller can cause.
 
-        Whoever may post events can make them name unknown items or repeat ids, and must not stop promotions by it; the
-        report counts these by rule.
+        Unknown items and duplicate event ids do not count: any caller can send them, and no caller may hold promotions.
+        The report shows their number by rule.
         """
-        names = {"caused_by_callers": list(CAUSED_BY_CALLERS)}
+        names = {"caused_by_callers": CAUSED_BY_CALLERS}
         row = self._connection.execute(statement("monitoring/quarantined_feedback"), names).one()
         if not row.read_rows:
             return None

@@ -39,9 +39,8 @@ class Compounds:
         if len(self._reversed) != len(self._terms):
             self._reversed = sorted(known[::-1] for known in list(self._terms))  # another thread may add terms
         start, end = (bisect_left(self._reversed, term[::-1] + last) for last in ("", LAST_SIGN))
-        compounds = [
-            known[::-1] for known in self._reversed[start:end] if self._is_first_part(known[::-1][: -len(term)])
-        ]
+        ending = (known[::-1] for known in self._reversed[start:end])
+        compounds = [known for known in ending if self._is_first_part(known.removesuffix(term))]
         return sorted(compounds, key=lambda compound: (len(compound), compound))[:_MAX_COMPOUNDS]
 
     def _is_first_part(self, text: str) -> bool:

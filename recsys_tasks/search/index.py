@@ -14,7 +14,7 @@ import numpy as np
 import tantivy
 from tantivy import Occur, Query
 
-from recsys_tasks.search.documents import NUMBER, ItemText, Pause, add_documents
+from recsys_tasks.search.documents import NUMBER, SCHEMA, ItemText, Pause, add_documents
 from recsys_tasks.search.index_files import PrivateFolder, link_index, open_index, write_index
 from recsys_tasks.search.plan import Plan, QueryPlanner
 from recsys_tasks.search.query import parse_query
@@ -83,12 +83,11 @@ class SearchIndex:
     """
 
     def __init__(self, folder: Path, settings: SearchSettings) -> None:
-        self._folder, self._settings = folder, settings
-        self._index, self._documents = open_index(folder, settings)
-        self._searcher = self._index.searcher()
-        self._analyzer, self._names = self._documents.analyzer, self._documents.names
+        self._folder = folder
+        index, documents = open_index(folder, settings)
+        self._searcher, self._documents = index.searcher(), documents
+        self._analyzer, self._names = documents.analyzer, documents.names
         synonyms = read_synonyms(settings.synonyms, self._analyzer)
-        documents = self._documents
         self._planner = QueryPlanner(settings.fields, self._analyzer, synonyms, documents.spelling, documents.compounds)
 
     @classmethod
@@ -112,7 +111,7 @@ class SearchIndex:
         """A private copy."""
         folder = Path(self._private.name) / "changed"
         link_index(self._folder, folder)
-        return open_index(folder, self._settings)[0]
+        return tantivy.Index(SCHEMA, path=str(folder))
 
     def put(self, items: Iterable[ItemText]) -> None:
         """Indexes items, replacing their earlier documents; the next search finds them."""

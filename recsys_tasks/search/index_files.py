@@ -106,11 +106,9 @@ def link_index(source: Path, target: Path) -> None:
     """Makes a second folder of an index, by hard links where possible; a change of one leaves the other as it was.
 
     Raises:
-        OSError: there is no such index, or the disk is full.
+        OSError: there is no such index, the target exists, or the disk is full.
     """
-    shutil.copytree(
-        source, target, ignore=shutil.ignore_patterns(_LOCKS), copy_function=_link_or_copy, dirs_exist_ok=True
-    )
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns(_LOCKS), copy_function=_link_or_copy)
 
 
 class PrivateFolder(TemporaryDirectory[str]):

@@ -71,10 +71,8 @@ class SpellChecker:
             self._sorted = sorted(list(self._counts))  # another thread may add words
         start = bisect_left(self._sorted, prefix)
         end = min(bisect_left(self._sorted, prefix + LAST_SIGN), start + _MAX_EXAMINED)
-        words = self._sorted[start:end]
-        return [word for word in nlargest(_MAX_COMPLETIONS + 1, words, self._counts.__getitem__) if word != prefix][
-            :_MAX_COMPLETIONS
-        ]
+        frequent = nlargest(_MAX_COMPLETIONS + 1, self._sorted[start:end], self._counts.__getitem__)
+        return [word for word in frequent if word != prefix][:_MAX_COMPLETIONS]
 
     def correct(self, word: str) -> list[str]:
         """Returns up to three words with the same first letter at the smallest edit distance, the most frequent first.

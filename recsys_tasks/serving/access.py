@@ -13,8 +13,6 @@ OPEN: Final = "open"
 READ: Final = "read"
 WRITE: Final = "write"
 ADMIN: Final = "admin"
-
-
 _KEY_SCOPES: Final[tuple[Scope, ...]] = (READ, WRITE, ADMIN)
 
 

@@ -62,10 +62,8 @@ RULES: dict[str, dict[str, Rule]] = {
 }
 
 
-CAUSED_BY_CALLERS: Final = (
-    *("item_known", "user_known", "user_not_forgotten", "event_time_is_kept", "event_id_conflict"),
-)
-"""Rules that an event can break which the endpoint accepts: it does not know what the warehouse knows."""
+CAUSED_BY_CALLERS: Final = ["item_known", "user_known", "user_not_forgotten", "event_time_is_kept", "event_id_conflict"]
+"""Rules that the endpoint cannot check, since they depend on the content of the warehouse."""
 
 
 def rules_as_json(kind: str) -> str:

@@ -69,6 +69,14 @@ def test_a_linked_index_is_independent(folder: Path, tmp_path: Path) -> None:
     assert (_find(first, "tea"), _find(second, "tea")) == ([0, 1, 3], [0, 1, 4])
 
 
+def test_an_existing_folder_is_not_linked_over(folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    write_index(other, SETTINGS, _texts(["Juice"]), TITLES, lambda: None)
+    with pytest.raises(FileExistsError):
+        link_index(folder, other)
+    assert (_find(SearchIndex(other, SETTINGS), "juice"), _find(SearchIndex(folder, SETTINGS), "tea")) == ([0], [0, 1])
+
+
 @pytest.mark.parametrize("suffix", ["idx", "term", "pos", "fast", "fieldnorm", "json", "npz"])
 @pytest.mark.parametrize("damage", ["changed", "cut", "removed"])
 def test_a_damaged_file_is_refused(folder: Path, suffix: str, damage: str) -> None:
