@@ -122,6 +122,21 @@ def build_parser() -> argparse.ArgumentParser:
         help="let everybody read lists and post events at a public address, without keys",
     )
 
+    key = _add_verb(verbs, "key", _key, "make an API key, and its entry of RECSYS_KEYS_FILE")
+    key.add_argument("name", help="of the caller, for the access log and the rate limit")
+    key.add_argument(
+        "--scope",
+        dest="scopes",
+        action="append",
+        required=True,
+        choices=("read", "write", "items", "admin"),
+        help="what the caller may do; may be given several times",
+    )
+    key.add_argument(
+        "--origin", dest="origins", action="append", default=[], help="of the pages that hold the key (read, write)"
+    )
+    key.add_argument("--expires", type=_parse_time, help="the key is valid before this time; default: for ever")
+
     _add_verb(verbs, "feedback", _feedback, "collect the endpoints' event logs into the warehouse")
 
     _add_verb(verbs, "monitor", _monitor, "attribute outcomes, run the monitors, and take the actions of their rules")
@@ -354,6 +369,16 @@ def _serve(options: argparse.Namespace) -> None:
     from recsys_tasks.serving.server import serve
 
     serve(options.host, options.port, options.workers, options.open)
+
+
+def _key(options: argparse.Namespace) -> None:
+    from recsys_tasks.serving.access import new_key
+
+    key, entry = new_key(options.name, options.scopes, options.origins, options.expires)
+    if options.json:
+        _print_result(options, {"key": key, "entry": entry})
+    else:
+        print(f"{key}\n\nThis is the key; it is shown only once. Its entry for RECSYS_KEYS_FILE:\n\n{entry}")
 
 
 def _feedback(options: argparse.Namespace) -> None:

@@ -81,6 +81,22 @@ class Settings(BaseSettings):
     write_keys: tuple[SecretStr, ...] = Field(
         (), description="Keys for posting events, as a JSON list. Default: open to everybody."
     )
+    keys_file: Path | None = Field(
+        None,
+        description="TOML file of named keys with scopes, origins and expiry, read again when it changes. Without a key"
+        " nothing is allowed then.",
+    )
+    allowed_origins: tuple[str, ...] = Field(
+        (),
+        description="Origins of pages that may call the endpoint without a key of their own (CORS), as a JSON list;"
+        ' `["*"]` for all.',
+    )
+    allowed_hosts: tuple[str, ...] = Field(
+        ("*",), description="Host names under which the endpoint answers, as a JSON list. Default: any."
+    )
+    max_connections_per_address: int = Field(
+        512, ge=1, description="Open connections of one address to one worker; further ones are closed at once."
+    )
     endpoint_memory_mb: int | None = Field(
         None,
         ge=1,
@@ -97,7 +113,10 @@ class Settings(BaseSettings):
         500, gt=0, description="Requests for lists are refused while the estimated wait is longer than this, in ms."
     )
     rate_limit: float | None = Field(
-        None, gt=0, description="Requests per second of one key or address. Default: no limit."
+        None,
+        gt=0,
+        description="Lists per second of one key or address; a list of more than 100 items, and more than 100 events,"
+        " count as several. Default: no limit.",
     )
     drain_seconds: float = Field(
         0, ge=0, description="How long a stopping endpoint goes on answering while it reports not ready, in seconds."

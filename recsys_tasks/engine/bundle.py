@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -207,13 +208,15 @@ def unpack(archive: Path, folder: Path) -> None:
     """Extracts an archive written by `pack` into a folder.
 
     Raises:
-        BundleCorrupt: the file is not a tar archive, or it does not contain exactly a bundle's files.
+        BundleCorrupt: the file is not a tar archive, or it does not contain exactly a bundle's files. A sparse file,
+            which may be far larger than the archive, is none of them.
     """
     try:
         with tarfile.open(archive, mode="r:") as opened:
-            members = opened.getmembers()
+            members = list(islice(opened, len(FILES) + 2))
             names = sorted(member.name for member in members)
-            if names != sorted((MANIFEST, *FILES)) or not all(member.isfile() for member in members):
+            is_regular = all(member.isfile() and not member.issparse() for member in members)
+            if names != sorted((MANIFEST, *FILES)) or not is_regular:
                 raise BundleCorrupt(
                     f"The archive contains {', '.join(names)[:200]}; expected {', '.join((MANIFEST, *FILES))}"
                 )

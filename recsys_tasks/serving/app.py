@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from itertools import chain
+from math import ceil
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -24,7 +26,7 @@ from recsys_tasks.engine.search_options import SearchSetup
 from recsys_tasks.errors import InputError, UnavailableError
 from recsys_tasks.experiments.definition import read_experiment
 from recsys_tasks.search.settings import read_search_settings
-from recsys_tasks.serving.access import ADMIN, OPEN, READ, WRITE, AccessControl, Scope
+from recsys_tasks.serving.access import ADMIN, ITEMS, OPEN, READ, WRITE, AccessControl, Caller, Scope
 from recsys_tasks.serving.admin import AdminRoutes
 from recsys_tasks.serving.erasure import ErasedUsers, erase_lines, find_user_lines
 from recsys_tasks.serving.event_log import EventLog
@@ -54,16 +56,19 @@ from recsys_tasks.serving.metrics import Metrics
 from recsys_tasks.serving.model_store import ModelStore
 from recsys_tasks.serving.openapi import build_openapi_document
 from recsys_tasks.serving.overload import LoadSheddingMiddleware, QueueEstimator, RateLimiter
+from recsys_tasks.serving.pages import PageMiddleware
 from recsys_tasks.serving.query_encoder import CachedQueryEncoder
 from recsys_tasks.serving.recommendations import RecommendationService
 from recsys_tasks.serving.shared_state import SharedState
 from recsys_tasks.serving.tracing import create_tracer
 from recsys_tasks.serving.workers import WorkerFolders
 from recsys_tasks.settings import Settings
+from recsys_tasks.wire.messages import RecommendationRequest
 
 log = logging.getLogger(__name__)
 
 _MAX_EVENTS_PER_REQUEST = 1_000
+_UNITS_PER_TOKEN = 100  # items of a list, or events, that count as one request
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -101,7 +106,6 @@ class Endpoint:
             self.event_log, find_user_lines(self.event_log, erased_users.records())
         )  # finish erasures that a crash interrupted
         other_event_logs = EventLogFollower([other / "journal" for other in folders.other_homes])
-        self._has_write_keys = bool(settings.write_keys)
         self.state = LiveState(settings.trending_half_life_hours, self._makes_trends)
         num_events = self.state.replay(chain(self.event_log.read_lines(), other_event_logs.read_lines()))
         log.info("Replayed %d events from the event log", num_events)
@@ -131,11 +135,12 @@ class Endpoint:
         """Whether a user's actions make items trend: where anybody may post events, only those of users that the model
         knows, since a made-up visitor costs nothing."""
         engine = self.models.engine
-        return self._has_write_keys or (engine is not None and user_id in engine.bundle.histories.row_of)
+        return self.access.has_write_keys or (engine is not None and user_id in engine.bundle.histories.row_of)
 
     async def post_recommendations(self, request: Request) -> Response:
         """`POST /v1/recommendations`"""
         body = decode_request(await read_body(request))
+        self._admit_lists(request, [body])
         is_complete = await self.shared.read(body.user_id, body.session_id)
         with self.queue.measure_list():
             return json_response(self.recommender.recommend(body, is_complete))
@@ -143,8 +148,7 @@ class Endpoint:
     async def post_recommendation_batch(self, request: Request) -> Response:
         """`POST /v1/recommendations/batch`: one list per request, in request order."""
         lists, bodies = [], decode_batch(await read_body(request))
-        if self.rate_limit is not None:
-            self.rate_limit.charge(self._caller(request), len(bodies) - 1, time.monotonic())
+        self._admit_lists(request, bodies)
         for body in bodies:
             is_complete = await self.shared.read(body.user_id, body.session_id)
             with self.queue.measure_list():
@@ -155,6 +159,7 @@ class Endpoint:
     async def post_search(self, request: Request) -> Response:
         """`POST /v1/search`"""
         body = decode_search(await read_body(request))
+        self._admit_lists(request, [body])
         is_complete = await self.shared.read(body.user_id, body.session_id)
         with self.queue.measure_list():
             response, events = self.recommender.search(body, is_complete)
@@ -180,6 +185,7 @@ class Endpoint:
     async def post_events(self, request: Request) -> Response:
         """`POST /v1/events`"""
         events = decode_events(await read_body(request), _MAX_EVENTS_PER_REQUEST)
+        self._charge(request, ceil(len(events) / _UNITS_PER_TOKEN))
         await self.event_log.append(serialize_events(events))
         await self.shared.publish(events)
         for event in events:
@@ -230,6 +236,7 @@ class Endpoint:
             fields["milliseconds"] = round(1e3 * seconds, 3)
             access_logger.info("%(method)s %(route)s %(status)s %(milliseconds)s ms", fields, extra={"fields": fields})
             response.headers[REQUEST_ID] = request_id
+            response.headers.update(self._rate_limit_headers(request))
             return response
 
         return handle
@@ -238,9 +245,11 @@ class Endpoint:
         """Returns the handler's response, or the problem document of the error it raises."""
         try:
             check_content_type(request)
-            authorization = request.headers.get("authorization")
-            self.access.check(authorization, scope)
-            self._check_rate_limit(request, authorization, scope)
+            headers, host = request.headers, request.client.host if request.client else ""
+            caller = self.access.identify(headers.get("authorization"), headers.get("origin"), host)
+            request.state.caller = caller
+            self.access.check(caller, scope)
+            self._check_rate_limit(caller, scope)
             return await handler(request)
         except RequestError as error:
             return problem_response(error.status, error.title, error.detail)
@@ -250,16 +259,33 @@ class Endpoint:
             log.exception("%s %s failed", request.method, path)
             return problem_response(500, "Internal error", "the endpoint failed; its log has the traceback")
 
-    def _caller(self, request: Request) -> str:
-        return self.access.identify(request.headers.get("authorization"), request.client.host if request.client else "")
+    def _admit_lists(self, request: Request, bodies: Sequence[RecommendationRequest]) -> None:
+        """Charges the lists to the caller's rate limit, and records them only for a caller that may write: impressions
+        and searches are events."""
+        self._charge(request, sum(ceil(body.k / _UNITS_PER_TOKEN) for body in bodies))
+        if WRITE not in request.state.caller.scopes:
+            for body in bodies:
+                body.record = False
 
-    def _check_rate_limit(self, request: Request, authorization: str | None, scope: Scope) -> None:
+    def _charge(self, request: Request, tokens: int) -> None:
+        """Charges what a request costs to its caller, beside the token that it has cost so far."""
+        caller: Caller = request.state.caller
+        if self.rate_limit is not None and ADMIN not in caller.scopes:
+            self.rate_limit.charge(caller.name, tokens - 1, time.monotonic())
+
+    def _check_rate_limit(self, caller: Caller, scope: Scope) -> None:
         """Rejects a caller that exceeds its rate limit. Requests with the admin token are exempt."""
-        if self.rate_limit is None or scope not in (READ, WRITE) or self.access.is_admin(authorization):
+        if self.rate_limit is None or scope not in (READ, WRITE) or ADMIN in caller.scopes:
             return
-        if self.rate_limit.should_reject(self._caller(request), time.monotonic()):
+        if self.rate_limit.should_reject(caller.name, time.monotonic()):
             self.metrics.count_rejected_request("rate_limit")
             raise RequestError(429, "Too many requests", "this caller exceeds its rate limit; retry later")
+
+    def _rate_limit_headers(self, request: Request) -> dict[str, str]:
+        caller: Caller | None = getattr(request.state, "caller", None)
+        if self.rate_limit is None or caller is None or ADMIN in caller.scopes:
+            return {}
+        return self.rate_limit.headers(caller.name, time.monotonic())
 
 
 def create_app(settings: Settings, folders: WorkerFolders | None = None) -> Starlette:
@@ -293,9 +319,9 @@ def create_app(settings: Settings, folders: WorkerFolders | None = None) -> Star
             route("/v1/suggest", endpoint.get_suggestions, "GET", READ),
             route("/v1/items/{item_id:path}/similar", endpoint.get_similar_items, "GET", READ),
             route("/v1/items/{item_id:path}", items.get_item, "GET", READ),
-            route("/v1/items/{item_id:path}", items.put_item, "PUT", ADMIN),
-            route("/v1/items/{item_id:path}", items.patch_item, "PATCH", ADMIN),
-            route("/v1/items/{item_id:path}", items.delete_item, "DELETE", ADMIN),
+            route("/v1/items/{item_id:path}", items.put_item, "PUT", ITEMS),
+            route("/v1/items/{item_id:path}", items.patch_item, "PATCH", ITEMS),
+            route("/v1/items/{item_id:path}", items.delete_item, "DELETE", ITEMS),
             route("/v1/events", endpoint.post_events, "POST", WRITE),
             route("/v1/model", endpoint.get_model, "GET", READ),
             route("/v1/admin/model", admin.get_model, "GET", ADMIN),
@@ -322,4 +348,8 @@ def create_app(settings: Settings, folders: WorkerFolders | None = None) -> Star
         is_exempt=endpoint.access.is_admin,
         on_rejected=lambda: endpoint.metrics.count_rejected_request("overload"),
     )
+    app.add_middleware(PageMiddleware, access=endpoint.access)
+    if settings.allowed_hosts != ("*",):
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=settings.allowed_hosts, www_redirect=False)
+    app.router.redirect_slashes = False  # a redirect would repeat the `Host` that the caller sent
     return app

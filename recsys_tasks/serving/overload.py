@@ -6,6 +6,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from math import ceil
 
 import msgspec
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -108,7 +109,7 @@ def _authorization(scope: Scope) -> str:
 
 
 class RateLimiter:
-    """Token bucket per caller: `rate` requests per second, with a burst of one second's worth."""
+    """Token bucket per caller: `rate` requests per second, with a burst of one second's worth, at least one."""
 
     def __init__(self, rate: float) -> None:
         self._rate = rate
@@ -130,6 +131,18 @@ class RateLimiter:
         refilled."""
         left, updated_at = self._buckets.get(caller, (self._max_tokens, now))
         self._buckets[caller] = left - tokens, updated_at
+
+    def headers(self, caller: str, now: float) -> dict[str, str]:
+        """Returns the headers that tell a caller what is left (draft-ietf-httpapi-ratelimit-headers-10): `q` requests
+        per `w` seconds, `r` of them now, all of them in `t` seconds. Without any left, also `Retry-After`."""
+        tokens, updated_at = self._buckets.get(caller, (self._max_tokens, now))
+        tokens = min(self._max_tokens, tokens + self._rate * (now - updated_at))
+        window, refilled = (ceil(missing / self._rate) for missing in (self._max_tokens, self._max_tokens - tokens))
+        headers = {
+            "RateLimit-Policy": f'"caller";q={int(self._max_tokens)};w={window}',
+            "RateLimit": f'"caller";r={max(int(tokens), 0)};t={refilled}',
+        }
+        return headers if tokens >= 1 else {**headers, "Retry-After": str(ceil((1 - tokens) / self._rate))}
 
     @property
     def _max_tokens(self) -> float:

@@ -219,7 +219,9 @@ class RecommendationService:
         items = answer.items
         if request.fields:
             items = [engine.with_data(item, request.fields) for item in items]
-        return RecommendationResponse(ranked.request_id, version, answer.purchase_intent, is_complete, items)
+        return RecommendationResponse(
+            ranked.request_id, version, answer.purchase_intent, is_complete, request.record, items
+        )
 
     def _user_segment(self, request: RecommendationRequest, engine: Engine) -> str:
         """Returns the segment of the user: anonymous, new, or returning (has a history in the bundle)."""

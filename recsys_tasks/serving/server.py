@@ -15,6 +15,7 @@ from starlette.applications import Starlette
 from recsys_tasks.engine.memory import return_freed_memory
 from recsys_tasks.errors import ConfigurationError
 from recsys_tasks.serving.app import create_app
+from recsys_tasks.serving.connections import bounded_protocol
 from recsys_tasks.serving.logs import configure_logging
 from recsys_tasks.serving.workers import WORKER_VARIABLE, WorkerFolders, run_workers, worker_port
 from recsys_tasks.settings import settings
@@ -53,13 +54,13 @@ def serve(host: str, port: int, workers: int = 1, is_open: bool = False) -> None
 
 def _check_keys(host: str, is_open: bool) -> None:
     missing = [name for name in ("read_keys", "write_keys") if not getattr(settings(), name)]
-    if host in _LOOPBACK or not missing:
+    if host in _LOOPBACK or not missing or settings().keys_file:
         return
     names = " and ".join(f"RECSYS_{name.upper()}" for name in missing)
     if not is_open:
         raise ConfigurationError(
             f"{host} is a public address, but {names} are not set: everybody who reaches it could use the endpoint. Set"
-            " them, or pass --open"
+            " them or RECSYS_KEYS_FILE, or pass --open"
         )
     log.warning("The endpoint at %s is open to everybody who reaches it: %s are not set", host, names)
 
@@ -76,7 +77,7 @@ def _serve_worker(host: str, port: int, worker: int, workers: int) -> None:
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http="httptools",
+        http=bounded_protocol(settings().max_connections_per_address),
         ws="none",
         log_config=None,
         log_level="warning",

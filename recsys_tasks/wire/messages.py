@@ -197,6 +197,10 @@ class ListResponse(msgspec.Struct):
     complete: Annotated[
         bool, Meta(description="False if the latest events on other endpoints could not be read (shared state away).")
     ]
+    recorded: Annotated[
+        bool,
+        Meta(description="Whether the list is logged: `record` is true and the caller may post events."),
+    ]
 
 
 class RecommendationResponse(ListResponse):

@@ -28,6 +28,10 @@ _SAMPLE = {
     "RECSYS_TRAINING_SECONDS": "40",
     "RECSYS_WARM_START_SECONDS": "8",
     "RECSYS_TEXT_ENCODER": "none",  # 6,280 titles take minutes beside the other tests
+    # Once a year: a scheduled collection after the second day would start another training.
+    "RECSYS_FEEDBACK_SCHEDULE": "0 0 1 1 *",
+    "RECSYS_LANDING_SCHEDULE": "0 0 1 1 *",
+    "RECSYS_RECONCILE_SCHEDULE": "0 0 1 1 *",
 }
 _UNKNOWN_WORD = "qwortsel"  # no item has it
 _SEARCH_MAPPING = """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -703,6 +704,67 @@ def test_a_foreign_page_cannot_post_without_consent(
     headers = {"Content-Type": content_type} | ({} if origin is None else {"Origin": origin})
     event = b'{"event_type": "view", "user_id": "u", "item_id": "i3"}'
     assert client.post("/v1/events", content=event, headers=headers).status_code == status
+
+
+def test_a_key_that_may_not_post_events_records_no_lists_and_searches(tmp_path: Path, bundles: list[Path]) -> None:
+    install_bundle(tmp_path, bundles[0])
+    settings = Settings(home=tmp_path, read_keys=("reader", "both"), write_keys=("both",))
+    with TestClient(create_app(settings)) as client:
+        for key, is_recorded in (("reader", False), ("both", True)):
+            client.headers["Authorization"] = f"Bearer {key}"
+            lists = client.post("/v1/recommendations", json={"user_id": key}).json()
+            found = client.post("/v1/search", json={"query": "blue", "user_id": key}).json()
+            batch = client.post("/v1/recommendations/batch", json={"requests": [{"user_id": key}]}).json()["answers"]
+            assert [answer["recorded"] for answer in (lists, found, *batch)] == [is_recorded] * 3
+    events = [json.loads(line) for line in EventLog(tmp_path / "endpoint" / "journal").read_lines()]
+    assert {event["user_id"] for event in events} == {"both"}
+    assert {event["event_type"] for event in events} == {"impression", "search"}
+
+
+def test_the_rate_limit_tells_what_is_left_and_counts_by_cost(tmp_path: Path, bundles: list[Path]) -> None:
+    install_bundle(tmp_path, bundles[0])
+    with TestClient(create_app(Settings(home=tmp_path, admin_token="secret", rate_limit=12))) as client:  # noqa: S106
+        assert "RateLimit" not in client.post("/v1/recommendations", headers=TOKEN).headers
+        answer = client.post("/v1/recommendations", json={"k": 500, "record": False})
+        assert answer.headers["RateLimit-Policy"] == '"caller";q=12;w=1'
+        assert answer.headers["RateLimit"] in ('"caller";r=7;t=1', '"caller";r=8;t=1')
+        events = [{"event_type": "view", "user_id": "u", "item_id": "i3"}] * 1_000
+        client.post("/v1/events", json=events)
+        refused = client.post("/v1/recommendations")
+        assert (refused.status_code, refused.headers["Retry-After"]) == (429, "1")
+        assert refused.headers["RateLimit"].startswith('"caller";r=0;')
+
+
+def test_only_pages_of_allowed_origins_may_call(tmp_path: Path, bundles: list[Path]) -> None:
+    install_bundle(tmp_path, bundles[0])
+    with TestClient(create_app(Settings(home=tmp_path, allowed_origins=("https://shop.example",)))) as client:
+        for origin, allowed in (("https://shop.example", "https://shop.example"), ("https://elsewhere.example", None)):
+            preflight = {"Origin": origin, "Access-Control-Request-Method": "POST"}
+            preflight["Access-Control-Request-Headers"] = "authorization,content-type,idempotency-key"
+            answers = [
+                client.options("/v1/recommendations", headers=preflight),
+                client.post("/v1/recommendations", json={}, headers={"Origin": origin}),
+            ]
+            assert [answer.headers.get("Access-Control-Allow-Origin") for answer in answers] == [allowed] * 2
+            assert "Origin" in answers[1].headers["Vary"]
+
+
+def test_no_redirect_repeats_the_host_of_the_caller(tmp_path: Path, bundles: list[Path], client: TestClient) -> None:
+    headers = {"Host": "elsewhere.example"}
+    assert client.post("/v1/recommendations/", headers=headers, follow_redirects=False).status_code == 404
+    with TestClient(create_app(Settings(home=tmp_path / "other", allowed_hosts=("shop.example",)))) as bound:
+        assert bound.get("/healthz", headers=headers).status_code == 400
+        assert bound.get("/healthz", headers={"Host": "shop.example"}).status_code == 200
+
+
+def test_a_sparse_bundle_is_refused_before_it_fills_the_disk(client: TestClient, tmp_path: Path) -> None:
+    with (tmp_path / MANIFEST).open("wb") as file:
+        file.truncate(1 << 40)
+    sparse = tmp_path / "sparse.tar"
+    subprocess.run(["tar", "--sparse", "-cf", sparse, "-C", tmp_path, MANIFEST], check=True)
+    assert sparse.stat().st_size < 1 << 20
+    answer = client.put("/v1/admin/model", content=sparse.read_bytes(), headers=TOKEN)
+    assert answer.status_code == 422, answer.text
 
 
 def test_invented_keys_and_batches_do_not_evade_the_rate_limit(tmp_path: Path, bundles: list[Path]) -> None:

@@ -1,0 +1,83 @@
+"""HTTP connections with bounds: on the size of the headers, on the time they take, and per address."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+MAX_HEADER_BYTES = 32 << 10
+HEADER_SECONDS = 10.0
+_NUM_CONNECTIONS: Counter[str] = Counter()  # by address; a worker has one event loop
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """Uvicorn's protocol, which on its own takes headers of any size and waits for them for ever.
+
+    The usual request, whose headers arrive in one piece, costs no timer.
+    """
+
+    max_connections = 512  # of one address
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Accepts a connection; closes it if its address has too many, or sends no request."""
+        super().connection_made(transport)
+        self._head_bytes, self._has_whole_head = 0, False
+        self._address = self.client[0] if self.client else ""
+        self._timer: asyncio.TimerHandle | None = None
+        _NUM_CONNECTIONS[self._address] += 1
+        if _NUM_CONNECTIONS[self._address] > self.max_connections:
+            transport.close()
+            return
+        self._start_timer()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forgets the connection."""
+        self._stop_timer()
+        _NUM_CONNECTIONS[self._address] -= 1
+        if not _NUM_CONNECTIONS[self._address]:
+            del _NUM_CONNECTIONS[self._address]
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parses a piece of a request."""
+        super().data_received(data)
+        if self._has_whole_head:
+            return
+        self._head_bytes += len(data)
+        if self._head_bytes > MAX_HEADER_BYTES:
+            self._close(b"431 Request Header Fields Too Large")
+        elif self._timer is None:
+            self._start_timer()
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        self._head_bytes, self._has_whole_head = 0, False
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """The headers of a request have arrived."""
+        self._has_whole_head = True
+        self._stop_timer()
+        super().on_headers_complete()
+
+    def _start_timer(self) -> None:
+        self._timer = self.loop.call_later(HEADER_SECONDS, self._close, b"408 Request Timeout")
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _close(self, status: bytes) -> None:
+        self._stop_timer()
+        if not self.transport.is_closing():
+            self.transport.write(b"HTTP/1.1 " + status + b"\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+            self.transport.close()
+
+
+def bounded_protocol(max_connections: int) -> type[Any]:
+    """Returns the protocol class of a server that accepts at most a number of connections of one address."""
+    return type("BoundedProtocol", (BoundedProtocol,), {"max_connections": max_connections})

@@ -1,0 +1,86 @@
+"""Bounds of the HTTP connections, on a real server."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+
+import httpx
+import pytest
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+
+from recsys_tasks.serving import connections
+
+MAX_CONNECTIONS = 5
+
+
+async def _length(request: Request) -> PlainTextResponse:
+    return PlainTextResponse(str(len(await request.body())))
+
+
+@pytest.fixture
+def address(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, int]]:
+    monkeypatch.setattr(connections, "HEADER_SECONDS", 0.3)
+    app = Starlette(routes=[Route("/", _length, methods=["POST"])])
+    protocol = connections.bounded_protocol(MAX_CONNECTIONS)
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, http=protocol, ws="none", log_config=None, loop="uvloop"))
+    thread = threading.Thread(target=server.run, args=([listener],))
+    thread.start()
+    yield listener.getsockname()
+    server.should_exit = True
+    thread.join()
+    listener.close()
+
+
+def _received(client: socket.socket) -> bytes:
+    client.settimeout(20)
+    chunks = []
+    try:
+        while chunk := client.recv(65_536):
+            chunks.append(chunk)
+    except ConnectionResetError:
+        pass
+    return b"".join(chunks)
+
+
+@pytest.mark.parametrize("sent", [b"", b"POST / HTTP/1.1\r\nHost: x\r\nX-Slow: "])
+def test_a_client_that_does_not_finish_its_headers_is_disconnected(address: tuple[str, int], sent: bytes) -> None:
+    with closing(socket.create_connection(address)) as client:
+        client.sendall(sent)
+        assert _received(client).startswith(b"HTTP/1.1 408 ")
+
+
+@pytest.mark.parametrize("head", [b"POST / HTTP/1.1\r\nX: ", b"POST /"])
+def test_headers_of_any_size_are_not_taken(address: tuple[str, int], head: bytes) -> None:
+    with closing(socket.create_connection(address)) as client:
+        client.sendall(head)
+        num_sent = 0
+        try:
+            while num_sent < 100 << 20:
+                num_sent += client.send(b"a" * 65_536)
+        except OSError:
+            pass
+        assert num_sent < 20 << 20, "buffers of the sockets, at most"
+        assert _received(client)[:12] in (b"HTTP/1.1 431", b"HTTP/1.1 400", b"")
+
+
+def test_an_address_has_a_bounded_number_of_connections(address: tuple[str, int]) -> None:
+    with ExitStack() as stack:
+        clients = [stack.enter_context(closing(socket.create_connection(address))) for _ in range(MAX_CONNECTIONS + 1)]
+        assert _received(clients[-1]) == b""
+        request = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        clients[0].sendall(request)
+        assert _received(clients[0]).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_large_body_and_many_requests_of_one_connection_are_answered(address: tuple[str, int]) -> None:
+    with httpx.Client(base_url=f"http://{address[0]}:{address[1]}") as client:
+        for size in (0, 1 << 20, 3, 5 << 20):
+            assert client.post("/", content=b"x" * size).text == str(size)
