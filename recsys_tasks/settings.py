@@ -134,6 +134,12 @@ class Settings(BaseSettings):
     impression_sample_share: float = Field(
         1, gt=0, le=1, description="Share of the requests whose impressions are logged; the share is logged with them."
     )
+    event_log_retention_hours: float = Field(
+        168, gt=0, description="Age in hours at which collected segments of an endpoint's event log are deleted."
+    )
+    event_log_max_mb: int = Field(
+        4096, ge=1, description="Size of an event log, in MB, above which collected segments are deleted earlier."
+    )
     shared_state_url: SecretStr | None = Field(
         None, description="PostgreSQL URL of the warehouse, for endpoints on several machines that share recent events."
     )

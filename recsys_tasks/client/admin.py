@@ -75,6 +75,10 @@ class AdminClient:
         """Returns the next complete lines of a segment; empty at its end."""
         return self._request("GET", f"/v1/admin/journal/{segment}?offset={offset}").content
 
+    def confirm_collected(self, consumer: str, segment: str, offset: int) -> None:
+        """Confirms that a consumer holds everything before a position of the event log."""
+        self._request("PUT", f"/v1/admin/journal/consumers/{consumer}", json={"segment": segment, "offset": offset})
+
     def forget(self, user_id: str) -> int:
         """Erases a user; returns how many lines the event log lost."""
         path = quote(user_id, safe="").replace(".", "%2E")  # a user id may be `..`

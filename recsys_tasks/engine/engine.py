@@ -27,24 +27,26 @@ from recsys_tasks.engine.facets import count_facet
 from recsys_tasks.engine.graphs import Graph
 from recsys_tasks.engine.impression_discounting import DiscountedItems
 from recsys_tasks.engine.item_updates import ItemUpdate, apply_item_updates
-from recsys_tasks.engine.merchandising import MerchandisingRules
 from recsys_tasks.engine.ranking import ListOptions, RankedList, Ranker
 from recsys_tasks.engine.scoring import (
     BlendedScores,
+    LiftedScores,
     MatchScores,
     NextItemScores,
     PrecomputedScores,
     PredictionScores,
     TrendingItems,
+    top_indices,
 )
 from recsys_tasks.engine.search_options import COMPLETION, DEFAULT_SEARCH, RELEVANCE, SearchOptions, SearchSetup
 from recsys_tasks.engine.session_decoder import DEFAULT_CACHE_BYTES, Action, SessionDecoder, predict_session_intent
 from recsys_tasks.engine.throttle import Pause, no_pause
 from recsys_tasks.engine.trending import RecentPopularity
 from recsys_tasks.errors import GoldenMismatch, InputError
-from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM, PERSONAL_FREQUENCY
+from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM, PERSONAL_FREQUENCY, PURCHASE
 from recsys_tasks.search.settings import read_search_settings
 from recsys_tasks.wire.items import FacetValue, Item, Recommendation, Relaxation, SearchResult
+from recsys_tasks.wire.rules import MerchandisingRules
 
 if TYPE_CHECKING:
     from recsys_tasks.engine.item_search import ItemSearch, RankedMatches
@@ -54,6 +56,7 @@ POPULARITY: Final = "popularity"
 NEIGHBORS: Final = "neighbours"
 Method = Literal["model", "popularity", "neighbours", "personal_frequency"]
 
+_HALF_LIFE_SECONDS = 30 * 86_400.0  # of a user's interest in an item
 _NEIGHBOR_ACTIONS, _NEIGHBOR_DECAY = 10, 0.7  # latest actions that neighbors are searched for; weight per step back
 _WARM_UP_SECONDS = 2.0
 _TOLERANCE = 1e-4
@@ -167,6 +170,13 @@ class Engine:
         engine._item_search = self._item_search.with_items(engine.bundle, updates)
         return engine
 
+    def with_rules(self, rules: MerchandisingRules) -> Engine:
+        """Returns an engine with other merchandising rules; it shares everything else with this one."""
+        engine = copy.copy(self)
+        engine._rules = rules
+        engine._ranker = Ranker(self.bundle.catalog, self.bundle.items, rules)
+        return engine
+
     def _set_bundle(self, bundle: Bundle) -> None:
         self.bundle = bundle
         popularity = bundle.histories.popularity
@@ -175,7 +185,7 @@ class Engine:
         self._trending_cache: tuple[RecentPopularity, TrendingItems | None] | None = None
         self._plain_ranker = Ranker(bundle.catalog, bundle.items, MerchandisingRules())
         self._ranker = Ranker(bundle.catalog, bundle.items, self._rules) if self._rules else self._plain_ranker
-        self._explainer = Explainer(bundle.vocabulary, bundle.items)
+        self._explainer = Explainer(bundle.catalog, bundle.items, bundle.neighbors, self._popularity_shares)
 
     def recommend(
         self,
@@ -202,8 +212,11 @@ class Engine:
         """
         prediction = self._predict(user_id, past, session, now, method)
         if method == MODEL:
-            prediction = self._apply_signals(signals, prediction)
-        return self._recommend(self._ranker, prediction, options)
+            prediction = self._apply_signals(signals, prediction, options.k)
+        return self._recommend(self._ranker_for(options), prediction, options)
+
+    def _ranker_for(self, options: ListOptions) -> Ranker:
+        return self._ranker if options.rules is None else self._ranker.with_rules(options.rules)
 
     def search(
         self,
@@ -235,11 +248,12 @@ class Engine:
         matches = found.matches
         if not len(matches.numbers):
             return NO_RESULTS._replace(relaxations=matches.relaxations)
-        prediction = self._apply_signals(signals, self._predict(user_id, past, session, now))
+        prediction = self._apply_signals(signals, self._predict(user_id, past, session, now), options.k)
         ranked = self._item_search.rank(found, prediction.scores)
         if search.sort == RELEVANCE:
             all_options = msgspec.structs.replace(options, k=num_results)
-            listed = self._ranker.rank(MatchScores(matches.numbers, ranked.scores), all_options, latest)
+            scores = MatchScores(matches.numbers, ranked.scores)
+            listed = self._ranker_for(options).rank(scores, all_options, latest)
         else:
             order = self._item_search.sort(ranked, search.sort)[:num_results]
             listed = RankedList(matches.numbers[order].tolist(), ranked.scores[order].tolist(), set())
@@ -288,14 +302,41 @@ class Engine:
         Raises:
             InputError: the model does not know the item.
         """
-        number = int(self.bundle.vocabulary.numbers([item_id])[0])
-        if number < FIRST_ITEM:
-            raise InputError(f"the model does not know the item {item_id!r}")
+        number = self._known_number(item_id)
         similarity = self.bundle.items.dot(self.bundle.items[np.asarray([number])][0])
         similarity[number] = 0.0
         ranked = self._plain_ranker.rank(PrecomputedScores(similarity), options, now)
         explanation = f"like {self.bundle.vocabulary.title(number)}", item_id
         return self._to_recommendations(ranked, "model", [explanation] * len(ranked.numbers))
+
+    def find_users(self, item_id: str, k: int) -> list[tuple[str, float]]:
+        """Returns the users whose latest actions are nearest to an item that they have not bought, and their scores.
+
+        The score is the sum of the positive cosines of the item and the user's items, each halved every 30 days before
+        the model's cut-off.
+
+        Raises:
+            InputError: the model does not know the item.
+        """
+        number = self._known_number(item_id)
+        histories = self.bundle.histories
+        similarity = np.maximum(self.bundle.items.dot(self.bundle.items[np.asarray([number])][0]), 0.0)
+        rows = np.repeat(np.arange(len(histories.row_of)), np.diff(histories.start))
+        age = self.bundle.cutoff.timestamp() - histories.seconds
+        scores = np.bincount(
+            rows, similarity[histories.item] * 0.5 ** (age / _HALF_LIFE_SECONDS), len(histories.row_of)
+        )
+        has_bought = (histories.item == number) & (histories.kind == EVENT_TYPE_CODES[PURCHASE])
+        scores[rows[has_bought]] = 0.0
+        best = sorted(top_indices(np.where(scores > 0, scores, -np.inf), k).tolist(), key=lambda row: -scores[row])
+        user_ids = list(histories.row_of)
+        return [(user_ids[row], float(scores[row])) for row in best]
+
+    def _known_number(self, item_id: str) -> int:
+        number = int(self.bundle.vocabulary.numbers([item_id])[0])
+        if number < FIRST_ITEM:
+            raise InputError(f"the model does not know the item {item_id!r}")
+        return number
 
     def _recommend(self, ranker: Ranker, prediction: _Prediction, options: ListOptions) -> Answer:
         if prediction.source == "popular" and options.interests:
@@ -356,11 +397,18 @@ class Engine:
         intent = predict_session_intent(self.bundle.intent, reading["direction"], history, decoded)
         return _Prediction("model", scores, intent, actions, decoded.latest_seconds, timings)
 
-    def _apply_signals(self, signals: LiveSignals, prediction: _Prediction) -> _Prediction:
-        """Blends trending items into the scores and adds the impression discounts."""
+    def _apply_signals(self, signals: LiveSignals, prediction: _Prediction, list_length: int) -> _Prediction:
+        """Blends trending items into the scores, or lifts a few of them in those of a known user, and adds the
+        impression discounts."""
         trending = None if signals.recent_popularity is None else self._find_trending(signals.recent_popularity)
         if trending is not None:
-            prediction = prediction._replace(scores=BlendedScores(prediction.scores, trending), trending=trending)
+            is_personal = prediction.source != "popular"
+            scores = (
+                LiftedScores(prediction.scores, trending, list_length)
+                if is_personal
+                else BlendedScores(prediction.scores, trending)
+            )
+            prediction = prediction._replace(scores=scores, trending=trending)
         return prediction._replace(discounts=self._find_discounts(signals.unclicked_impressions))
 
     def _find_discounts(self, unclicked_impressions: Mapping[str, float]) -> DiscountedItems | None:

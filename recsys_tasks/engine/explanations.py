@@ -1,18 +1,23 @@
-"""Explanations of recommended items by the user's most similar action."""
+"""Explanations of recommended items by the user's actions, where the data show a relation."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Final, NamedTuple
 
 import numpy as np
 
+from recsys_tasks.engine.catalog import Catalog
 from recsys_tasks.engine.scoring import ItemVectors
-from recsys_tasks.features.vocabulary import Vocabulary
-from recsys_tasks.names import ADD_TO_CART, EVENT_TYPE_CODES, FIRST_ITEM, PURCHASE, VIEW
+from recsys_tasks.features.item_neighbors import ItemNeighbors
+from recsys_tasks.names import ADD_TO_CART, CATEGORY_SEPARATOR, EVENT_TYPE_CODES, FIRST_ITEM, PURCHASE, VIEW
 
 _MAX_ACTIONS = 20
+_CACHED_ITEMS = 100_000
+_NUM_SIGMAS, _MIN_LOG_LIFT, _TINY = 2.0, math.log(2), 1e-12
 _MIN_REPURCHASES = 2
 _PHRASES: Final = {
     EVENT_TYPE_CODES[VIEW]: "you viewed",
@@ -24,6 +29,7 @@ BOUGHT_AGAIN: Final = "often bought again"
 POPULAR: Final = "popular"
 TRENDING: Final = "many want it now"
 PINNED: Final = "chosen by the shop"
+NO_REASON: Final = ""
 MATCHES_INTERESTS: Final = "fits what the user likes"
 MATCHES_QUERY: Final = "matches the search"
 Explanation = tuple[str, str | None]
@@ -58,31 +64,86 @@ class ActionHistory(NamedTuple):
 
 
 class Explainer:
-    """Explains lists of one model.
+    """Explains lists of one model, by what the data show; an item without evidence for a reason has none.
 
     Args:
-        vocabulary: of the model.
+        catalog: of the model.
         vectors: of its items.
+        neighbors: of its items, by co-occurrence.
+        popularity: shares of all items [V].
     """
 
-    def __init__(self, vocabulary: Vocabulary, vectors: ItemVectors) -> None:
-        self._vocabulary = vocabulary
-        self._vectors = vectors
+    def __init__(
+        self,
+        catalog: Catalog,
+        vectors: ItemVectors,
+        neighbors: ItemNeighbors,
+        popularity: np.ndarray,
+    ) -> None:
+        self._catalog, self._vocabulary = catalog, catalog.vocabulary
+        self._vectors, self._neighbors, self._popularity = vectors, neighbors, popularity
+        self._min_similarity: dict[int, float] = {}
 
     def explain(self, items: Sequence[int], actions: ActionHistory) -> list[Explanation]:
-        """Returns an explanation for each item: a repeated purchase, or the action with the most similar item."""
+        """Returns an explanation for each item: a repeated purchase; else the action on the most similar item among
+        those that are unusually similar, or occur with it unusually often; else its popularity in its category, if it
+        is above the average there; else an empty text."""
         if not actions.latest or not items:
             return [(POPULAR, None)] * len(items)
         latest = actions.latest[::-1]
-        similarity = self._vectors[np.asarray(items)] @ self._vectors[np.asarray([number for number, _ in latest])].T
-        nearest = similarity.argmax(1).tolist()  # ties: the latest action
-        because = {index: self._because(*latest[index]) for index in set(nearest)}
+        shown, acted_on = np.asarray(items), np.asarray([number for number, _ in latest])
+        similarity = self._vectors[shown] @ self._vectors[acted_on].T
+        is_evidence = (similarity >= self._unusual(acted_on)) | self._occur_together(shown, acted_on)
+        nearest = np.where(is_evidence, similarity, -np.inf).argmax(1).tolist()  # ties: the latest action
+        has_evidence = is_evidence.any(1).tolist()
         return [
             (BOUGHT_AGAIN, self._vocabulary.item_id(number))
             if actions.purchase_counts.get(number, 0) >= _MIN_REPURCHASES
-            else because[index]
-            for number, index in zip(items, nearest, strict=True)
+            else self._because(*latest[index])
+            if has_reason
+            else (self._popularity_reason(number), None)
+            for number, index, has_reason in zip(items, nearest, has_evidence, strict=True)
         ]
 
     def _because(self, number: int, kind: int) -> Explanation:
         return f"because {_PHRASES[kind]} {self._vocabulary.title(number)}", self._vocabulary.item_id(number)
+
+    def _unusual(self, numbers: np.ndarray) -> np.ndarray:
+        """Returns the cosine above which an item is unusually similar to each of some items [L]: two standard
+        deviations above the mean of a sample."""
+        missing = [number for number in dict.fromkeys(numbers.tolist()) if number not in self._min_similarity]
+        if missing:
+            if len(self._min_similarity) > _CACHED_ITEMS:
+                self._min_similarity.clear()
+                missing = list(dict.fromkeys(numbers.tolist()))
+            cosines = self._vectors.sample[0] @ self._vectors[np.asarray(missing)].T
+            limits = cosines.mean(0) + _NUM_SIGMAS * cosines.std(0)
+            self._min_similarity.update(zip(missing, limits.tolist(), strict=True))
+        return np.asarray([self._min_similarity[number] for number in numbers.tolist()])
+
+    def _occur_together(self, shown: np.ndarray, acted_on: np.ndarray) -> np.ndarray:
+        """Whether each item [N] occurs with each of others [L] twice as often as its popularity predicts [N, L]."""
+        found = self._neighbors.candidates(acted_on)
+        expected = np.log(np.maximum(self._popularity[found.item], _TINY))
+        is_frequent = found.log_weight >= expected + _MIN_LOG_LIFT
+        together = np.zeros((len(shown), len(acted_on)), bool)
+        for row, number in enumerate(shown.tolist()):
+            together[row, found.token[is_frequent & (found.item == number)]] = True
+        return together
+
+    def _popularity_reason(self, number: int) -> str:
+        categories = self._catalog.categories
+        code = int(categories.codes[number])
+        if code < 0 or self._popularity[number] <= self._category_means[code]:
+            return NO_REASON
+        return f"popular in {categories.values[code].rsplit(CATEGORY_SEPARATOR, 1)[-1]}"
+
+    @cached_property
+    def _category_means(self) -> np.ndarray:
+        """Mean popularity of the items of each category."""
+        categories = self._catalog.categories
+        codes = categories.codes + 1
+        num_codes = len(categories.values) + 1
+        totals = np.bincount(codes, self._popularity, num_codes)
+        means: np.ndarray = (totals / np.maximum(np.bincount(codes, minlength=num_codes), 1))[1:]
+        return means

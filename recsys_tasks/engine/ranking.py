@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
@@ -15,10 +16,10 @@ import numpy as np
 from recsys_tasks.engine.catalog import Catalog
 from recsys_tasks.engine.filters import FilterEvaluator
 from recsys_tasks.engine.impression_discounting import DiscountedItems
-from recsys_tasks.engine.merchandising import MerchandisingRules
 from recsys_tasks.engine.scoring import ItemVectors, ScoredItems, Scores
 from recsys_tasks.names import FIRST_ITEM
 from recsys_tasks.wire.filters import Filter
+from recsys_tasks.wire.rules import MerchandisingRules
 
 _MAX_EXPLORATION_CANDIDATES = 500
 _EXTRA_CANDIDATES = 20  # beyond 2 k: the scan selects by rounded scores
@@ -71,6 +72,7 @@ class ListOptions(msgspec.Struct, frozen=True):
         at_most_per_category: maximum number of items per category path.
         interests: stated interests of a user without history.
         exploration: fills positions at random; None for none.
+        rules: of this list, beside the shop's.
     """
 
     k: int
@@ -80,6 +82,7 @@ class ListOptions(msgspec.Struct, frozen=True):
     at_most_per_category: int | None = None
     interests: Sequence[str] = ()
     exploration: Exploration | None = None
+    rules: MerchandisingRules | None = None
 
 
 class RankedList(NamedTuple):
@@ -111,19 +114,32 @@ class Ranker:
         self._catalog = catalog
         self._vectors = vectors
         self._filters = FilterEvaluator(catalog)
-        self._max_per_category = rules.at_most_per_category
+        self._max_per_category: int | None = None
         self._log_weights: np.ndarray | None = None
+        self._pins: list[tuple[int, int]] = []
+        self._add(rules)
+
+    def with_rules(self, rules: MerchandisingRules) -> Ranker:
+        """Returns a ranker with further rules: their weights are multiplied with those of this one, and their pins and
+        limit replace its own at the same position."""
+        ranker = copy.copy(self)
+        ranker._add(rules)
+        return ranker
+
+    def _add(self, rules: MerchandisingRules) -> None:
         self._cached_offset: tuple[np.ndarray, np.ndarray] | None = None
+        self._max_per_category = rules.at_most_per_category or self._max_per_category
         if rules.weigh:
-            weights = np.ones(len(catalog.vocabulary))
+            weights = np.ones(len(self._catalog.vocabulary))
             for rule in rules.weigh:
                 weights[self._filters.mask(rule.filter)] *= rule.factor
             with np.errstate(divide="ignore"):
-                self._log_weights = np.log(weights).astype(np.float32)
-        numbers = catalog.vocabulary.numbers([pin.item_id for pin in rules.pin]).tolist()
-        self._pins = sorted(
-            (pin.position, number) for pin, number in zip(rules.pin, numbers, strict=True) if number >= FIRST_ITEM
-        )
+                log_weights = np.log(weights).astype(np.float32)
+            self._log_weights = log_weights if self._log_weights is None else self._log_weights + log_weights
+        numbers = self._catalog.vocabulary.numbers([pin.item_id for pin in rules.pin]).tolist()
+        new = {pin.position: number for pin, number in zip(rules.pin, numbers, strict=True) if number >= FIRST_ITEM}
+        replaced = {position: number for position, number in self._pins if number not in new.values()}
+        self._pins = sorted((replaced | new).items())
 
     def rank(
         self, scores: Scores, options: ListOptions, now: float, discounts: DiscountedItems | None = None

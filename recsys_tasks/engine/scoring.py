@@ -16,6 +16,7 @@ from recsys_tasks.names import FIRST_ITEM
 _PADDING_MULTIPLE, _CACHED_K = 256, 1_000
 _SAMPLED = 1_024  # of the popular items, and of the others, to estimate the sum of all probabilities
 _TINY = 1e-30
+_LISTED_PER_LIFTED, _JUST_BELOW = 5, 1 - 1e-6  # items of a user's list for each trending item
 _NO_ITEMS = np.zeros(0, np.int64)
 _NO_OFFSET = np.zeros(1, np.float32)
 
@@ -111,7 +112,7 @@ class TrendingItems:
     """Items with more organic events than the model expects.
 
     Args:
-        numbers: item numbers [N].
+        numbers: item numbers [N], those with the largest shares first.
         shares: their excess shares of all organic events [N]; the sum is below 1.
         size: of the vocabulary, V.
     """
@@ -165,6 +166,35 @@ def _look_up(numbers: np.ndarray, keys: np.ndarray, values: np.ndarray) -> np.nd
     places = order[np.searchsorted(numbers, keys, sorter=order) % max(len(numbers), 1)]
     is_wanted = numbers[places] == keys
     return np.bincount(places[is_wanted], values[is_wanted], len(numbers))
+
+
+class LiftedScores:
+    """A user's scores with a few trending items lifted: below the best four items of the user, and one in five items of
+    the list, at least one. What everybody wants thus never displaces what this user wants.
+
+    Args:
+        scores: of the user.
+        trending: the trending items.
+        list_length: number of items of the list.
+    """
+
+    def __init__(self, scores: PredictionScores, trending: TrendingItems, list_length: int) -> None:
+        self._scores, self._trending = scores, trending
+        self._lifted = trending.numbers[: max(list_length // _LISTED_PER_LIFTED, 1)]
+
+    def top_k(self, k: int, offset: np.ndarray | None = None, include: np.ndarray = _NO_ITEMS) -> ScoredItems:
+        """See `Scores`; the result contains the lifted items."""
+        scored = self._scores.top_k(max(k, _LISTED_PER_LIFTED), offset, np.concatenate([include, self._lifted]))
+        is_lifted = np.isin(scored.numbers, self._lifted)
+        own = dict(zip(scored.numbers[~is_lifted].tolist(), scored.scores[~is_lifted].tolist(), strict=True))
+        best = sorted(own.values(), reverse=True)[: _LISTED_PER_LIFTED - 1]
+        limit = _JUST_BELOW * best[-1] if best else np.inf
+        lifted = np.maximum(scored.scores, np.minimum(self._trending.blend(scored), limit))
+        return ScoredItems(scored.numbers, np.where(is_lifted, lifted, scored.scores))
+
+    def of(self, numbers: np.ndarray) -> np.ndarray:
+        """See `PredictionScores`; the user's scores alone."""
+        return self._scores.of(numbers)
 
 
 class ItemVectors:

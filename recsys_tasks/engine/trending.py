@@ -7,6 +7,7 @@ ours had shown. Actions on shown items are excluded; they would feed back into w
 from __future__ import annotations
 
 import math
+import zlib
 from collections import OrderedDict, defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -21,6 +22,7 @@ _MAX_PAIRS = 100_000  # latest pairs of visitor and item
 _MIN_COUNT = 4.0  # decayed visitors per item
 _NUM_SIGMAS = 3.0  # standard deviations above the expected count
 _MAX_SHARE = 0.5  # of the probability, for all trending items together
+_VISITORS_PER_SENDER = 3  # that count for an item, of a sender that is not trusted
 _MAX_HALVINGS = 500.0  # half-lives, before all weights are rescaled
 # Counts are refreshed after more than this number of events or this share of the pairs, or this part of a half-life.
 _REFRESH_EVENTS, _REFRESH_SHARE, _REFRESHES_PER_HALF_LIFE = 10, 100, 10
@@ -58,7 +60,9 @@ class RecentPopularity(NamedTuple):
         if not is_significant.any():
             return None
         shares = excess[is_significant] / self.total
-        return TrendingItems(numbers[is_significant], shares * min(1.0, _MAX_SHARE / shares.sum()), len(expected))
+        order = np.argsort(-shares, kind="stable")
+        numbers, shares = numbers[is_significant][order], shares[order]
+        return TrendingItems(numbers, shares * min(1.0, _MAX_SHARE / shares.sum()), len(expected))
 
 
 class PopularityTracker:
@@ -80,8 +84,16 @@ class PopularityTracker:
         self._latest = -math.inf
         self._cached, self._cached_at, self._num_new = RecentPopularity((), np.zeros(0), 0.0), -math.inf, 0
 
-    def add(self, item_id: str, visitor: str, seconds: float) -> None:
-        """Adds an event of a visitor with an item, in seconds since 1970; the latest event of a pair counts."""
+    def add(self, item_id: str, visitor: str, seconds: float, sender: str | None = None) -> None:
+        """Adds an event of a visitor with an item, in seconds since 1970; the latest event of a pair counts.
+
+        Args:
+            item_id, visitor: a pair.
+            seconds: time of the event.
+            sender: who sent the event, if they are not trusted: all visitors of a sender count as at most three.
+        """
+        if sender is not None:
+            visitor = f"{sender} {zlib.crc32(visitor.encode()) % _VISITORS_PER_SENDER}"
         self._latest = max(self._latest, seconds)
         if self._origin is None or self._halvings(seconds) > _MAX_HALVINGS:
             self._move_origin(seconds)

@@ -63,6 +63,8 @@ def _fetch_endpoint(engine: Engine, endpoint: AdminClient, folder: Path) -> Iter
     event_log = endpoint.list_event_log()
     instance = str(event_log["instance"])
     cursors = _read_cursors(engine, instance)
+    if cursors:
+        endpoint.confirm_collected(_consumer(engine), *max(cursors.items()))
     for segment in event_log["segments"]:
         name = str(segment["name"])
         offset = cursors.get(name, 0)
@@ -75,6 +77,14 @@ def _fetch_endpoint(engine: Engine, endpoint: AdminClient, folder: Path) -> Iter
             path = folder / f"{instance}-{name}-{offset}-{digest}.jsonl"
             path.write_bytes(content)
             yield EventLogChunk(instance, name, offset, str(path))
+
+
+def _consumer(engine: Engine) -> str:
+    """Returns a name of the warehouse that stays the same when its server restarts."""
+    with engine.connect() as connection:
+        oid = connection.scalar(text("select oid from pg_database where datname = current_database()"))
+    database = f"{engine.url.host or ''}/{engine.url.database}/{oid}"
+    return f"warehouse-{hashlib.sha256(database.encode()).hexdigest()[:12]}"
 
 
 def _read_cursors(engine: Engine, instance: str) -> dict[str, int]:

@@ -15,7 +15,7 @@ from recsys_tasks.serving.erasure import ErasedUsers, erase_lines, find_user_lin
 from recsys_tasks.serving.event_log import EventLog
 from recsys_tasks.serving.http import json_response, read_body, save_body
 from recsys_tasks.serving.live_state import LiveState
-from recsys_tasks.serving.messages import RequestError, decode_staged_change, parse_id
+from recsys_tasks.serving.messages import RequestError, decode_position, decode_staged_change, parse_id
 from recsys_tasks.serving.metrics import Metrics
 from recsys_tasks.serving.model_store import ModelStore
 from recsys_tasks.serving.recommendations import RecommendationService
@@ -144,6 +144,12 @@ class AdminRoutes:
         except FileNotFoundError as error:
             raise RequestError(404, "No such segment", f"the event log has no segment {segment!r}") from error
         return Response(chunk, media_type="application/x-ndjson")
+
+    async def put_consumer(self, request: Request) -> Response:
+        """`PUT /v1/admin/journal/consumers/{consumer}`: what a consumer has collected may be deleted."""
+        end = decode_position(await read_body(request))
+        self._event_log.confirm_collected(parse_id(request.path_params["consumer"], "consumer"), end)
+        return json_response(end)
 
     async def _stage(self, request: Request) -> ChallengerRunner:
         with self._models.receive_archive() as archive:

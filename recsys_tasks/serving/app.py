@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from itertools import chain
 from math import ceil
 
@@ -18,18 +19,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from recsys_tasks.engine.engine import unix_now
 from recsys_tasks.engine.item_updates import ItemUpdates
 from recsys_tasks.engine.merchandising import read_rules
-from recsys_tasks.engine.ranking import ListOptions
 from recsys_tasks.engine.search_options import SearchSetup
 from recsys_tasks.errors import InputError, UnavailableError
 from recsys_tasks.experiments.definition import read_experiment
+from recsys_tasks.names import IMPRESSION
 from recsys_tasks.search.settings import read_search_settings
 from recsys_tasks.serving.access import ADMIN, ITEMS, OPEN, READ, WRITE, AccessControl, Caller, Scope
 from recsys_tasks.serving.admin import AdminRoutes
 from recsys_tasks.serving.erasure import ErasedUsers, erase_lines, find_user_lines
-from recsys_tasks.serving.event_log import EventLog
+from recsys_tasks.serving.event_log import EventLog, LogRetention
 from recsys_tasks.serving.follower import EventLogFollower
 from recsys_tasks.serving.http import (
     check_content_type,
@@ -48,6 +48,8 @@ from recsys_tasks.serving.messages import (
     decode_events,
     decode_request,
     decode_search,
+    decode_similar,
+    parse_id,
     parse_list_length,
     parse_prefix,
     serialize_events,
@@ -59,15 +61,19 @@ from recsys_tasks.serving.overload import LoadSheddingMiddleware, QueueEstimator
 from recsys_tasks.serving.pages import PageMiddleware
 from recsys_tasks.serving.query_encoder import CachedQueryEncoder
 from recsys_tasks.serving.recommendations import RecommendationService
+from recsys_tasks.serving.request_ids import is_recorded
+from recsys_tasks.serving.rules import RuleRoutes, RuleVersions
 from recsys_tasks.serving.shared_state import SharedState
 from recsys_tasks.serving.tracing import create_tracer
 from recsys_tasks.serving.workers import WorkerFolders
 from recsys_tasks.settings import Settings
-from recsys_tasks.wire.messages import RecommendationRequest
+from recsys_tasks.wire.messages import EventsResponse, RecommendationRequest, SimilarItemsRequest
 
 log = logging.getLogger(__name__)
 
 _MAX_EVENTS_PER_REQUEST = 1_000
+_MAX_SESSION = timedelta(days=1)
+_MAX_KEY_LENGTH = 200
 _UNITS_PER_TOKEN = 100  # items of a list, or events, that count as one request
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -86,10 +92,11 @@ class Endpoint:
         self.other_item_logs = EventLogFollower([other / "items" for other in folders.other_homes])
         self.item_updates = ItemUpdates(chain(self.item_log.read_lines(), self.other_item_logs.read_lines()))
         experiment = read_experiment(settings.experiment_file)
+        rule_versions = RuleVersions(settings.home / "rules", read_rules(settings.merchandising_rules))
         self.models = ModelStore(
             home / "bundles",
             settings.endpoint_memory_mb,
-            read_rules(settings.merchandising_rules),
+            rule_versions.latest().rules,
             SearchSetup(
                 read_search_settings(settings.search_settings),
                 CachedQueryEncoder(settings.text_encoder, settings.text_vectors),
@@ -100,14 +107,18 @@ class Endpoint:
             settings.cache_mb,
             keep_previous=experiment is not None and experiment.needs_previous_version,
         )
-        self.event_log = EventLog(home / "journal")
+        self.event_log = EventLog(
+            home / "journal",
+            LogRetention(settings.event_log_retention_hours, settings.event_log_max_mb << 20),
+        )
         erased_users = ErasedUsers(home / "forgotten.jsonl")
         erase_lines(
             self.event_log, find_user_lines(self.event_log, erased_users.records())
         )  # finish erasures that a crash interrupted
         other_event_logs = EventLogFollower([other / "journal" for other in folders.other_homes])
-        self.state = LiveState(settings.trending_half_life_hours, self._makes_trends)
-        num_events = self.state.replay(chain(self.event_log.read_lines(), other_event_logs.read_lines()))
+        self.state = LiveState(settings.trending_half_life_hours, self._is_known)
+        lines = chain(self.event_log.read_lines(), other_event_logs.read_lines())
+        num_events = self.state.replay(lines, self._replayed_since())
         log.info("Replayed %d events from the event log", num_events)
         url = settings.shared_state_url.get_secret_value() if settings.shared_state_url else None
         self.shared = SharedState(url, self.state)
@@ -129,13 +140,19 @@ class Endpoint:
         self.items = ItemRoutes(
             self.models, self.item_log, self.other_item_logs, self.item_updates, self.admin.model_lock
         )
+        self.rules = RuleRoutes(rule_versions, self.models, self.admin.model_lock)
         self.is_draining = False
 
-    def _makes_trends(self, user_id: str | None) -> bool:
-        """Whether a user's actions make items trend: where anybody may post events, only those of users that the model
-        knows, since a made-up visitor costs nothing."""
+    def _is_known(self, user_id: str | None) -> bool:
+        """Whether a user has a history in the active model."""
         engine = self.models.engine
-        return self.access.has_write_keys or (engine is not None and user_id in engine.bundle.histories.row_of)
+        return engine is not None and user_id in engine.bundle.histories.row_of
+
+    def _replayed_since(self) -> datetime | None:
+        """Returns the time from which on events are replayed: the model knows those before its cut-off, except that a
+        session may have begun then."""
+        engine = self.models.engine
+        return None if engine is None else min(engine.bundle.cutoff, datetime.now(UTC) - _MAX_SESSION)
 
     async def post_recommendations(self, request: Request) -> Response:
         """`POST /v1/recommendations`"""
@@ -143,16 +160,17 @@ class Endpoint:
         self._admit_lists(request, [body])
         is_complete = await self.shared.read(body.user_id, body.session_id)
         with self.queue.measure_list():
-            return json_response(self.recommender.recommend(body, is_complete))
+            return json_response(self.recommender.recommend(body, is_complete, _idempotency_key(request)))
 
     async def post_recommendation_batch(self, request: Request) -> Response:
         """`POST /v1/recommendations/batch`: one list per request, in request order."""
         lists, bodies = [], decode_batch(await read_body(request))
         self._admit_lists(request, bodies)
-        for body in bodies:
+        key = _idempotency_key(request)
+        for index, body in enumerate(bodies):
             is_complete = await self.shared.read(body.user_id, body.session_id)
             with self.queue.measure_list():
-                lists.append(self.recommender.recommend(body, is_complete))
+                lists.append(self.recommender.recommend(body, is_complete, key and f"{key}/{index}"))
             await asyncio.sleep(0)  # yield: a request for one list does not wait for the whole batch
         return json_response({"answers": lists})
 
@@ -162,7 +180,7 @@ class Endpoint:
         self._admit_lists(request, [body])
         is_complete = await self.shared.read(body.user_id, body.session_id)
         with self.queue.measure_list():
-            response, events = self.recommender.search(body, is_complete)
+            response, events = self.recommender.search(body, is_complete, _idempotency_key(request))
         await self.shared.publish(events)
         return json_response(response)
 
@@ -174,24 +192,40 @@ class Endpoint:
 
     async def get_similar_items(self, request: Request) -> Response:
         """`GET /v1/items/{item_id}/similar?k=N`"""
-        options = ListOptions(parse_list_length(request.query_params.get("k", "20")))
-        engine = self.recommender.active_engine()
+        return self._similar(request, SimilarItemsRequest(k=parse_list_length(request.query_params.get("k", "20"))))
+
+    async def post_similar_items(self, request: Request) -> Response:
+        """`POST /v1/items/{item_id}/similar`"""
+        return self._similar(request, decode_similar(await read_body(request)))
+
+    def _similar(self, request: Request, body: SimilarItemsRequest) -> Response:
         try:
-            items = engine.find_similar(request.path_params["item_id"], options, unix_now())
+            return json_response(self.recommender.find_similar(parse_id(request.path_params["item_id"], "item"), body))
         except InputError as error:
             raise RequestError(404, "No such item", str(error)) from error
-        return json_response({"model_version": engine.bundle.model_version, "items": items})
+
+    async def get_interested_users(self, request: Request) -> Response:
+        """`GET /v1/items/{item_id}/users?k=N`"""
+        item_id, k = request.path_params["item_id"], parse_list_length(request.query_params.get("k", "20"))
+        try:
+            return json_response(await run_in_threadpool(self.recommender.find_users, item_id, k))
+        except InputError as error:
+            raise RequestError(404, "No such item", str(error)) from error
 
     async def post_events(self, request: Request) -> Response:
         """`POST /v1/events`"""
-        events = decode_events(await read_body(request), _MAX_EVENTS_PER_REQUEST)
-        self._charge(request, ceil(len(events) / _UNITS_PER_TOKEN))
-        await self.event_log.append(serialize_events(events))
-        await self.shared.publish(events)
+        received = decode_events(await read_body(request), _MAX_EVENTS_PER_REQUEST, _idempotency_key(request))
+        self._charge(request, ceil(len(received) / _UNITS_PER_TOKEN))
+        events = [event for event in received if event.event_type != IMPRESSION or not is_recorded(event.request_id)]
+        sender = request.state.caller.pseudonym(self.event_log.instance)
+        if events:
+            await self.event_log.append(serialize_events(events, sender))
+            await self.shared.publish(events)
         for event in events:
-            self.state.add(event)
+            self.state.add(event, sender)
             self.metrics.count_event(event.event_type)
-        return json_response({"accepted": len(events), "event_ids": [event.event_id for event in events]})
+        event_ids = [str(event.event_id) for event in received]
+        return json_response(EventsResponse(len(events), len(received) - len(events), event_ids))
 
     async def get_model(self, request: Request) -> Response:
         """`GET /v1/model`"""
@@ -288,6 +322,16 @@ class Endpoint:
         return self.rate_limit.headers(caller.name, time.monotonic())
 
 
+def _idempotency_key(request: Request) -> str | None:
+    """Returns the header `Idempotency-Key` (draft-ietf-httpapi-idempotency-key-header), the caller's own."""
+    key = request.headers.get("idempotency-key")
+    if key is None:
+        return None
+    if not 0 < len(key) <= _MAX_KEY_LENGTH:
+        raise RequestError(422, "Invalid request", f"`Idempotency-Key` must have 1 to {_MAX_KEY_LENGTH} characters")
+    return f"{request.state.caller.name}/{key}"
+
+
 def create_app(settings: Settings, folders: WorkerFolders | None = None) -> Starlette:
     """Returns the endpoint as an ASGI application, alone or as one of several workers."""
     folders = folders or WorkerFolders.for_worker(settings.home, 0, 1)
@@ -296,7 +340,8 @@ def create_app(settings: Settings, folders: WorkerFolders | None = None) -> Star
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        background_tasks = [asyncio.create_task(endpoint.items.follow_other_workers())] if folders.other_homes else []
+        followers = [endpoint.items.follow_other_workers, endpoint.rules.follow_other_workers]
+        background_tasks = [asyncio.create_task(follow()) for follow in followers if folders.other_homes]
         await endpoint.shared.open()
         if endpoint.shared.is_reachable is not None:
             background_tasks.append(asyncio.create_task(endpoint.shared.publish_pending_periodically()))
@@ -317,7 +362,10 @@ def create_app(settings: Settings, folders: WorkerFolders | None = None) -> Star
             route("/v1/recommendations/batch", endpoint.post_recommendation_batch, "POST", READ),
             route("/v1/search", endpoint.post_search, "POST", READ),
             route("/v1/suggest", endpoint.get_suggestions, "GET", READ),
+            route("/v1/items", items.post_items, "POST", ITEMS),
             route("/v1/items/{item_id:path}/similar", endpoint.get_similar_items, "GET", READ),
+            route("/v1/items/{item_id:path}/similar", endpoint.post_similar_items, "POST", READ),
+            route("/v1/items/{item_id:path}/users", endpoint.get_interested_users, "GET", ADMIN),
             route("/v1/items/{item_id:path}", items.get_item, "GET", READ),
             route("/v1/items/{item_id:path}", items.put_item, "PUT", ITEMS),
             route("/v1/items/{item_id:path}", items.patch_item, "PATCH", ITEMS),
@@ -330,8 +378,11 @@ def create_app(settings: Settings, folders: WorkerFolders | None = None) -> Star
             route("/v1/admin/staged", admin.put_staged, "PUT", ADMIN),
             route("/v1/admin/staged", admin.post_staged, "POST", ADMIN),
             route("/v1/admin/staged", admin.delete_staged, "DELETE", ADMIN),
+            route("/v1/admin/rules", endpoint.rules.get_rules, "GET", ADMIN),
+            route("/v1/admin/rules", endpoint.rules.put_rules, "PUT", ADMIN),
             route("/v1/admin/users/{user_id:path}", admin.delete_user, "DELETE", ADMIN),
             route("/v1/admin/journal", admin.get_journal, "GET", ADMIN),
+            route("/v1/admin/journal/consumers/{consumer}", admin.put_consumer, "PUT", ADMIN),
             route("/v1/admin/journal/{segment}", admin.get_journal_segment, "GET", ADMIN),
             route("/openapi.json", endpoint.get_openapi, "GET", OPEN),
             route("/healthz", endpoint.get_healthz, "GET", OPEN),

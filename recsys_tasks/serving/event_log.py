@@ -2,7 +2,7 @@
 
 A line is durable once `append` has returned for it. A torn last line was never confirmed; it stays in its file and is
 never read, because each start opens a new segment. Erased lines are overwritten with spaces, so byte offsets stay
-valid.
+valid. Segments that every consumer has collected are deleted by age and total size; others never.
 """
 
 from __future__ import annotations
@@ -10,14 +10,19 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import time
 import uuid
 from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
+import msgspec
+
 from recsys_tasks.errors import UnavailableError
+
+_COLLECTED = "collected.json"
 
 
 @dataclass(frozen=True, order=True)
@@ -26,6 +31,9 @@ class Segment:
 
     name: str
     size_bytes: int
+
+
+_BEGINNING = Segment("", 0)
 
 
 @dataclass(frozen=True)
@@ -41,34 +49,85 @@ class LogLine:
         return Segment(self.segment, self.offset) < end
 
 
-class EventLog:
-    """The event log of one endpoint, in one folder. `instance` is an id that stays the same if the folder moves."""
+@dataclass(frozen=True)
+class LogRetention:
+    """How long collected segments stay.
 
-    def __init__(self, folder: Path) -> None:
+    Attributes:
+        hours: age of a segment's last line at which it is deleted.
+        max_bytes: size of all segments above which the oldest are deleted earlier.
+        segment_bytes: size at which a new segment begins.
+    """
+
+    hours: float = 168.0
+    max_bytes: int = 4 << 30
+    segment_bytes: int = 64 << 20
+
+
+class EventLog:
+    """The event log of one endpoint, in one folder. `instance` is an id that stays the same if the folder moves.
+
+    Args:
+        folder: of the segments.
+        retention: of collected segments.
+    """
+
+    def __init__(self, folder: Path, retention: LogRetention = LogRetention()) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
+        self._retention = retention
+        self._collected = self._load_collected()
         self.instance = self._load_instance()
         self._pending_appends: list[tuple[bytes, asyncio.Future[None]]] = []
         self._flush_task: asyncio.Task[None] | None = None
         self._append_lock = asyncio.Lock()
         self._blank_lock = threading.Lock()  # a reader never sees a partly blanked line
-        self._max_read_position = Segment("", 0)
         self._segment_name = f"{max((int(segment.name) for segment in self.segments()), default=0) + 1:08d}"
         self._segment_bytes = 0
         self._file = self._open_segment()
 
     def segments(self) -> list[Segment]:
         """Returns all segments, oldest first."""
-        return [Segment(path.stem, path.stat().st_size) for path in sorted(self.folder.glob("*.jsonl"))]
+        found = []
+        for path in sorted(self.folder.glob("*.jsonl")):
+            with suppress(FileNotFoundError):  # deleted meanwhile
+                found.append(Segment(path.stem, path.stat().st_size))
+        return found
 
     def uncollected_bytes(self) -> int:
-        """Returns the bytes after the furthest offset requested since the start; a reader holds everything before."""
-        position = self._max_read_position
+        """Returns the bytes that some consumer has not collected yet; all of them without a consumer."""
+        position = self._collected_until()
         return sum(
             segment.size_bytes - (position.size_bytes if segment.name == position.name else 0)
             for segment in self.segments()
             if segment.name >= position.name
         )
+
+    def confirm_collected(self, consumer: str, end: Segment) -> None:
+        """Remembers that a consumer holds everything before a position, and deletes segments that are not needed."""
+        if end <= self._collected.get(consumer, _BEGINNING):
+            return
+        self._collected[consumer] = end
+        temporary = self.folder / "collected.new"
+        temporary.write_bytes(msgspec.json.encode(self._collected))
+        temporary.replace(self.folder / _COLLECTED)
+        self._delete_collected()
+
+    def _collected_until(self) -> Segment:
+        return min(self._collected.values(), default=_BEGINNING)
+
+    def _delete_collected(self) -> None:
+        """Deletes collected segments by age and total size, oldest first; never the current one."""
+        position, segments = self._collected_until(), self.segments()
+        total = sum(segment.size_bytes for segment in segments)
+        for segment in segments:
+            if segment.name == self._segment_name or segment > position:
+                return
+            age_hours = (time.time() - self._path(segment.name).stat().st_mtime) / 3_600
+            if age_hours < self._retention.hours and total <= self._retention.max_bytes:
+                return
+            self._path(segment.name).unlink()
+            total -= segment.size_bytes
 
     def read(self, name: str, offset: int, limit: int) -> bytes:
         """Returns the whole lines of a segment from a byte offset, at most `limit` bytes.
@@ -81,7 +140,6 @@ class EventLog:
         with self._blank_lock, self._path(name).open("rb") as file:
             file.seek(offset)
             chunk = file.read(limit)
-        self._max_read_position = max(self._max_read_position, Segment(name, offset))
         return chunk[: chunk.rfind(b"\n") + 1]
 
     def read_lines(self) -> Iterator[bytes]:
@@ -92,7 +150,7 @@ class EventLog:
         """Yields every whole line that is not blank, with its position, oldest first."""
         for segment in self.segments():
             offset = 0
-            with self._path(segment.name).open("rb") as file:
+            with suppress(FileNotFoundError), self._path(segment.name).open("rb") as file:  # may be deleted meanwhile
                 for text in file:
                     if text.endswith(b"\n") and not text.isspace():
                         yield LogLine(segment.name, offset, text)
@@ -137,6 +195,8 @@ class EventLog:
 
     def append_unsynced(self, lines: bytes) -> None:
         """Appends lines without fsync: they survive a crash of the process, not a power loss."""
+        if self._flush_task is None or self._flush_task.done():
+            self._begin_segment_if_full()
         self._write(lines)
 
     def close(self) -> None:
@@ -153,6 +213,7 @@ class EventLog:
     async def _write_batch(self, batch: list[tuple[bytes, asyncio.Future[None]]]) -> None:
         failure = None
         try:
+            self._begin_segment_if_full()
             self._write(b"".join(lines for lines, _ in batch))
             await asyncio.to_thread(os.fsync, self._file)
         except OSError as error:
@@ -176,6 +237,26 @@ class EventLog:
             os.ftruncate(self._file, previous_bytes)  # removes a partly written line
             self._segment_bytes = previous_bytes
             raise
+
+    def _begin_segment_if_full(self) -> None:
+        """Begins a new segment; only while no fsync of the current one runs."""
+        if self._segment_bytes < self._retention.segment_bytes:
+            return
+        full, name = self._file, self._segment_name
+        os.fsync(full)
+        self._segment_name = f"{int(name) + 1:08d}"
+        try:
+            self._file = self._open_segment()
+        except OSError:
+            self._segment_name = name
+            raise
+        self._segment_bytes = 0
+        os.close(full)
+        self._delete_collected()
+
+    def _load_collected(self) -> dict[str, Segment]:
+        path = self.folder / _COLLECTED
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, Segment]) if path.exists() else {}
 
     def _open_segment(self) -> int:
         file = os.open(self._path(self._segment_name), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)

@@ -32,7 +32,7 @@ class _FolderFollower:
     def read_lines(self) -> Iterator[bytes]:
         self._update_segments()
         while self._segments:
-            if self._segments[0].stat().st_size > self._offset:
+            if _size_bytes(self._segments[0]) > self._offset:
                 with self._segments[0].open("rb") as file:
                     file.seek(self._offset)
                     chunk = file.read()
@@ -54,3 +54,10 @@ class _FolderFollower:
         self._listed_mtime_ns = mtime_ns
         current = self._segments[0].name if self._segments else ""
         self._segments = sorted(path for path in self._folder.glob("*.jsonl") if path.name >= current)
+
+
+def _size_bytes(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:  # deleted after everybody had collected it
+        return 0

@@ -14,11 +14,12 @@ from recsys_tasks.engine.item_updates import ItemUpdate, ItemUpdates
 from recsys_tasks.serving.event_log import EventLog
 from recsys_tasks.serving.follower import EventLogFollower
 from recsys_tasks.serving.http import json_response, read_body
-from recsys_tasks.serving.messages import RequestError, decode_item, decode_item_changes, parse_id
+from recsys_tasks.serving.messages import RequestError, decode_item, decode_item_changes, decode_items, parse_id
 from recsys_tasks.serving.model_store import ModelStore
 from recsys_tasks.wire.items import Item
-from recsys_tasks.wire.messages import ItemResponse, StoredItemResponse
+from recsys_tasks.wire.messages import ItemResponse, ItemsResponse, StoredItemResponse
 
+_MAX_BULK_ITEMS, _MAX_BULK_BYTES = 10_000, 64 << 20
 _FOLLOW_INTERVAL_SECONDS = 0.5
 
 
@@ -65,6 +66,17 @@ class ItemRoutes:
         item = self._stored(item_id)
         removed = msgspec.structs.replace(item, title=item.title or item_id, available_until=datetime.now(UTC))
         return await self._store(item_id, removed)
+
+    async def post_items(self, request: Request) -> Response:
+        """`POST /v1/items`: creates or replaces many items, one JSON object per line; valid lines are stored."""
+        body = await read_body(request, _MAX_BULK_BYTES)
+        items, rejected = await run_in_threadpool(decode_items, body, _MAX_BULK_ITEMS)
+        if items:
+            now = datetime.now(UTC)
+            lines = [msgspec.json.encode(ItemUpdate(item_id, now, item)) + b"\n" for item_id, item in items.items()]
+            await self._log.append(b"".join(lines))
+            await self._apply(lines)
+        return json_response(ItemsResponse(len(items), rejected))
 
     async def follow_other_workers(self) -> None:
         """Applies the item updates of other workers, until cancelled."""

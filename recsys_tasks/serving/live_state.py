@@ -6,6 +6,7 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Set
+from datetime import datetime
 
 import msgspec
 
@@ -13,6 +14,8 @@ from recsys_tasks.engine.impression_discounting import UnclickedImpressions
 from recsys_tasks.engine.session_decoder import MAX_STORED_EVENTS, Action
 from recsys_tasks.engine.trending import PopularityTracker, RecentPopularity
 from recsys_tasks.names import IMPRESSION, SEARCH, SHOPPER
+from recsys_tasks.serving.access import is_key
+from recsys_tasks.serving.messages import LoggedEvent
 from recsys_tasks.wire.messages import Event
 
 log = logging.getLogger(__name__)
@@ -27,37 +30,45 @@ class LiveState:
 
     Args:
         trending_half_life_hours: half-life of an action's weight in the trending counts; 0 disables trending.
-        makes_trends: whether a user's actions count there; by default everybody's.
+        is_known: whether a user has a history in the model. A made-up visitor costs nothing, so that of actions that
+            callers without a key send, only those of known users count there, and of those of one sender only a few.
     """
 
     def __init__(
-        self, trending_half_life_hours: float = 0.0, makes_trends: Callable[[str | None], bool] = lambda _: True
+        self, trending_half_life_hours: float = 0.0, is_known: Callable[[str | None], bool] = lambda _: True
     ) -> None:
-        self._makes_trends = makes_trends
+        self._is_known = is_known
         self._users: OrderedDict[str, list[Action]] = OrderedDict()
         self._sessions: OrderedDict[str, list[Action]] = OrderedDict()
         self._trending = PopularityTracker(trending_half_life_hours) if trending_half_life_hours else None
         self.unclicked_impressions = UnclickedImpressions()
 
-    def replay(self, lines: Iterable[bytes]) -> int:
-        """Adds the user actions in lines of an event log; returns their number."""
-        decode = msgspec.json.Decoder(Event).decode
+    def replay(self, lines: Iterable[bytes], since: datetime | None = None) -> int:
+        """Adds the user actions in lines of an event log, from a time on; returns their number."""
+        decode = msgspec.json.Decoder(LoggedEvent).decode
         count = 0
         for line in lines:
             if line.startswith(_IMPRESSION_PREFIX):
                 continue
             try:
-                self.add(decode(line))
+                event = decode(line)
             except msgspec.MsgspecError as error:
                 log.error("Skipped a line of the event log that cannot be decoded: %s", error)
                 continue
-            count += 1
+            if since is None or event.event_time is None or event.event_time >= since:
+                self.add(event, event.sender)
+                count += 1
         return count
 
-    def add(self, event: Event) -> None:
+    def add(self, event: Event, sender: str = "") -> None:
         """Adds one event; impressions and events with a known id change nothing.
 
-        A caller's clock may be ahead: an event of the future happened now.
+        A caller's clock may be ahead: an event of the future happened now. The anonymous actions of a session are those
+        of the first user who acts in it.
+
+        Args:
+            event: the event.
+            sender: name of who sent it, see `Caller`.
         """
         lacks_item = event.item_id is None and event.event_type != SEARCH
         if lacks_item or event.event_type == IMPRESSION or event.event_time is None:
@@ -71,14 +82,29 @@ class LiveState:
             (event.query or "") if event.event_type == SEARCH else "",
             event.user_id,
         )
-        for key, table in ((event.user_id, self._users), (event.session_id, self._sessions)):
+        owner = self._session_owner(event.session_id)
+        if owner is None and event.user_id is not None:
+            for earlier in self._sessions.get(event.session_id or "", ()):
+                _add_action(self._users, event.user_id, earlier)
+        for key, table in ((event.user_id or owner, self._users), (event.session_id, self._sessions)):
             if key is not None:
                 _add_action(table, key, action)
         visitor = event.user_id or event.session_id
         if visitor is not None and action.item_id:
             self.unclicked_impressions.remove(visitor, action.item_id)
-            if self._trending is not None and _is_organic(event) and self._makes_trends(event.user_id):
-                self._trending.add(action.item_id, visitor, action.seconds)
+            if self._trending is not None and _is_organic(event):
+                self._add_to_trends(self._trending, action, visitor, sender)
+
+    def _add_to_trends(self, trending: PopularityTracker, action: Action, visitor: str, sender: str) -> None:
+        if is_key(sender):
+            trending.add(action.item_id, visitor, action.seconds)
+        elif self._is_known(action.user_id):
+            trending.add(action.item_id, visitor, action.seconds, sender)
+
+    def _session_owner(self, session_id: str | None) -> str | None:
+        """Returns the first user who acted in a session."""
+        actions = self._sessions.get(session_id or "", ())
+        return next((action.user_id for action in actions if action.user_id is not None), None)
 
     def erase_user(self, user_id: str) -> None:
         """Removes a user's actions, also from sessions as far as memory holds them; see `remove_session_events`."""
@@ -106,7 +132,7 @@ class LiveState:
         has a session of their own.
         """
         actions = self._sessions.get(session_id or "", [])
-        owner = next((action.user_id for action in actions if action.user_id is not None), user_id)
+        owner = self._session_owner(session_id) or user_id
         visible = {None, owner} if user_id in (None, owner) else {user_id}
         return [action for action in actions if action.user_id in visible]
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,16 +10,22 @@ import msgspec
 
 from recsys_tasks.errors import InputError
 from recsys_tasks.names import SEARCH
+from recsys_tasks.serving.event_log import Segment
+from recsys_tasks.serving.request_ids import derive_id
 from recsys_tasks.wire.filters import check_filter
 from recsys_tasks.wire.items import Identifier, Item, ItemChanges, Text
 from recsys_tasks.wire.messages import (
     Count,
     Event,
+    LogPosition,
     RecommendationBatch,
     RecommendationRequest,
+    RejectedLine,
     SearchRequest,
+    SimilarItemsRequest,
     StagedChange,
 )
+from recsys_tasks.wire.rules import MerchandisingRules, check_rules
 
 _CLOCK_SKEW = timedelta(minutes=5)
 _MIN_YEAR = 1970
@@ -36,8 +41,20 @@ class RequestError(Exception):
         self.status, self.title, self.detail = status, title, detail
 
 
-def serialize_events(events: Sequence[Event]) -> bytes:
+class LoggedEvent(Event, forbid_unknown_fields=False, omit_defaults=True, kw_only=True):
+    """A line of the event log.
+
+    Attributes:
+        sender: who sent the event: `key:NAME`, or `address:DIGEST`; empty for events of the endpoint itself.
+    """
+
+    sender: str = ""
+
+
+def serialize_events(events: Sequence[Event], sender: str = "") -> bytes:
     """Returns events as JSON lines, the format of the event log."""
+    if sender:
+        events = [LoggedEvent(**msgspec.structs.asdict(event), sender=sender) for event in events]
     return _ENCODER.encode_lines(events)
 
 
@@ -97,10 +114,16 @@ def _validate_request(request: RecommendationRequest, path: str) -> None:
             problem = f"{time.isoformat()} is in the future or before {_MIN_YEAR}"
             raise RequestError(422, "Invalid request", f"{problem} - at `{time_path}`")
     if request.filter is not None:
-        try:
-            check_filter(request.filter, f"{path}.filter")
-        except InputError as error:
-            raise RequestError(422, "Invalid request", str(error)) from error
+        _check(check_filter, request.filter, f"{path}.filter")
+    if request.rules is not None:
+        _check(check_rules, request.rules, f"{path}.rules")
+
+
+def _check(check: Callable[[Any, str], None], value: Any, path: str) -> None:
+    try:
+        check(value, path)
+    except InputError as error:
+        raise RequestError(422, "Invalid request", str(error)) from error
 
 
 def decode_staged_change(body: bytes) -> StagedChange:
@@ -109,8 +132,56 @@ def decode_staged_change(body: bytes) -> StagedChange:
     return change
 
 
-def decode_events(body: bytes, max_events: int) -> list[Event]:
-    """Decodes and validates one event or an array of events. Events without id or time get one."""
+def decode_rules(body: bytes) -> MerchandisingRules:
+    """Decodes and validates merchandising rules."""
+    rules: MerchandisingRules = _decode(body, MerchandisingRules)
+    _check(check_rules, rules, "$")
+    return rules
+
+
+def decode_similar(body: bytes) -> SimilarItemsRequest:
+    """Decodes and validates a request for similar items. An empty body is the default request."""
+    request: SimilarItemsRequest = _decode(body or b"{}", SimilarItemsRequest)
+    if request.filter is not None:
+        _check(check_filter, request.filter, "$.filter")
+    return request
+
+
+class ItemLine(Item, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
+    """A line of a bulk request: an item with its id."""
+
+    item_id: Identifier
+
+
+def decode_items(body: bytes, max_items: int) -> tuple[dict[str, Item], list[RejectedLine]]:
+    """Decodes and validates items, one JSON object per line; of several lines with the same id, the last one counts.
+
+    Returns the items by id, and the lines that are not valid.
+    """
+    lines = [line for line in enumerate(body.splitlines(), start=1) if line[1].strip()]
+    if len(lines) > max_items:
+        raise RequestError(413, "Too many items", f"{len(lines)} items; send at most {max_items} in one request")
+    items: dict[str, Item] = {}
+    rejected = []
+    for number, line in lines:
+        try:
+            fields = msgspec.structs.asdict(_decode(line, ItemLine))
+            item_id = fields.pop("item_id")
+            items[item_id] = check_item(Item(**fields))
+        except RequestError as error:
+            rejected.append(RejectedLine(number, error.detail))
+    return items, rejected
+
+
+def decode_position(body: bytes) -> Segment:
+    """Decodes a position of the event log."""
+    position: LogPosition = _decode(body, LogPosition)
+    return Segment(position.segment, position.offset)
+
+
+def decode_events(body: bytes, max_events: int, idempotency_key: str | None = None) -> list[Event]:
+    """Decodes and validates one event or an array of events. Events without id or time get one; the id is the same for
+    the same idempotency key and place."""
     is_array = body.lstrip()[:1] == b"["
     events: list[Event] = _decode(body, list[Event]) if is_array else [_decode(body, Event)]
     if not events:
@@ -118,12 +189,19 @@ def decode_events(body: bytes, max_events: int) -> list[Event]:
     if len(events) > max_events:
         raise RequestError(413, "Too many events", f"{len(events)} events; send at most {max_events} in one request")
     max_time = datetime.now(UTC) + _CLOCK_SKEW
-    return [_complete_event(event, f"$[{index}]" if is_array else "$", max_time) for index, event in enumerate(events)]
+    for index, event in enumerate(events):
+        event.event_id = event.event_id or derive_id(idempotency_key and f"{idempotency_key}/{index}")
+        _complete_event(event, f"$[{index}]" if is_array else "$", max_time)
+    return events
 
 
 def decode_item(body: bytes) -> Item:
     """Decodes and validates the fields of an item."""
-    item: Item = _decode(body, Item)
+    return check_item(_decode(body, Item))
+
+
+def check_item(item: Item) -> Item:
+    """Checks what the type of an item does not say, and returns it."""
     if _nesting_depth(item.properties) > _MAX_DEPTH:
         raise RequestError(422, "Invalid item", f"`properties` is nested more than {_MAX_DEPTH} levels deep")
     return item
@@ -144,8 +222,8 @@ def parse_id(text: str, entity: str) -> str:
         raise RequestError(422, "Invalid request", f"{entity} id: {error}") from error
 
 
-def _complete_event(event: Event, path: str, max_time: datetime) -> Event:
-    """Validates an event and fills in its id and time."""
+def _complete_event(event: Event, path: str, max_time: datetime) -> None:
+    """Validates an event and fills in its time."""
     if event.user_id is None and event.session_id is None:
         raise RequestError(422, "Invalid event", f"an event needs `user_id` or `session_id` - at `{path}`")
     if event.item_id is None and event.event_type != SEARCH:
@@ -156,7 +234,6 @@ def _complete_event(event: Event, path: str, max_time: datetime) -> Event:
         raise RequestError(
             422, "Invalid event", f"`event_time` {event.event_time.isoformat()} is in the future - at `{path}`"
         )
-    event.event_id = event.event_id or uuid.uuid4().hex
     if event.event_time is not None and event.event_time.year < _MIN_YEAR:
         raise RequestError(422, "Invalid event", f"`event_time` is before {_MIN_YEAR} - at `{path}`")
     if _nesting_depth(event.properties) > _MAX_DEPTH:
@@ -164,7 +241,6 @@ def _complete_event(event: Event, path: str, max_time: datetime) -> Event:
             422, "Invalid event", f"`properties` is nested more than {_MAX_DEPTH} levels deep - at `{path}`"
         )
     event.event_time = (event.event_time or datetime.now(UTC)).astimezone(UTC)
-    return event
 
 
 def _nesting_depth(value: object) -> int:

@@ -17,13 +17,13 @@ from recsys_tasks.engine.engine import Answer, Engine
 from recsys_tasks.engine.item_search import SEARCH_INDEX
 from recsys_tasks.engine.item_updates import ItemUpdate, ItemUpdates
 from recsys_tasks.engine.memory import available_bytes, resident_bytes
-from recsys_tasks.engine.merchandising import MerchandisingRules
 from recsys_tasks.engine.probe import BundleMeasurement, probe
 from recsys_tasks.engine.search_options import SearchSetup
 from recsys_tasks.engine.throttle import Throttle
 from recsys_tasks.errors import InputError, InvariantError
 from recsys_tasks.search.index_files import link_index, remove_left_folders
 from recsys_tasks.serving.rollout import AnswerFunction, ChallengerRunner, RolloutTerms
+from recsys_tasks.wire.rules import MerchandisingRules
 
 log = logging.getLogger(__name__)
 
@@ -209,6 +209,16 @@ class ModelStore:
             self.previous_engine = self.previous_engine.with_items(updates)
         if self.challenger is not None:
             self.challenger.apply_item_updates(updates)
+
+    def apply_rules(self, rules: MerchandisingRules) -> None:
+        """Applies merchandising rules to all engines; like `apply_item_updates`."""
+        self._rules = rules
+        if self.engine is not None:
+            self.engine = self.engine.with_rules(rules)
+        if self.previous_engine is not None:
+            self.previous_engine = self.previous_engine.with_rules(rules)
+        if self.challenger is not None:
+            self.challenger.engine = self.challenger.engine.with_rules(rules)
 
     def erase_user(self, user_id: str) -> None:
         """Removes a user from the caches of all engines."""

@@ -14,23 +14,30 @@ from recsys_tasks.wire.messages import (
     Count,
     Event,
     EventsResponse,
+    InterestedUsersResponse,
     ItemResponse,
+    ItemsResponse,
+    LogPosition,
     ModelResponse,
     Problem,
     RecommendationBatch,
     RecommendationBatchResponse,
     RecommendationRequest,
     RecommendationResponse,
+    RulesVersion,
     SearchRequest,
     SearchResponse,
+    SimilarItemsRequest,
     SimilarItemsResponse,
     StagedChange,
     StoredItemResponse,
     SuggestionsResponse,
 )
+from recsys_tasks.wire.rules import MerchandisingRules
 
 _JSON, _BUNDLE, _PROBLEM = "application/json", "application/octet-stream", "application/problem+json"
-_ITEM = "/v1/items/{item_id}"
+_ITEMS, _ITEM = "/v1/items", "/v1/items/{item_id}"
+_ADMIN_PATHS = ("/v1/admin", "/v1/items/{item_id}/users")
 _REFERENCE = "#/components/schemas/{name}"
 _OVERVIEW = (
     "Session-based recommendations, personalized search and similar items. Post user events, request lists, and send "
@@ -51,6 +58,7 @@ _ADMIN_ERRORS = {
     **_UNAUTHORIZED,
     "403": "The admin routes are disabled: the endpoint has no admin token.",
     "409": "The request conflicts with the deployed, previous or staged bundle.",
+    "412": "`If-Match` names another version than the one in use.",
 }
 
 
@@ -59,6 +67,7 @@ class Operation:
     """One route of the API.
 
     Attributes:
+        name: `operationId`; generated clients name their methods after it.
         method: HTTP method, in lower case.
         path: path template.
         summary: what the operation does, in a few words.
@@ -71,6 +80,7 @@ class Operation:
         is_body_optional: whether the request body may be empty.
     """
 
+    name: str
     method: str
     path: str
     summary: str
@@ -85,17 +95,19 @@ class Operation:
     @property
     def is_admin(self) -> bool:
         """Whether the operation requires the admin token."""
-        return self.path.startswith("/v1/admin") or (self.path == _ITEM and self.method != "get")
+        return self.path.startswith(_ADMIN_PATHS) or (self.path in (_ITEM, _ITEMS) and self.method != "get")
 
 
 _K = {"k": {**msgspec.json.schema(Count), "default": 20, "description": "Maximum number of items."}}
 _PREFIX = {**msgspec.json.schema(Text), "description": "The query as typed so far; the last word may be unfinished."}
 _TO_NONE = {"type": "boolean", "description": "Serve no model if there is no previous bundle, instead of a 409."}
 _BUNDLE_DIGEST = {"type": "string", "description": "Discard only if the staged bundle has this digest."}
+_VERSION = {"type": "integer", "minimum": 0, "description": "Number of a version. Default: the one in use."}
 _OFFSET = {"type": "integer", "minimum": 0, "description": "Number of bytes read so far. Default: 0."}
 _EVENT = {"event_type": "view", "user_id": "36", "session_id": "s1", "item_id": "1082185"}
 OPERATIONS = (
     Operation(
+        "recommend",
         "post",
         "/v1/recommendations",
         "Recommend items",
@@ -107,6 +119,7 @@ OPERATIONS = (
         is_body_optional=True,
     ),
     Operation(
+        "recommendBatch",
         "post",
         "/v1/recommendations/batch",
         "Recommend items for a batch of requests",
@@ -116,6 +129,7 @@ OPERATIONS = (
         example={"requests": [{"user_id": "36", "k": 5}, {"user_id": "37", "k": 5}]},
     ),
     Operation(
+        "search",
         "post",
         "/v1/search",
         "Search items",
@@ -127,6 +141,7 @@ OPERATIONS = (
         example={"query": "chocolate milk", "user_id": "36", "k": 5},
     ),
     Operation(
+        "suggest",
         "get",
         "/v1/suggest",
         "Complete an unfinished query",
@@ -135,6 +150,7 @@ OPERATIONS = (
         query={"q": _PREFIX, **_K},
     ),
     Operation(
+        "findSimilarItems",
         "get",
         "/v1/items/{item_id}/similar",
         "List similar items",
@@ -142,8 +158,47 @@ OPERATIONS = (
         response=SimilarItemsResponse,
         query=_K,
     ),
-    Operation("get", _ITEM, "Get an item", "Returns the item as lists, filters and search see it.", StoredItemResponse),
     Operation(
+        "findSimilarItemsWith",
+        "post",
+        "/v1/items/{item_id}/similar",
+        "List similar items, with conditions",
+        "Like `GET`, with a filter, exclusions, diversity and item data.",
+        response=SimilarItemsResponse,
+        body=SimilarItemsRequest,
+        example={"k": 5, "filter": {"field": "price", "at_most": 5}, "user_id": "36", "exclude_bought": True},
+        is_body_optional=True,
+    ),
+    Operation(
+        "findInterestedUsers",
+        "get",
+        "/v1/items/{item_id}/users",
+        "List users who may like an item",
+        "Returns users whose latest actions are on items near to this one, without those who have bought it.",
+        response=InterestedUsersResponse,
+        query=_K,
+    ),
+    Operation(
+        "putItems",
+        "post",
+        "/v1/items",
+        "Create or replace many items",
+        "One JSON object per line, each an item with its `item_id`; at most 10,000 lines and 64 MB. Valid lines are"
+        " stored, the others returned with their reasons.",
+        response=ItemsResponse,
+        body=bytes,
+        media_type="application/x-ndjson",
+    ),
+    Operation(
+        "getItem",
+        "get",
+        _ITEM,
+        "Get an item",
+        "Returns the item as lists, filters and search see it.",
+        StoredItemResponse,
+    ),
+    Operation(
+        "putItem",
         "put",
         _ITEM,
         "Create or replace an item",
@@ -154,6 +209,7 @@ OPERATIONS = (
         example={"title": "Chocolate milk, 1 l", "category_path": "DAIRY > MILK", "price": 1.89},
     ),
     Operation(
+        "patchItem",
         "patch",
         _ITEM,
         "Change fields of an item",
@@ -163,6 +219,7 @@ OPERATIONS = (
         example={"price": 1.79},
     ),
     Operation(
+        "deleteItem",
         "delete",
         _ITEM,
         "Remove an item from all lists",
@@ -170,6 +227,7 @@ OPERATIONS = (
         response=ItemResponse,
     ),
     Operation(
+        "postEvents",
         "post",
         "/v1/events",
         "Post user events",
@@ -179,12 +237,19 @@ OPERATIONS = (
         body=Event | list[Event],
         example=_EVENT,
     ),
-    Operation("get", "/v1/model", "Get the active model", response=ModelResponse),
-    Operation("get", "/healthz", "Liveness probe", "Succeeds while the process responds."),
-    Operation("get", "/readyz", "Readiness probe", "Succeeds while a model is active and no shutdown has begun."),
-    Operation("get", "/metrics", "Get the Prometheus metrics", media_type="text/plain"),
-    Operation("get", "/v1/admin/model", "Get the active, previous and staged bundles"),
+    Operation("getModel", "get", "/v1/model", "Get the active model", response=ModelResponse),
+    Operation("checkHealth", "get", "/healthz", "Liveness probe", "Succeeds while the process responds."),
     Operation(
+        "checkReadiness",
+        "get",
+        "/readyz",
+        "Readiness probe",
+        "Succeeds while a model is active and no shutdown has begun.",
+    ),
+    Operation("getMetrics", "get", "/metrics", "Get the Prometheus metrics", media_type="text/plain"),
+    Operation("getBundles", "get", "/v1/admin/model", "Get the active, previous and staged bundles"),
+    Operation(
+        "deployBundle",
         "put",
         "/v1/admin/model",
         "Deploy a bundle",
@@ -192,8 +257,9 @@ OPERATIONS = (
         body=bytes,
         media_type=_BUNDLE,
     ),
-    Operation("delete", "/v1/admin/model", "Roll back to the previous bundle", query={"to_none": _TO_NONE}),
+    Operation("rollBack", "delete", "/v1/admin/model", "Roll back to the previous bundle", query={"to_none": _TO_NONE}),
     Operation(
+        "stageBundle",
         "put",
         "/v1/admin/staged",
         "Stage a bundle",
@@ -203,6 +269,7 @@ OPERATIONS = (
         media_type=_BUNDLE,
     ),
     Operation(
+        "changeStagedBundle",
         "post",
         "/v1/admin/staged",
         "Activate the staged bundle, or change its rollout",
@@ -210,8 +277,35 @@ OPERATIONS = (
         body=StagedChange,
         example={"bundle": "0" * 64, "mode": "canary", "share": 0.1},
     ),
-    Operation("delete", "/v1/admin/staged", "Discard the staged bundle", query={"bundle": _BUNDLE_DIGEST}),
     Operation(
+        "discardStagedBundle",
+        "delete",
+        "/v1/admin/staged",
+        "Discard the staged bundle",
+        query={"bundle": _BUNDLE_DIGEST},
+    ),
+    Operation(
+        "getRules",
+        "get",
+        "/v1/admin/rules",
+        "Get the merchandising rules",
+        "Returns the version in use, or another one.",
+        response=RulesVersion,
+        query={"version": _VERSION},
+    ),
+    Operation(
+        "putRules",
+        "put",
+        "/v1/admin/rules",
+        "Replace the merchandising rules",
+        'Stores a new version and uses it from the next list on. With `If-Match: "N"`, only if version N is in use. To'
+        " undo a change, put the rules of an earlier version.",
+        response=RulesVersion,
+        body=MerchandisingRules,
+        example={"weigh": [{"filter": {"field": "brand", "one_of": ["Our own"]}, "factor": 1.5}]},
+    ),
+    Operation(
+        "eraseUser",
         "delete",
         "/v1/admin/users/{user_id}",
         "Erase a user",
@@ -219,18 +313,29 @@ OPERATIONS = (
         "use the user's history. Later events of the same id count as those of a new user.",
     ),
     Operation(
+        "listSegments",
         "get",
         "/v1/admin/journal",
         "List the segments of the event log",
         "Returns the name and size of each append-only segment.",
     ),
     Operation(
+        "readSegment",
         "get",
         "/v1/admin/journal/{segment}",
         "Read a segment of the event log",
         "Returns whole lines from a byte offset, about 8 MiB at most; an empty body at the end of the segment.",
         media_type="application/x-ndjson",
         query={"offset": _OFFSET},
+    ),
+    Operation(
+        "confirmCollected",
+        "put",
+        "/v1/admin/journal/consumers/{consumer}",
+        "Confirm what a consumer of the event log has collected",
+        "Segments before the position of every consumer are deleted by age and size; without a consumer none is.",
+        body=LogPosition,
+        example={"segment": "00000001", "offset": 0},
     ),
 )
 
@@ -270,7 +375,7 @@ def _describe(operation: Operation, schema_of: dict[str, Any]) -> dict[str, Any]
     """Returns the OpenAPI operation object."""
     described: dict[str, Any] = {
         "summary": operation.summary,
-        "operationId": f"{operation.method}{operation.path}".replace("/", "_"),
+        "operationId": operation.name,
         "parameters": _parameters(operation),
     }
     if operation.description:
@@ -281,7 +386,7 @@ def _describe(operation: Operation, schema_of: dict[str, Any]) -> dict[str, Any]
     elif operation.body is not None:
         content = {"schema": schema_of[str(operation.body)], "example": operation.example}
         described["requestBody"] = {"required": not operation.is_body_optional, "content": {_JSON: content}}
-    response_type = _JSON if operation.media_type == _BUNDLE else operation.media_type
+    response_type = _JSON if operation.body is bytes else operation.media_type
     schema = schema_of[str(operation.response)] if operation.response else {}
     described["responses"] = {"200": {"description": "Success.", "content": {response_type: {"schema": schema}}}}
     errors = _ERRORS

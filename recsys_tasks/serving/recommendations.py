@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import uuid
 from typing import Final, NamedTuple
 
 import msgspec
@@ -22,13 +21,18 @@ from recsys_tasks.serving.messages import RequestError
 from recsys_tasks.serving.metrics import Metrics
 from recsys_tasks.serving.model_store import ModelStore
 from recsys_tasks.serving.pagination import decode_cursor, encode_cursor
+from recsys_tasks.serving.request_ids import new_request_id
 from recsys_tasks.wire.items import SearchResult
 from recsys_tasks.wire.messages import (
     Event,
+    InterestedUser,
+    InterestedUsersResponse,
     RecommendationRequest,
     RecommendationResponse,
     SearchRequest,
     SearchResponse,
+    SimilarItemsRequest,
+    SimilarItemsResponse,
     SuggestedItem,
     SuggestionsResponse,
 )
@@ -92,17 +96,25 @@ class RecommendationService:
         self._impression_log, self._metrics = impression_log, metrics
         self._exploration_share, self._experiment = exploration_share, experiment
 
-    def recommend(self, request: RecommendationRequest, is_complete: bool = True) -> RecommendationResponse:
+    def recommend(
+        self, request: RecommendationRequest, is_complete: bool = True, idempotency_key: str | None = None
+    ) -> RecommendationResponse:
         """Returns the recommended items for a user in a session, made by the visitor's arm.
 
         Args:
             request: what the caller asks for.
             is_complete: whether the shared state of other endpoints could be read.
+            idempotency_key: lists with the same key have the same request id.
         """
         began = time.perf_counter()
+        if request.query is not None and not self.active_engine().bundle.has_query_input:
+            problem = (
+                "the active model was not trained on searches, so that `query` has no effect; use `POST /v1/search`"
+            )
+            raise RequestError(422, "No query input", problem)
         past, session, session_start = self._user_context(request)
         signals = self._live_signals(request, session_start)
-        request_id = uuid.uuid4().hex
+        request_id = new_request_id(request.record, idempotency_key)
         visitor, arm = _visitor_id(request), self._assign_arm(request)
         exploration = (
             Exploration(self._exploration_share, request_id) if request.record and self._exploration_share else None
@@ -130,15 +142,17 @@ class RecommendationService:
         ranked = _RankedList(RECOMMENDATIONS, request_id, engine, answer, arm, teams, began)
         return self._record_and_respond(request, ranked, is_complete)
 
-    def search(self, request: SearchRequest, is_complete: bool = True) -> tuple[SearchResponse, list[Event]]:
+    def search(
+        self, request: SearchRequest, is_complete: bool = True, idempotency_key: str | None = None
+    ) -> tuple[SearchResponse, list[Event]]:
         """Returns the items that match a query, or recommendations marked as fallback where no item matches.
 
-        Also returns the search as a user action, if the request is recorded.
+        Also returns the search as a user action, if the request is recorded. For the arguments see `recommend`.
         """
         began = time.perf_counter()
         past, session, session_start = self._user_context(request)
         signals = self._live_signals(request, session_start)
-        request_id = uuid.uuid4().hex
+        request_id = new_request_id(request.record, idempotency_key)
 
         search = SearchOptions(
             request.sort,
@@ -181,6 +195,36 @@ class RecommendationService:
             ),
             events,
         )
+
+    def find_similar(self, item_id: str, request: SimilarItemsRequest) -> SimilarItemsResponse:
+        """Returns the items nearest to an item.
+
+        Raises:
+            InputError: the model does not know the item.
+        """
+        engine = self.active_engine()
+        self.read_other_workers()
+        as_list = RecommendationRequest(**msgspec.structs.asdict(request))
+        _, options = self._list_options(as_list, engine, self._state.get_user_actions(request.user_id))
+        items = engine.find_similar(item_id, options, unix_now())
+        return SimilarItemsResponse(
+            engine.bundle.model_version,
+            [engine.with_data(item, request.fields) for item in items] if request.fields else items,
+        )
+
+    def find_users(self, item_id: str, k: int) -> InterestedUsersResponse:
+        """Returns users who may like an item, without erased ones.
+
+        Raises:
+            InputError: the model does not know the item.
+        """
+        engine = self.active_engine()
+        users = [
+            InterestedUser(user_id, score)
+            for user_id, score in engine.find_users(item_id, k)
+            if self._bundle_user_id(user_id, engine) is not None
+        ]
+        return InterestedUsersResponse(engine.bundle.model_version, users)
 
     def suggest(self, prefix: str, k: int) -> SuggestionsResponse:
         """Returns completions of an unfinished query: at most k queries and k items."""
@@ -253,6 +297,7 @@ class RecommendationService:
             request.at_most_per_category,
             request.interests,
             exploration,
+            request.rules,
         )
 
     def _excluded_items(

@@ -72,7 +72,7 @@ class Recommendation(msgspec.Struct, frozen=True):
     Attributes:
         score: the model's probability of the item, or the score of another source.
         source: `model`, `search`, `interests`, `popular`, `neighbours`, `personal_frequency` or `pinned`.
-        reason: explanation as text; because_of: id of the item it refers to, if any.
+        reason: explanation as text, empty where the data show none; because_of: id of the item it refers to, if any.
         data: the fields that the request asked for.
     """
 

@@ -20,6 +20,7 @@ from recsys_tasks.wire.items import (
     Text,
     Timestamp,
 )
+from recsys_tasks.wire.rules import MerchandisingRules
 
 Count = Annotated[int, Meta(ge=1, le=500)]
 FacetField = Annotated[str, Meta(pattern=r"^(category|brand|price|properties\..{1,200})$")]
@@ -89,6 +90,13 @@ class StagedChange(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     ] = 2.0
 
 
+class LogPosition(msgspec.Struct, forbid_unknown_fields=True):
+    """A position of the event log."""
+
+    segment: Annotated[str, Meta(pattern="^[0-9]{8,18}$", description="Name of a segment.")]
+    offset: Annotated[int, Meta(ge=0, description="Bytes before the position in the segment.")]
+
+
 class RecommendationRequest(msgspec.Struct, forbid_unknown_fields=True):
     """A request for recommendations. Every field is optional; without user and session the list is of popular items."""
 
@@ -135,6 +143,9 @@ class RecommendationRequest(msgspec.Struct, forbid_unknown_fields=True):
             " `properties.NAME`.",
         ),
     ] = []
+    rules: Annotated[
+        MerchandisingRules | None, Meta(description="Rules for this list, beside those of the shop: weights and pins.")
+    ] = None
     record: Annotated[bool, Meta(description="Whether to log impressions (and the search) of this request.")] = True
     traffic: Annotated[
         Traffic,
@@ -256,11 +267,70 @@ class SimilarItemsResponse(msgspec.Struct):
     items: Annotated[list[Recommendation], Meta(description="Items, most similar first; `score` is the cosine.")]
 
 
+class SimilarItemsRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """A request for items similar to an item. Every field is optional."""
+
+    user_id: Annotated[Identifier | None, Meta(description="For `exclude_seen` and `exclude_bought`.")] = None
+    k: Annotated[Count, Meta(description="Maximum number of items.")] = 20
+    filter: Annotated[Filter | None, Meta(description="Condition that every item must match.")] = None
+    exclude: Annotated[list[Identifier], Meta(max_length=1_000, description="Ids of items to leave out.")] = []
+    exclude_seen: Annotated[bool, Meta(description="Exclude the items the user has acted on.")] = False
+    exclude_bought: Annotated[bool, Meta(description="Exclude the items the user has bought.")] = False
+    diversity: Annotated[float, Meta(ge=0, le=1, description="Weight of diversity (MMR).")] = 0.0
+    at_most_per_category: Annotated[Count | None, Meta(description="Maximum number of items of one category.")] = None
+    fields: Annotated[list[DataField], Meta(max_length=50, description="Item data to return in `data`.")] = []
+
+
+class InterestedUser(msgspec.Struct, frozen=True):
+    """A user who may like an item."""
+
+    user_id: str
+    score: Annotated[
+        float, Meta(description="Sum of the cosines of the item and the user's items, halved every 30 days.")
+    ]
+
+
+class InterestedUsersResponse(msgspec.Struct):
+    """Users who may like an item and have not bought it."""
+
+    model_version: Annotated[str, Meta(description="Version of the model whose histories were read.")]
+    users: Annotated[list[InterestedUser], Meta(description="Users, highest score first.")]
+
+
+class RulesVersion(msgspec.Struct):
+    """A version of the merchandising rules."""
+
+    version: Annotated[int, Meta(description="Number of the version; 0 are the rules of the settings.")]
+    time: Annotated[Timestamp | None, Meta(description="When it was stored; null for version 0.")]
+    rules: MerchandisingRules
+
+
+class RejectedLine(msgspec.Struct):
+    """A line of a bulk request that was not stored."""
+
+    line: Annotated[int, Meta(description="Number of the line, from 1.")]
+    detail: Annotated[str, Meta(description="What is wrong.")]
+
+
+class ItemsResponse(msgspec.Struct):
+    """Result of a bulk request for items."""
+
+    stored: Annotated[int, Meta(description="Number of items that were stored.")]
+    rejected: Annotated[list[RejectedLine], Meta(description="The other lines, with their reasons.")]
+
+
 class EventsResponse(msgspec.Struct):
     """Confirmation that events are stored durably."""
 
-    accepted: Annotated[int, Meta(description="Number of events.")]
-    event_ids: Annotated[list[str], Meta(description="Ids of the events, in request order.")]
+    accepted: Annotated[int, Meta(description="Number of stored events.")]
+    ignored: Annotated[
+        int,
+        Meta(
+            description="Number of impressions that were not stored, because the endpoint has logged those of their"
+            " lists itself (`recorded`). Report your own for lists with `record: false`."
+        ),
+    ]
+    event_ids: Annotated[list[str], Meta(description="Ids of all events, in request order.")]
 
 
 class ItemResponse(msgspec.Struct):

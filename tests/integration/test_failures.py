@@ -125,8 +125,8 @@ def test_metrics_count_cache_results_stages_and_uncollected_bytes(tmp_path: Path
         assert 'recsys_stage_seconds_count{stage="decoder"} 2.0' in page
         assert _value(page, "recsys_event_log_uncollected_bytes") == _value(page, "recsys_event_log_bytes") > 0
         segment = client.get("/v1/admin/journal", headers=HEADERS).json()["segments"][-1]
-        url = f"/v1/admin/journal/{segment['name']}?offset={segment['bytes']}"
-        assert client.get(url, headers=HEADERS).content == b""
+        end = {"segment": segment["name"], "offset": segment["bytes"]}
+        assert client.put("/v1/admin/journal/consumers/shop", json=end, headers=HEADERS).json() is not None
         assert _value(client.get("/metrics").text, "recsys_event_log_uncollected_bytes") == 0
 
 

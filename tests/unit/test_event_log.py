@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys_tasks.serving.erasure import ErasedUsers, ErasureRecord, erase_lines, find_user_lines
-from recsys_tasks.serving.event_log import EventLog, LogLine, Segment
+from recsys_tasks.serving.event_log import EventLog, LogLine, LogRetention, Segment
+from recsys_tasks.serving.follower import EventLogFollower
 
 
 def _write(folder: Path, *lines: bytes) -> None:
@@ -41,6 +42,61 @@ def test_a_torn_last_line_is_never_read_and_does_not_affect_later_lines(tmp_path
 
 def test_the_instance_id_survives_a_restart(tmp_path: Path) -> None:
     assert EventLog(tmp_path).instance == EventLog(tmp_path).instance
+
+
+# Deletion of collected segments
+
+
+def _log_of_segments(folder: Path, retention: LogRetention, num_lines: int) -> EventLog:
+    """A log with a segment for each line."""
+
+    async def write() -> EventLog:
+        event_log = EventLog(folder, retention)
+        for number in range(num_lines):
+            await event_log.append(b"%d\n" % number)
+        return event_log
+
+    return asyncio.run(write())
+
+
+def test_segments_are_deleted_once_every_consumer_has_collected_them(tmp_path: Path) -> None:
+    event_log = _log_of_segments(tmp_path, LogRetention(hours=0, segment_bytes=2), 5)
+    third = event_log.segments()[2]
+    event_log.confirm_collected("fast", third)
+    assert len(event_log.segments()) == 2
+    event_log = EventLog(tmp_path, LogRetention(hours=0, segment_bytes=2))  # what was collected survives a restart
+    event_log.confirm_collected("fast", third)
+    assert event_log.uncollected_bytes() == 4
+
+
+def test_a_slow_consumer_keeps_segments(tmp_path: Path) -> None:
+    event_log = _log_of_segments(tmp_path, LogRetention(hours=0, segment_bytes=2), 5)
+    first, second, *_, last = event_log.segments()
+    event_log.confirm_collected("slow", first)
+    event_log.confirm_collected("fast", last)
+    assert event_log.segments()[0] == second
+    assert list(event_log.read_lines()) == [b"1\n", b"2\n", b"3\n", b"4\n"]
+
+
+def test_collected_segments_stay_for_their_time_within_the_size(tmp_path: Path) -> None:
+    retention = LogRetention(hours=1, max_bytes=6, segment_bytes=2)
+    event_log = _log_of_segments(tmp_path, retention, 5)
+    event_log.confirm_collected("one", event_log.segments()[-1])
+    assert list(event_log.read_lines()) == [b"2\n", b"3\n", b"4\n"]
+
+
+def test_nothing_is_deleted_without_a_consumer(tmp_path: Path) -> None:
+    event_log = _log_of_segments(tmp_path, LogRetention(hours=0, max_bytes=1, segment_bytes=2), 5)
+    assert len(event_log.segments()) == 5
+
+
+def test_a_follower_reads_on_where_a_segment_was_deleted(tmp_path: Path) -> None:
+    event_log = _log_of_segments(tmp_path, LogRetention(hours=0, segment_bytes=2), 3)
+    follower = EventLogFollower([tmp_path])
+    lines = follower.read_lines()
+    assert next(lines) == b"0\n"
+    event_log.confirm_collected("one", event_log.segments()[1])
+    assert [*lines, *follower.read_lines()][-1] == b"2\n"
 
 
 # Erasure of users

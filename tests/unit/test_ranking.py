@@ -12,19 +12,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys_tasks.engine.catalog import Catalog
-from recsys_tasks.engine.explanations import BOUGHT_AGAIN, POPULAR, ActionHistory, Explainer
+from recsys_tasks.engine.explanations import BOUGHT_AGAIN, NO_REASON, POPULAR, ActionHistory, Explainer
 from recsys_tasks.engine.filters import FilterEvaluator
-from recsys_tasks.engine.merchandising import MerchandisingRules, Pin, read_rules
+from recsys_tasks.engine.merchandising import read_rules
 from recsys_tasks.engine.ranking import ListOptions, Ranker
 from recsys_tasks.engine.scoring import ItemVectors, PrecomputedScores
 from recsys_tasks.errors import InputError
+from recsys_tasks.features.item_neighbors import ItemNeighbors
 from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM
 from recsys_tasks.wire.filters import Filter, check_filter
+from recsys_tasks.wire.rules import MerchandisingRules, Pin
 from tests.integration.bundles import catalog_columns
 from tests.shops import ITEMS, START, vocabulary
 
 WORDS = vocabulary()
 CATALOG = Catalog(WORDS, catalog_columns(ITEMS))
+NO_NEIGHBORS = ItemNeighbors.none(len(WORDS))
 BEFORE_START = START.timestamp() - 1
 AT_START = START.timestamp()
 
@@ -203,15 +206,44 @@ def test_invalid_rules_are_rejected_with_file_and_location(tmp_path: Path, text:
     assert str(path) in str(rejected.value)
 
 
+def _explainer(popularity: np.ndarray | None = None, neighbors: ItemNeighbors | None = None) -> Explainer:
+    """Items of unrelated vectors, but for i1, i2 and i3, which are nearly the same."""
+    vectors = np.random.default_rng(0).normal(size=(len(WORDS), 32)).astype(np.float32)
+    alike = WORDS.numbers(["i1", "i2", "i3"])
+    vectors[alike] = vectors[alike[0]] + 0.3 * vectors[alike]
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    shares = np.full(len(WORDS), 1 / len(WORDS)) if popularity is None else popularity
+    return Explainer(CATALOG, ItemVectors(vectors, np.zeros(len(WORDS))), neighbors or NO_NEIGHBORS, shares)
+
+
 def test_an_item_is_explained_by_the_most_similar_action() -> None:
-    explainer = Explainer(WORDS, VECTORS)
     view, buy = EVENT_TYPE_CODES["view"], EVENT_TYPE_CODES["purchase"]
     acted_on = WORDS.numbers(["i1", "i2", "i1", "i3"])
     shown = WORDS.numbers(["i3", "i2", "i1"]).tolist()
-    assert explainer.explain(shown, ActionHistory.from_events(acted_on, np.asarray([buy, view, buy, view]))) == [
+    actions = ActionHistory.from_events(acted_on, np.asarray([buy, view, buy, view]))
+    assert _explainer().explain(shown, actions) == [
         ("because you viewed Item 3, yellow", "i3"),
         ("because you viewed Item 2, blue", "i2"),
         (BOUGHT_AGAIN, "i1"),
     ]
     empty = np.zeros(0, np.int64)
-    assert explainer.explain(shown, ActionHistory.from_events(empty, empty)) == [(POPULAR, None)] * 3
+    assert _explainer().explain(shown, ActionHistory.from_events(empty, empty)) == [(POPULAR, None)] * 3
+
+
+def test_an_item_without_evidence_has_no_reason_or_is_popular_in_its_category() -> None:
+    viewed = ActionHistory.from_events(WORDS.numbers(["i1"]), np.asarray([EVENT_TYPE_CODES["view"]]))
+    unrelated = WORDS.numbers(["i9"]).tolist()
+    assert _explainer().explain(unrelated, viewed) == [(NO_REASON, None)]
+    popularity = np.full(len(WORDS), 1 / len(WORDS))
+    popularity[unrelated] *= 2
+    category = CATALOG.data_of(unrelated[0], ["category"])["category"].rsplit(" > ", 1)[-1]
+    assert _explainer(popularity).explain(unrelated, viewed) == [(f"popular in {category}", None)]
+
+
+def test_items_that_occur_together_are_evidence() -> None:
+    (one, other) = WORDS.numbers(["i1", "i9"]).tolist()
+    start = np.zeros(len(WORDS) + 1, np.int64)
+    start[one + 1 :] = 1
+    together = ItemNeighbors(start, np.asarray([other], np.int32), np.asarray([0.0], np.float32))
+    viewed = ActionHistory.from_events(np.asarray([one]), np.asarray([EVENT_TYPE_CODES["view"]]))
+    assert _explainer(neighbors=together).explain([other], viewed) == [("because you viewed Item 1, green", "i1")]

@@ -52,6 +52,22 @@ def test_one_visitor_alone_makes_no_trend() -> None:
     assert not _trending_scores(tracker, BEGIN + 1_000)
 
 
+@pytest.mark.parametrize("num_visitors", [1, 10, 100, 1_000])
+def test_all_visitors_of_one_sender_count_as_three_at_most(num_visitors: int) -> None:
+    tracker = PopularityTracker(half_life_hours=6)
+    for visitor in range(num_visitors):
+        tracker.add("i7", f"u{visitor}", BEGIN, "one sender")
+    assert not _trending_scores(tracker, BEGIN)
+    assert tracker.recent_popularity(BEGIN).total <= 3
+
+
+def test_visitors_of_many_senders_count_all() -> None:
+    tracker = PopularityTracker(half_life_hours=6)
+    for visitor in range(20):
+        tracker.add("i7", f"u{visitor}", BEGIN, f"sender {visitor}")
+    assert tracker.recent_popularity(BEGIN).counts == pytest.approx([20.0])
+
+
 def test_a_trend_decays_with_its_half_life() -> None:
     tracker = PopularityTracker(half_life_hours=1)
     for visitor in range(60):

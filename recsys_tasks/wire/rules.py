@@ -1,0 +1,42 @@
+"""Merchandising rules: boost, bury, pin, and limit items per category."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from recsys_tasks.wire.filters import Filter, check_filter
+from recsys_tasks.wire.items import Identifier
+
+
+class WeightRule(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """Multiplies the scores of matching items: a factor above 1 boosts, below 1 buries."""
+
+    filter: Filter
+    factor: Annotated[float, msgspec.Meta(ge=0, le=1_000)]
+
+
+class Pin(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """Places an item at a position, counted from 1, in every list that may show it."""
+
+    item_id: Identifier
+    position: Annotated[int, msgspec.Meta(ge=1, le=500)]
+
+
+class MerchandisingRules(msgspec.Struct, forbid_unknown_fields=True, frozen=True, omit_defaults=True):
+    """Rules for lists; none by default."""
+
+    weigh: Annotated[list[WeightRule], msgspec.Meta(max_length=200)] = []
+    pin: Annotated[list[Pin], msgspec.Meta(max_length=500)] = []
+    at_most_per_category: Annotated[int, msgspec.Meta(ge=1, le=500)] | None = None
+
+
+def check_rules(rules: MerchandisingRules, path: str) -> None:
+    """Checks the filters of rules.
+
+    Raises:
+        InputError: a filter is not valid; names the field.
+    """
+    for index, rule in enumerate(rules.weigh):
+        check_filter(rule.filter, f"{path}.weigh[{index}].filter")
