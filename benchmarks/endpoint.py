@@ -2,6 +2,7 @@
 
 Users with histories of 100 events send a request after each of a session's 20 events. The client runs on the same cores
 and sends each request when it is due, not when the previous one was answered; latency counts from the due time. With
+`--pin`, the endpoint has the first core to itself and the client the last one. With
 `--rivals`, in the same run: FastAPI with the same network in PyTorch, and FastAPI with VMIS-kNN.
 """
 
@@ -43,16 +44,22 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20.0, help="duration of each rate")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--rivals", action="store_true")
+    parser.add_argument("--pin", action="store_true", help="a core for the server, another one for the client")
     parser.add_argument("--json")
     args = parser.parse_args()
     rows = []
+    server_core, *_, client_core = sorted(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         os.environ["RECSYS_ADMIN_TOKEN"] = _TOKEN
         bundle = make_bundle(home / "bundle", "1", "r", args.items, args.users, 100, 64, 0)
         bodies = build_requests(args.items, args.users, _NUM_REQUESTS)
         for name in ("endpoint", *(RIVALS if args.rivals else ())):
+            if args.pin:
+                os.sched_setaffinity(0, {server_core})  # processes inherit it
             with _running(name, bundle, home / name, args.workers) as (url, process):
+                if args.pin:
+                    os.sched_setaffinity(0, {client_core})
                 most = capacity([url], bodies, _CAPACITY_SECONDS)
                 for rate in args.rate:
                     measured = _measure_rate(url, bodies, rate, args.seconds, process)

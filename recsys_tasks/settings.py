@@ -95,7 +95,7 @@ class Settings(BaseSettings):
         ("*",), description="Host names under which the endpoint answers, as a JSON list. Default: any."
     )
     max_connections_per_address: int = Field(
-        512, ge=1, description="Open connections of one address to one worker; further ones are closed at once."
+        1024, ge=1, description="Open connections of one address to one worker; further ones are closed at once."
     )
     endpoint_memory_mb: int | None = Field(
         None,

@@ -16,7 +16,6 @@ from recsys_tasks.features.item_neighbors import ItemNeighbors
 from recsys_tasks.names import ADD_TO_CART, CATEGORY_SEPARATOR, EVENT_TYPE_CODES, FIRST_ITEM, PURCHASE, VIEW
 
 _MAX_ACTIONS = 20
-_CACHED_ITEMS = 100_000
 _NUM_SIGMAS, _MIN_LOG_LIFT, _TINY = 2.0, math.log(2), 1e-12
 _MIN_REPURCHASES = 2
 _PHRASES: Final = {
@@ -82,7 +81,6 @@ class Explainer:
     ) -> None:
         self._catalog, self._vocabulary = catalog, catalog.vocabulary
         self._vectors, self._neighbors, self._popularity = vectors, neighbors, popularity
-        self._min_similarity: dict[int, float] = {}
 
     def explain(self, items: Sequence[int], actions: ActionHistory) -> list[Explanation]:
         """Returns an explanation for each item: a repeated purchase; else the action on the most similar item among
@@ -110,25 +108,30 @@ class Explainer:
 
     def _unusual(self, numbers: np.ndarray) -> np.ndarray:
         """Returns the cosine above which an item is unusually similar to each of some items [L]: two standard
-        deviations above the mean of a sample."""
-        missing = [number for number in dict.fromkeys(numbers.tolist()) if number not in self._min_similarity]
-        if missing:
-            if len(self._min_similarity) > _CACHED_ITEMS:
-                self._min_similarity.clear()
-                missing = list(dict.fromkeys(numbers.tolist()))
-            cosines = self._vectors.sample[0] @ self._vectors[np.asarray(missing)].T
-            limits = cosines.mean(0) + _NUM_SIGMAS * cosines.std(0)
-            self._min_similarity.update(zip(missing, limits.tolist(), strict=True))
-        return np.asarray([self._min_similarity[number] for number in numbers.tolist()])
+        deviations above the mean."""
+        mean, covariance = self._moments
+        vectors = self._vectors[numbers]
+        variances = ((vectors @ covariance) * vectors).sum(1)
+        limits: np.ndarray = vectors @ mean + _NUM_SIGMAS * np.sqrt(np.maximum(variances, 0.0))
+        return limits
+
+    @cached_property
+    def _moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean [D] and covariance [D, D] of the item vectors, from a sample: those of the cosines with any item follow
+        from them."""
+        sample = self._vectors.sample[0]
+        return sample.mean(0), np.cov(sample, rowvar=False).astype(np.float32)
 
     def _occur_together(self, shown: np.ndarray, acted_on: np.ndarray) -> np.ndarray:
         """Whether each item [N] occurs with each of others [L] twice as often as its popularity predicts [N, L]."""
-        found = self._neighbors.candidates(acted_on)
-        expected = np.log(np.maximum(self._popularity[found.item], _TINY))
-        is_frequent = found.log_weight >= expected + _MIN_LOG_LIFT
         together = np.zeros((len(shown), len(acted_on)), bool)
-        for row, number in enumerate(shown.tolist()):
-            together[row, found.token[is_frequent & (found.item == number)]] = True
+        found = self._neighbors.candidates(acted_on)
+        order = np.argsort(shown)
+        place = order[np.minimum(np.searchsorted(shown, found.item, sorter=order), len(shown) - 1)]
+        matches = np.flatnonzero(shown[place] == found.item)
+        expected = np.log(np.maximum(self._popularity[found.item[matches]], _TINY))
+        frequent = matches[found.log_weight[matches] >= expected + _MIN_LOG_LIFT]
+        together[place[frequent], found.token[frequent]] = True
         return together
 
     def _popularity_reason(self, number: int) -> str:

@@ -18,6 +18,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette_compress import CompressMiddleware
 
 from recsys_tasks.engine.item_updates import ItemUpdates
 from recsys_tasks.engine.merchandising import read_rules
@@ -37,6 +38,7 @@ from recsys_tasks.serving.http import (
     json_response,
     problem_response,
     read_body,
+    revalidate,
 )
 from recsys_tasks.serving.impressions import ImpressionLog
 from recsys_tasks.serving.items import ItemRoutes
@@ -74,6 +76,7 @@ log = logging.getLogger(__name__)
 _MAX_EVENTS_PER_REQUEST = 1_000
 _MAX_SESSION = timedelta(days=1)
 _MAX_KEY_LENGTH = 200
+_MIN_COMPRESSED_BYTES = 4_096  # a usual list is smaller, and faster sent than compressed
 _UNITS_PER_TOKEN = 100  # items of a list, or events, that count as one request
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -269,6 +272,10 @@ class Endpoint:
             fields = {"method": request.method, "route": path, "status": status}
             fields["milliseconds"] = round(1e3 * seconds, 3)
             access_logger.info("%(method)s %(route)s %(status)s %(milliseconds)s ms", fields, extra={"fields": fields})
+            if request.method == "GET" and scope == READ:
+                response = revalidate(request, response)
+            elif path.startswith("/v1/"):
+                response.headers["Cache-Control"] = "no-store"
             response.headers[REQUEST_ID] = request_id
             response.headers.update(self._rate_limit_headers(request))
             return response
@@ -400,6 +407,7 @@ def create_app(settings: Settings, folders: WorkerFolders | None = None) -> Star
         on_rejected=lambda: endpoint.metrics.count_rejected_request("overload"),
     )
     app.add_middleware(PageMiddleware, access=endpoint.access)
+    app.add_middleware(CompressMiddleware, minimum_size=_MIN_COMPRESSED_BYTES, brotli=False)
     if settings.allowed_hosts != ("*",):
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=settings.allowed_hosts, www_redirect=False)
     app.router.redirect_slashes = False  # a redirect would repeat the `Host` that the caller sent

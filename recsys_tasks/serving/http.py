@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
+import zlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
+import zstandard
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -18,16 +23,24 @@ from recsys_tasks.wire.messages import Problem
 
 MAX_BODY_BYTES = 1 << 20
 _BODY_TIMEOUT_SECONDS = 10.0
+_GZIP_FORMAT = 31  # for zlib
+_DECOMPRESSORS: Mapping[str, Callable[[], Any]] = {
+    "gzip": lambda: zlib.decompressobj(_GZIP_FORMAT),
+    "zstd": lambda: zstandard.ZstdDecompressor().decompressobj(),
+}
+_PIECE_BYTES = 64
+_OK, _NOT_MODIFIED = 200, 304
 _METHODS_WITHOUT_BODY = {"GET", "HEAD", "OPTIONS"}
 _SIMPLE_TYPES = {"", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data"}  # of the Fetch standard
 _PROBLEM_HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "1"}, 503: {"Retry-After": "1"}}
 
 
 async def read_body(request: Request, max_bytes: int = MAX_BODY_BYTES) -> bytes:
-    """Returns the whole request body.
+    """Returns the whole request body, decompressed.
 
     Raises:
-        RequestError: the body exceeds `max_bytes` (413), or does not arrive in time (408).
+        RequestError: the body exceeds `max_bytes`, before or after decompression (413), does not arrive in time (408),
+            or has another encoding than gzip and zstd (415) or is broken (400).
     """
     chunks, size = [], 0
     try:
@@ -40,7 +53,37 @@ async def read_body(request: Request, max_bytes: int = MAX_BODY_BYTES) -> bytes:
     except TimeoutError as error:
         detail = f"only {size} bytes of the body arrived within {_BODY_TIMEOUT_SECONDS:.0f} s; send it again"
         raise RequestError(408, "Body too slow", detail) from error
-    return b"".join(chunks)
+    body = b"".join(chunks)
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    return body if encoding == "identity" else _decompress(body, encoding, max_bytes)
+
+
+def _decompress(body: bytes, encoding: str, max_bytes: int) -> bytes:
+    if encoding not in _DECOMPRESSORS:
+        raise RequestError(415, "Unsupported encoding", f"send `gzip` or `zstd`, not `{encoding}`")
+    decompressor, content = _DECOMPRESSORS[encoding](), bytearray()
+    try:
+        for start in range(0, len(body), _PIECE_BYTES):  # a small piece cannot become more than a few megabytes
+            content += decompressor.decompress(body[start : start + _PIECE_BYTES])
+            if len(content) > max_bytes:
+                raise RequestError(413, "Body too large", f"the decompressed body exceeds {max_bytes} bytes")
+    except (zlib.error, zstandard.ZstdError) as error:
+        raise RequestError(400, "Malformed body", f"the body cannot be decompressed: {error}") from error
+    if not decompressor.eof:
+        raise RequestError(400, "Malformed body", "the compressed body ends too early")
+    return bytes(content)
+
+
+def revalidate(request: Request, response: Response) -> Response:
+    """Returns a successful response with an `ETag`, to be checked at each use; no body (304) if the caller has it."""
+    if response.status_code != _OK or "etag" in response.headers:
+        return response
+    tag = f'W/"{hashlib.blake2b(response.body, digest_size=12).hexdigest()}"'
+    headers = {"ETag": tag, "Cache-Control": "private, no-cache"}
+    if tag in [known.strip() for known in request.headers.get("if-none-match", "").split(",")]:
+        return Response(status_code=_NOT_MODIFIED, headers=headers)
+    response.headers.update(headers)
+    return response
 
 
 def check_content_type(request: Request) -> None:

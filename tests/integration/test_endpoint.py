@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import logging
 import shutil
@@ -14,6 +15,7 @@ from urllib.parse import quote
 
 import msgspec
 import pytest
+import zstandard
 from starlette.testclient import TestClient
 
 from recsys_tasks.engine.bundle import MANIFEST, pack, read_bundle, write_manifest
@@ -222,6 +224,34 @@ def test_a_request_sent_again_with_its_idempotency_key_counts_once(client: TestC
         )
         assert first == again != other
     assert client.post("/v1/events", json=event, headers={"Idempotency-Key": "x" * 201}).status_code == 422
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "zstd"])
+def test_bodies_and_answers_may_be_compressed(client: TestClient, encoding: str) -> None:
+    compress = gzip.compress if encoding == "gzip" else zstandard.compress
+    headers = {"Content-Encoding": encoding}
+    body = {"user_id": "u1", "k": 3, "time": "2024-06-01T00:00:00Z", "record": False}
+    answer = client.post("/v1/recommendations", content=compress(json.dumps(body).encode()), headers=headers)
+    assert [item["item_id"] for item in answer.json()["items"]] == _items(client, **body)
+    for content, status in ((compress(b" " * (2 << 20)), 413), (compress(b"{}")[:-3], 400), (b"{}", 400)):
+        assert client.post("/v1/recommendations", content=content, headers=headers).status_code == status, content[:9]
+    document = client.get("/openapi.json", headers={"Accept-Encoding": encoding})
+    assert document.headers["Content-Encoding"] == encoding
+    assert document.json()["openapi"]
+    refused = client.post("/v1/recommendations", content=b"{}", headers={"Content-Encoding": "br"})
+    assert refused.status_code == 415
+
+
+def test_what_can_be_cached_is_checked_by_its_tag_and_lists_are_not_stored(client: TestClient) -> None:
+    for path in ("/v1/items/i3", "/v1/items/i3/similar", "/v1/model", "/v1/suggest?q=it"):
+        first = client.get(path)
+        assert first.headers["Cache-Control"] == "private, no-cache"
+        again = client.get(path, headers={"If-None-Match": first.headers["ETag"]})
+        assert (again.status_code, again.content, again.headers["ETag"]) == (304, b"", first.headers["ETag"])
+    item = client.get("/v1/items/i3").headers["ETag"]
+    assert client.patch("/v1/items/i3", json={"price": 77.0}, headers=TOKEN).status_code == 200
+    assert client.get("/v1/items/i3", headers={"If-None-Match": item}).status_code == 200
+    assert client.post("/v1/recommendations").headers["Cache-Control"] == "no-store"
 
 
 def test_anonymous_actions_become_those_of_the_first_user_of_their_session(client: TestClient) -> None:
