@@ -3,17 +3,35 @@
 from recsys_tasks.client import Event, RecommendationRequest, RecommenderClient
 """
 
-from recsys_tasks.client.shop import EndpointError, RecommenderClient
+from recsys_tasks.client.async_shop import AsyncRecommenderClient
+from recsys_tasks.client.calls import EndpointError
+from recsys_tasks.client.retries import RetryPolicy
+from recsys_tasks.client.shop import RecommenderClient
+from recsys_tasks.wire.filters import Filter
 from recsys_tasks.wire.items import Item, ItemChanges
-from recsys_tasks.wire.messages import Event, RecommendationRequest, SearchRequest, SessionEvent
+from recsys_tasks.wire.messages import (
+    Event,
+    RecommendationRequest,
+    SearchRequest,
+    SessionEvent,
+    SimilarItemsRequest,
+)
+from recsys_tasks.wire.rules import MerchandisingRules, Pin, WeightRule
 
 __all__ = [
+    "AsyncRecommenderClient",
     "EndpointError",
     "Event",
+    "Filter",
     "Item",
     "ItemChanges",
+    "MerchandisingRules",
+    "Pin",
     "RecommendationRequest",
     "RecommenderClient",
+    "RetryPolicy",
     "SearchRequest",
     "SessionEvent",
+    "SimilarItemsRequest",
+    "WeightRule",
 ]

@@ -30,6 +30,11 @@ def test_the_client_installs_and_imports_on_python_3_10_without_the_rest(tmp_pat
         [environment / "pip", "install", "--quiet", "--disable-pip-version-check", ROOT / "recsys_tasks" / "client"],
         check=True,
     )
+    packages = next((tmp_path / "venv" / "lib").glob("python*/site-packages"))
+    own = [folder for folder in packages.iterdir() if not folder.name.startswith(("pip", "setuptools", "_distutils"))]
+    files = [file for folder in own for file in (folder.rglob("*") if folder.is_dir() else [folder])]
+    assert sum(file.stat().st_size for file in files if file.is_file()) < 10e6
+
     program = (
         "import sys; from recsys_tasks.client import Event, RecommendationRequest, RecommenderClient, SearchRequest;"
         "RecommenderClient('http://127.0.0.1:1').close(); assert 'numpy' not in sys.modules; print('imported')"

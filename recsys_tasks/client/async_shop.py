@@ -1,0 +1,158 @@
+"""The client of `client.shop`, for programs with asyncio.
+
+async with AsyncRecommenderClient("http://127.0.0.1:8080") as shop:
+    shown = await shop.recommend(RecommendationRequest(user_id="36", k=5))
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import httpx
+
+from recsys_tasks.client import calls
+from recsys_tasks.client.calls import Answer, Call
+from recsys_tasks.client.retries import BUSY_STATUSES, DEFAULT_RETRIES, RetryPolicy
+from recsys_tasks.client.shop import TIMEOUT_SECONDS, authorization
+from recsys_tasks.wire.items import Item, ItemChanges
+from recsys_tasks.wire.messages import (
+    Event,
+    EventsResponse,
+    InterestedUsersResponse,
+    ItemResponse,
+    ItemsResponse,
+    RecommendationRequest,
+    RecommendationResponse,
+    RulesVersion,
+    SearchRequest,
+    SearchResponse,
+    SimilarItemsRequest,
+    SimilarItemsResponse,
+    StoredItemResponse,
+    SuggestionsResponse,
+)
+from recsys_tasks.wire.rules import MerchandisingRules
+
+if TYPE_CHECKING:
+    from typing import Self  # the client supports Python 3.10
+
+
+class AsyncRecommenderClient:
+    """Client of one endpoint with persistent connections; its methods are those of `RecommenderClient`.
+
+    Every method raises `EndpointError` for an error response and `httpx.TransportError` if there is no response, after
+    the attempts of the policy.
+
+    Args:
+        url: the endpoint's address.
+        key: API key, for endpoints that require one.
+        timeout_seconds: how long to wait for a response, of each attempt.
+        retries: when a call is sent again.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        key: str | None = None,
+        timeout_seconds: float = TIMEOUT_SECONDS,
+        retries: RetryPolicy = DEFAULT_RETRIES,
+    ) -> None:
+        self._http = httpx.AsyncClient(base_url=url, headers=authorization(key), timeout=timeout_seconds)
+        self._retries = retries
+
+    async def recommend(self, request: RecommendationRequest) -> RecommendationResponse:
+        """Returns a list of recommendations."""
+        return await self.call(calls.recommend(request))
+
+    async def recommend_many(self, requests: Sequence[RecommendationRequest]) -> list[RecommendationResponse]:
+        """Returns a list of recommendations for each of up to 100 requests."""
+        return (await self.call(calls.recommend_many(requests))).answers
+
+    async def search(self, request: SearchRequest) -> SearchResponse:
+        """Returns the items that match a query."""
+        return await self.call(calls.search(request))
+
+    async def suggest(self, prefix: str, k: int = 8) -> SuggestionsResponse:
+        """Returns up to `k` queries and items that complete an unfinished query."""
+        return await self.call(calls.suggest(prefix, k))
+
+    async def similar(
+        self, item_id: str, k: int = 20, request: SimilarItemsRequest | None = None
+    ) -> SimilarItemsResponse:
+        """Returns the `k` items most similar to an item; a request may have conditions."""
+        return await self.call(calls.similar(item_id, request or SimilarItemsRequest(k=k)))
+
+    async def send(self, *events: Event) -> EventsResponse:
+        """Sends up to 1,000 events; when this returns, they are durable and effective.
+
+        Assigns an `event_id` to events without one, so that an event sent again after a lost response counts once.
+        """
+        return await self.call(calls.send(events))
+
+    async def get_item(self, item_id: str) -> StoredItemResponse:
+        """Returns an item as lists, filters and search see it."""
+        return await self.call(calls.get_item(item_id))
+
+    async def put_item(self, item_id: str, item: Item) -> ItemResponse:
+        """Adds an item, or replaces all of its fields, from the next list on; requires the scope `items`."""
+        return await self.call(calls.put_item(item_id, item))
+
+    async def put_items(self, items: Mapping[str, Item]) -> ItemsResponse:
+        """Adds or replaces up to 10,000 items by id; requires the scope `items`."""
+        return await self.call(calls.put_items(items))
+
+    async def patch_item(self, item_id: str, changes: ItemChanges) -> ItemResponse:
+        """Changes some fields of an item, from the next list on; requires the scope `items`."""
+        return await self.call(calls.patch_item(item_id, changes))
+
+    async def delete_item(self, item_id: str) -> ItemResponse:
+        """Removes an item from all lists; requires the scope `items`."""
+        return await self.call(calls.delete_item(item_id))
+
+    async def interested_users(self, item_id: str, k: int = 20) -> InterestedUsersResponse:
+        """Returns up to `k` users who may like an item; requires the scope `admin`."""
+        return await self.call(calls.interested_users(item_id, k))
+
+    async def get_rules(self) -> RulesVersion:
+        """Returns the merchandising rules in use; requires the scope `admin`."""
+        return await self.call(calls.get_rules())
+
+    async def put_rules(self, rules: MerchandisingRules, version: int | None = None) -> RulesVersion:
+        """Replaces the rules from the next list on, with a version only if that one is in use; requires `admin`."""
+        return await self.call(calls.put_rules(rules, version))
+
+    async def call(self, call: Call[Answer], timeout_seconds: float | None = None) -> Answer:
+        """Sends a call of `client.calls`, with a timeout of its own if given."""
+        timeout = httpx.USE_CLIENT_DEFAULT if timeout_seconds is None else timeout_seconds
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                response = await self._http.request(
+                    call.method, call.path, content=call.content, headers=call.headers, timeout=timeout
+                )
+            except httpx.TransportError:
+                wait = self._retries.wait_seconds(attempt)
+                if wait is None:
+                    raise
+            else:
+                is_busy = response.status_code in BUSY_STATUSES
+                wait = self._retries.wait_seconds(attempt, response.headers.get("retry-after")) if is_busy else None
+                if wait is None:
+                    return call.decode(response.status_code, response.reason_phrase, response.content)
+            await asyncio.sleep(wait)
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
