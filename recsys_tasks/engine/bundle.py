@@ -204,6 +204,14 @@ def pack(folder: Path) -> bytes:
     return buffer.getvalue()
 
 
+def read_cutoff(folder: Path) -> datetime | None:
+    """Returns the cut-off of a bundle; None if its manifest cannot be read."""
+    try:
+        return _parse_cutoff(json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError):
+        return None
+
+
 def unpack(archive: Path, folder: Path) -> None:
     """Extracts an archive written by `pack` into a folder.
 

@@ -119,7 +119,7 @@ class _Prediction(NamedTuple):
     actions: ActionHistory
     latest_seconds: float
     timings: Timings | None = None
-    trending: TrendingItems | None = None
+    trending: TrendingItems | LiftedScores | None = None
     discounts: DiscountedItems | None = None
 
 
@@ -168,6 +168,7 @@ class Engine:
         engine._set_bundle(apply_item_updates(self.bundle, updates))
         engine._session_decoder = self._session_decoder.with_bundle(engine.bundle, updates)
         engine._item_search = self._item_search.with_items(engine.bundle, updates)
+        engine._explainer.prepare()
         return engine
 
     def with_rules(self, rules: MerchandisingRules) -> Engine:
@@ -212,7 +213,7 @@ class Engine:
         """
         prediction = self._predict(user_id, past, session, now, method)
         if method == MODEL:
-            prediction = self._apply_signals(signals, prediction, options.k)
+            prediction = self._apply_signals(signals, prediction, options)
         return self._recommend(self._ranker_for(options), prediction, options)
 
     def _ranker_for(self, options: ListOptions) -> Ranker:
@@ -248,7 +249,7 @@ class Engine:
         matches = found.matches
         if not len(matches.numbers):
             return NO_RESULTS._replace(relaxations=matches.relaxations)
-        prediction = self._apply_signals(signals, self._predict(user_id, past, session, now), options.k)
+        prediction = self._apply_signals(signals, self._predict(user_id, past, session, now), options)
         ranked = self._item_search.rank(found, prediction.scores)
         if search.sort == RELEVANCE:
             all_options = msgspec.structs.replace(options, k=num_results)
@@ -397,18 +398,16 @@ class Engine:
         intent = predict_session_intent(self.bundle.intent, reading["direction"], history, decoded)
         return _Prediction("model", scores, intent, actions, decoded.latest_seconds, timings)
 
-    def _apply_signals(self, signals: LiveSignals, prediction: _Prediction, list_length: int) -> _Prediction:
+    def _apply_signals(self, signals: LiveSignals, prediction: _Prediction, options: ListOptions) -> _Prediction:
         """Blends trending items into the scores, or lifts a few of them in those of a known user, and adds the
         impression discounts."""
         trending = None if signals.recent_popularity is None else self._find_trending(signals.recent_popularity)
-        if trending is not None:
-            is_personal = prediction.source != "popular"
-            scores = (
-                LiftedScores(prediction.scores, trending, list_length)
-                if is_personal
-                else BlendedScores(prediction.scores, trending)
-            )
-            prediction = prediction._replace(scores=scores, trending=trending)
+        if trending is not None and prediction.source == "popular":
+            prediction = prediction._replace(scores=BlendedScores(prediction.scores, trending), trending=trending)
+        elif trending is not None:
+            hidden = self.bundle.vocabulary.numbers(sorted(options.exclude))
+            lifted = LiftedScores(prediction.scores, trending, options.k, hidden)
+            prediction = prediction._replace(scores=lifted, trending=lifted)
         return prediction._replace(discounts=self._find_discounts(signals.unclicked_impressions))
 
     def _find_discounts(self, unclicked_impressions: Mapping[str, float]) -> DiscountedItems | None:
@@ -492,6 +491,8 @@ class Engine:
         if "_item_search" not in self.__dict__:
             self._item_search = _build_search(self.bundle, self._search_setup, pause)
         self.bundle.vocabulary.prepare_content_tokens(pause)
+        self._explainer.prepare()
+        pause()
         for case in self.bundle.golden[-1:]:
             self.answer_golden(case["request"])
 

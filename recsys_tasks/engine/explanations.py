@@ -82,6 +82,10 @@ class Explainer:
         self._catalog, self._vocabulary = catalog, catalog.vocabulary
         self._vectors, self._neighbors, self._popularity = vectors, neighbors, popularity
 
+    def prepare(self) -> None:
+        """Computes what depends on all items, so that no list waits for it."""
+        _ = self._moments, self._category_means
+
     def explain(self, items: Sequence[int], actions: ActionHistory) -> list[Explanation]:
         """Returns an explanation for each item: a repeated purchase; else the action on the most similar item among
         those that are unusually similar, or occur with it unusually often; else its popularity in its category, if it

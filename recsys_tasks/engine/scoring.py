@@ -176,21 +176,32 @@ class LiftedScores:
         scores: of the user.
         trending: the trending items.
         list_length: number of items of the list.
+        hidden: items that the list will not have.
     """
 
-    def __init__(self, scores: PredictionScores, trending: TrendingItems, list_length: int) -> None:
-        self._scores, self._trending = scores, trending
+    def __init__(
+        self, scores: PredictionScores, trending: TrendingItems, list_length: int, hidden: np.ndarray = _NO_ITEMS
+    ) -> None:
+        self._scores, self._trending, self._hidden = scores, trending, hidden
+        self._own_scores: dict[int, float] = {}
         self._lifted = trending.numbers[: max(list_length // _LISTED_PER_LIFTED, 1)]
 
     def top_k(self, k: int, offset: np.ndarray | None = None, include: np.ndarray = _NO_ITEMS) -> ScoredItems:
         """See `Scores`; the result contains the lifted items."""
-        scored = self._scores.top_k(max(k, _LISTED_PER_LIFTED), offset, np.concatenate([include, self._lifted]))
+        k = max(k, _LISTED_PER_LIFTED + len(self._hidden))
+        scored = self._scores.top_k(k, offset, np.concatenate([include, self._lifted]))
         is_lifted = np.isin(scored.numbers, self._lifted)
-        own = dict(zip(scored.numbers[~is_lifted].tolist(), scored.scores[~is_lifted].tolist(), strict=True))
+        is_own = ~is_lifted & ~np.isin(scored.numbers, self._hidden)
+        own = dict(zip(scored.numbers[is_own].tolist(), scored.scores[is_own].tolist(), strict=True))
+        self._own_scores = dict(zip(scored.numbers[is_lifted].tolist(), scored.scores[is_lifted].tolist(), strict=True))
         best = sorted(own.values(), reverse=True)[: _LISTED_PER_LIFTED - 1]
         limit = _JUST_BELOW * best[-1] if best else np.inf
         lifted = np.maximum(scored.scores, np.minimum(self._trending.blend(scored), limit))
         return ScoredItems(scored.numbers, np.where(is_lifted, lifted, scored.scores))
+
+    def dominates(self, number: int, score: float) -> bool:
+        """Whether more than half of a listed item's score comes from being lifted."""
+        return number in self._own_scores and score > 2 * self._own_scores[number]
 
     def of(self, numbers: np.ndarray) -> np.ndarray:
         """See `PredictionScores`; the user's scores alone."""

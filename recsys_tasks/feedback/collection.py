@@ -82,9 +82,9 @@ def _fetch_endpoint(engine: Engine, endpoint: AdminClient, folder: Path) -> Iter
 def _consumer(engine: Engine) -> str:
     """Returns a name of the warehouse that stays the same when its server restarts."""
     with engine.connect() as connection:
-        oid = connection.scalar(text("select oid from pg_database where datname = current_database()"))
-    database = f"{engine.url.host or ''}/{engine.url.database}/{oid}"
-    return f"warehouse-{hashlib.sha256(database.encode()).hexdigest()[:12]}"
+        query = "select system_identifier, oid from pg_control_system(), pg_database where datname = current_database()"
+        server, database = connection.execute(text(query)).one()
+    return f"warehouse-{server}-{database}"
 
 
 def _read_cursors(engine: Engine, instance: str) -> dict[str, int]:

@@ -20,6 +20,8 @@ import time
 import tomllib
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
+from ipaddress import IPv6Network
 from pathlib import Path
 from typing import Annotated, Final, Literal, NamedTuple
 
@@ -92,11 +94,22 @@ class Caller(NamedTuple):
         """Whether the caller has a key that only they know."""
         return is_key(self.name)
 
-    def pseudonym(self, secret: str) -> str:
+    def pseudonym(self, secret: bytes) -> str:
         """The name for the event log: an address as a digest with a secret, so that the log holds no addresses."""
         if self.is_verified:
             return self.name
-        return f"address:{hashlib.blake2b(self.name.encode(), digest_size=6, key=secret.encode()).hexdigest()}"
+        return f"address:{hashlib.blake2b(self.name.encode(), digest_size=6, key=secret).hexdigest()}"
+
+
+@lru_cache(10_000)
+def network_of(host: str) -> str:
+    """Returns an address, or the network of an IPv6 address: one subscriber has a whole one (/64)."""
+    if ":" not in host:
+        return host
+    try:
+        return str(IPv6Network((host.partition("%")[0], 64), strict=False))
+    except ValueError:  # a name that a proxy sent
+        return host
 
 
 def is_key(name: str) -> bool:
@@ -125,13 +138,14 @@ class AccessControl:
         self._use(_read_keys(self._file) if self._file else [])
 
     def identify(self, authorization: str | None, origin: str | None, host: str) -> Caller:
-        """Returns who sends a request. An unknown key is none: invented keys give nobody a rate limit of their own.
+        """Returns who sends a request. A caller with an unknown key counts as its address: invented keys give nobody a
+        rate limit of their own.
 
         Args:
             authorization, origin: the headers of the request.
             host: address of the caller.
         """
-        address = f"address:{host}"
+        address = f"address:{network_of(host)}"
         if authorization is None:
             return Caller(address, self._open_scopes)
         self._reload_if_changed()
@@ -154,7 +168,7 @@ class AccessControl:
             return
         if scope == ADMIN and not any(ADMIN in key.scopes for key in self._keys.values()):
             raise RequestError(
-                403, "Admin routes disabled", "this endpoint has no admin token; set RECSYS_ADMIN_TOKEN and restart it"
+                403, "Admin routes disabled", "there is no admin key: set RECSYS_ADMIN_TOKEN or RECSYS_KEYS_FILE"
             )
         wanted = f"send `Authorization: Bearer KEY` with a key that has the scope `{scope}`"
         raise RequestError(401, "Not authorized", f"{caller.rejection}; {wanted}" if caller.rejection else wanted)

@@ -151,6 +151,11 @@ class AdminRoutes:
         self._event_log.confirm_collected(parse_id(request.path_params["consumer"], "consumer"), end)
         return json_response(end)
 
+    async def delete_consumer(self, request: Request) -> Response:
+        """`DELETE /v1/admin/journal/consumers/{consumer}`: nothing is kept for a consumer that is gone."""
+        self._event_log.remove_consumer(parse_id(request.path_params["consumer"], "consumer"))
+        return json_response({"removed": True})
+
     async def _stage(self, request: Request) -> ChallengerRunner:
         with self._models.receive_archive() as archive:
             await save_body(request, archive, _MAX_BUNDLE_BYTES)

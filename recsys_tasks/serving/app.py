@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
+import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import chain
 from math import ceil
+from pathlib import Path
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -29,6 +33,7 @@ from recsys_tasks.names import IMPRESSION
 from recsys_tasks.search.settings import read_search_settings
 from recsys_tasks.serving.access import ADMIN, ITEMS, OPEN, READ, WRITE, AccessControl, Caller, Scope
 from recsys_tasks.serving.admin import AdminRoutes
+from recsys_tasks.serving.durable import create_file
 from recsys_tasks.serving.erasure import ErasedUsers, erase_lines, find_user_lines
 from recsys_tasks.serving.event_log import EventLog, LogRetention
 from recsys_tasks.serving.follower import EventLogFollower
@@ -96,10 +101,11 @@ class Endpoint:
         self.item_updates = ItemUpdates(chain(self.item_log.read_lines(), self.other_item_logs.read_lines()))
         experiment = read_experiment(settings.experiment_file)
         rule_versions = RuleVersions(settings.home / "rules", read_rules(settings.merchandising_rules))
+        rules = rule_versions.latest()
         self.models = ModelStore(
             home / "bundles",
             settings.endpoint_memory_mb,
-            rule_versions.latest().rules,
+            rules.rules,
             SearchSetup(
                 read_search_settings(settings.search_settings),
                 CachedQueryEncoder(settings.text_encoder, settings.text_vectors),
@@ -113,7 +119,9 @@ class Endpoint:
         self.event_log = EventLog(
             home / "journal",
             LogRetention(settings.event_log_retention_hours, settings.event_log_max_mb << 20),
+            self.models.oldest_cutoff,
         )
+        self._address_secret = _load_secret(settings.home / "address_secret")
         erased_users = ErasedUsers(home / "forgotten.jsonl")
         erase_lines(
             self.event_log, find_user_lines(self.event_log, erased_users.records())
@@ -143,7 +151,7 @@ class Endpoint:
         self.items = ItemRoutes(
             self.models, self.item_log, self.other_item_logs, self.item_updates, self.admin.model_lock
         )
-        self.rules = RuleRoutes(rule_versions, self.models, self.admin.model_lock)
+        self.rules = RuleRoutes(rule_versions, rules.version, self.models, self.admin.model_lock)
         self.is_draining = False
 
     def _is_known(self, user_id: str | None) -> bool:
@@ -152,24 +160,25 @@ class Endpoint:
         return engine is not None and user_id in engine.bundle.histories.row_of
 
     def _replayed_since(self) -> datetime | None:
-        """Returns the time from which on events are replayed: the model knows those before its cut-off, except that a
-        session may have begun then."""
-        engine = self.models.engine
-        return None if engine is None else min(engine.bundle.cutoff, datetime.now(UTC) - _MAX_SESSION)
+        """Returns the time from which on events are replayed: the models know the earlier ones, but a session may have
+        begun then."""
+        cutoff = self.models.oldest_cutoff()
+        return None if cutoff is None else min(cutoff, datetime.now(UTC) - _MAX_SESSION)
 
     async def post_recommendations(self, request: Request) -> Response:
         """`POST /v1/recommendations`"""
-        body = decode_request(await read_body(request))
+        content = await read_body(request)
+        body, key = decode_request(content), _idempotency_key(request, content)
         self._admit_lists(request, [body])
         is_complete = await self.shared.read(body.user_id, body.session_id)
         with self.queue.measure_list():
-            return json_response(self.recommender.recommend(body, is_complete, _idempotency_key(request)))
+            return json_response(self.recommender.recommend(body, is_complete, key))
 
     async def post_recommendation_batch(self, request: Request) -> Response:
         """`POST /v1/recommendations/batch`: one list per request, in request order."""
-        lists, bodies = [], decode_batch(await read_body(request))
+        content = await read_body(request)
+        lists, bodies, key = [], decode_batch(content), _idempotency_key(request, content)
         self._admit_lists(request, bodies)
-        key = _idempotency_key(request)
         for index, body in enumerate(bodies):
             is_complete = await self.shared.read(body.user_id, body.session_id)
             with self.queue.measure_list():
@@ -179,11 +188,12 @@ class Endpoint:
 
     async def post_search(self, request: Request) -> Response:
         """`POST /v1/search`"""
-        body = decode_search(await read_body(request))
+        content = await read_body(request)
+        body, key = decode_search(content), _idempotency_key(request, content)
         self._admit_lists(request, [body])
         is_complete = await self.shared.read(body.user_id, body.session_id)
         with self.queue.measure_list():
-            response, events = self.recommender.search(body, is_complete, _idempotency_key(request))
+            response, events = self.recommender.search(body, is_complete, key)
         await self.shared.publish(events)
         return json_response(response)
 
@@ -202,6 +212,7 @@ class Endpoint:
         return self._similar(request, decode_similar(await read_body(request)))
 
     def _similar(self, request: Request, body: SimilarItemsRequest) -> Response:
+        request.state.charge(body.k)
         try:
             return json_response(self.recommender.find_similar(parse_id(request.path_params["item_id"], "item"), body))
         except InputError as error:
@@ -217,10 +228,11 @@ class Endpoint:
 
     async def post_events(self, request: Request) -> Response:
         """`POST /v1/events`"""
-        received = decode_events(await read_body(request), _MAX_EVENTS_PER_REQUEST, _idempotency_key(request))
-        self._charge(request, ceil(len(received) / _UNITS_PER_TOKEN))
+        content = await read_body(request)
+        received = decode_events(content, _MAX_EVENTS_PER_REQUEST, _idempotency_key(request, content))
+        request.state.charge(len(received))
         events = [event for event in received if event.event_type != IMPRESSION or not is_recorded(event.request_id)]
-        sender = request.state.caller.pseudonym(self.event_log.instance)
+        sender = request.state.caller.pseudonym(self._address_secret)
         if events:
             await self.event_log.append(serialize_events(events, sender))
             await self.shared.publish(events)
@@ -288,7 +300,7 @@ class Endpoint:
             check_content_type(request)
             headers, host = request.headers, request.client.host if request.client else ""
             caller = self.access.identify(headers.get("authorization"), headers.get("origin"), host)
-            request.state.caller = caller
+            request.state.caller, request.state.charge = caller, partial(self._charge, caller)
             self.access.check(caller, scope)
             self._check_rate_limit(caller, scope)
             return await handler(request)
@@ -302,21 +314,28 @@ class Endpoint:
 
     def _admit_lists(self, request: Request, bodies: Sequence[RecommendationRequest]) -> None:
         """Charges the lists to the caller's rate limit, and records them only for a caller that may write: impressions
-        and searches are events."""
-        self._charge(request, sum(ceil(body.k / _UNITS_PER_TOKEN) for body in bodies))
+        and searches are events.
+
+        Raises:
+            RequestError: the active model cannot make one of the lists (422).
+        """
+        for body in bodies:
+            self.recommender.check(body)
+        request.state.charge(*(body.k for body in bodies))
         if WRITE not in request.state.caller.scopes:
             for body in bodies:
                 body.record = False
 
-    def _charge(self, request: Request, tokens: int) -> None:
-        """Charges what a request costs to its caller, beside the token that it has cost so far."""
-        caller: Caller = request.state.caller
+    def _charge(self, caller: Caller, *lengths: int) -> None:
+        """Charges lists of items or events to a caller, beside the token that the request has cost so far: a token for
+        every 100, rounded up."""
         if self.rate_limit is not None and ADMIN not in caller.scopes:
-            self.rate_limit.charge(caller.name, tokens - 1, time.monotonic())
+            tokens = sum(ceil(length / _UNITS_PER_TOKEN) for length in lengths)
+            self.rate_limit.charge(caller.name, max(tokens - 1, 0), time.monotonic())
 
     def _check_rate_limit(self, caller: Caller, scope: Scope) -> None:
         """Rejects a caller that exceeds its rate limit. Requests with the admin token are exempt."""
-        if self.rate_limit is None or scope not in (READ, WRITE) or ADMIN in caller.scopes:
+        if self.rate_limit is None or scope not in (READ, WRITE, ITEMS) or ADMIN in caller.scopes:
             return
         if self.rate_limit.should_reject(caller.name, time.monotonic()):
             self.metrics.count_rejected_request("rate_limit")
@@ -329,14 +348,25 @@ class Endpoint:
         return self.rate_limit.headers(caller.name, time.monotonic())
 
 
-def _idempotency_key(request: Request) -> str | None:
-    """Returns the header `Idempotency-Key` (draft-ietf-httpapi-idempotency-key-header), the caller's own."""
+def _load_secret(path: Path) -> bytes:
+    """Returns the secret of a machine's workers; the first one makes it."""
+    with suppress(FileExistsError):
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            create_file(path, secrets.token_bytes(32))
+    return path.read_bytes()
+
+
+def _idempotency_key(request: Request, body: bytes) -> str | None:
+    """Returns a key that is the same if a caller sends the same body to the same path again with the same
+    `Idempotency-Key` (draft-ietf-httpapi-idempotency-key-header)."""
     key = request.headers.get("idempotency-key")
     if key is None:
         return None
     if not 0 < len(key) <= _MAX_KEY_LENGTH:
         raise RequestError(422, "Invalid request", f"`Idempotency-Key` must have 1 to {_MAX_KEY_LENGTH} characters")
-    return f"{request.state.caller.name}/{key}"
+    digest = hashlib.blake2b(body, digest_size=16).hexdigest()
+    return f"{request.state.caller.name} {request.url.path} {key} {digest}"
 
 
 def create_app(settings: Settings, folders: WorkerFolders | None = None) -> Starlette:
@@ -390,6 +420,7 @@ def create_app(settings: Settings, folders: WorkerFolders | None = None) -> Star
             route("/v1/admin/users/{user_id:path}", admin.delete_user, "DELETE", ADMIN),
             route("/v1/admin/journal", admin.get_journal, "GET", ADMIN),
             route("/v1/admin/journal/consumers/{consumer}", admin.put_consumer, "PUT", ADMIN),
+            route("/v1/admin/journal/consumers/{consumer}", admin.delete_consumer, "DELETE", ADMIN),
             route("/v1/admin/journal/{segment}", admin.get_journal_segment, "GET", ADMIN),
             route("/openapi.json", endpoint.get_openapi, "GET", OPEN),
             route("/healthz", endpoint.get_healthz, "GET", OPEN),

@@ -8,6 +8,8 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from recsys_tasks.serving.access import network_of
+
 MAX_HEADER_BYTES = 32 << 10
 HEADER_SECONDS = 10.0
 _NUM_CONNECTIONS: Counter[str] = Counter()  # by address; a worker has one event loop
@@ -19,13 +21,13 @@ class BoundedProtocol(HttpToolsProtocol):
     The usual request, whose headers arrive in one piece, costs no timer.
     """
 
-    max_connections = 512  # of one address
+    max_connections = 1_024  # of one address
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Accepts a connection; closes it if its address has too many, or sends no request."""
         super().connection_made(transport)
-        self._head_bytes, self._has_whole_head = 0, False
-        self._address = self.client[0] if self.client else ""
+        self._num_bytes, self._is_in_body = 0, False
+        self._address = network_of(self.client[0]) if self.client else ""
         self._timer: asyncio.TimerHandle | None = None
         _NUM_CONNECTIONS[self._address] += 1
         if _NUM_CONNECTIONS[self._address] > self.max_connections:
@@ -44,24 +46,40 @@ class BoundedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Parses a piece of a request."""
         super().data_received(data)
-        if self._has_whole_head:
-            return
-        self._head_bytes += len(data)
-        if self._head_bytes > MAX_HEADER_BYTES:
+        if self.cycle is not None and not self.cycle.response_complete:
+            return  # the handler of the request waits for its body, with a time limit of its own
+        if not self._is_in_body:
+            self._num_bytes += len(data)
+        if self._num_bytes > MAX_HEADER_BYTES:
             self._close(b"431 Request Header Fields Too Large")
         elif self._timer is None:
             self._start_timer()
 
     def on_message_begin(self) -> None:
         """A request begins."""
-        self._head_bytes, self._has_whole_head = 0, False
+        self._num_bytes = 0
         super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header has arrived; one after the body is not used."""
+        if not self._is_in_body:
+            super().on_header(name, value)
+            return
+        self._num_bytes += len(name) + len(value)
+        if self._num_bytes > MAX_HEADER_BYTES:
+            self._close(b"431 Request Header Fields Too Large")
 
     def on_headers_complete(self) -> None:
         """The headers of a request have arrived."""
-        self._has_whole_head = True
+        self._num_bytes, self._is_in_body = 0, True
         self._stop_timer()
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """A request has arrived."""
+        self._num_bytes, self._is_in_body = 0, False
+        self._stop_timer()
+        super().on_message_complete()
 
     def _start_timer(self) -> None:
         self._timer = self.loop.call_later(HEADER_SECONDS, self._close, b"408 Request Timeout")

@@ -19,7 +19,8 @@ from pathlib import Path
 import msgspec
 
 from recsys_tasks.errors import UnavailableError
-from recsys_tasks.serving.event_log import EventLog, LogLine, Segment, sync_folder
+from recsys_tasks.serving.durable import sync_folder
+from recsys_tasks.serving.event_log import EventLog, LogLine, Segment
 
 log = logging.getLogger(__name__)
 

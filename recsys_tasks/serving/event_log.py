@@ -8,19 +8,22 @@ valid. Segments that every consumer has collected are deleted by age and total s
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import threading
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import groupby
 from pathlib import Path
 
 import msgspec
 
 from recsys_tasks.errors import UnavailableError
+from recsys_tasks.serving.durable import replace_file, sync_folder
 
 _COLLECTED = "collected.json"
 
@@ -70,12 +73,19 @@ class EventLog:
     Args:
         folder: of the segments.
         retention: of collected segments.
+        needed_since: returns the time from which on events are replayed at a start; segments with later ones are not
+            deleted by age.
     """
 
-    def __init__(self, folder: Path, retention: LogRetention = LogRetention()) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        retention: LogRetention = LogRetention(),
+        needed_since: Callable[[], datetime | None] = lambda: None,
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        self._retention = retention
+        self._retention, self._needed_since = retention, needed_since
         self._collected = self._load_collected()
         self.instance = self._load_instance()
         self._pending_appends: list[tuple[bytes, asyncio.Future[None]]] = []
@@ -104,14 +114,29 @@ class EventLog:
         )
 
     def confirm_collected(self, consumer: str, end: Segment) -> None:
-        """Remembers that a consumer holds everything before a position, and deletes segments that are not needed."""
-        if end <= self._collected.get(consumer, _BEGINNING):
-            return
-        self._collected[consumer] = end
-        temporary = self.folder / "collected.new"
-        temporary.write_bytes(msgspec.json.encode(self._collected))
-        temporary.replace(self.folder / _COLLECTED)
+        """Remembers that a consumer holds everything before a position, and deletes segments that are not needed.
+
+        Raises:
+            UnavailableError: the position cannot be written; segments are deleted nevertheless, to make room.
+        """
+        self._collected[consumer] = max(end, self._collected.get(consumer, _BEGINNING))
         self._delete_collected()
+        self._save_collected()
+
+    def remove_consumer(self, consumer: str) -> None:
+        """Forgets a consumer, so that nothing is kept for it.
+
+        Raises:
+            UnavailableError: the change cannot be written.
+        """
+        self._collected.pop(consumer, None)
+        self._save_collected()
+
+    def _save_collected(self) -> None:
+        try:
+            replace_file(self.folder / _COLLECTED, msgspec.json.encode(self._collected))
+        except OSError as error:
+            raise _write_error(error) from error
 
     def _collected_until(self) -> Segment:
         return min(self._collected.values(), default=_BEGINNING)
@@ -120,11 +145,14 @@ class EventLog:
         """Deletes collected segments by age and total size, oldest first; never the current one."""
         position, segments = self._collected_until(), self.segments()
         total = sum(segment.size_bytes for segment in segments)
+        needed_since = self._needed_since()
+        last_needed = math.inf if needed_since is None else needed_since.timestamp()
         for segment in segments:
             if segment.name == self._segment_name or segment > position:
                 return
-            age_hours = (time.time() - self._path(segment.name).stat().st_mtime) / 3_600
-            if age_hours < self._retention.hours and total <= self._retention.max_bytes:
+            written_at = self._path(segment.name).stat().st_mtime
+            is_old = time.time() - written_at >= 3_600 * self._retention.hours and written_at < last_needed
+            if not is_old and total <= self._retention.max_bytes:
                 return
             self._path(segment.name).unlink()
             total -= segment.size_bytes
@@ -164,7 +192,7 @@ class EventLog:
         """
         try:
             for name, segment_lines in groupby(lines, lambda line: line.segment):
-                with self._path(name).open("r+b") as file:
+                with suppress(FileNotFoundError), self._path(name).open("r+b") as file:  # may be deleted meanwhile
                     for line in segment_lines:
                         with self._blank_lock:
                             file.seek(line.offset)
@@ -239,11 +267,10 @@ class EventLog:
             raise
 
     def _begin_segment_if_full(self) -> None:
-        """Begins a new segment; only while no fsync of the current one runs."""
+        """Begins a new segment; only while no fsync of the current one runs: all confirmed lines are durable then."""
         if self._segment_bytes < self._retention.segment_bytes:
             return
         full, name = self._file, self._segment_name
-        os.fsync(full)
         self._segment_name = f"{int(name) + 1:08d}"
         try:
             self._file = self._open_segment()
@@ -259,8 +286,14 @@ class EventLog:
         return msgspec.json.decode(path.read_bytes(), type=dict[str, Segment]) if path.exists() else {}
 
     def _open_segment(self) -> int:
-        file = os.open(self._path(self._segment_name), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
-        sync_folder(self.folder)
+        path = self._path(self._segment_name)
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+        try:
+            sync_folder(self.folder)
+        except OSError:
+            os.close(file)
+            path.unlink()
+            raise
         return file
 
     def _path(self, name: str) -> Path:
@@ -271,13 +304,6 @@ class EventLog:
         if not path.exists():
             path.write_text(uuid.uuid4().hex, encoding="ascii")
         return path.read_text(encoding="ascii").strip()
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes the directory entries of new files durable."""
-    directory = os.open(folder, os.O_RDONLY)
-    os.fsync(directory)
-    os.close(directory)
 
 
 def _write_error(error: OSError) -> UnavailableError:

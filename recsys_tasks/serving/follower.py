@@ -32,10 +32,8 @@ class _FolderFollower:
     def read_lines(self) -> Iterator[bytes]:
         self._update_segments()
         while self._segments:
-            if _size_bytes(self._segments[0]) > self._offset:
-                with self._segments[0].open("rb") as file:
-                    file.seek(self._offset)
-                    chunk = file.read()
+            chunk = _read_from(self._segments[0], self._offset)
+            if chunk:
                 whole_lines = chunk[: chunk.rfind(b"\n") + 1]
                 self._offset += len(whole_lines)
                 yield from (line for line in whole_lines.splitlines(keepends=True) if not line.isspace())
@@ -54,10 +52,17 @@ class _FolderFollower:
         self._listed_mtime_ns = mtime_ns
         current = self._segments[0].name if self._segments else ""
         self._segments = sorted(path for path in self._folder.glob("*.jsonl") if path.name >= current)
+        if self._segments and self._segments[0].name != current:  # that one was deleted
+            self._offset = 0
 
 
-def _size_bytes(path: Path) -> int:
+def _read_from(path: Path, offset: int) -> bytes:
+    """Returns the bytes of a file from an offset; none if the file was deleted."""
     try:
-        return path.stat().st_size
-    except FileNotFoundError:  # deleted after everybody had collected it
-        return 0
+        if path.stat().st_size <= offset:
+            return b""
+        with path.open("rb") as file:
+            file.seek(offset)
+            return file.read()
+    except FileNotFoundError:
+        return b""

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 import zstandard
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -35,7 +36,9 @@ _SIMPLE_TYPES = {"", "text/plain", "application/x-www-form-urlencoded", "multipa
 _PROBLEM_HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "1"}, 503: {"Retry-After": "1"}}
 
 
-async def read_body(request: Request, max_bytes: int = MAX_BODY_BYTES) -> bytes:
+async def read_body(
+    request: Request, max_bytes: int = MAX_BODY_BYTES, max_seconds: float = _BODY_TIMEOUT_SECONDS
+) -> bytes:
     """Returns the whole request body, decompressed.
 
     Raises:
@@ -44,18 +47,20 @@ async def read_body(request: Request, max_bytes: int = MAX_BODY_BYTES) -> bytes:
     """
     chunks, size = [], 0
     try:
-        async with asyncio.timeout(_BODY_TIMEOUT_SECONDS):
+        async with asyncio.timeout(max_seconds):
             async for chunk in request.stream():
                 size += len(chunk)
                 if size > max_bytes:
                     raise RequestError(413, "Body too large", f"the body exceeds {max_bytes} bytes")
                 chunks.append(chunk)
     except TimeoutError as error:
-        detail = f"only {size} bytes of the body arrived within {_BODY_TIMEOUT_SECONDS:.0f} s; send it again"
+        detail = f"only {size} bytes of the body arrived within {max_seconds:.0f} s; send it again"
         raise RequestError(408, "Body too slow", detail) from error
     body = b"".join(chunks)
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
-    return body if encoding == "identity" else _decompress(body, encoding, max_bytes)
+    if encoding == "identity":
+        return body
+    return await run_in_threadpool(_decompress, body, encoding, max_bytes)
 
 
 def _decompress(body: bytes, encoding: str, max_bytes: int) -> bytes:
@@ -65,6 +70,8 @@ def _decompress(body: bytes, encoding: str, max_bytes: int) -> bytes:
     try:
         for start in range(0, len(body), _PIECE_BYTES):  # a small piece cannot become more than a few megabytes
             content += decompressor.decompress(body[start : start + _PIECE_BYTES])
+            if decompressor.unused_data or (decompressor.eof and start + _PIECE_BYTES < len(body)):
+                raise RequestError(400, "Malformed body", "data follow the end of the compressed body; send one part")
             if len(content) > max_bytes:
                 raise RequestError(413, "Body too large", f"the decompressed body exceeds {max_bytes} bytes")
     except (zlib.error, zstandard.ZstdError) as error:

@@ -1,4 +1,4 @@
-"""Routes of single items: read, create, replace, change and remove; and the item updates of other workers."""
+"""Routes of items: read, create, replace, change and remove, one or many; and the item updates of other workers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from recsys_tasks.serving.model_store import ModelStore
 from recsys_tasks.wire.items import Item
 from recsys_tasks.wire.messages import ItemResponse, ItemsResponse, StoredItemResponse
 
-_MAX_BULK_ITEMS, _MAX_BULK_BYTES = 10_000, 64 << 20
+_MAX_BULK_ITEMS, _MAX_BULK_BYTES, _MAX_BULK_SECONDS = 10_000, 64 << 20, 120.0
 _FOLLOW_INTERVAL_SECONDS = 0.5
 
 
@@ -69,8 +69,9 @@ class ItemRoutes:
 
     async def post_items(self, request: Request) -> Response:
         """`POST /v1/items`: creates or replaces many items, one JSON object per line; valid lines are stored."""
-        body = await read_body(request, _MAX_BULK_BYTES)
+        body = await read_body(request, _MAX_BULK_BYTES, _MAX_BULK_SECONDS)
         items, rejected = await run_in_threadpool(decode_items, body, _MAX_BULK_ITEMS)
+        request.state.charge(len(items) + len(rejected))
         if items:
             now = datetime.now(UTC)
             lines = [msgspec.json.encode(ItemUpdate(item_id, now, item)) + b"\n" for item_id, item in items.items()]

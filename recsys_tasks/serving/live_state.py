@@ -60,7 +60,7 @@ class LiveState:
                 count += 1
         return count
 
-    def add(self, event: Event, sender: str = "") -> None:
+    def add(self, event: Event, sender: str | None = "") -> None:
         """Adds one event; impressions and events with a known id change nothing.
 
         A caller's clock may be ahead: an event of the future happened now. The anonymous actions of a session are those
@@ -68,7 +68,7 @@ class LiveState:
 
         Args:
             event: the event.
-            sender: name of who sent it, see `Caller`.
+            sender: name of who sent it, see `Caller`; None for an event that does not count in the trends.
         """
         lacks_item = event.item_id is None and event.event_type != SEARCH
         if lacks_item or event.event_type == IMPRESSION or event.event_time is None:
@@ -92,7 +92,7 @@ class LiveState:
         visitor = event.user_id or event.session_id
         if visitor is not None and action.item_id:
             self.unclicked_impressions.remove(visitor, action.item_id)
-            if self._trending is not None and _is_organic(event):
+            if self._trending is not None and sender is not None and _is_organic(event):
                 self._add_to_trends(self._trending, action, visitor, sender)
 
     def _add_to_trends(self, trending: PopularityTracker, action: Action, visitor: str, sender: str) -> None:

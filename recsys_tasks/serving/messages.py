@@ -12,7 +12,7 @@ from recsys_tasks.errors import InputError
 from recsys_tasks.names import SEARCH
 from recsys_tasks.serving.event_log import Segment
 from recsys_tasks.serving.request_ids import derive_id
-from recsys_tasks.wire.filters import check_filter
+from recsys_tasks.wire.filters import Filter, check_filter
 from recsys_tasks.wire.items import Identifier, Item, ItemChanges, Text
 from recsys_tasks.wire.messages import (
     Count,
@@ -117,6 +117,9 @@ def _validate_request(request: RecommendationRequest, path: str) -> None:
         _check(check_filter, request.filter, f"{path}.filter")
     if request.rules is not None:
         _check(check_rules, request.rules, f"{path}.rules")
+        conditions = [rule.filter for rule in request.rules.weigh] + ([request.filter] if request.filter else [])
+        if conditions:
+            _check(check_filter, Filter(all=conditions), f"{path}.rules")  # together no more than one filter may have
 
 
 def _check(check: Callable[[Any, str], None], value: Any, path: str) -> None:

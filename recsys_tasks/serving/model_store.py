@@ -8,11 +8,12 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 
 import msgspec
 
-from recsys_tasks.engine.bundle import bundle_digest, read_bundle, unpack
+from recsys_tasks.engine.bundle import bundle_digest, read_bundle, read_cutoff, unpack
 from recsys_tasks.engine.engine import Answer, Engine
 from recsys_tasks.engine.item_search import SEARCH_INDEX
 from recsys_tasks.engine.item_updates import ItemUpdate, ItemUpdates
@@ -22,6 +23,7 @@ from recsys_tasks.engine.search_options import SearchSetup
 from recsys_tasks.engine.throttle import Throttle
 from recsys_tasks.errors import InputError, InvariantError
 from recsys_tasks.search.index_files import link_index, remove_left_folders
+from recsys_tasks.serving.durable import replace_file
 from recsys_tasks.serving.rollout import AnswerFunction, ChallengerRunner, RolloutTerms
 from recsys_tasks.wire.rules import MerchandisingRules
 
@@ -201,6 +203,12 @@ class ModelStore:
             self._write_state(staged=msgspec.structs.replace(staged, ended=challenger.ended))
         return result
 
+    def oldest_cutoff(self) -> datetime | None:
+        """Returns the oldest cut-off of the active, the previous and the staged bundle; None without any."""
+        staged = self.state.staged.bundle if self.state.staged else None
+        digests = [digest for digest in (self.state.active, self.state.previous, staged) if digest is not None]
+        return min((cutoff for digest in digests if (cutoff := read_cutoff(self._folder / digest))), default=None)
+
     def apply_item_updates(self, updates: Mapping[str, ItemUpdate]) -> None:
         """Applies item updates to all engines. Must not run at the same time as `stage` and the other changes."""
         if self.engine is not None:
@@ -328,12 +336,7 @@ class ModelStore:
 
     def _write_state(self, **changes: object) -> None:
         state = msgspec.structs.replace(self.state, **changes)
-        new_path = self._state_path.with_suffix(".new")
-        with new_path.open("wb") as file:
-            file.write(msgspec.json.encode(state))
-            file.flush()
-            os.fsync(file.fileno())
-        new_path.replace(self._state_path)
+        replace_file(self._state_path, msgspec.json.encode(state))
         self.state = state
 
     def _remove_unused_folders(self) -> None:

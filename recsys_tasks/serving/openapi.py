@@ -337,6 +337,13 @@ OPERATIONS = (
         body=LogPosition,
         example={"segment": "00000001", "offset": 0},
     ),
+    Operation(
+        "removeConsumer",
+        "delete",
+        "/v1/admin/journal/consumers/{consumer}",
+        "Remove a consumer of the event log",
+        "For a consumer that is gone: segments are no longer kept for it.",
+    ),
 )
 
 

@@ -101,7 +101,8 @@ class LoadSheddingMiddleware:
 
 def _is_list_request(scope: Scope) -> bool:
     path: str = scope["path"]
-    return path.startswith(_LIST_PATHS) or (path.startswith(_ITEMS_PATH) and scope["method"] == "GET")
+    is_of_items = path.startswith(_ITEMS_PATH) and (scope["method"] == "GET" or path.endswith("/similar"))
+    return path.startswith(_LIST_PATHS) or is_of_items
 
 
 def _authorization(scope: Scope) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from typing import Final, NamedTuple
 
 import msgspec
@@ -38,6 +39,7 @@ from recsys_tasks.wire.messages import (
 )
 
 SEARCH_RESULTS: Final = "search"
+_MAX_RECORDED_IDS = 10_000
 
 
 class _RankedList(NamedTuple):
@@ -95,6 +97,19 @@ class RecommendationService:
         )
         self._impression_log, self._metrics = impression_log, metrics
         self._exploration_share, self._experiment = exploration_share, experiment
+        self._recorded_ids: OrderedDict[str, None] = OrderedDict()
+
+    def check(self, request: RecommendationRequest) -> None:
+        """Checks that the active model can make a list.
+
+        Raises:
+            RequestError: the list depends on a query, but the model was not trained on any (422); or none is active
+                (503).
+        """
+        is_search = isinstance(request, SearchRequest)
+        if request.query is not None and not is_search and not self.active_engine().bundle.has_query_input:
+            problem = "the active model was not trained on searches, so `query` has no effect; use `POST /v1/search`"
+            raise RequestError(422, "No query input", problem)
 
     def recommend(
         self, request: RecommendationRequest, is_complete: bool = True, idempotency_key: str | None = None
@@ -107,11 +122,6 @@ class RecommendationService:
             idempotency_key: lists with the same key have the same request id.
         """
         began = time.perf_counter()
-        if request.query is not None and not self.active_engine().bundle.has_query_input:
-            problem = (
-                "the active model was not trained on searches, so that `query` has no effect; use `POST /v1/search`"
-            )
-            raise RequestError(422, "No query input", problem)
         past, session, session_start = self._user_context(request)
         signals = self._live_signals(request, session_start)
         request_id = new_request_id(request.record, idempotency_key)
@@ -248,7 +258,7 @@ class RecommendationService:
         engine, answer = ranked.engine, ranked.answer
         self._metrics.observe_list(answer)
         version = engine.bundle.model_version
-        if request.record:
+        if request.record and not self._is_repeated(ranked.request_id):
             labels = {"list": ranked.kind, "segment": self._user_segment(request, engine)}
             if self._experiment is not None and ranked.arm is not None:
                 labels |= {"experiment": self._experiment.name, "arm": ranked.arm.name}
@@ -266,6 +276,15 @@ class RecommendationService:
         return RecommendationResponse(
             ranked.request_id, version, answer.purchase_intent, is_complete, request.record, items
         )
+
+    def _is_repeated(self, request_id: str) -> bool:
+        """Whether a list was recorded before, because a caller sent its request again."""
+        if request_id in self._recorded_ids:
+            return True
+        self._recorded_ids[request_id] = None
+        if len(self._recorded_ids) > _MAX_RECORDED_IDS:
+            self._recorded_ids.popitem(last=False)
+        return False
 
     def _user_segment(self, request: RecommendationRequest, engine: Engine) -> str:
         """Returns the segment of the user: anonymous, new, or returning (has a history in the bundle)."""

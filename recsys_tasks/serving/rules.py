@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from recsys_tasks.errors import UnavailableError
-from recsys_tasks.serving.event_log import sync_folder
+from recsys_tasks.serving.durable import create_file
 from recsys_tasks.serving.http import json_response, read_body
 from recsys_tasks.serving.messages import RequestError, decode_rules
 from recsys_tasks.serving.model_store import ModelStore
@@ -39,7 +39,7 @@ class RuleVersions:
 
     def numbers(self) -> list[int]:
         """Returns the numbers of all versions, oldest first."""
-        return [0, *sorted(int(path.stem) for path in self._folder.glob("*.json"))]
+        return [0, *sorted(int(path.stem) for path in self._folder.glob("*.json") if path.stem.isdecimal())]
 
     def read(self, number: int) -> RulesVersion:
         """Returns one version.
@@ -63,17 +63,12 @@ class RuleVersions:
             UnavailableError: the file cannot be written.
         """
         version = RulesVersion(after + 1, datetime.now(UTC), rules)
-        temporary = self._folder / f".{version.version}.new"
         try:
-            temporary.write_bytes(msgspec.json.encode(version))
-            self._path(version.version).hardlink_to(temporary)
-            sync_folder(self._folder)
+            create_file(self._path(version.version), msgspec.json.encode(version))
         except FileExistsError:
             raise
         except OSError as error:
             raise UnavailableError(f"The rules cannot be written: {error.strerror}. Fix the disk and retry") from error
-        finally:
-            temporary.unlink(missing_ok=True)
         return version
 
     def _path(self, number: int) -> Path:
@@ -85,13 +80,14 @@ class RuleRoutes:
 
     Args:
         versions: of the rules.
+        applied: number of the version that the models have.
         models: the models that apply them.
         model_lock: one change of the models at a time.
     """
 
-    def __init__(self, versions: RuleVersions, models: ModelStore, model_lock: asyncio.Lock) -> None:
-        self._versions, self._models, self._model_lock = versions, models, model_lock
-        self._applied = versions.latest().version
+    def __init__(self, versions: RuleVersions, applied: int, models: ModelStore, model_lock: asyncio.Lock) -> None:
+        self._versions, self._applied = versions, applied
+        self._models, self._model_lock = models, model_lock
 
     async def get_rules(self, request: Request) -> Response:
         """`GET /v1/admin/rules?version=N`: a version of the rules, by default the one in use."""
@@ -127,9 +123,12 @@ class RuleRoutes:
         """Applies the versions that other workers store, until cancelled."""
         while True:
             await asyncio.sleep(_FOLLOW_INTERVAL_SECONDS)
-            if self._versions.numbers()[-1] != self._applied:
-                async with self._model_lock:
-                    await self._apply(self._versions.latest())
+            try:
+                if self._versions.numbers()[-1] != self._applied:
+                    async with self._model_lock:
+                        await self._apply(self._versions.latest())
+            except (OSError, msgspec.MsgspecError) as error:
+                log.error("The latest rules cannot be read; those of version %d stay: %s", self._applied, error)
 
     async def _apply(self, version: RulesVersion) -> None:
         await run_in_threadpool(self._models.apply_rules, version.rules)

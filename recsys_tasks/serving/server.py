@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import socket
 import sys
 import threading
@@ -69,6 +70,7 @@ def _serve_worker(host: str, port: int, worker: int, workers: int) -> None:
     # Below the default of 5 ms: requests do not wait that long for a thread that loads the next model.
     sys.setswitchinterval(_THREAD_SWITCH_SECONDS)
     return_freed_memory()
+    _raise_file_limit()
     configure_logging(settings())
     sockets = [_listen(host, worker_port(port, worker, workers))]
     if workers > 1:
@@ -88,6 +90,12 @@ def _serve_worker(host: str, port: int, worker: int, workers: int) -> None:
         timeout_graceful_shutdown=_GRACEFUL_SHUTDOWN_SECONDS,
     )
     _DrainingServer(config, app, settings().drain_seconds).run(sockets)
+
+
+def _raise_file_limit() -> None:
+    """Allows as many open files as the machine does: each connection is one."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 class _DrainingServer(uvicorn.Server):

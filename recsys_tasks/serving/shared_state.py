@@ -95,7 +95,7 @@ class SharedState:
         if rows is None:
             return False
         for key, published_at, event in rows:
-            self._state.add(self._decode(event))
+            self._state.add(self._decode(event), sender=None)
             self._read_until[key] = published_at
             self._read_until.move_to_end(key)
         while len(self._read_until) > _MAX_KEYS:

@@ -291,7 +291,7 @@ class InterestedUser(msgspec.Struct, frozen=True):
 
 
 class InterestedUsersResponse(msgspec.Struct):
-    """Users who may like an item and have not bought it."""
+    """Users who may like an item and have not bought it until the model's cut-off."""
 
     model_version: Annotated[str, Meta(description="Version of the model whose histories were read.")]
     users: Annotated[list[InterestedUser], Meta(description="Users, highest score first.")]

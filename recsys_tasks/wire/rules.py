@@ -6,6 +6,7 @@ from typing import Annotated
 
 import msgspec
 
+from recsys_tasks.errors import InputError
 from recsys_tasks.wire.filters import Filter, check_filter
 from recsys_tasks.wire.items import Identifier
 
@@ -33,10 +34,13 @@ class MerchandisingRules(msgspec.Struct, forbid_unknown_fields=True, frozen=True
 
 
 def check_rules(rules: MerchandisingRules, path: str) -> None:
-    """Checks the filters of rules.
+    """Checks what the types of rules do not say.
 
     Raises:
-        InputError: a filter is not valid; names the field.
+        InputError: a filter is not valid, or an item or a position is pinned twice; names the field.
     """
+    for field in ("item_id", "position"):
+        if len({getattr(pin, field) for pin in rules.pin}) < len(rules.pin):
+            raise InputError(f"two pins have the same `{field}` - at `{path}.pin`")
     for index, rule in enumerate(rules.weigh):
         check_filter(rule.filter, f"{path}.weigh[{index}].filter")

@@ -133,6 +133,9 @@ def test_trending_items_never_displace_the_best_of_a_known_user(trusted: TestCli
     rare = [item for item in reversed(everything) if item not in before[20]][:6]
     for item_id in rare:
         _buy(trusted, item_id, num_users=50, name="new ")
+    best = before[20][:4]
+    hidden = _items(trusted, user_id="u1", k=5, exclude=best)
+    assert hidden[:4] == [item for item in before[20] if item not in best][:4], "also where the best are excluded"
     for k, own in before.items():
         shown = _items(trusted, user_id="u1", k=k)
         assert shown[:4] == own[:4]
@@ -211,7 +214,7 @@ def test_impressions_of_recorded_lists_are_counted_once(client: TestClient, tmp_
     assert len({(event["request_id"], event["item_id"]) for event in logged}) == len(logged) == 6
 
 
-def test_a_request_sent_again_with_its_idempotency_key_counts_once(client: TestClient) -> None:
+def test_a_request_sent_again_with_its_idempotency_key_counts_once(client: TestClient, tmp_path: Path) -> None:
     event = {"event_type": "view", "user_id": "u", "item_id": "i3"}
     requests: list[tuple[str, Any, str]] = [
         ("/v1/events", [event, event], "event_ids"),
@@ -223,6 +226,11 @@ def test_a_request_sent_again_with_its_idempotency_key_counts_once(client: TestC
             client.post(path, json=body, headers={"Idempotency-Key": key}).json()[ids] for key in ("a", "a", "b")
         )
         assert first == again != other
+    logged = [json.loads(line) for line in EventLog(tmp_path / "endpoint" / "journal").read_lines()]
+    shown = [event["event_id"] for event in logged if event["event_type"] == "impression"]
+    assert len(shown) == len(set(shown)), "a list that was sent again is logged once"
+    others = [client.post(path, json=body, headers={"Idempotency-Key": "a"}).json() for path, body, _ in requests[1:]]
+    assert others[0]["request_id"] != others[1]["request_id"]
     assert client.post("/v1/events", json=event, headers={"Idempotency-Key": "x" * 201}).status_code == 422
 
 
@@ -233,7 +241,8 @@ def test_bodies_and_answers_may_be_compressed(client: TestClient, encoding: str)
     body = {"user_id": "u1", "k": 3, "time": "2024-06-01T00:00:00Z", "record": False}
     answer = client.post("/v1/recommendations", content=compress(json.dumps(body).encode()), headers=headers)
     assert [item["item_id"] for item in answer.json()["items"]] == _items(client, **body)
-    for content, status in ((compress(b" " * (2 << 20)), 413), (compress(b"{}")[:-3], 400), (b"{}", 400)):
+    broken = [(compress(b"{}")[:-3], 400), (b"{}", 400), (compress(b"{}") + compress(b"{}"), 400)]
+    for content, status in [(compress(b" " * (2 << 20)), 413), *broken]:
         assert client.post("/v1/recommendations", content=content, headers=headers).status_code == status, content[:9]
     document = client.get("/openapi.json", headers={"Accept-Encoding": encoding})
     assert document.headers["Content-Encoding"] == encoding

@@ -132,3 +132,14 @@ def test_an_invalid_file_is_refused_at_the_start(file: Path, content: str, probl
 def test_one_key_may_be_in_two_settings() -> None:
     control = AccessControl(Settings(read_keys=("both",), write_keys=("both",)))
     assert {READ, WRITE} <= control.identify(_bearer("both"), None, "h").scopes
+
+
+def test_one_subscriber_is_one_caller_and_the_log_holds_no_address() -> None:
+    control = AccessControl(Settings())
+    one, same, other = (
+        control.identify(None, None, host) for host in ("2001:db8:1::1", "2001:db8:1::2", "2001:db8:2::1")
+    )
+    assert one.name == same.name != other.name
+    secrets = (b"0" * 32, b"1" * 32)
+    assert len({one.pseudonym(secret) for secret in secrets}) == 2
+    assert "2001" not in one.pseudonym(secrets[0])

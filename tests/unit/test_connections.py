@@ -57,6 +57,30 @@ def test_a_client_that_does_not_finish_its_headers_is_disconnected(address: tupl
         assert _received(client).startswith(b"HTTP/1.1 408 ")
 
 
+@pytest.mark.parametrize("then", [b"\r\n", b"POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\n1"])
+def test_a_connection_that_was_used_is_not_held_for_ever(address: tuple[str, int], then: bytes) -> None:
+    with closing(socket.create_connection(address)) as client:
+        client.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+        client.settimeout(20)
+        assert client.recv(65_536).startswith(b"HTTP/1.1 200 ")
+        client.sendall(then)
+        if then.endswith(b"1"):
+            client.shutdown(socket.SHUT_WR)
+        _received(client)  # ends
+
+
+def test_trailers_of_any_size_are_not_taken(address: tuple[str, int]) -> None:
+    with closing(socket.create_connection(address)) as client:
+        client.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n")
+        num_sent = 0
+        try:
+            while num_sent < 100 << 20:
+                num_sent += client.send(b"X-Trailer: " + b"a" * 60_000 + b"\r\n")
+        except OSError:
+            pass
+        assert num_sent < 20 << 20
+
+
 @pytest.mark.parametrize("head", [b"POST / HTTP/1.1\r\nX: ", b"POST /"])
 def test_headers_of_any_size_are_not_taken(address: tuple[str, int], head: bytes) -> None:
     with closing(socket.create_connection(address)) as client:

@@ -90,6 +90,43 @@ def test_nothing_is_deleted_without_a_consumer(tmp_path: Path) -> None:
     assert len(event_log.segments()) == 5
 
 
+def test_segments_that_a_start_replays_are_not_deleted_by_age(tmp_path: Path) -> None:
+    async def write() -> EventLog:
+        retention = LogRetention(hours=0, segment_bytes=2)
+        event_log = EventLog(tmp_path, retention, lambda: datetime.now(UTC) - timedelta(days=1))
+        for _ in range(3):
+            await event_log.append(b"1\n")
+        return event_log
+
+    event_log = asyncio.run(write())
+    event_log.confirm_collected("one", event_log.segments()[-1])
+    assert len(event_log.segments()) == 3
+
+
+def test_nothing_is_kept_for_a_consumer_that_was_removed(tmp_path: Path) -> None:
+    event_log = _log_of_segments(tmp_path, LogRetention(hours=0, segment_bytes=2), 5)
+    event_log.confirm_collected("gone", Segment("", 0))
+    event_log.confirm_collected("one", event_log.segments()[-1])
+    assert len(event_log.segments()) == 5
+    event_log.remove_consumer("gone")
+    event_log.confirm_collected("one", event_log.segments()[-1])
+    assert len(event_log.segments()) == 1
+
+
+def test_a_follower_reads_a_whole_segment_after_the_one_it_was_in_was_deleted(tmp_path: Path) -> None:
+    async def run() -> list[bytes]:
+        event_log = EventLog(tmp_path, LogRetention(hours=0, segment_bytes=4))
+        follower = EventLogFollower([tmp_path])
+        await event_log.append(b"long\n")
+        assert list(follower.read_lines()) == [b"long\n"]
+        await event_log.append(b"a\n")
+        await event_log.append(b"b\n")
+        event_log.confirm_collected("one", event_log.segments()[0])
+        return list(follower.read_lines())
+
+    assert asyncio.run(run()) == [b"a\n", b"b\n"]
+
+
 def test_a_follower_reads_on_where_a_segment_was_deleted(tmp_path: Path) -> None:
     event_log = _log_of_segments(tmp_path, LogRetention(hours=0, segment_bytes=2), 3)
     follower = EventLogFollower([tmp_path])

@@ -196,6 +196,8 @@ def test_an_excluded_item_is_not_pinned() -> None:
         ("[[pin]]\nitem_id = 'a'\nposition = 0", "position"),
         ("[[weigh]]\nfactor = 2\nfilter = {field = 'colour', one_of = ['a']}", r"weigh\[0\].filter"),
         ("[[[", "Invalid|Expected"),
+        ("[[pin]]\nitem_id = 'a'\nposition = 1\n[[pin]]\nitem_id = 'b'\nposition = 1", "same `position`"),
+        ("[[pin]]\nitem_id = 'a'\nposition = 1\n[[pin]]\nitem_id = 'a'\nposition = 2", "same `item_id`"),
     ],
 )
 def test_invalid_rules_are_rejected_with_file_and_location(tmp_path: Path, text: str, problem: str) -> None:
