@@ -75,13 +75,19 @@ class LoadGenerator:
     """Open-loop load generator: a process that sends requests at a fixed rate while the context is open."""
 
     def __init__(
-        self, urls: Sequence[str], bodies: Sequence[bytes], rate: float, expected: Expected, max_seconds: float
+        self,
+        urls: Sequence[str],
+        bodies: Sequence[bytes],
+        rate: float,
+        expected: Expected,
+        max_seconds: float,
+        key: str | None = None,
     ) -> None:
         context = multiprocessing.get_context("spawn")
         self._stop = context.Event()
         self._results, results_sender = context.Pipe(duplex=False)
         self._process = context.Process(
-            target=_run_load, args=(urls, bodies, rate, expected, max_seconds, self._stop, results_sender)
+            target=_run_load, args=(urls, bodies, rate, expected, max_seconds, self._stop, results_sender, key)
         )
         self.load: LoadResult | None = None
 
@@ -104,18 +110,25 @@ def _run_load(
     max_seconds: float,
     stop: Event,
     results: Connection,
+    key: str | None,
 ) -> None:
     with suppress(PermissionError):
         os.nice(-10)  # real clients run on other hosts; a delay of the generator would count as latency
     results.send("ready")
-    results.send(uvloop.run(_open_loop(urls, bodies, rate, expected, max_seconds, stop)))
+    results.send(uvloop.run(_open_loop(urls, bodies, rate, expected, max_seconds, stop, key)))
 
 
 async def _open_loop(
-    urls: Sequence[str], bodies: Sequence[bytes], rate: float, expected: Expected, max_seconds: float, stop: Event
+    urls: Sequence[str],
+    bodies: Sequence[bytes],
+    rate: float,
+    expected: Expected,
+    max_seconds: float,
+    stop: Event,
+    key: str | None,
 ) -> LoadResult:
     random = np.random.default_rng(0)
-    pool = _ConnectionPool(urls, bodies, expected)
+    pool = _ConnectionPool(urls, bodies, expected, key)
     await pool.connect()
     began = due = time.perf_counter()
     running: set[asyncio.Task[None]] = set()
@@ -138,9 +151,9 @@ async def _open_loop(
 class _ConnectionPool:
     """Connections to the endpoints, and the results of the requests sent over them."""
 
-    def __init__(self, urls: Sequence[str], bodies: Sequence[bytes], expected: Expected) -> None:
+    def __init__(self, urls: Sequence[str], bodies: Sequence[bytes], expected: Expected, key: str | None) -> None:
         self._urls = urls
-        self._requests = [[_request(url, body) for body in bodies] for url in urls]
+        self._requests = [[_request(url, body, key) for body in bodies] for url in urls]
         self._expected = expected
         self._free: list[asyncio.Queue[_Connection]] = [asyncio.Queue() for _ in urls]
         self.dues: list[float] = []
@@ -237,7 +250,8 @@ async def _connect(url: str) -> _Connection:
     return connection
 
 
-def _request(url: str, body: bytes) -> bytes:
+def _request(url: str, body: bytes, key: str | None = None) -> bytes:
     parts = urlsplit(url)
+    authorization = f"Authorization: Bearer {key}\r\n" if key else ""
     head = f"POST {parts.path or _PATH} HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Type: application/json\r\n"
-    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+    return f"{head}{authorization}Content-Length: {len(body)}\r\n\r\n".encode() + body

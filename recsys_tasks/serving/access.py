@@ -8,6 +8,7 @@ sha256 = "…"                                # of the key; `python -m recsys_ta
 scopes = ["read", "write"]
 origins = ["https://shop.example"]          # a key that pages hold; only these may use it
 expires = 2027-01-01T00:00:00Z
+rate_limit = 5                              # requests per second
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ class ApiKey(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
         origins: of the pages that hold the key. Whoever reads such a page knows the key, so that it grants no more than
             `read` and `write`, and its callers are told apart by address.
         expires: the key is valid before this time.
+        rate_limit: requests per second, of each address if the key has origins; default: `RECSYS_RATE_LIMIT`.
     """
 
     name: Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
@@ -62,6 +64,7 @@ class ApiKey(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     scopes: Annotated[list[Literal["read", "write", "items", "admin"]], msgspec.Meta(min_length=1)]
     origins: list[str] = []
     expires: Timestamp | None = None
+    rate_limit: Annotated[float, msgspec.Meta(gt=0)] | None = None
 
     def rejection(self, origin: str | None) -> str | None:
         """Returns why the key does not count in a request from a page of an origin; None if it counts."""
@@ -83,11 +86,13 @@ class Caller(NamedTuple):
         name: `key:NAME`, or `address:HOST` for callers without a key that only they know.
         scopes: what the caller may do.
         rejection: why the caller's key does not count, if it does not.
+        rate_limit: requests per second, if the key has a limit of its own.
     """
 
     name: str
     scopes: frozenset[Scope]
     rejection: str | None = None
+    rate_limit: float | None = None
 
     @property
     def is_verified(self) -> bool:
@@ -156,7 +161,7 @@ class AccessControl:
         if rejection is not None:
             return Caller(address, self._open_scopes, rejection)
         granted = _ALL_SCOPES if ADMIN in key.scopes else self._open_scopes.union(key.scopes)
-        return Caller(address if key.origins else f"key:{key.name}", granted)
+        return Caller(address if key.origins else f"key:{key.name}", granted, None, key.rate_limit)
 
     def check(self, caller: Caller, scope: Scope) -> None:
         """Checks that a caller has a scope.

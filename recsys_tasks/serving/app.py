@@ -331,13 +331,13 @@ class Endpoint:
         every 100, rounded up."""
         if self.rate_limit is not None and ADMIN not in caller.scopes:
             tokens = sum(ceil(length / _UNITS_PER_TOKEN) for length in lengths)
-            self.rate_limit.charge(caller.name, max(tokens - 1, 0), time.monotonic())
+            self.rate_limit.charge(caller.name, max(tokens - 1, 0), time.monotonic(), caller.rate_limit)
 
     def _check_rate_limit(self, caller: Caller, scope: Scope) -> None:
         """Rejects a caller that exceeds its rate limit. Requests with the admin token are exempt."""
         if self.rate_limit is None or scope not in (READ, WRITE, ITEMS) or ADMIN in caller.scopes:
             return
-        if self.rate_limit.should_reject(caller.name, time.monotonic()):
+        if self.rate_limit.should_reject(caller.name, time.monotonic(), caller.rate_limit):
             self.metrics.count_rejected_request("rate_limit")
             raise RequestError(429, "Too many requests", "this caller exceeds its rate limit; retry later")
 
@@ -345,7 +345,7 @@ class Endpoint:
         caller: Caller | None = getattr(request.state, "caller", None)
         if self.rate_limit is None or caller is None or ADMIN in caller.scopes:
             return {}
-        return self.rate_limit.headers(caller.name, time.monotonic())
+        return self.rate_limit.headers(caller.name, time.monotonic(), caller.rate_limit)
 
 
 def _load_secret(path: Path) -> bytes:

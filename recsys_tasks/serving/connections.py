@@ -24,7 +24,7 @@ class BoundedProtocol(HttpToolsProtocol):
     max_connections = 1_024  # of one address
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Accepts a connection; closes it if its address has too many, or sends no request."""
+        """Accepts a connection; closes it if its address has too many, or as an idle one if it sends no request."""
         super().connection_made(transport)
         self._num_bytes, self._is_in_body = 0, False
         self._address = network_of(self.client[0]) if self.client else ""
@@ -33,7 +33,8 @@ class BoundedProtocol(HttpToolsProtocol):
         if _NUM_CONNECTIONS[self._address] > self.max_connections:
             transport.close()
             return
-        self._start_timer()
+        self._timer = self.loop.call_later(self.timeout_keep_alive, transport.close)
+        self._is_idle = True
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forgets the connection."""
@@ -45,6 +46,9 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parses a piece of a request."""
+        if self._is_idle:
+            self._is_idle = False
+            self._stop_timer()
         super().data_received(data)
         if self.cycle is not None and not self.cycle.response_complete:
             return  # the handler of the request waits for its body, with a time limit of its own
@@ -53,7 +57,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._num_bytes > MAX_HEADER_BYTES:
             self._close(b"431 Request Header Fields Too Large")
         elif self._timer is None:
-            self._start_timer()
+            self._timer = self.loop.call_later(HEADER_SECONDS, self._close, b"408 Request Timeout")
 
     def on_message_begin(self) -> None:
         """A request begins."""
@@ -80,9 +84,6 @@ class BoundedProtocol(HttpToolsProtocol):
         self._num_bytes, self._is_in_body = 0, False
         self._stop_timer()
         super().on_message_complete()
-
-    def _start_timer(self) -> None:
-        self._timer = self.loop.call_later(HEADER_SECONDS, self._close, b"408 Request Timeout")
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

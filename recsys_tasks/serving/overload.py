@@ -110,16 +110,25 @@ def _authorization(scope: Scope) -> str:
 
 
 class RateLimiter:
-    """Token bucket per caller: `rate` requests per second, with a burst of one second's worth, at least one."""
+    """Token bucket per caller: `rate` requests per second, with a burst of one second's worth, at least one.
+
+    Args:
+        rate: of callers that have no rate of their own.
+    """
 
     def __init__(self, rate: float) -> None:
         self._rate = rate
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # tokens, and seconds of their update
 
-    def should_reject(self, caller: str, now: float) -> bool:
-        """Whether a caller's request exceeds the rate; takes a token if not. `now` is in seconds of any clock."""
-        tokens, updated_at = self._buckets.get(caller, (self._max_tokens, now))
-        tokens = min(self._max_tokens, tokens + self._rate * (now - updated_at))
+    def should_reject(self, caller: str, now: float, rate: float | None = None) -> bool:
+        """Whether a caller's request exceeds the rate; takes a token if not.
+
+        Args:
+            caller: name of the caller.
+            now: in seconds of any clock.
+            rate: of this caller, if it has one of its own.
+        """
+        tokens = self._tokens(caller, now, rate)
         is_rejected = tokens < 1.0
         self._buckets[caller] = (tokens if is_rejected else tokens - 1.0, now)
         self._buckets.move_to_end(caller)
@@ -127,24 +136,26 @@ class RateLimiter:
             self._buckets.popitem(last=False)
         return is_rejected
 
-    def charge(self, caller: str, tokens: float, now: float) -> None:
+    def charge(self, caller: str, tokens: float, now: float, rate: float | None = None) -> None:
         """Takes more tokens for an accepted request that costs as much as several; the caller waits until they are
-        refilled."""
-        left, updated_at = self._buckets.get(caller, (self._max_tokens, now))
-        self._buckets[caller] = left - tokens, updated_at
+        refilled. For the arguments see `should_reject`."""
+        self._buckets[caller] = self._tokens(caller, now, rate) - tokens, now
 
-    def headers(self, caller: str, now: float) -> dict[str, str]:
+    def headers(self, caller: str, now: float, rate: float | None = None) -> dict[str, str]:
         """Returns the headers that tell a caller what is left (draft-ietf-httpapi-ratelimit-headers-10): `q` requests
         per `w` seconds, `r` of them now, all of them in `t` seconds. Without any left, also `Retry-After`."""
-        tokens, updated_at = self._buckets.get(caller, (self._max_tokens, now))
-        tokens = min(self._max_tokens, tokens + self._rate * (now - updated_at))
-        window, refilled = (ceil(missing / self._rate) for missing in (self._max_tokens, self._max_tokens - tokens))
+        tokens, most, per_second = self._tokens(caller, now, rate), self._max_tokens(rate), rate or self._rate
+        window, refilled = (ceil(missing / per_second) for missing in (most, most - tokens))
         headers = {
-            "RateLimit-Policy": f'"caller";q={int(self._max_tokens)};w={window}',
+            "RateLimit-Policy": f'"caller";q={int(most)};w={window}',
             "RateLimit": f'"caller";r={max(int(tokens), 0)};t={refilled}',
         }
-        return headers if tokens >= 1 else {**headers, "Retry-After": str(ceil((1 - tokens) / self._rate))}
+        return headers if tokens >= 1 else {**headers, "Retry-After": str(ceil((1 - tokens) / per_second))}
 
-    @property
-    def _max_tokens(self) -> float:
-        return max(self._rate, 1.0)
+    def _tokens(self, caller: str, now: float, rate: float | None) -> float:
+        most = self._max_tokens(rate)
+        tokens, updated_at = self._buckets.get(caller, (most, now))
+        return min(most, tokens + (rate or self._rate) * (now - updated_at))
+
+    def _max_tokens(self, rate: float | None) -> float:
+        return max(rate or self._rate, 1.0)
