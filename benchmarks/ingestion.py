@@ -24,7 +24,7 @@ from recsys_tasks.ingestion.landing import land_batches
 from recsys_tasks.ingestion.load import LoadReport, load_batch
 from recsys_tasks.ingestion.sources import read_source
 from recsys_tasks.settings import settings
-from recsys_tasks.validation import validate_batch
+from recsys_tasks.validation.batch import validate_batch
 from recsys_tasks.warehouse import embedded, migrate
 
 

@@ -94,3 +94,4 @@ ANONYMOUS: Final = "anonymous"
 
 SHADOW: Final = "shadow"
 CANARY: Final = "canary"
+UNCALIBRATED: Final = "uncalibrated"  # purchase intent of the model without its calibration

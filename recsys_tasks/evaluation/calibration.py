@@ -24,7 +24,7 @@ from recsys_tasks.model.network import Recommender
 _NUM_BINS = 10
 _NUM_RESAMPLES = 300
 INTENT_METRICS = ("auc", "log_loss", "ece", "brier")
-MODEL, UNCALIBRATED = "model", "uncalibrated"
+MODEL = "model"
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import distributions, version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import mlflow
 from mlflow.entities import Metric, Run, RunTag
@@ -29,16 +29,18 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.validation import MAX_METRICS_PER_BATCH
 
 from recsys_tasks.errors import InputError
-from recsys_tasks.evaluation.calibration import UNCALIBRATED, IntentReport
 from recsys_tasks.evaluation.comparison import Comparison
 from recsys_tasks.evaluation.gate import Decision
 from recsys_tasks.evaluation.metrics import add_precision_and_f1
 from recsys_tasks.evaluation.segments import QUESTIONS, SEGMENTS, segment_metric
 from recsys_tasks.features.snapshot import Snapshot
-from recsys_tasks.names import CHALLENGER, REGISTERED_MODEL
+from recsys_tasks.names import CHALLENGER, REGISTERED_MODEL, UNCALIBRATED
 from recsys_tasks.registry.pyfunc import log_pyfunc
 from recsys_tasks.registry.tracking import client, experiment_id, translate_error
 from recsys_tasks.registry.versions import MODEL_ARTIFACTS, Version
+
+if TYPE_CHECKING:
+    from recsys_tasks.evaluation.calibration import IntentReport
 
 _SCHEMA_ROWS = 1_000
 _MODEL = "model"  # row of the evaluation table with the run's own model

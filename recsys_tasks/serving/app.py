@@ -301,8 +301,8 @@ class Endpoint:
             headers, host = request.headers, request.client.host if request.client else ""
             caller = self.access.identify(headers.get("authorization"), headers.get("origin"), host)
             request.state.caller, request.state.charge = caller, partial(self._charge, caller)
-            self.access.check(caller, scope)
             self._check_rate_limit(caller, scope)
+            self.access.check(caller, scope)
             return await handler(request)
         except RequestError as error:
             return problem_response(error.status, error.title, error.detail)
@@ -328,14 +328,23 @@ class Endpoint:
 
     def _charge(self, caller: Caller, *lengths: int) -> None:
         """Charges lists of items or events to a caller, beside the token that the request has cost so far: a token for
-        every 100, rounded up."""
+        every 100, rounded up.
+
+        Raises:
+            RequestError: the request costs more than the caller may spend in ten seconds (429).
+        """
         if self.rate_limit is not None and ADMIN not in caller.scopes:
             tokens = sum(ceil(length / _UNITS_PER_TOKEN) for length in lengths)
+            most = self.rate_limit.max_cost(caller.rate_limit)
+            if tokens > most:
+                self.metrics.count_rejected_request("rate_limit")
+                problem = f"this request counts as {tokens}, and this caller may send at most {most} at once; split it"
+                raise RequestError(429, "Too many requests", problem)
             self.rate_limit.charge(caller.name, max(tokens - 1, 0), time.monotonic(), caller.rate_limit)
 
     def _check_rate_limit(self, caller: Caller, scope: Scope) -> None:
         """Rejects a caller that exceeds its rate limit. Requests with the admin token are exempt."""
-        if self.rate_limit is None or scope not in (READ, WRITE, ITEMS) or ADMIN in caller.scopes:
+        if self.rate_limit is None or scope == OPEN or ADMIN in caller.scopes:
             return
         if self.rate_limit.should_reject(caller.name, time.monotonic(), caller.rate_limit):
             self.metrics.count_rejected_request("rate_limit")

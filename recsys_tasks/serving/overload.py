@@ -15,6 +15,7 @@ from recsys_tasks.wire.messages import Problem
 
 _SMOOTHING = 0.02  # weight of the latest list in the moving average of durations
 _MAX_CALLERS = 10_000
+_MAX_COST_SECONDS = 10.0  # of a caller's rate, that one request may cost
 _LIST_PATHS, _ITEMS_PATH = ("/v1/recommendations", "/v1/search"), "/v1/items/"
 _REJECTION = msgspec.json.encode(Problem("about:blank", "Too busy", 503, "the endpoint is overloaded; retry later"))
 _REJECTION_HEADERS = [
@@ -140,6 +141,10 @@ class RateLimiter:
         """Takes more tokens for an accepted request that costs as much as several; the caller waits until they are
         refilled. For the arguments see `should_reject`."""
         self._buckets[caller] = self._tokens(caller, now, rate) - tokens, now
+
+    def max_cost(self, rate: float | None = None) -> int:
+        """Returns the tokens that one request of a caller may cost."""
+        return ceil(_MAX_COST_SECONDS * (rate or self._rate))
 
     def headers(self, caller: str, now: float, rate: float | None = None) -> dict[str, str]:
         """Returns the headers that tell a caller what is left (draft-ietf-httpapi-ratelimit-headers-10): `q` requests

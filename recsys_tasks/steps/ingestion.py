@@ -19,7 +19,7 @@ from recsys_tasks.settings import settings
 from recsys_tasks.warehouse import engine
 
 if TYPE_CHECKING:
-    from recsys_tasks.validation import ValidationReport
+    from recsys_tasks.validation.batch import ValidationReport
 
 
 def land_source(source: str, paths: Sequence[str] = (), interval: Interval | None = None) -> list[str]:
@@ -33,7 +33,7 @@ def validate_batches(batch_ids: Sequence[str], max_bad_share: float | None = Non
     Raises:
         BatchRejected: at the first batch that fails as a whole.
     """
-    from recsys_tasks.validation import validate_batch  # slow import (seconds); landing and loading do without it
+    from recsys_tasks.validation.batch import validate_batch  # slow import (seconds); landing and loading do without it
 
     share = settings().max_bad_share if max_bad_share is None else max_bad_share
     return [

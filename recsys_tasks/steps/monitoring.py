@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from recsys_tasks.experiments.definition import Experiment, read_experiment
 from recsys_tasks.features.snapshot import find_snapshot
 from recsys_tasks.feedback import attribution
 from recsys_tasks.monitoring import reactions
 from recsys_tasks.monitoring.alarms import Alarm, write_alarms
-from recsys_tasks.monitoring.mlflow_metrics import log_online_metrics
 from recsys_tasks.monitoring.monitors import Finding, ServedModel, run_monitors
-from recsys_tasks.monitoring.report import MonitoringReport, build_report
 from recsys_tasks.monitoring.rules import read_rules
-from recsys_tasks.promotion import rollback
-from recsys_tasks.promotion.deployment import Deployment
 from recsys_tasks.promotion.deployment_record import DeployedVersion, read_state
-from recsys_tasks.registry import runs
 from recsys_tasks.settings import settings
 from recsys_tasks.warehouse import engine
+
+if TYPE_CHECKING:
+    from recsys_tasks.monitoring.report import MonitoringReport
 
 log = logging.getLogger(__name__)
 REPORT = "report.html"
@@ -34,6 +32,8 @@ def attribute_outcomes() -> attribution.AttributionReport:
     rules = attribution.AttributionRules(chosen.attribution_hours, chosen.max_human_requests_per_minute)
     counted = attribution.attribute_days(engine(), rules)
     if counted.requests:
+        from recsys_tasks.monitoring.mlflow_metrics import log_online_metrics  # slow import (seconds), as those below
+
         log_online_metrics(engine())
     return counted
 
@@ -61,6 +61,9 @@ def react() -> reactions.Reaction:
     """Carries out rollbacks that open alarms ask for, and finds those that ask for a retraining."""
 
     def roll_back(reason: str, bad_version: str) -> str:
+        from recsys_tasks.promotion import rollback
+        from recsys_tasks.promotion.deployment import Deployment
+
         deployment = Deployment(engine(), settings())
         return rollback.roll_back(deployment, reason, _ROLLED_BACK_BY, bad_version)
 
@@ -92,13 +95,18 @@ def report() -> WrittenReport | None:
     Raises:
         UnavailableError: MLflow does not answer.
     """
+    from recsys_tasks.monitoring.report import build_report
+    from recsys_tasks.registry import runs
+
     served = read_state(engine()).served
     if not served:
         return None
     rules = read_rules(settings().monitor_rules)
     with engine().connect() as connection:
         findings = run_monitors(connection, rules, _served_model(served), experiment())
-        made = build_report(connection, findings, experiment(), _offline_metrics)
+        made = build_report(
+            connection, findings, experiment(), lambda run_id: runs.load_evaluation(run_id).get("model", {})
+        )
     if made is None:
         return None
     path = settings().home / REPORT
@@ -110,7 +118,3 @@ def report() -> WrittenReport | None:
 def _served_model(served: Sequence[DeployedVersion]) -> ServedModel:
     cutoff = find_snapshot(engine(), settings().snapshots, served[-1].snapshot_id).cutoff
     return ServedModel(served[-1].model_version, cutoff, served[-2].model_version if served[1:] else None)
-
-
-def _offline_metrics(run_id: str) -> Mapping[str, float]:
-    return runs.load_evaluation(run_id).get("model", {})

@@ -18,7 +18,6 @@ from recsys_tasks.errors import InputError
 from recsys_tasks.evaluation.baselines import BASELINE_FITTERS, BaselineData
 from recsys_tasks.evaluation.calibration import (
     MODEL,
-    UNCALIBRATED,
     IntentReport,
     evaluate_intent,
     purchase_intent_inputs,
@@ -47,7 +46,7 @@ from recsys_tasks.features.snapshot import Snapshot, open_snapshot
 from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.model.files import TrainedModel, load_model
 from recsys_tasks.model.training_loop import TrainingData
-from recsys_tasks.names import FIRST_ITEM, PADDING_ITEM
+from recsys_tasks.names import FIRST_ITEM, PADDING_ITEM, UNCALIBRATED
 from recsys_tasks.registry import runs, versions
 from recsys_tasks.registry.tracking import client
 from recsys_tasks.training.lineage import trained_until

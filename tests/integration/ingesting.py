@@ -14,7 +14,7 @@ from sqlalchemy import Engine, text
 from recsys_tasks.ingestion.landing import land_batches
 from recsys_tasks.ingestion.load import LoadReport, load_batch
 from recsys_tasks.ingestion.sources import read_source
-from recsys_tasks.validation import validate_batch
+from recsys_tasks.validation.batch import validate_batch
 
 LONG_AGO = datetime(1990, 1, 1, tzinfo=UTC)
 HEADER = "id,who,what,did,when,price"

@@ -880,14 +880,17 @@ def test_a_sparse_bundle_is_refused_before_it_fills_the_disk(client: TestClient,
 
 def test_invented_keys_and_batches_do_not_evade_the_rate_limit(tmp_path: Path, bundles: list[Path]) -> None:
     install_bundle(tmp_path, bundles[0])
-    with TestClient(create_app(Settings(home=tmp_path, rate_limit=0.001, read_keys=("reader",)))) as limited:
-        reader = {"Authorization": "Bearer reader"}
+    with TestClient(create_app(Settings(home=tmp_path, rate_limit=10))) as limited:
+        costly = limited.post("/v1/recommendations/batch", json={"requests": [{"k": 500}] * 100})
+        assert (costly.status_code, "counts as 500" in costly.json()["detail"]) == (429, True)
         batch = {"requests": [{"record": False}] * 100}
-        assert limited.post("/v1/recommendations/batch", json=batch, headers=reader).status_code == 200
-        assert limited.post("/v1/recommendations", headers=reader).status_code == 429
+        assert limited.post("/v1/recommendations/batch", json=batch).status_code == 200
+        assert limited.post("/v1/recommendations").status_code == 429
+    with TestClient(create_app(Settings(home=tmp_path, rate_limit=0.001, read_keys=("reader",)))) as limited:
         event = {"event_type": "view", "user_id": "u", "item_id": "i3"}
         statuses = [
             limited.post("/v1/events", json=event, headers={"Authorization": f"Bearer {number}"}).status_code
             for number in range(50)
         ]
         assert statuses == [200] + [429] * 49
+        assert limited.get("/v1/admin/model").status_code == 429, "nobody may try many keys"

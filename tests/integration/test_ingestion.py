@@ -29,7 +29,7 @@ from recsys_tasks.ingestion.retention import refresh_statistics
 from recsys_tasks.ingestion.sources import read_source
 from recsys_tasks.interval import Interval
 from recsys_tasks.settings import settings
-from recsys_tasks.validation import ValidationReport, validate_batch
+from recsys_tasks.validation.batch import ValidationReport, validate_batch
 from recsys_tasks.wire.filters import Filter
 from tests.integration.ingesting import LONG_AGO, count
 from tests.shops import write_lines

@@ -18,7 +18,7 @@ from recsys_tasks.ingestion.load import LoadReport, load_batch
 from recsys_tasks.ingestion.sources import read_source
 from recsys_tasks.settings import Settings
 from recsys_tasks.steps import ingestion
-from recsys_tasks.validation import validate_batch
+from recsys_tasks.validation.batch import validate_batch
 from recsys_tasks.warehouse import statement
 from tests.integration.ingesting import LONG_AGO, count, csv_line, ingest, set_old_mtime, write_csv, write_mapping
 from tests.shops import fill

@@ -147,7 +147,7 @@ def test_expired_months_are_dropped_whole(warehouse: Engine, tmp_path: Path) -> 
 def test_events_older_than_the_retention_start_are_quarantined(warehouse: Engine, tmp_path: Path) -> None:
     from recsys_tasks.ingestion.landing import land_batches
     from recsys_tasks.ingestion.sources import read_source
-    from recsys_tasks.validation import validate_batch
+    from recsys_tasks.validation.batch import validate_batch
 
     file = write_csv(tmp_path / "f.csv", [csv_line(1), csv_line(2, when="2023-01-01T00:00:00Z")])
     (batch_id,) = land_batches(warehouse, read_source(write_mapping(tmp_path), [file]))
