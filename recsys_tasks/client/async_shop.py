@@ -16,7 +16,7 @@ import httpx
 from recsys_tasks.client import calls
 from recsys_tasks.client.calls import Answer, Call
 from recsys_tasks.client.retries import BUSY_STATUSES, DEFAULT_RETRIES, RetryPolicy
-from recsys_tasks.client.shop import TIMEOUT_SECONDS, authorization
+from recsys_tasks.client.shop import BULK_TIMEOUT_SECONDS, TIMEOUT_SECONDS, authorization
 from recsys_tasks.wire.items import Item, ItemChanges
 from recsys_tasks.wire.messages import (
     Event,
@@ -102,7 +102,7 @@ class AsyncRecommenderClient:
 
     async def put_items(self, items: Mapping[str, Item]) -> ItemsResponse:
         """Adds or replaces up to 10,000 items by id; requires the scope `items`."""
-        return await self.call(calls.put_items(items))
+        return await self.call(calls.put_items(items), BULK_TIMEOUT_SECONDS)
 
     async def patch_item(self, item_id: str, changes: ItemChanges) -> ItemResponse:
         """Changes some fields of an item, from the next list on; requires the scope `items`."""
@@ -134,8 +134,9 @@ class AsyncRecommenderClient:
                 response = await self._http.request(
                     call.method, call.path, content=call.content, headers=call.headers, timeout=timeout
                 )
-            except httpx.TransportError:
-                wait = self._retries.wait_seconds(attempt)
+            except httpx.TransportError as error:
+                may_repeat = call.is_repeatable or isinstance(error, httpx.ConnectError)
+                wait = self._retries.wait_seconds(attempt) if may_repeat else None
                 if wait is None:
                     raise
             else:

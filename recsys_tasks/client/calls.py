@@ -49,6 +49,7 @@ class Call(msgspec.Struct, Generic[Answer], frozen=True):
         answer: type of the response body.
         content: of the request, if it has any.
         headers: of the request. A call that records something has a key that makes it count once if it is sent again.
+        is_repeatable: whether the call may be sent again after a lost answer.
     """
 
     method: str
@@ -56,6 +57,7 @@ class Call(msgspec.Struct, Generic[Answer], frozen=True):
     answer: type[Answer]
     content: bytes | None = None
     headers: Mapping[str, str] = {}
+    is_repeatable: bool = True
 
     def decode(self, status: int, phrase: str, content: bytes) -> Answer:
         """Returns the answer in a response.
@@ -143,7 +145,7 @@ def get_rules() -> Call[RulesVersion]:
 def put_rules(rules: MerchandisingRules, version: int | None) -> Call[RulesVersion]:
     """Replaces the rules; with a version, only if that one is in use."""
     headers = {} if version is None else {"If-Match": f'"{version}"'}
-    return Call("PUT", "/v1/admin/rules", RulesVersion, msgspec.json.encode(rules), headers)
+    return Call("PUT", "/v1/admin/rules", RulesVersion, msgspec.json.encode(rules), headers, is_repeatable=False)
 
 
 def _body(method: str, path: str, answer: type[Answer], body: Any) -> Call[Answer]:

@@ -11,6 +11,7 @@
  */
 
 const BUSY = [429, 503];
+const MAX_KEEPALIVE_BYTES = 60_000; // browsers allow 64 KiB, for all requests that are under way
 
 /** An error response; `problem` is its problem document (RFC 9457). */
 export class EndpointError extends Error {
@@ -68,17 +69,18 @@ export class RecommenderClient {
     return this.#call("GET", `/v1/items/${encodeURIComponent(itemId)}`);
   }
 
-  /** Sends events; they are stored when the promise resolves, and are sent even if the page is left meanwhile. */
+  /** Sends events; they are stored when the promise resolves. A few are sent even if the page is left meanwhile. */
   send(...events) {
     const identified = events.map((event) => ({ event_id: crypto.randomUUID(), ...event }));
     return this.#post("/v1/events", identified, {}, true);
   }
 
   #post(path, body, headers = {}, keepalive = false) {
+    const text = JSON.stringify(body);
     return this.#call("POST", path, {
-      body: JSON.stringify(body),
+      body: text,
       headers: { "Content-Type": "application/json", ...headers },
-      keepalive,
+      keepalive: keepalive && new TextEncoder().encode(text).length <= MAX_KEEPALIVE_BYTES,
     });
   }
 
@@ -93,6 +95,7 @@ export class RecommenderClient {
         if (!BUSY.includes(response.status)) throw await this.#error(response);
       } catch (error) {
         if (error instanceof EndpointError || attempt >= this.#attempts) throw error;
+        keepalive = false; // other requests may have used up what the browser allows
       }
       const asked = 1000 * Number(response?.headers.get("Retry-After") ?? 0);
       if (response !== null && (attempt >= this.#attempts || asked > this.#maxWait)) throw await this.#error(response);

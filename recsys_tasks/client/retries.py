@@ -10,8 +10,8 @@ BUSY_STATUSES = (429, 503)
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """Calls without a response, and those answered with 429 or 503, are sent again. They count once: every call is
-    idempotent.
+    """Calls without a response, and those answered with 429 or 503, are sent again. They count once; a change of rules
+    would not, so it is sent again only if it cannot have arrived.
 
     Attributes:
         attempts: how often a call is sent at most.

@@ -39,7 +39,7 @@ from recsys_tasks.wire.rules import MerchandisingRules
 if TYPE_CHECKING:
     from typing_extensions import Self  # the client supports Python 3.10
 
-TIMEOUT_SECONDS = 2.0
+TIMEOUT_SECONDS, BULK_TIMEOUT_SECONDS = 2.0, 120.0
 
 
 class RecommenderClient:
@@ -102,7 +102,7 @@ class RecommenderClient:
 
     def put_items(self, items: Mapping[str, Item]) -> ItemsResponse:
         """Adds or replaces up to 10,000 items by id; requires the scope `items`."""
-        return self.call(calls.put_items(items))
+        return self.call(calls.put_items(items), BULK_TIMEOUT_SECONDS)
 
     def patch_item(self, item_id: str, changes: ItemChanges) -> ItemResponse:
         """Changes some fields of an item, from the next list on; requires the scope `items`."""
@@ -134,8 +134,9 @@ class RecommenderClient:
                 response = self._http.request(
                     call.method, call.path, content=call.content, headers=call.headers, timeout=timeout
                 )
-            except httpx.TransportError:
-                wait = self._retries.wait_seconds(attempt)
+            except httpx.TransportError as error:
+                may_repeat = call.is_repeatable or isinstance(error, httpx.ConnectError)
+                wait = self._retries.wait_seconds(attempt) if may_repeat else None
                 if wait is None:
                     raise
             else:

@@ -22,7 +22,7 @@ import tomllib
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
-from ipaddress import IPv6Network
+from ipaddress import IPv6Address, IPv6Network
 from pathlib import Path
 from typing import Annotated, Final, Literal, NamedTuple
 
@@ -112,9 +112,10 @@ def network_of(host: str) -> str:
     if ":" not in host:
         return host
     try:
-        return str(IPv6Network((host.partition("%")[0], 64), strict=False))
+        address = IPv6Address(host.partition("%")[0])
     except ValueError:  # a name that a proxy sent
         return host
+    return str(address.ipv4_mapped or IPv6Network((address, 64), strict=False))
 
 
 def is_key(name: str) -> bool:

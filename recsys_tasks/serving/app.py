@@ -64,7 +64,7 @@ from recsys_tasks.serving.messages import (
 from recsys_tasks.serving.metrics import Metrics
 from recsys_tasks.serving.model_store import ModelStore
 from recsys_tasks.serving.openapi import build_openapi_document
-from recsys_tasks.serving.overload import LoadSheddingMiddleware, QueueEstimator, RateLimiter
+from recsys_tasks.serving.overload import LoadSheddingMiddleware, QueueEstimator, RateLimiter, max_cost
 from recsys_tasks.serving.pages import PageMiddleware
 from recsys_tasks.serving.query_encoder import CachedQueryEncoder
 from recsys_tasks.serving.recommendations import RecommendationService
@@ -95,7 +95,7 @@ class Endpoint:
         self.access = AccessControl(settings)
         self.tracer = create_tracer(settings)
         self.queue = QueueEstimator(settings.max_queue_wait_ms / 1e3)
-        self.rate_limit = RateLimiter(settings.rate_limit) if settings.rate_limit else None
+        self.rate_limiter, self._default_rate = RateLimiter(), settings.rate_limit
         self.item_log = EventLog(home / "items")
         self.other_item_logs = EventLogFollower([other / "items" for other in folders.other_homes])
         self.item_updates = ItemUpdates(chain(self.item_log.read_lines(), self.other_item_logs.read_lines()))
@@ -331,30 +331,36 @@ class Endpoint:
         every 100, rounded up.
 
         Raises:
-            RequestError: the request costs more than the caller may spend in ten seconds (429).
+            RequestError: the request costs more than the caller may spend in ten seconds (413).
         """
-        if self.rate_limit is not None and ADMIN not in caller.scopes:
-            tokens = sum(ceil(length / _UNITS_PER_TOKEN) for length in lengths)
-            most = self.rate_limit.max_cost(caller.rate_limit)
-            if tokens > most:
-                self.metrics.count_rejected_request("rate_limit")
-                problem = f"this request counts as {tokens}, and this caller may send at most {most} at once; split it"
-                raise RequestError(429, "Too many requests", problem)
-            self.rate_limit.charge(caller.name, max(tokens - 1, 0), time.monotonic(), caller.rate_limit)
+        rate = self._rate_of(caller)
+        if rate is None:
+            return
+        tokens = sum(ceil(length / _UNITS_PER_TOKEN) for length in lengths)
+        if tokens > max_cost(rate):
+            self.metrics.count_rejected_request("rate_limit")
+            problem = f"it counts as {tokens} requests, and this caller may send {max_cost(rate)} at once; split it"
+            raise RequestError(413, "Request too costly", problem)
+        self.rate_limiter.charge(caller.name, time.monotonic(), rate, max(tokens - 1, 0))
 
     def _check_rate_limit(self, caller: Caller, scope: Scope) -> None:
-        """Rejects a caller that exceeds its rate limit. Requests with the admin token are exempt."""
-        if self.rate_limit is None or scope == OPEN or ADMIN in caller.scopes:
+        """Rejects a caller that exceeds its rate limit."""
+        rate = self._rate_of(caller)
+        if rate is None or scope == OPEN or not self.rate_limiter.should_reject(caller.name, time.monotonic(), rate):
             return
-        if self.rate_limit.should_reject(caller.name, time.monotonic(), caller.rate_limit):
-            self.metrics.count_rejected_request("rate_limit")
-            raise RequestError(429, "Too many requests", "this caller exceeds its rate limit; retry later")
+        self.metrics.count_rejected_request("rate_limit")
+        raise RequestError(429, "Too many requests", "this caller exceeds its rate limit; retry later")
 
     def _rate_limit_headers(self, request: Request) -> dict[str, str]:
         caller: Caller | None = getattr(request.state, "caller", None)
-        if self.rate_limit is None or caller is None or ADMIN in caller.scopes:
+        rate = None if caller is None else self._rate_of(caller)
+        if caller is None or rate is None:
             return {}
-        return self.rate_limit.headers(caller.name, time.monotonic(), caller.rate_limit)
+        return self.rate_limiter.headers(caller.name, time.monotonic(), rate)
+
+    def _rate_of(self, caller: Caller) -> float | None:
+        """Returns a caller's requests per second; None without a limit. Administrators have none."""
+        return None if ADMIN in caller.scopes else caller.rate_limit or self._default_rate
 
 
 def _load_secret(path: Path) -> bytes:

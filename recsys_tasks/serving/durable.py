@@ -23,7 +23,15 @@ def create_file(path: Path, content: bytes) -> None:
         FileExistsError: another process was first.
     """
     with _written(path, content) as temporary:
-        path.hardlink_to(temporary)
+        try:
+            path.hardlink_to(temporary)
+        except FileExistsError:
+            raise
+        except OSError:  # the file system has no hard links
+            with path.open("xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
     sync_folder(path.parent)
 
 

@@ -12,7 +12,7 @@ from recsys_tasks.errors import InputError
 from recsys_tasks.names import SEARCH
 from recsys_tasks.serving.event_log import Segment
 from recsys_tasks.serving.request_ids import derive_id
-from recsys_tasks.wire.filters import Filter, check_filter
+from recsys_tasks.wire.filters import MAX_CONDITIONS, check_filter
 from recsys_tasks.wire.items import Identifier, Item, ItemChanges, Text
 from recsys_tasks.wire.messages import (
     Count,
@@ -113,18 +113,20 @@ def _validate_request(request: RecommendationRequest, path: str) -> None:
         if time is not None and not (time.year >= _MIN_YEAR and time <= max_time):
             problem = f"{time.isoformat()} is in the future or before {_MIN_YEAR}"
             raise RequestError(422, "Invalid request", f"{problem} - at `{time_path}`")
+    num_conditions = 0
     if request.filter is not None:
-        _check(check_filter, request.filter, f"{path}.filter")
+        num_conditions += _check(check_filter, request.filter, f"{path}.filter")
     if request.rules is not None:
-        _check(check_rules, request.rules, f"{path}.rules")
-        conditions = [rule.filter for rule in request.rules.weigh] + ([request.filter] if request.filter else [])
-        if conditions:
-            _check(check_filter, Filter(all=conditions), f"{path}.rules")  # together no more than one filter may have
+        num_conditions += _check(check_rules, request.rules, f"{path}.rules")
+    if num_conditions > MAX_CONDITIONS:
+        problem = f"`filter` and `rules` together have at most {MAX_CONDITIONS} conditions - at `{path}`"
+        raise RequestError(422, "Invalid request", problem)
 
 
-def _check(check: Callable[[Any, str], None], value: Any, path: str) -> None:
+def _check(check: Callable[[Any, str], int], value: Any, path: str) -> int:
+    """Runs a check; returns the number of conditions that it counts."""
     try:
-        check(value, path)
+        return check(value, path)
     except InputError as error:
         raise RequestError(422, "Invalid request", str(error)) from error
 

@@ -111,56 +111,50 @@ def _authorization(scope: Scope) -> str:
 
 
 class RateLimiter:
-    """Token bucket per caller: `rate` requests per second, with a burst of one second's worth, at least one.
+    """Token bucket per caller and rate: `rate` requests per second, with a burst of one second's worth, at least one.
 
-    Args:
-        rate: of callers that have no rate of their own.
+    All methods take the caller's name, the time in seconds of any clock, and the rate.
     """
 
-    def __init__(self, rate: float) -> None:
-        self._rate = rate
-        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # tokens, and seconds of their update
+    def __init__(self) -> None:
+        self._buckets: OrderedDict[tuple[str, float], tuple[float, float]] = OrderedDict()  # tokens, time of update
 
-    def should_reject(self, caller: str, now: float, rate: float | None = None) -> bool:
-        """Whether a caller's request exceeds the rate; takes a token if not.
-
-        Args:
-            caller: name of the caller.
-            now: in seconds of any clock.
-            rate: of this caller, if it has one of its own.
-        """
+    def should_reject(self, caller: str, now: float, rate: float) -> bool:
+        """Whether a caller's request exceeds the rate; takes a token if not."""
         tokens = self._tokens(caller, now, rate)
         is_rejected = tokens < 1.0
-        self._buckets[caller] = (tokens if is_rejected else tokens - 1.0, now)
-        self._buckets.move_to_end(caller)
+        self._buckets[caller, rate] = (tokens if is_rejected else tokens - 1.0, now)
+        self._buckets.move_to_end((caller, rate))
         if len(self._buckets) > _MAX_CALLERS:
             self._buckets.popitem(last=False)
         return is_rejected
 
-    def charge(self, caller: str, tokens: float, now: float, rate: float | None = None) -> None:
+    def charge(self, caller: str, now: float, rate: float, tokens: float) -> None:
         """Takes more tokens for an accepted request that costs as much as several; the caller waits until they are
-        refilled. For the arguments see `should_reject`."""
-        self._buckets[caller] = self._tokens(caller, now, rate) - tokens, now
+        refilled."""
+        self._buckets[caller, rate] = self._tokens(caller, now, rate) - tokens, now
 
-    def max_cost(self, rate: float | None = None) -> int:
-        """Returns the tokens that one request of a caller may cost."""
-        return ceil(_MAX_COST_SECONDS * (rate or self._rate))
-
-    def headers(self, caller: str, now: float, rate: float | None = None) -> dict[str, str]:
+    def headers(self, caller: str, now: float, rate: float) -> dict[str, str]:
         """Returns the headers that tell a caller what is left (draft-ietf-httpapi-ratelimit-headers-10): `q` requests
         per `w` seconds, `r` of them now, all of them in `t` seconds. Without any left, also `Retry-After`."""
-        tokens, most, per_second = self._tokens(caller, now, rate), self._max_tokens(rate), rate or self._rate
-        window, refilled = (ceil(missing / per_second) for missing in (most, most - tokens))
+        tokens, most = self._tokens(caller, now, rate), _max_tokens(rate)
+        window, refilled = (ceil(missing / rate) for missing in (most, most - tokens))
         headers = {
             "RateLimit-Policy": f'"caller";q={int(most)};w={window}',
             "RateLimit": f'"caller";r={max(int(tokens), 0)};t={refilled}',
         }
-        return headers if tokens >= 1 else {**headers, "Retry-After": str(ceil((1 - tokens) / per_second))}
+        return headers if tokens >= 1 else {**headers, "Retry-After": str(ceil((1 - tokens) / rate))}
 
-    def _tokens(self, caller: str, now: float, rate: float | None) -> float:
-        most = self._max_tokens(rate)
-        tokens, updated_at = self._buckets.get(caller, (most, now))
-        return min(most, tokens + (rate or self._rate) * (now - updated_at))
+    def _tokens(self, caller: str, now: float, rate: float) -> float:
+        most = _max_tokens(rate)
+        tokens, updated_at = self._buckets.get((caller, rate), (most, now))
+        return min(most, tokens + rate * (now - updated_at))
 
-    def _max_tokens(self, rate: float | None) -> float:
-        return max(rate or self._rate, 1.0)
+
+def max_cost(rate: float) -> int:
+    """Returns the tokens that one request of a caller with a rate may cost."""
+    return ceil(_MAX_COST_SECONDS * rate)
+
+
+def _max_tokens(rate: float) -> float:
+    return max(rate, 1.0)

@@ -8,6 +8,7 @@ import resource
 import socket
 import sys
 import threading
+from contextlib import suppress
 from types import FrameType
 
 import uvicorn
@@ -27,6 +28,7 @@ _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _THREAD_SWITCH_SECONDS = 0.0005
 _BACKLOG = 2048
 _GRACEFUL_SHUTDOWN_SECONDS = 20
+_MAX_FILES = 65_536
 _CLEANUP_SECONDS = 10  # after the last answer
 _KEEP_ALIVE_SECONDS = 75  # callers with many connections use each of them rarely
 
@@ -95,7 +97,8 @@ def _serve_worker(host: str, port: int, worker: int, workers: int) -> None:
 def _raise_file_limit() -> None:
     """Allows as many open files as the machine does: each connection is one."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    with suppress(ValueError, OSError):  # not every system allows what it says
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, _MAX_FILES) if most > 0 else _MAX_FILES, most))
 
 
 class _DrainingServer(uvicorn.Server):

@@ -23,7 +23,7 @@ Value = str | float | bool
 PROPERTY = "properties."
 _FIELDS = ("item_id", "category", "brand", "price")
 _FORMS = ("one_of", "under", "at_least", "at_most", "all", "any", "not")
-_MAX_CONDITIONS = 100
+MAX_CONDITIONS = 100
 _MAX_DEPTH = 10
 
 
@@ -47,8 +47,8 @@ class Filter(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, ren
             yield ".not", self.not_
 
 
-def check_filter(root: Filter, path: str) -> None:
-    """Validates the form of a filter.
+def check_filter(root: Filter, path: str) -> int:
+    """Validates the form of a filter; returns its number of conditions.
 
     Args:
         root: the filter.
@@ -67,10 +67,11 @@ def check_filter(root: Filter, path: str) -> None:
         level = [(at + below, operand) for at, condition in level for below, operand in condition.operands()]
         if not level:
             break
-    if level or count > _MAX_CONDITIONS:
+    if level or count > MAX_CONDITIONS:
         raise InputError(
-            f"a filter has at most {_MAX_CONDITIONS} conditions, nested at most {_MAX_DEPTH} deep - at `{path}`"
+            f"a filter has at most {MAX_CONDITIONS} conditions, nested at most {_MAX_DEPTH} deep - at `{path}`"
         )
+    return count
 
 
 def _find_problem(condition: Filter) -> str | None:

@@ -33,8 +33,8 @@ class MerchandisingRules(msgspec.Struct, forbid_unknown_fields=True, frozen=True
     at_most_per_category: Annotated[int, msgspec.Meta(ge=1, le=500)] | None = None
 
 
-def check_rules(rules: MerchandisingRules, path: str) -> None:
-    """Checks what the types of rules do not say.
+def check_rules(rules: MerchandisingRules, path: str) -> int:
+    """Checks what the types of rules do not say; returns the number of conditions in their filters.
 
     Raises:
         InputError: a filter is not valid, or an item or a position is pinned twice; names the field.
@@ -42,5 +42,4 @@ def check_rules(rules: MerchandisingRules, path: str) -> None:
     for field in ("item_id", "position"):
         if len({getattr(pin, field) for pin in rules.pin}) < len(rules.pin):
             raise InputError(f"two pins have the same `{field}` - at `{path}.pin`")
-    for index, rule in enumerate(rules.weigh):
-        check_filter(rule.filter, f"{path}.weigh[{index}].filter")
+    return sum(check_filter(rule.filter, f"{path}.weigh[{index}].filter") for index, rule in enumerate(rules.weigh))

@@ -24,6 +24,7 @@ from recsys_tasks.features.sequences import MAX_TOKENS
 from recsys_tasks.model.export import verify_graphs
 from recsys_tasks.model.files import load_model
 from recsys_tasks.names import FIRST_ITEM
+from recsys_tasks.serving.access import new_key
 from recsys_tasks.serving.app import create_app
 from recsys_tasks.serving.erasure import ErasedUsers
 from recsys_tasks.serving.event_log import EventLog
@@ -846,6 +847,25 @@ def test_the_rate_limit_tells_what_is_left_and_counts_by_cost(tmp_path: Path, bu
         assert refused.headers["RateLimit"].startswith('"caller";r=0;')
 
 
+def test_a_key_may_have_a_rate_limit_of_its_own(tmp_path: Path, bundles: list[Path]) -> None:
+    install_bundle(tmp_path, bundles[0])
+    (slow, slow_entry), (fast, fast_entry) = (new_key(name, ["read"]) for name in ("slow", "fast"))
+    (tmp_path / "keys.toml").write_text(f"{slow_entry}\nrate_limit = 0.001\n{fast_entry}\n", encoding="utf-8")
+    with TestClient(create_app(Settings(home=tmp_path, keys_file=tmp_path / "keys.toml"))) as client:
+        for key, statuses in ((slow, [200, 429, 429]), (fast, [200] * 3)):
+            headers = {"Authorization": f"Bearer {key}"}
+            assert [client.post("/v1/recommendations", headers=headers).status_code for _ in range(3)] == statuses
+
+
+def test_a_filter_and_rules_together_have_a_bounded_number_of_conditions(client: TestClient) -> None:
+    condition = {"field": "price", "at_most": 5}
+    most: dict[str, Any] = {"filter": {"all": [condition] * 99}, "rules": {}}
+    assert client.post("/v1/recommendations", json=most).status_code == 200
+    most["rules"] = {"weigh": [{"filter": condition, "factor": 2}]}
+    answer = client.post("/v1/recommendations", json=most)
+    assert (answer.status_code, "together" in answer.json()["detail"]) == (422, True)
+
+
 def test_only_pages_of_allowed_origins_may_call(tmp_path: Path, bundles: list[Path]) -> None:
     install_bundle(tmp_path, bundles[0])
     with TestClient(create_app(Settings(home=tmp_path, allowed_origins=("https://shop.example",)))) as client:
@@ -882,7 +902,7 @@ def test_invented_keys_and_batches_do_not_evade_the_rate_limit(tmp_path: Path, b
     install_bundle(tmp_path, bundles[0])
     with TestClient(create_app(Settings(home=tmp_path, rate_limit=10))) as limited:
         costly = limited.post("/v1/recommendations/batch", json={"requests": [{"k": 500}] * 100})
-        assert (costly.status_code, "counts as 500" in costly.json()["detail"]) == (429, True)
+        assert (costly.status_code, "counts as 500" in costly.json()["detail"]) == (413, True)
         batch = {"requests": [{"record": False}] * 100}
         assert limited.post("/v1/recommendations/batch", json=batch).status_code == 200
         assert limited.post("/v1/recommendations").status_code == 429

@@ -24,10 +24,19 @@ async def _length(request: Request) -> PlainTextResponse:
     return PlainTextResponse(str(len(await request.body())))
 
 
+async def _large(_: Request) -> PlainTextResponse:
+    return PlainTextResponse("x" * (4 << 20))
+
+
+async def _early(_: Request) -> PlainTextResponse:
+    return PlainTextResponse("no", 401)
+
+
 @pytest.fixture
 def address(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, int]]:
     monkeypatch.setattr(connections, "HEADER_SECONDS", 0.3)
-    app = Starlette(routes=[Route("/", _length, methods=["POST"])])
+    monkeypatch.setattr(connections, "WRITE_SECONDS", 0.3)
+    app = Starlette(routes=[Route("/", _length, methods=["POST"]), Route("/large", _large), Route("/early", _early)])
     protocol = connections.bounded_protocol(MAX_CONNECTIONS)
     listener = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(app, http=protocol, ws="none", log_config=None, loop="uvloop", timeout_keep_alive=1)
@@ -72,6 +81,38 @@ def test_a_connection_that_was_used_is_not_held_for_ever(address: tuple[str, int
         if then.endswith(b"1"):
             client.shutdown(socket.SHUT_WR)
         _received(client)  # ends
+
+
+def test_one_trailer_without_end_is_not_taken(address: tuple[str, int]) -> None:
+    with closing(socket.create_connection(address)) as client:
+        client.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: ")
+        num_sent = 0
+        try:
+            while num_sent < 100 << 20:
+                num_sent += client.send(b"a" * 65_536)
+        except OSError:
+            pass
+        assert num_sent < 20 << 20
+
+
+def test_a_client_that_does_not_read_its_answers_is_disconnected(address: tuple[str, int]) -> None:
+    with closing(socket.create_connection(address)) as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        client.settimeout(20)
+        requests = b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n" * 1_000_000
+        with pytest.raises((ConnectionResetError, BrokenPipeError)):
+            client.sendall(requests)
+
+
+@pytest.mark.parametrize("size", [1_000, 40_000, 300_000])
+def test_an_answer_before_the_end_of_the_body_is_the_only_one(address: tuple[str, int], size: int) -> None:
+    with closing(socket.create_connection(address)) as client:
+        client.sendall(f"GET /early HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n".encode())
+        client.settimeout(20)
+        answer = client.recv(65_536)
+        assert answer.startswith(b"HTTP/1.1 401 ")
+        client.sendall(b"b" * size)
+        assert _received(client) == b""
 
 
 def test_trailers_of_any_size_are_not_taken(address: tuple[str, int]) -> None:

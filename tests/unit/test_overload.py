@@ -55,17 +55,18 @@ def test_only_http_scopes_count_as_started_requests(scope_type: str, num_waiting
 
 @given(st.lists(st.floats(0.0, 0.5), min_size=1, max_size=200), st.floats(0.5, 20.0))
 def test_a_caller_gets_at_most_the_rate_plus_a_burst_of_one_second(gaps: list[float], rate: float) -> None:
-    limiter, now, num_accepted = RateLimiter(rate), 0.0, 0
+    limiter, now, num_accepted = RateLimiter(), 0.0, 0
     for gap in gaps:
         now += gap
-        num_accepted += not limiter.should_reject("one", now)
+        num_accepted += not limiter.should_reject("one", now, rate)
     assert num_accepted <= max(rate, 1.0) + rate * now + 1e-6
-    assert not limiter.should_reject("another", now)
+    assert not limiter.should_reject("another", now, rate)
+    assert not limiter.should_reject("one", now, 2 * rate), "another rate of the same caller is counted apart"
 
 
 def test_a_caller_below_the_rate_is_never_rejected() -> None:
-    limiter = RateLimiter(10.0)
-    assert not any(limiter.should_reject("one", 0.11 * number) for number in range(200))
+    limiter = RateLimiter()
+    assert not any(limiter.should_reject("one", 0.11 * number, 10.0) for number in range(200))
 
 
 def test_the_propensity_is_the_frequency_of_an_item_at_a_position() -> None:
