@@ -123,7 +123,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
 
     key = _add_verb(verbs, "key", _key, "make an API key, and its entry of RECSYS_KEYS_FILE")
-    key.add_argument("name", help="of the caller, for the access log and the rate limit")
+    key.add_argument("name", help="of the caller, for the event log, the rate limit and error messages")
     key.add_argument(
         "--scope",
         dest="scopes",

@@ -88,8 +88,8 @@ class Settings(BaseSettings):
     )
     allowed_origins: tuple[str, ...] = Field(
         (),
-        description="Origins of pages that may call the endpoint without a key of their own (CORS), as a JSON list;"
-        ' `["*"]` for all.',
+        description="Further origins whose pages may read responses (CORS), as a JSON list; the scopes of keys still"
+        ' apply. `["*"]` for all.',
     )
     allowed_hosts: tuple[str, ...] = Field(
         ("*",), description="Host names under which the endpoint answers, as a JSON list. Default: any."
@@ -115,8 +115,8 @@ class Settings(BaseSettings):
     rate_limit: float | None = Field(
         None,
         gt=0,
-        description="Lists per second of one key or address; a list of more than 100 items, and more than 100 events,"
-        " count as several. Default: no limit.",
+        description="Requests per second of one key or address; a request counts once for every 100 items or events,"
+        " rounded up. Default: no limit.",
     )
     drain_seconds: float = Field(
         0, ge=0, description="How long a stopping endpoint goes on answering while it reports not ready, in seconds."

@@ -170,7 +170,7 @@ def _look_up(numbers: np.ndarray, keys: np.ndarray, values: np.ndarray) -> np.nd
 
 class LiftedScores:
     """A user's scores with a few trending items lifted: below the best four items of the user, and one in five items of
-    the list, at least one. What everybody wants thus never displaces what this user wants.
+    the list, at least one. A trending item that ranks higher by the user's own score stays there.
 
     Args:
         scores: of the user.

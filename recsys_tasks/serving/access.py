@@ -50,7 +50,7 @@ class ApiKey(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """A key of the file of keys.
 
     Attributes:
-        name: of the caller, for the access log and the rate limit.
+        name: of the caller, for the event log, the rate limit and error messages.
         sha256: SHA-256 of the key, in hexadecimal digits.
         scopes: `read` (lists, searches), `write` (events), `items` (changes of items), `admin` (everything).
         origins: of the pages that hold the key. Whoever reads such a page knows the key, so that it grants no more than

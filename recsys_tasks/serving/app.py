@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
-import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from itertools import chain
-from math import ceil
-from pathlib import Path
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -31,9 +26,9 @@ from recsys_tasks.errors import InputError, UnavailableError
 from recsys_tasks.experiments.definition import read_experiment
 from recsys_tasks.names import IMPRESSION
 from recsys_tasks.search.settings import read_search_settings
-from recsys_tasks.serving.access import ADMIN, ITEMS, OPEN, READ, WRITE, AccessControl, Caller, Scope
+from recsys_tasks.serving.access import ADMIN, ITEMS, OPEN, READ, WRITE, AccessControl, Scope
 from recsys_tasks.serving.admin import AdminRoutes
-from recsys_tasks.serving.durable import create_file
+from recsys_tasks.serving.callers import Callers
 from recsys_tasks.serving.erasure import ErasedUsers, erase_lines, find_user_lines
 from recsys_tasks.serving.event_log import EventLog, LogRetention
 from recsys_tasks.serving.follower import EventLogFollower
@@ -43,6 +38,7 @@ from recsys_tasks.serving.http import (
     json_response,
     problem_response,
     read_body,
+    read_idempotency_key,
     revalidate,
 )
 from recsys_tasks.serving.impressions import ImpressionLog
@@ -64,7 +60,7 @@ from recsys_tasks.serving.messages import (
 from recsys_tasks.serving.metrics import Metrics
 from recsys_tasks.serving.model_store import ModelStore
 from recsys_tasks.serving.openapi import build_openapi_document
-from recsys_tasks.serving.overload import LoadSheddingMiddleware, QueueEstimator, RateLimiter, max_cost
+from recsys_tasks.serving.overload import LoadSheddingMiddleware, QueueEstimator
 from recsys_tasks.serving.pages import PageMiddleware
 from recsys_tasks.serving.query_encoder import CachedQueryEncoder
 from recsys_tasks.serving.recommendations import RecommendationService
@@ -80,9 +76,7 @@ log = logging.getLogger(__name__)
 
 _MAX_EVENTS_PER_REQUEST = 1_000
 _MAX_SESSION = timedelta(days=1)
-_MAX_KEY_LENGTH = 200
 _MIN_COMPRESSED_BYTES = 4_096  # a usual list is smaller, and faster sent than compressed
-_UNITS_PER_TOKEN = 100  # items of a list, or events, that count as one request
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -95,7 +89,6 @@ class Endpoint:
         self.access = AccessControl(settings)
         self.tracer = create_tracer(settings)
         self.queue = QueueEstimator(settings.max_queue_wait_ms / 1e3)
-        self.rate_limiter, self._default_rate = RateLimiter(), settings.rate_limit
         self.item_log = EventLog(home / "items")
         self.other_item_logs = EventLogFollower([other / "items" for other in folders.other_homes])
         self.item_updates = ItemUpdates(chain(self.item_log.read_lines(), self.other_item_logs.read_lines()))
@@ -121,7 +114,6 @@ class Endpoint:
             LogRetention(settings.event_log_retention_hours, settings.event_log_max_mb << 20),
             self.models.oldest_cutoff,
         )
-        self._address_secret = _load_secret(settings.home / "address_secret")
         erased_users = ErasedUsers(home / "forgotten.jsonl")
         erase_lines(
             self.event_log, find_user_lines(self.event_log, erased_users.records())
@@ -135,6 +127,7 @@ class Endpoint:
         self.shared = SharedState(url, self.state)
         self.metrics = Metrics(self.event_log, self.queue)
         self.metrics.set_model_version(self.models.engine)
+        self.callers = Callers(self.access, settings.rate_limit, self.metrics, settings.home)
         self.recommender = RecommendationService(
             self.models,
             erased_users,
@@ -168,7 +161,7 @@ class Endpoint:
     async def post_recommendations(self, request: Request) -> Response:
         """`POST /v1/recommendations`"""
         content = await read_body(request)
-        body, key = decode_request(content), _idempotency_key(request, content)
+        body, key = decode_request(content), read_idempotency_key(request, content)
         self._admit_lists(request, [body])
         is_complete = await self.shared.read(body.user_id, body.session_id)
         with self.queue.measure_list():
@@ -177,7 +170,7 @@ class Endpoint:
     async def post_recommendation_batch(self, request: Request) -> Response:
         """`POST /v1/recommendations/batch`: one list per request, in request order."""
         content = await read_body(request)
-        lists, bodies, key = [], decode_batch(content), _idempotency_key(request, content)
+        lists, bodies, key = [], decode_batch(content), read_idempotency_key(request, content)
         self._admit_lists(request, bodies)
         for index, body in enumerate(bodies):
             is_complete = await self.shared.read(body.user_id, body.session_id)
@@ -189,7 +182,7 @@ class Endpoint:
     async def post_search(self, request: Request) -> Response:
         """`POST /v1/search`"""
         content = await read_body(request)
-        body, key = decode_search(content), _idempotency_key(request, content)
+        body, key = decode_search(content), read_idempotency_key(request, content)
         self._admit_lists(request, [body])
         is_complete = await self.shared.read(body.user_id, body.session_id)
         with self.queue.measure_list():
@@ -229,10 +222,10 @@ class Endpoint:
     async def post_events(self, request: Request) -> Response:
         """`POST /v1/events`"""
         content = await read_body(request)
-        received = decode_events(content, _MAX_EVENTS_PER_REQUEST, _idempotency_key(request, content))
+        received = decode_events(content, _MAX_EVENTS_PER_REQUEST, read_idempotency_key(request, content))
         request.state.charge(len(received))
         events = [event for event in received if event.event_type != IMPRESSION or not is_recorded(event.request_id)]
-        sender = request.state.caller.pseudonym(self._address_secret)
+        sender = self.callers.sender(request)
         if events:
             await self.event_log.append(serialize_events(events, sender))
             await self.shared.publish(events)
@@ -289,7 +282,7 @@ class Endpoint:
             elif path.startswith("/v1/"):
                 response.headers["Cache-Control"] = "no-store"
             response.headers[REQUEST_ID] = request_id
-            response.headers.update(self._rate_limit_headers(request))
+            response.headers.update(self.callers.rate_limit_headers(request))
             return response
 
         return handle
@@ -298,11 +291,7 @@ class Endpoint:
         """Returns the handler's response, or the problem document of the error it raises."""
         try:
             check_content_type(request)
-            headers, host = request.headers, request.client.host if request.client else ""
-            caller = self.access.identify(headers.get("authorization"), headers.get("origin"), host)
-            request.state.caller, request.state.charge = caller, partial(self._charge, caller)
-            self._check_rate_limit(caller, scope)
-            self.access.check(caller, scope)
+            self.callers.admit(request, scope)
             return await handler(request)
         except RequestError as error:
             return problem_response(error.status, error.title, error.detail)
@@ -325,63 +314,6 @@ class Endpoint:
         if WRITE not in request.state.caller.scopes:
             for body in bodies:
                 body.record = False
-
-    def _charge(self, caller: Caller, *lengths: int) -> None:
-        """Charges lists of items or events to a caller, beside the token that the request has cost so far: a token for
-        every 100, rounded up.
-
-        Raises:
-            RequestError: the request costs more than the caller may spend in ten seconds (413).
-        """
-        rate = self._rate_of(caller)
-        if rate is None:
-            return
-        tokens = sum(ceil(length / _UNITS_PER_TOKEN) for length in lengths)
-        if tokens > max_cost(rate):
-            self.metrics.count_rejected_request("rate_limit")
-            problem = f"it counts as {tokens} requests, and this caller may send {max_cost(rate)} at once; split it"
-            raise RequestError(413, "Request too costly", problem)
-        self.rate_limiter.charge(caller.name, time.monotonic(), rate, max(tokens - 1, 0))
-
-    def _check_rate_limit(self, caller: Caller, scope: Scope) -> None:
-        """Rejects a caller that exceeds its rate limit."""
-        rate = self._rate_of(caller)
-        if rate is None or scope == OPEN or not self.rate_limiter.should_reject(caller.name, time.monotonic(), rate):
-            return
-        self.metrics.count_rejected_request("rate_limit")
-        raise RequestError(429, "Too many requests", "this caller exceeds its rate limit; retry later")
-
-    def _rate_limit_headers(self, request: Request) -> dict[str, str]:
-        caller: Caller | None = getattr(request.state, "caller", None)
-        rate = None if caller is None else self._rate_of(caller)
-        if caller is None or rate is None:
-            return {}
-        return self.rate_limiter.headers(caller.name, time.monotonic(), rate)
-
-    def _rate_of(self, caller: Caller) -> float | None:
-        """Returns a caller's requests per second; None without a limit. Administrators have none."""
-        return None if ADMIN in caller.scopes else caller.rate_limit or self._default_rate
-
-
-def _load_secret(path: Path) -> bytes:
-    """Returns the secret of a machine's workers; the first one makes it."""
-    with suppress(FileExistsError):
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            create_file(path, secrets.token_bytes(32))
-    return path.read_bytes()
-
-
-def _idempotency_key(request: Request, body: bytes) -> str | None:
-    """Returns a key that is the same if a caller sends the same body to the same path again with the same
-    `Idempotency-Key` (draft-ietf-httpapi-idempotency-key-header)."""
-    key = request.headers.get("idempotency-key")
-    if key is None:
-        return None
-    if not 0 < len(key) <= _MAX_KEY_LENGTH:
-        raise RequestError(422, "Invalid request", f"`Idempotency-Key` must have 1 to {_MAX_KEY_LENGTH} characters")
-    digest = hashlib.blake2b(body, digest_size=16).hexdigest()
-    return f"{request.state.caller.name} {request.url.path} {key} {digest}"
 
 
 def create_app(settings: Settings, folders: WorkerFolders | None = None) -> Starlette:

@@ -30,6 +30,7 @@ _DECOMPRESSORS: Mapping[str, Callable[[], Any]] = {
     "zstd": lambda: zstandard.ZstdDecompressor().decompressobj(),
 }
 _PIECE_BYTES = 64
+_MAX_KEY_LENGTH = 200
 _OK, _NOT_MODIFIED = 200, 304
 _METHODS_WITHOUT_BODY = {"GET", "HEAD", "OPTIONS"}
 _SIMPLE_TYPES = {"", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data"}  # of the Fetch standard
@@ -79,6 +80,22 @@ def _decompress(body: bytes, encoding: str, max_bytes: int) -> bytes:
     if not decompressor.eof:
         raise RequestError(400, "Malformed body", "the compressed body ends too early")
     return bytes(content)
+
+
+def read_idempotency_key(request: Request, body: bytes) -> str | None:
+    """Returns a key that is the same if a caller sends the same body to the same path again with the same
+    `Idempotency-Key` (draft-ietf-httpapi-idempotency-key-header); None without that header.
+
+    Raises:
+        RequestError: the header is empty or too long (422).
+    """
+    key = request.headers.get("idempotency-key")
+    if key is None:
+        return None
+    if not 0 < len(key) <= _MAX_KEY_LENGTH:
+        raise RequestError(422, "Invalid request", f"`Idempotency-Key` must have 1 to {_MAX_KEY_LENGTH} characters")
+    digest = hashlib.blake2b(body, digest_size=16).hexdigest()
+    return f"{request.state.caller.name} {request.url.path} {key} {digest}"
 
 
 def revalidate(request: Request, response: Response) -> Response:

@@ -44,11 +44,11 @@ _OVERVIEW = (
     "the `request_id` of a list with the events that follow from it. Errors are problem documents (RFC 9457)."
 )
 _ERRORS = {
-    "400": "The body is not valid JSON.",
+    "400": "The body is not valid JSON, or it cannot be decompressed.",
     "404": "The item, segment or route does not exist.",
     "408": "The body did not arrive in time.",
-    "413": "The body has too many bytes or events.",
-    "415": "A page sent a body that is not JSON.",
+    "413": "The body has too many bytes, items or events, or the request costs more than the rate limit allows.",
+    "415": "A page sent a body that is not JSON, or the content encoding is neither `gzip` nor `zstd`.",
     "422": "A field is invalid; `detail` names it.",
     "429": "The caller exceeds its rate limit. Retry after `Retry-After` seconds.",
     "503": "No model is active, or the endpoint is overloaded or shutting down. Retry after `Retry-After` seconds.",
@@ -56,7 +56,7 @@ _ERRORS = {
 _UNAUTHORIZED = {"401": "The bearer token is missing or lacks the scope."}
 _ADMIN_ERRORS = {
     **_UNAUTHORIZED,
-    "403": "The admin routes are disabled: the endpoint has no admin token.",
+    "403": "The admin routes are disabled: the endpoint has no admin token and no key with the scope `admin`.",
     "409": "The request conflicts with the deployed, previous or staged bundle.",
     "412": "`If-Match` names another version than the one in use.",
 }
@@ -174,7 +174,8 @@ OPERATIONS = (
         "get",
         "/v1/items/{item_id}/users",
         "List users who may like an item",
-        "Returns users whose latest actions are on items near to this one, without those who have bought it.",
+        "Returns users with recent actions on similar items who had not bought this one by the model's cut-off. Later"
+        " events do not count.",
         response=InterestedUsersResponse,
         query=_K,
     ),
@@ -342,7 +343,7 @@ OPERATIONS = (
         "delete",
         "/v1/admin/journal/consumers/{consumer}",
         "Remove a consumer of the event log",
-        "For a consumer that is gone: segments are no longer kept for it.",
+        "For a consumer that is gone: segments are no longer kept for it. Without any consumer, all are kept.",
     ),
 )
 

@@ -210,7 +210,10 @@ class ListResponse(msgspec.Struct):
     ]
     recorded: Annotated[
         bool,
-        Meta(description="Whether the list is logged: `record` is true and the caller may post events."),
+        Meta(
+            description="Whether `record` is true and the caller may post events. The endpoint then logs impressions"
+            " itself, all or a sample (`RECSYS_IMPRESSION_SAMPLE_SHARE`), and ignores reported ones."
+        ),
     ]
 
 
@@ -326,8 +329,8 @@ class EventsResponse(msgspec.Struct):
     ignored: Annotated[
         int,
         Meta(
-            description="Number of impressions that were not stored, because the endpoint has logged those of their"
-            " lists itself (`recorded`). Report your own for lists with `record: false`."
+            description="Number of impressions that were not stored, because the endpoint logs those of their lists"
+            " itself (`recorded`). Report your own for lists with `record: false`."
         ),
     ]
     event_ids: Annotated[list[str], Meta(description="Ids of all events, in request order.")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import logging
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -835,16 +836,22 @@ def test_a_key_that_may_not_post_events_records_no_lists_and_searches(tmp_path: 
 
 def test_the_rate_limit_tells_what_is_left_and_counts_by_cost(tmp_path: Path, bundles: list[Path]) -> None:
     install_bundle(tmp_path, bundles[0])
-    with TestClient(create_app(Settings(home=tmp_path, admin_token="secret", rate_limit=12))) as client:  # noqa: S106
+    with TestClient(create_app(Settings(home=tmp_path, admin_token="secret", rate_limit=1))) as client:  # noqa: S106
         assert "RateLimit" not in client.post("/v1/recommendations", headers=TOKEN).headers
-        answer = client.post("/v1/recommendations", json={"k": 500, "record": False})
-        assert answer.headers["RateLimit-Policy"] == '"caller";q=12;w=1'
-        assert answer.headers["RateLimit"] in ('"caller";r=7;t=1', '"caller";r=8;t=1')
-        events = [{"event_type": "view", "user_id": "u", "item_id": "i3"}] * 1_000
-        client.post("/v1/events", json=events)
-        refused = client.post("/v1/recommendations")
-        assert (refused.status_code, refused.headers["Retry-After"]) == (429, "1")
-        assert refused.headers["RateLimit"].startswith('"caller";r=0;')
+        event = {"event_type": "view", "user_id": "u", "item_id": "i3"}
+        requests: list[tuple[str, Any]] = [
+            ("/v1/recommendations", {"k": 500, "record": False}),
+            ("/v1/events", [event] * 500),
+            ("/v1/items/i3/similar", {"k": 500}),
+        ]
+        for number, (path, body) in enumerate(requests):
+            caller = TestClient(client.app, client=(f"10.0.0.{number}", 1))
+            answer = caller.post(path, json=body)
+            assert (answer.status_code, answer.headers["RateLimit-Policy"]) == (200, '"caller";q=1;w=1')
+            assert re.fullmatch('"caller";r=0;t=[1-5]', answer.headers["RateLimit"]), "five requests' worth"
+            refused = caller.post("/v1/recommendations")
+            assert refused.status_code == 429
+            assert 1 <= int(refused.headers["Retry-After"]) <= 5
 
 
 def test_a_key_may_have_a_rate_limit_of_its_own(tmp_path: Path, bundles: list[Path]) -> None:
