@@ -53,8 +53,8 @@ class ApiKey(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
         name: of the caller, for the event log, the rate limit and error messages.
         sha256: SHA-256 of the key, in hexadecimal digits.
         scopes: `read` (lists, searches), `write` (events), `items` (changes of items), `admin` (everything).
-        origins: of the pages that hold the key. Whoever reads such a page knows the key, so that it grants no more than
-            `read` and `write`, and its callers are told apart by address.
+        origins: of the pages that contain the key. Every visitor of such a page can read the key, so its scopes are
+            limited to `read` and `write`, and its callers are identified by address.
         expires: the key is valid before this time.
         rate_limit: requests per second, of each address if the key has origins; default: `RECSYS_RATE_LIMIT`.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 import msgspec
@@ -73,10 +74,7 @@ class ItemRoutes:
         items, rejected = await run_in_threadpool(decode_items, body, _MAX_BULK_ITEMS)
         request.state.charge(len(items) + len(rejected))
         if items:
-            now = datetime.now(UTC)
-            lines = [msgspec.json.encode(ItemUpdate(item_id, now, item)) + b"\n" for item_id, item in items.items()]
-            await self._log.append(b"".join(lines))
-            await self._apply(lines)
+            await self._store_all(items)
         return json_response(ItemsResponse(len(items), rejected))
 
     async def follow_other_workers(self) -> None:
@@ -86,10 +84,14 @@ class ItemRoutes:
             await self._apply(list(self._other_logs.read_lines()))
 
     async def _store(self, item_id: str, item: Item) -> Response:
-        line = msgspec.json.encode(ItemUpdate(item_id, datetime.now(UTC), item)) + b"\n"
-        await self._log.append(line)
-        await self._apply([line])
+        await self._store_all({item_id: item})
         return json_response(ItemResponse(item_id, self._is_trained(item_id)))
+
+    async def _store_all(self, items: Mapping[str, Item]) -> None:
+        now = datetime.now(UTC)
+        lines = [msgspec.json.encode(ItemUpdate(item_id, now, item)) + b"\n" for item_id, item in items.items()]
+        await self._log.append(b"".join(lines))
+        await self._apply(lines)
 
     async def _apply(self, lines: list[bytes]) -> None:
         if lines:
