@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Sequence, Set
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from itertools import islice
 from random import Random
@@ -24,6 +24,7 @@ from recsys_tasks.wire.rules import MerchandisingRules
 _MAX_EXPLORATION_CANDIDATES = 500
 _EXTRA_CANDIDATES = 20  # beyond 2 k: the scan selects by rounded scores
 _CANDIDATES_PER_ITEM = 5  # for diversity, category limits and exploration
+_CHUNK = 64  # candidates converted at a time: a list needs few of them
 
 
 @dataclass(frozen=True)
@@ -159,13 +160,13 @@ class Ranker:
             (position, number) for position, number in self._pins if number not in excluded and position <= options.k
         ]
         offset = self._offset(options, now)
-        numbers, score_of = self._select(scores, options, excluded, offset, [n for _, n in pins], discounts)
-        for position, number in pins:
-            if score_of.get(number, 0.0) > 0:
-                numbers.insert(position - 1, number)
-        numbers = numbers[: options.k]
+        listed, pinned_scores = self._select(scores, options, excluded, offset, [n for _, n in pins], discounts)
+        for (position, number), score in zip(pins, pinned_scores, strict=True):
+            if score > 0:
+                listed.insert(position - 1, (number, score))
+        numbers = [number for number, _ in listed[: options.k]]
         pinned = {number for _, number in pins}.intersection(numbers)
-        return RankedList(numbers, [score_of[number] for number in numbers], pinned)
+        return RankedList(numbers, [score for _, score in listed[: options.k]], pinned)
 
     def _rank_with_exploration(
         self,
@@ -212,8 +213,8 @@ class Ranker:
         offset: np.ndarray | None,
         pins: Sequence[int],
         discounts: DiscountedItems | None,
-    ) -> tuple[list[int], dict[int, float]]:
-        """Returns the list without pins, and the scores of all candidates and pins.
+    ) -> tuple[list[tuple[int, float]], list[float]]:
+        """Returns the items and scores of the list without pins, and the scores of the pins.
 
         Starts with few candidates; takes more while the category limit leaves the list short.
         """
@@ -225,14 +226,13 @@ class Ranker:
         num_removable = len(hidden) + (0 if discounts is None else len(discounts))
         while True:
             scored = scores.top_k(num_candidates + num_removable, offset, include)
-            order = np.argsort(-self._adjusted_scores(scored, discounts), kind="stable")
-            numbers, sorted_scores = scored.numbers[order].tolist(), scored.scores[order].tolist()
-            score_of = dict(zip(reversed(numbers), reversed(sorted_scores), strict=True))  # duplicates: higher score
-            listed = (number for number in dict.fromkeys(numbers) if number not in hidden and score_of[number] > 0)
+            pinned_scores = [float(scored.scores[scored.numbers == pin].max(initial=0.0)) for pin in pins]
+            listed = self._in_order(scored, discounts, hidden)
             if not is_diversified:
-                return list(islice(listed, options.k)), score_of
-            candidates = np.fromiter(listed, np.int64)
-            candidate_scores = np.asarray([score_of[number] for number in candidates.tolist()])
+                return list(islice(listed, options.k)), pinned_scores
+            found = list(listed)
+            candidates = np.asarray([number for number, _ in found], np.int64)
+            candidate_scores = np.asarray([score for _, score in found])
             relevance = self._adjusted_scores(ScoredItems(candidates, candidate_scores), discounts)
             selected = self._diversify(candidates, relevance, options, max_per_category)
             if (
@@ -240,8 +240,21 @@ class Ranker:
                 or len(candidates) < num_candidates
                 or self._max_list_length(options.k, max_per_category, offset) <= len(selected)
             ):
-                return candidates[selected].tolist(), score_of
+                return [found[index] for index in selected], pinned_scores
             num_candidates *= _CANDIDATES_PER_ITEM
+
+    def _in_order(
+        self, scored: ScoredItems, discounts: DiscountedItems | None, hidden: Set[int]
+    ) -> Iterator[tuple[int, float]]:
+        """Yields distinct items that may be shown, and their scores, by descending adjusted score."""
+        order = np.argsort(-self._adjusted_scores(scored, discounts), kind="stable")
+        seen = set(hidden)
+        for start in range(0, len(order), _CHUNK):
+            chunk = order[start : start + _CHUNK]
+            for number, score in zip(scored.numbers[chunk].tolist(), scored.scores[chunk].tolist(), strict=True):
+                if score > 0 and number not in seen:  # of an item that occurs twice, the higher score comes first
+                    seen.add(number)
+                    yield number, score
 
     def _max_list_length(self, k: int, max_per_category: int | None, offset: np.ndarray | None) -> int:
         """Longest list possible under the category limit and the offset, up to k."""

@@ -280,6 +280,8 @@ class CopyCandidates(NamedTuple):
 
     def append(self, item: np.ndarray) -> CopyCandidates:
         """Returns these candidates and those of further events."""
+        if not len(item):
+            return self
         items, index = np.unique(np.concatenate([self.items, item]), return_inverse=True)
         return CopyCandidates(items, np.concatenate([index[self.item_index], index[len(self.items) :]]))
 
@@ -307,19 +309,19 @@ class NextItemScores:
     ) -> None:
         self._items, self._scan = items, scan
         self._direction = reading["direction"]
-        self._copies, self._copy_logits, excluded = history, reading["of_history"][0], tokens[tokens >= FIRST_ITEM]
+        copied, logits = _NO_ITEMS, [reading["of_history"][0]]
         if "of_session" in reading:  # the model allows repeats within a session
-            self._copies = history.append(tokens)
-            self._copy_logits = np.concatenate([self._copy_logits, reading["of_session"][0]])
-            excluded = _NO_ITEMS
-        self._excluded = excluded
+            copied, self._excluded = tokens, _NO_ITEMS
+            logits.append(reading["of_session"][0])
+        else:
+            self._excluded = tokens[tokens >= FIRST_ITEM]
         if "of_neighbors" in reading:
             latest = latest_items(tokens, reading["of_neighbors"].shape[1])
-            logits = reading["of_neighbors"][0] + items[latest] @ reading["neighbor_query"][0]
+            latest_logits = reading["of_neighbors"][0] + items[latest] @ reading["neighbor_query"][0]
             candidates = neighbors.candidates(latest)
-            self._copies = self._copies.append(candidates.item)
-            neighbor_logits = logits[candidates.token] + candidates.log_weight
-            self._copy_logits = np.concatenate([self._copy_logits, neighbor_logits])
+            copied = np.concatenate([copied, candidates.item])
+            logits.append(latest_logits[candidates.token] + candidates.log_weight)
+        self._copies, self._copy_logits = history.append(copied), np.concatenate(logits)
 
     def top_k(self, k: int, offset: np.ndarray | None = None, include: np.ndarray = _NO_ITEMS) -> ScoredItems:
         """See `Scores`; the scores are probabilities."""

@@ -98,5 +98,7 @@ def latest_items(tokens: np.ndarray, count: int) -> np.ndarray:
 
     Tokens are item numbers, the start token (0) and unknown items included, oldest first.
     """
+    items = np.full(count, PADDING_ITEM, tokens.dtype)
     latest = tokens[: -count - 1 : -1]
-    return np.pad(np.where(latest >= FIRST_ITEM, latest, PADDING_ITEM), (0, count - len(latest)))
+    items[: len(latest)] = np.where(latest >= FIRST_ITEM, latest, PADDING_ITEM)
+    return items

@@ -3,14 +3,44 @@
 -- Output: the user, the session (identified by its start), the position in the session, and the list position at which
 -- the item was shown if the action was on an impression (0: it was not). A search has an empty item, an action an empty
 -- query.
--- The user key is the user id or, without one, the session id; both can be the same text. A session ends after a gap of
--- 30 minutes, or of 12 hours if it has an id: a visitor who returns later under the same id starts a new session.
+-- The user key is the user id. Without one, it is that of the first user who acts in the session on the same day, as at
+-- the endpoint (somebody logged in), else the session id. User and session ids can be the same text. A session ends
+-- after a gap of 30 minutes, or of 12 hours if it has an id: a visitor who returns later under the same id starts a new
+-- session.
 -- Events of the same instant, such as the lines of a basket, have no order of their own: event_key, a digest, breaks
 -- ties, so that the order does not depend on ids.
-with actions as (
+with anonymous_sessions as (
+    select distinct
+        source,
+        session_id
+    from events
+    where
+        event_time >= :day_start
+        and event_time < :until
+        and user_id is null
+),
+
+logins as (
+    select distinct on (events.source, events.session_id)
+        events.source,
+        events.session_id,
+        events.user_id
+    from events
+    inner join batches on events.batch = batches.number
+    inner join anonymous_sessions
+        on events.source = anonymous_sessions.source and events.session_id = anonymous_sessions.session_id
+    where
+        events.event_time >= :day_start
+        and events.event_time < :until
+        and events.user_id is not null
+        and batches.change_number <= :as_of_change
+    order by events.source, events.session_id, events.event_time, events.event_key
+),
+
+actions as (
     select
         events.event_key,
-        visitor_of(events.user_id, events.session_id) as user_key,
+        visitor_of(coalesce(events.user_id, logins.user_id), events.session_id) as user_key,
         coalesce(events.session_id, '') as session_id,
         coalesce(events.item_id, '') as item_id,
         events.event_type,
@@ -20,6 +50,11 @@ with actions as (
         case when events.request_id is not null then coalesce(events.position, 0) else 0 end as shown_at
     from events
     inner join batches on events.batch = batches.number
+    left join logins
+        on
+            events.user_id is null
+            and events.source = logins.source
+            and events.session_id = logins.session_id
     left join bot_visitors
         on
             visitor_of(events.user_id, events.session_id) = bot_visitors.visitor

@@ -93,6 +93,25 @@ def test_a_late_event_joins_its_session_and_rebuilds_its_day_alone(
     assert after.sessions == before.sessions
 
 
+def test_anonymous_actions_are_those_of_the_first_user_who_acts_in_the_session(
+    warehouse: Engine, tmp_path: Path
+) -> None:
+    fill(warehouse)
+    actors = {"before": None, "login": "u1", "between": None, "other user": "u2", "after": None}
+    moments = {name: CUT + timedelta(minutes=minute) for minute, name in enumerate(actors)}
+    shared = [
+        event("", "shared", "i1", moments[name]) | {"event_id": name, "user_id": user} for name, user in actors.items()
+    ]
+    alone = event("", "alone", "i2", CUT) | {"user_id": None}
+    add_batch(warehouse, [*shared, alone])
+    snapshot = build_snapshot(warehouse, tmp_path, PARAMETERS, CUT + timedelta(days=1))
+    rows = [row for row in snapshot.events_table().to_pylist() if row["session_id"] in ("shared", "alone")]
+    assert {(row["user_key"], row["event_time"]) for row in rows if row["session_id"] == "shared"} == {
+        ("u:u2" if name == "other user" else "u:u1", at) for name, at in moments.items()
+    }
+    assert [row["user_key"] for row in rows if row["session_id"] == "alone"] == ["s:alone"]
+
+
 @dataclass(frozen=True)
 class Visit:
     user: int
