@@ -168,6 +168,14 @@ def _look_up(numbers: np.ndarray, keys: np.ndarray, values: np.ndarray) -> np.nd
     return np.bincount(places[is_wanted], values[is_wanted], len(numbers))
 
 
+def _best_scores(numbers: np.ndarray, scores: np.ndarray, k: int) -> list[float]:
+    """Returns the scores of the k best items [N], best first."""
+    order = top_indices(scores, 3 * k)  # an item may be among the best, the copied and the requested ones
+    ascending = order[np.argsort(scores[order], kind="stable")]
+    score_of = dict(zip(numbers[ascending].tolist(), scores[ascending].tolist(), strict=True))
+    return sorted(score_of.values(), reverse=True)[:k]
+
+
 class LiftedScores:
     """A user's scores with a few trending items lifted: below the best four items of the user, and one in five items of
     the list, at least one. A trending item that ranks higher by the user's own score stays there.
@@ -192,9 +200,8 @@ class LiftedScores:
         scored = self._scores.top_k(k, offset, np.concatenate([include, self._lifted]))
         is_lifted = np.isin(scored.numbers, self._lifted)
         is_own = ~is_lifted & ~np.isin(scored.numbers, self._hidden)
-        own = dict(zip(scored.numbers[is_own].tolist(), scored.scores[is_own].tolist(), strict=True))
         self._own_scores = dict(zip(scored.numbers[is_lifted].tolist(), scored.scores[is_lifted].tolist(), strict=True))
-        best = sorted(own.values(), reverse=True)[: _LISTED_PER_LIFTED - 1]
+        best = _best_scores(scored.numbers[is_own], scored.scores[is_own], _LISTED_PER_LIFTED - 1)
         limit = _JUST_BELOW * best[-1] if best else np.inf
         lifted = np.maximum(scored.scores, np.minimum(self._trending.blend(scored), limit))
         return ScoredItems(scored.numbers, np.where(is_lifted, lifted, scored.scores))
@@ -214,6 +221,7 @@ class ItemVectors:
 
     def __init__(self, vectors: np.ndarray, bias: np.ndarray, added: np.ndarray | None = None) -> None:
         self._base = vectors
+        self._padded_offset: tuple[np.ndarray, np.ndarray] | None = None
         self._added = np.zeros((0, vectors.shape[1]), np.float32) if added is None else added
         self.bias = bias
 
@@ -235,6 +243,16 @@ class ItemVectors:
         is_added = numbers >= len(self._base)
         vectors[is_added] = self._added[numbers[is_added] - len(self._base)]
         return vectors
+
+    def pad_offset(self, offset: np.ndarray) -> np.ndarray:
+        """Returns an offset [V] of the bundle's items, padded as the scan graph needs it; that of the latest offset is
+        kept, as most lists have the same."""
+        latest = self._padded_offset
+        if latest is None or latest[0] is not offset:
+            count = len(self._base)
+            padded = np.pad(offset[:count], (0, padded_size(count) - count)).astype(np.float32, copy=False)
+            latest = self._padded_offset = offset, padded
+        return latest[1]
 
     @cached_property
     def sample(self) -> tuple[np.ndarray, np.ndarray]:
@@ -361,8 +379,6 @@ class NextItemScores:
         self, k: int, offset: np.ndarray | None, copies: np.ndarray, excluded: np.ndarray, include: np.ndarray
     ) -> Mapping[str, np.ndarray]:
         base = self._items.base
-        if offset is not None:
-            offset = np.pad(offset, (0, padded_size(len(base)) - len(base)))
         return self._scan(
             {
                 "direction": self._direction,
@@ -372,7 +388,7 @@ class NextItemScores:
                 "copied": self._copy_logits,
                 "gone": excluded,
                 "also": include,
-                "offset": _NO_OFFSET if offset is None else offset.astype(np.float32),
+                "offset": _NO_OFFSET if offset is None else self._items.pad_offset(offset),
                 "few": np.asarray([min(k, len(base))]),
             }
         )
@@ -383,8 +399,7 @@ class NextItemScores:
         copies, excluded = (
             np.where(numbers < num_base, numbers, 0) for numbers in (self._copies.items, self._excluded)
         )
-        base_offset = None if offset is None else offset[:num_base]
-        outputs = self._run_scan(k, base_offset, copies, excluded, include[include < num_base])
+        outputs = self._run_scan(k, offset, copies, excluded, include[include < num_base])
         max_logit, base_mass = float(outputs["top"]), float(outputs["total"])
         mass = np.exp(self._items.added_logits(self._direction[0]).astype(np.float64) - max_logit)
         copy_item = self._copies.items[self._copies.item_index]

@@ -8,7 +8,8 @@ Letters in shapes: B session prefixes, N events, H history events, L session eve
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -56,54 +57,60 @@ BASELINE_FEATURES = tuple(
 _SMOOTHING_SESSIONS = 20.0
 
 
-class SessionCounts(NamedTuple):
-    """What the features of prefixes are computed from, [B] each, and [B, K] by event type."""
+_LOGARITHMIC = np.asarray([name.startswith("log_") for name in SUMMARY_FEATURES])
+_Values = Any
+"""Numbers [B] of prefixes, or the one number of a running session."""
 
-    session_kinds: np.ndarray
-    history_kinds: np.ndarray
-    latest_kind: np.ndarray
-    distinct_items: np.ndarray  # known items of the session
-    unknown_items: np.ndarray  # events of the session without a known item
-    has_open_cart: np.ndarray  # whether an item was put in the cart after the latest purchase of the session
-    latest_repeats_item: np.ndarray
-    latest_gap: np.ndarray  # gap bucket of the session's latest event; 0 for its first event
-    seconds: np.ndarray  # from the start of the session to its latest event
-    earlier_items: np.ndarray  # events of the session with an item of the history
-    latest_is_earlier_item: np.ndarray
-    visits: np.ndarray  # in the history, separated by pauses
-    session_gap: np.ndarray  # gap bucket of the time since the history
-    hour: np.ndarray
-    weekday: np.ndarray
+
+class SessionCounts(NamedTuple):
+    """What the features of prefixes are computed from; by event type, K of each."""
+
+    session_kinds: Sequence[_Values]
+    history_kinds: Sequence[_Values]
+    latest_kind: _Values
+    distinct_items: _Values  # known items of the session
+    unknown_items: _Values  # events of the session without a known item
+    has_open_cart: _Values  # whether an item was put in the cart after the latest purchase of the session
+    latest_repeats_item: _Values
+    latest_gap: _Values  # gap bucket of the session's latest event; 0 for its first event
+    seconds: _Values  # from the start of the session to its latest event
+    earlier_items: _Values  # events of the session with an item of the history
+    latest_is_earlier_item: _Values
+    visits: _Values  # in the history, separated by pauses
+    session_gap: _Values  # gap bucket of the time since the history
+    hour: _Values
+    weekday: _Values
 
 
 def summary_features(counts: SessionCounts) -> np.ndarray:
-    """Returns the features [B, F] of prefixes, in the order of `SUMMARY_FEATURES`."""
-    events = counts.session_kinds.sum(1)
-    codes = np.asarray(list(EVENT_TYPE_CODES.values()))
+    """Returns the features [B, F] of prefixes, or [1, F] of a running session, in the order of `SUMMARY_FEATURES`."""
+    events = sum(counts.session_kinds)
     angle = 2 * np.pi * counts.hour / 24
     columns = (
-        *np.log1p(counts.session_kinds).T,
-        *(counts.latest_kind[:, None] == codes).T,
+        *counts.session_kinds,
+        *(counts.latest_kind == code for code in EVENT_TYPE_CODES.values()),
         events == 0,
-        np.log1p(counts.distinct_items),
-        np.log1p(counts.unknown_items),
-        counts.session_kinds[:, _PURCHASE - 1] > 0,
+        counts.distinct_items,
+        counts.unknown_items,
+        counts.session_kinds[_PURCHASE - 1] > 0,
         counts.has_open_cart,
         counts.latest_repeats_item,
-        np.log1p(counts.seconds),
-        np.log1p(counts.seconds / np.maximum(events, 1)),
+        counts.seconds,
+        counts.seconds / np.maximum(events, 1),
         counts.latest_gap / GAP_BUCKETS,
-        np.log1p(counts.earlier_items),
+        counts.earlier_items,
         counts.latest_is_earlier_item,
-        *np.log1p(counts.history_kinds).T,
-        np.log1p(counts.visits),
-        counts.history_kinds.sum(1) == 0,
+        *counts.history_kinds,
+        counts.visits,
+        sum(counts.history_kinds) == 0,
         counts.session_gap / GAP_BUCKETS,
         np.sin(angle),
         np.cos(angle),
         counts.weekday >= _SATURDAY,
     )
-    return np.stack([np.asarray(column, np.float64) for column in columns], 1)
+    features = np.atleast_2d(np.asarray(columns, np.float64).T)
+    features[:, _LOGARITHMIC] = np.log1p(features[:, _LOGARITHMIC])
+    return features
 
 
 class ItemStatistics(NamedTuple):
@@ -186,9 +193,9 @@ def summarize_session(
     latest_cart, latest_purchase = (np.flatnonzero(kind == code).max(initial=-1) for code in (_CART, _PURCHASE))
     num_visits = len(past_item) and 1 + int((np.diff(past_seconds) > _VISIT_GAP_SECONDS).sum())
     known = item[item >= FIRST_ITEM]
-    row = (
-        np.bincount(kind, minlength=num_kinds + 1)[1:],
-        np.bincount(past_kind, minlength=num_kinds + 1)[1:],
+    counts = SessionCounts(
+        np.bincount(kind, minlength=num_kinds + 1)[1:].tolist(),
+        np.bincount(past_kind, minlength=num_kinds + 1)[1:].tolist(),
         kind[-1] if count else 0,
         len(np.unique(known)),
         count - len(known),
@@ -203,7 +210,7 @@ def summarize_session(
         context[0],
         context[1],
     )
-    return summary_features(SessionCounts(*(np.asarray([value]) for value in row)))
+    return summary_features(counts)
 
 
 def first_token(first: np.ndarray, target: np.ndarray) -> np.ndarray:
@@ -235,8 +242,8 @@ def summarize_prefixes(timeline: Timeline, first: np.ndarray, target: np.ndarray
     )
     return summary_features(
         SessionCounts(
-            session_kinds=np.stack([_count(of_kind, begin, target) for of_kind in kinds], 1),
-            history_kinds=np.stack([_count(of_kind, past, first) for of_kind in kinds], 1),
+            session_kinds=[_count(of_kind, begin, target) for of_kind in kinds],
+            history_kinds=[_count(of_kind, past, first) for of_kind in kinds],
             latest_kind=np.where(is_empty, 0, timeline.kind[latest]),
             distinct_items=distinct_items,
             unknown_items=_count(~is_known, begin, target),
