@@ -40,6 +40,7 @@ from recsys_tasks.evaluation.protocol import (
 from recsys_tasks.evaluation.report import EvaluationReport, evaluate
 from recsys_tasks.evaluation.segments import segment_masks
 from recsys_tasks.evaluation.served_lists import rank_served
+from recsys_tasks.evaluation.session_following import FollowingReport, measure_following
 from recsys_tasks.features.encoded_snapshot import EncodedSnapshot, encode_snapshot
 from recsys_tasks.features.serving_data import catalog_columns
 from recsys_tasks.features.snapshot import Snapshot, open_snapshot
@@ -96,11 +97,12 @@ def evaluate_run(run_id: str, snapshots: Path) -> MetricsTable:
                 f"Run {run_id} cannot be evaluated: a version that it started from was trained on every session of its"
                 f" test part, up to {since:%Y-%m-%d %H:%M} UTC. Train from scratch, or on a later snapshot"
             )
-        evaluated = _evaluate(opened, tasks)
+        evaluated, following = _evaluate(opened, tasks)
         table = evaluated.metrics_table()
         runs.log_evaluation(run_id, table)
         intent = evaluate_purchase_intent(opened.model, training_data(opened.encoded), opened.encoded, since)
-        runs.log_report(run_id, evaluated.as_dict(), evaluated.as_markdown() + intent.as_markdown())
+        report = evaluated.as_dict() | {"following": following.as_dict()}
+        runs.log_report(run_id, report, evaluated.as_markdown() + following.as_markdown() + intent.as_markdown())
         _log_intent(run_id, intent)
         _log_plots_and_card(run_id, opened, evaluated, intent, tasks, snapshot)
     return table
@@ -163,7 +165,7 @@ def _numbers_in(vocabulary: Vocabulary, other: Vocabulary) -> np.ndarray:
     return np.concatenate([np.full(FIRST_ITEM, PADDING_ITEM), known])
 
 
-def _evaluate(opened: _EvaluatedModel, tasks: PredictionTasks) -> EvaluationReport:
+def _evaluate(opened: _EvaluatedModel, tasks: PredictionTasks) -> tuple[EvaluationReport, FollowingReport]:
     encoded, data = opened.encoded, training_data(opened.encoded)
     exclude_session_items = not opened.model.network.config.sessions_repeat
     baseline_data = BaselineData(data, select_prediction_tasks(encoded, VALIDATION))
@@ -172,7 +174,9 @@ def _evaluate(opened: _EvaluatedModel, tasks: PredictionTasks) -> EvaluationRepo
         baseline: rank_targets(fit(baseline_data), encoded.timeline, tasks, exclude_session_items)
         for baseline, fit in BASELINE_FITTERS.items()
     }
-    return evaluate(results, data, tasks)
+    lists = {name: result.lists for name, result in results.items()}
+    following = measure_following(lists, encoded.vocabulary.category_paths, encoded.timeline, tasks)
+    return evaluate(results, data, tasks), following
 
 
 def evaluate_purchase_intent(
