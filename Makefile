@@ -16,7 +16,7 @@ help:  ## list the commands
 
 install: $(STAMP)  ## create the virtual environment with the pinned requirements
 
-$(STAMP): requirements.txt pyproject.toml
+$(STAMP): requirements.txt pyproject.toml tests/typescript/package-lock.json
 	@python3 -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11))' \
 	  || { echo "make: Python 3.11 or newer is needed, python3 is $$(python3 --version 2>&1); install it or put it first in PATH"; exit 1; }
 	@python3 -m venv $(VENV)
@@ -27,6 +27,8 @@ $(STAMP): requirements.txt pyproject.toml
 	  || { echo "make: pip could not install; is the network up? The end of $(VENV)/install.log:"; tail -3 $(VENV)/install.log; exit 1; }
 	@$(PIP) --no-deps --editable . >> $(VENV)/install.log 2>&1 \
 	  || { echo "make: the package itself could not be installed; the end of $(VENV)/install.log:"; tail -3 $(VENV)/install.log; exit 1; }
+	@if command -v npm > /dev/null; then npm ci --prefix tests/typescript --no-audit --no-fund >> $(VENV)/install.log 2>&1 \
+	  || echo "make: npm could not install tests/typescript: the TypeScript test will be skipped; see $(VENV)/install.log"; fi
 	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >> $(VENV)/install.log 2>&1 || true  # pip compiles on one core
 	@touch $@
 

@@ -29,6 +29,7 @@ from recsys_tasks.search.settings import read_search_settings
 from recsys_tasks.serving.access import ADMIN, ITEMS, OPEN, READ, WRITE, AccessControl, Scope
 from recsys_tasks.serving.admin import AdminRoutes
 from recsys_tasks.serving.callers import Callers
+from recsys_tasks.serving.deprecation import deprecation_headers
 from recsys_tasks.serving.erasure import ErasedUsers, erase_lines, find_user_lines
 from recsys_tasks.serving.event_log import EventLog, LogRetention
 from recsys_tasks.serving.follower import EventLogFollower
@@ -282,7 +283,9 @@ class Endpoint:
             elif path.startswith("/v1/"):
                 response.headers["Cache-Control"] = "no-store"
             response.headers[REQUEST_ID] = request_id
-            response.headers.update(self.callers.rate_limit_headers(request))
+            response.headers.update(
+                self.callers.rate_limit_headers(request) | deprecation_headers(request.method, path)
+            )
             return response
 
         return handle

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import version
@@ -9,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from recsys_tasks.serving.deprecation import DEPRECATIONS
 from recsys_tasks.wire.items import Identifier, Item, ItemChanges, Text
 from recsys_tasks.wire.messages import (
     Count,
@@ -38,7 +40,9 @@ from recsys_tasks.wire.rules import MerchandisingRules
 _JSON, _BUNDLE, _PROBLEM = "application/json", "application/octet-stream", "application/problem+json"
 _ITEMS, _ITEM = "/v1/items", "/v1/items/{item_id}"
 _ADMIN_PATHS = ("/v1/admin", "/v1/items/{item_id}/users")
-_REFERENCE = "#/components/schemas/{name}"
+_TAGS = {"/v1/admin": "admin", "/v1/items": "items", "/v1/events": "events", "/v1": "lists", "/": "health"}
+_SCHEMAS = "#/components/schemas/"
+_REFERENCE = _SCHEMAS + "{name}"
 _OVERVIEW = (
     "Session-based recommendations, personalized search and similar items. Post user events, request lists, and send "
     "the `request_id` of a list with the events that follow from it. Errors are problem documents (RFC 9457)."
@@ -359,6 +363,9 @@ def build_openapi_document() -> bytes:
     ]
     schemas, components = msgspec.json.schema_components([*body_types, Problem], ref_template=_REFERENCE)
     schema_of = dict(zip([*map(str, body_types), str(Problem)], schemas, strict=True))
+    bodies = {str(operation.body): schema_of.get(str(operation.body)) for operation in OPERATIONS}
+    for name in _referenced(bodies, components):
+        _describe_defaults(components[name])
     paths: dict[str, dict[str, Any]] = {}
     for operation in OPERATIONS:
         paths.setdefault(operation.path, {})[operation.method] = _describe(operation, schema_of)
@@ -379,15 +386,39 @@ def build_openapi_document() -> bytes:
     )
 
 
+def _describe_defaults(schema: dict[str, Any]) -> None:
+    """Moves the defaults of a request's fields into their descriptions, in place: generators of clients take a field
+    with a default as one that is always there."""
+    for field_schema in schema.get("properties", {}).values():
+        default = field_schema.pop("default", None)
+        if default not in (None, [], {}, False, ""):
+            text = f"Default: {msgspec.json.encode(default).decode()}."
+            field_schema["description"] = f"{field_schema.get('description', '')} {text}".strip()
+
+
+def _referenced(schema: dict[str, Any], components: dict[str, Any]) -> set[str]:
+    """Names of the components that a schema refers to, directly or not."""
+    found: set[str] = set()
+    waiting = [schema]
+    while waiting:
+        names = set(re.findall(f'"{_SCHEMAS}([^"]+)"', msgspec.json.encode(waiting.pop()).decode())) - found
+        found |= names
+        waiting += [components[name] for name in names]
+    return found
+
+
 def _describe(operation: Operation, schema_of: dict[str, Any]) -> dict[str, Any]:
     """Returns the OpenAPI operation object."""
     described: dict[str, Any] = {
+        "tags": [next(tag for start, tag in _TAGS.items() if operation.path.startswith(start))],
         "summary": operation.summary,
         "operationId": operation.name,
         "parameters": _parameters(operation),
     }
     if operation.description:
         described["description"] = operation.description
+    if (operation.method, operation.path) in DEPRECATIONS:
+        described["deprecated"] = True
     if operation.body is bytes:
         binary = {"schema": {"type": "string", "format": "binary"}}
         described["requestBody"] = {"required": True, "content": {operation.media_type: binary}}

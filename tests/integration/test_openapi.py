@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,8 @@ from schemathesis.specs.openapi.checks import (
 from starlette.routing import Route
 
 from recsys_tasks.serving.app import create_app
-from recsys_tasks.serving.openapi import OPERATIONS, Operation
+from recsys_tasks.serving.deprecation import DEPRECATIONS, Deprecation
+from recsys_tasks.serving.openapi import OPERATIONS, Operation, build_openapi_document
 from recsys_tasks.settings import Settings
 from tests.integration.endpoints import TOKEN as SECRET
 from tests.integration.endpoints import install_bundle, running_endpoint
@@ -54,6 +58,35 @@ def test_the_document_lists_exactly_the_routes(tmp_path: Path) -> None:
         for method in (route.methods or set()) - {"HEAD"}
     }
     assert routes - {("get", "/openapi.json")} == {(operation.method, operation.path) for operation in OPERATIONS}
+
+
+def test_a_deprecated_operation_says_so_in_its_answers_and_in_the_document(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    announced = Deprecation(datetime(2027, 1, 1, tzinfo=UTC), datetime(2027, 7, 1, tzinfo=UTC), "/v2/model")
+    monkeypatch.setitem(DEPRECATIONS, ("get", "/v1/model"), announced)
+    app = create_app(Settings(home=tmp_path))
+
+    async def headers(path: str) -> httpx.Headers:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://shop") as client:
+            return (await client.get(path)).headers
+
+    deprecated, other = asyncio.run(headers("/v1/model")), asyncio.run(headers("/v1/suggest?q=a"))
+    assert deprecated["Deprecation"] == "@1798761600"
+    assert deprecated["Sunset"] == "Thu, 01 Jul 2027 00:00:00 GMT"
+    assert deprecated["Link"] == '</v2/model>; rel="successor-version"'
+    assert not {"Deprecation", "Sunset", "Link"} & set(other)
+    paths = json.loads(build_openapi_document.__wrapped__())["paths"]
+    assert paths["/v1/model"]["get"]["deprecated"]
+    assert "deprecated" not in paths["/v1/suggest"]["get"]
+
+
+def test_optional_fields_of_requests_have_no_default_in_the_document() -> None:
+    """Generators take a field with a default as one that every request has."""
+    schemas = json.loads(build_openapi_document())["components"]["schemas"]
+    for name in ("RecommendationRequest", "SearchRequest", "Event", "Item", "Filter", "SessionEvent"):
+        assert not [field for field, schema in schemas[name]["properties"].items() if "default" in schema], name
+    assert schemas["RecommendationRequest"]["properties"]["k"]["description"].endswith("Default: 20.")
 
 
 @pytest.mark.parametrize(
