@@ -38,6 +38,7 @@ class SourceBatch:
         live: the source delivers events as they happen.
         columns: column names of the file; filled while `rows` is read.
         bad_lines: unparseable lines; filled while `rows` is read.
+        warnings: what a person should look at; filled while `rows` is read.
     """
 
     source: str
@@ -51,6 +52,7 @@ class SourceBatch:
     live: bool = False
     columns: list[str] = field(default_factory=list)
     bad_lines: list[BadLine] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def batch_id(self) -> str:

@@ -54,6 +54,12 @@ class Block:
     columns: dict[str, pa.Array]
     extra: pa.Array | None = None
 
+    def filter(self, is_kept: pa.Array) -> Block:
+        """Returns the block with the rows for which a mask is true."""
+        columns = {name: column.filter(is_kept) for name, column in self.columns.items()}
+        extra = None if self.extra is None else self.extra.filter(is_kept)
+        return Block(self.numbers.filter(is_kept), columns, extra)
+
 
 class LineReader:
     """Reads whole lines of a text file, decompressed by file name; truncates lines over the limit."""

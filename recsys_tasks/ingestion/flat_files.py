@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -15,12 +16,20 @@ import pyarrow.compute as pc
 from recsys_tasks.errors import MalformedFile
 from recsys_tasks.ingestion.batch import BadLine, SourceBatch, landing_arrow_schema
 from recsys_tasks.ingestion.file_readers import Block, read_csv, read_json_lines, read_parquet
+from recsys_tasks.ingestion.ids import (
+    ID_COLUMNS,
+    LARGEST_EXACT,
+    count_placeholders,
+    find_rounded,
+    float_to_text,
+    normalize_ids,
+)
 from recsys_tasks.ingestion.mapping import SourceMapping
 from recsys_tasks.ingestion.times import add_milliseconds, to_utc
 from recsys_tasks.names import CATEGORY_SEPARATOR
 
-_PREFIXED_COLUMNS = ("user_id", "session_id", "item_id")
-_KEYS_NOT_IN_DIGEST = {"on_error", "category_separator"}
+_PREFIXED_COLUMNS = ("event_id", "user_id", "session_id", "item_id")
+_KEYS_NOT_IN_DIGEST = {"on_error", "optional"}  # they do not change what a row means
 _TIME_COLUMNS = ("event_time", "valid_from", "available_from", "available_until")
 _RECORDS_PER_BLOCK = 20_000
 _DELIMITERS = {"csv": ",", "tsv": "\t"}
@@ -73,8 +82,8 @@ def make_bad_line_handler(path: Path, on_error: str, batch: SourceBatch) -> Call
 def _digest(mapping: SourceMapping, path: Path) -> str:
     """Digest of the file and its mapping: a corrected mapping makes a new batch of the same file."""
     # Without the key that earlier versions lacked: a file that was loaded before is known again.
-    is_separator_given = mapping.category_separator != CATEGORY_SEPARATOR
-    mapping_json = mapping.model_dump_json(exclude={"on_error"} if is_separator_given else _KEYS_NOT_IN_DIGEST)
+    later_keys = {"category_separator"} if mapping.category_separator == CATEGORY_SEPARATOR else set()
+    mapping_json = mapping.model_dump_json(exclude=_KEYS_NOT_IN_DIGEST | later_keys)
     return hashlib.sha256(f"{file_digest(path)} {mapping_json}".encode()).hexdigest()
 
 
@@ -85,36 +94,68 @@ def _rows(mapping: SourceMapping, path: Path, batch: SourceBatch) -> Iterator[pa
 
     on_bad_line = make_bad_line_handler(path, mapping.on_error, batch)
     if mapping.format == "jsonl":
-        blocks = _json_blocks(mapping, path, batch, on_bad_line)
+        blocks = _json_blocks(mapping, path, check_header, on_bad_line)
     elif mapping.format == "parquet":
         blocks = read_parquet(path, set(mapping.ignore) - set(mapping.mapped_columns), check_header, on_bad_line)
     else:
         blocks = read_csv(path, mapping.delimiter or _DELIMITERS[mapping.format], check_header, on_bad_line)
+    placeholders: Counter[str] = Counter()
     for block in blocks:
         if len(block.numbers):
             try:
-                yield _to_canonical_batch(mapping, block)
+                exact = _without_rounded_ids(mapping, block, on_bad_line)
+                yield _to_canonical_batch(mapping, exact, placeholders)
             except pa.ArrowException as error:  # a Parquet type without a text form
                 raise MalformedFile(str(path), block.numbers[0].as_py(), str(error)) from error
+    batch.warnings += [
+        f"{count:,} values of {name} are words for a missing value, such as NaN or null, and were read as ids; add them"
+        " to `nulls` of the mapping"
+        for name, count in placeholders.items()
+        if count
+    ]
 
 
 def _check_header(mapping: SourceMapping, path: Path, header: list[str]) -> None:
     for column in mapping.mapped_columns:
-        if column not in header:
-            raise MalformedFile(str(path), 1, f"no column {column!r}; the file has {', '.join(header) or 'none'}")
+        if column not in header and column not in mapping.optional:
+            raise MalformedFile(
+                str(path),
+                1,
+                f"no column {column!r}; the file has {', '.join(header) or 'none'}. If files may lack it, add it to"
+                " `optional` of the mapping",
+            )
     repeated = sorted({name for name in header if header.count(name) > 1})
     if repeated:
         raise MalformedFile(str(path), 1, f"the header has {', '.join(map(repr, repeated))} more than once")
 
 
-def _to_canonical_batch(mapping: SourceMapping, block: Block) -> pa.RecordBatch:
-    """Converts a block to a landing batch of the mapping's kind."""
-    rows = {name: _convert_column(name, block.columns[column], mapping) for name, column in mapping.columns.items()}
+def _without_rounded_ids(mapping: SourceMapping, block: Block, on_bad_line: Callable[[BadLine], None]) -> Block:
+    """Returns a block without the rows that have a rounded id, which are reported as bad lines."""
+    for name in ID_COLUMNS:
+        column = block.columns.get(mapping.columns.get(name, ""))
+        if column is None:
+            continue
+        is_rounded = find_rounded(column)
+        if not pc.any(is_rounded).as_py():
+            continue
+        rounded = zip(block.numbers.filter(is_rounded).to_pylist(), column.filter(is_rounded).to_pylist(), strict=True)
+        for number, value in rounded:
+            reason = f"{name} {value!r} is a rounded number, which other ids look like, too; write ids as text"
+            on_bad_line(BadLine(number, reason, str(value)))
+        block = block.filter(pc.invert(is_rounded))
+    return block
+
+
+def _to_canonical_batch(mapping: SourceMapping, block: Block, placeholders: Counter[str]) -> pa.RecordBatch:
+    """Converts a block to a landing batch of the mapping's kind; counts the ids that look like missing values."""
+    count = len(block.numbers)
+    columns = {name: block.columns.get(name, pa.nulls(count, pa.string())) for name in mapping.mapped_columns}
+    rows = {name: _convert_column(name, columns[column], mapping) for name, column in mapping.columns.items()}
     if mapping.time_offset_ms and "event_time" in rows:
         rows["event_time"] = add_milliseconds(
-            rows["event_time"], _to_text_column(block.columns[mapping.time_offset_ms], "UTC")
+            rows["event_time"], _to_text_column(columns[mapping.time_offset_ms], "UTC")
         )
-    count = len(block.numbers)
+    placeholders.update({name: count_placeholders(rows[name]) for name in ID_COLUMNS if name in rows})
     for name, value in mapping.defaults.items():
         rows[name] = pc.fill_null(rows.get(name, pa.nulls(count, pa.string())), value)
     if "event_type" in rows:
@@ -143,6 +184,8 @@ def _convert_column(name: str, column: pa.Array, mapping: SourceMapping) -> pa.A
     text = _to_text_column(column, mapping.time_zone)
     if mapping.nulls:
         text = pc.if_else(pc.is_in(text, pa.array(mapping.nulls, pa.string())), None, text)
+    if name in ID_COLUMNS:
+        return normalize_ids(text)
     return to_utc(text, mapping.time_format, mapping.time_zone) if name in _TIME_COLUMNS else text
 
 
@@ -152,6 +195,8 @@ def _to_text_column(column: pa.Array, zone: str) -> pa.Array:
         return pa.array([None if value is None else _dump_json(value) for value in column.to_pylist()], pa.string())
     if pa.types.is_timestamp(column.type):
         return to_utc(column, "iso8601", zone)
+    if pa.types.is_floating(column.type):
+        return float_to_text(column)
     text = column.cast(pa.string())
     return pc.if_else(pc.equal(text, ""), None, text)
 
@@ -218,9 +263,13 @@ def _dump_json(value: object) -> str:
 
 
 def _json_blocks(
-    mapping: SourceMapping, path: Path, batch: SourceBatch, on_bad_line: Callable[[BadLine], None]
+    mapping: SourceMapping,
+    path: Path,
+    check_header: Callable[[list[str]], None],
+    on_bad_line: Callable[[BadLine], None],
 ) -> Iterator[Block]:
-    """Yields JSONL records as blocks: mapped fields as text columns, other fields as JSON objects."""
+    """Yields JSONL records as blocks: mapped fields as text columns, other fields as JSON objects. Checks at the end
+    that each mapped field is in one of the records."""
     records = read_json_lines(path, on_bad_line)
     mapped = set(mapping.mapped_columns)
     names: set[str] = set()
@@ -232,7 +281,8 @@ def _json_blocks(
             excluded = mapped | set(mapping.ignore)
             extra = pa.array([_unmapped_fields(record, excluded) for _, record in chunk], pa.string())
         yield Block(pa.array([number for number, _ in chunk], pa.int64()), columns, extra)
-    batch.columns = sorted(names)
+    if names:
+        check_header(sorted(names))
 
 
 def _to_text_array(values: list[object]) -> pa.Array:
@@ -257,6 +307,8 @@ def as_text(value: object) -> str | None:
         return _dump_json(value)
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            return None
+        return str(int(value)) if value.is_integer() and abs(value) <= LARGEST_EXACT else str(value)
     return str(value)

@@ -40,9 +40,10 @@ def drop_landing_schema(connection: Connection, number: int) -> None:
 
 
 def drop_staging_tables(connection: Connection) -> None:
-    """Drops the tables of an earlier validation from the selected landing schema."""
+    """Drops the tables of an earlier validation, and of a load that it led to, from the selected landing schema."""
     staged = ", ".join(f"staged_{kind}" for kind in COLUMNS_BY_KIND)
-    connection.execute(text(f"drop table if exists {staged}, broken_rows cascade"))
+    connection.execute(text(f"drop table if exists {staged}, broken_rows, known_events, skipped_events cascade"))
+    connection.execute(text("truncate repeated_events"))
 
 
 def create_landing_views(connection: Connection, kind: str) -> None:

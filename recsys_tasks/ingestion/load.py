@@ -10,7 +10,7 @@ from datetime import date, timedelta
 from sqlalchemy import Connection, Engine, Row, text
 from sqlalchemy.exc import IntegrityError
 
-from recsys_tasks.errors import InvariantError
+from recsys_tasks.errors import BatchRejected, InvariantError
 from recsys_tasks.ingestion.changes import lock_changes, record_change
 from recsys_tasks.ingestion.landing_schema import drop_landing_schema, find_batch, use_landing_schema
 from recsys_tasks.ingestion.month_partitions import list_months, partition_bounds, partition_name
@@ -18,7 +18,7 @@ from recsys_tasks.warehouse import raises_unavailable, run_script, statement
 
 log = logging.getLogger(__name__)
 
-# Events with the same id are duplicates only within this distance of the batch's time range.
+# Events of a source with the same id are duplicates only within this distance of the batch's time range.
 IDENTITY_WINDOW = timedelta(days=31)
 _MIN_EVENTS_TO_ANALYZE = 10_000
 # Columns whose statistics the planner needs. Stale statistics of `request_id` (all null before the first feedback)
@@ -54,6 +54,7 @@ def load_batch(engine: Engine, batch_id: str) -> LoadReport:
     """Loads a validated batch in one transaction and drops its landing schema; does nothing if already loaded.
 
     Raises:
+        BatchRejected: too many of its events have the ids of other events. Nothing of the batch is loaded.
         InvariantError: the batch is unknown or not validated.
         UnavailableError: the warehouse is unreachable or its disk is full. Nothing of the batch is loaded.
     """
@@ -70,11 +71,21 @@ def load_batch(engine: Engine, batch_id: str) -> LoadReport:
             duplicates = batch.read_rows - batch.quarantined_rows
             return LoadReport(batch_id, batch.read_rows, 0, duplicates, batch.quarantined_rows, 0, True)
         use_landing_schema(connection, batch.number)
-        inserted = _load_items_and_users(connection, batch)
-        events, conflicts, days = _load_events(connection, batch)
-        record_change(connection, batch_id, days.items())
-        report = _mark_loaded(connection, batch, inserted + events, conflicts)
-        drop_landing_schema(connection, batch.number)
+        conflicts = _find_conflicts(connection, batch)
+        problem = _describe_conflicts(batch, conflicts) if conflicts else None
+        is_rejected = problem is not None and _exceeds_bad_share(batch, conflicts)
+        if problem is not None:
+            _record_problem(connection, batch, problem, is_rejected)
+        if not is_rejected:
+            inserted = _load_items_and_users(connection, batch)
+            events, days = _load_events(connection, batch)
+            record_change(connection, batch_id, days.items())
+            report = _mark_loaded(connection, batch, inserted + events, conflicts)
+            drop_landing_schema(connection, batch.number)
+    if is_rejected:
+        raise BatchRejected(f"Batch {batch_id} ({batch.origin}) was rejected: {problem}. Nothing of it was loaded")
+    if problem is not None:
+        log.warning("Batch %s: %s", batch_id, problem)
     if events >= _MIN_EVENTS_TO_ANALYZE:
         _refresh_statistics(engine, list_months(days))
     log.info("Loaded %s", report)
@@ -90,27 +101,58 @@ def _load_items_and_users(connection: Connection, batch: Row[tuple[object, ...]]
     return inserted
 
 
-def _load_events(connection: Connection, batch: Row[tuple[object, ...]]) -> tuple[int, int, dict[date, int]]:
-    """Loads events; returns the inserted count, the conflict count and the added events per changed day."""
+def _find_conflicts(connection: Connection, batch: Row[tuple[object, ...]]) -> int:
+    """Quarantines events with the id of another event of the source but different content; returns their number."""
     if batch.first_event is None:
-        return 0, 0, {}
+        return 0
+    replace = batch.on_conflict == "replace"
+    known_from, known_until = batch.first_event - IDENTITY_WINDOW, batch.last_event + IDENTITY_WINDOW
+    known = {"source": batch.source, "known_from": known_from, "known_until": known_until}
+    connection.execute(statement("ingestion/find_known"), known)
+    _find_repeated_events(connection, replace)
+    connection.execute(statement("ingestion/skip_events"), {"replace": replace})
+    return connection.execute(statement("ingestion/quarantine_conflicts"), {"batch_id": batch.batch_id}).rowcount
+
+
+def _describe_conflicts(batch: Row[tuple[object, ...]], conflicts: int) -> str:
+    return (
+        f"{conflicts:,} of its {batch.read_rows:,} rows have the id of another event of source {batch.source!r} with"
+        " different content, which is kept (event_id_conflict). If they correct it, set on_conflict = 'replace'; if"
+        " they are other events, their ids need another source or an id_prefix"
+    )
+
+
+def _exceeds_bad_share(batch: Row[tuple[object, ...]], conflicts: int) -> bool:
+    limit = 1.0 if batch.max_bad_share is None else batch.max_bad_share
+    return bool((batch.quarantined_rows + conflicts) / batch.read_rows > limit)
+
+
+def _record_problem(connection: Connection, batch: Row[tuple[object, ...]], problem: str, is_rejected: bool) -> None:
+    """Adds a problem to a batch: as the reason of its rejection, or as a warning."""
+    assignment = (
+        "status = 'rejected', message = :problem" if is_rejected else "warnings = array_append(warnings, :problem)"
+    )
+    connection.execute(
+        text(f"update batches set {assignment} where batch_id = :id"),  # noqa: S608
+        {"problem": problem, "id": batch.batch_id},
+    )
+
+
+def _load_events(connection: Connection, batch: Row[tuple[object, ...]]) -> tuple[int, dict[date, int]]:
+    """Loads events; returns the inserted count and the added events per changed day."""
+    if batch.first_event is None:
+        return 0, {}
     batch_values = {"batch": batch.number, "source": batch.source}
     for kind in ("items", "users"):
         if getattr(batch, f"implies_{kind}"):
             connection.execute(statement(f"ingestion/find_implied_{kind}"))
             connection.execute(statement(f"ingestion/imply_{kind}"), batch_values)
-    replace = batch.on_conflict == "replace"
-    time_range = {"known_from": batch.first_event - IDENTITY_WINDOW, "known_until": batch.last_event + IDENTITY_WINDOW}
-    connection.execute(statement("ingestion/find_known"), time_range)
-    _find_repeated_events(connection, replace)
-    connection.execute(statement("ingestion/skip_events"), {"replace": replace})
-    conflicts = connection.execute(statement("ingestion/quarantine_conflicts"), {"batch_id": batch.batch_id}).rowcount
-    if replace:
+    if batch.on_conflict == "replace":
         connection.execute(statement("ingestion/remove_corrected"))
     run_script(connection, "ingestion/arriving_events")
     days = {row.day: int(row.events) for row in connection.execute(statement("ingestion/find_changed_days"))}
     months = list_months(day for day, events in days.items() if events)
-    return _insert_events(connection, batch_values, months), conflicts, days
+    return _insert_events(connection, batch_values, months), days
 
 
 def _find_repeated_events(connection: Connection, last_wins: bool) -> None:
@@ -158,6 +200,7 @@ def _insert_new_months(connection: Connection, values: dict[str, object], months
         name, (start, end) = f"public.{partition_name(month)}", partition_bounds(month)
         connection.execute(text(f"alter table events detach partition {name}"))
         connection.execute(text(f"alter table {name} add primary key (event_time, event_key)"))
+        connection.execute(text(f"create index on {name} (event_key)"))
         connection.execute(
             text(f"alter table public.events attach partition {name} for values from ('{start}') to ('{end}')")
         )

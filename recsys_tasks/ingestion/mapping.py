@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from recsys_tasks.errors import ConfigurationError
+from recsys_tasks.ingestion.times import check_time_format
 from recsys_tasks.names import CATEGORY_SEPARATOR, COLUMNS_BY_KIND, EVENT_TYPES
 
 BUILT_IN = Path(__file__).parent / "mappings"
@@ -35,6 +36,7 @@ class SourceMapping(BaseModel):
     time_offset_ms: str | None = None
     id_prefix: str = ""
     ignore: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
     category_separator: str = Field(CATEGORY_SEPARATOR, pattern=r"\S")
     on_conflict: Literal["keep", "replace"] = "keep"
     live: bool = False
@@ -48,6 +50,12 @@ class SourceMapping(BaseModel):
             ZoneInfo(value)
         except (ZoneInfoNotFoundError, ValueError) as error:
             raise ValueError(f"unknown time zone {value!r}; use a name such as 'Europe/Berlin'") from error
+        return value
+
+    @field_validator("time_format")
+    @classmethod
+    def _time_format_is_readable(cls, value: str) -> str:
+        check_time_format(value)
         return value
 
     @field_validator("event_types")
@@ -70,6 +78,9 @@ class SourceMapping(BaseModel):
         for name in _REQUIRED[self.kind]:
             if name not in self.columns and name not in self.defaults:
                 raise ValueError(f"columns.{name} is required for {self.kind}")
+        for column in self.optional:
+            if column not in self.mapped_columns:
+                raise ValueError(f"optional names {column!r}, which no column is mapped to")
         if self.format not in ("csv", "tsv") and self.delimiter:
             raise ValueError(f"delimiter applies to csv and tsv only, not to {self.format}")
         return self

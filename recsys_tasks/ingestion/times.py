@@ -12,7 +12,11 @@ import pyarrow.compute as pc
 
 _UTC_PATTERN = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?Z$"
 _ZONE_SUFFIX_PATTERN = r"(Z|[+-]\d\d:?\d\d)$"
-_MICROSECONDS_PER_UNIT = {"unix_s": 1e6, "unix_ms": 1e3}
+_MICROSECONDS_PER_UNIT = {"unix_s": 1e6, "unix_ms": 1e3, "unix_us": 1.0, "unix_ns": 1e-3}
+_INTEGER_PATTERN = r"^-?\d{1,19}$"
+_NANOSECONDS_PER_MICROSECOND = 1_000
+_SAMPLE_TIME = datetime(2024, 7, 13, 14, 15, 16, tzinfo=UTC)
+_MACHINE_DEPENDENT = ("%Z", "%c", "%x", "%X")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MIN_MICROSECONDS, _END_MICROSECONDS = -62_135_596_800_000_000, 253_402_300_800_000_000  # years 0001 to 9999
 _MAX_ARROW_ZONE_MICROSECONDS = 2_145_830_400_000_000  # 2037-12-31; Arrow has no later daylight saving rules
@@ -28,6 +32,32 @@ _FIELD_PATTERNS = {
 }
 
 
+def check_time_format(time_format: str) -> None:
+    """Checks that times of a format can be read.
+
+    Raises:
+        ValueError: the format is neither known by name nor a strptime pattern of a whole date; or it has a part that is
+            read differently on another machine, such as the abbreviation of a time zone.
+    """
+    if time_format == "iso8601" or time_format in _MICROSECONDS_PER_UNIT:
+        return
+    names = ", ".join(["iso8601", *_MICROSECONDS_PER_UNIT])
+    expected = f"expected {names}, or a strptime pattern such as '%d.%m.%Y %H:%M'"
+    dependent = [part for part in re.findall("%.", time_format) if part in _MACHINE_DEPENDENT]
+    if dependent:
+        raise ValueError(
+            f"{time_format!r} has {dependent[0]}, which another machine reads differently; {expected}. `%z` reads"
+            " offsets such as +02:00, and `time_zone` names the zone of times without one"
+        )
+    try:
+        parsed = datetime.strptime(_SAMPLE_TIME.strftime(time_format), time_format)  # noqa: DTZ007
+    except (ValueError, re.error) as error:
+        raise ValueError(f"unknown time format {time_format!r}; {expected}") from error
+    has_hour = "%H" in time_format or "%I" in time_format
+    if parsed.date() != _SAMPLE_TIME.date() or (has_hour and parsed.hour != _SAMPLE_TIME.hour):
+        raise ValueError(f"{time_format!r} does not tell year, month, day and hour; {expected}")
+
+
 def to_utc(times: pa.Array, time_format: str, zone: str) -> pa.Array:
     """Converts times of one format to ISO 8601 text in UTC; `zone` applies to times without a zone.
 
@@ -36,7 +66,7 @@ def to_utc(times: pa.Array, time_format: str, zone: str) -> pa.Array:
 
     Args:
         times: text, timestamps or dates; null stays null.
-        time_format: format of text: `iso8601`, `unix_s`, `unix_ms` or a strptime pattern.
+        time_format: format of text: `iso8601`, `unix_s`, `unix_ms`, `unix_us`, `unix_ns` or a strptime pattern.
         zone: name of a time zone.
     """
     if pa.types.is_date(times.type) or pa.types.is_timestamp(times.type):
@@ -74,6 +104,8 @@ def time_converter(time_format: str, zone: str) -> Callable[[object], object]:
     factor = _MICROSECONDS_PER_UNIT.get(time_format)
 
     def parse(text: str) -> datetime:
+        if time_format == "unix_ns" and re.match(_INTEGER_PATTERN, text):
+            return _EPOCH + timedelta(microseconds=int(text) // _NANOSECONDS_PER_MICROSECOND)
         if factor is not None:
             return _EPOCH + timedelta(microseconds=round(float(text) * factor))
         if time_format == "iso8601":
@@ -93,6 +125,10 @@ def time_converter(time_format: str, zone: str) -> Callable[[object], object]:
 
 def _parse(times: pa.Array, time_format: str, zone: str) -> pa.Array:
     """Parses times to UTC timestamps; raises an Arrow error if any time is invalid."""
+    if time_format == "unix_ns" and pc.all(pc.match_substring_regex(times, _INTEGER_PATTERN)).as_py():
+        # A 64-bit float does not hold nanoseconds since 1970 exactly.
+        nanoseconds = times.cast(pa.int64()).cast(pa.timestamp("ns", "UTC"))
+        return pc.floor_temporal(nanoseconds, unit="microsecond").cast(pa.timestamp("us", "UTC"))
     if time_format in _MICROSECONDS_PER_UNIT:
         microseconds = pc.round(pc.multiply(times.cast(pa.float64()), _MICROSECONDS_PER_UNIT[time_format]))
         return microseconds.cast(pa.int64()).cast(pa.timestamp("us", "UTC"))

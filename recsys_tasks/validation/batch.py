@@ -107,7 +107,7 @@ def validate_batch(
                 f"Batch {batch_id} ({batch.origin}) was rejected: {'; '.join(findings.problems)}."
                 f" Nothing of it was loaded. Details: {docs}"
             )
-        _record_result(connection, batch_id, quarantined, findings.warnings, message)
+        _record_result(connection, batch_id, quarantined, findings.warnings, message, max_bad_share)
     for warning in findings.warnings:
         log.warning("Batch %s: %s", batch_id, warning)
     if message:
@@ -135,7 +135,7 @@ def _check_rows(
     connection.execute(text("delete from quarantine where batch_id = :id and kind <> 'lines'"), {"id": batch.batch_id})
     connection.execute(text("delete from batch_profiles where batch_id = :id"), {"id": batch.batch_id})
     _collect_pending_ids(connection, batch)
-    findings = _Findings()
+    findings = _Findings(warnings=list(batch.landing_warnings))
     num_bad_lines = _count_quarantined(connection, batch.batch_id)
     if num_bad_lines:
         findings.rules["readable"] = num_bad_lines
@@ -222,12 +222,17 @@ def _count_quarantined(connection: Connection, batch_id: str) -> int:
 
 
 def _record_result(
-    connection: Connection, batch_id: str, quarantined: int, warnings: list[str], message: str | None
+    connection: Connection,
+    batch_id: str,
+    quarantined: int,
+    warnings: list[str],
+    message: str | None,
+    max_bad_share: float,
 ) -> None:
     connection.execute(
         text(
             "update batches set status = :status, quarantined_rows = :quarantined, warnings = :warnings,"
-            " message = :message where batch_id = :id"
+            " message = :message, max_bad_share = :max_bad_share where batch_id = :id"
         ),
         {
             "id": batch_id,
@@ -235,6 +240,7 @@ def _record_result(
             "quarantined": quarantined,
             "warnings": warnings,
             "message": message,
+            "max_bad_share": max_bad_share,
         },
     )
 

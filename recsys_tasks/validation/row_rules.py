@@ -20,6 +20,7 @@ class Rule(NamedTuple):
 
 _TOO_LONG = "is longer than 2,000 bytes"
 _PROPERTIES = Rule("properties", "properties is not valid JSON")
+_FINITE_PROPERTIES = Rule("properties", "properties has a number beyond double precision")
 
 RULES: dict[str, dict[str, Rule]] = {
     "events": {
@@ -41,6 +42,7 @@ RULES: dict[str, dict[str, Rule]] = {
         "price_not_negative": Rule("price", "price is negative"),
         "position_is_integer": Rule("position", "position is not an integer"),
         "properties_are_json": _PROPERTIES,
+        "properties_are_finite": _FINITE_PROPERTIES,
     },
     "items": {
         "item_id_present": Rule("item_id", "item_id is missing"),
@@ -48,6 +50,7 @@ RULES: dict[str, dict[str, Rule]] = {
         "price_is_number": Rule("price", "price is not a finite number"),
         "price_not_negative": Rule("price", "price is negative"),
         "properties_are_json": _PROPERTIES,
+        "properties_are_finite": _FINITE_PROPERTIES,
         "available_from_is_time": Rule("available_from", "available_from is not a time"),
         "available_until_is_time": Rule("available_until", "available_until is not a time"),
         "valid_from_is_time": Rule("valid_from", "valid_from is not a time"),
@@ -57,6 +60,7 @@ RULES: dict[str, dict[str, Rule]] = {
         "ids_are_short": Rule("user_id", f"the id {_TOO_LONG}"),
         "user_not_forgotten": Rule("user_id", "the user was forgotten"),
         "properties_are_json": _PROPERTIES,
+        "properties_are_finite": _FINITE_PROPERTIES,
         "valid_from_is_time": Rule("valid_from", "valid_from is not a time"),
     },
 }

@@ -3,7 +3,7 @@
 -- Output: the position, the propensity of the item there, the visitor, and whether the impression was clicked.
 select
     impressions.position,
-    cast(impressions.properties ->> 'propensity' as double precision) as propensity,
+    finite_number(impressions.properties ->> 'propensity') as propensity,
     shopper_outcomes.visitor,
     exists(
         select 1
@@ -22,4 +22,4 @@ where
     and shopper_outcomes.model_version = :model_version
     and shopper_outcomes.arm = any(:arms)
     and shopper_outcomes.list = 'recommendations'
-    and impressions.properties ->> 'propensity' is not null
+    and finite_number(impressions.properties ->> 'propensity') > 0

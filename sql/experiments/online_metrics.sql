@@ -62,7 +62,7 @@ by_visitor as (
         sum(clicks) as clicks,
         sum(carts) as carts,
         sum(buys) as buys,
-        cast(sum(revenue) as double precision) as revenue
+        finite_number(cast(sum(revenue) as text)) as revenue
     from sessions_by_visitor
     group by grouping sets (
         (list, model_version, experiment, arm, visitor),

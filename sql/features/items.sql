@@ -18,7 +18,7 @@ select
     title,
     category_path,
     brand,
-    cast(price as double precision) as price,
+    finite_number(cast(price as text)) as price,
     cast(properties as text) as properties,
     available_from,
     available_until

@@ -115,8 +115,15 @@ select
     coalesce(max(shown.properties ->> 'arm') filter (where shown.position = 1), '') as arm,
     coalesce(max(shown.properties ->> 'segment') filter (where shown.position = 1), '') as segment,
     coalesce(max(shown.properties ->> 'traffic') filter (where shown.position = 1), 'shopper') as traffic,
-    coalesce(max(cast(shown.properties ->> 'sampled' as real)) filter (where shown.position = 1), 1) as sampled,
-    max(cast(shown.properties ->> 'milliseconds' as real)) filter (where shown.position = 1) as milliseconds,
+    coalesce(
+        max(least(finite_number(shown.properties ->> 'sampled'), 1)) filter (
+            where shown.position = 1 and finite_number(shown.properties ->> 'sampled') > 1e-9
+        ),
+        1
+    ) as sampled,
+    max(least(finite_number(shown.properties ->> 'milliseconds'), 1e9)) filter (
+        where shown.position = 1
+    ) as milliseconds,
     count(*) as impressions,
     count(outcomes.item_id) as clicks,
     count(*) filter (where outcomes.carted) as carts,

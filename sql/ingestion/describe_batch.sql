@@ -3,6 +3,7 @@
 update batches set
     read_rows = :read,
     columns = cast(:columns as text[]),
+    landing_warnings = cast(:warnings as text[]),
     new_columns = array(
         select incoming.name
         from unnest(cast(:columns as text[])) as incoming (name)

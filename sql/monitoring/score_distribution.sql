@@ -1,7 +1,7 @@
 -- Grain: one score bucket (power of the square root of ten), with the number of first-position impressions in a model
 -- version's recommendations in [:begins, :ends). Input of the score drift monitor (PSI).
 select
-    cast(round(2 * log(greatest(cast(properties ->> 'score' as numeric), 1e-9))) as text) as value,
+    cast(round(2 * log(greatest(finite_number(properties ->> 'score'), 1e-9))) as text) as value,
     count(*) as events
 from events
 where

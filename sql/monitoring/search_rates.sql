@@ -6,7 +6,7 @@ with searches as (
         events.event_id,
         events.event_time,
         lower(btrim(events.query)) as query_text,
-        cast(events.properties ->> 'results' as integer) as results,
+        finite_number(events.properties ->> 'results') as results,
         coalesce(events.properties ->> 'corrected' = 'true', false) as is_corrected,
         visitor_of(events.user_id, events.session_id) as visitor
     from events

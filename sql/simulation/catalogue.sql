@@ -6,9 +6,9 @@ select
     cast(
         coalesce(
             percentile_cont(0.5) within group (
-                order by cast(events.price as double precision)
+                order by finite_number(cast(events.price as text))
             ),
-            cast(max(items.price) as double precision),
+            finite_number(cast(max(items.price) as text)),
             1
         ) as double precision
     ) as price,

@@ -30,18 +30,16 @@ with typed as (
                 )
             )
         ) as event_id,
-        case
-            when event_time like '____-__-__T%Z' and pg_input_is_valid(event_time, 'timestamptz')
-                then cast(event_time as timestamptz)
-        end as event_time,
-        case when pg_input_is_valid(quantity, 'numeric') then cast(quantity as numeric) end as quantity,
+        utc_time(event_time) as event_time,
+        case when finite_number(quantity) is not null then cast(quantity as numeric) end as quantity,
         quantity is not null as has_quantity,
-        case when pg_input_is_valid(price, 'numeric') then cast(price as numeric) end as price,
+        case when finite_number(price) is not null then cast(price as numeric) end as price,
         price is not null as has_price,
         case when pg_input_is_valid(position, 'integer') then cast(position as integer) end as position,
         position is not null as has_position,
         case when pg_input_is_valid(properties, 'jsonb') then cast(properties as jsonb) end as properties,
-        properties is not null as has_properties
+        properties is not null as has_properties,
+        has_infinite_number(properties) as has_infinite_number
     from landed_events
     -- `offset 0` keeps the planner from inlining this step and parsing each text again at every use.
     offset 0  -- noqa: AM09
@@ -113,18 +111,13 @@ checked as (
                         )
                         then 'user_not_forgotten'
                 end,
-                case
-                    when has_quantity and coalesce(quantity in ('NaN', 'Infinity', '-Infinity'), true)
-                        then 'quantity_is_number'
-                end,
+                case when has_quantity and quantity is null then 'quantity_is_number' end,
                 case when quantity <= 0 then 'quantity_positive' end,
-                case
-                    when has_price and coalesce(price in ('NaN', 'Infinity', '-Infinity'), true)
-                        then 'price_is_number'
-                end,
+                case when has_price and price is null then 'price_is_number' end,
                 case when price < 0 then 'price_not_negative' end,
                 case when has_position and position is null then 'position_is_integer' end,
-                case when has_properties and properties is null then 'properties_are_json' end
+                case when has_properties and properties is null then 'properties_are_json' end,
+                case when has_infinite_number then 'properties_are_finite' end
             ),
             ''
         ) as broken_rules
@@ -134,7 +127,7 @@ checked as (
 select
     cast(row_number as integer) as row_number,
     event_id,
-    hashtextextended(event_id, 0) as event_key,
+    event_key(:source, event_id) as event_key,
     user_id,
     session_id,
     item_id,

@@ -7,7 +7,8 @@ with typed as (
         user_id,
         case when pg_input_is_valid(properties, 'jsonb') then cast(properties as jsonb) end as properties,
         properties is not null as has_properties,
-        case when pg_input_is_valid(valid_from, 'timestamptz') then cast(valid_from as timestamptz) end as valid_from,
+        has_infinite_number(properties) as has_infinite_number,
+        case when valid_from = '-infinity' then '-infinity' else utc_time(valid_from) end as valid_from,
         valid_from is not null as has_valid_from
     from landed_users
 )
@@ -34,6 +35,7 @@ select
                     then 'user_not_forgotten'
             end,
             case when has_properties and properties is null then 'properties_are_json' end,
+            case when has_infinite_number then 'properties_are_finite' end,
             case when has_valid_from and valid_from is null then 'valid_from_is_time' end
         ),
         ''

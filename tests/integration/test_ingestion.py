@@ -30,9 +30,10 @@ from recsys_tasks.ingestion.sources import read_source
 from recsys_tasks.interval import Interval
 from recsys_tasks.settings import settings
 from recsys_tasks.validation.batch import ValidationReport, validate_batch
+from recsys_tasks.warehouse import statement
 from recsys_tasks.wire.filters import Filter
 from tests.integration.ingesting import LONG_AGO, count
-from tests.shops import write_lines
+from tests.shops import START, add_batch, event, fill, write_lines
 
 GOOD: dict[str, object] = {
     "event_id": "e1",
@@ -130,7 +131,8 @@ def test_bad_rows_are_quarantined_with_a_reason_and_the_rest_is_loaded(warehouse
         "quantity_positive": {"quantity": -1},
         "quantity_is_number": {"quantity": "1e999999999"},
         "price_not_negative": {"price": -0.5},
-        "price_is_number": {"price": "NaN"},
+        "price_is_number": {"price": "1e400"},
+        "properties_are_finite": {"properties": {"size": {"cm": 10**400}}},
         "ids_are_short": {"user_id": "u" * 3_000},
         "query_present": {"event_type": "search", "item_id": None},
     }
@@ -139,12 +141,47 @@ def test_bad_rows_are_quarantined_with_a_reason_and_the_rest_is_loaded(warehouse
     file = write_lines(tmp_path / "feedback.jsonl", records)
     (validated,), (report,) = _ingest(warehouse, tmp_path, "feedback", file)
     assert validated.rules == dict.fromkeys(bad, 1)
-    assert (report.read, report.inserted, report.quarantined) == (32, 20, 12)
+    assert (report.read, report.inserted, report.quarantined) == (33, 20, 13)
     with warehouse.connect() as connection:
         kept = connection.execute(text("select rule, reason, raw ->> 'event_id' as id from quarantine")).all()
     assert {row.rule: row.id for row in kept} == {rule: rule for rule in bad}
     assert all(row.reason for row in kept)
     assert (tmp_path / "gx" / "data_docs" / "index.html").exists()
+
+
+@pytest.mark.parametrize("price", ["1e400", "-1e400", "1e-400", "Infinity", "NaN", "1" + 400 * "0"])
+def test_an_item_whose_price_no_reader_can_hold_is_quarantined(warehouse: Engine, tmp_path: Path, price: str) -> None:
+    file = tmp_path / "items.csv"
+    file.write_text(f"id,price\ni1,2.5\ni2,{price}\n", encoding="utf-8")
+    mapping = tmp_path / "items.toml"
+    lines = ['source = "shop"', 'kind = "items"', 'format = "csv"', "[columns]", 'item_id = "id"', 'price = "price"']
+    mapping.write_text("\n".join(lines), encoding="utf-8")
+    (validated,), _ = _ingest(warehouse, tmp_path, str(mapping), file)
+    assert validated.rules == {"price_is_number": 1}
+
+
+def test_numbers_that_no_reader_can_hold_stop_no_snapshot(warehouse: Engine, tmp_path: Path) -> None:
+    """Rows that earlier versions stored, and properties of impressions, in which a caller writes what it likes."""
+    fill(warehouse)
+    build_snapshot(warehouse, tmp_path, SnapshotParameters(0.1, 0.1, 2))
+    shown = event("u1", "shown", "i1", START) | {"event_type": "impression"}
+    add_batch(warehouse, [shown])
+    with warehouse.begin() as connection:
+        connection.execute(text("update item_versions set price = 1e400 where item_id = 'i1'"))
+        connection.execute(
+            text(
+                "update events set request_id = 'r', position = 1, properties = cast(:properties as jsonb)"
+                " where event_type = 'impression'"
+            ),
+            {"properties": json.dumps({"score": "high", "sampled": 0, "milliseconds": 1e300, "results": "many"})},
+        )
+    snapshot = build_snapshot(warehouse, tmp_path, SnapshotParameters(0.1, 0.1, 2), START + timedelta(days=1))
+    assert (
+        dict(zip(*snapshot.item_table().select(["item_id", "price"]).to_pydict().values(), strict=True))["i1"] is None
+    )
+    with warehouse.begin() as connection:
+        day = {"day": START.date(), "day_start": START, "day_end": START + timedelta(days=1)}
+        assert connection.execute(statement("monitoring/search_rates"), {"begins": START, "ends": day["day_end"]}).one()
 
 
 @pytest.mark.parametrize(

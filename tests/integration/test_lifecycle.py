@@ -20,7 +20,16 @@ from recsys_tasks.settings import Settings
 from recsys_tasks.steps import ingestion
 from recsys_tasks.validation.batch import validate_batch
 from recsys_tasks.warehouse import statement
-from tests.integration.ingesting import LONG_AGO, count, csv_line, ingest, set_old_mtime, write_csv, write_mapping
+from tests.integration.ingesting import (
+    LONG_AGO,
+    count,
+    csv_line,
+    dump_contents,
+    ingest,
+    set_old_mtime,
+    write_csv,
+    write_mapping,
+)
 from tests.shops import fill
 
 OPEN = "select count(*) from quarantine where resolved_at is null"
@@ -93,6 +102,49 @@ def test_an_event_id_with_conflicting_content_is_kept_once_and_reported(warehous
         ).all()
     assert [row.value for row in kept] == ["e1", "e2"]
     assert count(warehouse, "select count(*) from events where price = 1.50") == 2
+
+
+def test_sources_number_their_events_alike(warehouse: Engine, tmp_path: Path) -> None:
+    contents: dict[int, LoadReport] = {}
+    for shop, options in (("a", {}), ("b", {}), ("c", {"on_conflict": "replace"}), ("b", {"id_prefix": "de-"})):
+        source = write_mapping(tmp_path, source=f"shop_{shop}", **options)
+        rows = [csv_line(n, price=len(contents) + 1) for n in range(1, 11)]
+        file = write_csv(tmp_path / f"{len(contents)}.csv", rows)
+        (contents[len(contents)],) = ingest(warehouse, tmp_path, source, file)
+    assert [(report.inserted, report.conflicts) for report in contents.values()] == 4 * [(10, 0)]
+    with warehouse.connect() as connection:
+        stored = connection.execute(text("select source, event_id, price from events where event_id ~ 'e1$'")).all()
+    assert sorted(stored) == [
+        ("shop_a", "e1", 1),
+        ("shop_b", "de-e1", 4),
+        ("shop_b", "e1", 2),
+        ("shop_c", "e1", 3),
+    ]
+
+
+def test_many_conflicting_ids_reject_a_batch_and_few_warn(warehouse: Engine, tmp_path: Path) -> None:
+    source = write_mapping(tmp_path)
+    ingest(warehouse, tmp_path, source, write_csv(tmp_path / "a.csv", [csv_line(n) for n in range(10)]))
+    before = dump_contents(warehouse)
+    file = write_csv(tmp_path / "b.csv", [csv_line(n, price="7", what="new") for n in range(10)])
+    with pytest.raises(BatchRejected, match=r"10 of its 10 rows have the id of another event of source 'shop'"):
+        ingest(warehouse, tmp_path, source, file)
+    after = dump_contents(warehouse)
+    assert [after[name] for name in ("events", "items", "users", "days")] == [
+        before[name] for name in ("events", "items", "users", "days")
+    ]
+    with pytest.raises(BatchRejected, match="event_id_conflict"):
+        ingest(warehouse, tmp_path, source, file)  # not forgotten by a retry
+    (report,) = ingest(warehouse, tmp_path, source, file, bad=1.0)
+    assert (report.inserted, report.conflicts) == (0, 10)
+    few = [csv_line(n, price="7" if n == 3 else "1.50") for n in range(20)]
+    (report,) = ingest(warehouse, tmp_path, source, write_csv(tmp_path / "c.csv", few))
+    assert (report.inserted, report.duplicates, report.conflicts) == (10, 9, 1)
+    with warehouse.connect() as connection:
+        (warning,) = connection.scalars(
+            text("select warnings from batches where batch_id = :id"), {"id": report.batch_id}
+        ).one()
+    assert "1 of its 20 rows" in warning
 
 
 def test_on_conflict_replace_replaces_the_event_and_marks_both_days_changed(warehouse: Engine, tmp_path: Path) -> None:

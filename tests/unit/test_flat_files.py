@@ -26,6 +26,7 @@ from recsys_tasks.errors import MalformedFile
 from recsys_tasks.ingestion import file_readers
 from recsys_tasks.ingestion.batch import BadLine, SourceBatch
 from recsys_tasks.ingestion.flat_files import read_flat_file
+from recsys_tasks.ingestion.ids import float_to_text
 from recsys_tasks.ingestion.mapping import SourceMapping
 from recsys_tasks.ingestion.times import add_milliseconds, time_converter, to_utc
 
@@ -277,7 +278,8 @@ def test_json_lines_are_read_and_malformed_ones_collected(tmp_path: Path) -> Non
         b'{"who": "\\ud800"}',
         b'{"who": "last"}',
     ]
-    rows, batch = _read_bytes(tmp_path, b"\n".join(lines), "f.jsonl", ignore=("nosuch",), time_format="unix_s")
+    options = {"ignore": ("nosuch",), "optional": ("did",), "time_format": "unix_s"}
+    rows, batch = _read_bytes(tmp_path, b"\n".join(lines), "f.jsonl", **options)
     wanted = ("row_number", "user_id", "item_id", "event_time", "properties")
     assert [tuple(row[name] for name in wanted) for row in rows] == [
         (1, "7", None, "1970-01-01T00:00:01.500000Z", '{"x": [1, "é"]}'),
@@ -289,6 +291,83 @@ def test_json_lines_are_read_and_malformed_ones_collected(tmp_path: Path) -> Non
         (number, reason.strip()) for number, reason in enumerate(reasons, 4)
     ]
     assert batch.columns == ["nosuch", "what", "when", "who", "x", "y"]
+
+
+EAN = 4_006_381_333_931
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([EAN]),
+        pa.array([float(EAN)]),  # pandas, where another row has no value
+        pa.array([Decimal(f"{EAN}.0")]),
+        pa.array([f"{EAN}.0"]),
+        pa.array([str(EAN)]),
+    ],
+)
+def test_a_number_is_one_id_whatever_type_a_tool_gave_it(tmp_path: Path, column: pa.Array) -> None:
+    (row,) = _read_table(tmp_path, what=column)
+    assert row["item_id"] == str(EAN)
+
+
+@pytest.mark.parametrize("written", [f"{EAN}", f"{EAN}.0", f'"{EAN}"', f"{EAN}.00", "4.006381333931e12"])
+def test_a_number_is_one_id_in_json(tmp_path: Path, written: str) -> None:
+    line = f'{{"who": 7.0, "what": {written}, "did": "view", "when": "t"}}'
+    ((row,), _) = _read_bytes(tmp_path, line.encode(), "f.jsonl")
+    assert (row["user_id"], row["item_id"]) == ("7", str(EAN))
+
+
+@given(st.integers(-(2**53), 2**53))
+def test_whole_floats_are_written_as_integers(number: int) -> None:
+    assert float_to_text(pa.array([float(number), None, float("nan")])).to_pylist() == [str(number), None, None]
+
+
+@pytest.mark.parametrize("what", ["4.00638E+12", "1e+20", "-1.5e+3"])
+def test_a_rounded_id_is_refused_with_its_line(tmp_path: Path, what: str) -> None:
+    content = HEAD + GOOD + f"u,{what},view,t\n".encode() + GOOD
+    rows, batch = _read_bytes(tmp_path, content)
+    assert [row["row_number"] for row in rows] == [2, 4]
+    assert [(line.number, line.raw) for line in batch.bad_lines] == [(3, what)]
+    assert "write ids as text" in batch.bad_lines[0].reason
+    with pytest.raises(MalformedFile, match=r"f\.csv, line 3: item_id '.*' is a rounded number"):
+        _read_bytes(tmp_path, content, on_error="reject")
+
+
+@pytest.mark.parametrize("column", [pa.array([1e17]), pa.array([2.0**25], pa.float32()), pa.array([float("inf")])])
+def test_a_float_that_cannot_tell_ids_apart_is_refused(tmp_path: Path, column: pa.Array) -> None:
+    with pytest.raises(MalformedFile, match=r"item_id .* is a rounded number"):
+        _read_table(tmp_path, what=column)
+
+
+def test_ids_that_only_look_like_numbers_are_unchanged(tmp_path: Path) -> None:
+    texts = ["12e4", "1.0.0", "v1.0", "007", "+49", "1.50", "a+b"]
+    rows, batch = _read_bytes(tmp_path, HEAD + "".join(f"u,{text},view,t\n" for text in texts).encode())
+    assert [row["item_id"] for row in rows] == texts
+    assert (batch.bad_lines, batch.warnings) == ([], [])
+
+
+def test_ids_that_are_words_for_a_missing_value_are_counted(tmp_path: Path) -> None:
+    content = HEAD + b"null,i,view,t\nNaN,i,view,t\nu,undefined,view,t\nu,Nancy,view,t\n"
+    rows, batch = _read_bytes(tmp_path, content)
+    assert [row["user_id"] for row in rows] == ["null", "NaN", "u", "u"]
+    assert [warning.partition(" are words")[0] for warning in batch.warnings] == [
+        "2 values of user_id",
+        "1 values of item_id",
+    ]
+    assert not _read_bytes(tmp_path, content, nulls=["null", "NaN", "undefined"])[1].warnings
+
+
+def test_a_field_that_no_json_record_has_is_refused_unless_it_is_optional(tmp_path: Path) -> None:
+    lines = b'{"who": "u", "what": "i", "did": "view", "when": "t"}\n' * 3
+    columns = {"user_id": "who", "item_id": "what", "event_type": "did", "event_time": "when", "price": "prise"}
+    with pytest.raises(MalformedFile, match="no column 'prise'; the file has did, what, when, who"):
+        _read_bytes(tmp_path, lines, "f.jsonl", columns=columns)
+    for name, content in (("f.jsonl", lines), ("f.csv", HEAD + GOOD)):
+        rows, _ = _read_bytes(tmp_path, content, name, columns=columns, optional=["prise"])
+        assert [row["price"] for row in rows] == [None] * len(rows)
+    with pytest.raises(ValidationError, match="optional names 'price', which no column is mapped to"):
+        _mapping(optional=["price"])
 
 
 @pytest.mark.parametrize(
@@ -382,6 +461,41 @@ def test_unix_times_are_converted_exactly(moments: list[datetime]) -> None:
         texts = [f"{micro // 10**digits}.{micro % 10**digits:0{digits}d}" for micro in micros]
         found = to_utc(pa.array(texts), time_format, "Europe/Berlin").to_pylist()
         assert [datetime.fromisoformat(text) for text in found] == moments
+
+
+@given(st.lists(TIMES, min_size=1), st.integers(0, 999))
+def test_unix_microseconds_and_nanoseconds_are_converted_exactly(moments: list[datetime], below: int) -> None:
+    moments = [moment.replace(tzinfo=UTC) for moment in moments if 1700 < moment.year < 2250]
+    micros = [(moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1) for moment in moments]
+    for time_format, texts in (
+        ("unix_us", [str(micro) for micro in micros]),
+        ("unix_ns", [str(1_000 * micro + below) for micro in micros]),
+    ):
+        for given_texts in (texts, [*texts, "no time"]):  # together, and each alone
+            found = to_utc(pa.array(given_texts, pa.string()), time_format, "Europe/Berlin").to_pylist()
+            assert [datetime.fromisoformat(text) for text in found[: len(texts)]] == moments
+
+
+@pytest.mark.parametrize(
+    "time_format",
+    ["iso8061", "yyyy-MM-dd HH:mm", "unix", "%F", "%Y-%m", "%H:%M", "%s", "%I:%M %d.%m.%Y", "%q", "%d.%m.%Y %", ""],
+)
+def test_a_time_format_that_tells_no_time_is_refused_and_the_known_ones_are_named(time_format: str) -> None:
+    with pytest.raises(ValidationError, match=r"iso8601, unix_s, unix_ms, unix_us, unix_ns, or a strptime pattern"):
+        _mapping(time_format=time_format)
+
+
+@pytest.mark.parametrize("part", ["%Z", "%c", "%x", "%X"])
+def test_a_time_format_that_depends_on_the_machine_is_refused(part: str) -> None:
+    with pytest.raises(ValidationError, match=f"{part}, which another machine reads differently"):
+        _mapping(time_format=f"%Y-%m-%d %H:%M:%S {part}")
+
+
+@pytest.mark.parametrize(
+    "time_format", ["unix_ns", "%d.%m.%y %H:%M", "%Y%m%d", "%I:%M %p %d %b %Y", "%Y-%m-%dT%H:%M:%S.%f%z", "%j %Y %H"]
+)
+def test_other_time_formats_are_accepted(time_format: str) -> None:
+    assert _mapping(time_format=time_format).time_format == time_format
 
 
 @pytest.mark.parametrize(
