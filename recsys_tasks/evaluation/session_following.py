@@ -43,9 +43,15 @@ class Following:
 
 @dataclass(frozen=True)
 class FollowingReport:
-    """How far the lists of each model, and what users did next, follow the session; empty without categories."""
+    """How far the lists of each model, and what users did next, follow the session; empty without categories.
+
+    Attributes:
+        table: of all sessions with categories, by name.
+        focused: of those whose latest items all have the same category; empty if there are none.
+    """
 
     table: dict[str, Following]
+    focused: dict[str, Following]
 
     def as_dict(self) -> dict[str, object]:
         """Returns all fields for JSON."""
@@ -60,14 +66,11 @@ class FollowingReport:
             f"Items from the categories (first {_CATEGORY_LEVELS} levels) of the session's latest {_LATEST_ITEMS} items"
             + f" in the first {_LIST_LENGTH} of each list, and in what users did next:",
             "",
-            "| items of | sessions | share of the items | sessions with one or more |",
-            "| --- | --- | --- | --- |",
+            *_as_table(self.table),
         ]
-        lines += [
-            f"| {name} | {row.sessions:,} | {row.share:.4f} ({row.interval[0]:.4f} to {row.interval[1]:.4f}) |"
-            f" {row.any:.4f} |"
-            for name, row in self.table.items()
-        ]
+        if self.focused:
+            lines += ["", f"The same where the latest {_LATEST_ITEMS} items are of one category:", ""]
+            lines += _as_table(self.focused)
         return "\n".join(lines) + "\n"
 
 
@@ -85,14 +88,12 @@ def measure_following(
     category = CodedColumn([_top_levels(path) for path in category_paths]).codes
     position = tasks.target[:, None] - 1 - np.arange(_LATEST_ITEMS)
     latest = np.where(position >= tasks.first[:, None], timeline.item[np.maximum(position, 0)], 0)
-    has_category = np.any(category[latest] >= 0, axis=1)
-    if not has_category.any():
-        return FollowingReport({})
     wanted, users = category[latest], timeline.user[tasks.first]
+    is_focused = (wanted[:, 0] >= 0) & np.all(wanted == wanted[:, :1], axis=1)
 
-    def follow(row: np.ndarray, items: np.ndarray) -> Following:
-        """Of sessions given by the row of each item [E]."""
-        chosen = has_category[row] & (items >= FIRST_ITEM)
+    def follow(is_asked: np.ndarray, row: np.ndarray, items: np.ndarray) -> Following:
+        """Of the asked sessions [B], given the row of each item [E]."""
+        chosen = is_asked[row] & (items >= FIRST_ITEM)
         row, code = row[chosen], category[items[chosen]]
         hits = np.bincount(row, ((code[:, None] == wanted[row]) & (code[:, None] >= 0)).any(1), len(tasks))
         sizes = np.bincount(row, minlength=len(tasks))
@@ -105,10 +106,24 @@ def measure_following(
 
     rows = np.arange(len(tasks))
     shown = {name: items[:, :_LIST_LENGTH] for name, items in lists.items()}
-    found = {name: follow(np.repeat(rows, items.shape[1]), items.ravel()) for name, items in shown.items()}
-    found[NEXT_ITEM] = follow(rows, timeline.item[tasks.target])
-    found[NEXT_SESSION] = follow(*_next_sessions(timeline, tasks))
-    return FollowingReport(found)
+    events = {name: (np.repeat(rows, items.shape[1]), items.ravel()) for name, items in shown.items()}
+    events[NEXT_ITEM] = rows, timeline.item[tasks.target]
+    events[NEXT_SESSION] = _next_sessions(timeline, tasks)
+    tables = [
+        {name: follow(is_asked, *of_rows) for name, of_rows in events.items()} if is_asked.any() else {}
+        for is_asked in (np.any(wanted >= 0, axis=1), is_focused)
+    ]
+    return FollowingReport(*tables)
+
+
+def _as_table(rows: Mapping[str, Following]) -> list[str]:
+    """Returns the lines of a Markdown table."""
+    header = ["| items of | sessions | share of the items | sessions with one or more |", "| --- | --- | --- | --- |"]
+    return header + [
+        f"| {name} | {row.sessions:,} | {row.share:.4f} ({row.interval[0]:.4f} to {row.interval[1]:.4f}) |"
+        f" {row.any:.4f} |"
+        for name, row in rows.items()
+    ]
 
 
 def _top_levels(path: str) -> str:

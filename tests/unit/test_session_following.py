@@ -43,6 +43,16 @@ def test_only_the_latest_items_of_the_session_count() -> None:
     assert table["model"].share == 0.5  # bread is among the latest three, milk is not
 
 
+def test_sessions_with_one_category_are_reported_apart() -> None:
+    timeline = _timeline((0, [_DIAPERS, _WIPES, _DIAPERS, _MILK]), (1, [_DIAPERS, _MILK, _DIAPERS, _WIPES]))
+    tasks = PredictionTasks(np.asarray([0, 4]), np.asarray([3, 7]))
+    report = measure_following({"model": np.asarray([[_WIPES], [_BREAD]])}, _PATHS, timeline, tasks)
+    assert (report.table["model"].sessions, report.table["model"].share) == (2, 0.5)
+    assert (report.focused["model"].sessions, report.focused["model"].share) == (1, 1.0)
+    assert report.focused[NEXT_ITEM].share == 0.0
+    assert "of one category" in report.as_markdown()
+
+
 def test_sessions_without_categories_are_left_out() -> None:
     timeline = _timeline((0, [_NAMELESS, _MILK]))
     tasks = PredictionTasks(np.asarray([0]), np.asarray([1]))
