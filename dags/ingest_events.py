@@ -72,8 +72,12 @@ def ingest_events() -> None:
 
     @task(outlets=[loop.EVENTS])
     def announce(inserted: int, data_interval_end: Any = None, outlet_events: Any = None) -> None:
+        from recsys_tasks.steps import features
+
         if not loop.is_latest(data_interval_end, datetime.now(UTC)):
             raise AirflowSkipException("A later interval is due; its run announces the events of both")
+        if not inserted and not features.has_unbuilt_changes():
+            raise AirflowSkipException("Nothing is new since the latest snapshot")
         outlet_events[loop.EVENTS].extra = {"inserted": inserted}
 
     announce(load(validate(land())))

@@ -11,7 +11,9 @@ from recsys_tasks.settings import settings
 DOC = """
 ### What it does
 Finds new files in `RECSYS_LANDING_PATH` (default `RECSYS_HOME/landing`): a folder per source, with a `mapping.toml`
-beside the files unless the source is built in. Lands, validates and loads each file in its own task, oldest first.
+beside the files, or above them, unless the source is built in. Folders below, such as `dt=2026-11-01`, belong to the
+source. Lands, validates and loads each file in its own task, oldest first. The note of `look` names the files that are
+skipped, and why.
 
 **Reads** the landing folder. **Writes** the warehouse, the data docs, and the asset `events` if any row is new.
 
@@ -20,7 +22,7 @@ Always safe: a file is identified by its content and an event by its id; file na
 ingested again. To ingest one file again, clear its task.
 
 ### When it fails
-The other files are loaded; `summary` names those that failed.
+The other files are loaded and announced; then `summary` fails and names those that failed.
 * `BatchRejected`: too many bad rows or an unusual profile. The message has the URL of the data docs.
 * `MalformedFile`: a line cannot be parsed; the message names file and line. Fix or remove the file: every run tries it
   again.
@@ -42,6 +44,9 @@ def ingest_landing() -> None:
 
         from recsys_tasks.steps import ingestion
 
+        skipped = ingestion.find_skipped_landing_files()
+        if skipped:
+            loop.add_note("\n".join(f"skipped {path}: {reason}" for path, reason in skipped.items()), on_run=False)
         return [asdict(file) for file in ingestion.find_landing_files()]
 
     @task(pool=loop.POOL, map_index_template="{{ file_name }}", max_active_tis_per_dagrun=1)
@@ -53,10 +58,18 @@ def ingest_landing() -> None:
         get_current_context()["file_name"] = file["path"].rsplit("/", 1)[-1]
         reports = ingestion.ingest_landing_file(LandingFile(**file))
         loop.add_note(loop.format_counts(reports), on_run=False)
-        return {"path": file["path"], "inserted": sum(report.inserted for report in reports)}
+        # A task that was killed after its load finds the batch loaded, but nobody has announced it.
+        is_new = any(report.inserted or report.already_loaded for report in reports)
+        return {"path": file["path"], "inserted": sum(report.inserted for report in reports), "is_new": is_new}
 
     @task(trigger_rule="all_done", outlets=[loop.EVENTS])
-    def summary(files: list[dict[str, Any]] | None, results: Any, outlet_events: Any = None) -> int:
+    def announce(results: Any, outlet_events: Any = None) -> None:
+        if not any(result["is_new"] for result in results):
+            raise AirflowSkipException("The landing folder has no new rows")
+        outlet_events[loop.EVENTS].extra = {"inserted": sum(result["inserted"] for result in results)}
+
+    @task(trigger_rule="all_done")
+    def summary(files: list[dict[str, Any]] | None, results: Any) -> int:
         if files is None:
             raise AirflowFailException("The landing folder cannot be listed; see the task look")
         inserted_by_path = {result["path"]: result["inserted"] for result in results}
@@ -67,13 +80,11 @@ def ingest_landing() -> None:
         loop.add_note(f"{num_loaded} of {len(files)} files, {inserted:,} rows inserted; failed: {failed_paths}")
         if failed:
             raise AirflowFailException(f"{len(failed)} of {len(files)} files failed: {failed_paths}")
-        if not inserted:
-            raise AirflowSkipException("The landing folder has no new rows")
-        outlet_events[loop.EVENTS].extra = {"inserted": inserted}
         return inserted
 
     files = look()
-    summary(files, ingest.expand(file=files))
+    results = ingest.expand(file=files)
+    announce(results) >> summary(files, results)
 
 
 ingest_landing()

@@ -250,6 +250,8 @@ def _ingest(options: argparse.Namespace) -> None:
     if options.source is None:
         if options.paths:
             raise ConfigurationError(f"--source is missing: give the source of {options.paths[0]}")
+        for path, problem in ingestion.find_skipped_landing_files().items():
+            print(f"skipped {path}: {problem}", file=sys.stderr)
         reports, problems = ingestion.ingest_landing()
         _print_counts(options, reports)
         if problems:

@@ -193,7 +193,8 @@ def empty(engine: Engine) -> None:
     with engine.begin() as connection:
         connection.execute(
             text(
-                "truncate events, batch_days, feature_partitions, snapshots, item_versions, user_versions, quarantine,"
+                "truncate events, held_events, batch_days, feature_partitions, snapshots, item_versions, user_versions,"
+                " held_item_versions, held_user_versions, quarantine,"
                 " batches cascade"
             )
         )

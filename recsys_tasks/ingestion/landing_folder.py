@@ -1,10 +1,14 @@
-"""The landing folder: `<landing>/<source>/` holds a source's files and, unless built in, its `mapping.toml`."""
+"""The landing folder: `<landing>/<source>/` holds a source's files and, unless built in, its `mapping.toml`.
+
+Files may lie in folders below, which may have mappings of their own. Hidden names, and those that begin with `_`, are
+no data.
+"""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +18,13 @@ from recsys_tasks.warehouse import statement
 
 MAPPING = "mapping.toml"
 _PARTIAL_SUFFIXES = (".part", ".tmp", ".crdownload")
+_COMPRESSIONS = (".gz", ".zst")
+_DATA_SUFFIXES = (
+    *(".csv", ".tsv", ".tab", ".txt", ".dat"),
+    *(".jsonl", ".ndjson", ".json", ".log"),
+    *(".parquet", ".pq"),
+)
+_TEXTS_FOR_PEOPLE = ("readme", "license", "licence", "changelog", "notice")
 _MIN_FILE_AGE_SECONDS = 2.0
 
 
@@ -45,13 +56,18 @@ def find_new_files(engine: Engine, folder: Path) -> list[LandingFile]:
             (row.path, row.bytes, row.modified_ns)
             for row in connection.execute(text("select path, bytes, modified_ns from landed_files"))
         }
-    candidates = [(path, path.stat()) for path in folder.glob("*/*") if path.is_file() and _is_data_file(path)]
+    candidates = [(path, path.stat()) for path, problem in _list_files(folder) if problem is None]
     candidates.sort(key=lambda item: (item[1].st_mtime_ns, item[0]))
     return [
-        LandingFile(_find_source(path), str(path), status.st_size, status.st_mtime_ns)
+        LandingFile(_find_source(path, folder), str(path), status.st_size, status.st_mtime_ns)
         for path, status in candidates
         if (str(path), status.st_size, status.st_mtime_ns) not in known and _is_settled(status)
     ]
+
+
+def find_skipped_files(folder: Path) -> dict[str, str]:
+    """Returns the files that are no data of a source, by path, and why."""
+    return {str(path): problem for path, problem in _list_files(folder) if problem is not None}
 
 
 def record_landed_file(engine: Engine, file: LandingFile, batch_ids: Sequence[str]) -> None:
@@ -69,9 +85,33 @@ def record_landed_file(engine: Engine, file: LandingFile, batch_ids: Sequence[st
         connection.execute(statement("ingestion/insert_landed_file"), values)
 
 
-def _is_data_file(path: Path) -> bool:
-    hidden = path.name.startswith((".", "_"))
-    return not hidden and path.name != MAPPING and path.suffix not in _PARTIAL_SUFFIXES
+def _list_files(folder: Path) -> Iterator[tuple[Path, str | None]]:
+    """Yields the files of a landing folder, without mappings, hidden and partial ones, each with what keeps it from
+    being data of a source, if anything does."""
+    for entry in sorted(folder.glob("*")):
+        for path in _walk(entry) if entry.is_dir() else [entry]:  # a folder of a source may be a link
+            hidden = any(name.startswith((".", "_")) for name in path.relative_to(folder).parts)
+            if not hidden and path.name != MAPPING and path.suffix not in _PARTIAL_SUFFIXES and path.is_file():
+                yield path, _find_problem(path, folder)
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Yields all files of a folder; does not follow links to other folders."""
+    for root, _, names in os.walk(folder):
+        yield from (Path(root) / name for name in names)
+
+
+def _find_problem(path: Path, folder: Path) -> str | None:
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    if suffixes and suffixes[-1] in _COMPRESSIONS:
+        suffixes.pop()
+    if path.parent == folder:
+        return "it is in no folder of a source"
+    if path.name.lower().startswith(_TEXTS_FOR_PEOPLE):
+        return "its name is that of a text for people"
+    if not suffixes or suffixes[-1] not in _DATA_SUFFIXES:
+        return f"its name ends in none of {' '.join(_DATA_SUFFIXES)} (with .gz or .zst if compressed)"
+    return None
 
 
 def _is_settled(status: os.stat_result) -> bool:
@@ -79,6 +119,11 @@ def _is_settled(status: os.stat_result) -> bool:
     return time.time() - status.st_mtime > _MIN_FILE_AGE_SECONDS
 
 
-def _find_source(path: Path) -> str:
-    mapping = path.parent / MAPPING
-    return str(mapping) if mapping.is_file() else path.parent.name
+def _find_source(path: Path, folder: Path) -> str:
+    """Returns the nearest mapping above a file, or without any the name of its folder in the landing folder."""
+    parts = path.relative_to(folder).parts[:-1]
+    for count in range(len(parts), 0, -1):
+        mapping = folder.joinpath(*parts[:count], MAPPING)
+        if mapping.is_file():
+            return str(mapping)
+    return parts[0]

@@ -97,7 +97,9 @@ def _load_items_and_users(connection: Connection, batch: Row[tuple[object, ...]]
     inserted = 0
     for kind in ("items", "users"):
         if _table_exists(connection, f"staged_{kind}"):
+            connection.execute(statement(f"ingestion/out_of_order_{kind}"))
             inserted += connection.execute(statement(f"ingestion/load_{kind}"), values).rowcount
+            run_script(connection, f"ingestion/restate_{kind}")
     return inserted
 
 
@@ -147,6 +149,7 @@ def _load_events(connection: Connection, batch: Row[tuple[object, ...]]) -> tupl
         if getattr(batch, f"implies_{kind}"):
             connection.execute(statement(f"ingestion/find_implied_{kind}"))
             connection.execute(statement(f"ingestion/imply_{kind}"), batch_values)
+    connection.execute(statement("ingestion/hold_skipped"), batch_values)
     if batch.on_conflict == "replace":
         connection.execute(statement("ingestion/remove_corrected"))
     run_script(connection, "ingestion/arriving_events")

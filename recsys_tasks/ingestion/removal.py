@@ -1,4 +1,8 @@
-"""Removal from the warehouse: retracts a loaded batch, or erases users who ask to be forgotten."""
+"""Removal from the warehouse: retracts a loaded batch, or erases users who ask to be forgotten.
+
+What other loaded batches delivered, too, stays or becomes visible: the warehouse is as if the removed rows had never
+come.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +15,18 @@ from sqlalchemy import Connection, Engine, text
 from recsys_tasks.errors import InputError
 from recsys_tasks.ingestion.changes import lock_changes, record_change_without_batch
 from recsys_tasks.ingestion.landing_schema import drop_landing_schema, find_batch
-from recsys_tasks.warehouse import raises_unavailable, statement
+from recsys_tasks.warehouse import raises_unavailable, run_script, statement
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class RemovalReport:
-    """Counts of removed events and of affected days, whose daily partitions are rebuilt."""
+    """Counts of removed events, of those that other batches delivered with the same ids and that took their place, and
+    of affected days, whose daily partitions are rebuilt."""
 
     events: int
+    restored: int
     days: int
 
 
@@ -28,7 +34,8 @@ class RemovalReport:
 def retract(engine: Engine, batch_id: str, reason: str) -> RemovalReport:
     """Removes the rows of a loaded batch in one transaction; the same batch cannot be landed again.
 
-    After fixing a wrong mapping, ingest the file again: the new mapping makes it a new batch.
+    A row that another loaded batch holds, too, stays; one that the batch had replaced comes back. After fixing a wrong
+    mapping, ingest the file again: the new mapping makes it a new batch.
 
     Raises:
         InputError: the batch does not exist or is not loaded.
@@ -40,15 +47,17 @@ def retract(engine: Engine, batch_id: str, reason: str) -> RemovalReport:
             raise InputError(
                 f"Batch {batch_id} is {batch.status if batch else 'unknown'}; only a loaded batch can be retracted"
             )
-        removed = connection.execute(statement("ingestion/retract_events"), {"batch": batch.number}).all()
-        for table in ("item_versions", "user_versions"):
-            connection.execute(text(f"delete from {table} where batch = :batch"), {"batch": batch.number})  # noqa: S608
-        record_change_without_batch(connection, "retract", batch_id, [(row.day, -row.events) for row in removed])
         connection.execute(
             text("update batches set status = 'retracted', message = :reason where batch_id = :id"),
             {"id": batch_id, "reason": reason},
         )
-    report = RemovalReport(sum(row.events for row in removed), len(removed))
+        run_script(connection, "ingestion/create_removed")
+        values = {"batch": batch.number, "first_event": batch.first_event, "last_event": batch.last_event}
+        if batch.first_event is not None:
+            connection.execute(statement("ingestion/vacate_batch"), values)
+        connection.execute(text("delete from held_events where batch = :batch"), values)
+        report = _restore_events(connection, "retract", batch_id)
+        _remove_versions(connection, batch.number)
     log.info("Retracted batch %s: %s", batch_id, report)
     return report
 
@@ -63,19 +72,45 @@ def forget(engine: Engine, user_ids: Sequence[str]) -> RemovalReport:
         lock_changes(connection)
         users = {"user_ids": list(user_ids)}
         connection.execute(statement("ingestion/insert_forgotten_user"), users)
-        removed = connection.execute(statement("ingestion/forget_events"), users).all()
-        connection.execute(text("delete from user_versions where user_id = any(:user_ids)"), users)
+        run_script(connection, "ingestion/create_removed")
+        connection.execute(statement("ingestion/vacate_users"), users)
+        for table in ("user_versions", "held_user_versions"):
+            connection.execute(text(f"delete from {table} where user_id = any(:user_ids)"), users)  # noqa: S608
         visitors = {"visitors": [f"u:{user_id}" for user_id in user_ids]}
         for table in ("request_outcomes", "bot_visitors"):
             connection.execute(text(f"delete from {table} where visitor = any(:visitors)"), visitors)  # noqa: S608
         connection.execute(statement("ingestion/forget_quarantine"), users)
         _reset_unloaded_batches(connection)
-        record_change_without_batch(
-            connection, "forget", f"{len(user_ids)} users", [(row.day, -row.events) for row in removed]
-        )
-    report = RemovalReport(sum(row.events for row in removed), len(removed))
+        report = _restore_events(connection, "forget", f"{len(user_ids)} users")
     log.info("Forgot %d users: %s", len(user_ids), report)
     return report
+
+
+def _restore_events(connection: Connection, kind: str, origin: str) -> RemovalReport:
+    """Makes held events visible in the place of removed ones, and records the change of both."""
+    connection.execute(statement("ingestion/restore_held"))
+    run_script(connection, "ingestion/credit_restored")
+    days = connection.execute(statement("ingestion/removed_days")).all()
+    record_change_without_batch(connection, kind, origin, [(row.day, int(row.events)) for row in days])
+    removed, restored = (
+        int(connection.scalar(text(f"select count(*) from {table}")) or 0)  # noqa: S608
+        for table in ("vacated_events", "restored_events")
+    )
+    return RemovalReport(removed, restored, len(days))
+
+
+def _remove_versions(connection: Connection, batch: int) -> None:
+    """Removes the items and users that a batch delivered. Equal ones of other batches become versions, and those that
+    events of other batches name stay known by their ids."""
+    for kind, key in (("items", "item_id"), ("users", "user_id")):
+        connection.execute(statement(f"ingestion/remove_{kind}"), {"batch": batch})
+        connection.execute(
+            text(f"create temporary table orphaned_{kind} on commit drop as select {key} from affected_{kind}")  # noqa: S608
+        )
+        for table in (f"{kind[:-1]}_versions", f"held_{kind[:-1]}_versions"):
+            connection.execute(text(f"delete from {table} where batch = :batch"), {"batch": batch})  # noqa: S608
+        run_script(connection, f"ingestion/restate_{kind}")
+        connection.execute(statement(f"ingestion/imply_orphaned_{kind}"))
 
 
 def _reset_unloaded_batches(connection: Connection) -> None:

@@ -49,6 +49,7 @@ def drop_expired(
             statement("maintenance/drop_live_events"), {"keep": live_event_retention}
         ).rowcount
         landing_schemas = _drop_stale_landing_schemas(connection)
+        connection.execute(text("delete from held_events where event_time < :start"), {"start": retention_start})
         for month in months:
             connection.execute(text(f"drop table {month}"))
             first = f"{month.removeprefix('events_').replace('_', '-')}-01"
@@ -72,6 +73,7 @@ def refresh_statistics(engine: Engine) -> None:
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         for table in (
             "events",
+            "held_events",
             "batches",
             "batch_days",
             "item_versions",

@@ -11,7 +11,7 @@ from recsys_tasks.features.snapshot import (
     find_snapshot,
 )
 from recsys_tasks.settings import settings
-from recsys_tasks.warehouse import engine
+from recsys_tasks.warehouse import engine, statement
 
 
 def build_features(cutoff: datetime | None = None, as_of_change: int | None = None) -> Snapshot:
@@ -21,6 +21,12 @@ def build_features(cutoff: datetime | None = None, as_of_change: int | None = No
         chosen.validation_share, chosen.test_share, chosen.min_item_events, chosen.max_held_out_sessions
     )
     return build_snapshot(engine(), chosen.snapshots, parameters, cutoff, as_of_change)
+
+
+def has_unbuilt_changes() -> bool:
+    """Whether the warehouse has changes that no snapshot includes."""
+    with engine().connect() as connection:
+        return bool(connection.scalar(statement("features/unbuilt_changes")))
 
 
 def snapshot(snapshot_id: str | None = None) -> Snapshot:

@@ -69,6 +69,11 @@ def find_landing_files() -> list[landing_folder.LandingFile]:
     return landing_folder.find_new_files(engine(), settings().landing_folder)
 
 
+def find_skipped_landing_files() -> dict[str, str]:
+    """Returns the files in the landing folder that are no data of a source, and why."""
+    return landing_folder.find_skipped_files(settings().landing_folder)
+
+
 def ingest_landing_file(file: landing_folder.LandingFile) -> list[LoadReport]:
     """Ingests one file of the landing folder and records it as landed."""
     reports = ingest(read_source(file.source, [Path(file.path)]))

@@ -1,14 +1,26 @@
 -- Grain: one user.
--- Inputs: user_versions, batches.
+-- Inputs: user_versions, held_user_versions (a version may have become one after the change), batches.
 -- Output: the profile valid at the cut-off, as of change :as_of_change.
-with ranked_versions as (
+with delivered as (
+    select *
+    from user_versions
+    union all
+    select *
+    from held_user_versions
+),
+
+ranked_versions as (
     select
         versions.*,
         row_number() over (
             partition by versions.user_id
-            order by versions.valid_from desc, batches.change_number desc nulls last
+            order by
+                versions.valid_from desc,
+                versions.implied asc,
+                batches.change_number desc nulls last,
+                versions.row_number desc
         ) as recency_rank
-    from user_versions as versions
+    from delivered as versions
     left join batches on versions.batch = batches.number
     where versions.valid_from <= :cutoff and (versions.batch = 0 or batches.change_number <= :as_of_change)
 )

@@ -1,5 +1,5 @@
 -- Grain: one unresolved quarantined row (however many rules it broke), with its batch's settings and the number of
--- loaded replays of that batch. Reads: quarantine, batches.
+-- replays of that batch. Reads: quarantine, batches.
 select distinct on (quarantine.batch_id, quarantine.kind, quarantine.row_number)
     quarantine.batch_id,
     quarantine.kind,
@@ -11,7 +11,7 @@ select distinct on (quarantine.batch_id, quarantine.kind, quarantine.row_number)
     batches.on_conflict,
     (
         select count(*) from batches as replayed
-        where replayed.origin = 'quarantine of ' || batches.batch_id and replayed.status = 'loaded'
+        where replayed.origin = 'quarantine of ' || batches.batch_id and replayed.status in ('loaded', 'retracted')
     ) as replays
 from quarantine
 inner join batches on quarantine.batch_id = batches.batch_id

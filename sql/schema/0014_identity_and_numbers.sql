@@ -17,7 +17,7 @@ return case
         and position('n' in lower(value)) = 0  -- NaN, Infinity
         then cast(value as double precision)
 end;
-comment on function finite_number(text) is 'The number that a text holds; null unless it is finite in double precision.';
+comment on function finite_number(text) is 'The number that a text holds; null unless double precision holds it, too.';
 create function utc_time(value text) returns timestamptz language sql stable parallel safe
 return case
     when value like '____-__-__T%Z' and pg_input_is_valid(value, 'timestamptz') then cast(value as timestamptz)
@@ -72,6 +72,6 @@ delete from feature_partitions;
 
 -- Conflicts are found while a batch is loaded, after its validation: they count towards the same limit.
 alter table batches add column max_bad_share double precision;
-comment on column batches.max_bad_share is 'Share of bad rows above which the batch is rejected; null before validation.';
+comment on column batches.max_bad_share is 'Share of bad rows above which it is rejected; null before validation.';
 alter table batches add column landing_warnings text[] not null default '{}';
 comment on column batches.landing_warnings is 'What was noticed in the file while it was landed; also in warnings.';

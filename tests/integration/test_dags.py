@@ -95,6 +95,7 @@ def test_landing_files_are_ingested_one_by_one_and_an_invalid_one_stops_no_other
     failed = _airflow(stack, "dags", "test", "ingest_landing", fails=True)
     assert "1 of 3 files failed" in failed
     assert "no column 'id'; the file has who, what" in failed
+    assert "announce(success)" in failed.replace(" ", "")
     assert _rows(stack, "select count(*) from events where source = 'shop'") == [(3,)]
     (shop / "b.csv").unlink()
     _airflow(stack, "dags", "test", "ingest_landing")  # nothing new

@@ -165,7 +165,7 @@ def test_a_batch_of_a_wrong_mapping_is_retracted_and_ingested_again(warehouse: E
     wrong = write_mapping(tmp_path, id_prefix="wrong-")
     (report,) = ingest(warehouse, tmp_path, wrong, file)
     removed = removal.retract(warehouse, report.batch_id, "the prefix was wrong")
-    assert removed == removal.RemovalReport(events=2, days=2)
+    assert removed == removal.RemovalReport(events=2, restored=0, days=2)
     assert count(warehouse, "select count(*) from events") == 0
     assert count(warehouse, "select count(*) from users") == 0
     with pytest.raises(BatchRejected, match="was retracted: the prefix was wrong"):
@@ -298,6 +298,33 @@ def test_files_of_the_landing_folder_are_listed_once_per_state(warehouse: Engine
     assert landing_folder.find_new_files(warehouse, landing) == []
     set_old_mtime(write_csv(file, [csv_line(1), csv_line(2)]))
     assert len(landing_folder.find_new_files(warehouse, landing)) == 1
+
+
+def test_files_in_folders_below_belong_to_the_source_and_others_are_named(warehouse: Engine, tmp_path: Path) -> None:
+    landing = tmp_path / "landing"
+    for folder in ("shop/dt=2026-11-01/hour=1", "shop/special", "shop/_temporary", "shop/.hidden", "otto"):
+        (landing / folder).mkdir(parents=True)
+    write_mapping(landing / "shop")
+    write_mapping(landing / "shop" / "special", source="special")
+    names = ["shop/a.csv", "shop/dt=2026-11-01/hour=1/b.csv.gz", "shop/special/c.TXT", "otto/d.jsonl"]
+    names += ["shop/README.txt", "shop/photo.png", "shop/dt=2026-11-01/_SUCCESS", "shop/_temporary/e.csv", "lost.csv"]
+    for name in names:
+        set_old_mtime(write_csv(landing / name, [csv_line(1)]))
+    (tmp_path / "elsewhere").mkdir()
+    set_old_mtime(write_csv(tmp_path / "elsewhere" / "f.csv", [csv_line(1)]))
+    (landing / "linked").symlink_to(tmp_path / "elsewhere")
+    (landing / "shop" / "again").symlink_to(landing)
+    found = {file.path: file.source for file in landing_folder.find_new_files(warehouse, landing)}
+    assert found == {
+        f"{landing}/shop/a.csv": f"{landing}/shop/mapping.toml",
+        f"{landing}/shop/dt=2026-11-01/hour=1/b.csv.gz": f"{landing}/shop/mapping.toml",
+        f"{landing}/shop/special/c.TXT": f"{landing}/shop/special/mapping.toml",
+        f"{landing}/otto/d.jsonl": "otto",
+        f"{landing}/linked/f.csv": "linked",
+    }
+    skipped = landing_folder.find_skipped_files(landing)
+    assert {path.removeprefix(f"{landing}/") for path in skipped} == {"shop/README.txt", "shop/photo.png", "lost.csv"}
+    assert "no folder of a source" in skipped[f"{landing}/lost.csv"]
 
 
 def test_rows_appended_during_ingestion_are_read_by_the_next_run(
