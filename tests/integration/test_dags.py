@@ -62,8 +62,18 @@ def _airflow(environment: dict[str, str], *arguments: str, fails: bool = False) 
     return done.stdout + done.stderr
 
 
-def _rows(environment: dict[str, str], query: str) -> list[tuple[object, ...]]:
-    engine = sqlalchemy.create_engine(environment["RECSYS_WAREHOUSE_URL"])
+def _task_states(environment: dict[str, str], dag_id: str) -> dict[object, object]:
+    """States of the last two tasks of the latest run of the DAG that ingests the landing folder."""
+    query = (
+        "select distinct on (task_id) task_id, state from task_instance"
+        f" where dag_id = '{dag_id}' and task_id in ('announce', 'summary') order by task_id, start_date desc"
+    )
+    rows = _rows(environment, query, "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN")
+    return {task_id: state for task_id, state in rows}
+
+
+def _rows(environment: dict[str, str], query: str, database: str = "RECSYS_WAREHOUSE_URL") -> list[tuple[object, ...]]:
+    engine = sqlalchemy.create_engine(environment[database])
     with engine.connect() as connection:
         found = [tuple(row) for row in connection.execute(text(query))]
     engine.dispose()
@@ -95,10 +105,11 @@ def test_landing_files_are_ingested_one_by_one_and_an_invalid_one_stops_no_other
     failed = _airflow(stack, "dags", "test", "ingest_landing", fails=True)
     assert "1 of 3 files failed" in failed
     assert "no column 'id'; the file has who, what" in failed
-    assert "announce(success)" in failed.replace(" ", "")
+    assert _task_states(stack, "ingest_landing") == {"announce": "success", "summary": "failed"}
     assert _rows(stack, "select count(*) from events where source = 'shop'") == [(3,)]
     (shop / "b.csv").unlink()
     _airflow(stack, "dags", "test", "ingest_landing")  # nothing new
+    assert _task_states(stack, "ingest_landing") == {"announce": "skipped", "summary": "success"}
     assert _rows(stack, "select count(*) from landed_files") == [(2,)]
 
 

@@ -111,7 +111,12 @@ class Shop:
         """Ingests lines as a new file; equal files are told apart by a column that nothing reads."""
         file, mapping_file = self.folder / f"{self.number}-{name}.csv", self.folder / "mapping.toml"
         file.write_text("\n".join([f"{header},file", *(f"{line},{name}" for line in lines), ""]), encoding="utf-8")
-        keys = [f'source = "h{self.number}"', 'format = "csv"', f'id_prefix = "{self.prefix}"', 'ignore = ["file", "day"]']
+        keys = [
+            f'source = "h{self.number}"',
+            'format = "csv"',
+            f'id_prefix = "{self.prefix}"',
+            'ignore = ["file", "day"]',
+        ]
         mapping_file.write_text("\n".join([*keys, *mapping]), encoding="utf-8")
         (batch_id,) = land_batches(self.warehouse, read_source(str(mapping_file), [file]))
         validation.validate_batch(self.warehouse, batch_id, self.folder, max_bad_share=1.0, retention_start=LONG_AGO)
