@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import NamedTuple
 
 import numpy as np
@@ -206,3 +208,18 @@ def test_caches_stay_within_their_limit_and_shrink_when_idle(exported: ExportedM
 def test_scalar_and_array_gap_buckets_agree(seconds: float) -> None:
     assert scalar_gap_bucket(seconds) == int(gap_bucket(np.asarray([seconds]))[0])
     assert 0 <= scalar_gap_bucket(seconds) < GAP_BUCKETS
+
+
+def test_a_replaced_engine_is_freed_without_garbage_collection(exported: ExportedModel) -> None:
+    """Models are exempt from the collection of reference cycles."""
+    engine = Engine(exported.engines[0].bundle)
+    engine.warm_up()
+    action = Action(exported.engines[0].bundle.vocabulary.item_ids[0], "view", 0.0)
+    engine.recommend("u1", [], [action], 1.0, ListOptions(5))
+    parts = [weakref.ref(part) for part in (engine, engine._session_decoder, engine._item_search, engine._explainer)]
+    gc.disable()
+    try:
+        del engine
+        assert [part() for part in parts] == [None] * len(parts)
+    finally:
+        gc.enable()
