@@ -28,9 +28,10 @@ _ANALYZED_COLUMNS = "event_time, event_key, batch, event_type, user_id, session_
 
 @dataclass(frozen=True)
 class LoadReport:
-    """Row counts of a loaded batch: `read == inserted + duplicates + quarantined`.
+    """Row counts of a loaded batch: `read == inserted + duplicates + quarantined + forgotten`.
 
-    `conflicts` counts the quarantined events whose id another event with different content has.
+    `conflicts` counts the quarantined events whose id another event with different content has, `forgotten` the rows of
+    users who were erased.
     """
 
     batch_id: str
@@ -39,12 +40,13 @@ class LoadReport:
     duplicates: int
     quarantined: int
     conflicts: int
+    forgotten: int
     already_loaded: bool
 
 
 def sum_counts(reports: Iterable[LoadReport]) -> dict[str, int]:
     """Returns the summed row counts of several batches."""
-    names = ("read", "inserted", "duplicates", "quarantined", "conflicts")
+    names = ("read", "inserted", "duplicates", "quarantined", "conflicts", "forgotten")
     reports = list(reports)
     return {name: sum(getattr(report, name) for report in reports) for name in names}
 
@@ -68,8 +70,9 @@ def load_batch(engine: Engine, batch_id: str) -> LoadReport:
                 f"Batch {batch_id} is {state}; only a validated batch can be loaded. Validate it first"
             )
         if batch.status == "loaded":
-            duplicates = batch.read_rows - batch.quarantined_rows
-            return LoadReport(batch_id, batch.read_rows, 0, duplicates, batch.quarantined_rows, 0, True)
+            quarantined, forgotten = batch.quarantined_rows, batch.forgotten_rows
+            duplicates = batch.read_rows - quarantined - forgotten
+            return LoadReport(batch_id, batch.read_rows, 0, duplicates, quarantined, 0, forgotten, True)
         use_landing_schema(connection, batch.number)
         conflicts = _find_conflicts(connection, batch)
         problem = _describe_conflicts(batch, conflicts) if conflicts else None
@@ -213,7 +216,8 @@ def _insert_new_months(connection: Connection, values: dict[str, object], months
 
 def _mark_loaded(connection: Connection, batch: Row[tuple[object, ...]], inserted: int, conflicts: int) -> LoadReport:
     quarantined = batch.quarantined_rows + conflicts
-    duplicates = batch.read_rows - inserted - quarantined
+    forgotten = batch.forgotten_rows
+    duplicates = batch.read_rows - inserted - quarantined - forgotten
     connection.execute(
         text(
             "update batches set status = 'loaded', inserted_rows = :inserted, duplicate_rows = :duplicates,"
@@ -227,7 +231,7 @@ def _mark_loaded(connection: Connection, batch: Row[tuple[object, ...]], inserte
             "quarantined": quarantined,
         },
     )
-    return LoadReport(batch.batch_id, batch.read_rows, inserted, duplicates, quarantined, conflicts, False)
+    return LoadReport(batch.batch_id, batch.read_rows, inserted, duplicates, quarantined, conflicts, forgotten, False)
 
 
 def _table_exists(connection: Connection, table: str) -> bool:

@@ -60,6 +60,7 @@ class _Findings:
     rules: dict[str, int] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    forgotten: int = 0
 
 
 @raises_unavailable
@@ -107,7 +108,7 @@ def validate_batch(
                 f"Batch {batch_id} ({batch.origin}) was rejected: {'; '.join(findings.problems)}."
                 f" Nothing of it was loaded. Details: {docs}"
             )
-        _record_result(connection, batch_id, quarantined, findings.warnings, message, max_bad_share)
+        _record_result(connection, batch_id, quarantined, findings, message, max_bad_share)
     for warning in findings.warnings:
         log.warning("Batch %s: %s", batch_id, warning)
     if message:
@@ -150,6 +151,10 @@ def _check_rows(
         if not connection.scalar(text(f"select exists (select 1 from landed_{kind})")):  # noqa: S608
             continue
         connection.execute(statement(f"validation/stage_{kind}"), parameters)
+        if parameters["any_forgotten"]:
+            findings.forgotten += _count_left_out(connection, kind)
+            if not connection.scalar(text(f"select exists (select 1 from staged_{kind})")):  # noqa: S608
+                continue
         connection.execute(text(f"analyze staged_{kind} (broken_rules)"))  # statistics: most rows break no rule
         broken = _quarantine_rows(connection, batch.batch_id, kind)
         findings.rules |= broken
@@ -216,6 +221,12 @@ def _quarantine_rows(connection: Connection, batch_id: str, kind: str) -> dict[s
     return {rule: count for rule, count in counted}
 
 
+def _count_left_out(connection: Connection, kind: str) -> int:
+    """Returns the number of landed rows that are not staged, as they are of forgotten users."""
+    query = f"select (select count(*) from landed_{kind}) - (select count(*) from staged_{kind})"  # noqa: S608
+    return int(connection.scalar(text(query)) or 0)
+
+
 def _count_quarantined(connection: Connection, batch_id: str) -> int:
     query = text("select count(distinct (kind, row_number)) from quarantine where batch_id = :id")
     return int(connection.scalar(query, {"id": batch_id}) or 0)
@@ -225,20 +236,21 @@ def _record_result(
     connection: Connection,
     batch_id: str,
     quarantined: int,
-    warnings: list[str],
+    findings: _Findings,
     message: str | None,
     max_bad_share: float,
 ) -> None:
     connection.execute(
         text(
             "update batches set status = :status, quarantined_rows = :quarantined, warnings = :warnings,"
-            " message = :message, max_bad_share = :max_bad_share where batch_id = :id"
+            " forgotten_rows = :forgotten, message = :message, max_bad_share = :max_bad_share where batch_id = :id"
         ),
         {
             "id": batch_id,
             "status": "rejected" if message else "validated",
             "quarantined": quarantined,
-            "warnings": warnings,
+            "warnings": findings.warnings,
+            "forgotten": findings.forgotten,
             "message": message,
             "max_bad_share": max_bad_share,
         },

@@ -35,7 +35,6 @@ RULES: dict[str, dict[str, Rule]] = {
         "query_present": Rule("query", "query is missing in a search event"),
         "item_known": Rule("item_id", "item_id is unknown"),
         "user_known": Rule("user_id", "user_id is unknown"),
-        "user_not_forgotten": Rule("user_id", "the user was forgotten after event_time"),
         "quantity_is_number": Rule("quantity", "quantity is not a finite number"),
         "quantity_positive": Rule("quantity", "quantity is not positive"),
         "price_is_number": Rule("price", "price is not a finite number"),
@@ -58,7 +57,6 @@ RULES: dict[str, dict[str, Rule]] = {
     "users": {
         "user_id_present": Rule("user_id", "user_id is missing"),
         "ids_are_short": Rule("user_id", f"the id {_TOO_LONG}"),
-        "user_not_forgotten": Rule("user_id", "the user was forgotten"),
         "properties_are_json": _PROPERTIES,
         "properties_are_finite": _FINITE_PROPERTIES,
         "valid_from_is_time": Rule("valid_from", "valid_from is not a time"),
@@ -66,7 +64,7 @@ RULES: dict[str, dict[str, Rule]] = {
 }
 
 
-CAUSED_BY_CALLERS: Final = ["item_known", "user_known", "user_not_forgotten", "event_time_is_kept", "event_id_conflict"]
+CAUSED_BY_CALLERS: Final = ["item_known", "user_known", "event_time_is_kept", "event_id_conflict"]
 """Rules that the endpoint cannot check, since they depend on the content of the warehouse."""
 
 

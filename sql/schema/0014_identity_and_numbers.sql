@@ -75,3 +75,5 @@ alter table batches add column max_bad_share double precision;
 comment on column batches.max_bad_share is 'Share of bad rows above which it is rejected; null before validation.';
 alter table batches add column landing_warnings text[] not null default '{}';
 comment on column batches.landing_warnings is 'What was noticed in the file while it was landed; also in warnings.';
+alter table batches add column forgotten_rows bigint not null default 0;
+comment on column batches.forgotten_rows is 'Rows of erased users, which are left out.';

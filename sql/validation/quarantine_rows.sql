@@ -1,5 +1,5 @@
 -- Grain: one broken rule of one staged row, with the offending value and the whole landed row.
--- Rows of forgotten users are stored without content. Reads: broken_rows. Writes: quarantine.
+-- Reads: broken_rows. Writes: quarantine.
 insert into quarantine (batch_id, kind, row_number, rule, reason, value, raw)
 select
     :batch_id as batch_id,
@@ -7,11 +7,8 @@ select
     broken.row_number,
     broken.rule,
     rules.reason,
-    case when broken.rule <> 'user_not_forgotten' then broken.raw ->> rules.named_column end as value,
-    case
-        when broken.rule = 'user_not_forgotten' then '{}'
-        else broken.raw
-    end as raw
+    broken.raw ->> rules.named_column as value,
+    broken.raw
 from broken_rows as broken
 inner join json_to_recordset(cast(:rules as json)) as rules (rule text, named_column text, reason text)
     on broken.rule = rules.rule

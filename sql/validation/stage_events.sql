@@ -1,6 +1,6 @@
 -- Grain: one landed event of a batch, typed (null where the text is invalid), with its id, the hash of its content and
 -- the names of the rules it breaks (null if none). An event without an id gets the hash of its fields, without
--- properties, as id.
+-- properties, as id. Events of forgotten users, up to the time at which they were, are left out.
 -- Reads: landed_events, pending_items, pending_users, item_versions, user_versions, forgotten_users.
 create table staged_events as
 with typed as (
@@ -100,17 +100,6 @@ checked as (
                         )
                         then 'user_known'
                 end,
-                case
-                    when
-                        :any_forgotten
-                        and exists (
-                            select 1 from forgotten_users
-                            where
-                                forgotten_users.user_digest = user_digest(typed.user_id)
-                                and typed.event_time <= forgotten_users.forgotten_at
-                        )
-                        then 'user_not_forgotten'
-                end,
                 case when has_quantity and quantity is null then 'quantity_is_number' end,
                 case when quantity <= 0 then 'quantity_positive' end,
                 case when has_price and price is null then 'price_is_number' end,
@@ -122,6 +111,16 @@ checked as (
             ''
         ) as broken_rules
     from typed
+    where
+        not (
+            :any_forgotten
+            and exists (
+                select 1 from forgotten_users
+                where
+                    forgotten_users.user_digest = user_digest(typed.user_id)
+                    and coalesce(typed.event_time <= forgotten_users.forgotten_at, true)
+            )
+        )
 )
 
 select

@@ -1,5 +1,5 @@
 -- Grain: one landed user of a batch, typed (null where the text is invalid), with the names of the rules it breaks
--- (null if none). Reads: landed_users, forgotten_users.
+-- (null if none). Forgotten users are left out. Reads: landed_users, forgotten_users.
 create table staged_users as
 with typed as (
     select
@@ -23,17 +23,6 @@ select
             ' ',
             case when user_id is null then 'user_id_present' end,
             case when octet_length(user_id) > 2000 then 'ids_are_short' end,
-            case
-                when
-                    :any_forgotten
-                    and exists (
-                        select 1 from forgotten_users
-                        where
-                            forgotten_users.user_digest = user_digest(typed.user_id)
-                            and coalesce(typed.valid_from, forgotten_users.forgotten_at) <= forgotten_users.forgotten_at
-                    )
-                    then 'user_not_forgotten'
-            end,
             case when has_properties and properties is null then 'properties_are_json' end,
             case when has_infinite_number then 'properties_are_finite' end,
             case when has_valid_from and valid_from is null then 'valid_from_is_time' end
@@ -41,3 +30,13 @@ select
         ''
     ) as broken_rules
 from typed
+where
+    not (
+        :any_forgotten
+        and exists (
+            select 1 from forgotten_users
+            where
+                forgotten_users.user_digest = user_digest(typed.user_id)
+                and coalesce(typed.valid_from, forgotten_users.forgotten_at) <= forgotten_users.forgotten_at
+        )
+    )

@@ -184,8 +184,11 @@ def test_a_forgotten_user_leaves_no_trace_and_old_files_do_not_restore_it(wareho
     assert report.events == 3
     assert removal.forget(warehouse, ["u3"]).events == 0
     again = [csv_line(n + 100, who="u3") for n in range(2)] + [csv_line(200)]
-    (reread,) = ingest(warehouse, tmp_path, source, write_csv(tmp_path / "b.csv", again), bad=1.0)
-    assert (reread.inserted, reread.quarantined) == (1, 2)
+    again.append(csv_line(201, who="u3", when="no time"))
+    (reread,) = ingest(warehouse, tmp_path, source, write_csv(tmp_path / "b.csv", again), bad=0.0)
+    assert (reread.inserted, reread.quarantined, reread.forgotten, reread.duplicates) == (1, 0, 3, 0)
+    (none,) = ingest(warehouse, tmp_path, source, write_csv(tmp_path / "d.csv", again[:2]), bad=0.0)
+    assert (none.read, none.inserted, none.forgotten, none.duplicates) == (2, 0, 2, 0)
     assert _dump_all_tables(warehouse).replace("u33", "").count("u3") == 0
     assert "torn,u33" in _dump_all_tables(warehouse)
     assert _replay(warehouse, tmp_path) == []
