@@ -78,6 +78,7 @@ def _record_counts_and_columns(connection: Connection, batch: SourceBatch, num_r
             "source": batch.source,
             "read": num_rows + len(batch.bad_lines),
             "columns": batch.columns,
+            "kinds": list(batch.rows),
             "warnings": batch.warnings,
         },
     )

@@ -13,6 +13,8 @@ from recsys_tasks.ingestion.batch import SourceBatch, to_record_batches
 from recsys_tasks.names import COLUMNS_BY_KIND
 from recsys_tasks.warehouse import statement
 
+REPLAY_ORIGIN = "quarantine of "
+
 
 @dataclass(frozen=True)
 class ReplayBatch:
@@ -64,7 +66,7 @@ def _build_replay_batch(origin: str, rows: list[Row[tuple[object, ...]]]) -> Rep
     digest.update(str(first.replays).encode())
     batch = SourceBatch(
         source=first.source,
-        origin=f"quarantine of {origin}",
+        origin=f"{REPLAY_ORIGIN}{origin}",
         digest=digest.hexdigest(),
         rows={kind: _to_landing_rows(kind, kind_rows) for kind, kind_rows in rows_by_kind.items()},
         implies_items=first.implies_items,

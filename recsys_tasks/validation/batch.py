@@ -148,12 +148,14 @@ def _check_rows(
         "any_forgotten": connection.scalar(text("select exists (select 1 from forgotten_users)")),
     }
     for kind in COLUMNS_BY_KIND:
-        if not connection.scalar(text(f"select exists (select 1 from landed_{kind})")):  # noqa: S608
+        is_empty = not connection.scalar(text(f"select exists (select 1 from landed_{kind})"))  # noqa: S608
+        if is_empty and kind not in batch.kinds:
             continue
         connection.execute(statement(f"validation/stage_{kind}"), parameters)
         if parameters["any_forgotten"]:
-            findings.forgotten += _count_left_out(connection, kind)
-            if not connection.scalar(text(f"select exists (select 1 from staged_{kind})")):  # noqa: S608
+            left_out = _count_left_out(connection, kind)
+            findings.forgotten += left_out
+            if left_out and not connection.scalar(text(f"select exists (select 1 from staged_{kind})")):  # noqa: S608
                 continue
         connection.execute(text(f"analyze staged_{kind} (broken_rules)"))  # statistics: most rows break no rule
         broken = _quarantine_rows(connection, batch.batch_id, kind)

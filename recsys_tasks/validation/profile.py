@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from statistics import median
 
-from sqlalchemy import Connection, Row, text
+from sqlalchemy import Connection, Row, RowMapping, text
 
+from recsys_tasks.ingestion.replay import REPLAY_ORIGIN
+from recsys_tasks.names import FEEDBACK_SOURCE
 from recsys_tasks.validation.row_rules import RULES
 from recsys_tasks.warehouse import statement
 
@@ -16,6 +18,7 @@ Profile = dict[str, float | None]
 
 _TYPE_SHARE_PREFIX = "share_"
 _NULL_RATE_PREFIX = "null_rate_"
+_MIN_USUAL_ROWS = 50  # with fewer events a day, chance alone makes large differences
 
 
 def profile_batch(
@@ -24,12 +27,12 @@ def profile_batch(
     """Computes and stores the metrics of a staged batch.
 
     `broken` counts rows per broken rule, `num_bad_lines` counts unparseable lines. Null rates and type shares are over
-    good rows, bad shares over all rows. Inapplicable metrics are None: `rows_per_day` without an interval,
-    `freshness_hours` without an interval for a source that is not live.
+    good rows, bad shares over all rows. Inapplicable metrics are None: `freshness_hours` without an interval for a
+    source that is not live, `rows_per_day` without an interval for one that is.
     """
     counts = connection.execute(statement(f"validation/profile_{kind}")).one()._mapping
     good = counts["rows"] - counts["bad_rows"]
-    read = counts["rows"] + num_bad_lines
+    read = counts["rows"] + num_bad_lines or 1
     profile: Profile = {"rows": counts["rows"], "bad_share": (counts["bad_rows"] + num_bad_lines) / read}
     profile |= {f"bad_share_{rule}": broken.get(rule, 0) / read for rule in RULES[kind]}
     for name, value in counts.items():
@@ -38,7 +41,7 @@ def profile_batch(
         elif name.startswith("type_"):
             profile[name.replace("type_", _TYPE_SHARE_PREFIX, 1)] = value / good if good else None
     if kind == "events":
-        profile |= _measure_volume_and_freshness(batch, good, counts["last_time"])
+        profile |= _measure_volume_and_freshness(connection, batch, good, counts)
         connection.execute(
             text("update batches set first_event = :first, last_event = :last where batch_id = :id"),
             {"first": counts["first_time"], "last": counts["last_time"], "id": batch.batch_id},
@@ -52,8 +55,9 @@ def compare_with_history(
 ) -> Profile:
     """Returns the profile extended by comparisons with the median of the source's latest batches.
 
-    `rows_per_day_ratio` is the volume over its median, `null_rate_change_*` the absolute difference of null rates and
-    `event_type_distance` the total variation distance of event type shares, 0 to 1. They are None without history.
+    `rows_per_day_ratio` is the volume over its median (of the same weekday for files), `null_rate_change_*` the
+    absolute difference of null rates and `event_type_distance` the total variation distance of event type shares, 0 to
+    1. They are None without history.
     """
     values = {"source": batch.source, "batch_id": batch.batch_id, "kind": kind}
     recent: dict[str, list[float]] = defaultdict(list)
@@ -67,20 +71,36 @@ def compare_with_history(
             result[changed] = None if value is None or name not in medians else abs(value - medians[name])
     if kind == "events":
         volume, median_volume = profile["rows_per_day"], medians.get("rows_per_day")
+        if batch.interval_start is None:
+            median_volume = _usual_volume(connection, batch, profile["weekday"])
         result["rows_per_day_ratio"] = volume / median_volume if volume is not None and median_volume else None
         result["event_type_distance"] = _total_variation_distance(profile, medians)
     return result
 
 
-def _measure_volume_and_freshness(batch: Row[tuple[object, ...]], good: int, last_time: datetime | None) -> Profile:
-    profile: Profile = {"rows_per_day": None, "freshness_hours": None}
+def _measure_volume_and_freshness(
+    connection: Connection, batch: Row[tuple[object, ...]], good: int, counts: RowMapping
+) -> Profile:
+    profile: Profile = dict.fromkeys(("rows_per_day", "weekday", "hours", "freshness_hours"))
+    last_time: datetime | None = counts["last_time"]
     until = batch.interval_end or (batch.landed_at if batch.live else None)
     if batch.interval_start is not None:
         days = max((batch.interval_end - batch.interval_start).total_seconds() / 86_400, 1.0)
         profile["rows_per_day"] = good / days
+    elif not (batch.live or batch.source == FEEDBACK_SOURCE or batch.origin.startswith(REPLAY_ORIGIN)):
+        profile |= connection.execute(statement("validation/day_sizes")).one()._mapping
+        if last_time is not None:
+            profile["hours"] = (last_time - counts["first_time"]).total_seconds() / 3_600
     if until is not None and last_time is not None:
         profile["freshness_hours"] = max(0.0, (until.astimezone(UTC) - last_time).total_seconds() / 3600)
     return profile
+
+
+def _usual_volume(connection: Connection, batch: Row[tuple[object, ...]], weekday: float | None) -> float | None:
+    """Returns the usual events per day of a source's files; None where there are too few to tell."""
+    values = {"source": batch.source, "batch_id": batch.batch_id, "weekday": weekday}
+    usual: float | None = connection.scalar(statement("validation/usual_volume"), values)
+    return None if usual is None or usual < _MIN_USUAL_ROWS else usual
 
 
 def _total_variation_distance(profile: Mapping[str, float | None], medians: Mapping[str, float]) -> float | None:

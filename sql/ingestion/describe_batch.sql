@@ -3,6 +3,7 @@
 update batches set
     read_rows = :read,
     columns = cast(:columns as text[]),
+    kinds = cast(:kinds as text[]),
     landing_warnings = cast(:warnings as text[]),
     new_columns = array(
         select incoming.name

@@ -77,3 +77,5 @@ alter table batches add column landing_warnings text[] not null default '{}';
 comment on column batches.landing_warnings is 'What was noticed in the file while it was landed; also in warnings.';
 alter table batches add column forgotten_rows bigint not null default 0;
 comment on column batches.forgotten_rows is 'Rows of erased users, which are left out.';
+alter table batches add column kinds text[] not null default '{}';
+comment on column batches.kinds is 'What its source delivers, also where it is empty: items, users or events.';

@@ -389,3 +389,52 @@ def test_lineage_leads_from_a_recommendation_to_its_source_files(warehouse: Engi
     assert {(row.run_id, row.snapshot_id) for row in lineage} == {("run", snapshot.snapshot_id)}
     assert report.batch_id in batches
     assert (origin.origin, origin.row_number) == (str(tmp_path / "f.csv"), 7)
+
+
+def _day(number: int, rows: int) -> list[str]:
+    """A file's rows of one day of July, an even number of them in every hour."""
+    return [
+        csv_line(1_000 * number + row, when=f"2024-07-{number:02d}T{row * 24 // max(rows, 1):02d}:{row % 60:02d}:00Z")
+        for row in range(rows)
+    ]
+
+
+def test_the_volume_of_a_file_is_compared_with_the_usual_days(warehouse: Engine, tmp_path: Path) -> None:
+    source = write_mapping(tmp_path)
+    for number in range(1, 5):
+        ingest(warehouse, tmp_path, source, write_csv(tmp_path / f"{number}.csv", _day(number, 300)))
+    for name, rows in (("empty", []), ("tiny", _day(5, 19))):
+        with pytest.raises(BatchRejected, match="fewer than a fifth or more than ten times the usual events per day"):
+            ingest(warehouse, tmp_path, source, write_csv(tmp_path / f"{name}.csv", rows))
+    (small,) = ingest(warehouse, tmp_path, source, write_csv(tmp_path / "small.csv", _day(6, 100)))
+    late = [csv_line(9_000 + n, when="2024-06-01T00:00:00Z") for n in range(5)]
+    (usual,) = ingest(warehouse, tmp_path, source, write_csv(tmp_path / "usual.csv", [*late, *_day(7, 280)]))
+    with warehouse.connect() as connection:
+        batches = connection.execute(text("select batch_id, warnings from batches")).all()
+    warnings = {row.batch_id: row.warnings for row in batches}
+    assert ["fewer than half" in warning for warning in warnings[small.batch_id]] == [True]
+    assert not warnings[usual.batch_id]
+
+
+def test_a_quiet_weekday_is_compared_with_its_own_past(warehouse: Engine, tmp_path: Path) -> None:
+    source = write_mapping(tmp_path)
+    for number in range(1, 15):  # the first of July 2024 is a Monday
+        file = write_csv(tmp_path / f"{number}.csv", _day(number, 55 if number % 7 == 0 else 300))
+        try:
+            ingest(warehouse, tmp_path, source, file)
+        except BatchRejected:
+            assert number in (7, 14)  # the first two Sundays, which a person lets through
+            with warehouse.begin() as connection:
+                connection.execute(text("update batches set status = 'validated' where status = 'rejected'"))
+                batch_id = connection.scalar(text("select batch_id from batches where status = 'validated'"))
+            load_batch(warehouse, str(batch_id))
+    (sunday,) = ingest(warehouse, tmp_path, source, write_csv(tmp_path / "sunday.csv", _day(21, 55)))
+    assert sunday.inserted == 55
+
+
+def test_files_of_hours_are_not_compared_with_days(warehouse: Engine, tmp_path: Path) -> None:
+    source = write_mapping(tmp_path)
+    for hour, rows in ((10, 300), (11, 320), (3, 12)):
+        lines = [csv_line(1_000 * hour + n, when=f"2024-07-01T{hour:02d}:{n % 60:02d}:00Z") for n in range(rows)]
+        (report,) = ingest(warehouse, tmp_path, source, write_csv(tmp_path / f"{hour}.csv", lines))
+        assert report.inserted == rows
