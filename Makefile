@@ -9,7 +9,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
 # The end-to-end test takes longest and mostly waits: it runs beside the others, from the beginning.
 PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 10
 
-.PHONY: help install run check format lint types sql docs-check test unit docs lock resolve
+.PHONY: help install run airflow psql check format lint types sql docs-check test unit docs lock resolve
 
 help:  ## list the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -34,6 +34,12 @@ $(STAMP): requirements.txt pyproject.toml tests/typescript/package-lock.json
 
 run: install  ## run the whole loop on this machine until Ctrl-C; ONCE=1 stops when the loop has closed
 	@exec $(BIN)/python -W ignore -m recsys_tasks.stack $(if $(ONCE),--once)
+
+airflow: install  ## Airflow's command on the stack of make run: make airflow ARGS="dags list"
+	@$(BIN)/python -W ignore -m recsys_tasks.stack.tools airflow $(ARGS)
+
+psql: install  ## psql on the warehouse of make run: make psql ARGS="-c 'select count(*) from events'"
+	@$(BIN)/python -W ignore -m recsys_tasks.stack.tools psql $(ARGS)
 
 check: install  ## format, lint, types, SQL style and documentation links: under a minute
 	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target types format lint sql docs-check

@@ -24,7 +24,7 @@ _DATA_SUFFIXES = (
     *(".jsonl", ".ndjson", ".json", ".log"),
     *(".parquet", ".pq"),
 )
-_TEXTS_FOR_PEOPLE = ("readme", "license", "licence", "changelog", "notice")
+_TEXTS_FOR_PEOPLE = ("readme", "license", "licence", "changelog", "notice", "note", "notes")
 _MIN_FILE_AGE_SECONDS = 2.0
 
 
@@ -107,7 +107,7 @@ def _find_problem(path: Path, folder: Path) -> str | None:
         suffixes.pop()
     if path.parent == folder:
         return "it is in no folder of a source"
-    if path.name.lower().startswith(_TEXTS_FOR_PEOPLE):
+    if path.name.lower().split(".")[0] in _TEXTS_FOR_PEOPLE:
         return "its name is that of a text for people"
     if not suffixes or suffixes[-1] not in _DATA_SUFFIXES:
         return f"its name ends in none of {' '.join(_DATA_SUFFIXES)} (with .gz or .zst if compressed)"

@@ -113,4 +113,4 @@ def load_mapping(name_or_path: str) -> SourceMapping:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or "mapping"
-        raise ConfigurationError(f"{path}: {key}: {first['msg']}") from error
+        raise ConfigurationError(f"{path}: {key}: {first['msg'].removeprefix('Value error, ')}") from error

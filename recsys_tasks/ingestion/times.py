@@ -49,6 +49,8 @@ def check_time_format(time_format: str) -> None:
             f"{time_format!r} has {dependent[0]}, which another machine reads differently; {expected}. `%z` reads"
             " offsets such as +02:00, and `time_zone` names the zone of times without one"
         )
+    if "%" not in time_format:
+        raise ValueError(f"unknown time format {time_format!r}; {expected}")
     try:
         parsed = datetime.strptime(_SAMPLE_TIME.strftime(time_format), time_format)  # noqa: DTZ007
     except (ValueError, re.error) as error:

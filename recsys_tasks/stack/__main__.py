@@ -19,7 +19,7 @@ from rich.console import Console
 from recsys_tasks.errors import ConfigurationError, RecsysError
 from recsys_tasks.settings import settings
 from recsys_tasks.stack import summary
-from recsys_tasks.stack.environment import Ports
+from recsys_tasks.stack.environment import Ports, find_dags_folder
 from recsys_tasks.stack.loop import LoopRunner
 from recsys_tasks.stack.services import running_stack
 
@@ -81,7 +81,7 @@ def _single_instance(home: Path) -> Iterator[None]:
 
 
 def _run_loop(console: Console, once: bool, home: Path, started_at: float) -> None:
-    with running_stack(console, home, _dags()) as (runner, ports):
+    with running_stack(console, home, find_dags_folder()) as (runner, ports):
         runner.stages.append(("starting the services", time.monotonic() - started_at))
         runner.run()
         _show_summary(runner, ports, time.monotonic() - started_at)
@@ -99,11 +99,6 @@ def _show_summary(runner: LoopRunner, ports: Ports, seconds: float) -> None:
     summary.show_report(runner)
     summary.show_stages(runner, seconds)
     summary.show_addresses(runner.console, ports)
-
-
-def _dags() -> Path:
-    package = Path(__file__).parent.parent
-    return next(folder for folder in (package.parent / "dags", package / "dags") if folder.is_dir())
 
 
 if __name__ == "__main__":

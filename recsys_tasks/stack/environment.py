@@ -19,6 +19,7 @@ _EXPLORATION_SHARE = "0.05"
 EXPERIMENT = Path(__file__).with_name("experiment.toml")
 MARKER = "RECSYS_STACK_HOME"  # set in every process of the stack, so that all of them are found at shutdown
 _HOST = "127.0.0.1"
+_PORTS_FILE = "ports.json"
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,31 @@ def choose_ports() -> Ports:
             raise ConfigurationError(f"{_variable(name)}={port}: another service has that port. Choose another")
         chosen[name] = port
     return Ports(**chosen)
+
+
+def find_dags_folder() -> Path:
+    """Returns the folder of the DAG files, in a clone or in an installed package."""
+    package = Path(__file__).parent.parent
+    return next(folder for folder in (package.parent / "dags", package / "dags") if folder.is_dir())
+
+
+def save_ports(home: Path, ports: Ports) -> None:
+    """Stores the ports of a stack in its home folder, for `load_ports`."""
+    (home / _PORTS_FILE).write_text(json.dumps(asdict(ports)), encoding="utf-8")
+
+
+def load_ports(home: Path) -> Ports:
+    """Returns the ports of the stack that ran last in a home folder.
+
+    Raises:
+        ConfigurationError: none ran there.
+    """
+    try:
+        return Ports(**json.loads((home / _PORTS_FILE).read_text(encoding="utf-8")))
+    except OSError as error:
+        raise ConfigurationError(
+            f"No stack has run in {home}. Start one with `make run`, or set RECSYS_HOME"
+        ) from error
 
 
 def _variable(name: str) -> str:

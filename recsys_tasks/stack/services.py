@@ -16,7 +16,7 @@ from recsys_tasks.errors import UnavailableError
 from recsys_tasks.settings import settings
 from recsys_tasks.stack import summary
 from recsys_tasks.stack.airflow_api import AirflowClient
-from recsys_tasks.stack.environment import Ports, choose_ports, stack_environment
+from recsys_tasks.stack.environment import Ports, choose_ports, save_ports, stack_environment
 from recsys_tasks.stack.loop import LoopRunner
 from recsys_tasks.stack.processes import StackProcesses, stop_stack_processes, wait_until
 from recsys_tasks.warehouse import embedded, engine
@@ -37,6 +37,7 @@ def running_stack(console: Console, home: Path, dags: Path) -> Iterator[tuple[Lo
     _check_disk(home)
     stop_stack_processes(home)
     ports = choose_ports()
+    save_ports(home, ports)
     server = embedded.start(home)
     environment = stack_environment(home, dags, embedded.socket_folder(server), ports)
     os.environ.update(environment)

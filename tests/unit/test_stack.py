@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from recsys_tasks.errors import ConfigurationError
-from recsys_tasks.stack.environment import choose_ports, find_free_port, load_secrets
+from recsys_tasks.stack.environment import choose_ports, find_free_port, load_ports, load_secrets, save_ports
 
 
 def test_a_configured_port_in_use_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,3 +36,11 @@ def test_secrets_are_created_once_and_readable_by_the_owner_only(tmp_path: Path)
     first = load_secrets(tmp_path)
     assert load_secrets(tmp_path) == first
     assert stat.S_IMODE((tmp_path / "secrets.json").stat().st_mode) == 0o600
+
+
+def test_ports_of_the_latest_stack_are_found_again(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="No stack has run in .* Start one with `make run`"):
+        load_ports(tmp_path)
+    ports = choose_ports()
+    save_ports(tmp_path, ports)
+    assert load_ports(tmp_path) == ports
