@@ -25,7 +25,7 @@ For files, trigger it with `{"source": "retailrocket", "paths": ["/path/to/file.
 
 ### When it fails
 * `BatchRejected`: too many bad rows or an unusual volume. Nothing was loaded; the message has the URL of the data
-  docs. Fix the source, or raise `RECSYS_MAX_BAD_SHARE`, and clear the task.
+  docs. Fix the source or its mapping, or raise `RECSYS_MAX_BAD_SHARE`, and clear `validate`: it lands the source again.
 * `MalformedFile`: a line of a file cannot be parsed; the message names file and line. Nothing of that file was loaded.
 * `ConfigurationError`: an unknown source, or an invalid mapping or suite. The message names the key.
 * `UnavailableError`: the warehouse does not answer. Airflow retries the task.
@@ -54,9 +54,14 @@ def ingest_events() -> None:
 
     @task(pool=loop.POOL)
     @loop.step
-    def validate(batch_ids: list[str]) -> list[str]:
+    def validate(
+        batch_ids: list[str], params: Any = None, data_interval_start: Any = None, data_interval_end: Any = None
+    ) -> list[str]:
         from recsys_tasks.steps import ingestion
 
+        if ingestion.any_rejected(batch_ids):  # the task was cleared: the source or its mapping was mended
+            interval = loop.interval_to_ingest(data_interval_start, data_interval_end)
+            batch_ids = ingestion.land_source(params["source"], params["paths"], interval)
         reports = ingestion.validate_batches(batch_ids)
         loop.add_note("\n".join(report.summary for report in reports))
         return [report.batch_id for report in reports]

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sqlalchemy import text
+
 from recsys_tasks.errors import InputError
 from recsys_tasks.feedback import EventLogChunk, advance_cursors, fetch_chunks
 from recsys_tasks.ingestion import landing_folder, removal, replay
@@ -25,6 +27,13 @@ if TYPE_CHECKING:
 def land_source(source: str, paths: Sequence[str] = (), interval: Interval | None = None) -> list[str]:
     """Lands the batches of a source; returns their ids."""
     return land_batches(engine(), read_source(source, [Path(path) for path in paths], interval))
+
+
+def any_rejected(batch_ids: Sequence[str]) -> bool:
+    """Whether one of the batches was rejected: its rows are those of a source or mapping that may be mended by now."""
+    query = text("select exists (select 1 from batches where batch_id = any(:ids) and status = 'rejected')")
+    with engine().connect() as connection:
+        return bool(connection.scalar(query, {"ids": list(batch_ids)}))
 
 
 def validate_batches(batch_ids: Sequence[str], max_bad_share: float | None = None) -> list[ValidationReport]:

@@ -438,3 +438,23 @@ def test_files_of_hours_are_not_compared_with_days(warehouse: Engine, tmp_path: 
         lines = [csv_line(1_000 * hour + n, when=f"2024-07-01T{hour:02d}:{n % 60:02d}:00Z") for n in range(rows)]
         (report,) = ingest(warehouse, tmp_path, source, write_csv(tmp_path / f"{hour}.csv", lines))
         assert report.inserted == rows
+
+
+def test_a_rejected_batch_is_landed_again_with_the_mended_mapping(
+    warehouse: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingestion, "engine", lambda: warehouse)
+    monkeypatch.setattr(ingestion, "settings", lambda: Settings(home=tmp_path))
+    file = write_csv(tmp_path / "f.csv", [csv_line(n, did="glance") for n in range(5)])
+    source = write_mapping(tmp_path)
+    rejected = ingestion.land_source(source, [str(file)])
+    assert not ingestion.any_rejected(rejected)
+    with pytest.raises(BatchRejected):
+        ingestion.validate_batches(rejected)
+    assert ingestion.any_rejected(rejected)
+    with Path(source).open("a", encoding="utf-8") as mapping:
+        mapping.write('\n[event_types]\nglance = "view"\n')
+    mended = ingestion.land_source(source, [str(file)])
+    assert mended != rejected
+    ingestion.validate_batches(mended)
+    assert [report.inserted for report in ingestion.load_batches(mended)] == [5]

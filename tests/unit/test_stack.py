@@ -39,7 +39,7 @@ def test_secrets_are_created_once_and_readable_by_the_owner_only(tmp_path: Path)
 
 
 def test_ports_of_the_latest_stack_are_found_again(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="No stack has run in .* Start one with `make run`"):
+    with pytest.raises(ConfigurationError, match=r"No stack has run in .* Start one with `make run`"):
         load_ports(tmp_path)
     ports = choose_ports()
     save_ports(tmp_path, ports)
