@@ -53,13 +53,14 @@ def ingest_landing() -> None:
     @loop.step
     def ingest(file: dict[str, Any]) -> dict[str, Any]:
         from recsys_tasks.ingestion.landing_folder import LandingFile
-        from recsys_tasks.steps import ingestion
+        from recsys_tasks.steps import features, ingestion
 
         get_current_context()["file_name"] = file["path"].rsplit("/", 1)[-1]
         reports = ingestion.ingest_landing_file(LandingFile(**file))
         loop.add_note(loop.format_counts(reports), on_run=False)
         # A task that was killed after its load finds the batch loaded, but nobody has announced it.
-        is_new = any(report.inserted or report.already_loaded for report in reports)
+        was_loaded = any(report.already_loaded for report in reports) and features.has_unbuilt_changes()
+        is_new = was_loaded or any(report.inserted for report in reports)
         return {"path": file["path"], "inserted": sum(report.inserted for report in reports), "is_new": is_new}
 
     @task(trigger_rule="all_done", outlets=[loop.EVENTS])

@@ -24,7 +24,7 @@ from recsys_tasks.wire.rules import MerchandisingRules
 _MAX_EXPLORATION_CANDIDATES = 500
 _EXTRA_CANDIDATES = 20  # beyond 2 k: the scan selects by rounded scores
 _CANDIDATES_PER_ITEM = 5  # for diversity, category limits and exploration
-_CHUNK = 64  # candidates converted at a time: a list needs few of them
+_CANDIDATES_PER_CHUNK = 64  # converted to Python numbers at a time: a list needs few of them
 
 
 @dataclass(frozen=True)
@@ -227,7 +227,7 @@ class Ranker:
         while True:
             scored = scores.top_k(num_candidates + num_removable, offset, include)
             pinned_scores = [float(scored.scores[scored.numbers == pin].max(initial=0.0)) for pin in pins]
-            listed = self._in_order(scored, discounts, hidden)
+            listed = self._iterate_candidates(scored, discounts, hidden)
             if not is_diversified:
                 return list(islice(listed, options.k)), pinned_scores
             found = list(listed)
@@ -243,14 +243,14 @@ class Ranker:
                 return [found[index] for index in selected], pinned_scores
             num_candidates *= _CANDIDATES_PER_ITEM
 
-    def _in_order(
+    def _iterate_candidates(
         self, scored: ScoredItems, discounts: DiscountedItems | None, hidden: Set[int]
     ) -> Iterator[tuple[int, float]]:
         """Yields distinct items that may be shown, and their scores, by descending adjusted score."""
         order = np.argsort(-self._adjusted_scores(scored, discounts), kind="stable")
         seen = set(hidden)
-        for start in range(0, len(order), _CHUNK):
-            chunk = order[start : start + _CHUNK]
+        for start in range(0, len(order), _CANDIDATES_PER_CHUNK):
+            chunk = order[start : start + _CANDIDATES_PER_CHUNK]
             for number, score in zip(scored.numbers[chunk].tolist(), scored.scores[chunk].tolist(), strict=True):
                 if score > 0 and number not in seen:  # of an item that occurs twice, the higher score comes first
                     seen.add(number)

@@ -169,11 +169,13 @@ def _look_up(numbers: np.ndarray, keys: np.ndarray, values: np.ndarray) -> np.nd
 
 
 def _best_scores(numbers: np.ndarray, scores: np.ndarray, k: int) -> list[float]:
-    """Returns the scores of the k best items [N], best first."""
-    order = top_indices(scores, 3 * k)  # an item may be among the best, the copied and the requested ones
-    ascending = order[np.argsort(scores[order], kind="stable")]
-    score_of = dict(zip(numbers[ascending].tolist(), scores[ascending].tolist(), strict=True))
-    return sorted(score_of.values(), reverse=True)[:k]
+    """Returns the k highest scores of distinct items, best first; `numbers` and `scores` are [N]."""
+    best: dict[int, float] = {}
+    for index in np.argsort(-scores, kind="stable").tolist():
+        best.setdefault(int(numbers[index]), float(scores[index]))
+        if len(best) == k:
+            break
+    return list(best.values())
 
 
 class LiftedScores:
@@ -245,8 +247,8 @@ class ItemVectors:
         return vectors
 
     def pad_offset(self, offset: np.ndarray) -> np.ndarray:
-        """Returns an offset [V] of the bundle's items, padded as the scan graph needs it; that of the latest offset is
-        kept, as most lists have the same."""
+        """Returns an offset [V], cut to the bundle's items and padded to the size of the scan graph. Keeps the latest
+        result, since most lists have the same offset."""
         latest = self._padded_offset
         if latest is None or latest[0] is not offset:
             count = len(self._base)

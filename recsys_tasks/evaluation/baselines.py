@@ -13,7 +13,7 @@ from scipy import sparse
 from recsys_tasks.evaluation.metrics import ranking_metrics
 from recsys_tasks.evaluation.protocol import PredictionTasks, Scorer
 from recsys_tasks.evaluation.sparse_scores import blend_rows, normalize_rows, sparse_target_ranks
-from recsys_tasks.features.sequences import SECONDS_PER_DAY, Timeline
+from recsys_tasks.features.sequences import SECONDS_PER_DAY, Timeline, expand_ranges
 from recsys_tasks.model.neighbors import (
     NeighborConfig,
     SessionNeighbors,
@@ -214,9 +214,7 @@ def personal_frequency(
     An action weighs 1 at the time of the user's latest one, and half as much for each half-life before it.
     """
     begin = timeline.user_start[timeline.user[tasks.first]]
-    length = tasks.first - begin
-    row = np.repeat(np.arange(len(tasks)), length)
-    index = np.arange(len(row)) - np.repeat(np.cumsum(length) - length, length) + begin[row]
+    row, index = expand_ranges(begin, tasks.first - begin)
     latest = timeline.seconds[np.maximum(tasks.first - 1, 0)]
     age_days = np.maximum(latest[row] - timeline.seconds[index], 0) / SECONDS_PER_DAY
     weight = np.exp2(-age_days / half_life_days).astype(np.float32)

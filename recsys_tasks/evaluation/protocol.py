@@ -10,7 +10,7 @@ import torch
 
 from recsys_tasks.evaluation.metrics import MISSED, target_ranks
 from recsys_tasks.features.encoded_snapshot import EncodedSnapshot
-from recsys_tasks.features.sequences import Timeline, session_inputs
+from recsys_tasks.features.sequences import Timeline, expand_ranges, session_inputs
 from recsys_tasks.model.incremental import score_items
 from recsys_tasks.model.network import Recommender
 from recsys_tasks.model.tensors import Events, Query
@@ -124,9 +124,7 @@ def rank_scores(
     scores[:, :FIRST_ITEM] = -np.inf
     own = scores[rows, target]
     if exclude_session_items:
-        length = tasks.target - tasks.first
-        row = np.repeat(rows, length)
-        seen = np.arange(len(row)) - np.repeat(np.cumsum(length) - length, length) + tasks.first[row]
+        row, seen = expand_ranges(tasks.first, tasks.target - tasks.first)
         scores[row, timeline.item[seen]] = -np.inf
     lists = _top_items(scores)
     scores[rows, target] = own

@@ -10,7 +10,7 @@ from scipy import sparse
 
 from recsys_tasks.evaluation.metrics import MISSED
 from recsys_tasks.evaluation.protocol import PredictionTasks
-from recsys_tasks.features.sequences import Timeline
+from recsys_tasks.features.sequences import Timeline, expand_ranges
 
 
 def normalize_rows(scores: sparse.csr_matrix) -> sparse.csr_matrix:
@@ -42,9 +42,7 @@ def sparse_target_ranks(
     is_ahead = scores.data >= own[row]
     ranks = np.bincount(row[is_ahead], minlength=len(tasks))
     if exclude_session_items:
-        length = tasks.target - tasks.first
-        session_row = np.repeat(rows, length)
-        index = np.arange(len(session_row)) - np.repeat(np.cumsum(length) - length, length) + tasks.first[session_row]
+        session_row, index = expand_ranges(tasks.first, tasks.target - tasks.first)
         pairs = np.unique(np.stack([session_row, timeline.item[index]], 1), axis=0)
         pairs = pairs[pairs[:, 1] != target[pairs[:, 0]]]
         value = np.asarray(scores[pairs[:, 0], pairs[:, 1]]).ravel()

@@ -176,6 +176,12 @@ def novel_intents(session: np.ndarray, item: np.ndarray, kind: np.ndarray) -> np
     return novel
 
 
+def expand_ranges(begin: np.ndarray, length: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the row of each range [begin, begin + length) [B] and the indices in it, one after the other [E]."""
+    row = np.repeat(np.arange(len(begin)), length)
+    return row, np.arange(len(row)) - np.repeat(np.cumsum(length) - length, length) + begin[row]
+
+
 def stable_argsort(keys: np.ndarray) -> np.ndarray:
     """Returns the stable `argsort` of non-negative integers, as an LSD radix sort over 16-bit digits."""
     order = np.argsort((keys & 0xFFFF).astype(np.uint16), kind="stable")

@@ -13,7 +13,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from recsys_tasks.features.sequences import GAP_BUCKETS, MAX_TOKENS, Timeline, day_of_week, hour_of_day, stable_argsort
+from recsys_tasks.features.sequences import (
+    GAP_BUCKETS,
+    MAX_TOKENS,
+    Timeline,
+    day_of_week,
+    expand_ranges,
+    hour_of_day,
+    stable_argsort,
+)
 from recsys_tasks.names import ADD_TO_CART, EVENT_TYPE_CODES, FIRST_ITEM, PURCHASE, UNKNOWN_ITEM
 
 _KINDS = tuple(EVENT_TYPE_CODES)
@@ -58,28 +66,28 @@ _SMOOTHING_SESSIONS = 20.0
 
 
 _LOGARITHMIC = np.asarray([name.startswith("log_") for name in SUMMARY_FEATURES])
-_Values = Any
+_Count = Any
 """Numbers [B] of prefixes, or the one number of a running session."""
 
 
 class SessionCounts(NamedTuple):
-    """What the features of prefixes are computed from; by event type, K of each."""
+    """What the features of prefixes are computed from; the first two have one entry per event type."""
 
-    session_kinds: Sequence[_Values]
-    history_kinds: Sequence[_Values]
-    latest_kind: _Values
-    distinct_items: _Values  # known items of the session
-    unknown_items: _Values  # events of the session without a known item
-    has_open_cart: _Values  # whether an item was put in the cart after the latest purchase of the session
-    latest_repeats_item: _Values
-    latest_gap: _Values  # gap bucket of the session's latest event; 0 for its first event
-    seconds: _Values  # from the start of the session to its latest event
-    earlier_items: _Values  # events of the session with an item of the history
-    latest_is_earlier_item: _Values
-    visits: _Values  # in the history, separated by pauses
-    session_gap: _Values  # gap bucket of the time since the history
-    hour: _Values
-    weekday: _Values
+    session_kinds: Sequence[_Count]
+    history_kinds: Sequence[_Count]
+    latest_kind: _Count
+    distinct_items: _Count  # known items of the session
+    unknown_items: _Count  # events of the session without a known item
+    has_open_cart: _Count  # whether an item was put in the cart after the latest purchase of the session
+    latest_repeats_item: _Count
+    latest_gap: _Count  # gap bucket of the session's latest event; 0 for its first event
+    seconds: _Count  # from the start of the session to its latest event
+    earlier_items: _Count  # events of the session with an item of the history
+    latest_is_earlier_item: _Count
+    visits: _Count  # in the history, separated by pauses
+    session_gap: _Count  # gap bucket of the time since the history
+    hour: _Count
+    weekday: _Count
 
 
 def summary_features(counts: SessionCounts) -> np.ndarray:
@@ -287,8 +295,7 @@ def _count_items(
     The ranges of a session overlap, and what counts depends on where they begin; each is expanded to its events.
     """
     length = end - begin
-    row = np.repeat(np.arange(len(begin)), length)
-    index = np.arange(len(row)) - np.repeat(np.cumsum(length) - length, length) + begin[row]
+    row, index = expand_ranges(begin, length)
     is_earlier = in_history[index] >= past[row]
     is_first = is_known[index] & (in_session[index] < begin[row])
     size = len(begin)

@@ -18,7 +18,6 @@ from recsys_tasks.ingestion.batch import BadLine, SourceBatch, landing_arrow_sch
 from recsys_tasks.ingestion.file_readers import Block, read_csv, read_json_lines, read_parquet
 from recsys_tasks.ingestion.ids import (
     ID_COLUMNS,
-    LARGEST_EXACT,
     count_placeholders,
     find_rounded,
     float_to_text,
@@ -140,7 +139,7 @@ def _without_rounded_ids(mapping: SourceMapping, block: Block, on_bad_line: Call
             continue
         rounded = zip(block.numbers.filter(is_rounded).to_pylist(), column.filter(is_rounded).to_pylist(), strict=True)
         for number, value in rounded:
-            reason = f"{name} {value!r} is a rounded number, which other ids look like, too; write ids as text"
+            reason = f"{name} is a rounded number, which other ids look like, too; write ids as text"
             on_bad_line(BadLine(number, reason, str(value)))
         block = block.filter(pc.invert(is_rounded))
     return block
@@ -307,8 +306,6 @@ def as_text(value: object) -> str | None:
         return _dump_json(value)
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            return None
-        return str(int(value)) if value.is_integer() and abs(value) <= LARGEST_EXACT else str(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
     return str(value)

@@ -18,11 +18,9 @@ from recsys_tasks.warehouse import statement
 
 MAPPING = "mapping.toml"
 _PARTIAL_SUFFIXES = (".part", ".tmp", ".crdownload")
-_COMPRESSIONS = (".gz", ".zst")
-_DATA_SUFFIXES = (
-    *(".csv", ".tsv", ".tab", ".txt", ".dat"),
-    *(".jsonl", ".ndjson", ".json", ".log"),
-    *(".parquet", ".pq"),
+_OTHER_SUFFIXES = (
+    *(".md", ".rst", ".pdf", ".html", ".doc", ".docx", ".xls", ".xlsx", ".png", ".jpg", ".jpeg", ".gif", ".svg"),
+    *(".zip", ".tar", ".tgz", ".py", ".sql", ".sh", ".toml", ".yaml", ".yml", ".xml", ".crc", ".md5", ".sha256"),
 )
 _TEXTS_FOR_PEOPLE = ("readme", "license", "licence", "changelog", "notice", "note", "notes")
 _MIN_FILE_AGE_SECONDS = 2.0
@@ -91,7 +89,7 @@ def _list_files(folder: Path) -> Iterator[tuple[Path, str | None]]:
     for entry in sorted(folder.glob("*")):
         for path in _walk(entry) if entry.is_dir() else [entry]:  # a folder of a source may be a link
             hidden = any(name.startswith((".", "_")) for name in path.relative_to(folder).parts)
-            if not hidden and path.name != MAPPING and path.suffix not in _PARTIAL_SUFFIXES and path.is_file():
+            if not hidden and path.name != MAPPING and path.suffix.lower() not in _PARTIAL_SUFFIXES and path.is_file():
                 yield path, _find_problem(path, folder)
 
 
@@ -102,15 +100,12 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def _find_problem(path: Path, folder: Path) -> str | None:
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    if suffixes and suffixes[-1] in _COMPRESSIONS:
-        suffixes.pop()
     if path.parent == folder:
         return "it is in no folder of a source"
     if path.name.lower().split(".")[0] in _TEXTS_FOR_PEOPLE:
         return "its name is that of a text for people"
-    if not suffixes or suffixes[-1] not in _DATA_SUFFIXES:
-        return f"its name ends in none of {' '.join(_DATA_SUFFIXES)} (with .gz or .zst if compressed)"
+    if path.suffix.lower() in _OTHER_SUFFIXES:
+        return f"files ending in {path.suffix} are no data"
     return None
 
 

@@ -75,7 +75,9 @@ def load_batch(engine: Engine, batch_id: str) -> LoadReport:
             return LoadReport(batch_id, batch.read_rows, 0, duplicates, quarantined, 0, forgotten, True)
         use_landing_schema(connection, batch.number)
         conflicts = _find_conflicts(connection, batch)
-        problem = _describe_conflicts(batch, conflicts) if conflicts else None
+        # With `replace`, the conflicts are earlier revisions in the same file.
+        is_conflict = conflicts and batch.on_conflict != "replace"
+        problem = _describe_conflicts(batch, conflicts) if is_conflict else None
         is_rejected = problem is not None and _exceeds_bad_share(batch, conflicts)
         if problem is not None:
             _record_problem(connection, batch, problem, is_rejected)
@@ -100,7 +102,7 @@ def _load_items_and_users(connection: Connection, batch: Row[tuple[object, ...]]
     inserted = 0
     for kind in ("items", "users"):
         if _table_exists(connection, f"staged_{kind}"):
-            connection.execute(statement(f"ingestion/out_of_order_{kind}"))
+            connection.execute(statement(f"ingestion/out_of_order_{kind}"), {"landed_at": batch.landed_at})
             inserted += connection.execute(statement(f"ingestion/load_{kind}"), values).rowcount
             run_script(connection, f"ingestion/restate_{kind}")
     return inserted

@@ -79,7 +79,7 @@ class SourceMapping(BaseModel):
             if name not in self.columns and name not in self.defaults:
                 raise ValueError(f"columns.{name} is required for {self.kind}")
         for column in self.optional:
-            if column not in self.mapped_columns:
+            if column not in self.columns.values():
                 raise ValueError(f"optional names {column!r}, which no column is mapped to")
         if self.format not in ("csv", "tsv") and self.delimiter:
             raise ValueError(f"delimiter applies to csv and tsv only, not to {self.format}")

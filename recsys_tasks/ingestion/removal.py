@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine, text
 
 from recsys_tasks.errors import InputError
 from recsys_tasks.ingestion.changes import lock_changes, record_change_without_batch
-from recsys_tasks.ingestion.landing_schema import drop_landing_schema, find_batch
+from recsys_tasks.ingestion.landing_schema import drop_landing_schema, find_batch, lock_batch
 from recsys_tasks.warehouse import raises_unavailable, run_script, statement
 
 log = logging.getLogger(__name__)
@@ -88,6 +88,7 @@ def forget(engine: Engine, user_ids: Sequence[str]) -> RemovalReport:
 
 def _restore_events(connection: Connection, kind: str, origin: str) -> RemovalReport:
     """Makes held events visible in the place of removed ones, and records the change of both."""
+    connection.execute(statement("ingestion/create_held_months"))
     connection.execute(statement("ingestion/restore_held"))
     run_script(connection, "ingestion/credit_restored")
     days = connection.execute(statement("ingestion/removed_days")).all()
@@ -110,11 +111,24 @@ def _remove_versions(connection: Connection, batch: int) -> None:
         for table in (f"{kind[:-1]}_versions", f"held_{kind[:-1]}_versions"):
             connection.execute(text(f"delete from {table} where batch = :batch"), {"batch": batch})  # noqa: S608
         run_script(connection, f"ingestion/restate_{kind}")
+        connection.execute(
+            text(
+                f"delete from orphaned_{kind} where {key} in (select {key} from {kind[:-1]}_versions"  # noqa: S608
+                f" where {key} in (select {key} from orphaned_{kind}))"
+            )
+        )
         connection.execute(statement(f"ingestion/imply_orphaned_{kind}"))
 
 
 def _reset_unloaded_batches(connection: Connection) -> None:
-    """Resets validated batches to `landed` and drops rejected landings: they may hold rows of forgotten users."""
+    """Resets validated batches to `landed` and drops rejected landings: they may hold rows of forgotten users.
+
+    Waits for validations that began before.
+    """
+    for batch_id in connection.scalars(
+        text("select batch_id from batches where status in ('landed', 'validated')")
+    ).all():
+        lock_batch(connection, batch_id)
     connection.execute(text("update batches set status = 'landed' where status = 'validated'"))
     for number in connection.scalars(text("select number from batches where status = 'rejected'")).all():
         drop_landing_schema(connection, number)

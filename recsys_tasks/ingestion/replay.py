@@ -43,8 +43,19 @@ def build_replay_batches(
 
 
 def mark_resolved(engine: Engine, replay: ReplayBatch) -> int:
-    """Marks the rows of a loaded replay as resolved; rows that still fail are quarantined under the new batch id."""
+    """Marks the rows of a loaded replay as resolved; rows that still fail are quarantined under the new batch id.
+
+    A held event that the replay delivered anew is dropped.
+    """
     with engine.begin() as connection:
+        connection.execute(
+            text(
+                "delete from held_events using batches where held_events.batch = batches.number"
+                " and batches.batch_id = :origin and held_events.reason = 'conflict'"
+                " and held_events.row_number = any(:numbers)"
+            ),
+            {"origin": replay.origin, "numbers": replay.row_numbers.get("events", [])},
+        )
         return sum(
             connection.execute(
                 text(

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
-from functools import cache, lru_cache
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache, lru_cache, partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -87,11 +87,12 @@ class Analyzer:
                 f"No stemmer for {', '.join(unknown)}; search languages are {', '.join(stemmed_languages())}"
             )
         self.languages = tuple(languages)
-        self._stemmers: dict[str, Any] = {}
+        stemmers: dict[str, Any] = {}
         for language in languages:
-            self._stemmers.setdefault(_SCRIPT_OF.get(language, "LATIN"), Stemmer.Stemmer(language))
-        self.term = lru_cache(_CACHED_TERMS)(self._term)
-        self._segment_terms = lru_cache(_CACHED_TERMS)(self._terms_of_segment)
+            stemmers.setdefault(_SCRIPT_OF.get(language, "LATIN"), Stemmer.Stemmer(language))
+        # The caches must not refer to this object: that cycle would keep a replaced model's words in memory.
+        self.term = lru_cache(_CACHED_TERMS)(partial(_stem, stemmers))
+        self._segment_terms = lru_cache(_CACHED_TERMS)(partial(_terms_of_segment, self.term))
 
     def words(self, text: str) -> list[Word]:
         """Returns the words of a text in order; a number with its unit becomes two, a Han word one per sign."""
@@ -115,15 +116,21 @@ class Analyzer:
 
     def term_of(self, word: Word) -> str:
         """Returns the index term of a word."""
-        return word.text if word.is_sign else self.term(word.text)
+        return _term_of(self.term, word)
 
-    def _terms_of_segment(self, segment: str) -> tuple[_Term, ...]:
-        return tuple(_Term(word.text, self.term_of(word), word.is_sign) for word in _words(segment, 0))
 
-    def _term(self, word: str) -> str:
-        word = _POSSESSIVE.sub("", word)
-        stemmer = self._stemmers.get(script_of(word))
-        return _strip_accents(stemmer.stemWord(word) if stemmer else word)
+def _stem(stemmers: Mapping[str, Any], word: str) -> str:
+    word = _POSSESSIVE.sub("", word)
+    stemmer = stemmers.get(script_of(word))
+    return _strip_accents(stemmer.stemWord(word) if stemmer else word)
+
+
+def _term_of(stem: Callable[[str], str], word: Word) -> str:
+    return word.text if word.is_sign else stem(word.text)
+
+
+def _terms_of_segment(stem: Callable[[str], str], segment: str) -> tuple[_Term, ...]:
+    return tuple(_Term(word.text, _term_of(stem, word), word.is_sign) for word in _words(segment, 0))
 
 
 @cache

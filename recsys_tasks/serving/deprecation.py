@@ -1,4 +1,4 @@
-"""Operations that callers should leave, and the headers that tell them so."""
+"""Deprecated operations and their response headers."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from email.utils import format_datetime
 
 @dataclass(frozen=True)
 class Deprecation:
-    """Announcement that an operation will go.
+    """Deprecation of an operation.
 
     Attributes:
         since: time from which on it is deprecated, in UTC.
-        sunset: time from which on it may be gone, in UTC.
+        sunset: time after which it may be removed, in UTC.
         successor: path of the operation to use instead.
     """
 
@@ -37,5 +37,5 @@ DEPRECATIONS: dict[tuple[str, str], Deprecation] = {}
 
 def deprecation_headers(method: str, path: str) -> dict[str, str]:
     """Returns the headers of the answers of an operation; none unless it is deprecated."""
-    found = DEPRECATIONS.get((method.lower(), path)) if DEPRECATIONS else None
+    found = DEPRECATIONS.get((method.lower(), path))
     return {} if found is None else found.headers()

@@ -17,7 +17,7 @@ from recsys_tasks.engine.bundle import bundle_digest, read_bundle, read_cutoff, 
 from recsys_tasks.engine.engine import Answer, Engine
 from recsys_tasks.engine.item_search import SEARCH_INDEX
 from recsys_tasks.engine.item_updates import ItemUpdate, ItemUpdates
-from recsys_tasks.engine.memory import available_bytes, exempt_from_collection, resident_bytes
+from recsys_tasks.engine.memory import available_bytes, freeze_garbage_collector, resident_bytes
 from recsys_tasks.engine.probe import BundleMeasurement, probe
 from recsys_tasks.engine.search_options import SearchSetup
 from recsys_tasks.engine.throttle import Throttle
@@ -90,7 +90,6 @@ class ModelStore:
         self.engine = self._load_active_or_previous()
         self.challenger = self._restore_challenger()
         self.previous_engine = self._try_load(self.state.previous) if keep_previous else None
-        exempt_from_collection()
 
     @contextmanager
     def receive_archive(self) -> Iterator[Path]:
@@ -131,7 +130,7 @@ class ModelStore:
         challenger = ChallengerRunner(self._load_throttled(bundle_folder), measured, RolloutTerms())
         if self.engine is not None:
             challenger.engine.warm_cache(self.engine)
-        exempt_from_collection()
+        freeze_garbage_collector()
         self._write_state(staged=StagedBundle(digest, measured))
         self.challenger = challenger
         self._remove_unused_folders()
@@ -190,6 +189,7 @@ class ModelStore:
         engine = self.previous_engine
         if engine is None or engine.bundle.digest != self.state.previous:
             engine = self._load(self.state.previous)
+            freeze_garbage_collector()
         self._write_state(active=self.state.previous, previous=None)
         self.engine, self.previous_engine = engine, None
         return engine

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import version
@@ -41,8 +40,7 @@ _JSON, _BUNDLE, _PROBLEM = "application/json", "application/octet-stream", "appl
 _ITEMS, _ITEM = "/v1/items", "/v1/items/{item_id}"
 _ADMIN_PATHS = ("/v1/admin", "/v1/items/{item_id}/users")
 _TAGS = {"/v1/admin": "admin", "/v1/items": "items", "/v1/events": "events", "/v1": "lists", "/": "health"}
-_SCHEMAS = "#/components/schemas/"
-_REFERENCE = _SCHEMAS + "{name}"
+_REFERENCE = "#/components/schemas/{name}"
 _OVERVIEW = (
     "Session-based recommendations, personalized search and similar items. Post user events, request lists, and send "
     "the `request_id` of a list with the events that follow from it. Errors are problem documents (RFC 9457)."
@@ -363,8 +361,8 @@ def build_openapi_document() -> bytes:
     ]
     schemas, components = msgspec.json.schema_components([*body_types, Problem], ref_template=_REFERENCE)
     schema_of = dict(zip([*map(str, body_types), str(Problem)], schemas, strict=True))
-    bodies = {str(operation.body): schema_of.get(str(operation.body)) for operation in OPERATIONS}
-    for name in _referenced(bodies, components):
+    request_types = [operation.body for operation in OPERATIONS if operation.body not in (None, bytes)]
+    for name in msgspec.json.schema_components(request_types, ref_template=_REFERENCE)[1]:
         _describe_defaults(components[name])
     paths: dict[str, dict[str, Any]] = {}
     for operation in OPERATIONS:
@@ -387,24 +385,13 @@ def build_openapi_document() -> bytes:
 
 
 def _describe_defaults(schema: dict[str, Any]) -> None:
-    """Moves the defaults of a request's fields into their descriptions, in place: generators of clients take a field
-    with a default as one that is always there."""
+    """Moves the defaults of fields into their descriptions, in place: client generators treat a field with a default as
+    required. For the types of requests; some of them are in answers, too."""
     for field_schema in schema.get("properties", {}).values():
         default = field_schema.pop("default", None)
-        if default not in (None, [], {}, False, ""):
+        if default is not None and default not in ([], {}, ""):
             text = f"Default: {msgspec.json.encode(default).decode()}."
             field_schema["description"] = f"{field_schema.get('description', '')} {text}".strip()
-
-
-def _referenced(schema: dict[str, Any], components: dict[str, Any]) -> set[str]:
-    """Names of the components that a schema refers to, directly or not."""
-    found: set[str] = set()
-    waiting = [schema]
-    while waiting:
-        names = set(re.findall(f'"{_SCHEMAS}([^"]+)"', msgspec.json.encode(waiting.pop()).decode())) - found
-        found |= names
-        waiting += [components[name] for name in names]
-    return found
 
 
 def _describe(operation: Operation, schema_of: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,16 @@ from recsys_tasks.serving.logs import REQUEST_ID
 
 _PREFLIGHT_SECONDS = 3_600
 _REQUEST_HEADERS = ("Authorization", "Content-Type", "Idempotency-Key", REQUEST_ID)
-_RESPONSE_HEADERS = (REQUEST_ID, "RateLimit", "RateLimit-Policy", "Retry-After", "ETag")
+_RESPONSE_HEADERS = (
+    REQUEST_ID,
+    "RateLimit",
+    "RateLimit-Policy",
+    "Retry-After",
+    "ETag",
+    "Deprecation",
+    "Sunset",
+    "Link",
+)
 
 
 class PageMiddleware(CORSMiddleware):

@@ -23,6 +23,7 @@ from recsys_tasks.evaluation.calibration import (
     purchase_intent_inputs,
     without_intent,
 )
+from recsys_tasks.evaluation.category_overlap import CategoryOverlapReport, measure_category_overlap
 from recsys_tasks.evaluation.comparison import Comparison, compare, tasks_since
 from recsys_tasks.evaluation.examples import format_examples
 from recsys_tasks.evaluation.gate import MetricsTable
@@ -40,7 +41,6 @@ from recsys_tasks.evaluation.protocol import (
 from recsys_tasks.evaluation.report import EvaluationReport, evaluate
 from recsys_tasks.evaluation.segments import segment_masks
 from recsys_tasks.evaluation.served_lists import rank_served
-from recsys_tasks.evaluation.session_following import FollowingReport, measure_following
 from recsys_tasks.features.encoded_snapshot import EncodedSnapshot, encode_snapshot
 from recsys_tasks.features.serving_data import catalog_columns
 from recsys_tasks.features.snapshot import Snapshot, open_snapshot
@@ -97,12 +97,12 @@ def evaluate_run(run_id: str, snapshots: Path) -> MetricsTable:
                 f"Run {run_id} cannot be evaluated: a version that it started from was trained on every session of its"
                 f" test part, up to {since:%Y-%m-%d %H:%M} UTC. Train from scratch, or on a later snapshot"
             )
-        evaluated, following = _evaluate(opened, tasks)
+        evaluated, overlap = _evaluate(opened, tasks)
         table = evaluated.metrics_table()
         runs.log_evaluation(run_id, table)
         intent = evaluate_purchase_intent(opened.model, training_data(opened.encoded), opened.encoded, since)
-        report = evaluated.as_dict() | {"following": following.as_dict()}
-        runs.log_report(run_id, report, evaluated.as_markdown() + following.as_markdown() + intent.as_markdown())
+        report = evaluated.as_dict() | {"category_overlap": overlap.as_dict()}
+        runs.log_report(run_id, report, evaluated.as_markdown() + overlap.as_markdown() + intent.as_markdown())
         _log_intent(run_id, intent)
         _log_plots_and_card(run_id, opened, evaluated, intent, tasks, snapshot)
     return table
@@ -165,7 +165,7 @@ def _numbers_in(vocabulary: Vocabulary, other: Vocabulary) -> np.ndarray:
     return np.concatenate([np.full(FIRST_ITEM, PADDING_ITEM), known])
 
 
-def _evaluate(opened: _EvaluatedModel, tasks: PredictionTasks) -> tuple[EvaluationReport, FollowingReport]:
+def _evaluate(opened: _EvaluatedModel, tasks: PredictionTasks) -> tuple[EvaluationReport, CategoryOverlapReport]:
     encoded, data = opened.encoded, training_data(opened.encoded)
     exclude_session_items = not opened.model.network.config.sessions_repeat
     baseline_data = BaselineData(data, select_prediction_tasks(encoded, VALIDATION))
@@ -175,8 +175,8 @@ def _evaluate(opened: _EvaluatedModel, tasks: PredictionTasks) -> tuple[Evaluati
         for baseline, fit in BASELINE_FITTERS.items()
     }
     lists = {name: result.lists for name, result in results.items()}
-    following = measure_following(lists, encoded.vocabulary.category_paths, encoded.timeline, tasks)
-    return evaluate(results, data, tasks), following
+    overlap = measure_category_overlap(lists, encoded.vocabulary.category_paths, encoded.timeline, tasks)
+    return evaluate(results, data, tasks), overlap
 
 
 def evaluate_purchase_intent(

@@ -18,7 +18,8 @@ Profile = dict[str, float | None]
 
 _TYPE_SHARE_PREFIX = "share_"
 _NULL_RATE_PREFIX = "null_rate_"
-_MIN_USUAL_ROWS = 50  # with fewer events a day, chance alone makes large differences
+_MIN_USUAL_ROWS = 25  # with fewer events a day, chance alone makes large differences
+_MAX_FILE_RATIO = 9.9  # below the ratio that rejects a batch
 
 
 def profile_batch(
@@ -72,8 +73,9 @@ def compare_with_history(
     if kind == "events":
         volume, median_volume = profile["rows_per_day"], medians.get("rows_per_day")
         if batch.interval_start is None:
-            median_volume = _usual_volume(connection, batch, profile["weekday"])
-        result["rows_per_day_ratio"] = volume / median_volume if volume is not None and median_volume else None
+            result["rows_per_day_ratio"] = None if volume is None else _file_volume_ratio(connection, batch, profile)
+        else:
+            result["rows_per_day_ratio"] = volume / median_volume if volume is not None and median_volume else None
         result["event_type_distance"] = _total_variation_distance(profile, medians)
     return result
 
@@ -81,7 +83,7 @@ def compare_with_history(
 def _measure_volume_and_freshness(
     connection: Connection, batch: Row[tuple[object, ...]], good: int, counts: RowMapping
 ) -> Profile:
-    profile: Profile = dict.fromkeys(("rows_per_day", "weekday", "hours", "freshness_hours"))
+    profile: Profile = dict.fromkeys(("rows_per_day", "main_day", "weekday", "hours", "freshness_hours"))
     last_time: datetime | None = counts["last_time"]
     until = batch.interval_end or (batch.landed_at if batch.live else None)
     if batch.interval_start is not None:
@@ -89,18 +91,26 @@ def _measure_volume_and_freshness(
         profile["rows_per_day"] = good / days
     elif not (batch.live or batch.source == FEEDBACK_SOURCE or batch.origin.startswith(REPLAY_ORIGIN)):
         profile |= connection.execute(statement("validation/day_sizes")).one()._mapping
-        if last_time is not None:
-            profile["hours"] = (last_time - counts["first_time"]).total_seconds() / 3_600
     if until is not None and last_time is not None:
         profile["freshness_hours"] = max(0.0, (until.astimezone(UTC) - last_time).total_seconds() / 3600)
     return profile
 
 
-def _usual_volume(connection: Connection, batch: Row[tuple[object, ...]], weekday: float | None) -> float | None:
-    """Returns the usual events per day of a source's files; None where there are too few to tell."""
-    values = {"source": batch.source, "batch_id": batch.batch_id, "weekday": weekday}
-    usual: float | None = connection.scalar(statement("validation/usual_volume"), values)
-    return None if usual is None or usual < _MIN_USUAL_ROWS else usual
+def _file_volume_ratio(
+    connection: Connection, batch: Row[tuple[object, ...]], profile: Mapping[str, float | None]
+) -> float | None:
+    """Returns the volume of a file's main day over that of usual days; None where there are too few files to tell.
+
+    What is stored of the day counts, too: the file may be a late part of it. More than usual is at most a warning, as a
+    first file may have been a sample.
+    """
+    days = {name: profile[name] for name in ("weekday", "main_day")}
+    values = {"source": batch.source, "batch_id": batch.batch_id, **days}
+    usual, stored = connection.execute(statement("validation/usual_volume"), values).one()
+    if usual is None or usual < _MIN_USUAL_ROWS:
+        return None
+    own = profile["rows_per_day"] or 0.0
+    return min((own + float(stored)) / float(usual), max(own / float(usual), 1.0), _MAX_FILE_RATIO)
 
 
 def _total_variation_distance(profile: Mapping[str, float | None], medians: Mapping[str, float]) -> float | None:

@@ -5,8 +5,24 @@ with delivered as (
     select *
     from item_versions
     union all
-    select *
+    select
+        item_id,
+        valid_from,
+        batch,
+        title,
+        category_path,
+        brand,
+        price,
+        properties,
+        available_from,
+        available_until,
+        implied,
+        source,
+        updated_at,
+        dated,
+        row_number
     from held_item_versions
+    where was_version
 ),
 
 ranked_versions as (

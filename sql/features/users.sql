@@ -5,8 +5,18 @@ with delivered as (
     select *
     from user_versions
     union all
-    select *
+    select
+        user_id,
+        valid_from,
+        batch,
+        properties,
+        implied,
+        source,
+        updated_at,
+        dated,
+        row_number
     from held_user_versions
+    where was_version
 ),
 
 ranked_versions as (

@@ -53,7 +53,13 @@ changes as (
         select *
         from item_versions
         where item_id = ordered.item_id and valid_from <= ordered.valid_from
-        order by valid_from desc, batch desc
+        order by
+            valid_from desc,
+            implied asc,
+            (
+                select change_number from batches
+                where number = item_versions.batch
+            ) desc nulls last
         limit 1
     ) as stored on true
     where

@@ -46,7 +46,13 @@ changes as (
         select *
         from user_versions
         where user_id = ordered.user_id and valid_from <= ordered.effective_from
-        order by valid_from desc, batch desc
+        order by
+            valid_from desc,
+            implied asc,
+            (
+                select change_number from batches
+                where number = user_versions.batch
+            ) desc nulls last
         limit 1
     ) as stored on true
     where

@@ -1,9 +1,6 @@
--- Removes the items that a batch delivered. Writes: item_versions, held_item_versions, and affected_items: their ids.
+-- Grain: one item of which a batch delivered a version. A delivery equal to the one before it changes no other.
+-- Reads: item_versions. Writes: affected_items.
 create temporary table affected_items on commit drop as
-select item_id
+select distinct item_id
 from item_versions
-where batch = :batch
-union
-select item_id
-from held_item_versions
 where batch = :batch

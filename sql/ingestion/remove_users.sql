@@ -1,9 +1,6 @@
--- Removes the users that a batch delivered. Writes: user_versions, held_user_versions, and affected_users: their ids.
+-- Grain: one user of which a batch delivered a version. A delivery equal to the one before it changes no other.
+-- Reads: user_versions. Writes: affected_users.
 create temporary table affected_users on commit drop as
-select user_id
+select distinct user_id
 from user_versions
-where batch = :batch
-union
-select user_id
-from held_user_versions
 where batch = :batch

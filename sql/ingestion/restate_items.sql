@@ -3,7 +3,9 @@
 -- from its landing. Reads: affected_items, batches. Writes: item_versions, held_item_versions.
 create temporary table restated_items on commit drop as
 with deliveries as (
-    select *
+    select
+        *,
+        true as was_version
     from item_versions
     where item_id in (select item_id from affected_items) and not implied
     union all
@@ -42,6 +44,7 @@ dated_anew as (
         updated_at,
         dated,
         row_number,
+        was_version,
         change_number,
         cast(row(title, category_path, brand, price, properties, available_from, available_until) as text) as content
     from numbered
@@ -83,7 +86,7 @@ on conflict (item_id, valid_from, batch) do nothing;
 
 insert into held_item_versions (
     item_id, valid_from, batch, title, category_path, brand, price, properties, available_from, available_until,
-    source, updated_at, dated, row_number
+    source, updated_at, dated, row_number, was_version
 )
 select
     item_id,
@@ -99,7 +102,8 @@ select
     source,
     updated_at,
     dated,
-    row_number
+    row_number,
+    was_version
 from restated_items
 where not is_change;
 

@@ -3,7 +3,9 @@
 -- from its landing. Reads: affected_users, batches. Writes: user_versions, held_user_versions.
 create temporary table restated_users on commit drop as
 with deliveries as (
-    select *
+    select
+        *,
+        true as was_version
     from user_versions
     where user_id in (select user_id from affected_users) and not implied
     union all
@@ -36,6 +38,7 @@ dated_anew as (
         updated_at,
         dated,
         row_number,
+        was_version,
         change_number,
         cast(row(properties) as text) as content
     from numbered
@@ -69,7 +72,7 @@ where is_change
 on conflict (user_id, valid_from, batch) do nothing;
 
 insert into held_user_versions (
-    user_id, valid_from, batch, properties, source, updated_at, dated, row_number
+    user_id, valid_from, batch, properties, source, updated_at, dated, row_number, was_version
 )
 select
     user_id,
@@ -79,7 +82,8 @@ select
     source,
     updated_at,
     dated,
-    row_number
+    row_number,
+    was_version
 from restated_users
 where not is_change;
 

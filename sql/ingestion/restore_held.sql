@@ -1,6 +1,6 @@
 -- Grain: one held event that becomes visible, as the visible one with its id was removed.
--- Reads: vacated_events, batches. Writes: held_events, events, restored_events.
--- Of several, the last correction is visible (on_conflict = 'replace'), else the first event that was loaded.
+-- Reads: vacated_events, batches. Writes: held_events, events (in partitions that create_held_months.sql made),
+-- restored_events. Of several, the last correction is visible (on_conflict = 'replace'), else the one loaded first.
 with candidates as (
     select
         held.*,

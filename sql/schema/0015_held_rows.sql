@@ -15,14 +15,56 @@ alter table item_versions add column dated boolean not null default false, add c
 alter table user_versions add column dated boolean not null default false, add column row_number integer;
 update item_versions set dated = true
 from batches
-where item_versions.batch = batches.number and item_versions.valid_from not in ('-infinity', batches.landed_at);
+where
+    item_versions.batch = batches.number
+    and (
+        item_versions.valid_from not in ('-infinity', batches.landed_at)
+        or (
+            item_versions.valid_from = '-infinity'
+            and exists (
+                select 1
+                from item_versions as earlier
+                inner join batches as earlier_batch on earlier.batch = earlier_batch.number
+                where
+                    earlier.item_id = item_versions.item_id
+                    and not earlier.implied
+                    and earlier_batch.change_number < batches.change_number
+            )
+        )
+    );
 update user_versions set dated = true
 from batches
-where user_versions.batch = batches.number and user_versions.valid_from not in ('-infinity', batches.landed_at);
+where
+    user_versions.batch = batches.number
+    and (
+        user_versions.valid_from not in ('-infinity', batches.landed_at)
+        or (
+            user_versions.valid_from = '-infinity'
+            and exists (
+                select 1
+                from user_versions as earlier
+                inner join batches as earlier_batch on earlier.batch = earlier_batch.number
+                where
+                    earlier.user_id = user_versions.user_id
+                    and not earlier.implied
+                    and earlier_batch.change_number < batches.change_number
+            )
+        )
+    );
 create table held_item_versions (like item_versions including defaults);
+alter table held_item_versions add column was_version boolean not null default false;
+create index item_versions_by_time on item_versions (valid_from);
+create index held_item_versions_by_time on held_item_versions (valid_from);
+comment on column held_item_versions.was_version is
+'Whether it was a version until an equal one before it arrived: snapshots as of then have it.';
 create index held_item_versions_by_item on held_item_versions (item_id);
 create index held_item_versions_by_batch on held_item_versions (batch);
 create table held_user_versions (like user_versions including defaults);
+alter table held_user_versions add column was_version boolean not null default false;
+create index user_versions_by_time on user_versions (valid_from);
+create index held_user_versions_by_time on held_user_versions (valid_from);
+comment on column held_user_versions.was_version is
+'Whether it was a version until an equal one before it arrived: snapshots as of then have it.';
 create index held_user_versions_by_user on held_user_versions (user_id);
 create index held_user_versions_by_batch on held_user_versions (batch);
 comment on table held_item_versions is

@@ -1,6 +1,7 @@
--- Grain: one row, the usual events per day of a source's files: the median of those of :weekday among the latest 56, if
--- there are at least two, else of the latest eight. Null where files usually hold parts of days, which differ by the
--- hour. Reads: batches, batch_profiles.
+-- Grain: one row, the usual events per day of a source's files, and how many events of :main_day are stored.
+-- Usual is the median of the files of the same weekday among the latest 56, if there are at least two. Else it is half
+-- the median of the latest eight files, as the day may be a quiet one. Null with fewer than three files, and where
+-- files usually hold parts of days, which differ by the hour. Reads: batches, batch_profiles, batch_days.
 with recent as (
     select
         volume.value as rows_per_day,
@@ -26,17 +27,15 @@ with recent as (
 
 select
     case
-        when percentile_cont(0.5) within group (order by hours) >= 20
-            then
-                coalesce(
-                    case
-                        when count(*) filter (where weekday = :weekday) >= 2
-                            then
-                                percentile_cont(0.5) within group (order by rows_per_day) filter (
-                                    where weekday = :weekday
-                                )
-                    end,
-                    percentile_cont(0.5) within group (order by rows_per_day) filter (where recency <= 8)
-                )
-    end as rows_per_day
+        when count(*) < 3 or percentile_cont(0.5) within group (order by hours) < 20 then null
+        when count(*) filter (where weekday = :weekday) >= 2
+            then percentile_cont(0.5) within group (order by rows_per_day) filter (where weekday = :weekday)
+        else 0.5 * percentile_cont(0.5) within group (order by rows_per_day) filter (where recency <= 8)
+    end as rows_per_day,
+    (
+        select coalesce(sum(batch_days.events), 0)
+        from batch_days
+        inner join batches on batch_days.change_number = batches.change_number
+        where batch_days.day = date '1970-01-01' + cast(:main_day as integer) and batches.source = :source
+    ) as stored
 from recent

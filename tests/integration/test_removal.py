@@ -28,7 +28,7 @@ _HISTORIES = int(os.environ.get("RECSYS_TEST_HISTORIES", "40"))
 _MANY = settings(
     max_examples=_HISTORIES, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck)
 )
-_START = datetime(2024, 7, 1, tzinfo=UTC)
+_START = datetime(2024, 7, 20, tzinfo=UTC)
 _numbers = itertools.count()
 
 
@@ -64,7 +64,7 @@ class Delivery:
         return f"{prefix}e{self.event}", f"{prefix}u{self.user}", f"{prefix}i{self.variant}", str(self._time())
 
     def _time(self) -> datetime:
-        return _START + timedelta(days=self.event, hours=self.variant)
+        return _START + timedelta(days=self.event + 9 * self.variant, hours=self.variant)  # in two months
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import gc
-import weakref
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -12,9 +13,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys_tasks.engine.bundle import Bundle
+from recsys_tasks.engine.bundle import Bundle, read_bundle
 from recsys_tasks.engine.engine import Engine
+from recsys_tasks.engine.item_updates import ItemUpdate
 from recsys_tasks.engine.ranking import ListOptions
+from recsys_tasks.engine.search_options import DEFAULT_SEARCH
 from recsys_tasks.engine.session_decoder import Action
 from recsys_tasks.features.sequences import (
     GAP_BUCKETS,
@@ -30,6 +33,8 @@ from recsys_tasks.model.incremental import score_items
 from recsys_tasks.model.network import Recommender
 from recsys_tasks.model.tensors import Events, Query
 from recsys_tasks.names import EVENT_TYPE_CODES, SEARCH
+from recsys_tasks.wire.items import Item
+from recsys_tasks.wire.rules import MerchandisingRules
 from tests.shops import ITEMS, export_small_network
 
 NOW = 1.7e9
@@ -210,16 +215,25 @@ def test_scalar_and_array_gap_buckets_agree(seconds: float) -> None:
     assert 0 <= scalar_gap_bucket(seconds) < GAP_BUCKETS
 
 
-def test_a_replaced_engine_is_freed_without_garbage_collection(exported: ExportedModel) -> None:
-    """Models are exempt from the collection of reference cycles."""
-    engine = Engine(exported.engines[0].bundle)
-    engine.warm_up()
-    action = Action(exported.engines[0].bundle.vocabulary.item_ids[0], "view", 0.0)
-    engine.recommend("u1", [], [action], 1.0, ListOptions(5))
-    parts = [weakref.ref(part) for part in (engine, engine._session_decoder, engine._item_search, engine._explainer)]
-    gc.disable()
+def test_a_replaced_engine_is_freed_without_garbage_collection(bundles: list[Path]) -> None:
+    """The models of an endpoint are excluded from garbage collection."""
+    gc.collect()
+    gc.set_debug(gc.DEBUG_SAVEALL)
     try:
-        del engine
-        assert [part() for part in parts] == [None] * len(parts)
+        engine = Engine(read_bundle(bundles[0]))
+        engine.warm_up()
+        item_id = engine.bundle.vocabulary.item_ids[0]
+        engine.recommend("u1", [], [Action(item_id, "view", 0.0)], 1.0, ListOptions(5))
+        searched = Action("", SEARCH, 1.0, query="item")
+        engine.search("u1", [], [searched], 1.0, "item", ListOptions(5), DEFAULT_SEARCH)
+        changed = engine.with_items({"new": ItemUpdate("new", datetime.now(UTC), Item("New item"))}).with_rules(
+            MerchandisingRules()
+        )
+        changed.recommend("u1", [], [], 1.0, ListOptions(5))
+        del engine, changed
+        gc.collect()
+        kept = {type(part).__name__ for part in gc.garbage if type(part).__module__.startswith("recsys_tasks")}
+        assert not kept
     finally:
-        gc.enable()
+        gc.set_debug(0)
+        gc.garbage.clear()

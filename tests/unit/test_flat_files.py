@@ -311,6 +311,12 @@ def test_a_number_is_one_id_whatever_type_a_tool_gave_it(tmp_path: Path, column:
     assert row["item_id"] == str(EAN)
 
 
+def test_a_32_bit_float_keeps_its_digits(tmp_path: Path) -> None:
+    columns = {"user_id": "who", "item_id": "what", "event_type": "did", "event_time": "when", "price": "price"}
+    (row,) = _read_table(tmp_path, price=pa.array([2.99], pa.float32()), more={"columns": columns})
+    assert row["price"] == "2.99"
+
+
 @pytest.mark.parametrize("written", [f"{EAN}", f"{EAN}.0", f'"{EAN}"', f"{EAN}.00", "4.006381333931e12"])
 def test_a_number_is_one_id_in_json(tmp_path: Path, written: str) -> None:
     line = f'{{"who": 7.0, "what": {written}, "did": "view", "when": "t"}}'
@@ -330,13 +336,13 @@ def test_a_rounded_id_is_refused_with_its_line(tmp_path: Path, what: str) -> Non
     assert [row["row_number"] for row in rows] == [2, 4]
     assert [(line.number, line.raw) for line in batch.bad_lines] == [(3, what)]
     assert "write ids as text" in batch.bad_lines[0].reason
-    with pytest.raises(MalformedFile, match=r"f\.csv, line 3: item_id '.*' is a rounded number"):
+    with pytest.raises(MalformedFile, match=r"f\.csv, line 3: item_id is a rounded number"):
         _read_bytes(tmp_path, content, on_error="reject")
 
 
 @pytest.mark.parametrize("column", [pa.array([1e17]), pa.array([2.0**25], pa.float32()), pa.array([float("inf")])])
 def test_a_float_that_cannot_tell_ids_apart_is_refused(tmp_path: Path, column: pa.Array) -> None:
-    with pytest.raises(MalformedFile, match=r"item_id .* is a rounded number"):
+    with pytest.raises(MalformedFile, match=r"item_id is a rounded number"):
         _read_table(tmp_path, what=column)
 
 
