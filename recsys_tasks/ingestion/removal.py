@@ -64,7 +64,7 @@ def retract(engine: Engine, batch_id: str, reason: str) -> RemovalReport:
 
 @raises_unavailable
 def forget(engine: Engine, user_ids: Sequence[str]) -> RemovalReport:
-    """Removes all rows of users; their events up to now are quarantined if ingested again.
+    """Removes all rows of users; their rows up to now are left out if they are ingested again.
 
     Keeps only a one-way digest of each user id.
     """
