@@ -3,7 +3,7 @@
 Users with histories of 100 events send a request after each of a session's 20 events. The client runs on the same cores
 and sends each request when it is due, not when the previous one was answered; latency counts from the due time. With
 `--pin`, the endpoint has the first core to itself and the client the last one. With
-`--rivals`, in the same run: FastAPI with the same network in PyTorch, and FastAPI with VMIS-kNN.
+`--rivals`, in the same run: FastAPI with the same network in PyTorch, with VMIS-kNN, and with precomputed lists.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Rival servers for the endpoint benchmark: `python benchmarks/rivals.py pytorch|vmis_knn BUNDLE PORT`.
+"""Rival servers for the endpoint benchmark: `python benchmarks/rivals.py pytorch|vmis_knn|precomputed BUNDLE PORT`.
 
-Plain FastAPI in one process: with the same network in PyTorch on one thread and the same histories, or with VMIS-kNN
-over the same sessions. They accept the same requests and return the same lists, without filters, rules, explanations,
-live state or impression logging.
+Plain FastAPI in one process: with the same network in PyTorch on one thread and the same histories, with VMIS-kNN over
+the same sessions, or with one precomputed list for each user, as servers like Gorse keep them in a cache (here in the
+memory of the process, which is faster than Redis). They accept the same requests and return lists of the same length,
+without filters, rules, explanations, live state or impression logging.
 """
 
 from __future__ import annotations
@@ -30,7 +31,11 @@ from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM, VIEW
 
 _HISTORY = 512
 _SESSION = 5  # events per session, as in benchmarks.bundles
+_LISTED = 100
 Scores = Callable[[str | None, list[int], float], np.ndarray]
+Ranked = list[tuple[int, float]]
+"""Item numbers and scores, best first."""
+Rank = Callable[[str | None, list[int], float, int], Ranked]
 
 
 class SessionEvent(BaseModel):
@@ -49,8 +54,8 @@ class Request(BaseModel):
     k: int = 20
 
 
-def app(folder: Path, scores: Scores) -> FastAPI:
-    """Returns a server that ranks items by scores [V] of a user's session."""
+def app(folder: Path, rank: Rank) -> FastAPI:
+    """Returns a server that ranks items for a user's session."""
     vocabulary = read_bundle(folder).vocabulary
     found = FastAPI()
 
@@ -61,20 +66,50 @@ def app(folder: Path, scores: Scores) -> FastAPI:
     @found.post("/v1/recommendations")
     async def recommendations(request: Request) -> dict[str, object]:
         numbers = vocabulary.numbers([event.item_id for event in request.session]).tolist()
-        item_scores = scores(request.user_id, numbers, request.time.timestamp())
-        best = np.argpartition(-item_scores, request.k)[: request.k]
-        best = best[np.argsort(-item_scores[best])]
+        ranked = rank(request.user_id, numbers, request.time.timestamp(), request.k)
         items = [
-            {"item_id": vocabulary.item_id(n), "title": vocabulary.title(n), "score": float(item_scores[n])}
-            for n in best.tolist()
+            {"item_id": vocabulary.item_id(number), "title": vocabulary.title(number), "score": score}
+            for number, score in ranked
         ]
         return {"model_version": "1", "items": items}
 
     return found
 
 
-def pytorch(folder: Path) -> Scores:
-    """Returns the scores of the network in PyTorch."""
+def _rank_by(scores: Scores) -> Rank:
+    """Returns a ranking by scores [V]."""
+
+    def rank(user_id: str | None, session: list[int], now: float, k: int) -> Ranked:
+        item_scores = scores(user_id, session, now)
+        best = np.argpartition(-item_scores, k)[:k]
+        best = best[np.argsort(-item_scores[best])]
+        return list(zip(best.tolist(), item_scores[best].tolist(), strict=True))
+
+    return rank
+
+
+def precomputed(folder: Path) -> Rank:
+    """Returns the lists that were computed before: items of the user's history by frequency, then popular ones."""
+    bundle = read_bundle(folder)
+    numbers = np.arange(len(bundle.vocabulary.item_ids) + FIRST_ITEM)
+    popular = [(int(number), 0.0) for number in numbers[FIRST_ITEM : FIRST_ITEM + _LISTED]]
+    lists: dict[str | None, Ranked] = {}
+    for user_id in bundle.histories.row_of:
+        items, counts = np.unique(bundle.histories.of(user_id)[0], return_counts=True)
+        best = np.argsort(-counts, kind="stable")[:_LISTED]
+        own = list(zip(items[best].tolist(), counts[best].astype(float).tolist(), strict=True))
+        known = {number for number, _ in own}
+        lists[user_id] = [*own, *(entry for entry in popular if entry[0] not in known)][:_LISTED]
+
+    def rank(user_id: str | None, session: list[int], now: float, k: int) -> Ranked:
+        seen = set(session)
+        return [entry for entry in lists.get(user_id, popular) if entry[0] not in seen][:k]
+
+    return rank
+
+
+def pytorch(folder: Path) -> Rank:
+    """Returns the ranking of the network in PyTorch."""
     torch.set_num_threads(1)
     bundle, network = read_bundle(folder), load_model(folder).network
 
@@ -96,11 +131,11 @@ def pytorch(folder: Path) -> Scores:
             answer: np.ndarray = score_items(network, Events(**events), Query(**query)).softmax(-1).numpy()[0]
         return answer
 
-    return scores
+    return _rank_by(scores)
 
 
-def vmis_knn(folder: Path) -> Scores:
-    """Returns the scores of VMIS-kNN."""
+def vmis_knn(folder: Path) -> Rank:
+    """Returns the ranking of VMIS-kNN."""
     bundle = read_bundle(folder)
     item = bundle.histories.item.astype(np.int64)
     neighbors = SessionNeighbors(np.arange(len(item)) // _SESSION, item, len(bundle.vocabulary), NeighborConfig())
@@ -110,10 +145,10 @@ def vmis_knn(folder: Path) -> Scores:
         answer: np.ndarray = neighbors.scores(np.asarray([known])).toarray()[0]
         return answer
 
-    return scores
+    return _rank_by(scores)
 
 
-RIVALS: dict[str, Callable[[Path], Scores]] = {"pytorch": pytorch, "vmis_knn": vmis_knn}
+RIVALS: dict[str, Callable[[Path], Rank]] = {"pytorch": pytorch, "vmis_knn": vmis_knn, "precomputed": precomputed}
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from math import ceil
 from pathlib import Path
 
 import httpx
@@ -28,7 +29,7 @@ from benchmarks.report import host_info, print_table, write_json
 from recsys_tasks.engine.bundle import pack
 
 _TOKEN = "benchmark"  # noqa: S105
-_REPEATED = 2_000  # requests of the same hundred users, whose histories are then cached
+_REPEATED = 2_000  # requests of a hundred users, 20 each
 _MAX_SECONDS = 120.0
 _FULL, _UNRECORDED, _CACHED = "full list", "without its record", "without encoding histories"
 _UNCOLLECTED, _POPULAR = "without garbage collection", "without the model (popular items)"
@@ -62,7 +63,7 @@ def main() -> None:
         for number in range(args.rounds):
             for name in _VARIANTS:
                 url = uncollected if name == _UNCOLLECTED else usual
-                bodies = _requests(name, number, args.items, args.users)
+                bodies = _requests(name, number, args.items, args.users, ceil(args.rate * args.seconds))
                 generator = LoadGenerator([url], bodies, args.rate, {}, _MAX_SECONDS)
                 with generator:
                     time.sleep(args.seconds)
@@ -80,12 +81,12 @@ def main() -> None:
     write_json(args.json, {"rows": rows, "machine": host})
 
 
-def _requests(variant: str, number: int, items: int, users: int) -> list[bytes]:
-    """Returns the requests of a variant in a round: of new users, except where histories are to be cached."""
+def _requests(variant: str, number: int, items: int, users: int, count: int) -> list[bytes]:
+    """Returns the requests of a variant in a round: of users drawn anew, except where histories are to be cached."""
     if variant == _POPULAR:
         return [b"{}"]
     seed = 0 if variant == _CACHED else 1 + len(_VARIANTS) * number + _VARIANTS.index(variant)
-    bodies = build_requests(items, users, _REPEATED, seed)
+    bodies = build_requests(items, users, _REPEATED if variant == _CACHED else count, seed)
     return (
         [json.dumps(json.loads(body) | {"record": False}).encode() for body in bodies]
         if variant == _UNRECORDED

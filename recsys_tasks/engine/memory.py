@@ -35,8 +35,12 @@ def freeze_garbage_collector() -> None:
 
     Reference cycles among them are never freed. Engines have none: a replaced one is freed at once.
     """
-    gc.collect()  # fast from the second time on, as only recent objects are not frozen
     gc.freeze()
+
+
+def collect_recent_garbage() -> None:
+    """Frees the reference cycles among the objects created since the last freeze."""
+    gc.collect()
 
 
 def return_freed_memory() -> None:

@@ -61,7 +61,9 @@ class CategoryOverlapReport:
         """Returns a section of `evaluation.md`."""
         lines = ["", "## Does the list follow the session?", ""]
         if not self.table:
-            return "\n".join([*lines, "Not measured: no session has items with a category."]) + "\n"
+            return (
+                "\n".join([*lines, "Not measured: no session has items with a category and a known next item."]) + "\n"
+            )
         lines += [
             f"Items of the category (first {_CATEGORY_LEVELS} levels) of one of the session's latest {_LATEST_ITEMS}"
             + f" items, among the first {_LIST_LENGTH} of each list and among what users chose next:",

@@ -18,6 +18,7 @@ from recsys_tasks.ingestion.batch import BadLine, SourceBatch, landing_arrow_sch
 from recsys_tasks.ingestion.file_readers import Block, read_csv, read_json_lines, read_parquet
 from recsys_tasks.ingestion.ids import (
     ID_COLUMNS,
+    LARGEST_EXACT,
     count_placeholders,
     find_rounded,
     float_to_text,
@@ -139,7 +140,7 @@ def _without_rounded_ids(mapping: SourceMapping, block: Block, on_bad_line: Call
             continue
         rounded = zip(block.numbers.filter(is_rounded).to_pylist(), column.filter(is_rounded).to_pylist(), strict=True)
         for number, value in rounded:
-            reason = f"{name} is a rounded number, which other ids look like, too; write ids as text"
+            reason = f"{name} is a rounded number, so that different ids would become equal; write ids as text"
             on_bad_line(BadLine(number, reason, str(value)))
         block = block.filter(pc.invert(is_rounded))
     return block
@@ -306,6 +307,8 @@ def as_text(value: object) -> str | None:
         return _dump_json(value)
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            return None
+        return f"{value:.16e}" if abs(value) > LARGEST_EXACT else str(value)  # an id beyond it is known as rounded
     return str(value)

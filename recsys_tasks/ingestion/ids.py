@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 ID_COLUMNS: Final = ("event_id", "user_id", "session_id", "item_id", "request_id")
-_LARGEST_EXACT: Final = 2.0**53  # a 64-bit float holds all integers up to this
+LARGEST_EXACT: Final = 2.0**53  # a 64-bit float holds all integers up to this
 _LARGEST_EXACT_32: Final = 2.0**24
 _INTEGER_AS_FLOAT: Final = r"^(-?\d+)\.0+$"
 _ROUNDED: Final = r"^-?\d+(\.\d+)?[eE]\+\d+$"
@@ -23,7 +23,7 @@ def float_to_text(column: pa.Array) -> pa.Array:
     """Converts floats to text: whole numbers without a fraction or exponent, as integers have them; NaN to null."""
     column = pc.if_else(pc.is_nan(column), None, column)
     exact = column.cast(pa.float64())
-    is_whole = pc.and_(pc.equal(pc.floor(exact), exact), pc.less_equal(pc.abs(exact), _LARGEST_EXACT))
+    is_whole = pc.and_(pc.equal(pc.floor(exact), exact), pc.less_equal(pc.abs(exact), LARGEST_EXACT))
     whole = pc.if_else(is_whole, exact, None).cast(pa.int64(), safe=False).cast(pa.string())
     return pc.coalesce(whole, column.cast(pa.string()))
 
@@ -39,7 +39,7 @@ def find_rounded(column: pa.Array) -> pa.Array:
     """Returns which values of an id column were rounded before they were written, so that others look the same: floats
     beyond the integers that they hold exactly, and text such as `4.00638E+12`."""
     if pa.types.is_floating(column.type):
-        largest = _LARGEST_EXACT if column.type == pa.float64() else _LARGEST_EXACT_32
+        largest = LARGEST_EXACT if column.type == pa.float64() else _LARGEST_EXACT_32
         return pc.fill_null(pc.greater(pc.abs(column.cast(pa.float64())), largest), False)
     is_text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
     if not is_text or not pc.any(pc.match_substring(column, "+")).as_py():

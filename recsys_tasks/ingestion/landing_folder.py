@@ -22,7 +22,7 @@ _OTHER_SUFFIXES = (
     *(".md", ".rst", ".pdf", ".html", ".doc", ".docx", ".xls", ".xlsx", ".png", ".jpg", ".jpeg", ".gif", ".svg"),
     *(".zip", ".tar", ".tgz", ".py", ".sql", ".sh", ".toml", ".yaml", ".yml", ".xml", ".crc", ".md5", ".sha256"),
 )
-_TEXTS_FOR_PEOPLE = ("readme", "license", "licence", "changelog", "notice", "note", "notes")
+_DOCUMENTATION = ("readme", "license", "licence", "changelog", "notice", "note", "notes")
 _MIN_FILE_AGE_SECONDS = 2.0
 
 
@@ -102,10 +102,10 @@ def _walk(folder: Path) -> Iterator[Path]:
 def _find_problem(path: Path, folder: Path) -> str | None:
     if path.parent == folder:
         return "it is in no folder of a source"
-    if path.name.lower().split(".")[0] in _TEXTS_FOR_PEOPLE:
-        return "its name is that of a text for people"
+    if path.stem.lower() in _DOCUMENTATION and path.suffix.lower() in ("", ".txt"):
+        return "it is named like documentation"
     if path.suffix.lower() in _OTHER_SUFFIXES:
-        return f"files ending in {path.suffix} are no data"
+        return f"files ending in {path.suffix} are not read"
     return None
 
 

@@ -56,6 +56,7 @@ def retract(engine: Engine, batch_id: str, reason: str) -> RemovalReport:
         if batch.first_event is not None:
             connection.execute(statement("ingestion/vacate_batch"), values)
         connection.execute(text("delete from held_events where batch = :batch"), values)
+        connection.execute(statement("ingestion/unhide_replayed"), values)
         report = _restore_events(connection, "retract", batch_id)
         _remove_versions(connection, batch.number)
     log.info("Retracted batch %s: %s", batch_id, report)
@@ -64,14 +65,16 @@ def retract(engine: Engine, batch_id: str, reason: str) -> RemovalReport:
 
 @raises_unavailable
 def forget(engine: Engine, user_ids: Sequence[str]) -> RemovalReport:
-    """Removes all rows of users; their rows up to now are left out if they are ingested again.
+    """Removes all rows of users. Their rows up to now are left out (counted as `forgotten`) if they are ingested again.
 
     Keeps only a one-way digest of each user id.
     """
+    users = {"user_ids": list(user_ids)}
+    with engine.begin() as connection:  # known to every validation from now on
+        connection.execute(statement("ingestion/insert_forgotten_user"), users)
     with engine.begin() as connection:
         lock_changes(connection)
-        users = {"user_ids": list(user_ids)}
-        connection.execute(statement("ingestion/insert_forgotten_user"), users)
+        _wait_for_validations(connection)
         run_script(connection, "ingestion/create_removed")
         connection.execute(statement("ingestion/vacate_users"), users)
         for table in ("user_versions", "held_user_versions"):
@@ -120,15 +123,15 @@ def _remove_versions(connection: Connection, batch: int) -> None:
         connection.execute(statement(f"ingestion/imply_orphaned_{kind}"))
 
 
-def _reset_unloaded_batches(connection: Connection) -> None:
-    """Resets validated batches to `landed` and drops rejected landings: they may hold rows of forgotten users.
-
-    Waits for validations that began before.
-    """
-    for batch_id in connection.scalars(
-        text("select batch_id from batches where status in ('landed', 'validated')")
-    ).all():
+def _wait_for_validations(connection: Connection) -> None:
+    """Waits for the validations that began before a user was erased, and keeps others from beginning meanwhile."""
+    unloaded = text("select batch_id from batches where status in ('landed', 'validated', 'rejected') order by number")
+    for batch_id in connection.scalars(unloaded).all():
         lock_batch(connection, batch_id)
+
+
+def _reset_unloaded_batches(connection: Connection) -> None:
+    """Resets validated batches to `landed` and drops rejected landings: they may hold rows of forgotten users."""
     connection.execute(text("update batches set status = 'landed' where status = 'validated'"))
     for number in connection.scalars(text("select number from batches where status = 'rejected'")).all():
         drop_landing_schema(connection, number)

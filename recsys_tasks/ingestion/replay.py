@@ -45,16 +45,21 @@ def build_replay_batches(
 def mark_resolved(engine: Engine, replay: ReplayBatch) -> int:
     """Marks the rows of a loaded replay as resolved; rows that still fail are quarantined under the new batch id.
 
-    A held event that the replay delivered anew is dropped.
+    Held copies of replayed conflicts stay hidden, as the replay's batch has these events now.
     """
     with engine.begin() as connection:
         connection.execute(
             text(
-                "delete from held_events using batches where held_events.batch = batches.number"
-                " and batches.batch_id = :origin and held_events.reason = 'conflict'"
+                "update held_events set superseded_by = replayed.number from batches as origin, batches as replayed"
+                " where held_events.batch = origin.number and origin.batch_id = :origin"
+                " and replayed.batch_id = :replay and held_events.reason = 'conflict'"
                 " and held_events.row_number = any(:numbers)"
             ),
-            {"origin": replay.origin, "numbers": replay.row_numbers.get("events", [])},
+            {
+                "origin": replay.origin,
+                "replay": replay.batch.batch_id,
+                "numbers": replay.row_numbers.get("events", []),
+            },
         )
         return sum(
             connection.execute(

@@ -49,7 +49,10 @@ def drop_expired(
             statement("maintenance/drop_live_events"), {"keep": live_event_retention}
         ).rowcount
         landing_schemas = _drop_stale_landing_schemas(connection)
-        connection.execute(text("delete from held_events where event_time < :start"), {"start": retention_start})
+        connection.execute(
+            text("delete from held_events where event_time < date_trunc('month', cast(:start as timestamptz), 'UTC')"),
+            {"start": retention_start},
+        )
         for month in months:
             connection.execute(text(f"drop table {month}"))
             first = f"{month.removeprefix('events_').replace('_', '-')}-01"

@@ -17,7 +17,12 @@ from recsys_tasks.engine.bundle import bundle_digest, read_bundle, read_cutoff, 
 from recsys_tasks.engine.engine import Answer, Engine
 from recsys_tasks.engine.item_search import SEARCH_INDEX
 from recsys_tasks.engine.item_updates import ItemUpdate, ItemUpdates
-from recsys_tasks.engine.memory import available_bytes, freeze_garbage_collector, resident_bytes
+from recsys_tasks.engine.memory import (
+    available_bytes,
+    collect_recent_garbage,
+    freeze_garbage_collector,
+    resident_bytes,
+)
 from recsys_tasks.engine.probe import BundleMeasurement, probe
 from recsys_tasks.engine.search_options import SearchSetup
 from recsys_tasks.engine.throttle import Throttle
@@ -127,6 +132,7 @@ class ModelStore:
                 staging.rename(bundle_folder)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
+        collect_recent_garbage()  # before the new model is loaded, whose objects are many
         challenger = ChallengerRunner(self._load_throttled(bundle_folder), measured, RolloutTerms())
         if self.engine is not None:
             challenger.engine.warm_cache(self.engine)

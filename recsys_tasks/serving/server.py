@@ -14,7 +14,7 @@ from types import FrameType
 import uvicorn
 from starlette.applications import Starlette
 
-from recsys_tasks.engine.memory import freeze_garbage_collector, return_freed_memory
+from recsys_tasks.engine.memory import collect_recent_garbage, freeze_garbage_collector, return_freed_memory
 from recsys_tasks.errors import ConfigurationError
 from recsys_tasks.serving.app import create_app
 from recsys_tasks.serving.connections import bounded_protocol
@@ -78,6 +78,7 @@ def _serve_worker(host: str, port: int, worker: int, workers: int) -> None:
     if workers > 1:
         sockets.append(_listen(host, port, is_shared=True))
     app = create_app(settings(), WorkerFolders.for_worker(settings().home, worker, workers))
+    collect_recent_garbage()
     freeze_garbage_collector()
     config = uvicorn.Config(
         app,

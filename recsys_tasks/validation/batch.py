@@ -83,7 +83,7 @@ def validate_batch(
         batch_id: id of a landed batch.
         home: folder of validation results and data docs.
         max_bad_share: batches with a larger share of bad rows are rejected.
-        kept_from: older events are quarantined.
+        retention_start: older events are quarantined.
         suites: folder of custom expectation suites, which override the built-in ones.
         data_docs_url: URL of the data docs, for messages.
 

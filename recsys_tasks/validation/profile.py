@@ -18,7 +18,7 @@ Profile = dict[str, float | None]
 
 _TYPE_SHARE_PREFIX = "share_"
 _NULL_RATE_PREFIX = "null_rate_"
-_MIN_USUAL_ROWS = 25  # with fewer events a day, chance alone makes large differences
+_MIN_USUAL_ROWS = 50  # with fewer events a day, chance alone makes large differences
 _MAX_FILE_RATIO = 9.9  # below the ratio that rejects a batch
 
 
@@ -56,7 +56,7 @@ def compare_with_history(
 ) -> Profile:
     """Returns the profile extended by comparisons with the median of the source's latest batches.
 
-    `rows_per_day_ratio` is the volume over its median (of the same weekday for files), `null_rate_change_*` the
+    `rows_per_day_ratio` is the volume over its median (for files see `_file_volume_ratio`), `null_rate_change_*` the
     absolute difference of null rates and `event_type_distance` the total variation distance of event type shares, 0 to
     1. They are None without history.
     """
@@ -101,16 +101,16 @@ def _file_volume_ratio(
 ) -> float | None:
     """Returns the volume of a file's main day over that of usual days; None where there are too few files to tell.
 
-    What is stored of the day counts, too: the file may be a late part of it. More than usual is at most a warning, as a
-    first file may have been a sample.
+    Stored events of that day are added, since the file may be a late part of it. A higher volume only warns, since the
+    first files may have been samples.
     """
     days = {name: profile[name] for name in ("weekday", "main_day")}
     values = {"source": batch.source, "batch_id": batch.batch_id, **days}
-    usual, stored = connection.execute(statement("validation/usual_volume"), values).one()
+    usual, lower_limit, stored = connection.execute(statement("validation/usual_volume"), values).one()
     if usual is None or usual < _MIN_USUAL_ROWS:
         return None
     own = profile["rows_per_day"] or 0.0
-    return min((own + float(stored)) / float(usual), max(own / float(usual), 1.0), _MAX_FILE_RATIO)
+    return min((own + float(stored)) / float(lower_limit), max(own / float(usual), 1.0), _MAX_FILE_RATIO)
 
 
 def _total_variation_distance(profile: Mapping[str, float | None], medians: Mapping[str, float]) -> float | None:

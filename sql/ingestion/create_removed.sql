@@ -5,6 +5,7 @@ create temporary table vacated_events (
     event_key bigint not null,
     event_time timestamptz not null
 ) on commit drop;
+create temporary table unhidden_events (held_id bigint not null) on commit drop;
 create temporary table restored_events (
     batch integer not null,
     row_number integer,

@@ -46,7 +46,9 @@ dated_anew as (
         row_number,
         was_version,
         change_number,
-        cast(row(title, category_path, brand, price, properties, available_from, available_until) as text) as content
+        cast(
+            row(title, category_path, brand, trim_scale(price), properties, available_from, available_until) as text
+        ) as content
     from numbered
 )
 

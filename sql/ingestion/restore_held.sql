@@ -1,6 +1,7 @@
 -- Grain: one held event that becomes visible, as the visible one with its id was removed.
--- Reads: vacated_events, batches. Writes: held_events, events (in partitions that create_held_months.sql made),
--- restored_events. Of several, the last correction is visible (on_conflict = 'replace'), else the one loaded first.
+-- Reads: vacated_events, unhidden_events, batches. Writes: held_events, events (in partitions that
+-- create_held_months.sql made), restored_events. Of several, the last correction is visible
+-- (on_conflict = 'replace'), else the one loaded first.
 with candidates as (
     select
         held.*,
@@ -9,12 +10,16 @@ with candidates as (
     from held_events as held
     inner join batches on held.batch = batches.number
     where
-        exists (
-            select 1 from vacated_events as vacated
-            where
-                vacated.event_key = held.event_key
-                and vacated.source = held.source
-                and vacated.event_id = held.event_id
+        held.superseded_by is null
+        and (
+            held.held_id in (select held_id from unhidden_events)
+            or exists (
+                select 1 from vacated_events as vacated
+                where
+                    vacated.event_key = held.event_key
+                    and vacated.source = held.source
+                    and vacated.event_id = held.event_id
+            )
         )
         and not exists (
             select 1 from events

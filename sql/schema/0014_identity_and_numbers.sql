@@ -1,4 +1,4 @@
--- No batch is loaded meanwhile, and validated ones are validated again: their events have the keys of before.
+-- No batch is loaded meanwhile. Validated batches are validated again, because their staged events have old keys.
 select pg_advisory_xact_lock(7236102);
 update batches set status = 'landed'
 where status = 'validated';

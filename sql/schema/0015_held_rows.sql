@@ -2,13 +2,15 @@
 create table held_events (like events including defaults including constraints);
 alter table held_events
 add column held_id bigint generated always as identity primary key,
-add column reason text not null check (reason in ('duplicate', 'conflict', 'replaced'));
+add column reason text not null check (reason in ('duplicate', 'conflict', 'replaced')),
+add column superseded_by integer;
 create index held_events_by_key on held_events (event_key);
 create index held_events_by_batch on held_events (batch);
 comment on table held_events is
 'Valid events of loaded batches that are not in events: duplicates, conflicts, and those replaced by a correction.';
 comment on column held_events.held_id is 'Number of the row.';
 comment on column held_events.reason is 'Why it is not in events: duplicate, conflict or replaced.';
+comment on column held_events.superseded_by is 'Number of the batch that replayed it; it stays hidden meanwhile.';
 
 -- `dated` and `row_number` tell where a version begins once others are gone.
 alter table item_versions add column dated boolean not null default false, add column row_number integer;
@@ -56,7 +58,7 @@ alter table held_item_versions add column was_version boolean not null default f
 create index item_versions_by_time on item_versions (valid_from);
 create index held_item_versions_by_time on held_item_versions (valid_from);
 comment on column held_item_versions.was_version is
-'Whether it was a version until an equal one before it arrived: snapshots as of then have it.';
+'Whether it was a version until an equal, earlier one was loaded; snapshots as of earlier changes still use it.';
 create index held_item_versions_by_item on held_item_versions (item_id);
 create index held_item_versions_by_batch on held_item_versions (batch);
 create table held_user_versions (like user_versions including defaults);
@@ -64,7 +66,7 @@ alter table held_user_versions add column was_version boolean not null default f
 create index user_versions_by_time on user_versions (valid_from);
 create index held_user_versions_by_time on held_user_versions (valid_from);
 comment on column held_user_versions.was_version is
-'Whether it was a version until an equal one before it arrived: snapshots as of then have it.';
+'Whether it was a version until an equal, earlier one was loaded; snapshots as of earlier changes still use it.';
 create index held_user_versions_by_user on held_user_versions (user_id);
 create index held_user_versions_by_batch on held_user_versions (batch);
 comment on table held_item_versions is

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, text
 
-from recsys_tasks.ingestion import removal
+from recsys_tasks.ingestion import removal, replay
 from recsys_tasks.ingestion.landing import land_batches
 from recsys_tasks.ingestion.load import LoadReport, load_batch
 from recsys_tasks.ingestion.sources import read_source
@@ -269,3 +269,29 @@ def test_a_replaced_original_comes_back_and_a_conflict_is_resolved(warehouse: En
     removal.retract(warehouse, first.batch_id, "a test")
     assert count(warehouse, price) == 3
     assert count(warehouse, "select count(*) from quarantine where resolved_at is null") == 0
+
+
+def test_a_replayed_conflict_stays_hidden_until_its_replay_is_retracted(warehouse: Engine, tmp_path: Path) -> None:
+    source = write_mapping(tmp_path)
+    (first,) = ingest(warehouse, tmp_path, source, write_csv(tmp_path / "a.csv", [csv_line(1, price="1")]))
+    ingest(warehouse, tmp_path, source, write_csv(tmp_path / "b.csv", [csv_line(1, price="2")]), bad=1.0)
+    with warehouse.begin() as connection:
+        connection.execute(text("""update quarantine set raw = raw || '{"event_id": "e1b"}'"""))
+    (replayed,) = replay.build_replay_batches(warehouse)
+    (batch_id,) = land_batches(warehouse, [replayed.batch])
+    validation.validate_batch(warehouse, batch_id, tmp_path, max_bad_share=1.0, retention_start=LONG_AGO)
+    load_batch(warehouse, batch_id)
+    replay.mark_resolved(warehouse, replayed)
+    removal.retract(warehouse, first.batch_id, "a test")
+    ids = "select count(*) from events where event_id = '{}'"
+    assert [count(warehouse, ids.format(event_id)) for event_id in ("e1", "e1b")] == [0, 1]
+    assert removal.retract(warehouse, batch_id, "a test").restored == 1
+    assert [count(warehouse, ids.format(event_id)) for event_id in ("e1", "e1b")] == [1, 0]
+
+
+def test_revisions_in_a_file_of_corrections_are_no_reason_to_reject_it(warehouse: Engine, tmp_path: Path) -> None:
+    source = write_mapping(tmp_path, on_conflict="replace")
+    revisions = [csv_line(1, price=str(price)) for price in range(1, 6)]
+    (report,) = ingest(warehouse, tmp_path, source, write_csv(tmp_path / "a.csv", revisions), bad=0.2)
+    assert (report.inserted, report.conflicts) == (1, 4)
+    assert count(warehouse, "select max(price) from events") == 5
