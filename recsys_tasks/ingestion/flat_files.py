@@ -166,7 +166,7 @@ def _to_canonical_batch(mapping: SourceMapping, block: Block, placeholders: Coun
     if "category_path" in rows and mapping.category_separator != CATEGORY_SEPARATOR:
         rows["category_path"] = _normalize_paths(rows["category_path"], mapping.category_separator)
     used = {*mapping.mapped_columns, *mapping.ignore}
-    unmapped = {name: column for name, column in block.columns.items() if name not in used}
+    unmapped = {name: column for name, column in block.columns.items() if not (mapping.ignores_rest or name in used)}
     extra = _to_json_objects(unmapped, mapping.time_zone) if unmapped else block.extra
     if extra is not None:
         rows["properties"] = _merge_properties(extra, rows.get("properties"))
@@ -277,7 +277,7 @@ def _json_blocks(
         columns = {name: _to_text_array([record.get(name) for _, record in chunk]) for name in mapped}
         names = names.union(*(record for _, record in chunk))
         extra = None
-        if not names <= mapped | set(mapping.ignore):
+        if not (mapping.ignores_rest or names <= mapped | set(mapping.ignore)):
             excluded = mapped | set(mapping.ignore)
             extra = pa.array([_unmapped_fields(record, excluded) for _, record in chunk], pa.string())
         yield Block(pa.array([number for number, _ in chunk], pa.int64()), columns, extra)

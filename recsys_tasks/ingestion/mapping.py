@@ -14,6 +14,7 @@ from recsys_tasks.ingestion.times import check_time_format
 from recsys_tasks.names import CATEGORY_SEPARATOR, COLUMNS_BY_KIND, EVENT_TYPES
 
 BUILT_IN = Path(__file__).parent / "mappings"
+_ALL = "*"
 _REQUIRED = {"items": ("item_id",), "users": ("user_id",), "events": ("event_type", "event_time")}
 
 
@@ -84,6 +85,11 @@ class SourceMapping(BaseModel):
         if self.format not in ("csv", "tsv") and self.delimiter:
             raise ValueError(f"delimiter applies to csv and tsv only, not to {self.format}")
         return self
+
+    @property
+    def ignores_rest(self) -> bool:
+        """Whether no unmapped column is kept in properties."""
+        return _ALL in self.ignore
 
     @property
     def mapped_columns(self) -> tuple[str, ...]:

@@ -252,6 +252,20 @@ def test_a_blank_category_separator_is_refused() -> None:
         _mapping(category_separator=" ")
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("f.csv", b"who,what,did,when,x\nu,i,view,t,1\n"),
+        ("f.jsonl", b'{"who": "u", "what": "i", "did": "view", "when": "t", "x": 1}\n'),
+    ],
+)
+def test_all_unmapped_columns_can_be_ignored(tmp_path: Path, name: str, content: bytes) -> None:
+    ((row,), batch) = _read_bytes(tmp_path, content, name, ignore=["*"])
+    assert row["properties"] is None
+    assert "x" in batch.columns
+    assert _read_bytes(tmp_path, content, name)[0][0]["properties"] is not None
+
+
 @given(st.lists(st.tuples(TEXTS, TEXTS, TEXTS), min_size=1))
 def test_unmapped_columns_become_properties(rows: list[tuple[str, ...]]) -> None:
     text = io.StringIO(newline="")
