@@ -15,6 +15,7 @@ import torch
 from matplotlib.figure import Figure
 from sklearn.metrics import log_loss, roc_auc_score
 
+from recsys_tasks.evaluation.markdown import markdown_table
 from recsys_tasks.evaluation.protocol import MAX_HISTORY_EVENTS, PredictionTasks, iterate_batches, model_inputs
 from recsys_tasks.features.sequences import Timeline
 from recsys_tasks.features.session_summary import ItemStatistics, first_token, summarize_prefixes
@@ -116,12 +117,13 @@ class IntentReport:
         lines = ["", "## Purchase intent", "", self.as_sentence()]
         if self.reason:
             return "\n".join(lines) + "\n"
-        lines += ["", _row(["predictor", *INTENT_METRICS]), _row(["---"] * (1 + len(INTENT_METRICS)))]
+        rows = []
         for name, metrics in self.table.items():
             bounds = self.intervals[name]
-            cells = [f"{metrics[m]:.4f} ({bounds[m][0]:.4f} to {bounds[m][1]:.4f})" for m in INTENT_METRICS]
-            lines.append(_row([name, *cells]))
-        return "\n".join(lines) + "\n"
+            rows.append(
+                [name, *(f"{metrics[m]:.4f} ({bounds[m][0]:.4f} to {bounds[m][1]:.4f})" for m in INTENT_METRICS)]
+            )
+        return "\n".join([*lines, "", *markdown_table(["predictor", *INTENT_METRICS], rows)]) + "\n"
 
     def as_sentence(self) -> str:
         """Returns the result in a sentence or two."""
@@ -210,7 +212,3 @@ def purchase_intent_inputs(
     summary = summarize_prefixes(timeline, tasks.first, tasks.target, MAX_HISTORY_EVENTS)
     of_items = items.features(timeline.item, first_token(tasks.first, tasks.target), tasks.target)
     return directions, np.concatenate([summary, of_items], 1)
-
-
-def _row(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"

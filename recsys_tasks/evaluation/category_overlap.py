@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from recsys_tasks.engine.catalog import CodedColumn
+from recsys_tasks.evaluation.markdown import markdown_table
 from recsys_tasks.evaluation.metrics import bootstrap_interval
 from recsys_tasks.evaluation.protocol import PredictionTasks
 from recsys_tasks.features.sequences import Timeline, expand_ranges
@@ -131,12 +132,16 @@ def _latest_items(timeline: Timeline, tasks: PredictionTasks) -> np.ndarray:
 
 def _as_table(rows: Mapping[str, CategoryOverlap]) -> list[str]:
     """Returns the lines of a Markdown table."""
-    header = ["| items of | sessions | share of the items | sessions with one or more |", "| --- | --- | --- | --- |"]
-    return header + [
-        f"| {name} | {row.sessions:,} | {row.share:.4f} ({row.interval[0]:.4f} to {row.interval[1]:.4f}) |"
-        f" {row.hit_share:.4f} |"
+    cells = [
+        [
+            name,
+            f"{row.sessions:,}",
+            f"{row.share:.4f} ({row.interval[0]:.4f} to {row.interval[1]:.4f})",
+            f"{row.hit_share:.4f}",
+        ]
         for name, row in rows.items()
     ]
+    return markdown_table(["items of", "sessions", "share of the items", "sessions with one or more"], cells)
 
 
 def _top_levels(path: str) -> str:

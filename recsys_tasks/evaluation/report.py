@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from recsys_tasks.evaluation.markdown import markdown_table
 from recsys_tasks.evaluation.metrics import bootstrap_interval, list_metrics, per_target_metrics, ranking_metrics
 from recsys_tasks.evaluation.protocol import PredictionTasks, RankingResult
 from recsys_tasks.evaluation.segments import QUESTIONS, SEGMENT_METRICS, SEGMENTS, segment_masks, segment_metric
@@ -56,15 +57,16 @@ class EvaluationReport:
 
     def as_markdown(self) -> str:
         """Returns a Markdown table of the models and one of the segments."""
-        lines = [_row(["model", *_REPORTED_METRICS]), _row(["---"] * (1 + len(_REPORTED_METRICS)))]
-        for model, metrics in self.table.items():
-            shown = [f"{metrics[name]:.4f}{self._format_interval(model, name)}" for name in _REPORTED_METRICS]
-            lines.append(_row([model, *shown]))
-        lines += ["", "mrr_20 by segment:", "", _row(["segment", "sessions", *self.table])]
-        lines.append(_row(["---"] * (2 + len(self.table))))
-        for segment, count in self.num_tasks_by_segment.items():
-            shown = [f"{self.by_segment[model][segment]['mrr_20']:.4f}" for model in self.table]
-            lines.append(_row([segment, f"{count:,}", *shown]))
+        overall = [
+            [model, *(f"{metrics[name]:.4f}{self._format_interval(model, name)}" for name in _REPORTED_METRICS)]
+            for model, metrics in self.table.items()
+        ]
+        by_segment = [
+            [segment, f"{count:,}", *(f"{self.by_segment[model][segment]['mrr_20']:.4f}" for model in self.table)]
+            for segment, count in self.num_tasks_by_segment.items()
+        ]
+        lines = markdown_table(["model", *_REPORTED_METRICS], overall)
+        lines += ["", "mrr_20 by segment:", "", *markdown_table(["segment", "sessions", *self.table], by_segment)]
         return "\n".join(lines) + "\n"
 
     def _format_interval(self, model: str, metric: str) -> str:
@@ -83,7 +85,3 @@ def evaluate(results: Mapping[str, RankingResult], data: TrainingData, tasks: Pr
         found.intervals[name] = {metric: bootstrap_interval(values[metric], users) for metric in _METRICS_WITH_INTERVAL}
         found.by_segment[name] = {part: ranking_metrics(result.ranks[members]) for part, members in parts.items()}
     return found
-
-
-def _row(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
