@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=10_000)
     parser.add_argument("--users", type=int, default=5_000, help="number of users, with a history of 100 events each")
     parser.add_argument("--pause", type=float, default=3.0, help="seconds between two promotions")
+    parser.add_argument("--rate", type=float, help="requests per second; by default, half of the capacity")
     parser.add_argument("--json")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
@@ -69,8 +70,9 @@ def _measure(args: argparse.Namespace, home: Path, endpoints: Sequence[tuple[str
         seconds_to_serve.append(time.perf_counter() - began)
         expected[number] = [_request_item_ids(urls[0], body) for body in bodies]
     most = capacity(urls, bodies, 10.0)
+    rate = args.rate or most / 2
     before = sum(resident_memory_mb(pid) for _, pid in endpoints)
-    generator, turns, quiet = LoadGenerator(urls, bodies, most / 2, expected, _MAX_SECONDS), [], []
+    generator, turns, quiet = LoadGenerator(urls, bodies, rate, expected, _MAX_SECONDS), [], []
     with generator:
         os.nice(10)  # from here on, this process is the pipeline, which has a host of its own in production
         for turn in range(args.promotions):
@@ -83,17 +85,18 @@ def _measure(args: argparse.Namespace, home: Path, endpoints: Sequence[tuple[str
             time.sleep(args.pause)
             quiet.append((turns[-1][1] + _SETTLE_SECONDS, time.perf_counter()))
     after = sum(resident_memory_mb(pid) for _, pid in endpoints)
-    return _fields(most, _load_result(generator), turns, quiet) | {
+    return _fields(most, rate, _load_result(generator), turns, quiet) | {
         "seconds_to_serve": max(seconds_to_serve),
         "megabytes_before": before,
         "megabytes_after": after,
     }
 
 
-def _fields(most: float, load: LoadResult, turns: Spans, quiet: Spans) -> dict[str, float]:
+def _fields(most: float, rate: float, load: LoadResult, turns: Spans, quiet: Spans) -> dict[str, float]:
     durations = [ended - began for began, ended in turns]
     return {
         "capacity_requests_s": most,
+        "rate_requests_s": rate,
         "requests": len(load.seconds),
         "failed_requests": load.failed,
         "mixed_answers": load.mixed,

@@ -9,7 +9,8 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +21,9 @@ from recsys_tasks.settings import settings
 from recsys_tasks.simulation.scenario import scenario_names
 
 if TYPE_CHECKING:
+    from recsys_tasks.ingestion.batch import SourceBatch
     from recsys_tasks.ingestion.load import LoadReport
+    from recsys_tasks.ingestion.quarantine import QuarantinedRow
 
 _ROLLOUT_POLL_SECONDS = 10.0
 Verb = Callable[[argparse.Namespace], None]
@@ -64,14 +67,27 @@ def build_parser() -> argparse.ArgumentParser:
         "--from", dest="start", type=_parse_time, help="for complete_journey: events at or after this time"
     )
     ingest.add_argument("--to", dest="end", type=_parse_time, help="for complete_journey: events before this time")
+    ingest.add_argument(
+        "--dry-run", action="store_true", help="only show typed rows, quarantine reasons and warnings; write nothing"
+    )
+    ingest.add_argument("--infer", type=Path, metavar="FILE", help="only print a draft of a mapping for a file")
 
     validate = _add_verb(verbs, "validate", _validate, "validate a landed batch again")
     validate.add_argument("batch_id", help="id of the batch, from the log of ingest")
 
     replay = _add_verb(verbs, "replay", _replay, "validate and load repaired quarantined rows again")
-    replay.add_argument("--source", help="only rows of this source")
-    replay.add_argument("--batch", help="only rows of this batch")
-    replay.add_argument("--rule", help="only rows that broke this rule")
+    _add_quarantine_filters(replay)
+
+    quarantine = _add_verb(
+        verbs, "quarantine", _quarantine, "list quarantined rows by rule, show or export them, import corrected ones"
+    )
+    _add_quarantine_filters(quarantine)
+    action = quarantine.add_mutually_exclusive_group()
+    action.add_argument("--show", type=_parse_count, metavar="N", help="show the first N rows with their reasons")
+    action.add_argument("--export", type=Path, metavar="FILE", help="write the rows to a JSONL file, to correct them")
+    action.add_argument(
+        "--import", dest="corrected", type=Path, metavar="FILE", help="load the corrected rows of an exported file"
+    )
 
     retract = _add_verb(
         verbs, "retract", _retract, "remove the rows of a loaded batch, for example after a wrong mapping"
@@ -212,6 +228,12 @@ def _add_verb(verbs: argparse._SubParsersAction, name: str, verb: Verb, summary:
     return parser
 
 
+def _add_quarantine_filters(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--source", help="only rows of this source")
+    parser.add_argument("--batch", help="only rows of this batch")
+    parser.add_argument("--rule", help="only rows that broke this rule")
+
+
 def _parse_minutes(text: str) -> float:
     minutes = float(text)
     if not minutes > 0:
@@ -244,15 +266,21 @@ def _print_lines(found: dict[str, object]) -> None:
 
 
 def _ingest(options: argparse.Namespace) -> None:
-    from recsys_tasks.ingestion.sources import read_source
-    from recsys_tasks.interval import Interval
     from recsys_tasks.steps import ingestion
 
     if (options.start is None) != (options.end is None):
         raise ConfigurationError("--from and --to need each other. Give both or neither")
+    if options.infer is not None:
+        from recsys_tasks.ingestion.inference import draft_mapping
+
+        print(draft_mapping(options.infer))
+        return
+    if options.source is None and options.paths:
+        raise ConfigurationError(f"--source is missing: give the source of {options.paths[0]}")
+    if options.dry_run:
+        _dry_run(options)
+        return
     if options.source is None:
-        if options.paths:
-            raise ConfigurationError(f"--source is missing: give the source of {options.paths[0]}")
         for path, problem in ingestion.find_skipped_landing_files().items():
             print(f"skipped {path}: {problem}", file=sys.stderr)
         reports, problems = ingestion.ingest_landing()
@@ -260,9 +288,35 @@ def _ingest(options: argparse.Namespace) -> None:
         if problems:
             raise InputError("\n".join(problems))
         return
+    _print_counts(options, ingestion.ingest(_read_batches(options)))
+
+
+def _dry_run(options: argparse.Namespace) -> None:
+    from recsys_tasks.errors import BatchRejected
+    from recsys_tasks.steps import ingestion
+
+    reports = ingestion.dry_run(_read_batches(options))
+    if options.json:
+        print(json.dumps([asdict(report) for report in reports], default=str, ensure_ascii=False))
+    else:
+        print("\n".join(line for report in reports for line in report.lines()))
+    rejected = [report.origin for report in reports if report.problems]
+    if rejected:
+        raise BatchRejected(f"{', '.join(rejected)} would be rejected. Nothing was written")
+
+
+def _read_batches(options: argparse.Namespace) -> Iterator[SourceBatch]:
+    """Yields the batches of the source, or of the new files in the landing folder."""
+    from recsys_tasks.ingestion.sources import read_source
+    from recsys_tasks.interval import Interval
+    from recsys_tasks.steps import ingestion
+
+    if options.source is None:
+        for file in ingestion.find_landing_files():
+            yield from read_source(file.source, [Path(file.path)])
+        return
     interval = Interval(options.start, options.end) if options.start else None
-    paths = [Path(path) for path in options.paths]
-    _print_counts(options, ingestion.ingest(read_source(options.source, paths, interval)))
+    yield from read_source(options.source, [Path(path) for path in options.paths], interval)
 
 
 def _print_counts(options: argparse.Namespace, reports: Sequence[LoadReport]) -> None:
@@ -272,9 +326,51 @@ def _print_counts(options: argparse.Namespace, reports: Sequence[LoadReport]) ->
 
 
 def _replay(options: argparse.Namespace) -> None:
+    from recsys_tasks.ingestion.quarantine import QuarantineFilter
     from recsys_tasks.steps import ingestion
 
-    _print_counts(options, ingestion.replay_quarantine(options.source, options.batch, options.rule))
+    selected = QuarantineFilter(options.source, options.batch, options.rule)
+    _print_counts(options, ingestion.replay_quarantine(selected))
+
+
+def _quarantine(options: argparse.Namespace) -> None:
+    from recsys_tasks.ingestion.quarantine import QuarantineFilter, write_rows
+    from recsys_tasks.steps import ingestion
+
+    selected = QuarantineFilter(options.source, options.batch, options.rule)
+    if options.corrected is not None:
+        _print_counts(options, ingestion.import_corrections(options.corrected))
+    elif options.export is not None:
+        rows = ingestion.read_quarantine(selected)
+        write_rows(rows, options.export)
+        _print_result(options, {"rows": len(rows), "file": options.export})
+    elif options.show is not None:
+        _show_quarantine(options, ingestion.read_quarantine(selected, options.show))
+    else:
+        _list_quarantine(options, ingestion.summarize_quarantine(selected))
+
+
+def _list_quarantine(options: argparse.Namespace, found: list[dict[str, object]]) -> None:
+    if options.json:
+        print(json.dumps(found, default=str, ensure_ascii=False))
+        return
+    for row in found:
+        status = "" if row["batches_are"] == "loaded" else f", of {row['batches_are']} batches"
+        print(f"{row['source']}: {row['num_rows']:,} rows in {row['num_batches']:,} batches{status}: {row['reason']}")
+        print(f"{'':4}--source {row['source']} --rule {row['rule']}; for example {row['example']!r}")
+    if not found:
+        print("quarantine has no such row")
+
+
+def _show_quarantine(options: argparse.Namespace, rows: list[QuarantinedRow]) -> None:
+    from msgspec import json as fast_json
+
+    if options.json:
+        print(fast_json.encode(rows).decode())
+        return
+    for row in rows:
+        print(f"{row.origin} ({row.batch_id}), {row.kind} row {row.row_number}: {'; '.join(row.reasons)}")
+        print(f"{'':4}{json.dumps(row.row, ensure_ascii=False)}")
 
 
 def _retract(options: argparse.Namespace) -> None:

@@ -36,9 +36,11 @@ class SourceBatch:
         implies_items, implies_users: events may create unknown items or users.
         on_conflict: `keep` the stored event or `replace` it when another event has the same id.
         live: the source delivers events as they happen.
+        expected_every_hours: hours within which the source delivers again; None for no promise.
         columns: column names of the file; filled while `rows` is read.
         bad_lines: unparseable lines; filled while `rows` is read.
         warnings: what a person should look at; filled while `rows` is read.
+        ignored_rows: number of events of types that the mapping ignores; counted while `rows` is read.
     """
 
     source: str
@@ -50,9 +52,11 @@ class SourceBatch:
     implies_users: bool = False
     on_conflict: str = "keep"
     live: bool = False
+    expected_every_hours: float | None = None
     columns: list[str] = field(default_factory=list)
     bad_lines: list[BadLine] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    ignored_rows: int = 0
 
     @property
     def batch_id(self) -> str:

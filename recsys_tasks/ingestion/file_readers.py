@@ -1,4 +1,4 @@
-"""Readers of CSV, TSV, JSONL and Parquet files (gzip or zstd by file name) into blocks of Arrow columns.
+"""Readers of CSV, TSV, JSONL and Parquet files into blocks of Arrow columns; text files as `text_streams` opens them.
 
 A text file is read in blocks of whole lines. Arrow parses a regular block at once. A block with a malformed or blank
 line, a quoted line break or invalid UTF-8 is parsed row by row, so that each row has its line number and each
@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import csv
 import io
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -23,16 +25,18 @@ import pyarrow.parquet as pq
 
 from recsys_tasks.errors import MalformedFile
 from recsys_tasks.ingestion.batch import BadLine
+from recsys_tasks.ingestion.text_streams import UTF_8, open_text
 
 _BLOCK_BYTES = 2 << 20
 _MAX_LINE_BYTES = 1 << 20
 _PARQUET_ROWS = 50_000
 _PARQUET_BUFFER_BYTES = 1 << 20
 _MAX_RAW_CHARS = 2_000
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_UNIT_SEPARATOR = "\x1f"  # stands for a delimiter of several characters
 _TOO_LONG = f"longer than {_MAX_LINE_BYTES >> 20} MB"
 _NUL = "contains a NUL character"
 _NOT_UTF8 = "not UTF-8"
+_NOT_IN_ENCODING = f"{_NOT_UTF8}, or not in the `encoding` of the mapping"
 
 csv.field_size_limit(2 * _MAX_LINE_BYTES)  # Python's default limit rejects fields that Arrow accepts
 
@@ -41,35 +45,67 @@ BadLineHandler = Callable[[BadLine], None]
 
 
 @dataclass(frozen=True)
+class TextFormat:
+    """How a CSV file is written.
+
+    Attributes:
+        delimiter: field separator.
+        encoding: name of a Python codec.
+        skip_lines: number of lines before the header.
+        header: column names of a file that has none.
+        trim: whether white space around column names does not count.
+    """
+
+    delimiter: str
+    encoding: str = UTF_8
+    skip_lines: int = 0
+    header: tuple[str, ...] | None = None
+    trim: bool = False
+
+    @property
+    def separator(self) -> str:
+        """The delimiter as a single character."""
+        return self.delimiter if len(self.delimiter) == 1 else _UNIT_SEPARATOR
+
+
+@dataclass(frozen=True)
 class Block:
     """A block of rows.
 
     Attributes:
-        numbers: line number of each row (Parquet: row number), 1-based.
+        numbers: line number of each row (Parquet, and elements of JSON arrays: row number), 1-based.
         columns: values by column name, one per row.
         extra: for JSONL, a JSON object per row with the fields the mapping does not name.
+        elements: for rows that are elements of a JSON array, the position of each in its array, 1-based.
     """
 
     numbers: pa.Array
     columns: dict[str, pa.Array]
     extra: pa.Array | None = None
+    elements: pa.Array | None = None
 
     def filter(self, is_kept: pa.Array) -> Block:
         """Returns the block with the rows for which a mask is true."""
         columns = {name: column.filter(is_kept) for name, column in self.columns.items()}
         extra = None if self.extra is None else self.extra.filter(is_kept)
-        return Block(self.numbers.filter(is_kept), columns, extra)
+        elements = None if self.elements is None else self.elements.filter(is_kept)
+        return Block(self.numbers.filter(is_kept), columns, extra, elements)
 
 
 class LineReader:
-    """Reads whole lines of a text file, decompressed by file name; truncates lines over the limit."""
+    """Reads whole lines of a text file; truncates lines over the limit.
 
-    def __init__(self, path: Path) -> None:
-        self._stream = io.BufferedReader(pa.input_stream(str(path), compression="detect"), _BLOCK_BYTES)
+    Args:
+        path: the file.
+        encoding: of the file.
+        delimiter: one of several characters, which a single one replaces.
+    """
+
+    def __init__(self, path: Path, encoding: str = UTF_8, delimiter: str = "") -> None:
+        self._stream = open_text(path, encoding, _BLOCK_BYTES)
+        self._delimiter = delimiter.encode() if len(delimiter) > 1 else b""
         self._unread_bytes = b""
         self.line = 0  # number of lines read
-        if self._stream.peek(3).startswith(_BYTE_ORDER_MARK):
-            self._stream.read(3)
 
     def close(self) -> None:
         """Closes the file."""
@@ -77,7 +113,7 @@ class LineReader:
 
     def next_line(self) -> bytes:
         """Returns the next line with its line break; empty at the end of the file."""
-        text = self._read_to_line_end()
+        text = self._with_separator(self._read_to_line_end())
         self.line += bool(text)
         return text
 
@@ -88,12 +124,15 @@ class LineReader:
         if not text.endswith(b"\n"):
             text += self._read_to_line_end()
         self.line += _count_lines(text)
-        return text
+        return self._with_separator(text)
 
     def unread(self, lines: list[bytes]) -> None:
         """Pushes back the most recently read lines; the next block begins with them."""
         self._unread_bytes = b"".join(lines)
         self.line -= len(lines)
+
+    def _with_separator(self, text: bytes) -> bytes:
+        return text.replace(self._delimiter, _UNIT_SEPARATOR.encode()) if self._delimiter else text
 
     def _read_to_line_end(self) -> bytes:
         text = self._stream.readline(_MAX_LINE_BYTES + 1)
@@ -104,38 +143,54 @@ class LineReader:
         return text + b"\n"
 
 
-def read_csv(path: Path, delimiter: str, check_header: HeaderCheck, on_bad_line: BadLineHandler) -> Iterator[Block]:
+def read_csv(
+    path: Path, text_format: TextFormat, check_header: HeaderCheck, on_bad_line: BadLineHandler
+) -> Iterator[Block]:
     """Yields the rows of a CSV file as blocks of text columns.
 
     Args:
         path: the file.
-        delimiter: field separator.
+        text_format: how it is written.
         check_header: called with the header before any row is read; may raise.
         on_bad_line: called with every line that cannot be parsed.
 
     Raises:
         MalformedFile: the header cannot be parsed, or the file cannot be read to its end.
     """
-    with _open_lines(path) as lines:
-        try:
-            header, _ = _read_row([lines.next_line()], 0, delimiter, lambda: b"")
-        except _InvalidRow as problem:
-            raise MalformedFile(str(path), 1, f"the header cannot be read: {problem}") from problem
+    separator = text_format.separator
+
+    def report(line: BadLine) -> None:
+        on_bad_line(replace(line, raw=line.raw.replace(_UNIT_SEPARATOR, text_format.delimiter)))
+
+    with _open_lines(path, text_format.encoding, text_format.delimiter) as lines:
+        header = _read_header(path, lines, text_format)
         check_header(header)
         while True:
             first = lines.line + 1
             block = lines.next_block()
             if not block:
                 return
-            yield _parse_block_with_arrow(block, header, delimiter, first) or _parse_block_by_row(
-                block, header, delimiter, first, lines, on_bad_line
+            yield _parse_block_with_arrow(block, header, separator, first) or _parse_block_by_row(
+                block, header, separator, first, lines, report
             )
 
 
-def read_json_lines(path: Path, on_bad_line: BadLineHandler) -> Iterator[tuple[int, dict[str, object]]]:
+def _read_header(path: Path, lines: LineReader, text_format: TextFormat) -> list[str]:
+    for _ in range(text_format.skip_lines):
+        lines.next_line()
+    if text_format.header is not None:
+        return list(text_format.header)
+    try:
+        header, _ = _read_row([lines.next_line()], 0, text_format.separator, lambda: b"")
+    except _InvalidRow as problem:
+        raise MalformedFile(str(path), lines.line, f"the header cannot be read: {problem}") from problem
+    return [name.strip() for name in header] if text_format.trim else header
+
+
+def read_json_lines(path: Path, encoding: str, on_bad_line: BadLineHandler) -> Iterator[tuple[int, dict[str, object]]]:
     """Yields the objects of a JSONL file with their line numbers; errors as in `read_csv`."""
     decode = msgspec.json.Decoder(dict[str, object]).decode
-    with _open_lines(path) as lines:
+    with _open_lines(path, encoding) as lines:
         while text := lines.next_line():
             if text.isspace():
                 continue
@@ -186,13 +241,13 @@ class _InvalidRow(ValueError):
 
 
 @contextmanager
-def _open_lines(path: Path) -> Iterator[LineReader]:
+def _open_lines(path: Path, encoding: str, delimiter: str = "") -> Iterator[LineReader]:
     """Opens a `LineReader`; translates read errors to `MalformedFile` with the line number."""
     lines = None
     try:
-        lines = LineReader(path)
+        lines = LineReader(path, encoding, delimiter)
         yield lines
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, UnicodeDecodeError, zipfile.BadZipFile, zlib.error) as error:
         line = lines.line + 1 if lines else 0
         raise MalformedFile(str(path), line, f"the file cannot be read beyond this line: {error}") from error
     finally:
@@ -315,7 +370,7 @@ def _parse_line(line: bytes, delimiter: str) -> list[str]:
         reader = csv.reader([line.decode(), ""], delimiter=delimiter)
         values = next(reader)
     except UnicodeDecodeError as error:
-        raise _InvalidRow(_NOT_UTF8) from error
+        raise _InvalidRow(_NOT_IN_ENCODING) from error
     except csv.Error as error:
         raise _InvalidRow(f"not valid CSV: {error}") from error
     if reader.line_num > 1:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -15,7 +17,8 @@ import pyarrow.compute as pc
 
 from recsys_tasks.errors import MalformedFile
 from recsys_tasks.ingestion.batch import BadLine, SourceBatch, landing_arrow_schema
-from recsys_tasks.ingestion.file_readers import Block, read_csv, read_json_lines, read_parquet
+from recsys_tasks.ingestion.expressions import Source, evaluate, input_columns, replace_values
+from recsys_tasks.ingestion.file_readers import Block, TextFormat, read_csv, read_json_lines, read_parquet
 from recsys_tasks.ingestion.ids import (
     ID_COLUMNS,
     LARGEST_EXACT,
@@ -24,12 +27,20 @@ from recsys_tasks.ingestion.ids import (
     float_to_text,
     normalize_ids,
 )
+from recsys_tasks.ingestion.json_paths import ELEMENT, Record, find_value, iterate_elements
 from recsys_tasks.ingestion.mapping import SourceMapping
+from recsys_tasks.ingestion.number_formats import NUMBER_COLUMNS, read_numbers
 from recsys_tasks.ingestion.times import add_milliseconds, to_utc
-from recsys_tasks.names import CATEGORY_SEPARATOR
+from recsys_tasks.names import CATEGORY_SEPARATOR, COLUMNS_BY_KIND
 
 _PREFIXED_COLUMNS = ("event_id", "user_id", "session_id", "item_id")
-_KEYS_NOT_IN_DIGEST = {"on_error", "optional"}  # they do not change what a row means
+_KEYS_NOT_IN_DIGEST = {"on_error", "optional", "expected_every_hours"}  # they do not change what a row means
+# Keys that earlier versions lacked are left out at their defaults: a file that was loaded before is known again.
+_LATER_KEYS = (
+    *("category_separator", "encoding", "skip_lines", "header", "trim", "decimal", "thousands"),
+    *("items", "users", "ignore_event_types"),
+)
+_DATA_LIKE = re.compile(r"-?\d+([.,]\d+)?")
 _TIME_COLUMNS = ("event_time", "valid_from", "available_from", "available_until")
 _RECORDS_PER_BLOCK = 20_000
 _DELIMITERS = {"csv": ",", "tsv": "\t"}
@@ -50,8 +61,12 @@ def read_flat_file(mapping: SourceMapping, path: Path) -> SourceBatch:
         implies_users=mapping.implies_users,
         on_conflict=mapping.on_conflict,
         live=mapping.live,
+        expected_every_hours=mapping.expected_every_hours,
     )
-    batch.rows = {mapping.kind: _rows(mapping, path, batch)}
+    batch.rows = {
+        part.kind: _rows(part, path, batch) if part is mapping else _told_rows(part, path, batch)
+        for part in mapping.mappings_by_kind
+    }
     return batch
 
 
@@ -81,29 +96,52 @@ def make_bad_line_handler(path: Path, on_error: str, batch: SourceBatch) -> Call
 
 def _digest(mapping: SourceMapping, path: Path) -> str:
     """Digest of the file and its mapping: a corrected mapping makes a new batch of the same file."""
-    # Without the key that earlier versions lacked: a file that was loaded before is known again.
-    later_keys = {"category_separator"} if mapping.category_separator == CATEGORY_SEPARATOR else set()
-    mapping_json = mapping.model_dump_json(exclude=_KEYS_NOT_IN_DIGEST | later_keys)
+    fields = SourceMapping.model_fields
+    at_default = {key for key in _LATER_KEYS if getattr(mapping, key) == fields[key].default}
+    mapping_json = mapping.model_dump_json(exclude=_KEYS_NOT_IN_DIGEST | at_default)
     return hashlib.sha256(f"{file_digest(path)} {mapping_json}".encode()).hexdigest()
+
+
+def _told_rows(mapping: SourceMapping, path: Path, batch: SourceBatch) -> Iterator[pa.RecordBatch]:
+    """Yields the items or users that events tell of, once per run of events that tell the same."""
+    scratch = replace(batch, bad_lines=[], warnings=[])  # the events' own pass over the file reports
+    for rows in _rows(mapping, path, scratch):
+        yield _compress_runs(rows, COLUMNS_BY_KIND[mapping.kind][0])
+
+
+def _compress_runs(rows: pa.RecordBatch, id_column: str) -> pa.RecordBatch:
+    """Returns the first and the last of successive rows of an id that differ in nothing but their time, and none
+    without an id."""
+    rows = rows.filter(pc.is_valid(rows[id_column]))
+    if not rows.num_rows:
+        return rows
+    keys = [(name, "ascending") for name in (id_column, "valid_from", "row_number")]
+    rows = rows.take(pc.sort_indices(rows, sort_keys=keys))
+    content = [rows[name] for name in rows.schema.names if name not in ("row_number", "valid_from")]
+    text = pc.binary_join_element_wise(*content, "\x1f", null_handling="replace", null_replacement="\x1e")
+    differs = pc.not_equal(text[1:], text[:-1])
+    edge = pa.array([True])
+    begins, ends = pa.concat_arrays([edge, differs]), pa.concat_arrays([differs, edge])
+    return rows.filter(pc.or_(begins, ends))
 
 
 def _rows(mapping: SourceMapping, path: Path, batch: SourceBatch) -> Iterator[pa.RecordBatch]:
     def check_header(header: list[str]) -> None:
         _check_header(mapping, path, header)
+        if mapping.header is None and mapping.format in _DELIMITERS and _looks_like_data(mapping, header):
+            batch.warnings.append(
+                f"the first line, which is read as the header, looks like data: {', '.join(header)[:200]}. If the file"
+                " has no header, name its columns in `header` of the mapping"
+            )
         batch.columns = header
 
     on_bad_line = make_bad_line_handler(path, mapping.on_error, batch)
-    if mapping.format == "jsonl":
-        blocks = _json_blocks(mapping, path, check_header, on_bad_line)
-    elif mapping.format == "parquet":
-        blocks = read_parquet(path, set(mapping.ignore) - set(mapping.mapped_columns), check_header, on_bad_line)
-    else:
-        blocks = read_csv(path, mapping.delimiter or _DELIMITERS[mapping.format], check_header, on_bad_line)
     placeholders: Counter[str] = Counter()
-    for block in blocks:
+    for block in _read_blocks(mapping, path, check_header, on_bad_line):
         if len(block.numbers):
             try:
-                exact = _without_rounded_ids(mapping, block, on_bad_line)
+                kept = _without_ignored_events(mapping, block, batch)
+                exact = _without_rounded_ids(mapping, kept, on_bad_line)
                 yield _to_canonical_batch(mapping, exact, placeholders)
             except pa.ArrowException as error:  # a Parquet type without a text form
                 raise MalformedFile(str(path), block.numbers[0].as_py(), str(error)) from error
@@ -115,6 +153,25 @@ def _rows(mapping: SourceMapping, path: Path, batch: SourceBatch) -> Iterator[pa
     ]
 
 
+def _read_blocks(
+    mapping: SourceMapping,
+    path: Path,
+    check_header: Callable[[list[str]], None],
+    on_bad_line: Callable[[BadLine], None],
+) -> Iterator[Block]:
+    if mapping.format == "jsonl":
+        return _json_blocks(mapping, path, check_header, on_bad_line)
+    if mapping.format == "parquet":
+        return read_parquet(path, set(mapping.ignore) - set(mapping.mapped_columns), check_header, on_bad_line)
+    delimiter = mapping.delimiter or _DELIMITERS[mapping.format]
+    text_format = TextFormat(delimiter, mapping.encoding, mapping.skip_lines, mapping.header, mapping.trim)
+    return read_csv(path, text_format, check_header, on_bad_line)
+
+
+def _looks_like_data(mapping: SourceMapping, header: list[str]) -> bool:
+    return any(_DATA_LIKE.fullmatch(name) or name in mapping.event_types for name in header)
+
+
 def _check_header(mapping: SourceMapping, path: Path, header: list[str]) -> None:
     for column in mapping.mapped_columns:
         if column not in header and column not in mapping.optional:
@@ -122,17 +179,28 @@ def _check_header(mapping: SourceMapping, path: Path, header: list[str]) -> None
                 str(path),
                 1,
                 f"no column {column!r}; the file has {', '.join(header) or 'none'}. If files may lack it, add it to"
-                " `optional` of the mapping",
+                " `optional` of the mapping; if the file has no header, name its columns in `header`",
             )
     repeated = sorted({name for name in header if header.count(name) > 1})
     if repeated:
         raise MalformedFile(str(path), 1, f"the header has {', '.join(map(repr, repeated))} more than once")
 
 
+def _without_ignored_events(mapping: SourceMapping, block: Block, batch: SourceBatch) -> Block:
+    """Returns a block without the events whose type the mapping ignores, which are counted."""
+    if not mapping.ignore_event_types or "event_type" not in mapping.columns:
+        return block
+    types = _read_text(mapping, block, mapping.columns["event_type"])
+    is_ignored = pc.is_in(types, pa.array(mapping.ignore_event_types, pa.string()))
+    batch.ignored_rows += pc.sum(is_ignored).as_py() or 0
+    return block.filter(pc.invert(is_ignored))
+
+
 def _without_rounded_ids(mapping: SourceMapping, block: Block, on_bad_line: Callable[[BadLine], None]) -> Block:
     """Returns a block without the rows that have a rounded id, which are reported as bad lines."""
-    for name in ID_COLUMNS:
-        column = block.columns.get(mapping.columns.get(name, ""))
+    sources = ((name, mapping.columns[name]) for name in ID_COLUMNS if name in mapping.columns)
+    for name, read_from in ((name, column) for name, source in sources for column in input_columns(source)):
+        column = block.columns.get(read_from)
         if column is None:
             continue
         is_rounded = find_rounded(column)
@@ -149,17 +217,18 @@ def _without_rounded_ids(mapping: SourceMapping, block: Block, on_bad_line: Call
 def _to_canonical_batch(mapping: SourceMapping, block: Block, placeholders: Counter[str]) -> pa.RecordBatch:
     """Converts a block to a landing batch of the mapping's kind; counts the ids that look like missing values."""
     count = len(block.numbers)
-    columns = {name: block.columns.get(name, pa.nulls(count, pa.string())) for name in mapping.mapped_columns}
-    rows = {name: _convert_column(name, columns[column], mapping) for name, column in mapping.columns.items()}
-    if mapping.time_offset_ms and "event_time" in rows:
-        rows["event_time"] = add_milliseconds(
-            rows["event_time"], _to_text_column(columns[mapping.time_offset_ms], "UTC")
-        )
+    rows = {name: _convert_column(name, source, mapping, block) for name, source in mapping.columns.items()}
+    time_column = "event_time" if mapping.kind == "events" else "valid_from"
+    if mapping.time_offset_ms and time_column in rows:
+        offset = _read_text(mapping, block, mapping.time_offset_ms)
+        rows[time_column] = add_milliseconds(rows[time_column], offset)
+    if block.elements is not None and "event_id" in rows and not _reads_element(mapping, "event_id"):
+        rows["event_id"] = pc.binary_join_element_wise(rows["event_id"], block.elements.cast(pa.string()), "#")
     placeholders.update({name: count_placeholders(rows[name]) for name in ID_COLUMNS if name in rows})
     for name, value in mapping.defaults.items():
         rows[name] = pc.fill_null(rows.get(name, pa.nulls(count, pa.string())), value)
     if "event_type" in rows:
-        rows["event_type"] = _map_values(rows["event_type"], mapping.event_types)
+        rows["event_type"] = replace_values(rows["event_type"], mapping.event_types)
     for name in _PREFIXED_COLUMNS:
         if name in rows and mapping.id_prefix:
             rows[name] = pc.binary_join_element_wise(mapping.id_prefix, rows[name], "")
@@ -177,16 +246,40 @@ def _to_canonical_batch(mapping: SourceMapping, block: Block, placeholders: Coun
     )
 
 
-def _convert_column(name: str, column: pa.Array, mapping: SourceMapping) -> pa.Array:
-    typed = pa.types.is_date(column.type) or pa.types.is_timestamp(column.type)
-    if name in _TIME_COLUMNS and typed:
+def _convert_column(name: str, source: Source, mapping: SourceMapping, block: Block) -> pa.Array:
+    column = block.columns.get(source) if isinstance(source, str) else None
+    kind = pa.string() if column is None else column.type
+    if name in _TIME_COLUMNS and (pa.types.is_date(kind) or pa.types.is_timestamp(kind)):
         return to_utc(column, mapping.time_format, mapping.time_zone)
-    text = _to_text_column(column, mapping.time_zone)
-    if mapping.nulls:
-        text = pc.if_else(pc.is_in(text, pa.array(mapping.nulls, pa.string())), None, text)
+    text = _read_text(mapping, block, source)
     if name in ID_COLUMNS:
         return normalize_ids(text)
-    return to_utc(text, mapping.time_format, mapping.time_zone) if name in _TIME_COLUMNS else text
+    if name in _TIME_COLUMNS:
+        return to_utc(text, mapping.time_format, mapping.time_zone)
+    has_other_signs = mapping.decimal != "." or mapping.thousands_separator
+    if name in NUMBER_COLUMNS and has_other_signs and pa.types.is_string(kind):
+        return read_numbers(text, mapping.decimal, mapping.thousands_separator)
+    return text
+
+
+def _read_text(mapping: SourceMapping, block: Block, source: Source) -> pa.Array:
+    """Returns the text values of a column or an expression; null for what the mapping says is null."""
+
+    def read_column(name: str) -> pa.Array:
+        column = block.columns.get(name)
+        if column is None:
+            return pa.nulls(len(block.numbers), pa.string())
+        text = _to_text_column(column, mapping.time_zone)
+        if mapping.trim:
+            text = pc.utf8_trim_whitespace(text)
+            text = pc.if_else(pc.equal(text, ""), None, text)
+        return pc.if_else(pc.is_in(text, pa.array(mapping.nulls, pa.string())), None, text) if mapping.nulls else text
+
+    return evaluate(source, read_column, len(block.numbers))
+
+
+def _reads_element(mapping: SourceMapping, name: str) -> bool:
+    return any(ELEMENT in column for column in input_columns(mapping.columns[name]))
 
 
 def _to_text_column(column: pa.Array, zone: str) -> pa.Array:
@@ -206,13 +299,6 @@ def _normalize_paths(column: pa.Array, separator: str) -> pa.Array:
     literal = rf"\s*\Q{separator.strip()}\E\s*"
     inner = pc.replace_substring_regex(column, rf"^({literal})+|({literal})+$", "")
     return pc.replace_substring_regex(pc.utf8_trim_whitespace(inner), rf"({literal})+", CATEGORY_SEPARATOR)
-
-
-def _map_values(column: pa.Array, names: dict[str, str]) -> pa.Array:
-    if not names:
-        return column
-    place = pc.index_in(column, pa.array(list(names), pa.string()))
-    return pc.coalesce(pa.array(list(names.values()), pa.string()).take(place), column)
 
 
 def _to_json_objects(columns: dict[str, pa.Array], zone: str) -> pa.Array:
@@ -270,19 +356,39 @@ def _json_blocks(
 ) -> Iterator[Block]:
     """Yields JSONL records as blocks: mapped fields as text columns, other fields as JSON objects. Checks at the end
     that each mapped field is in one of the records."""
-    records = read_json_lines(path, on_bad_line)
+    records = _elements(read_json_lines(path, mapping.encoding, on_bad_line), mapping.array)
     mapped = set(mapping.mapped_columns)
     names: set[str] = set()
+    nested: set[str] = set()
     while chunk := list(islice(records, _RECORDS_PER_BLOCK)):
-        columns = {name: _to_text_array([record.get(name) for _, record in chunk]) for name in mapped}
-        names = names.union(*(record for _, record in chunk))
+        names = names.union(*(record for _, _, record in chunk))
+        columns = {}
+        for name in mapped:
+            if name in names:
+                values = [record.get(name) for _, _, record in chunk]
+            else:
+                found = [find_value(record, name) for _, _, record in chunk]
+                values = [value for _, value in found]
+                nested |= {name} if any(is_found for is_found, _ in found) else set()
+            columns[name] = _to_text_array(values)
         extra = None
         if not (mapping.ignores_rest or names <= mapped | set(mapping.ignore)):
             excluded = mapped | set(mapping.ignore)
-            extra = pa.array([_unmapped_fields(record, excluded) for _, record in chunk], pa.string())
-        yield Block(pa.array([number for number, _ in chunk], pa.int64()), columns, extra)
+            extra = pa.array([_unmapped_fields(record, excluded) for _, _, record in chunk], pa.string())
+        elements = pa.array([position for _, position, _ in chunk], pa.int64()) if mapping.array else None
+        yield Block(pa.array([number for number, _, _ in chunk], pa.int64()), columns, extra, elements)
     if names:
-        check_header(sorted(names))
+        check_header(sorted(names | nested))
+
+
+def _elements(records: Iterator[tuple[int, Record]], array: str | None) -> Iterator[tuple[int, int, Record]]:
+    """Yields number, position in the array, and record of each row; line numbers stay where no array makes rows."""
+    if array is None:
+        yield from ((number, 0, record) for number, record in records)
+        return
+    rows = ((position, row) for _, record in records for position, row in iterate_elements(record, array))
+    for number, (position, row) in enumerate(rows, start=1):
+        yield number, position, row
 
 
 def _to_text_array(values: list[object]) -> pa.Array:

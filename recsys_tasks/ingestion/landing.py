@@ -43,15 +43,21 @@ def _land_batch(engine: Engine, batch: SourceBatch) -> str:
         if existing is not None:
             drop_landing_schema(connection, existing.number)
             connection.execute(text("delete from batches where batch_id = :id"), {"id": batch.batch_id})
-        number = _insert_batch(connection, batch)
-        create_landing_schema(connection, number)
-        num_rows = sum(copy_rows(connection, f"landed_{kind}", rows) for kind, rows in batch.rows.items())
-        _quarantine_lines(connection, batch)
-        _record_counts_and_columns(connection, batch, num_rows)
+        num_rows = copy_batch(connection, batch)
     log.info(
         "Landed batch %s from %s: %d rows, %d bad lines", batch.batch_id, batch.origin, num_rows, len(batch.bad_lines)
     )
     return batch.batch_id
+
+
+def copy_batch(connection: Connection, batch: SourceBatch) -> int:
+    """Copies the rows of a new batch to its landing schema, and its bad lines to quarantine; returns its row count."""
+    number = _insert_batch(connection, batch)
+    create_landing_schema(connection, number)
+    num_rows = sum(copy_rows(connection, f"landed_{kind}", rows) for kind, rows in batch.rows.items())
+    _quarantine_lines(connection, batch)
+    _record_counts_and_columns(connection, batch, num_rows)
+    return num_rows
 
 
 def _insert_batch(connection: Connection, batch: SourceBatch) -> int:
@@ -66,6 +72,8 @@ def _insert_batch(connection: Connection, batch: SourceBatch) -> int:
         "on_conflict": batch.on_conflict,
         "live": batch.live,
     }
+    promise = {"source": batch.source, "expected_every_hours": batch.expected_every_hours}
+    connection.execute(statement("ingestion/register_source"), promise)
     return int(connection.execute(statement("ingestion/register_batch"), values).scalar_one())
 
 
@@ -77,6 +85,7 @@ def _record_counts_and_columns(connection: Connection, batch: SourceBatch, num_r
             "batch_id": batch.batch_id,
             "source": batch.source,
             "read": num_rows + len(batch.bad_lines),
+            "ignored": batch.ignored_rows,
             "columns": batch.columns,
             "kinds": list(batch.rows),
             "warnings": batch.warnings,

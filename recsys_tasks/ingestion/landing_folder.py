@@ -20,7 +20,7 @@ MAPPING = "mapping.toml"
 _PARTIAL_SUFFIXES = (".part", ".tmp", ".crdownload")
 _OTHER_SUFFIXES = (
     *(".md", ".rst", ".pdf", ".html", ".doc", ".docx", ".xls", ".xlsx", ".png", ".jpg", ".jpeg", ".gif", ".svg"),
-    *(".zip", ".tar", ".tgz", ".py", ".sql", ".sh", ".toml", ".yaml", ".yml", ".xml", ".crc", ".md5", ".sha256"),
+    *(".tar", ".tgz", ".py", ".sql", ".sh", ".toml", ".yaml", ".yml", ".xml", ".crc", ".md5", ".sha256"),
 )
 _DOCUMENTATION = ("readme", "license", "licence", "changelog", "notice", "note", "notes")
 _MIN_FILE_AGE_SECONDS = 2.0

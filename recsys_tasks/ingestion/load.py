@@ -31,7 +31,7 @@ class LoadReport:
     """Row counts of a loaded batch: `read == inserted + duplicates + quarantined + forgotten`.
 
     `conflicts` counts the quarantined events whose id another event with different content has, `forgotten` the rows of
-    users who were erased.
+    users who were erased. `ignored` events, of types that the mapping leaves out, are not among those read.
     """
 
     batch_id: str
@@ -41,12 +41,13 @@ class LoadReport:
     quarantined: int
     conflicts: int
     forgotten: int
+    ignored: int
     already_loaded: bool
 
 
 def sum_counts(reports: Iterable[LoadReport]) -> dict[str, int]:
     """Returns the summed row counts of several batches."""
-    names = ("read", "inserted", "duplicates", "quarantined", "conflicts", "forgotten")
+    names = ("read", "inserted", "duplicates", "quarantined", "conflicts", "forgotten", "ignored")
     reports = list(reports)
     return {name: sum(getattr(report, name) for report in reports) for name in names}
 
@@ -72,7 +73,8 @@ def load_batch(engine: Engine, batch_id: str) -> LoadReport:
         if batch.status == "loaded":
             quarantined, forgotten = batch.quarantined_rows, batch.forgotten_rows
             duplicates = batch.read_rows - quarantined - forgotten
-            return LoadReport(batch_id, batch.read_rows, 0, duplicates, quarantined, 0, forgotten, True)
+            counts = batch.read_rows, 0, duplicates, quarantined, 0, forgotten, batch.ignored_rows
+            return LoadReport(batch_id, *counts, already_loaded=True)
         use_landing_schema(connection, batch.number)
         conflicts = _find_conflicts(connection, batch)
         # With `replace`, the conflicts are earlier revisions in the same file.
@@ -233,7 +235,8 @@ def _mark_loaded(connection: Connection, batch: Row[tuple[object, ...]], inserte
             "quarantined": quarantined,
         },
     )
-    return LoadReport(batch.batch_id, batch.read_rows, inserted, duplicates, quarantined, conflicts, forgotten, False)
+    counts = batch.read_rows, inserted, duplicates, quarantined, conflicts, forgotten, batch.ignored_rows
+    return LoadReport(batch.batch_id, *counts, already_loaded=False)
 
 
 def _table_exists(connection: Connection, table: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -10,11 +11,16 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from recsys_tasks.errors import ConfigurationError
+from recsys_tasks.ingestion.expressions import Source, input_columns
+from recsys_tasks.ingestion.json_paths import ELEMENT, find_array
+from recsys_tasks.ingestion.text_streams import UTF_8, normalize_encoding
 from recsys_tasks.ingestion.times import check_time_format
 from recsys_tasks.names import CATEGORY_SEPARATOR, COLUMNS_BY_KIND, EVENT_TYPES
 
 BUILT_IN = Path(__file__).parent / "mappings"
 _ALL = "*"
+_TEXT_FORMATS = ("csv", "tsv")
+_OTHER_DECIMAL = {",": ".", ".": ""}  # default thousands separator of each decimal sign
 _REQUIRED = {"items": ("item_id",), "users": ("user_id",), "events": ("event_type", "event_time")}
 
 
@@ -26,12 +32,21 @@ class SourceMapping(BaseModel):
     source: str = Field(pattern=r"^[a-z0-9_]+$")
     kind: Literal["items", "users", "events"] = "events"
     format: Literal["csv", "tsv", "jsonl", "parquet"]
-    delimiter: str | None = Field(None, min_length=1, max_length=1)
+    delimiter: str | None = Field(None, min_length=1)
+    encoding: str = UTF_8
+    skip_lines: int = Field(0, ge=0)
+    header: tuple[str, ...] | None = Field(None, min_length=1)
+    trim: bool = False
     nulls: tuple[str, ...] = ()
+    decimal: Literal[".", ","] = "."
+    thousands: Literal[",", ".", " ", "'", ""] | None = None
     on_error: Literal["reject", "quarantine"] = "reject"
-    columns: dict[str, str]
+    columns: dict[str, Source]
+    items: dict[str, Source] = {}
+    users: dict[str, Source] = {}
     defaults: dict[str, str] = {}
     event_types: dict[str, str] = {}
+    ignore_event_types: tuple[str, ...] = ()
     time_format: str = "iso8601"
     time_zone: str = "UTC"
     time_offset_ms: str | None = None
@@ -41,6 +56,7 @@ class SourceMapping(BaseModel):
     category_separator: str = Field(CATEGORY_SEPARATOR, pattern=r"\S")
     on_conflict: Literal["keep", "replace"] = "keep"
     live: bool = False
+    expected_every_hours: float | None = Field(None, gt=0)
     implies_items: bool = False
     implies_users: bool = False
 
@@ -59,6 +75,11 @@ class SourceMapping(BaseModel):
         check_time_format(value)
         return value
 
+    @field_validator("encoding")
+    @classmethod
+    def _encoding_exists(cls, value: str) -> str:
+        return normalize_encoding(value)
+
     @field_validator("event_types")
     @classmethod
     def _types_are_known(cls, value: dict[str, str]) -> dict[str, str]:
@@ -69,21 +90,47 @@ class SourceMapping(BaseModel):
 
     @model_validator(mode="after")
     def _columns_fit_the_kind(self) -> SourceMapping:
-        known = COLUMNS_BY_KIND[self.kind]
-        for table, names in (("columns", self.columns), ("defaults", self.defaults)):
-            for name in names:
+        tables = (("columns", self.kind), ("defaults", self.kind), ("items", "items"), ("users", "users"))
+        for table, kind in tables:
+            known = COLUMNS_BY_KIND[kind]
+            for name in getattr(self, table):
                 if name not in known:
-                    raise ValueError(
-                        f"{table}.{name} is not a column of {self.kind}; expected one of {', '.join(known)}"
-                    )
+                    raise ValueError(f"{table}.{name} is not a column of {kind}; expected one of {', '.join(known)}")
         for name in _REQUIRED[self.kind]:
             if name not in self.columns and name not in self.defaults:
                 raise ValueError(f"columns.{name} is required for {self.kind}")
         for column in self.optional:
-            if column not in self.columns.values():
+            if column not in self.all_columns:
                 raise ValueError(f"optional names {column!r}, which no column is mapped to")
-        if self.format not in ("csv", "tsv") and self.delimiter:
-            raise ValueError(f"delimiter applies to csv and tsv only, not to {self.format}")
+        return self
+
+    @model_validator(mode="after")
+    def _events_have_what_they_imply(self) -> SourceMapping:
+        for table in ("items", "users", "ignore_event_types"):
+            if getattr(self, table) and self.kind != "events":
+                raise ValueError(f"{table} belongs to a mapping of events, not of {self.kind}")
+        for kind, column in (("items", "item_id"), ("users", "user_id")):
+            if getattr(self, kind) and column not in {**self.columns, **getattr(self, kind)}:
+                raise ValueError(f"{kind} needs a column for {column}")
+        return self
+
+    @model_validator(mode="after")
+    def _keys_fit_the_format(self) -> SourceMapping:
+        is_text = self.format in _TEXT_FORMATS
+        for key in ("delimiter", "header", "skip_lines"):
+            if getattr(self, key) and not is_text:
+                raise ValueError(f"{key} applies to csv and tsv only, not to {self.format}")
+        if self.encoding != UTF_8 and self.format == "parquet":
+            raise ValueError("encoding applies to text files, not to parquet")
+        if self.decimal != "." and self.format == "jsonl":
+            raise ValueError("decimal does not apply to jsonl, whose numbers have a point")
+        if self.decimal == self.thousands_separator:
+            raise ValueError(f"decimal and thousands are both {self.decimal!r}")
+        if self.header and len(set(self.header)) < len(self.header):
+            raise ValueError("header names a column twice")
+        if self.format != "jsonl" and any(ELEMENT in column for column in self.all_columns):
+            raise ValueError(f"paths with {ELEMENT} apply to jsonl only, not to {self.format}")
+        find_array(self.all_columns)
         return self
 
     @property
@@ -93,9 +140,47 @@ class SourceMapping(BaseModel):
 
     @property
     def mapped_columns(self) -> tuple[str, ...]:
-        """Columns of the file that the mapping reads."""
+        """Columns of the file that `columns` reads."""
         offset = (self.time_offset_ms,) if self.time_offset_ms else ()
-        return (*self.columns.values(), *offset)
+        return (*_distinct_inputs(self.columns), *offset)
+
+    @property
+    def all_columns(self) -> tuple[str, ...]:
+        """Columns of the file that the mapping reads, also for the items and users of events."""
+        return tuple(
+            dict.fromkeys((*self.mapped_columns, *_distinct_inputs(self.items), *_distinct_inputs(self.users)))
+        )
+
+    @property
+    def array(self) -> str | None:
+        """Path of the JSON array whose elements become rows; None without one."""
+        return find_array(self.all_columns)
+
+    @property
+    def thousands_separator(self) -> str:
+        """Separator of groups of three digits; empty for none."""
+        return _OTHER_DECIMAL[self.decimal] if self.thousands is None else self.thousands
+
+    @property
+    def mappings_by_kind(self) -> Iterator[SourceMapping]:
+        """A mapping for each kind of rows that the file has: the items and users that its events tell of, the events.
+
+        An item or user of an event is valid from the event's time, and has only the columns that are named.
+        """
+        for kind, id_column in (("items", "item_id"), ("users", "user_id")):
+            named = getattr(self, kind)
+            if named:
+                ids = {id_column: self.columns[id_column]} if id_column in self.columns else {}
+                dated = {"valid_from": self.columns["event_time"]} if "event_time" in self.columns else {}
+                told = {"kind": kind, "columns": {**ids, **dated, **named}, "defaults": {}, "event_types": {}}
+                nothing = {"items": {}, "users": {}, "ignore": (_ALL,), "ignore_event_types": ()}
+                yield self.model_copy(update={**told, **nothing})
+        yield self
+
+
+def _distinct_inputs(sources: dict[str, Source]) -> list[str]:
+    """The columns of the file that some columns of the warehouse are read from."""
+    return list(dict.fromkeys(column for source in sources.values() for column in input_columns(source)))
 
 
 def load_mapping(name_or_path: str) -> SourceMapping:

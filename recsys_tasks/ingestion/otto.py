@@ -8,6 +8,7 @@ from pathlib import Path
 from recsys_tasks.ingestion.batch import BadLine, SourceBatch, to_record_batches
 from recsys_tasks.ingestion.file_readers import read_json_lines
 from recsys_tasks.ingestion.flat_files import as_text, file_digest, make_bad_line_handler
+from recsys_tasks.ingestion.text_streams import UTF_8
 from recsys_tasks.ingestion.times import time_converter
 from recsys_tasks.names import ADD_TO_CART, PURCHASE, VIEW
 
@@ -26,7 +27,7 @@ def _events(path: Path, batch: SourceBatch) -> Iterator[dict[str, object]]:
     to_time = time_converter("unix_ms", "UTC")
     on_bad_line = make_bad_line_handler(path, "quarantine", batch)
     row_number = 0
-    for number, record in read_json_lines(path, on_bad_line):
+    for number, record in read_json_lines(path, UTF_8, on_bad_line):
         problem = _find_problem(record)
         if problem:
             on_bad_line(BadLine(number, problem, str(record)[:2_000]))

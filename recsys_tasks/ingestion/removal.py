@@ -35,14 +35,16 @@ def retract(engine: Engine, batch_id: str, reason: str) -> RemovalReport:
     """Removes the rows of a loaded batch in one transaction; the same batch cannot be landed again.
 
     A row that another loaded batch holds, too, stays; one that the batch had replaced comes back. After fixing a wrong
-    mapping, ingest the file again: the new mapping makes it a new batch.
+    mapping, ingest the file again: the new mapping makes it a new batch. Retracting a batch twice changes nothing.
 
     Raises:
-        InputError: the batch does not exist or is not loaded.
+        InputError: the batch does not exist or was never loaded.
     """
     with engine.begin() as connection:
         lock_changes(connection)
         batch = find_batch(connection, batch_id)
+        if batch is not None and batch.status == "retracted":
+            return RemovalReport(0, 0, 0)
         if batch is None or batch.status != "loaded":
             raise InputError(
                 f"Batch {batch_id} is {batch.status if batch else 'unknown'}; only a loaded batch can be retracted"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
 from sqlalchemy import Engine, Row, text
 
 from recsys_tasks.ingestion.batch import SourceBatch, to_record_batches
+from recsys_tasks.ingestion.quarantine import ALL_ROWS, QuarantineFilter, RowKey
 from recsys_tasks.names import COLUMNS_BY_KIND
 from recsys_tasks.warehouse import statement
 
@@ -26,16 +27,22 @@ class ReplayBatch:
 
 
 def build_replay_batches(
-    engine: Engine, *, source: str | None = None, batch_id: str | None = None, rule: str | None = None
+    engine: Engine, selected: QuarantineFilter = ALL_ROWS, keys: Collection[RowKey] | None = None
 ) -> list[ReplayBatch]:
     """Builds a new batch of the unresolved quarantined rows for each original batch.
 
-    Excludes rows of forgotten users and unparseable lines. Before replaying, fix a row by updating `quarantine.raw`, or
-    ingest what it lacked, for example its item.
+    Excludes rows of forgotten users and unparseable lines. Before replaying, correct a row, or ingest what it lacked,
+    for example its item.
+
+    Args:
+        engine: the warehouse.
+        selected: which rows.
+        keys: only these of them; None for all.
     """
-    filters = {"source": source, "batch_id": batch_id, "rule": rule}
     with engine.connect() as connection:
-        rows = connection.execute(statement("ingestion/open_quarantine"), filters).all()
+        rows = connection.execute(statement("ingestion/open_quarantine"), vars(selected)).all()
+    if keys is not None:
+        rows = [row for row in rows if (row.batch_id, row.kind, row.row_number) in keys]
     rows_by_batch: dict[str, list[Row[tuple[object, ...]]]] = {}
     for row in rows:
         rows_by_batch.setdefault(row.batch_id, []).append(row)

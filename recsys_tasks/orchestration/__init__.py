@@ -9,12 +9,27 @@ from typing import Any
 from airflow.sdk import Asset, dag
 
 from recsys_tasks.interval import Interval
-from recsys_tasks.orchestration.alerts import create_deadline, on_alarm, on_failure
+from recsys_tasks.orchestration.alerts import (
+    create_deadline,
+    on_alarm,
+    on_batch_warnings,
+    on_failure,
+    on_late_source,
+)
 from recsys_tasks.orchestration.approval import create_approval_task, read_approval
 from recsys_tasks.orchestration.notes import add_note
 from recsys_tasks.settings import settings
 
-__all__ = ["add_note", "create_approval_task", "create_deadline", "on_alarm", "on_failure", "read_approval"]
+__all__ = [
+    "add_note",
+    "create_approval_task",
+    "create_deadline",
+    "on_alarm",
+    "on_batch_warnings",
+    "on_failure",
+    "on_late_source",
+    "read_approval",
+]
 
 EVENTS = Asset("events", uri="x-recsys://warehouse/events")
 SNAPSHOT = Asset("snapshot", uri="x-recsys://snapshots/latest")

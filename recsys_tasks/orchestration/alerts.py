@@ -11,6 +11,7 @@ import httpx
 from recsys_tasks.settings import settings
 
 if TYPE_CHECKING:
+    from recsys_tasks.ingestion.freshness import BatchWarnings, LateSource
     from recsys_tasks.monitoring.alarms import Alarm
 
 log = logging.getLogger(__name__)
@@ -51,6 +52,17 @@ def on_alarm(alarm: Alarm) -> bool:
     """Sends an alarm of the monitors; returns whether it arrived. Receivers deduplicate by `alarm_id`."""
     fields = {name: getattr(alarm, name) for name in ("alarm_id", "rule", "model_version", "action")}
     return _send({"kind": "alarm", **fields, "error": alarm.explanation[:_MAX_LENGTH]})
+
+
+def on_late_source(source: LateSource) -> bool:
+    """Sends an alert of a source that should have delivered; returns whether it arrived."""
+    return _send({"kind": "source_late", "source": source.source, "error": str(source)})
+
+
+def on_batch_warnings(batch: BatchWarnings) -> bool:
+    """Sends the warnings of a batch; returns whether they arrived. Receivers deduplicate by `batch_id`."""
+    text = "; ".join(batch.warnings)[:_MAX_LENGTH]
+    return _send({"kind": "batch_warnings", "batch_id": batch.batch_id, "origin": batch.origin, "error": text})
 
 
 def create_deadline(dag_id: str, max_extra_time: timedelta) -> Any:

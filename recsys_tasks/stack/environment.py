@@ -169,7 +169,7 @@ def stack_environment(home: Path, dags: Path, socket_folder: Path, ports: Ports)
 
 
 def _airflow(folder: Path, dags: Path, socket_folder: Path, ports: Ports, secret: dict[str, str]) -> dict[str, str]:
-    database, url = _database(socket_folder, "airflow"), ports.url("airflow")
+    url = ports.url("airflow")
     sections = {
         "CORE": {
             "DAGS_FOLDER": str(dags),
@@ -182,7 +182,11 @@ def _airflow(folder: Path, dags: Path, socket_folder: Path, ports: Ports, secret
             "EXECUTION_API_SERVER_URL": f"{url}/execution/",
             "HOSTNAME_CALLABLE": "socket.gethostname",
         },
-        "DATABASE": {"SQL_ALCHEMY_CONN": database, "SQL_ALCHEMY_CONN_ASYNC": database},
+        # With psycopg 3, the asset graph of Airflow 3.3.2 fails: its query compares jsonb with varchar.
+        "DATABASE": {
+            "SQL_ALCHEMY_CONN": _database(socket_folder, "airflow", "psycopg2"),
+            "SQL_ALCHEMY_CONN_ASYNC": _database(socket_folder, "airflow"),
+        },
         "LOGGING": {
             "BASE_LOG_FOLDER": str(folder / "logs"),
             "DAG_PROCESSOR_CHILD_PROCESS_LOG_DIRECTORY": str(folder / "logs" / "dag_processor"),
@@ -215,5 +219,5 @@ def _airflow(folder: Path, dags: Path, socket_folder: Path, ports: Ports, secret
     return {"AIRFLOW_HOME": str(folder), **flat}
 
 
-def _database(socket_folder: Path, name: str) -> str:
-    return f"postgresql+psycopg://postgres@localhost/{name}?host={quote(str(socket_folder), safe='')}"
+def _database(socket_folder: Path, name: str, driver: str = "psycopg") -> str:
+    return f"postgresql+{driver}://postgres@localhost/{name}?host={quote(str(socket_folder), safe='')}"

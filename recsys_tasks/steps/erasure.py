@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from recsys_tasks.client import admin
+from recsys_tasks.errors import InputError
 from recsys_tasks.features.redaction import redact_users
 from recsys_tasks.ingestion import removal
 from recsys_tasks.settings import settings
@@ -19,6 +21,24 @@ class ErasureReport:
     events: int
     files: int
     journal_lines: int
+
+
+def erase_users_in_file(path: Path) -> ErasureReport:
+    """Erases the users whose ids are in a file, one per line, and then deletes the file.
+
+    Raises:
+        InputError: the file cannot be read, or has no id.
+        UnavailableError: as `erase_users`; the file stays.
+    """
+    try:
+        user_ids = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read as a file of user ids: {error}") from error
+    if not user_ids:
+        raise InputError(f"{path} has no user id; write one per line")
+    report = erase_users(user_ids)
+    path.unlink(missing_ok=True)
+    return report
 
 
 def erase_users(user_ids: Sequence[str]) -> ErasureReport:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import text
 
 from recsys_tasks.errors import InputError
 from recsys_tasks.feedback import EventLogChunk, advance_cursors, fetch_chunks
-from recsys_tasks.ingestion import landing_folder, removal, replay
+from recsys_tasks.ingestion import freshness, landing_folder, quarantine, removal, replay
 from recsys_tasks.ingestion.batch import SourceBatch
 from recsys_tasks.ingestion.landing import land_batches
 from recsys_tasks.ingestion.load import LoadReport, load_batch
+from recsys_tasks.ingestion.quarantine import ALL_ROWS, QuarantineFilter
 from recsys_tasks.ingestion.sources import read_source
 from recsys_tasks.interval import Interval
 from recsys_tasks.names import FEEDBACK_SOURCE
@@ -22,6 +23,7 @@ from recsys_tasks.warehouse import engine
 
 if TYPE_CHECKING:
     from recsys_tasks.validation.batch import ValidationReport
+    from recsys_tasks.validation.dry_run import DryRunReport
 
 
 def land_source(source: str, paths: Sequence[str] = (), interval: Interval | None = None) -> list[str]:
@@ -73,6 +75,38 @@ def ingest(batches: Iterable[SourceBatch], max_bad_share: float | None = None) -
     return reports
 
 
+def dry_run(batches: Iterable[SourceBatch]) -> list[DryRunReport]:
+    """Reports what an ingestion of batches would do, each on its own; writes nothing."""
+    from recsys_tasks.validation.dry_run import dry_run as run  # slow import, as above
+
+    return [
+        run(
+            engine(),
+            batch,
+            max_bad_share=settings().max_bad_share,
+            retention_start=settings().earliest_event_time,
+            suites=settings().expectation_suites,
+        )
+        for batch in batches
+    ]
+
+
+def alert_late_sources(send: Callable[[freshness.LateSource], bool]) -> list[str]:
+    """Sends an alert for each source that is late, once; returns them in words."""
+    late = freshness.find_late_sources(engine())
+    for source in late:
+        if send(source):
+            freshness.mark_late(engine(), source.source)
+    return [str(source) for source in late]
+
+
+def alert_warnings(send: Callable[[freshness.BatchWarnings], bool]) -> list[str]:
+    """Sends the warnings of loaded batches, once; returns the ids of the batches."""
+    batches = freshness.find_warnings(engine())
+    freshness.mark_warned(engine(), [batch.batch_id for batch in batches if send(batch)])
+    return [batch.batch_id for batch in batches]
+
+
 def find_landing_files() -> list[landing_folder.LandingFile]:
     """Returns the files in the landing folder that are not landed yet."""
     return landing_folder.find_new_files(engine(), settings().landing_folder)
@@ -102,12 +136,34 @@ def ingest_landing() -> tuple[list[LoadReport], list[str]]:
     return reports, problems
 
 
+def summarize_quarantine(selected: QuarantineFilter) -> list[dict[str, Any]]:
+    """Returns the number of quarantined rows by source and rule."""
+    return quarantine.summarize(engine(), selected)
+
+
+def read_quarantine(selected: QuarantineFilter, limit: int | None = None) -> list[quarantine.QuarantinedRow]:
+    """Returns quarantined rows."""
+    return quarantine.read_rows(engine(), selected, limit)
+
+
+def import_corrections(path: Path) -> list[LoadReport]:
+    """Replaces quarantined rows by the corrected ones of a file, and replays these rows alone."""
+    rows = quarantine.read_corrections(path)
+    quarantine.correct(engine(), rows)
+    return replay_quarantine(keys={row.key for row in rows})
+
+
 def replay_quarantine(
-    source: str | None = None, batch_id: str | None = None, rule: str | None = None
+    selected: QuarantineFilter = ALL_ROWS, keys: Collection[quarantine.RowKey] | None = None
 ) -> list[LoadReport]:
-    """Validates and loads quarantined rows again; rows that are still bad return to quarantine."""
+    """Validates and loads quarantined rows again; rows that are still bad return to quarantine.
+
+    Args:
+        selected: which rows.
+        keys: only these of them; None for all.
+    """
     reports = []
-    for replayed in replay.build_replay_batches(engine(), source=source, batch_id=batch_id, rule=rule):
+    for replayed in replay.build_replay_batches(engine(), selected, keys):
         reports += ingest([replayed.batch], max_bad_share=1.0)
         replay.mark_resolved(engine(), replayed)
     return reports

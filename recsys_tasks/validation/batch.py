@@ -54,8 +54,9 @@ class ValidationReport:
 
 
 @dataclass
-class _Findings:
-    """Findings accumulated over the kinds of a batch."""
+class Findings:
+    """Findings accumulated over the kinds of a batch: rows by broken rule, warnings, what rejects the batch, and the
+    rows of forgotten users."""
 
     rules: dict[str, int] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
@@ -100,7 +101,7 @@ def validate_batch(
             raise InvariantError(f"Batch {batch_id} does not exist; land it first")
         if batch.status in ("loaded", "validated"):
             return _build_report(batch, batch.quarantined_rows, {}, batch.warnings, docs)
-        findings = _check_rows(connection, batch, home, max_bad_share, retention_start, suites)
+        findings = check_rows(connection, batch, home, max_bad_share, retention_start, suites)
         quarantined = _count_quarantined(connection, batch_id)
         message = None
         if findings.problems:
@@ -119,14 +120,27 @@ def validate_batch(
     return _build_report(batch, quarantined, findings.rules, findings.warnings, docs)
 
 
-def _check_rows(
+def check_rows(
     connection: Connection,
     batch: Row[tuple[object, ...]],
     home: Path,
     max_bad_share: float,
     retention_start: datetime,
     suites: Path | None,
-) -> _Findings:
+) -> Findings:
+    """Checks the rows of a landed batch, quarantines the bad ones, and runs the suites on its profile.
+
+    Args:
+        connection: with an open transaction.
+        batch: row of `batches`.
+        home: folder of validation results and data docs.
+        max_bad_share: batches with a larger share of bad rows are rejected.
+        retention_start: older events are quarantined.
+        suites: folder of custom expectation suites.
+
+    Raises:
+        BatchRejected: the rows were dropped since.
+    """
     use_landing_schema(connection, batch.number)
     if not connection.scalar(text("select to_regclass('landed_events') is not null")):
         raise BatchRejected(
@@ -136,7 +150,7 @@ def _check_rows(
     connection.execute(text("delete from quarantine where batch_id = :id and kind <> 'lines'"), {"id": batch.batch_id})
     connection.execute(text("delete from batch_profiles where batch_id = :id"), {"id": batch.batch_id})
     _collect_pending_ids(connection, batch)
-    findings = _Findings(warnings=list(batch.landing_warnings))
+    findings = Findings(warnings=list(batch.landing_warnings))
     num_bad_lines = _count_quarantined(connection, batch.batch_id)
     if num_bad_lines:
         findings.rules["readable"] = num_bad_lines
@@ -183,9 +197,9 @@ def _check_rows(
 
 
 def _collect_pending_ids(connection: Connection, batch: Row[tuple[object, ...]]) -> None:
-    """Collects ids of items and users landed but not loaded by other batches; events may refer to them."""
-    others = text("select number from batches where status in ('landed', 'validated') and batch_id <> :id")
-    numbers = list(connection.scalars(others, {"id": batch.batch_id}))
+    """Collects ids of items and users that are landed but not loaded; events may refer to them."""
+    landed_batches = text("select number from batches where status in ('landed', 'validated') or batch_id = :id")
+    numbers = list(connection.scalars(landed_batches, {"id": batch.batch_id}))
     for kind, column in (("items", "item_id"), ("users", "user_id")):
         connection.execute(text(f"truncate pending_{kind}"))
         for number in numbers:
@@ -238,7 +252,7 @@ def _record_result(
     connection: Connection,
     batch_id: str,
     quarantined: int,
-    findings: _Findings,
+    findings: Findings,
     message: str | None,
     max_bad_share: float,
 ) -> None:

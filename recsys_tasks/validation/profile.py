@@ -18,6 +18,9 @@ Profile = dict[str, float | None]
 
 _TYPE_SHARE_PREFIX = "share_"
 _NULL_RATE_PREFIX = "null_rate_"
+_ID_METRICS = ("top_user_share", "new_user_share", "new_item_share", "users_per_item", "exchanged_share")
+_MAX_PROFILED_ROWS = 100_000
+_MIN_PROFILED_ROWS = 100  # with fewer events, shares of users and items say little
 _MIN_USUAL_ROWS = 50  # with fewer events a day, chance alone makes large differences
 _MAX_FILE_RATIO = 9.9  # below the ratio that rejects a batch
 
@@ -43,6 +46,7 @@ def profile_batch(
             profile[name.replace("type_", _TYPE_SHARE_PREFIX, 1)] = value / good if good else None
     if kind == "events":
         profile |= _measure_volume_and_freshness(connection, batch, good, counts)
+        profile |= _measure_ids(connection, good, counts["rows"])
         connection.execute(
             text("update batches set first_event = :first, last_event = :last where batch_id = :id"),
             {"first": counts["first_time"], "last": counts["last_time"], "id": batch.batch_id},
@@ -56,9 +60,11 @@ def compare_with_history(
 ) -> Profile:
     """Returns the profile extended by comparisons with the median of the source's latest batches.
 
-    `rows_per_day_ratio` is the volume over its median (for files see `_file_volume_ratio`), `null_rate_change_*` the
-    absolute difference of null rates and `event_type_distance` the total variation distance of event type shares, 0 to
-    1. They are None without history.
+    `rows_per_day_ratio` is the volume over its median (for files see `_file_volume_ratio`), `missing_days` the number
+    of days without an event since the events before, `null_rate_change_*` the absolute difference of null rates,
+    `users_per_item_ratio` the number of users per item over its median, `new_*_share_change` the difference of a share
+    of new ids from its median, and `event_type_distance` the total variation distance of event type shares, 0 to 1.
+    They are None without history.
     """
     values = {"source": batch.source, "batch_id": batch.batch_id, "kind": kind}
     recent: dict[str, list[float]] = defaultdict(list)
@@ -77,6 +83,8 @@ def compare_with_history(
         else:
             result["rows_per_day_ratio"] = volume / median_volume if volume is not None and median_volume else None
         result["event_type_distance"] = _total_variation_distance(profile, medians)
+        result["missing_days"] = _count_missing_days(connection, batch)
+        result |= _compare_ids(profile, medians)
     return result
 
 
@@ -96,6 +104,16 @@ def _measure_volume_and_freshness(
     return profile
 
 
+def _measure_ids(connection: Connection, good: int, rows: int) -> Profile:
+    if good < _MIN_PROFILED_ROWS:
+        return dict.fromkeys(_ID_METRICS)
+    return {
+        **connection.execute(statement("validation/profile_ids"), {"step": 1 + rows // _MAX_PROFILED_ROWS})
+        .one()
+        ._mapping
+    }
+
+
 def _file_volume_ratio(
     connection: Connection, batch: Row[tuple[object, ...]], profile: Mapping[str, float | None]
 ) -> float | None:
@@ -111,6 +129,23 @@ def _file_volume_ratio(
         return None
     own = profile["rows_per_day"] or 0.0
     return min((own + float(stored)) / float(lower_limit), max(own / float(usual), 1.0), _MAX_FILE_RATIO)
+
+
+def _count_missing_days(connection: Connection, batch: Row[tuple[object, ...]]) -> float | None:
+    if batch.source == FEEDBACK_SOURCE or batch.origin.startswith(REPLAY_ORIGIN):
+        return None
+    missing: float | None = connection.execute(statement("validation/missing_days"), {"source": batch.source}).scalar()
+    return missing
+
+
+def _compare_ids(profile: Mapping[str, float | None], medians: Mapping[str, float]) -> Profile:
+    compared: Profile = {}
+    for name in ("new_user_share", "new_item_share"):
+        share = profile[name]
+        compared[f"{name}_change"] = None if share is None or name not in medians else share - medians[name]
+    ratio, usual = profile["users_per_item"], medians.get("users_per_item")
+    compared["users_per_item_ratio"] = ratio / usual if ratio is not None and usual else None
+    return compared
 
 
 def _total_variation_distance(profile: Mapping[str, float | None], medians: Mapping[str, float]) -> float | None:

@@ -2,6 +2,7 @@
 -- first batch.
 update batches set
     read_rows = :read,
+    ignored_rows = :ignored,
     columns = cast(:columns as text[]),
     kinds = cast(:kinds as text[]),
     landing_warnings = cast(:warnings as text[]),

@@ -140,6 +140,51 @@ def test_an_existing_airflow_needs_one_connection_only(stack: dict[str, str]) ->
     assert "would drop months none" in output
 
 
+def test_a_batch_is_retracted_and_the_change_is_announced(stack: dict[str, str]) -> None:
+    batch = "select batch_id from batches where source = 'shop' and status = 'loaded' order by number limit 1"
+    ((batch_id,),) = _rows(stack, batch)
+    _airflow(stack, "dags", "test", "retract_batch", "--conf", json.dumps({"batch_id": batch_id, "reason": "a test"}))
+    assert _rows(stack, f"select status, message from batches where batch_id = '{batch_id}'") == [
+        ("retracted", "a test")
+    ]
+    announced = "select count(*) from asset_event where source_dag_id = 'retract_batch'"
+    assert _rows(stack, announced, "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN") == [(1,)]
+
+
+def test_an_alert_is_sent_once_for_a_source_that_is_late(stack: dict[str, str]) -> None:
+    late = (
+        "insert into sources (source, expected_every_hours, updated_at) values ('late', 1, now() - interval '2 hours')"
+    )
+    engine = sqlalchemy.create_engine(stack["RECSYS_WAREHOUSE_URL"])
+    with engine.begin() as connection:
+        connection.execute(text(late))
+    engine.dispose()
+    assert "late should deliver every 1 hours; last loaded: never" in _airflow(stack, "dags", "test", "watch_sources")
+    assert "late should deliver" not in _airflow(stack, "dags", "test", "watch_sources")
+
+
+def test_the_pages_of_airflow_answer(stack: dict[str, str]) -> None:
+    """The graphs of assets and DAGs among them, whose query depends on the driver of Airflow's database."""
+    _airflow(stack, "dags", "reserialize")
+    script = (
+        "from airflow.api_fastapi.app import create_app\n"
+        "from fastapi.testclient import TestClient\n"
+        "with TestClient(create_app(), raise_server_exceptions=False) as client:\n"
+        "    token = client.get('/auth/token').json()['access_token']\n"
+        "    for path in PATHS:\n"
+        "        answer = client.get(path, headers={'Authorization': f'Bearer {token}'})\n"
+        "        print(answer.status_code, len(answer.content) > 100, path)\n"
+    )
+    graph = "/ui/structure/structure_data?external_dependencies=true&dag_id="
+    paths = ["/ui/dependencies", "/ui/dags", "/ui/config", "/ui/dashboard/dag_stats", "/api/v2/assets"]
+    paths += [f"{graph}{dag_id}" for dag_id in ("build_features", "train_model", "promote_model", "monitor_feedback")]
+    done = subprocess.run(
+        [sys.executable, "-c", f"PATHS = {paths}\n{script}"], env=stack, capture_output=True, text=True, cwd=os.sep
+    )
+    answers = [line for line in done.stdout.splitlines() if line.startswith(("2", "4", "5"))]
+    assert answers == [f"200 True {path}" for path in paths], done.stderr[-3_000:]
+
+
 def test_acknowledged_events_survive_sigkill_of_the_endpoint(stack: dict[str, str], tmp_path: Path) -> None:
     environment = {**stack, "RECSYS_HOME": str(tmp_path)}
     port = find_free_port()

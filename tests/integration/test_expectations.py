@@ -29,11 +29,19 @@ USUAL_METRICS: dict[str, float | None] = {
     "null_rate_change_item_id": 0.0,
     "null_rate_change_price": 0.0,
     "event_type_distance": 0.03,
+    "missing_days": 0.0,
+    "exchanged_share": 0.0,
+    "top_user_share": 0.02,
+    "new_user_share_change": 0.1,
+    "new_item_share_change": -0.1,
+    "users_per_item_ratio": 1.2,
 }
 HISTORY_METRICS = (
     "rows_per_day_ratio",
     "event_type_distance",
-    *(name for name in USUAL_METRICS if name.startswith("null_rate_change")),
+    "missing_days",
+    "users_per_item_ratio",
+    *(name for name in USUAL_METRICS if "_change" in name),
 )
 
 

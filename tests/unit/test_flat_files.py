@@ -25,6 +25,7 @@ from pydantic import ValidationError
 from recsys_tasks.errors import MalformedFile
 from recsys_tasks.ingestion import file_readers
 from recsys_tasks.ingestion.batch import BadLine, SourceBatch
+from recsys_tasks.ingestion.file_readers import TextFormat
 from recsys_tasks.ingestion.flat_files import read_flat_file
 from recsys_tasks.ingestion.ids import float_to_text
 from recsys_tasks.ingestion.mapping import SourceMapping
@@ -85,7 +86,7 @@ def test_a_csv_round_trip_returns_the_same_table(
     with tempfile.TemporaryDirectory() as folder, mock.patch.object(file_readers, "_BLOCK_BYTES", block_bytes):
         path = Path(folder) / "f"
         path.write_bytes(content)
-        blocks = list(file_readers.read_csv(path, delimiter, lambda header: None, bad.append))
+        blocks = list(file_readers.read_csv(path, TextFormat(delimiter), lambda header: None, bad.append))
     assert bad == []
     assert [number for block in blocks for number in block.numbers.to_pylist()] == numbers
     columns = ([value for block in blocks for value in block.columns[name].to_pylist()] for name in "abc")

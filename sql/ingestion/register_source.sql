@@ -1,0 +1,7 @@
+-- Grain: one source, with what its latest mapping says. Writes: sources.
+insert into sources (source, expected_every_hours)
+values (:source, :expected_every_hours)
+on conflict (source) do update set
+    expected_every_hours = excluded.expected_every_hours,
+    alerted_at = null,
+    updated_at = now()
