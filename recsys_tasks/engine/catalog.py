@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -58,10 +58,14 @@ class CodedColumn:
     """
 
     def __init__(self, texts: Sequence[str]) -> None:
-        code_of = {text: code for code, text in enumerate(dict.fromkeys(text for text in texts if text))}
-        self.values = tuple(code_of)
+        self.values = tuple(text for text in dict.fromkeys(texts) if text)
+        code_of = {"": -1, **{text: code for code, text in enumerate(self.values)}}
         self.codes = np.full(len(texts) + FIRST_ITEM, -1, np.int64)
-        self.codes[FIRST_ITEM:] = [code_of.get(text, -1) for text in texts]
+        self.codes[FIRST_ITEM:] = np.fromiter(map(code_of.__getitem__, texts), np.int64, len(texts))
+
+    def counts(self) -> Iterator[tuple[str, int]]:
+        """Yields each value with the number of its items."""
+        return zip(self.values, np.bincount(self.codes + 1, minlength=len(self.values) + 1)[1:].tolist(), strict=True)
 
     def mask(self, selected: Sequence[bool]) -> np.ndarray:
         """Returns which items [V] have a selected value; `selected` has one entry per value."""
@@ -174,8 +178,8 @@ class Catalog:
 
     @cached_property
     def _is_time_limited(self) -> bool:
-        columns = self._columns
-        return any(bound is not None for bound in (*columns.available_from, *columns.available_until))
+        bounds = self._columns.available_from, self._columns.available_until
+        return any(column.count(None) < len(column) for column in bounds)
 
     @cached_property
     def _availability(self) -> tuple[np.ndarray, np.ndarray]:

@@ -130,13 +130,13 @@ class ItemSearch:
     def completions(self) -> QueryCompletions:
         """Completes learned queries, those of most people first, then names of brands and category levels by number of
         items."""
-        vocabulary = self._bundle.vocabulary
-        counts = Counter(brand for brand in vocabulary.brands if brand)
-        for path, count in Counter(vocabulary.category_paths).items():
+        catalog = self._bundle.catalog
+        counts = Counter(dict(catalog.brands.counts()))
+        for path, count in catalog.categories.counts():
             counts.update(dict.fromkeys(_levels(path), count))
         queries = {query.query: query.people for query in self._bundle.learned_queries}
         known = {name.casefold() for name in queries}
-        names = {name: count / (len(vocabulary) + 1) for name, count in counts.items() if name.casefold() not in known}
+        names = {name: count / (len(self._bundle.vocabulary) + 1) for name, count in counts.items() if name.casefold() not in known}
         return QueryCompletions(names | queries)
 
     def find(self, query: str, allowed: np.ndarray | None, options: SearchOptions) -> Found:

@@ -17,6 +17,7 @@ from recsys_tasks.features.tokenization import tokenize
 from recsys_tasks.names import CATEGORY_SEPARATOR, FIRST_ITEM, UNKNOWN_ITEM
 
 _MAX_TOKENS = 16
+_TOKEN_NAMES = "token_names"
 _ITEMS_PER_STEP = 500  # between two calls of `pause`
 
 
@@ -53,7 +54,7 @@ class Vocabulary:
     @cached_property
     def number_of(self) -> dict[str, int]:
         """Item number of each item id."""
-        return {item_id: number for number, item_id in enumerate(self.item_ids, start=FIRST_ITEM)}
+        return dict(zip(self.item_ids, range(FIRST_ITEM, len(self)), strict=True))
 
     def numbers(self, item_ids: Sequence[str | None]) -> np.ndarray:
         """Returns the numbers [N] of item ids; `UNKNOWN_ITEM` for ids outside the vocabulary."""
@@ -95,7 +96,7 @@ class Vocabulary:
             self.query_words,
         )
         # Copies the cached token numbers: computed again, they would depend on the added items.
-        cached = {"token_names": self.token_names, "_token_number": self._token_number}
+        cached = {_TOKEN_NAMES: self.token_names, "_token_number": self._token_number}
         updated.__dict__.update(number_of=number_of, **cached)
         return updated
 
@@ -120,8 +121,8 @@ class Vocabulary:
 
     def prepare_content_tokens(self, pause: Callable[[], None]) -> None:
         """Computes `token_names` ahead of its first use, calling `pause` every 500 items."""
-        if "token_names" not in self.__dict__:
-            self.__dict__["token_names"] = self._collect_content_tokens(pause)
+        if _TOKEN_NAMES not in self.__dict__:
+            self.__dict__[_TOKEN_NAMES] = self._collect_content_tokens(pause)
 
     def _collect_content_tokens(self, pause: Callable[[], None]) -> tuple[str, ...]:
         item_counts, any_trained = Counter[str](), any(self.counts)
@@ -173,8 +174,8 @@ class Vocabulary:
         return (content_tokens(*column) for column in columns)
 
     def save(self, path: Path) -> None:
-        """Writes the vocabulary as JSON."""
-        columns = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        """Writes the vocabulary as JSON, with the token names, which take long to collect from many items."""
+        columns = {name: getattr(self, name) for name in (*self.__dataclass_fields__, _TOKEN_NAMES)}
         path.write_text(json.dumps(columns, ensure_ascii=False), encoding="utf-8")
 
     @classmethod
@@ -184,14 +185,18 @@ class Vocabulary:
         Raises:
             InvariantError: the columns differ in length.
         """
-        columns = json.loads(path.read_text(encoding="utf-8"))
+        columns = json.loads(path.read_bytes())
+        token_names = columns.pop(_TOKEN_NAMES, None)
         num_untrained = columns.pop("num_untrained", 0)
         attributes = tuple(tuple(names) for names in columns.pop("attributes", ()))
         query_words = tuple(columns.pop("query_words", ()))
         if len({len(column) for column in columns.values()}) != 1 or len(attributes) not in (0, len(columns["counts"])):
             raise InvariantError(f"{path}: the columns of the vocabulary differ in length")
         texts = {name: tuple(column) for name, column in columns.items()}
-        return cls(**texts, attributes=attributes, num_untrained=num_untrained, query_words=query_words)
+        vocabulary = cls(**texts, attributes=attributes, num_untrained=num_untrained, query_words=query_words)
+        if token_names is not None:
+            vocabulary.__dict__[_TOKEN_NAMES] = tuple(token_names)
+        return vocabulary
 
 
 def content_tokens(title: str, category_path: str, brand: str, attributes: Sequence[str] = ()) -> list[str]:
