@@ -72,6 +72,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     ingest.add_argument("--infer", type=Path, metavar="FILE", help="only print a draft of a mapping for a file")
 
+    diff = _add_verb(verbs, "diff", _diff, "compare two batches, or two snapshots: figures, new and gone ids")
+    diff.add_argument("first", help="id of a batch or of a snapshot")
+    diff.add_argument("second", help="id of another one")
+
     validate = _add_verb(verbs, "validate", _validate, "validate a landed batch again")
     validate.add_argument("batch_id", help="id of the batch, from the log of ingest")
 
@@ -211,6 +215,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     search.add_argument("--url", help="address of the endpoint; default: the first of RECSYS_ENDPOINT_URLS")
     search.add_argument("--days", type=_parse_count, default=28, help="age of the warehouse's searches; default: 28")
+
+    check = _add_verb(verbs, "check", _check, "check the installation: versions, folder, warehouse, MLflow, endpoints")
+    check.add_argument("--without-airflow", action="store_true", help="for a machine that runs no DAGs")
 
     _add_verb(verbs, "status", _status, "print the state of the loop")
 
@@ -371,6 +378,16 @@ def _show_quarantine(options: argparse.Namespace, rows: list[QuarantinedRow]) ->
     for row in rows:
         print(f"{row.origin} ({row.batch_id}), {row.kind} row {row.row_number}: {'; '.join(row.reasons)}")
         print(f"{'':4}{json.dumps(row.row, ensure_ascii=False)}")
+
+
+def _diff(options: argparse.Namespace) -> None:
+    from recsys_tasks.steps import comparison
+
+    found = comparison.diff(options.first, options.second)
+    if options.json:
+        print(json.dumps(comparison.as_json(found), default=str, ensure_ascii=False))
+    else:
+        print("\n".join(found.lines()))
 
 
 def _retract(options: argparse.Namespace) -> None:
@@ -541,6 +558,20 @@ def _search_eval(options: argparse.Namespace) -> None:
     for label, metrics in found.items():
         cells = (f"{metrics[name]:>16.4g}" if name in metrics else f"{'–':>16}" for name in names)
         print(f"{label:20}" + "".join(cells))
+
+
+def _check(options: argparse.Namespace) -> None:
+    from recsys_tasks.steps.installation import check_installation
+
+    checks = check_installation(needs_airflow=not options.without_airflow)
+    if options.json:
+        print(json.dumps([check._asdict() for check in checks], ensure_ascii=False))
+    else:
+        for check in checks:
+            print(f"{'ok' if check.is_ok else 'missing':8} {check.part}: {check.finding}")
+    missing = [check.part for check in checks if not check.is_ok]
+    if missing:
+        raise InputError(f"missing or wrong: {', '.join(missing)}")
 
 
 def _status(options: argparse.Namespace) -> None:

@@ -136,7 +136,11 @@ class ItemSearch:
             counts.update(dict.fromkeys(_levels(path), count))
         queries = {query.query: query.people for query in self._bundle.learned_queries}
         known = {name.casefold() for name in queries}
-        names = {name: count / (len(self._bundle.vocabulary) + 1) for name, count in counts.items() if name.casefold() not in known}
+        names = {
+            name: count / (len(self._bundle.vocabulary) + 1)
+            for name, count in counts.items()
+            if name.casefold() not in known
+        }
         return QueryCompletions(names | queries)
 
     def find(self, query: str, allowed: np.ndarray | None, options: SearchOptions) -> Found:

@@ -17,7 +17,7 @@ from recsys_tasks.features.tokenization import tokenize
 from recsys_tasks.names import CATEGORY_SEPARATOR, FIRST_ITEM, UNKNOWN_ITEM
 
 _MAX_TOKENS = 16
-_TOKEN_NAMES = "token_names"
+_STORED_TOKENS = "token_names"
 _ITEMS_PER_STEP = 500  # between two calls of `pause`
 
 
@@ -96,7 +96,7 @@ class Vocabulary:
             self.query_words,
         )
         # Copies the cached token numbers: computed again, they would depend on the added items.
-        cached = {_TOKEN_NAMES: self.token_names, "_token_number": self._token_number}
+        cached = {_STORED_TOKENS: self.token_names, "_token_number": self._token_number}
         updated.__dict__.update(number_of=number_of, **cached)
         return updated
 
@@ -121,8 +121,8 @@ class Vocabulary:
 
     def prepare_content_tokens(self, pause: Callable[[], None]) -> None:
         """Computes `token_names` ahead of its first use, calling `pause` every 500 items."""
-        if _TOKEN_NAMES not in self.__dict__:
-            self.__dict__[_TOKEN_NAMES] = self._collect_content_tokens(pause)
+        if _STORED_TOKENS not in self.__dict__:
+            self.__dict__[_STORED_TOKENS] = self._collect_content_tokens(pause)
 
     def _collect_content_tokens(self, pause: Callable[[], None]) -> tuple[str, ...]:
         item_counts, any_trained = Counter[str](), any(self.counts)
@@ -175,7 +175,7 @@ class Vocabulary:
 
     def save(self, path: Path) -> None:
         """Writes the vocabulary as JSON, with the token names, which take long to collect from many items."""
-        columns = {name: getattr(self, name) for name in (*self.__dataclass_fields__, _TOKEN_NAMES)}
+        columns = {name: getattr(self, name) for name in (*self.__dataclass_fields__, _STORED_TOKENS)}
         path.write_text(json.dumps(columns, ensure_ascii=False), encoding="utf-8")
 
     @classmethod
@@ -186,7 +186,7 @@ class Vocabulary:
             InvariantError: the columns differ in length.
         """
         columns = json.loads(path.read_bytes())
-        token_names = columns.pop(_TOKEN_NAMES, None)
+        token_names = columns.pop(_STORED_TOKENS, None)
         num_untrained = columns.pop("num_untrained", 0)
         attributes = tuple(tuple(names) for names in columns.pop("attributes", ()))
         query_words = tuple(columns.pop("query_words", ()))
@@ -195,7 +195,7 @@ class Vocabulary:
         texts = {name: tuple(column) for name, column in columns.items()}
         vocabulary = cls(**texts, attributes=attributes, num_untrained=num_untrained, query_words=query_words)
         if token_names is not None:
-            vocabulary.__dict__[_TOKEN_NAMES] = tuple(token_names)
+            vocabulary.__dict__[_STORED_TOKENS] = tuple(token_names)
         return vocabulary
 
 

@@ -8,6 +8,7 @@ from itertools import islice
 
 import pyarrow as pa
 
+from recsys_tasks.ingestion.contract import Contract
 from recsys_tasks.interval import Interval
 from recsys_tasks.names import COLUMNS_BY_KIND
 
@@ -37,6 +38,7 @@ class SourceBatch:
         on_conflict: `keep` the stored event or `replace` it when another event has the same id.
         live: the source delivers events as they happen.
         expected_every_hours: hours within which the source delivers again; None for no promise.
+        contract: what the source promises, and of which kind of rows; None for nothing.
         columns: column names of the file; filled while `rows` is read.
         bad_lines: unparseable lines; filled while `rows` is read.
         warnings: what a person should look at; filled while `rows` is read.
@@ -53,6 +55,7 @@ class SourceBatch:
     on_conflict: str = "keep"
     live: bool = False
     expected_every_hours: float | None = None
+    contract: tuple[str, Contract] | None = None
     columns: list[str] = field(default_factory=list)
     bad_lines: list[BadLine] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)

@@ -34,7 +34,12 @@ from recsys_tasks.ingestion.times import add_milliseconds, to_utc
 from recsys_tasks.names import CATEGORY_SEPARATOR, COLUMNS_BY_KIND
 
 _PREFIXED_COLUMNS = ("event_id", "user_id", "session_id", "item_id")
-_KEYS_NOT_IN_DIGEST = {"on_error", "optional", "expected_every_hours"}  # they do not change what a row means
+_KEYS_NOT_IN_DIGEST = {
+    "on_error",
+    "optional",
+    "expected_every_hours",
+    "contract",
+}  # they do not change what a row means
 # Keys that earlier versions lacked are left out at their defaults: a file that was loaded before is known again.
 _LATER_KEYS = (
     *("category_separator", "encoding", "skip_lines", "header", "trim", "decimal", "thousands"),
@@ -62,6 +67,7 @@ def read_flat_file(mapping: SourceMapping, path: Path) -> SourceBatch:
         on_conflict=mapping.on_conflict,
         live=mapping.live,
         expected_every_hours=mapping.expected_every_hours,
+        contract=None if mapping.contract is None else (mapping.kind, mapping.contract),
     )
     batch.rows = {
         part.kind: _rows(part, path, batch) if part is mapping else _told_rows(part, path, batch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterable
 
@@ -9,6 +10,7 @@ from sqlalchemy import Connection, Engine, text
 
 from recsys_tasks.errors import BatchRejected
 from recsys_tasks.ingestion.batch import SourceBatch
+from recsys_tasks.ingestion.contract import Contract
 from recsys_tasks.ingestion.landing_schema import create_landing_schema, drop_landing_schema, find_batch, lock_batch
 from recsys_tasks.warehouse import copy_rows, raises_unavailable, statement
 
@@ -71,10 +73,15 @@ def _insert_batch(connection: Connection, batch: SourceBatch) -> int:
         "implies_users": batch.implies_users,
         "on_conflict": batch.on_conflict,
         "live": batch.live,
+        "contract": None if batch.contract is None else _contract_json(*batch.contract),
     }
     promise = {"source": batch.source, "expected_every_hours": batch.expected_every_hours}
     connection.execute(statement("ingestion/register_source"), promise)
     return int(connection.execute(statement("ingestion/register_batch"), values).scalar_one())
+
+
+def _contract_json(kind: str, contract: Contract) -> str:
+    return json.dumps({"kind": kind, **contract.model_dump()})
 
 
 def _record_counts_and_columns(connection: Connection, batch: SourceBatch, num_rows: int) -> None:

@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from recsys_tasks.errors import ConfigurationError
+from recsys_tasks.ingestion.contract import PROPERTY, Contract
 from recsys_tasks.ingestion.expressions import Source, input_columns
 from recsys_tasks.ingestion.json_paths import ELEMENT, find_array
 from recsys_tasks.ingestion.text_streams import UTF_8, normalize_encoding
@@ -57,6 +58,7 @@ class SourceMapping(BaseModel):
     on_conflict: Literal["keep", "replace"] = "keep"
     live: bool = False
     expected_every_hours: float | None = Field(None, gt=0)
+    contract: Contract | None = None
     implies_items: bool = False
     implies_users: bool = False
 
@@ -112,6 +114,13 @@ class SourceMapping(BaseModel):
         for kind, column in (("items", "item_id"), ("users", "user_id")):
             if getattr(self, kind) and column not in {**self.columns, **getattr(self, kind)}:
                 raise ValueError(f"{kind} needs a column for {column}")
+        return self
+
+    @model_validator(mode="after")
+    def _contract_fits_the_kind(self) -> SourceMapping:
+        for column in sorted(self.contract.columns) if self.contract else ():
+            if column not in COLUMNS_BY_KIND[self.kind] and not column.startswith(PROPERTY):
+                raise ValueError(f"contract: {column} is not a column of {self.kind}, nor {PROPERTY}NAME")
         return self
 
     @model_validator(mode="after")

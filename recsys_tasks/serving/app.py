@@ -76,6 +76,7 @@ from recsys_tasks.wire.messages import EventsResponse, RecommendationRequest, Si
 log = logging.getLogger(__name__)
 
 _MAX_EVENTS_PER_REQUEST = 1_000
+_EVENTS_PER_TURN = 100
 _MAX_SESSION = timedelta(days=1)
 _MIN_COMPRESSED_BYTES = 4_096  # a usual list is smaller, and faster sent than compressed
 
@@ -230,9 +231,11 @@ class Endpoint:
         if events:
             await self.event_log.append(serialize_events(events, sender))
             await self.shared.publish(events)
-        for event in events:
+        for number, event in enumerate(events, start=1):
             self.state.add(event, sender)
             self.metrics.count_event(event.event_type)
+            if number % _EVENTS_PER_TURN == 0:
+                await asyncio.sleep(0)  # lists of others do not wait for a long array
         event_ids = [str(event.event_id) for event in received]
         return json_response(EventsResponse(len(events), len(received) - len(events), event_ids))
 

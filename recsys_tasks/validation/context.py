@@ -6,6 +6,7 @@ no password is written to a file.
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
@@ -14,6 +15,9 @@ os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
 import great_expectations
 from great_expectations.data_context import EphemeralDataContext
 from great_expectations.data_context.types.base import DataContextConfig
+
+# It logs over two hundred lines about its stores for each validation, in which the reason of a failure would drown.
+logging.getLogger("great_expectations").setLevel(logging.WARNING)
 
 SITE = "data_docs"
 _MAX_INDEXED_RUNS = 500  # latest runs in the index; each run adds over 1 ms to every index build

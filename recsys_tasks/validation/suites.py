@@ -8,7 +8,7 @@ batch). `meta.reason` is the message when it fails.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,11 @@ _SEVERITIES = (WARNING, "critical")
 
 
 def load_suite(
-    kind: str, source: str, metrics: Collection[str], custom_folder: Path | None = None
+    kind: str,
+    source: str,
+    metrics: Collection[str],
+    custom_folder: Path | None = None,
+    more: Iterable[dict[str, Any]] = (),
 ) -> gx.ExpectationSuite:
     """Returns the suite of a source and kind.
 
@@ -34,6 +38,7 @@ def load_suite(
         source: name of the source.
         metrics: names of all metrics.
         custom_folder: folder of custom suites, which override the built-in ones.
+        more: further expectations.
 
     Raises:
         ConfigurationError: a file is malformed, or names an unknown expectation or metric.
@@ -43,6 +48,7 @@ def load_suite(
         for folder in (_BUILT_IN, custom_folder):
             if folder is not None and (folder / f"{name}.json").is_file():
                 merged |= _read_suite(folder / f"{name}.json", metrics)
+    merged |= dict(_parse_expectation(entry, metrics) for entry in more)
     return gx.ExpectationSuite(name=f"{kind}.{source}", expectations=list(merged.values()))
 
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine, text
 
-from recsys_tasks.errors import BatchRejected, InputError
+from recsys_tasks.errors import BatchRejected, ConfigurationError, InputError
 from recsys_tasks.ingestion import freshness, quarantine, replay
 from recsys_tasks.ingestion.landing import land_batches
 from recsys_tasks.ingestion.load import load_batch
 from recsys_tasks.ingestion.quarantine import QuarantineFilter
 from recsys_tasks.ingestion.sources import read_source
+from recsys_tasks.settings import Settings
+from recsys_tasks.steps import comparison
 from recsys_tasks.validation.batch import validate_batch
 from recsys_tasks.validation.dry_run import DryRunReport, dry_run
 from tests.integration.ingesting import LONG_AGO, count, csv_line, dump_contents, ingest, write_csv, write_mapping
@@ -246,3 +249,79 @@ class TestProfileOfIds:
             query = text("select warnings from batches where batch_id = :id")
             warnings = connection.scalar(query, {"id": report.batch_id})
         assert any(warning in found for found in warnings)
+
+
+class TestContracts:
+    @pytest.mark.parametrize(
+        ("contract", "words"),
+        [
+            ('required = ["price"]', "price is missing, the first of 2 in row 3"),
+            ('unique = ["item_id"]', "item_id repeats, the first of 2 in row 2"),
+            ('values = {user_id = ["u1", "u2"]}', "user_id is not one of u1, u2, the first of 2 in row 4"),
+            ("ranges = {price = {max = 1}}", "price is not between None and 1.0, the first of 2 in row 2"),
+            ('types = {"properties.color" = "number"}', "properties.color is no number, the first of 1 in row 3"),
+        ],
+    )
+    def test_a_broken_promise_rejects_the_batch_and_names_the_row(
+        self, warehouse: Engine, tmp_path: Path, contract: str, words: str
+    ) -> None:
+        with pytest.raises(BatchRejected, match=f"break version 3 of the contract: {re.escape(words)}"):
+            ingest(warehouse, tmp_path, *self._write(tmp_path, f"version = 3\n{contract}"))
+
+    def test_a_promise_may_only_warn(self, warehouse: Engine, tmp_path: Path) -> None:
+        contract = 'version = 1\nseverity = "warning"\nrequired = ["price"]'
+        (report,) = ingest(warehouse, tmp_path, *self._write(tmp_path, contract))
+        assert report.inserted == 4
+        with warehouse.connect() as connection:
+            stored, warnings = connection.execute(text("select contract, warnings from batches")).one()
+        assert (stored["version"], stored["kind"]) == (1, "events")
+        assert any("price is missing" in warning for warning in warnings)
+
+    def test_a_kept_contract_is_no_finding(self, warehouse: Engine, tmp_path: Path) -> None:
+        contract = 'version = 1\nrequired = ["user_id"]\nunique = ["event_id"]\nranges = {price = {min = 1}}'
+        ingest(warehouse, tmp_path, *self._write(tmp_path, contract))
+        assert count(warehouse, "select cardinality(warnings) from batches") == 0
+
+    def test_a_column_that_does_not_exist_is_refused(self, tmp_path: Path) -> None:
+        source, path = self._write(tmp_path, 'version = 1\nrequired = ["prize"]')
+        with pytest.raises(ConfigurationError, match="prize is not a column of events"):
+            next(iter(read_source(source, [path])))
+
+    @staticmethod
+    def _write(folder: Path, contract: str) -> tuple[str, Path]:
+        """Writes a mapping with a contract, and a file; returns the paths of both."""
+        mapping = Path(write_mapping(folder))
+        mapping.write_text(mapping.read_text(encoding="utf-8") + f"\n[contract]\n{contract}\n", encoding="utf-8")
+        rows = [
+            csv_line(1, who="u1", what="a", price="1.5") + ",1",
+            csv_line(2, who="u2", what="b", price="") + ",red",
+            csv_line(3, who="u3", what="a", price="2.5") + ",3",
+            csv_line(4, who="u4", what="c", price="") + ",4",
+        ]
+        path = folder / "f.csv"
+        path.write_text("\n".join(["id,who,what,did,when,price,color", *rows, ""]), encoding="utf-8")
+        return str(mapping), path
+
+
+def test_two_batches_are_compared(warehouse: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comparison, "engine", lambda: warehouse)
+    monkeypatch.setattr(comparison, "settings", lambda: Settings(home=tmp_path))
+    source = write_mapping(tmp_path)
+    first, second = (
+        ingest(warehouse, tmp_path, source, write_csv(tmp_path / f"{who}.csv", lines))[0].batch_id
+        for who, lines in (
+            ("a", [csv_line(1, who="a", what="x"), csv_line(2, who="b", what="x")]),
+            (
+                "b",
+                [csv_line(3, who="b", what="y"), csv_line(4, who="b", what="y"), csv_line(5, who="b", did="purchase")],
+            ),
+        )
+    )
+    found = comparison.diff(first, second)
+    assert found.ids == {"users": (1, [], ["a"]), "items": (0, ["i5", "y"], ["x"])}
+    assert found.figures["read_rows"] == (2, 3)
+    assert found.figures["stored purchase events"] == (None, 1)
+    assert "stored view events" not in found.figures
+    assert "1 in both, 0 new, 1 gone (a)" in "\n".join(found.lines())
+    with pytest.raises(InputError, match="not both ids of batches"):
+        comparison.diff(first, "unknown")
