@@ -49,7 +49,7 @@ from recsys_tasks.serving.logs import REQUEST_ID, access_logger, set_request_id
 from recsys_tasks.serving.messages import (
     RequestError,
     decode_batch,
-    decode_events,
+    decode_event,
     decode_request,
     decode_search,
     decode_similar,
@@ -57,6 +57,7 @@ from recsys_tasks.serving.messages import (
     parse_list_length,
     parse_prefix,
     serialize_events,
+    split_events,
 )
 from recsys_tasks.serving.metrics import Metrics
 from recsys_tasks.serving.model_store import ModelStore
@@ -224,18 +225,21 @@ class Endpoint:
     async def post_events(self, request: Request) -> Response:
         """`POST /v1/events`"""
         content = await read_body(request)
-        received = decode_events(content, _MAX_EVENTS_PER_REQUEST, read_idempotency_key(request, content))
-        request.state.charge(len(received))
+        raw_events, key = split_events(content, _MAX_EVENTS_PER_REQUEST), read_idempotency_key(request, content)
+        request.state.charge(len(raw_events))
+        received = []
+        for number, (path, raw) in enumerate(raw_events.items()):
+            received.append(decode_event(raw, path, key and f"{key}/{number}"))
+            await _let_others_through(number)
         events = [event for event in received if event.event_type != IMPRESSION or not is_recorded(event.request_id)]
         sender = self.callers.sender(request)
         if events:
             await self.event_log.append(serialize_events(events, sender))
             await self.shared.publish(events)
-        for number, event in enumerate(events, start=1):
+        for number, event in enumerate(events):
             self.state.add(event, sender)
             self.metrics.count_event(event.event_type)
-            if number % _EVENTS_PER_TURN == 0:
-                await asyncio.sleep(0)  # lists of others do not wait for a long array
+            await _let_others_through(number)
         event_ids = [str(event.event_id) for event in received]
         return json_response(EventsResponse(len(events), len(received) - len(events), event_ids))
 
@@ -320,6 +324,12 @@ class Endpoint:
         if WRITE not in request.state.caller.scopes:
             for body in bodies:
                 body.record = False
+
+
+async def _let_others_through(number: int) -> None:
+    """Lets other requests run after every hundred events of a long array."""
+    if number % _EVENTS_PER_TURN == _EVENTS_PER_TURN - 1:
+        await asyncio.sleep(0)
 
 
 def create_app(settings: Settings, folders: WorkerFolders | None = None) -> Starlette:

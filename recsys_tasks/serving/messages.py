@@ -184,20 +184,38 @@ def decode_position(body: bytes) -> Segment:
     return Segment(position.segment, position.offset)
 
 
-def decode_events(body: bytes, max_events: int, idempotency_key: str | None = None) -> list[Event]:
-    """Decodes and validates one event or an array of events. Events without id or time get one; the id is the same for
-    the same idempotency key and place."""
-    is_array = body.lstrip()[:1] == b"["
-    events: list[Event] = _decode(body, list[Event]) if is_array else [_decode(body, Event)]
-    if not events:
+def split_events(body: bytes, max_events: int) -> dict[str, msgspec.Raw]:
+    """Splits one event or an array of events by their JSON paths, without decoding them: whoever sends too many, or may
+    not send more, costs little."""
+    if body.lstrip()[:1] != b"[":
+        return {"$": msgspec.Raw(body)}
+    raw_events: list[msgspec.Raw] = _decode(body, list[msgspec.Raw])
+    if not raw_events:
         raise RequestError(422, "No events", "the array of events is empty")
-    if len(events) > max_events:
-        raise RequestError(413, "Too many events", f"{len(events)} events; send at most {max_events} in one request")
-    max_time = datetime.now(UTC) + _CLOCK_SKEW
-    for index, event in enumerate(events):
-        event.event_id = event.event_id or derive_id(idempotency_key and f"{idempotency_key}/{index}")
-        _complete_event(event, f"$[{index}]" if is_array else "$", max_time)
-    return events
+    if len(raw_events) > max_events:
+        raise RequestError(
+            413, "Too many events", f"{len(raw_events)} events; send at most {max_events} in one request"
+        )
+    return {f"$[{index}]": raw for index, raw in enumerate(raw_events)}
+
+
+def decode_event(raw: msgspec.Raw, path: str, idempotency_key: str | None = None) -> Event:
+    """Decodes and validates an event. One without id or time gets one; the id is the same for the same key.
+
+    Args:
+        raw: the event.
+        path: its JSON path, for messages.
+        idempotency_key: of the request and its place in it.
+    """
+    try:
+        event: Event = _decode(raw, Event)
+    except RequestError as error:
+        place = "" if "`$" in error.detail or path == "$" else f" - at `{path}`"
+        detail = error.detail.replace("`$", f"`{path}", 1) + place
+        raise RequestError(error.status, error.title, detail) from error
+    event.event_id = event.event_id or derive_id(idempotency_key)
+    _complete_event(event, path, datetime.now(UTC) + _CLOCK_SKEW)
+    return event
 
 
 def decode_item(body: bytes) -> Item:
@@ -262,7 +280,7 @@ def _nesting_depth(value: object) -> int:
     return depth
 
 
-def _decode(body: bytes, body_type: Any) -> Any:
+def _decode(body: bytes | msgspec.Raw, body_type: Any) -> Any:
     try:
         return msgspec.json.decode(body, type=body_type)
     except msgspec.ValidationError as error:

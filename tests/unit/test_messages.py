@@ -1,13 +1,19 @@
 import json
+import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from recsys_tasks.serving.messages import RequestError, decode_events, decode_request
+from recsys_tasks.serving.messages import RequestError, decode_event, decode_request, split_events
+from recsys_tasks.wire.messages import Event
 
 
 def _body(**fields: object) -> bytes:
     return json.dumps(fields).encode()
+
+
+def _decode_events(body: bytes) -> list[Event]:
+    return [decode_event(raw, path) for path, raw in split_events(body, 10).items()]
 
 
 @pytest.mark.parametrize(
@@ -71,13 +77,18 @@ def test_an_invalid_request_is_rejected_and_the_field_named(body: bytes, status:
 )
 def test_an_invalid_event_is_rejected_and_the_field_named(fields: dict[str, object], named: str) -> None:
     with pytest.raises(RequestError) as rejected:
-        decode_events(json.dumps([fields]).encode(), 10)
+        _decode_events(json.dumps([fields]).encode())
     assert rejected.value.status == 422
     assert named in rejected.value.detail
 
 
+def test_a_body_that_is_no_event_names_its_place() -> None:
+    with pytest.raises(RequestError, match=re.escape("Expected `object`, got `int` - at `$[1]`")):
+        _decode_events(b'[{"event_type": "view", "user_id": "u", "item_id": "i"}, 1]')
+
+
 def test_an_event_without_id_and_time_gets_both() -> None:
-    (event,) = decode_events(_body(event_type="view", user_id="u", item_id="i"), 10)
+    (event,) = _decode_events(_body(event_type="view", user_id="u", item_id="i"))
     assert event.event_id
     assert event.event_time is not None
     assert event.event_time.tzinfo is UTC
@@ -86,5 +97,5 @@ def test_an_event_without_id_and_time_gets_both() -> None:
 def test_too_many_events_are_rejected_as_a_whole() -> None:
     event = {"event_type": "view", "user_id": "u", "item_id": "i"}
     with pytest.raises(RequestError) as rejected:
-        decode_events(json.dumps([event] * 11).encode(), 10)
+        _decode_events(json.dumps([event] * 11).encode())
     assert rejected.value.status == 413
