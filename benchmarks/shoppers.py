@@ -150,7 +150,7 @@ def _intents(world: World) -> Scorer:
     model, catalog = world.model, world.catalog
 
     def scores(past: History, seconds: float) -> np.ndarray:
-        needs, mix = find_needs(past), model.missions.mix(*past.session_categories())
+        needs, mix = find_needs(past, seconds), model.missions.mix(*past.session_categories())
         main = model.missions.main(mix)
         new = model.new_category.probability(float(needs.visits.sum()), float(len(needs.category)))
         rates = model.need_rates(needs, seconds) * model.missions.lift[:, needs.category]  # [K, R]

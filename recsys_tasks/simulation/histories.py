@@ -12,6 +12,7 @@ import numpy as np
 SECONDS_PER_DAY = 86_400.0
 _DEFAULT_INTERVAL = 30 * SECONDS_PER_DAY  # counts as one interval of a shop
 _MIN_INTERVAL = 3_600.0
+_RECENT_SECONDS = 60 * SECONDS_PER_DAY
 _SHRINKAGE_INTERVALS = 1.0  # the category's usual interval counts as this many of the household's own
 _CATEGORY_SHRINKAGE_INTERVALS = 5.0  # the shop's, as this many of the category's
 
@@ -52,12 +53,14 @@ class Needs(NamedTuple):
         category: its number.
         visits: number of sessions with it.
         first, last: seconds since 1970 of the first and of the latest such session.
+        recent: number of those sessions in the 60 days before the present.
     """
 
     category: np.ndarray
     visits: np.ndarray
     first: np.ndarray
     last: np.ndarray
+    recent: np.ndarray
 
     def intervals(self, usual_interval: np.ndarray) -> np.ndarray:
         """Returns the typical seconds between purchases [R], shrunk to the usual interval of the category [C]."""
@@ -66,15 +69,22 @@ class Needs(NamedTuple):
         return intervals
 
 
-def find_needs(history: History) -> Needs:
-    """Returns the needs of a household, one for each category of its history."""
+def find_needs(history: History, now: float | None = None) -> Needs:
+    """Returns the needs of a household, one for each category of its history.
+
+    Args:
+        history: actions before the present.
+        now: the present, seconds since 1970; default: the latest action.
+    """
     num_sessions = int(history.session.max(initial=-1)) + 1
     # The key sorts by category and then by session, which is by time.
     _, row = np.unique(history.category * num_sessions + history.session, return_index=True)
     category, seconds = history.category[row], history.seconds[row]
     start = np.flatnonzero(np.diff(category, prepend=-1))
     end = np.append(start[1:], len(category))
-    return Needs(category[start], end - start, seconds[start], seconds[end - 1])
+    since = (seconds.max(initial=0.0) if now is None else now) - _RECENT_SECONDS
+    recent = np.add.reduceat(seconds >= since, start, dtype=np.int64) if len(start) else start
+    return Needs(category[start], end - start, seconds[start], seconds[end - 1], recent)
 
 
 def usual_intervals(needs: list[Needs], num_categories: int) -> np.ndarray:

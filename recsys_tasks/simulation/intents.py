@@ -4,23 +4,26 @@ A session has a mission, from the household's own mix. An intent of the session 
 
 * new to the household with the probability (θ + d·D) / (θ + N) after N visits to D categories (Pitman-Yor process,
   Pitman and Yor 1997), and then by the mission's category shares;
-* else one of its needs, in proportion to h(t / m) · g(n) / m · lift, where t is the time since the household's last
-  purchase, m its typical interval, n its number of visits, h a piecewise-constant hazard (Friedman 1982), and lift the
-  mission's preference for the category. A constant h and g make the need a Poisson process: a counter.
+* else one of its needs, in proportion to h(t / m) · g(n) · r(k) · a(c) / m · lift, where t is the time since the
+  household's last purchase, m its typical interval, n its number of visits, k that of the last 60 days, c the category,
+  h a piecewise-constant hazard (Friedman 1982), and lift the mission's preference for the category. Constant h, g, r
+  and a make the need a Poisson process: a counter. Habits change: without r, all months of a history would count
+  alike. Without a, a birthday card would be bought again like gasoline;
 
 Then it is an item of the category: never bought by the household with a Pitman-Yor probability of its own, from what
 is popular lately, among similar households, or at all times; else one of its own by recency-weighted counts.
 
-All parameters are estimated by maximum likelihood, with priors, from sessions that no recommender is trained on.
+All parameters are estimated by maximum likelihood, with priors, from sessions that no recommender is trained on. Each
+of them has the same weight, whatever its size, since all simulated sessions want a few items.
 
-Letters in shapes: I items, C categories, K missions, R needs, B and G bins, M choices, P popularities.
+Letters in shapes: I items, C categories, K missions, R needs, M choices, P popularities.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,6 +32,8 @@ from recsys_tasks.simulation.missions import Missions
 
 _ELAPSED_EDGES = np.asarray([0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0])  # in typical intervals
 _VISIT_EDGES = np.asarray([2, 3, 5, 9, 17, 33])
+_RECENT_EDGES = np.asarray([1, 2, 3, 5, 9, 17])
+_EDGES = (_ELAPSED_EDGES, _VISIT_EDGES, _RECENT_EDGES)
 _PRIOR_CHOICES = 5.0  # of each bin of hazard and strength, with the relative rate 1
 _ITERATIONS = 30
 _HALF_LIVES = np.asarray([7.0, 14.0, 30.0, 60.0, 120.0, 365.0])
@@ -66,7 +71,8 @@ class IntentModel:
 
     Attributes:
         usual_interval: seconds between purchases by category [C].
-        hazard: relative rate by elapsed time in typical intervals [B]; strength: by number of visits [G].
+        rate_factors: relative rates of needs by elapsed time in typical intervals, number of visits, number of recent
+            visits, and category; one array each.
         new_category, new_item: discovery of categories, and of items in a category.
         half_life_days: of a household's purchases of an item, for the choice between its own items.
         source_shares: shares of the popularities that discovered items are drawn from [P].
@@ -74,8 +80,7 @@ class IntentModel:
 
     usual_interval: np.ndarray
     missions: Missions
-    hazard: np.ndarray
-    strength: np.ndarray
+    rate_factors: tuple[np.ndarray, ...]
     new_category: Novelty
     new_item: Novelty
     half_life_days: float
@@ -83,8 +88,8 @@ class IntentModel:
 
     def need_rates(self, needs: Needs, seconds: float) -> np.ndarray:
         """Returns the relative rate of each need at a time [R], before mission and season."""
-        elapsed, visits, rate = need_bins(needs, seconds, self.usual_interval)
-        rates: np.ndarray = self.hazard[elapsed] * self.strength[visits] * rate
+        bins, rate = need_bins(needs, seconds, self.usual_interval)
+        rates: np.ndarray = rate * _multiply(self.rate_factors, bins)
         return rates
 
     def own_item_weights(self, history: History, rows: np.ndarray) -> np.ndarray:
@@ -94,11 +99,19 @@ class IntentModel:
         return weights
 
 
-def need_bins(needs: Needs, seconds: float, usual_interval: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns each need's bins of elapsed time and of visits, and its visits per day without either [R]."""
+def need_bins(needs: Needs, seconds: float, usual_interval: np.ndarray) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
+    """Returns each need's bins of elapsed time, visits, recent visits and category, and its visits per day without
+    these [R]."""
     interval = needs.intervals(usual_interval)
-    elapsed = np.searchsorted(_ELAPSED_EDGES, (seconds - needs.last) / interval, side="right")
-    return elapsed, np.searchsorted(_VISIT_EDGES, needs.visits, side="right"), SECONDS_PER_DAY / interval
+    values = ((seconds - needs.last) / interval, needs.visits, needs.recent)
+    bins = (np.searchsorted(edges, value, side="right") for edges, value in zip(_EDGES, values, strict=True))
+    return (*bins, needs.category), SECONDS_PER_DAY / interval
+
+
+def _multiply(factors: Sequence[np.ndarray], bins: Sequence[np.ndarray]) -> np.ndarray:
+    """Returns the product of each need's factors [R]."""
+    product: np.ndarray = np.prod([factor[of] for factor, of in zip(factors, bins, strict=True)], axis=0)
+    return product
 
 
 class HeldOutSession(NamedTuple):
@@ -121,13 +134,24 @@ class HeldOutSession(NamedTuple):
 
 
 class _NeedChoices(NamedTuple):
-    """Needs of all sessions [R]: session, bins, rate without the bins, and the number of its items in the session."""
+    """Needs of all sessions [R]: session, bins of each kind, rate without the bins, and weighted number of its items in
+    the session."""
 
     session: np.ndarray
-    elapsed: np.ndarray
-    visits: np.ndarray
+    bins: tuple[np.ndarray, ...]
     rate: np.ndarray
     bought: np.ndarray
+
+
+class _Choices(NamedTuple):
+    """Choices of one kind: what describes each, and their weights."""
+
+    rows: list[Any]
+    weights: list[float]
+
+    def add(self, row: Any, weight: float) -> None:
+        self.rows.append(row)
+        self.weights.append(weight)
 
 
 def fit_intents(
@@ -144,14 +168,13 @@ def fit_intents(
         popularity: before the held-out sessions.
     """
     choices = _ChoiceLog(usual_interval, items_of, popularity)
+    mean_size = np.mean([len(session.item) for session in sessions]) if sessions else 1.0
     for session in sessions:
-        choices.add(session)
-    hazard, strength = _fit_rates(choices.needs())
+        choices.add(session, float(mean_size / max(len(session.item), 1)))
     return IntentModel(
         usual_interval,
         missions,
-        hazard,
-        strength,
+        _fit_rates(choices.needs(), len(usual_interval)),
         _fit_novelty(choices.categories),
         _fit_novelty(choices.items),
         _fit_half_life(choices.repeats),
@@ -165,69 +188,68 @@ class _ChoiceLog:
     def __init__(self, usual_interval: np.ndarray, items_of: Sequence[np.ndarray], popularity: Popularity) -> None:
         self._usual_interval, self._items_of, self._popularity = usual_interval, items_of, popularity
         self._needs: list[tuple[np.ndarray, ...]] = []
-        self.categories: list[tuple[float, float, bool]] = []
-        self.items: list[tuple[float, float, bool]] = []
-        self.repeats: list[np.ndarray] = []
-        self.discoveries: list[np.ndarray] = []
+        self.categories, self.items = _Choices([], []), _Choices([], [])
+        self.repeats, self.discoveries = _Choices([], []), _Choices([], [])
 
     def needs(self) -> _NeedChoices:
         """Returns the needs of all sessions."""
         if not self._needs:
             none = np.zeros(0, np.int64)
-            return _NeedChoices(none, none, none, none.astype(float), none)
+            return _NeedChoices(none, (none,) * (len(_EDGES) + 1), none.astype(float), none)
         session = np.repeat(np.arange(len(self._needs)), [len(columns[0]) for columns in self._needs])
-        return _NeedChoices(session, *(np.concatenate(columns) for columns in zip(*self._needs, strict=True)))
+        rate, bought, *bins = (np.concatenate(columns) for columns in zip(*self._needs, strict=True))
+        return _NeedChoices(session, tuple(bins), rate, bought)
 
-    def add(self, session: HeldOutSession) -> None:
-        """Adds a session's choices."""
-        needs = find_needs(session.past)
-        elapsed, visits, rate = need_bins(needs, session.seconds, self._usual_interval)
-        bought = (session.category[:, None] == needs.category).sum(0)
-        self._needs.append((elapsed, visits, rate * session.season[needs.category], bought))
+    def add(self, session: HeldOutSession, weight: float) -> None:
+        """Adds a session's choices, each with a weight."""
+        needs = find_needs(session.past, session.seconds)
+        bins, rate = need_bins(needs, session.seconds, self._usual_interval)
+        bought = weight * (session.category[:, None] == needs.category).sum(0)
+        self._needs.append((rate * session.season[needs.category], bought, *bins))
         total, distinct = float(needs.visits.sum()), float(len(needs.category))
         known = set(needs.category.tolist())
         for item, category in zip(session.item.tolist(), session.category.tolist(), strict=True):
-            self.categories.append((total, distinct, category not in known))
-            self._add_item(session, category, np.flatnonzero(session.past.category == category), item)
+            self.categories.add((total, distinct, category not in known), weight)
+            self._add_item(session, category, np.flatnonzero(session.past.category == category), item, weight)
 
-    def _add_item(self, session: HeldOutSession, category: int, own: np.ndarray, item: int) -> None:
+    def _add_item(self, session: HeldOutSession, category: int, own: np.ndarray, item: int, weight: float) -> None:
         own_items = session.past.item[own]
         is_same = own_items == item
         if len(own):
-            self.items.append((float(len(own)), float(len(np.unique(own_items))), not is_same.any()))
+            self.items.add((float(len(own)), float(len(np.unique(own_items))), not is_same.any()), weight)
         if is_same.any():
             age_days = (session.seconds - session.past.seconds[own]) / SECONDS_PER_DAY
             weights = np.exp2(-(age_days - age_days.min()) / _HALF_LIVES[:, None])
-            self.repeats.append(weights[:, is_same].sum(1) / weights.sum(1))
+            self.repeats.add(weights[:, is_same].sum(1) / weights.sum(1), weight)
             return
         all_items = self._items_of[category]
         weights = self._popularity.of(all_items, session.mission) * ~np.isin(all_items, own_items)
-        self.discoveries.append(weights[:, all_items == item].sum(1) / np.maximum(weights.sum(1), _TINY))
+        self.discoveries.add(weights[:, all_items == item].sum(1) / np.maximum(weights.sum(1), _TINY), weight)
 
 
-def _fit_rates(choices: _NeedChoices) -> tuple[np.ndarray, np.ndarray]:
+def _fit_rates(choices: _NeedChoices, num_categories: int) -> tuple[np.ndarray, ...]:
     """Fits the relative rates of the bins by minorization-maximization of the conditional likelihood of each session's
     needs, given their number (Hunter 2004); the prior is a gamma distribution with mean 1.
     """
-    rates = [np.ones(len(_ELAPSED_EDGES) + 1), np.ones(len(_VISIT_EDGES) + 1)]
-    bins = (choices.elapsed, choices.visits)
+    rates, bins = [np.ones(size) for size in (*(len(edges) + 1 for edges in _EDGES), num_categories)], choices.bins
     num_bought = np.bincount(choices.session, weights=choices.bought)
     for iteration in range(_ITERATIONS * len(rates)):
         place = iteration % len(rates)
-        weight = choices.rate * rates[0][bins[0]] * rates[1][bins[1]]
+        weight = choices.rate * _multiply(rates, bins)
         total = np.bincount(choices.session, weights=weight)
         expected = num_bought[choices.session] * weight / np.maximum(total, _TINY)[choices.session]
         size = len(rates[place])
         exposure = np.bincount(bins[place], weights=expected / rates[place][bins[place]], minlength=size)
         observed = np.bincount(bins[place], weights=choices.bought, minlength=size)
         rates[place] = (observed + _PRIOR_CHOICES) / (exposure + _PRIOR_CHOICES)
-    return rates[0], rates[1]
+    return tuple(rates)
 
 
-def _fit_novelty(choices: Sequence[tuple[float, float, bool]]) -> Novelty:
+def _fit_novelty(choices: _Choices) -> Novelty:
     """Fits a Pitman-Yor process to (total, distinct, is new) by maximum a posteriori on a grid."""
     concentration, discount = _CONCENTRATIONS[:, None, None], _DISCOUNTS[None, :, None]
-    total, distinct, is_new = np.asarray(choices, float).reshape(-1, 3).T
+    total, distinct, is_new = np.asarray(choices.rows, float).reshape(-1, 3).T
+    weights = np.asarray(choices.weights)
     # Weakly informative prior, so that few choices give a moderate novelty.
     score = -(np.log(concentration / 3.0) ** 2 / 8.0 + (discount - 0.5) ** 2)[:, :, 0]
     chunk = 2_000
@@ -235,25 +257,27 @@ def _fit_novelty(choices: Sequence[tuple[float, float, bool]]) -> Novelty:
         rows = slice(start, start + chunk)
         new = (concentration + discount * distinct[rows]) / (concentration + total[rows])
         new = np.clip(new, 1e-6, 1 - 1e-6)
-        score += np.where(is_new[rows] > 0, np.log(new), np.log1p(-new)).sum(2)
+        score += (weights[rows] * np.where(is_new[rows] > 0, np.log(new), np.log1p(-new))).sum(2)
     row, column = np.unravel_index(int(score.argmax()), score.shape)
     return Novelty(float(_CONCENTRATIONS[row]), float(_DISCOUNTS[column]))
 
 
-def _fit_half_life(repeats: Sequence[np.ndarray]) -> float:
+def _fit_half_life(repeats: _Choices) -> float:
     """Returns the half-life under which the repeated items are most likely; the longest without any."""
-    if not repeats:
+    if not repeats.rows:
         return float(_HALF_LIVES[-1])
-    return float(_HALF_LIVES[np.log(np.maximum(np.asarray(repeats), _TINY)).sum(0).argmax()])
+    likelihood = np.asarray(repeats.weights) @ np.log(np.maximum(np.asarray(repeats.rows), _TINY))
+    return float(_HALF_LIVES[likelihood.argmax()])
 
 
-def _fit_shares(probabilities: Sequence[np.ndarray]) -> np.ndarray:
+def _fit_shares(probabilities: _Choices) -> np.ndarray:
     """Fits the shares of a mixture to the probability of each choice under its parts [M, P], by EM; flat prior."""
-    parts = np.asarray(probabilities, float).reshape(-1, len(Popularity._fields))
+    parts = np.asarray(probabilities.rows, float).reshape(-1, len(Popularity._fields))
     shares: np.ndarray = np.full(len(Popularity._fields), 1 / len(Popularity._fields))
-    possible = parts[parts.sum(1) > 0]
+    is_possible = parts.sum(1) > 0
+    possible, weights = parts[is_possible], np.asarray(probabilities.weights)[is_possible, None]
     for _ in range(_ITERATIONS):
         joint = possible * shares
-        shares = (joint / np.maximum(joint.sum(1, keepdims=True), _TINY)).sum(0) + 1.0
+        shares = (weights * joint / np.maximum(joint.sum(1, keepdims=True), _TINY)).sum(0) + 1.0
         shares /= shares.sum()
     return shares

@@ -110,7 +110,7 @@ class World:
         a trend offers them.
         """
         model, history = self.model, shopper.history
-        needs, mix, demand = find_needs(history), self._mix(shopper), self._demand(day, at.month)
+        needs, mix, demand = find_needs(history, at.timestamp()), self._mix(shopper), self._demand(day, at.month)
         mission, main = _draw(mix, random), model.missions.main(mix)
         rates = model.need_rates(needs, at.timestamp()) * (model.missions.lift[mission] * demand)[needs.category]
         discoveries = model.missions.category_shares[mission] * demand

@@ -78,7 +78,33 @@ def test_a_counter_is_the_model_of_households_without_a_rhythm() -> None:
         actions = [(item, float(random.integers(0, 365))) for item in (0, 5, 10) for _ in range(20)]
         sessions.append(_session(_history(*actions), 366.0, int(random.choice([0, 5, 10]))))
     model = _fit(sessions)
-    assert model.hazard[:6] == pytest.approx(np.full(6, model.hazard[:6].mean()), rel=0.35)
+    hazard = model.rate_factors[0]
+    assert hazard[:6] == pytest.approx(np.full(6, hazard[:6].mean()), rel=0.35)
+
+
+def test_a_need_of_the_last_weeks_is_stronger_where_habits_change() -> None:
+    """Two needs of the same number of visits and interval: one of the first months, one of the last."""
+    old = [(number, 10.0 * visit) for number in (0, 5) for visit in range(12)]
+    new = [(number, 250.0 + 10.0 * visit) for number in (10, 15) for visit in range(12)]
+    past = _history(*old, *new)
+    changed = _fit([_session(past, 361.0, item) for item in (10, 15) * 40])
+    rates = changed.need_rates(find_needs(past, 361 * SECONDS_PER_DAY), 361 * SECONDS_PER_DAY)
+    assert find_needs(past, 361 * SECONDS_PER_DAY).recent.tolist() == [0, 0, 6, 6]
+    assert rates[2:].min() > 5 * rates[:2].max()
+
+
+def test_some_categories_are_bought_again_more_often_than_others() -> None:
+    past = _history(*[(item, float(day)) for day in range(0, 200, 20) for item in (0, 5, 10, 15)])
+    model = _fit([_session(past, 201.0, item) for item in (0, 0, 0, 5) * 30])
+    fuel, milk, card, _ = model.need_rates(find_needs(past, 201 * SECONDS_PER_DAY), 201 * SECONDS_PER_DAY)
+    assert fuel > 2 * milk > 10 * card
+
+
+def test_each_session_counts_the_same_whatever_its_size() -> None:
+    past = _history(*[(item, float(day)) for day in range(0, 100, 10) for item in range(0, 20, 5)])
+    sessions = [_session(past, 101.0, 0)] * 30 + [_session(past, 101.0, 5, 6, 7, 8, 9)] * 30
+    one, five, _, _ = _fit(sessions).need_rates(find_needs(past, 101 * SECONDS_PER_DAY), 101 * SECONDS_PER_DAY)
+    assert one == pytest.approx(five, rel=0.1)
 
 
 def test_discovery_is_as_frequent_as_in_the_held_out_sessions() -> None:
@@ -110,7 +136,7 @@ def test_recent_purchases_count_more_where_households_change_their_brand() -> No
 
 def test_without_sessions_the_model_is_a_counter_with_some_novelty() -> None:
     model = fit_intents([], ONE_MISSION, np.full(CATEGORIES, SECONDS_PER_DAY), ITEMS_OF, FLAT)
-    assert set(model.hazard.tolist()) == set(model.strength.tolist()) == {1.0}
+    assert all(set(factor.tolist()) == {1.0} for factor in model.rate_factors)
     assert 0 < model.new_item.probability(20, 4) < 0.5
 
 

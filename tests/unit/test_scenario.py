@@ -86,9 +86,10 @@ def test_a_session_wants_each_category_once() -> None:
 
 def test_a_purchase_lets_its_need_rest() -> None:
     world = _world()
-    hazard = np.ones_like(world.model.hazard)
-    hazard[:3] = 0.01  # until half of the usual interval has passed
-    world = World(ITEMS, world.shoppers, {}, QUIET, 0, replace(world.model, hazard=hazard), world.popularity)
+    hazard, *others = world.model.rate_factors
+    hazard = np.where(np.arange(len(hazard)) < 3, 0.01, 1.0)  # until half of the usual interval has passed
+    model = replace(world.model, rate_factors=(hazard, *others))
+    world = World(ITEMS, world.shoppers, {}, QUIET, 0, model, world.popularity)
     shopper, other = _shopper("u", [0, 1]), _shopper("v", [0, 1])
     world.record_purchases(shopper, [ITEMS[0]], MIDNIGHT)
     rested, usual = (_draw_wanted_items(world, 0, [person]) for person in (shopper, other))
