@@ -1,15 +1,16 @@
-"""What simulated shoppers want, beside what households bought: `python benchmarks/shoppers.py --shoppers 1000`.
+"""What simulated shoppers want, beside what households bought: `python benchmarks/shoppers.py --bundle FOLDER`.
 
-Reads the warehouse of `RECSYS_HOME`. Each list has 20 items and is made before a session, from the same history. A hit
-is one of two wanted items: of a simulated session, or drawn from a real one that no model is trained on. Differences to
-personal frequency are paired by session. `intents` has the items that are most probable under the shoppers' own model:
-in the simulation, no list does much better on average. It ignores the season. In real sessions it has an advantage: its
-few parameters were fitted on them.
+Reads the warehouse of `RECSYS_HOME`. Each list has 20 items and is made before a session that no model is trained on,
+from the household's actions before it. A hit is one of two wanted items: drawn from the real session, or simulated for
+the same household at the same time. Lists should hit as often in both. Differences to personal frequency are paired by
+session. `intents` has the items that are most probable under the shoppers' own model: in the simulation, no list does
+much better on average. It ignores the season. In real sessions it has an advantage: its parameters were fitted on them.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 import time
 from collections.abc import Callable
@@ -23,13 +24,18 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from scipy.sparse import csr_array, diags_array
 
 from benchmarks.report import host_info, print_table, write_json
+from recsys_tasks.engine.bundle import read_bundle
+from recsys_tasks.engine.engine import Engine
+from recsys_tasks.engine.ranking import ListOptions
+from recsys_tasks.engine.session_decoder import Action
+from recsys_tasks.names import PURCHASE
 from recsys_tasks.simulation.histories import History, find_needs
 from recsys_tasks.simulation.scenario import QUIET
-from recsys_tasks.simulation.world import World
+from recsys_tasks.simulation.world import Shopper, World
 from recsys_tasks.simulation.world_reader import read_world_and_sessions
 from recsys_tasks.warehouse import engine
 
-_K, _WANTED = 20, 2
+_K, _WANTED, _MAX_ACTIONS = 20, 2, 512
 _FREQUENCY = "personal frequency"
 _LATEST_ITEMS, _DECAY = 10, 0.8
 Scorer = Callable[[History, float], np.ndarray]
@@ -40,6 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shoppers", type=int, default=1_000)
     parser.add_argument("--sessions", type=int, default=1_000)
+    parser.add_argument("--bundle", type=Path, help="adds the lists of a model that ends before the sessions")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json")
     args = parser.parse_args()
@@ -53,17 +60,14 @@ def main() -> None:
         real.append((session.past, session.seconds, wanted))
     simulated = []
     began = time.process_time()
-    for _, seconds, _ in real:
-        shopper = world.draw_shopper(random)
-        at = datetime.fromtimestamp(seconds, UTC)
-        items = world.draw_intents(shopper, 0, at, _WANTED, random)
-        simulated.append(
-            (shopper.history, seconds, np.asarray([world.catalog.number_of[item.item_id] for item in items]))
-        )
+    for past, seconds, _ in real:
+        household = Shopper("", past, np.inf, 1.0)
+        items = world.draw_intents(household, 0, datetime.fromtimestamp(seconds, UTC), _WANTED, random)
+        simulated.append((past, seconds, np.asarray([world.catalog.number_of[item.item_id] for item in items])))
     milliseconds = 1_000 * (time.process_time() - began) / sum(len(wanted) for *_, wanted in simulated)
     hits = {
         (name, label): np.asarray([_count_hits(scorer(past, seconds), wanted) for past, seconds, wanted in sessions])
-        for name, scorer in _scorers(world).items()
+        for name, scorer in (_scorers(world) | _model(world, args.bundle)).items()
         for label, sessions in (("simulated", simulated), ("real", real))
     }
     rows: list[dict[str, object]] = []
@@ -79,6 +83,26 @@ def main() -> None:
     write_json(
         args.json, {"rows": rows, "read_seconds": read_seconds, "wish_milliseconds": milliseconds, "machine": host}
     )
+
+
+def _model(world: World, folder: Path | None) -> dict[str, Scorer]:
+    """The lists of a bundle, from the latest 512 actions, before the first action of a session."""
+    if folder is None:
+        return {}
+    model, catalog = Engine(read_bundle(folder)), world.catalog
+    households = itertools.count()
+
+    def scores(past: History, seconds: float) -> np.ndarray:
+        latest = zip(past.item[-_MAX_ACTIONS:].tolist(), past.seconds[-_MAX_ACTIONS:].tolist(), strict=True)
+        actions = [Action(catalog.items[number].item_id, PURCHASE, at) for number, at in latest]
+        answer = model.recommend(f"household {next(households)}", actions, (), seconds, ListOptions(_K))
+        found = np.zeros(len(catalog.items))
+        for item in answer.items:
+            if item.item_id in catalog.number_of:
+                found[catalog.number_of[item.item_id]] = item.score
+        return found
+
+    return {"the model": scores}
 
 
 def _mean(values: np.ndarray) -> str:

@@ -8,18 +8,17 @@ from recsys_tasks import orchestration as loop
 
 DOC = """
 ### What it does
-Erases the users whose ids are in a file, one per line, from warehouse, quarantine, snapshots and endpoints. Deletes the
-file afterwards, and announces the change, so that the next model is trained without them. The ids are in a file, not in
-`params`, because Airflow keeps the parameters of its runs.
+Erases the users whose ids are in a file of `RECSYS_HOME/forget`, one per line, from warehouse, quarantine, snapshots
+and endpoints. Announces the change, so that the next model is trained without them, and then deletes the file. The ids
+are in a file, not in `params`, because Airflow keeps the parameters of its runs.
 
-**Reads** the file in `params`, on a folder that all workers share. **Writes** the warehouse, the snapshots, the
-endpoints, and the asset `events`.
+**Reads** the file that `params` name. **Writes** the warehouse, the snapshots, the endpoints, and the asset `events`.
 
 ### Run it again
 Always safe: erasing a user twice changes nothing. A run that failed kept the file.
 
 ### When it fails
-* `InputError`: the file does not exist or has no id.
+* `InputError`: the file does not exist, has no id, or is in another folder.
 * `UnavailableError`: an endpoint or the warehouse does not answer. Airflow retries the task.
 * `ConfigurationError`: `RECSYS_ADMIN_TOKEN` is not set or differs from the endpoint's.
 """
@@ -28,22 +27,28 @@ Always safe: erasing a user twice changes nothing. A run that failed kept the fi
 @loop.recsys_dag(
     DOC,
     schedule=None,
-    params={"path": Param(type="string", minLength=1, description="file with one user id per line")},
+    params={"file": Param(type="string", minLength=1, description="name of a file in RECSYS_HOME/forget")},
     tags=["warehouse", "serving", "tier:3"],
 )
 def forget_users() -> None:
     @task(outlets=[loop.EVENTS], pool=loop.POOL)
     @loop.step
     def forget(params: Any = None, outlet_events: Any = None) -> None:
-        from pathlib import Path
-
         from recsys_tasks.steps import erasure
 
-        report = erasure.erase_users_in_file(Path(params["path"]))
+        report = erasure.erase_users_in_file(params["file"])
         loop.add_note(", ".join(f"{name} {value}" for name, value in vars(report).items()))
         outlet_events[loop.EVENTS].extra = {"forgotten": True}
 
-    forget()
+    @task
+    @loop.step
+    def delete_file(params: Any = None) -> None:
+        """A separate task: Airflow announces the change only after `forget` has succeeded."""
+        from recsys_tasks.steps import erasure
+
+        erasure.delete_erasure_file(params["file"])
+
+    forget() >> delete_file()
 
 
 forget_users()

@@ -302,14 +302,14 @@ def _dry_run(options: argparse.Namespace) -> None:
     from recsys_tasks.errors import BatchRejected
     from recsys_tasks.steps import ingestion
 
-    reports = ingestion.dry_run(_read_batches(options))
+    reports, problems = ingestion.dry_run(_read_batches(options))
     if options.json:
         print(json.dumps([asdict(report) for report in reports], default=str, ensure_ascii=False))
     else:
         print("\n".join(line for report in reports for line in report.lines()))
-    rejected = [report.origin for report in reports if report.problems]
-    if rejected:
-        raise BatchRejected(f"{', '.join(rejected)} would be rejected. Nothing was written")
+    problems += [f"{report.origin} would be rejected" for report in reports if report.problems]
+    if problems:
+        raise BatchRejected("\n".join([*problems, "Nothing was written"]))
 
 
 def _read_batches(options: argparse.Namespace) -> Iterator[SourceBatch]:
@@ -348,7 +348,7 @@ def _quarantine(options: argparse.Namespace) -> None:
     if options.corrected is not None:
         _print_counts(options, ingestion.import_corrections(options.corrected))
     elif options.export is not None:
-        rows = ingestion.read_quarantine(selected)
+        rows = ingestion.read_quarantine(selected, only_replayable=True)
         write_rows(rows, options.export)
         _print_result(options, {"rows": len(rows), "file": options.export})
     elif options.show is not None:
@@ -362,7 +362,7 @@ def _list_quarantine(options: argparse.Namespace, found: list[dict[str, object]]
         print(json.dumps(found, default=str, ensure_ascii=False))
         return
     for row in found:
-        status = "" if row["batches_are"] == "loaded" else f", of {row['batches_are']} batches"
+        status = "" if row["batch_status"] == "loaded" else f", of {row['batch_status']} batches"
         print(f"{row['source']}: {row['num_rows']:,} rows in {row['num_batches']:,} batches{status}: {row['reason']}")
         print(f"{'':4}--source {row['source']} --rule {row['rule']}; for example {row['example']!r}")
     if not found:

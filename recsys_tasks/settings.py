@@ -238,7 +238,9 @@ class Settings(BaseSettings):
         description="Number of households of The Complete Journey to ingest, for a quick look. Default: all.",
     )
     airflow_pool: str = Field("default_pool", description="Airflow pool of the tasks that work in the warehouse.")
-    alert_url: SecretStr | None = Field(None, description="Webhook for failures, missed deadlines and alarms.")
+    alert_url: SecretStr | None = Field(
+        None, description="Webhook for failures, missed deadlines, alarms, late sources and batch warnings."
+    )
     airflow_url: str | None = Field(
         None, description="Address of Airflow's REST API, for notes. Default: the connection `recsys_airflow`."
     )

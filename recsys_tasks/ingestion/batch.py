@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import Final
 
 import pyarrow as pa
 
@@ -12,6 +13,7 @@ from recsys_tasks.ingestion.contract import Contract
 from recsys_tasks.interval import Interval
 from recsys_tasks.names import COLUMNS_BY_KIND
 
+REPLAY_ORIGIN: Final = "quarantine of "
 _ROWS_PER_BATCH = 50_000
 
 
@@ -38,7 +40,7 @@ class SourceBatch:
         on_conflict: `keep` the stored event or `replace` it when another event has the same id.
         live: the source delivers events as they happen.
         expected_every_hours: hours within which the source delivers again; None for no promise.
-        contract: what the source promises, and of which kind of rows; None for nothing.
+        contract: constraints on the rows of a kind, with that kind; None for none.
         columns: column names of the file; filled while `rows` is read.
         bad_lines: unparseable lines; filled while `rows` is read.
         warnings: what a person should look at; filled while `rows` is read.
@@ -60,6 +62,11 @@ class SourceBatch:
     bad_lines: list[BadLine] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     ignored_rows: int = 0
+
+    @property
+    def is_replay(self) -> bool:
+        """Whether the rows come from quarantine, not from the source."""
+        return self.origin.startswith(REPLAY_ORIGIN)
 
     @property
     def batch_id(self) -> str:

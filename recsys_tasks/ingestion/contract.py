@@ -1,4 +1,4 @@
-"""Contracts: what a source promises of its rows, in the mapping; checked in each batch as a whole."""
+"""Data contracts: versioned constraints on the valid rows of a source, in its mapping; checked in each batch."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ class Range(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    min: float | None = None
-    max: float | None = None
+    min: float | None = Field(None, allow_inf_nan=False)
+    max: float | None = Field(None, allow_inf_nan=False)
 
 
 class Contract(BaseModel):
-    """Promises of a source about the valid rows of its mapping's kind; columns are canonical, or `properties.NAME`.
+    """Constraints on the valid rows of a mapping's kind; columns are canonical, or `properties.NAME`.
 
     Attributes:
         version: number of the contract, for messages and for `batches`.
-        severity: whether a broken promise rejects the batch.
+        severity: whether a violation rejects the batch.
         required: columns that no row lacks.
         unique: columns whose values do not repeat within a batch.
         values: allowed values of columns; rows without a value are left to `required`.
@@ -48,7 +48,7 @@ class Contract(BaseModel):
         return frozenset((*self.required, *self.unique, *self.values, *self.ranges, *self.types))
 
     @model_validator(mode="after")
-    def _promises_something(self) -> Contract:
+    def _has_a_constraint(self) -> Contract:
         if not self.columns:
             raise ValueError("a contract has at least one of required, unique, values, ranges, types")
         return self

@@ -64,8 +64,8 @@ class TextFormat:
 
     @property
     def separator(self) -> str:
-        """The delimiter as a single character."""
-        return self.delimiter if len(self.delimiter) == 1 else _UNIT_SEPARATOR
+        """The delimiter as a single ASCII character."""
+        return self.delimiter if len(self.delimiter) == 1 and self.delimiter.isascii() else _UNIT_SEPARATOR
 
 
 @dataclass(frozen=True)
@@ -98,12 +98,12 @@ class LineReader:
     Args:
         path: the file.
         encoding: of the file.
-        delimiter: one of several characters, which a single one replaces.
+        delimiter: what a single character replaces; empty for nothing.
     """
 
     def __init__(self, path: Path, encoding: str = UTF_8, delimiter: str = "") -> None:
         self._stream = open_text(path, encoding, _BLOCK_BYTES)
-        self._delimiter = delimiter.encode() if len(delimiter) > 1 else b""
+        self._delimiter = delimiter.encode()
         self._unread_bytes = b""
         self.line = 0  # number of lines read
 
@@ -162,7 +162,8 @@ def read_csv(
     def report(line: BadLine) -> None:
         on_bad_line(replace(line, raw=line.raw.replace(_UNIT_SEPARATOR, text_format.delimiter)))
 
-    with _open_lines(path, text_format.encoding, text_format.delimiter) as lines:
+    replaced = "" if separator == text_format.delimiter else text_format.delimiter
+    with _open_lines(path, text_format.encoding, replaced) as lines:
         header = _read_header(path, lines, text_format)
         check_header(header)
         while True:
@@ -170,9 +171,16 @@ def read_csv(
             block = lines.next_block()
             if not block:
                 return
-            yield _parse_block_with_arrow(block, header, separator, first) or _parse_block_by_row(
+            parsed = _parse_block_with_arrow(block, header, separator, first) or _parse_block_by_row(
                 block, header, separator, first, lines, report
             )
+            yield _restore_delimiters(parsed, replaced) if replaced else parsed
+
+
+def _restore_delimiters(block: Block, delimiter: str) -> Block:
+    """Restores the delimiters within quotes."""
+    columns = {name: pc.replace_substring(column, _UNIT_SEPARATOR, delimiter) for name, column in block.columns.items()}
+    return replace(block, columns=columns)
 
 
 def _read_header(path: Path, lines: LineReader, text_format: TextFormat) -> list[str]:

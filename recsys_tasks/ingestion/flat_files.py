@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import reduce
 from itertools import islice
 from pathlib import Path
 
@@ -27,10 +27,10 @@ from recsys_tasks.ingestion.ids import (
     float_to_text,
     normalize_ids,
 )
-from recsys_tasks.ingestion.json_paths import ELEMENT, Record, find_value, iterate_elements
+from recsys_tasks.ingestion.json_paths import ELEMENT, Record, find_value, iterate_elements, without_paths
 from recsys_tasks.ingestion.mapping import SourceMapping
-from recsys_tasks.ingestion.number_formats import NUMBER_COLUMNS, read_numbers
-from recsys_tasks.ingestion.times import add_milliseconds, to_utc
+from recsys_tasks.ingestion.number_formats import NUMBER_COLUMNS, looks_like_number, read_numbers
+from recsys_tasks.ingestion.times import add_milliseconds, is_utc, to_utc
 from recsys_tasks.names import CATEGORY_SEPARATOR, COLUMNS_BY_KIND
 
 _PREFIXED_COLUMNS = ("event_id", "user_id", "session_id", "item_id")
@@ -45,7 +45,6 @@ _LATER_KEYS = (
     *("category_separator", "encoding", "skip_lines", "header", "trim", "decimal", "thousands"),
     *("items", "users", "ignore_event_types"),
 )
-_DATA_LIKE = re.compile(r"-?\d+([.,]\d+)?")
 _TIME_COLUMNS = ("event_time", "valid_from", "available_from", "available_until")
 _RECORDS_PER_BLOCK = 20_000
 _DELIMITERS = {"csv": ",", "tsv": "\t"}
@@ -70,8 +69,8 @@ def read_flat_file(mapping: SourceMapping, path: Path) -> SourceBatch:
         contract=None if mapping.contract is None else (mapping.kind, mapping.contract),
     )
     batch.rows = {
-        part.kind: _rows(part, path, batch) if part is mapping else _told_rows(part, path, batch)
-        for part in mapping.mappings_by_kind
+        part.kind: _rows(part, path, batch) if part is mapping else _embedded_rows(part, mapping, path, batch)
+        for part in mapping.split_by_kind()
     }
     return batch
 
@@ -108,17 +107,29 @@ def _digest(mapping: SourceMapping, path: Path) -> str:
     return hashlib.sha256(f"{file_digest(path)} {mapping_json}".encode()).hexdigest()
 
 
-def _told_rows(mapping: SourceMapping, path: Path, batch: SourceBatch) -> Iterator[pa.RecordBatch]:
-    """Yields the items or users that events tell of, once per run of events that tell the same."""
-    scratch = replace(batch, bad_lines=[], warnings=[])  # the events' own pass over the file reports
+def _embedded_rows(
+    mapping: SourceMapping, events: SourceMapping, path: Path, batch: SourceBatch
+) -> Iterator[pa.RecordBatch]:
+    """Yields the item or user rows embedded in an event file, deduplicated within runs of equal attributes.
+
+    Leaves out rows without an id, without any attribute, or whose event has no valid time: the events' own pass over
+    the file reports what is wrong with these.
+    """
+    scratch = replace(batch, bad_lines=[], warnings=[])
+    id_column = COLUMNS_BY_KIND[mapping.kind][0]
+    attributes = [name for name in mapping.columns if name not in (id_column, "valid_from")]
+    has_event_time = mapping.columns.get("valid_from") == events.columns.get("event_time")
     for rows in _rows(mapping, path, scratch):
-        yield _compress_runs(rows, COLUMNS_BY_KIND[mapping.kind][0])
+        is_kept = pc.is_valid(rows[id_column])
+        if attributes:
+            is_kept = pc.and_(is_kept, reduce(pc.or_, (pc.is_valid(rows[name]) for name in attributes)))
+        if has_event_time:
+            is_kept = pc.and_(is_kept, pc.fill_null(is_utc(rows["valid_from"]), False))
+        yield _compress_runs(rows.filter(is_kept), id_column)
 
 
 def _compress_runs(rows: pa.RecordBatch, id_column: str) -> pa.RecordBatch:
-    """Returns the first and the last of successive rows of an id that differ in nothing but their time, and none
-    without an id."""
-    rows = rows.filter(pc.is_valid(rows[id_column]))
+    """Returns the first and the last of successive rows of an id that differ in nothing but their time."""
     if not rows.num_rows:
         return rows
     keys = [(name, "ascending") for name in (id_column, "valid_from", "row_number")]
@@ -175,7 +186,7 @@ def _read_blocks(
 
 
 def _looks_like_data(mapping: SourceMapping, header: list[str]) -> bool:
-    return any(_DATA_LIKE.fullmatch(name) or name in mapping.event_types for name in header)
+    return any(looks_like_number(name) or name in mapping.event_types for name in header)
 
 
 def _check_header(mapping: SourceMapping, path: Path, header: list[str]) -> None:
@@ -204,12 +215,15 @@ def _without_ignored_events(mapping: SourceMapping, block: Block, batch: SourceB
 
 def _without_rounded_ids(mapping: SourceMapping, block: Block, on_bad_line: Callable[[BadLine], None]) -> Block:
     """Returns a block without the rows that have a rounded id, which are reported as bad lines."""
-    sources = ((name, mapping.columns[name]) for name in ID_COLUMNS if name in mapping.columns)
-    for name, read_from in ((name, column) for name, source in sources for column in input_columns(source)):
+    id_sources = {name: mapping.columns[name] for name in ID_COLUMNS if name in mapping.columns}
+    for name, read_from in [
+        (id_name, column) for id_name in id_sources for column in input_columns(id_sources[id_name])
+    ]:
         column = block.columns.get(read_from)
         if column is None:
             continue
-        is_rounded = find_rounded(column)
+        is_trimmed = mapping.trim and pa.types.is_string(column.type)
+        is_rounded = find_rounded(pc.utf8_trim_whitespace(column) if is_trimmed else column)
         if not pc.any(is_rounded).as_py():
             continue
         rounded = zip(block.numbers.filter(is_rounded).to_pylist(), column.filter(is_rounded).to_pylist(), strict=True)
@@ -405,7 +419,9 @@ def _to_text_array(values: list[object]) -> pa.Array:
 
 
 def _unmapped_fields(record: dict[str, object], excluded: set[str]) -> str | None:
-    rest = {name: value for name, value in record.items() if name not in excluded and value is not None}
+    nested = [name for name in excluded if "." in name and name not in record]
+    rest = {name: value for name, value in record.items() if name not in excluded}
+    rest = {name: value for name, value in without_paths(rest, nested).items() if value is not None}
     return _dump_json(rest) if rest else None
 
 

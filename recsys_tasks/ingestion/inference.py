@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from recsys_tasks.errors import MalformedFile
 from recsys_tasks.ingestion.flat_files import as_text
 from recsys_tasks.ingestion.json_paths import ELEMENT
+from recsys_tasks.ingestion.number_formats import looks_like_number
 from recsys_tasks.ingestion.text_streams import UTF_8, open_text
 from recsys_tasks.names import ADD_TO_CART, EVENT_TYPES, IMPRESSION, PURCHASE, SEARCH, VIEW
 
@@ -32,11 +33,10 @@ _PACKED: Final = (".gz", ".zst", ".bz2", ".zip")
 _FORMATS: Final = {".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl"}
 _DELIMITERS: Final = (",", "\t", ";", "|", "::")
 _ENCODINGS: Final = (UTF_8, "cp1252")  # cp1252 has a meaning for nearly all bytes
-_NAMES: Final = {
-    "event_id": ("event_id", "eventid", "transactionid", "transaction_id", "hit_id"),
+_NAMES: Final = {  # normalized: lower-case letters and digits only
+    "event_id": ("transactionid", "hitid"),
     "user_id": (
         "user",
-        "userid",
         "customer",
         "customerid",
         "visitor",
@@ -47,40 +47,16 @@ _NAMES: Final = {
         "uid",
         "kunde",
     ),
-    "session_id": ("session", "sessionid", "visit", "visitid"),
-    "item_id": (
-        "item",
-        "itemid",
-        "product",
-        "productid",
-        "sku",
-        "article",
-        "articleid",
-        "asin",
-        "movieid",
-        "songid",
-        "ean",
-    ),
-    "event_type": ("event", "type", "eventtype", "action", "actiontype", "behavior", "behaviour", "behaviortype"),
-    "event_time": (
-        "time",
-        "timestamp",
-        "eventtime",
-        "ts",
-        "datetime",
-        "date",
-        "eventdate",
-        "at",
-        "when",
-        "createdat",
-        "time_stamp",
-    ),
-    "query": ("query", "search", "searchterm", "keyword", "keywords", "q"),
-    "quantity": ("quantity", "qty", "count", "amount", "units"),
-    "price": ("price", "unitprice", "saleprice", "preis"),
-    "title": ("title", "name", "productname", "itemname", "headline"),
-    "category_path": ("category", "categorypath", "categoryid", "department", "genres", "genre", "categorycode"),
-    "brand": ("brand", "brandid", "manufacturer", "vendor"),
+    "session_id": ("session", "visit", "visitid"),
+    "item_id": ("item", "product", "productid", "sku", "article", "articleid", "asin", "movieid", "songid", "ean"),
+    "event_type": ("event", "type", "action", "actiontype", "behavior", "behaviour", "behaviortype"),
+    "event_time": ("time", "timestamp", "ts", "datetime", "date", "datum", "eventdate", "at", "when", "createdat"),
+    "query": ("search", "searchterm", "keyword", "keywords", "q"),
+    "quantity": ("qty", "count", "amount", "units", "menge"),
+    "price": ("unitprice", "saleprice", "preis"),
+    "title": ("name", "productname", "itemname", "headline"),
+    "category_path": ("category", "categoryid", "department", "genres", "genre", "categorycode"),
+    "brand": ("brandid", "manufacturer", "vendor"),
 }
 _COLUMNS_OF: Final = {
     "events": (
@@ -111,7 +87,6 @@ _TIME_PATTERNS: Final = (
     *("%m/%d/%Y %H:%M:%S", "%m/%d/%Y %H:%M", "%m/%d/%Y", "%d/%m/%Y %H:%M:%S", "%d/%m/%Y %H:%M", "%d/%m/%Y"),
 )
 _NULLS: Final = ("NA", "N/A", "NULL", "null", "NaN", "nan", "None", "\\N")
-_NUMBER: Final = re.compile(r"-?\d+([.,]\d+)?")
 _DECIMAL_COMMA: Final = re.compile(r"-?\d{1,3}(\.\d{3})*,\d{1,2}|-?\d+,\d{1,2}")
 
 
@@ -146,7 +121,7 @@ def draft_mapping(path: Path) -> str:
         raise MalformedFile(str(path), 0, str(error)) from error
     if not any(sample.columns.values()):
         raise MalformedFile(str(path), 0, "the file has no row to infer a mapping from")
-    return "\n".join(_write(path, sample)) + "\n"
+    return "\n".join(_draft_lines(path, sample)) + "\n"
 
 
 def _read_sample(path: Path) -> _Sample:
@@ -155,7 +130,7 @@ def _read_sample(path: Path) -> _Sample:
     if file_format == "parquet":
         with pq.ParquetFile(path) as file:
             rows = next(file.iter_batches(batch_size=_SAMPLE_ROWS), None)
-            columns = {} if rows is None else {name: _texts(rows[name].to_pylist()) for name in rows.schema.names}
+            columns = {} if rows is None else {name: _to_texts(rows[name].to_pylist()) for name in rows.schema.names}
         return _Sample("parquet", columns)
     encoding, lines = _read_lines(path)
     keys: dict[str, object] = {} if encoding == UTF_8 else {"encoding": encoding}
@@ -179,7 +154,7 @@ def _read_lines(path: Path) -> tuple[str, list[str]]:
 def _read_json(lines: Sequence[str]) -> dict[str, list[str | None]]:
     records = [dict(_flatten(msgspec.json.decode(line, type=dict[str, Any]))) for line in lines if line.strip()]
     names = list(dict.fromkeys(name for record in records for name in record))
-    return {name: _texts([record.get(name) for record in records]) for name in names}
+    return {name: _to_texts([record.get(name) for record in records]) for name in names}
 
 
 def _flatten(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
@@ -200,7 +175,7 @@ def _read_delimited(lines: Sequence[str], keys: dict[str, object]) -> _Sample:
     if not rows:
         return _Sample("csv", {}, keys)
     names = [name.strip() for name in rows[0]]
-    if any(_NUMBER.fullmatch(name) or not name for name in names):
+    if any(looks_like_number(name) for name in names) or not any(names):
         names = [f"column_{number}" for number in range(1, len(names) + 1)]
         keys["header"] = names
     else:
@@ -209,7 +184,7 @@ def _read_delimited(lines: Sequence[str], keys: dict[str, object]) -> _Sample:
     if delimiter not in (",", "\t"):
         keys["delimiter"] = delimiter
     rows = [row for row in rows if len(row) == len(names)]
-    return _Sample(file_format, {name: _texts([row[n] for row in rows]) for n, name in enumerate(names)}, keys)
+    return _Sample(file_format, {name: _to_texts([row[n] for row in rows]) for n, name in enumerate(names)}, keys)
 
 
 def _regularity(lines: Sequence[str], delimiter: str) -> tuple[float, int]:
@@ -227,24 +202,24 @@ def _split(lines: Sequence[str], delimiter: str) -> list[list[str]]:
     return list(csv.reader(lines, delimiter=delimiter))
 
 
-def _texts(values: Sequence[object]) -> list[str | None]:
+def _to_texts(values: Sequence[object]) -> list[str | None]:
     return [value.isoformat() if isinstance(value, datetime) else as_text(value) for value in values]
 
 
-def _plain(name: str) -> str:
+def _normalize_name(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.rsplit(".", 1)[-1].lower())
 
 
 def _find_columns(sample: _Sample) -> dict[str, str]:
     """Returns the column of the file for each canonical column whose name one has."""
-    by_name = {_plain(name): name for name in reversed(sample.columns)}
+    by_name = {_normalize_name(name): name for name in reversed(sample.columns)}
     found: dict[str, str] = {}
     for canonical, names in _NAMES.items():
-        for name in map(_plain, (canonical, *names)):
+        for name in map(_normalize_name, (canonical, *names)):
             if name in by_name and by_name[name] not in found.values():
                 found[canonical] = by_name[name]
                 break
-    by_values = {"event_time": _time_format, "event_type": _has_event_types}
+    by_values = {"event_time": _find_time_format, "event_type": _has_event_types}
     for canonical, is_one in by_values.items():
         if canonical not in found:
             rest = (name for name in sample.columns if name not in found.values())
@@ -256,10 +231,10 @@ def _find_columns(sample: _Sample) -> dict[str, str]:
 def _has_event_types(values: Sequence[str]) -> bool:
     """Whether the most frequent of the values is a usual name of an event type."""
     most_common = Counter(values).most_common(1)
-    return bool(most_common) and _plain(most_common[0][0]) in _TYPE_OF
+    return bool(most_common) and _normalize_name(most_common[0][0]) in _TYPE_OF
 
 
-def _time_format(values: Sequence[str]) -> str | None:
+def _find_time_format(values: Sequence[str]) -> str | None:
     """Returns the format that all of these times have."""
     if not values:
         return None
@@ -283,21 +258,22 @@ def _is_time(value: str, pattern: str | None) -> bool:
     return True
 
 
-def _write(path: Path, sample: _Sample) -> Iterator[str]:
+def _draft_lines(path: Path, sample: _Sample) -> Iterator[str]:
     found = _find_columns(sample)
     kind = "events"
     if "event_time" not in found and "event_type" not in found:
         kind = "items" if "item_id" in found else "users"
     columns = {name: found[name] for name in _COLUMNS_OF[kind] if name in found}
-    yield f"# Draft for {path.name}. Check every line, then try it: ingest --dry-run --source THIS_FILE {path.name}"
-    yield f"source = {_quote(re.sub(r'[^a-z0-9]+', '_', path.name.split('.')[0].lower()).strip('_') or 'source')}"
-    yield f"kind = {_quote(kind)}"
-    yield f"format = {_quote(sample.format)}"
-    yield from (f"{name} = {_quote(value)}" for name, value in sample.keys.items())
+    yield f"# Draft for {path.name}. Check every line, then try it:"
+    yield f"# python -m recsys_tasks ingest --dry-run --source THIS_FILE {path.name}"
+    yield f"source = {_to_toml(re.sub(r'[^a-z0-9]+', '_', path.name.split('.')[0].lower()).strip('_') or 'source')}"
+    yield f"kind = {_to_toml(kind)}"
+    yield f"format = {_to_toml(sample.format)}"
+    yield from (f"{name} = {_to_toml(value)}" for name, value in sample.keys.items())
     yield 'on_error = "quarantine"'
     nulls = sorted({value for values in sample.columns.values() for value in values if value in _NULLS})
     if nulls:
-        yield f"nulls = {_quote(nulls)}"
+        yield f"nulls = {_to_toml(nulls)}"
     numbers = [value for name in ("price", "quantity") if name in columns for value in sample.values(columns[name])]
     if any(_DECIMAL_COMMA.fullmatch(value) for value in numbers) and sample.format != "jsonl":
         yield 'decimal = ","'
@@ -307,7 +283,7 @@ def _write(path: Path, sample: _Sample) -> Iterator[str]:
         yield "implies_users = true"
     yield ""
     yield "[columns]"
-    yield from (f"{name} = {_quote(column)}" for name, column in columns.items())
+    yield from (f"{name} = {_to_toml(column)}" for name, column in columns.items())
     missing = [name for name in _COLUMNS_OF[kind] if name not in columns]
     if missing:
         yield f"# not found by name: {', '.join(missing)}"
@@ -322,11 +298,11 @@ def _write_times(sample: _Sample, column: str | None) -> Iterator[str]:
     if column is None:
         yield "# No column has times. Events need one."
         return
-    time_format = _time_format(sample.values(column))
+    time_format = _find_time_format(sample.values(column))
     if time_format is None:
-        yield f'time_format = "iso8601"  # unknown: {column} has values such as {_quote(sample.values(column)[:1])}'
+        yield f'time_format = "iso8601"  # unknown: {column} has values such as {_to_toml(sample.values(column)[:1])}'
     elif time_format != "iso8601":
-        yield f"time_format = {_quote(time_format)}"
+        yield f"time_format = {_to_toml(time_format)}"
     is_ambiguous = time_format is not None and "/%Y" in time_format
     if is_ambiguous:
         yield "# Is the day or the month first? Both fit where no day is above 12."
@@ -339,19 +315,19 @@ def _write_types(sample: _Sample, columns: Mapping[str, str]) -> Iterator[str]:
     if "event_type" not in columns:
         default = PURCHASE if "quantity" in columns else VIEW
         yield "[defaults]"
-        yield f"event_type = {_quote(default)}  # no column has types; one of {', '.join(EVENT_TYPES)}"
+        yield f"event_type = {_to_toml(default)}  # no column has types; one of {', '.join(EVENT_TYPES)}"
         return
     counts = Counter(sample.values(columns["event_type"]))
     if not set(counts) <= set(EVENT_TYPES):
         yield "[event_types]"
     for name, count in counts.most_common(20):
-        event_type = _TYPE_OF.get(_plain(name)) or (name if name in EVENT_TYPES else None)
+        event_type = _TYPE_OF.get(_normalize_name(name)) or (name if name in EVENT_TYPES else None)
         if event_type is None:
-            yield f"# {_quote(name)} = ?  # {count:,} rows; a type, or leave it out by `ignore_event_types`"
+            yield f"# {_to_toml(name)} = ?  # {count:,} rows; a type, or leave it out by `ignore_event_types`"
         elif event_type != name:
-            yield f"{_quote(name)} = {_quote(event_type)}"
+            yield f"{_to_toml(name)} = {_to_toml(event_type)}"
 
 
-def _quote(value: object) -> str:
+def _to_toml(value: object) -> str:
     """A value as TOML writes it."""
     return json.dumps(value, ensure_ascii=False)

@@ -49,6 +49,18 @@ def find_value(record: Record, path: str) -> tuple[bool, Any]:
     return True, value
 
 
+def without_paths(record: Record, paths: Iterable[str]) -> Record:
+    """Returns a record without the fields at some paths, and without objects that thereby become empty."""
+    for path in paths:
+        first, _, rest = path.replace(ELEMENT, "").partition(".")
+        inner = record.get(first)
+        if not rest:
+            record = {name: value for name, value in record.items() if name != first}
+        elif isinstance(inner, dict):
+            record = {**record, first: without_paths(inner, [rest]) or None}
+    return record
+
+
 def _with_value(record: Record, path: str, value: Any) -> Record:
     """Returns a record with another value at a path."""
     if path in record or "." not in path:

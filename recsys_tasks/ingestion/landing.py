@@ -46,6 +46,9 @@ def _land_batch(engine: Engine, batch: SourceBatch) -> str:
             drop_landing_schema(connection, existing.number)
             connection.execute(text("delete from batches where batch_id = :id"), {"id": batch.batch_id})
         num_rows = copy_batch(connection, batch)
+        if not batch.is_replay:
+            values = {"source": batch.source, "expected_every_hours": batch.expected_every_hours}
+            connection.execute(statement("ingestion/register_source"), values)
     log.info(
         "Landed batch %s from %s: %d rows, %d bad lines", batch.batch_id, batch.origin, num_rows, len(batch.bad_lines)
     )
@@ -75,13 +78,11 @@ def _insert_batch(connection: Connection, batch: SourceBatch) -> int:
         "live": batch.live,
         "contract": None if batch.contract is None else _contract_json(*batch.contract),
     }
-    promise = {"source": batch.source, "expected_every_hours": batch.expected_every_hours}
-    connection.execute(statement("ingestion/register_source"), promise)
     return int(connection.execute(statement("ingestion/register_batch"), values).scalar_one())
 
 
 def _contract_json(kind: str, contract: Contract) -> str:
-    return json.dumps({"kind": kind, **contract.model_dump()})
+    return json.dumps({"kind": kind, "contract": contract.model_dump()})
 
 
 def _record_counts_and_columns(connection: Connection, batch: SourceBatch, num_rows: int) -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from recsys_tasks.errors import ConfigurationError
 from recsys_tasks.ingestion.contract import PROPERTY, Contract
-from recsys_tasks.ingestion.expressions import Source, input_columns
+from recsys_tasks.ingestion.expressions import Expression, Source, input_columns
 from recsys_tasks.ingestion.json_paths import ELEMENT, find_array
 from recsys_tasks.ingestion.text_streams import UTF_8, normalize_encoding
 from recsys_tasks.ingestion.times import check_time_format
@@ -21,7 +21,7 @@ from recsys_tasks.names import CATEGORY_SEPARATOR, COLUMNS_BY_KIND, EVENT_TYPES
 BUILT_IN = Path(__file__).parent / "mappings"
 _ALL = "*"
 _TEXT_FORMATS = ("csv", "tsv")
-_OTHER_DECIMAL = {",": ".", ".": ""}  # default thousands separator of each decimal sign
+_OTHER_DECIMAL = {",": ".", ".": ""}  # default thousands separator of each decimal separator
 _REQUIRED = {"items": ("item_id",), "users": ("user_id",), "events": ("event_type", "event_time")}
 
 
@@ -170,20 +170,25 @@ class SourceMapping(BaseModel):
         """Separator of groups of three digits; empty for none."""
         return _OTHER_DECIMAL[self.decimal] if self.thousands is None else self.thousands
 
-    @property
-    def mappings_by_kind(self) -> Iterator[SourceMapping]:
-        """A mapping for each kind of rows that the file has: the items and users that its events tell of, the events.
+    def split_by_kind(self) -> Iterator[SourceMapping]:
+        """Yields a mapping per kind of rows: of embedded items, of embedded users, then this one.
 
-        An item or user of an event is valid from the event's time, and has only the columns that are named.
+        Embedded rows are valid from the event's time, and have only the columns that are named.
         """
         for kind, id_column in (("items", "item_id"), ("users", "user_id")):
             named = getattr(self, kind)
             if named:
                 ids = {id_column: self.columns[id_column]} if id_column in self.columns else {}
-                dated = {"valid_from": self.columns["event_time"]} if "event_time" in self.columns else {}
-                told = {"kind": kind, "columns": {**ids, **dated, **named}, "defaults": {}, "event_types": {}}
-                nothing = {"items": {}, "users": {}, "ignore": (_ALL,), "ignore_event_types": ()}
-                yield self.model_copy(update={**told, **nothing})
+                valid_from = {"valid_from": self.columns["event_time"]} if "event_time" in self.columns else {}
+                overrides = {"kind": kind, "columns": {**ids, **valid_from, **named}, "ignore": (_ALL,)}
+                cleared: dict[str, Any] = {
+                    "items": {},
+                    "users": {},
+                    "defaults": {},
+                    "event_types": {},
+                    "ignore_event_types": (),
+                }
+                yield self.model_copy(update={**overrides, **cleared})
         yield self
 
 
@@ -211,6 +216,7 @@ def load_mapping(name_or_path: str) -> SourceMapping:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise ConfigurationError(f"{path}: {error}") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "mapping"
+        # Of a column that is neither a name nor a valid expression, the expression's error says more.
+        first = next((found for found in error.errors() if "str" not in found["loc"]), error.errors()[0])
+        key = ".".join(str(part) for part in first["loc"] if Expression.__name__ not in str(part)) or "mapping"
         raise ConfigurationError(f"{path}: {key}: {first['msg'].removeprefix('Value error, ')}") from error

@@ -1,4 +1,4 @@
-"""Quarantine for people: what is in it, and its rows as a file that can be corrected and imported again."""
+"""Summary, export and correction of quarantined rows."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import msgspec
 from sqlalchemy import Engine
 
 from recsys_tasks.errors import InputError
+from recsys_tasks.ingestion.flat_files import as_text
 from recsys_tasks.names import COLUMNS_BY_KIND
 from recsys_tasks.warehouse import raises_unavailable, statement
 
@@ -64,10 +65,13 @@ def summarize(engine: Engine, selected: QuarantineFilter) -> list[dict[str, Any]
 
 
 @raises_unavailable
-def read_rows(engine: Engine, selected: QuarantineFilter, limit: int | None = None) -> list[QuarantinedRow]:
-    """Returns open rows, at most `limit`."""
+def read_rows(
+    engine: Engine, selected: QuarantineFilter, limit: int | None = None, only_replayable: bool = False
+) -> list[QuarantinedRow]:
+    """Returns open rows, at most `limit`; only those that a replay loads if asked."""
+    values = {**vars(selected), "row_limit": limit, "only_replayable": only_replayable}
     with engine.connect() as connection:
-        rows = connection.execute(statement("ingestion/quarantine_rows"), {**vars(selected), "row_limit": limit})
+        rows = connection.execute(statement("ingestion/read_quarantine"), values)
         return [
             QuarantinedRow(
                 row.batch_id, row.kind, row.row_number, _without_nulls(row.raw), row.rules, row.reasons, row.origin
@@ -131,14 +135,7 @@ def _decode(path: Path) -> Iterator[QuarantinedRow]:
         unknown = sorted(set(row.row) - set(columns))
         if unknown:
             raise InputError(f"{path}, line {number}: {', '.join(unknown)} is not a column of {row.kind}")
-        yield msgspec.structs.replace(row, row={name: _to_text(row.row.get(name)) for name in columns})
-
-
-def _to_text(value: Any) -> str | None:
-    """A corrected value as text, as files have it: people write numbers and objects, too."""
-    if value is None or isinstance(value, str):
-        return value
-    return msgspec.json.encode(value).decode()
+        yield msgspec.structs.replace(row, row={name: as_text(row.row.get(name)) for name in columns})
 
 
 def _without_nulls(raw: Any) -> Any:

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 import pyarrow as pa
 from sqlalchemy import Engine, Row, text
 
-from recsys_tasks.ingestion.batch import SourceBatch, to_record_batches
+from recsys_tasks.ingestion.batch import REPLAY_ORIGIN, SourceBatch, to_record_batches
+from recsys_tasks.ingestion.contract import Contract
 from recsys_tasks.ingestion.quarantine import ALL_ROWS, QuarantineFilter, RowKey
 from recsys_tasks.names import COLUMNS_BY_KIND
 from recsys_tasks.warehouse import statement
-
-REPLAY_ORIGIN = "quarantine of "
 
 
 @dataclass(frozen=True)
@@ -95,6 +94,7 @@ def _build_replay_batch(origin: str, rows: list[Row[tuple[object, ...]]]) -> Rep
         implies_items=first.implies_items,
         implies_users=first.implies_users,
         on_conflict=first.on_conflict,
+        contract=first.contract and (first.contract["kind"], Contract.model_validate(first.contract["contract"])),
     )
     return ReplayBatch(
         batch, origin, {kind: [row.row_number for row in kind_rows] for kind, kind_rows in rows_by_kind.items()}

@@ -87,9 +87,14 @@ def to_utc(times: pa.Array, time_format: str, zone: str) -> pa.Array:
         return pa.array([None if text is None else str(convert(text)) for text in times.to_pylist()], pa.string())
 
 
+def is_utc(times: pa.Array) -> pa.Array:
+    """Returns which texts are times as `to_utc` returns them."""
+    return pc.match_substring_regex(times, _UTC_PATTERN)
+
+
 def add_milliseconds(times: pa.Array, milliseconds: pa.Array) -> pa.Array:
     """Adds milliseconds to times as `to_utc` returns them; invalid pairs become text that is not a time."""
-    is_time = pc.match_substring_regex(times, _UTC_PATTERN)
+    is_time = is_utc(times)
     is_integer = pc.match_substring_regex(milliseconds, r"^\d{1,12}$")
     is_valid = pc.and_kleene(is_time, is_integer)
     timestamps = pc.if_else(is_valid, times, None).cast(pa.timestamp("us", "UTC"))

@@ -1,4 +1,5 @@
-"""Alerts on failures, missed deadlines and alarms: logged, and sent as JSON to the webhook `RECSYS_ALERT_URL`."""
+"""Alerts on failures, missed deadlines, alarms, late sources and batch warnings: logged, and sent as JSON to the
+webhook `RECSYS_ALERT_URL`."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ import httpx
 from recsys_tasks.settings import settings
 
 if TYPE_CHECKING:
-    from recsys_tasks.ingestion.freshness import BatchWarnings, LateSource
+    from recsys_tasks.ingestion.source_alerts import BatchWarnings, LateSource
     from recsys_tasks.monitoring.alarms import Alarm
 
 log = logging.getLogger(__name__)

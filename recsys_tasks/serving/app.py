@@ -77,7 +77,7 @@ from recsys_tasks.wire.messages import EventsResponse, RecommendationRequest, Si
 log = logging.getLogger(__name__)
 
 _MAX_EVENTS_PER_REQUEST = 1_000
-_EVENTS_PER_TURN = 100
+_EVENTS_PER_YIELD = 100
 _MAX_SESSION = timedelta(days=1)
 _MIN_COMPRESSED_BYTES = 4_096  # a usual list is smaller, and faster sent than compressed
 
@@ -230,16 +230,15 @@ class Endpoint:
         received = []
         for number, (path, raw) in enumerate(raw_events.items()):
             received.append(decode_event(raw, path, key and f"{key}/{number}"))
-            await _let_others_through(number)
+            await _yield_periodically(number)
         events = [event for event in received if event.event_type != IMPRESSION or not is_recorded(event.request_id)]
         sender = self.callers.sender(request)
         if events:
             await self.event_log.append(serialize_events(events, sender))
             await self.shared.publish(events)
-        for number, event in enumerate(events):
+        for event in events:  # without a pause: an erasure waits for events only until they are in the log
             self.state.add(event, sender)
             self.metrics.count_event(event.event_type)
-            await _let_others_through(number)
         event_ids = [str(event.event_id) for event in received]
         return json_response(EventsResponse(len(events), len(received) - len(events), event_ids))
 
@@ -326,9 +325,9 @@ class Endpoint:
                 body.record = False
 
 
-async def _let_others_through(number: int) -> None:
+async def _yield_periodically(number: int) -> None:
     """Lets other requests run after every hundred events of a long array."""
-    if number % _EVENTS_PER_TURN == _EVENTS_PER_TURN - 1:
+    if number % _EVENTS_PER_YIELD == _EVENTS_PER_YIELD - 1:
         await asyncio.sleep(0)
 
 

@@ -185,8 +185,8 @@ def decode_position(body: bytes) -> Segment:
 
 
 def split_events(body: bytes, max_events: int) -> dict[str, msgspec.Raw]:
-    """Splits one event or an array of events by their JSON paths, without decoding them: whoever sends too many, or may
-    not send more, costs little."""
+    """Returns the raw events of a body by JSON path, without decoding them, so that requests over the size or rate
+    limit are refused cheaply."""
     if body.lstrip()[:1] != b"[":
         return {"$": msgspec.Raw(body)}
     raw_events: list[msgspec.Raw] = _decode(body, list[msgspec.Raw])

@@ -6,15 +6,15 @@ A session has a mission, from the household's own mix. An intent of the session 
   Pitman and Yor 1997), and then by the mission's category shares;
 * else one of its needs, in proportion to h(t / m) · g(n) · r(k) · a(c) / m · lift, where t is the time since the
   household's last purchase, m its typical interval, n its number of visits, k that of the last 60 days, c the category,
-  h a piecewise-constant hazard (Friedman 1982), and lift the mission's preference for the category. Constant h, g, r
-  and a make the need a Poisson process: a counter. Habits change: without r, all months of a history would count
-  alike. Without a, a birthday card would be bought again like gasoline;
+  h a piecewise-constant hazard (Friedman 1982), and lift the mission's preference for the category. With constant h, g,
+  r and a, a need is a Poisson process (a counter). The factor r lets habits change; the factor a separates categories
+  bought repeatedly (gasoline) from those bought once (birthday cards).
 
 Then it is an item of the category: never bought by the household with a Pitman-Yor probability of its own, from what
 is popular lately, among similar households, or at all times; else one of its own by recency-weighted counts.
 
 All parameters are estimated by maximum likelihood, with priors, from sessions that no recommender is trained on. Each
-of them has the same weight, whatever its size, since all simulated sessions want a few items.
+session has the same total weight, whatever its number of items, because simulated sessions are small.
 
 Letters in shapes: I items, C categories, K missions, R needs, M choices, P popularities.
 """

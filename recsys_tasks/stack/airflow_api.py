@@ -9,6 +9,7 @@ import httpx
 
 DAGS = (
     "maintain_warehouse",
+    "monitor_sources",
     "reconcile_champion",
     "monitor_feedback",
     "collect_feedback",

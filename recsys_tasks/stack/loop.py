@@ -64,7 +64,7 @@ class LoopRunner:
             monitoring.check_monitors()
 
     def unpause_dags(self) -> None:
-        """Unpauses all DAGs; does not report earlier runs."""
+        """Unpauses the DAGs of the loop, not those that a person triggers; does not report earlier runs."""
         self._seen |= {(run.dag_id, run.run_id, run.state) for run in self.airflow.list_runs() if not run.is_active}
         for dag_id in DAGS:
             self.airflow.unpause(dag_id)

@@ -100,7 +100,9 @@ def _read_snapshot(warehouse: Engine, snapshot_id: str) -> Content | None:
 
 
 def _format(value: float | None) -> str:
-    return "–" if value is None else f"{value:,.4g}" if isinstance(value, float) else f"{value:,}"
+    if value is None:
+        return "–"
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.4g}"
 
 
 def _some(ids: list[str]) -> str:

@@ -23,22 +23,35 @@ class ErasureReport:
     journal_lines: int
 
 
-def erase_users_in_file(path: Path) -> ErasureReport:
-    """Erases the users whose ids are in a file, one per line, and then deletes the file.
+def erase_users_in_file(name: str) -> ErasureReport:
+    """Erases the users whose ids are in a file of the folder `forget` in `RECSYS_HOME`, one per line.
 
     Raises:
-        InputError: the file cannot be read, or has no id.
-        UnavailableError: as `erase_users`; the file stays.
+        InputError: the file is not in that folder, cannot be read, or has no id.
+        UnavailableError: as `erase_users`.
     """
+    path = _erasure_file(name)
     try:
-        user_ids = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read as a file of user ids: {error}") from error
+    user_ids = [line.strip() for line in lines if line.strip()]
     if not user_ids:
         raise InputError(f"{path} has no user id; write one per line")
-    report = erase_users(user_ids)
-    path.unlink(missing_ok=True)
-    return report
+    return erase_users(user_ids)
+
+
+def delete_erasure_file(name: str) -> None:
+    """Deletes a file of user ids, once their erasure is announced."""
+    _erasure_file(name).unlink(missing_ok=True)
+
+
+def _erasure_file(name: str) -> Path:
+    folder = (settings().home / "forget").resolve()
+    path = (folder / name).resolve()
+    if not path.is_relative_to(folder):
+        raise InputError(f"{name} is not in {folder}")
+    return path
 
 
 def erase_users(user_ids: Sequence[str]) -> ErasureReport:

@@ -10,7 +10,7 @@ from sqlalchemy import text
 
 from recsys_tasks.errors import InputError
 from recsys_tasks.feedback import EventLogChunk, advance_cursors, fetch_chunks
-from recsys_tasks.ingestion import freshness, landing_folder, quarantine, removal, replay
+from recsys_tasks.ingestion import landing_folder, quarantine, removal, replay, source_alerts
 from recsys_tasks.ingestion.batch import SourceBatch
 from recsys_tasks.ingestion.landing import land_batches
 from recsys_tasks.ingestion.load import LoadReport, load_batch
@@ -75,35 +75,34 @@ def ingest(batches: Iterable[SourceBatch], max_bad_share: float | None = None) -
     return reports
 
 
-def dry_run(batches: Iterable[SourceBatch]) -> list[DryRunReport]:
-    """Reports what an ingestion of batches would do, each on its own; writes nothing."""
+def dry_run(batches: Iterable[SourceBatch]) -> tuple[list[DryRunReport], list[str]]:
+    """Reports what an ingestion of batches would do, each on its own, and the errors of files that cannot be landed;
+    writes nothing."""
     from recsys_tasks.validation.dry_run import dry_run as run  # slow import, as above
 
-    return [
-        run(
-            engine(),
-            batch,
-            max_bad_share=settings().max_bad_share,
-            retention_start=settings().earliest_event_time,
-            suites=settings().expectation_suites,
-        )
-        for batch in batches
-    ]
+    limits = settings().max_bad_share, settings().earliest_event_time, settings().expectation_suites
+    reports, problems = [], []
+    for batch in batches:
+        try:
+            reports.append(run(engine(), batch, *limits))
+        except InputError as error:
+            problems.append(str(error))
+    return reports, problems
 
 
-def alert_late_sources(send: Callable[[freshness.LateSource], bool]) -> list[str]:
+def alert_late_sources(send: Callable[[source_alerts.LateSource], bool]) -> list[str]:
     """Sends an alert for each source that is late, once; returns them in words."""
-    late = freshness.find_late_sources(engine())
+    late = source_alerts.find_late_sources(engine())
     for source in late:
         if send(source):
-            freshness.mark_late(engine(), source.source)
+            source_alerts.mark_source_alerted(engine(), source.source)
     return [str(source) for source in late]
 
 
-def alert_warnings(send: Callable[[freshness.BatchWarnings], bool]) -> list[str]:
+def alert_warnings(send: Callable[[source_alerts.BatchWarnings], bool]) -> list[str]:
     """Sends the warnings of loaded batches, once; returns the ids of the batches."""
-    batches = freshness.find_warnings(engine())
-    freshness.mark_warned(engine(), [batch.batch_id for batch in batches if send(batch)])
+    batches = source_alerts.find_warnings(engine())
+    source_alerts.mark_warnings_alerted(engine(), [batch.batch_id for batch in batches if send(batch)])
     return [batch.batch_id for batch in batches]
 
 
@@ -141,9 +140,11 @@ def summarize_quarantine(selected: QuarantineFilter) -> list[dict[str, Any]]:
     return quarantine.summarize(engine(), selected)
 
 
-def read_quarantine(selected: QuarantineFilter, limit: int | None = None) -> list[quarantine.QuarantinedRow]:
-    """Returns quarantined rows."""
-    return quarantine.read_rows(engine(), selected, limit)
+def read_quarantine(
+    selected: QuarantineFilter, limit: int | None = None, only_replayable: bool = False
+) -> list[quarantine.QuarantinedRow]:
+    """Returns quarantined rows; only those of loaded batches that a replay loads if asked."""
+    return quarantine.read_rows(engine(), selected, limit, only_replayable)
 
 
 def import_corrections(path: Path) -> list[LoadReport]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -18,7 +19,11 @@ from recsys_tasks.settings import settings
 _MIN_PYTHON: Final = (3, 11)
 _MIN_POSTGRES: Final = 16  # has pg_input_is_valid
 _AIRFLOW: Final = (Version("3.3"), Version("4"))
-_RIGHTS: Final = "select has_database_privilege(current_database(), 'create'), current_database(), current_user"
+_DRIVER: Final = "postgresql+psycopg"
+_RIGHTS: Final = (
+    "select has_database_privilege(current_database(), 'create') and has_schema_privilege('public', 'create'),"
+    " current_database(), current_user"
+)
 
 
 class InstallationCheck(NamedTuple):
@@ -34,7 +39,7 @@ class _Missing(Exception):
 
 
 def check_installation(needs_airflow: bool = True) -> list[InstallationCheck]:
-    """Checks versions, the shared folder, the warehouse, MLflow and the endpoints; changes nothing.
+    """Checks versions, the shared folder, the warehouse, MLflow and the endpoints; creates the folder if it is missing.
 
     Args:
         needs_airflow: whether Airflow must be installed beside this package.
@@ -95,7 +100,10 @@ def _check_warehouse() -> str:
     configured = settings().warehouse_url
     if configured is None:
         return "not set: the embedded PostgreSQL, for one machine"
-    engine = sqlalchemy.create_engine(configured.get_secret_value(), connect_args={"connect_timeout": 5})
+    url = sqlalchemy.make_url(configured.get_secret_value())
+    if url.drivername != _DRIVER:
+        raise _Missing(f"the driver is {url.drivername}; RECSYS_WAREHOUSE_URL must begin with {_DRIVER}://")
+    engine = sqlalchemy.create_engine(url, connect_args={"connect_timeout": 5})
     try:
         with engine.connect() as connection:
             number = int(connection.scalar(text("show server_version_num")) or 0) // 10_000
@@ -109,7 +117,10 @@ def _check_warehouse() -> str:
     if number < _MIN_POSTGRES:
         raise _Missing(f"PostgreSQL {number}; {_MIN_POSTGRES} or newer is needed")
     if not may_create:
-        raise _Missing(f"{user} may not create schemas: grant create on database {database} to {user}")
+        raise _Missing(
+            f"{user} may not create schemas and tables: grant create on database {database} to {user}; grant create on"
+            f" schema public to {user}"
+        )
     return f"PostgreSQL {number}, database {database}"
 
 
@@ -121,18 +132,19 @@ def _check_mlflow() -> str:
         return "a database"
     import httpx
 
+    shown = re.sub(r"//[^/@]*@", "//", uri)  # without a password
     try:
         httpx.get(f"{uri.rstrip('/')}/health", timeout=5.0).raise_for_status()
-    except httpx.HTTPError as error:
-        raise _Missing(f"{uri} does not answer ({error}); see RECSYS_MLFLOW_TRACKING_URI") from error
-    return uri
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise _Missing(f"{shown} does not answer ({type(error).__name__}); see RECSYS_MLFLOW_TRACKING_URI") from error
+    return shown
 
 
 def _check_endpoints() -> str:
     from recsys_tasks.client.admin import AdminClient
 
     urls = settings().endpoint_urls
-    token = settings().require_admin_token()
+    token = settings().require_admin_token() if urls else ""
     for url in urls:
         AdminClient(url, token).models()
     return ", ".join(urls) or "none"

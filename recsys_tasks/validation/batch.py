@@ -23,7 +23,7 @@ from recsys_tasks.ingestion.landing_schema import (
 from recsys_tasks.names import COLUMNS_BY_KIND
 from recsys_tasks.validation import row_rules
 from recsys_tasks.validation.context import resolve_data_docs_url
-from recsys_tasks.validation.contracts import PromiseCheck, check_contract
+from recsys_tasks.validation.contracts import ConstraintCheck, check_contract
 from recsys_tasks.validation.expectations import run_suite
 from recsys_tasks.validation.profile import compare_with_history, profile_batch
 from recsys_tasks.warehouse import raises_unavailable, statement
@@ -178,17 +178,17 @@ def check_rows(
         findings.rules |= broken
         profile = profile_batch(connection, batch, kind, broken, num_bad_lines)
         metrics = compare_with_history(connection, batch, kind, profile)
-        promises = _check_contract(connection, batch, kind)
+        constraints = _check_contract(connection, batch, kind)
         result = run_suite(
             home,
             batch.source,
             kind,
             batch.batch_id,
-            metrics | {promise.metric: promise.rows for promise in promises},
+            metrics | {constraint.metric: constraint.rows for constraint in constraints},
             batch.landed_at,
             parameters={"max_bad_share": max_bad_share},
             suites=suites,
-            more=[promise.expectation for promise in promises],
+            contract_expectations=[constraint.expectation for constraint in constraints],
         )
         findings.warnings += result.warnings
         findings.problems += result.problems
@@ -200,11 +200,10 @@ def check_rows(
     return findings
 
 
-def _check_contract(connection: Connection, batch: Row[tuple[object, ...]], kind: str) -> list[PromiseCheck]:
+def _check_contract(connection: Connection, batch: Row[tuple[object, ...]], kind: str) -> list[ConstraintCheck]:
     if batch.contract is None or batch.contract["kind"] != kind:
         return []
-    promised = {name: value for name, value in batch.contract.items() if name != "kind"}
-    return check_contract(connection, kind, Contract.model_validate(promised))
+    return check_contract(connection, kind, Contract.model_validate(batch.contract["contract"]))
 
 
 def _collect_pending_ids(connection: Connection, batch: Row[tuple[object, ...]]) -> None:

@@ -74,12 +74,11 @@ class DryRunReport:
 def dry_run(
     engine: Engine,
     batch: SourceBatch,
-    *,
     max_bad_share: float,
     retention_start: datetime,
     suites: Path | None = None,
 ) -> DryRunReport:
-    """Lands and checks a batch in a transaction that is rolled back.
+    """Lands and checks a batch in a transaction that is rolled back. Conflicting event ids show only in a load.
 
     Args:
         engine: the warehouse.

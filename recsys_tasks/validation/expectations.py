@@ -37,7 +37,7 @@ def run_suite(
     *,
     parameters: Mapping[str, float] | None = None,
     suites: Path | None = None,
-    more: Sequence[dict[str, Any]] = (),
+    contract_expectations: Sequence[dict[str, Any]] = (),
 ) -> SuiteResult:
     """Runs the suite of a source and kind on a batch profile and adds the result to the data docs.
 
@@ -50,13 +50,13 @@ def run_suite(
         landed_at: landing time; a second run with the same time replaces the earlier result.
         parameters: values of the suite's `$PARAMETER`s.
         suites: folder of custom suites, which override the built-in ones.
-        more: further expectations, of the batch's contract.
+        contract_expectations: of the batch's contract.
 
     Raises:
         ConfigurationError: a suite is malformed, or uses a parameter without a value.
         InvariantError: an expectation raised an exception.
     """
-    suite = load_suite(kind, source, profile.keys(), suites, more)
+    suite = load_suite(kind, source, profile.keys(), suites, contract_expectations)
     suite.expectations = [expected for expected in suite.expectations if profile[expected.column] is not None]
     run = gx.RunIdentifier(run_name=batch_id, run_time=landed_at.astimezone(UTC))
     with _exclusive_access(home):

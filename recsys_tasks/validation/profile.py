@@ -9,7 +9,7 @@ from statistics import median
 
 from sqlalchemy import Connection, Row, RowMapping, text
 
-from recsys_tasks.ingestion.replay import REPLAY_ORIGIN
+from recsys_tasks.ingestion.batch import REPLAY_ORIGIN
 from recsys_tasks.names import FEEDBACK_SOURCE
 from recsys_tasks.validation.row_rules import RULES
 from recsys_tasks.warehouse import statement
@@ -18,7 +18,7 @@ Profile = dict[str, float | None]
 
 _TYPE_SHARE_PREFIX = "share_"
 _NULL_RATE_PREFIX = "null_rate_"
-_ID_METRICS = ("top_user_share", "new_user_share", "new_item_share", "users_per_item", "exchanged_share")
+_ID_METRICS = ("top_user_share", "new_user_share", "new_item_share", "users_per_item", "swapped_id_share")
 _MAX_PROFILED_ROWS = 100_000
 _MIN_PROFILED_ROWS = 100  # with fewer events, shares of users and items say little
 _MIN_USUAL_ROWS = 50  # with fewer events a day, chance alone makes large differences

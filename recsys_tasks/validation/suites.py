@@ -27,7 +27,7 @@ def load_suite(
     source: str,
     metrics: Collection[str],
     custom_folder: Path | None = None,
-    more: Iterable[dict[str, Any]] = (),
+    contract_expectations: Iterable[dict[str, Any]] = (),
 ) -> gx.ExpectationSuite:
     """Returns the suite of a source and kind.
 
@@ -38,7 +38,7 @@ def load_suite(
         source: name of the source.
         metrics: names of all metrics.
         custom_folder: folder of custom suites, which override the built-in ones.
-        more: further expectations.
+        contract_expectations: of the batch's contract.
 
     Raises:
         ConfigurationError: a file is malformed, or names an unknown expectation or metric.
@@ -48,7 +48,7 @@ def load_suite(
         for folder in (_BUILT_IN, custom_folder):
             if folder is not None and (folder / f"{name}.json").is_file():
                 merged |= _read_suite(folder / f"{name}.json", metrics)
-    merged |= dict(_parse_expectation(entry, metrics) for entry in more)
+    merged |= dict(_parse_expectation(entry, metrics) for entry in contract_expectations)
     return gx.ExpectationSuite(name=f"{kind}.{source}", expectations=list(merged.values()))
 
 

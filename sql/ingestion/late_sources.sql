@@ -1,15 +1,9 @@
--- Grain: one source whose last delivery is older than its mapping promises, and of which nobody was told.
--- Reads: sources, batches.
+-- Grain: one late source for which no alert was sent since its last delivery. Reads: source_status, sources.
 select
-    sources.source,
-    sources.expected_every_hours,
-    max(batches.finished_at) as last_loaded_at,
-    max(batches.last_event) as last_event
-from sources
-left join batches on sources.source = batches.source and batches.status = 'loaded'
-where sources.expected_every_hours is not null and sources.alerted_at is null
-group by sources.source, sources.expected_every_hours, sources.updated_at
-having
-    coalesce(max(batches.finished_at), sources.updated_at)
-    < now() - make_interval(secs => sources.expected_every_hours * 3600)
-order by sources.source
+    source_status.source,
+    source_status.expected_every_hours,
+    source_status.last_delivered_at
+from source_status
+inner join sources on source_status.source = sources.source
+where source_status.is_late and sources.alerted_at is null
+order by source_status.source

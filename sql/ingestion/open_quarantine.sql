@@ -9,6 +9,7 @@ select distinct on (quarantine.batch_id, quarantine.kind, quarantine.row_number)
     batches.implies_items,
     batches.implies_users,
     batches.on_conflict,
+    batches.contract,
     (
         select count(*) from batches as replayed
         where replayed.origin = 'quarantine of ' || batches.batch_id and replayed.status in ('loaded', 'retracted')

@@ -1,7 +1,7 @@
 -- Grain: one rule that open quarantined rows of a source break. Reads: quarantine, batches.
 select
     batches.source,
-    batches.status as batches_are,
+    batches.status as batch_status,
     quarantine.rule,
     min(quarantine.reason) as reason,
     count(*) as num_rows,

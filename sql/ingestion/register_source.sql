@@ -2,6 +2,4 @@
 insert into sources (source, expected_every_hours)
 values (:source, :expected_every_hours)
 on conflict (source) do update set
-    expected_every_hours = excluded.expected_every_hours,
-    alerted_at = null,
-    updated_at = now()
+    expected_every_hours = excluded.expected_every_hours

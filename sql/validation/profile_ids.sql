@@ -1,6 +1,7 @@
 -- Grain: one row, how the valid events of a staged batch spread over users and items, from one in :step of them: the
--- largest share of one user, users per item, the shares of users and items that no earlier batch had, and the
--- shares of ids that are known, but as ids of the other kind. Reads: staged_events, item_versions, user_versions.
+-- largest share of one user, users per item, the shares of users and items that no earlier batch had, and the smaller
+-- of two shares: users whose id is known only as an item id, items whose id is known only as a user id.
+-- Reads: staged_events, item_versions, user_versions.
 with events as materialized (
     select
         user_id,
@@ -77,6 +78,9 @@ select
     cast(users.new_share as double precision) as new_user_share,
     cast(items.new_share as double precision) as new_item_share,
     cast(users.num_users / nullif(cast(items.num_items as double precision), 0) as double precision) as users_per_item,
-    cast(least(users.items_share, items.users_share) as double precision) as exchanged_share
+    case
+        when users.num_users > 0 and items.num_items > 0
+            then cast(least(users.items_share, items.users_share) as double precision)
+    end as swapped_id_share
 from users
 cross join items

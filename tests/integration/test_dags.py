@@ -151,16 +151,20 @@ def test_a_batch_is_retracted_and_the_change_is_announced(stack: dict[str, str])
     assert _rows(stack, announced, "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN") == [(1,)]
 
 
-def test_an_alert_is_sent_once_for_a_source_that_is_late(stack: dict[str, str]) -> None:
+def test_a_late_source_is_noticed_once(stack: dict[str, str]) -> None:
     late = (
-        "insert into sources (source, expected_every_hours, updated_at) values ('late', 1, now() - interval '2 hours')"
+        "insert into sources (source, expected_every_hours, first_seen_at)"
+        " values ('late', 1, now() - interval '2 hours')"
     )
     engine = sqlalchemy.create_engine(stack["RECSYS_WAREHOUSE_URL"])
     with engine.begin() as connection:
         connection.execute(text(late))
     engine.dispose()
-    assert "late should deliver every 1 hours; last loaded: never" in _airflow(stack, "dags", "test", "watch_sources")
-    assert "late should deliver" not in _airflow(stack, "dags", "test", "watch_sources")
+    assert "late should deliver every 1 hours; last delivery: never" in _airflow(
+        stack, "dags", "test", "monitor_sources"
+    )
+    assert _rows(stack, "select alerted_at is not null from sources where source = 'late'") == [(True,)]
+    assert "late should deliver" not in _airflow(stack, "dags", "test", "monitor_sources")
 
 
 def test_the_pages_of_airflow_answer(stack: dict[str, str]) -> None:

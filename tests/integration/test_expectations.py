@@ -30,7 +30,7 @@ USUAL_METRICS: dict[str, float | None] = {
     "null_rate_change_price": 0.0,
     "event_type_distance": 0.03,
     "missing_days": 0.0,
-    "exchanged_share": 0.0,
+    "swapped_id_share": 0.0,
     "top_user_share": 0.02,
     "new_user_share_change": 0.1,
     "new_item_share_change": -0.1,

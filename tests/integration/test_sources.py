@@ -9,14 +9,15 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, text
 
+from recsys_tasks.cli import main
 from recsys_tasks.errors import BatchRejected, ConfigurationError, InputError
-from recsys_tasks.ingestion import freshness, quarantine, replay
+from recsys_tasks.ingestion import quarantine, replay, source_alerts
 from recsys_tasks.ingestion.landing import land_batches
 from recsys_tasks.ingestion.load import load_batch
 from recsys_tasks.ingestion.quarantine import QuarantineFilter
 from recsys_tasks.ingestion.sources import read_source
 from recsys_tasks.settings import Settings
-from recsys_tasks.steps import comparison
+from recsys_tasks.steps import comparison, ingestion
 from recsys_tasks.validation.batch import validate_batch
 from recsys_tasks.validation.dry_run import DryRunReport, dry_run
 from tests.integration.ingesting import LONG_AGO, count, csv_line, dump_contents, ingest, write_csv, write_mapping
@@ -100,6 +101,29 @@ class TestQuarantine:
         assert count(shop, "select count(*) from events where event_id = 'e3' and price = 2.5") == 1
         assert [row.row["event_id"] for row in quarantine.read_rows(shop, QuarantineFilter())] == ["e4"]  # type: ignore[index]
 
+    def test_an_exported_file_can_be_imported_as_a_whole(
+        self, shop: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Rows that cannot be corrected there are not exported: of rejected batches, and lines that are no row."""
+        bad = [csv_line(number, price="dear") for number in range(10, 19)]
+        with pytest.raises(InputError):
+            ingest(shop, tmp_path, write_mapping(tmp_path), write_csv(tmp_path / "bad.csv", bad))
+        lines = [csv_line(20), csv_line(21), "no row"]
+        ingest(shop, tmp_path, write_mapping(tmp_path), write_csv(tmp_path / "lines.csv", lines))
+        monkeypatch.setattr(ingestion, "engine", lambda: shop)
+        monkeypatch.setattr(ingestion, "settings", lambda: Settings(home=tmp_path))
+        file = tmp_path / "rows.jsonl"
+        assert main(["quarantine", "--export", str(file)]) == 0
+        text = (
+            file.read_text(encoding="utf-8").replace('"dear"', "2.5").replace('"cheap"', '""').replace("lick", "view")
+        )
+        file.write_text(text, encoding="utf-8")
+        assert main(["quarantine", "--import", str(file), "--json"]) == 0
+        assert json.loads(capsys.readouterr().out.splitlines()[-1])["quarantined"] == 0
+        assert count(shop, "select count(*) from events where event_id in ('e3', 'e4')") == 2
+        assert main(["quarantine", "--show", "20"]) == 0
+        assert capsys.readouterr().out.count("price is not a finite number") == len(bad)
+
     def test_a_resolved_row_is_not_corrected_and_neither_are_the_others(self, shop: Engine, tmp_path: Path) -> None:
         rows = quarantine.read_rows(shop, QuarantineFilter())
         with shop.begin() as connection:
@@ -155,38 +179,69 @@ class TestFreshness:
     def test_a_late_source_is_reported_once_until_it_delivers(self, warehouse: Engine, tmp_path: Path) -> None:
         source = write_mapping(tmp_path, expected_every_hours=24)
         ingest(warehouse, tmp_path, source, write_csv(tmp_path / "f.csv", [csv_line(1)]))
-        assert freshness.find_late_sources(warehouse) == []
+        assert source_alerts.find_late_sources(warehouse) == []
         self._age(warehouse)
-        (late,) = freshness.find_late_sources(warehouse)
-        assert str(late).startswith("shop should deliver every 24 hours; last loaded: ")
-        freshness.mark_late(warehouse, late.source)
-        assert freshness.find_late_sources(warehouse) == []
+        (late,) = source_alerts.find_late_sources(warehouse)
+        assert str(late).startswith("shop should deliver every 24 hours; last delivery: ")
+        source_alerts.mark_source_alerted(warehouse, late.source)
+        assert source_alerts.find_late_sources(warehouse) == []
         ingest(warehouse, tmp_path, source, write_csv(tmp_path / "g.csv", [csv_line(2)]))
-        assert freshness.find_late_sources(warehouse) == []
+        assert source_alerts.find_late_sources(warehouse) == []
         self._age(warehouse)
-        assert len(freshness.find_late_sources(warehouse)) == 1
+        assert len(source_alerts.find_late_sources(warehouse)) == 1
+
+    def test_an_alert_is_sent_until_it_arrives(
+        self, warehouse: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(ingestion, "engine", lambda: warehouse)
+        source, arrives, sent = write_mapping(tmp_path, expected_every_hours=24), iter([False, True]), []
+        ingest(warehouse, tmp_path, source, write_csv(tmp_path / "f.csv", [csv_line(1, who="NaN")]))
+        self._age(warehouse)
+
+        def send(alert: source_alerts.LateSource | source_alerts.BatchWarnings) -> bool:
+            sent.append(type(alert).__name__)
+            return next(arrives, True)
+
+        for _ in range(3):
+            ingestion.alert_late_sources(send)
+        for _ in range(2):
+            ingestion.alert_warnings(send)
+        assert sent == ["LateSource", "LateSource", "BatchWarnings"]
+
+    def test_a_replay_is_no_delivery(self, warehouse: Engine, tmp_path: Path) -> None:
+        source = write_mapping(tmp_path, expected_every_hours=24, implies_items=True)
+        ingest(
+            warehouse,
+            tmp_path,
+            source,
+            write_csv(tmp_path / "f.csv", [csv_line(1), csv_line(2), csv_line(3, price="x")]),
+        )
+        self._age(warehouse)
+        rows = quarantine.read_rows(warehouse, QuarantineFilter())
+        _replay(warehouse, tmp_path, {row.key for row in rows})
+        assert [late.source for late in source_alerts.find_late_sources(warehouse)] == ["shop"]
 
     def test_a_source_without_a_promise_is_never_late(self, warehouse: Engine, tmp_path: Path) -> None:
         ingest(warehouse, tmp_path, write_mapping(tmp_path), write_csv(tmp_path / "f.csv", [csv_line(1)]))
         self._age(warehouse)
-        assert freshness.find_late_sources(warehouse) == []
+        assert source_alerts.find_late_sources(warehouse) == []
 
     def test_warnings_are_reported_once(self, warehouse: Engine, tmp_path: Path) -> None:
         (report,) = ingest(
             warehouse, tmp_path, write_mapping(tmp_path), write_csv(tmp_path / "f.csv", [csv_line(1, who="NaN")])
         )
-        (found,) = freshness.find_warnings(warehouse)
+        (found,) = source_alerts.find_warnings(warehouse)
         assert found.batch_id == report.batch_id
         assert "NaN" in found.warnings[0]
-        freshness.mark_warned(warehouse, [found.batch_id])
-        assert freshness.find_warnings(warehouse) == []
+        source_alerts.mark_warnings_alerted(warehouse, [found.batch_id])
+        assert source_alerts.find_warnings(warehouse) == []
 
     @staticmethod
     def _age(warehouse: Engine) -> None:
         """Makes all deliveries two days older."""
         with warehouse.begin() as connection:
             connection.execute(text("update batches set finished_at = finished_at - interval '2 days'"))
-            connection.execute(text("update sources set updated_at = updated_at - interval '2 days'"))
+            connection.execute(text("update sources set first_seen_at = first_seen_at - interval '2 days'"))
 
 
 def test_items_of_events_have_a_version_per_change(warehouse: Engine, tmp_path: Path) -> None:
@@ -213,15 +268,23 @@ def test_items_of_events_have_a_version_per_change(warehouse: Engine, tmp_path: 
 
 
 class TestProfileOfIds:
-    def test_exchanged_columns_reject_a_batch(self, warehouse: Engine, tmp_path: Path) -> None:
+    def test_swapped_columns_reject_a_batch(self, warehouse: Engine, tmp_path: Path) -> None:
         source = write_mapping(tmp_path)
         ingest(warehouse, tmp_path, source, write_csv(tmp_path / "f.csv", map(csv_line, range(200))))
-        exchanged = [csv_line(n, who=f"i{n % 11}", what=f"u{n % 7}") for n in range(200, 400)]
-        with pytest.raises(BatchRejected, match="the columns are exchanged"):
-            ingest(warehouse, tmp_path, source, write_csv(tmp_path / "g.csv", exchanged))
+        swapped = [csv_line(n, who=f"i{n % 11}", what=f"u{n % 7}") for n in range(200, 400)]
+        with pytest.raises(BatchRejected, match="the columns are swapped"):
+            ingest(warehouse, tmp_path, source, write_csv(tmp_path / "g.csv", swapped))
         ingest(warehouse, tmp_path, source, write_csv(tmp_path / "h.csv", map(csv_line, range(200, 400))))
 
-    def test_equal_numbers_for_users_and_items_are_not_exchanged(self, warehouse: Engine, tmp_path: Path) -> None:
+    def test_a_source_without_users_is_not_swapped(self, warehouse: Engine, tmp_path: Path) -> None:
+        ingest(warehouse, tmp_path, write_mapping(tmp_path), write_csv(tmp_path / "f.csv", map(csv_line, range(200))))
+        anonymous = Path(write_mapping(tmp_path, source="kiosk"))
+        anonymous.write_text(anonymous.read_text(encoding="utf-8").replace("user_id", "session_id"), encoding="utf-8")
+        lines = [csv_line(n, what=f"u{n % 7}") for n in range(200)]  # its items are numbered like the users of the shop
+        (report,) = ingest(warehouse, tmp_path, str(anonymous), write_csv(tmp_path / "g.csv", lines))
+        assert report.inserted == 200
+
+    def test_equal_numbers_for_users_and_items_are_not_swapped(self, warehouse: Engine, tmp_path: Path) -> None:
         source = write_mapping(tmp_path)
         for name, start in (("f", 0), ("g", 200)):
             lines = [csv_line(n, who=n % 7, what=n % 11) for n in range(start, start + 200)]
@@ -255,26 +318,26 @@ class TestContracts:
     @pytest.mark.parametrize(
         ("contract", "words"),
         [
-            ('required = ["price"]', "price is missing, the first of 2 in row 3"),
-            ('unique = ["item_id"]', "item_id repeats, the first of 2 in row 2"),
-            ('values = {user_id = ["u1", "u2"]}', "user_id is not one of u1, u2, the first of 2 in row 4"),
-            ("ranges = {price = {max = 1}}", "price is not between None and 1.0, the first of 2 in row 2"),
-            ('types = {"properties.color" = "number"}', "properties.color is no number, the first of 1 in row 3"),
+            ('required = ["price"]', "price is missing in 2 rows, first in row 3"),
+            ('unique = ["item_id"]', "item_id repeats in 2 rows, first in row 2"),
+            ('values = {user_id = ["u1", "u2"]}', "user_id is not one of u1, u2 in 2 rows, first in row 4"),
+            ("ranges = {price = {max = 1}}", "price is above 1 in 2 rows, first in row 2"),
+            ('types = {"properties.color" = "number"}', "properties.color is no number in 1 rows, first in row 3"),
         ],
     )
-    def test_a_broken_promise_rejects_the_batch_and_names_the_row(
+    def test_a_violated_constraint_rejects_the_batch_and_names_the_row(
         self, warehouse: Engine, tmp_path: Path, contract: str, words: str
     ) -> None:
-        with pytest.raises(BatchRejected, match=f"break version 3 of the contract: {re.escape(words)}"):
+        with pytest.raises(BatchRejected, match=f"violate version 3 of the contract: {re.escape(words)}"):
             ingest(warehouse, tmp_path, *self._write(tmp_path, f"version = 3\n{contract}"))
 
-    def test_a_promise_may_only_warn(self, warehouse: Engine, tmp_path: Path) -> None:
+    def test_a_violation_may_only_warn(self, warehouse: Engine, tmp_path: Path) -> None:
         contract = 'version = 1\nseverity = "warning"\nrequired = ["price"]'
         (report,) = ingest(warehouse, tmp_path, *self._write(tmp_path, contract))
         assert report.inserted == 4
         with warehouse.connect() as connection:
             stored, warnings = connection.execute(text("select contract, warnings from batches")).one()
-        assert (stored["version"], stored["kind"]) == (1, "events")
+        assert (stored["contract"]["version"], stored["kind"]) == (1, "events")
         assert any("price is missing" in warning for warning in warnings)
 
     def test_a_kept_contract_is_no_finding(self, warehouse: Engine, tmp_path: Path) -> None:

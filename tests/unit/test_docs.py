@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
+
+from recsys_tasks.ingestion.contract import Contract
+from recsys_tasks.ingestion.mapping import SourceMapping
 
 ROOT = Path(__file__).parents[2]
 TEXTS = sorted(
@@ -38,3 +42,10 @@ def test_every_relative_link_leads_to_a_file(page: Path) -> None:
     generated = {"reference/settings.md", "reference/cli.md", "reference/http.md"}  # by docs/site_hooks.py
     links = set(LINK.findall(page.read_text(encoding="utf-8"))) - generated
     assert sorted(link for link in links if not (page.parent / link).exists()) == []
+
+
+def test_the_examples_of_mappings_are_valid() -> None:
+    text = (ROOT / "docs" / "mappings.md").read_text(encoding="utf-8")
+    mapping, contract = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    assert SourceMapping.model_validate(tomllib.loads(mapping)).source == "shop"
+    assert Contract.model_validate(tomllib.loads(contract)["contract"]).version == 2

@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from recsys_tasks.errors import MalformedFile
+from recsys_tasks.errors import ConfigurationError, MalformedFile
 from recsys_tasks.ingestion.batch import SourceBatch
 from recsys_tasks.ingestion.flat_files import read_flat_file
-from recsys_tasks.ingestion.mapping import SourceMapping
+from recsys_tasks.ingestion.mapping import SourceMapping, load_mapping
 from recsys_tasks.ingestion.number_formats import read_numbers
 
 COLUMNS = {"user_id": "user", "item_id": "item", "event_type": "type", "event_time": "at"}
@@ -86,10 +86,17 @@ class TestHeader:
         assert [row["row_number"] for row in events] == [4]
 
     def test_a_delimiter_may_have_several_characters(self, tmp_path: Path) -> None:
-        (tmp_path / "f.csv").write_text(f"u::1::i:2::view::{TIME}\nu::i\n".replace("u::1", "u1"), encoding="utf-8")
+        (tmp_path / "f.csv").write_text(f"u1::i:2::view::{TIME}\nu::i\n", encoding="utf-8")
         rows, batch = read(tmp_path / "f.csv", mapping(delimiter="::", header=["user", "item", "type", "at"]))
         assert [(row["user_id"], row["item_id"]) for row in rows["events"]] == [("u1", "i:2")]
         assert [line.raw for line in batch.bad_lines] == ["u::i"]
+
+    @pytest.mark.parametrize("delimiter", ["::", "§"])
+    def test_a_delimiter_within_quotes_stays(self, tmp_path: Path, delimiter: str) -> None:
+        line = delimiter.join(["u1", f'"a{delimiter}b"', "view", TIME])
+        header = ["user", "item", "type", "at"]
+        (event,) = read_text(tmp_path, line + "\n", delimiter=delimiter, header=header)
+        assert event["item_id"] == f"a{delimiter}b"
 
 
 class TestEncoding:
@@ -161,7 +168,7 @@ class TestNumbers:
     @pytest.mark.parametrize("text", ["1.5", "12.34", "1,234.5", "12,", "1.2345", "x"])
     def test_what_is_no_number_with_these_signs_is_never_another_number(self, text: str) -> None:
         (found,) = read_numbers(pa.array([text]), ",", ".").to_pylist()
-        assert found == f"{text} (with the decimal sign ,)"
+        assert found == f"{text} (with the decimal separator ,)"
 
     @given(st.decimals(-(10**9), 10**9, places=2), st.sampled_from([(",", "."), (",", " "), (".", ","), (",", "")]))
     def test_a_written_number_is_read_back(self, number: Decimal, signs: tuple[str, str]) -> None:
@@ -217,6 +224,16 @@ class TestExpressions:
         with pytest.raises(ValidationError, match=message):
             mapping(columns=COLUMNS | {"session_id": expression})
 
+    def test_the_reason_of_an_invalid_expression_is_told(self, tmp_path: Path) -> None:
+        path = tmp_path / "mapping.toml"
+        path.write_text(
+            'source = "shop"\nformat = "csv"\n[columns]\n'
+            'user_id = {split = "url"}\nevent_type = "t"\nevent_time = "at"\n',
+            encoding="utf-8",
+        )
+        with pytest.raises(ConfigurationError, match=r"columns.user_id: split needs a separator and a part"):
+            load_mapping(str(path))
+
     def test_white_space_is_trimmed_where_the_mapping_says_so(self, tmp_path: Path) -> None:
         text = " user ,item,type,at\n" + f" u1 , ,view,{TIME}\n"
         (event,) = read_text(tmp_path, text, trim=True)
@@ -255,6 +272,18 @@ class TestItemsOfEvents:
         assert [row["user_id"] for row in rows["users"]] == ["u1", "u1"]
         assert len(rows["events"]) == 5
 
+    def test_events_without_attributes_or_a_valid_time_change_no_item(self, tmp_path: Path) -> None:
+        lines = [
+            f"u,i1,view,{TIME},Shoe",
+            f"u,i1,purchase,{TIME.replace('10', '11')},",
+            "u,i1,view,n/a,Boot",
+            "u,i1,view,,Boot",
+        ]
+        (tmp_path / "f.csv").write_text("\n".join(["user,item,type,at,name", *lines, ""]), encoding="utf-8")
+        rows, _ = read(tmp_path / "f.csv", mapping(items={"title": "name"}))
+        assert [row["title"] for row in rows["items"]] == ["Shoe"]
+        assert len(rows["events"]) == 4
+
     def test_bad_lines_are_reported_once(self, tmp_path: Path) -> None:
         (tmp_path / "f.csv").write_text(HEADER + LINE + "u1\n", encoding="utf-8")
         _, batch = read(tmp_path / "f.csv", mapping(items={"title": "item"}))
@@ -284,7 +313,8 @@ class TestNestedRecords:
             ("7#1", "1", "a", "2"),
             ("7#2", "1", "b", "1"),
         ]
-        assert json.loads(rows[1]["properties"])["lines"] == {"sku": "b", "count": 1, "gift": True}
+        assert "properties" not in rows[0]
+        assert json.loads(rows[1]["properties"]) == {"lines": {"gift": True}}
         assert [row["row_number"] for row in rows] == [1, 2]
 
     def test_a_record_without_elements_stays_a_row(self, tmp_path: Path) -> None:
@@ -293,6 +323,7 @@ class TestNestedRecords:
             tmp_path, [order | {"lines": []}, order | {"lines": [{"sku": "a", "count": 1}]}], columns=self.COLUMNS
         )
         assert [row.get("item_id") for row in rows["events"]] == [None, "a"]
+        assert [row["event_id"] for row in rows["events"]] == ["7#0", "7#1"]
 
     def test_a_path_that_no_record_has_rejects_the_file(self, tmp_path: Path) -> None:
         columns = {"user_id": "customer.id", "item_id": "item", "event_type": "type", "event_time": "at"}
@@ -305,6 +336,13 @@ class TestNestedRecords:
         columns = {"user_id": "customer.id", "item_id": "item", "event_type": "type", "event_time": "at"}
         record = {"customer.id": "flat", "item": "i", "type": "view", "at": TIME}
         assert read_records(tmp_path, [record], columns=columns)["events"][0]["user_id"] == "flat"
+
+    def test_a_nested_field_can_be_ignored(self, tmp_path: Path) -> None:
+        columns = {"user_id": "customer.id", "item_id": "item", "event_type": "type", "event_time": "at"}
+        customer = {"id": "c1", "mail": "x@example.com", "city": "Bonn"}
+        record = {"customer": customer, "item": "i", "type": "view", "at": TIME}
+        (row,) = read_records(tmp_path, [record], columns=columns, ignore=["customer.mail"])["events"]
+        assert json.loads(row["properties"]) == {"customer": {"city": "Bonn"}}
 
     def test_elements_of_two_arrays_are_refused(self) -> None:
         with pytest.raises(ValidationError, match="the elements of one array"):

@@ -1,4 +1,4 @@
-"""Sources that deliver later than their mapping promises, and warnings of batches that nobody was told of."""
+"""Late sources and batch warnings whose alert is not sent yet."""
 
 from __future__ import annotations
 
@@ -18,18 +18,16 @@ class LateSource:
     Attributes:
         source: its name.
         expected_every_hours: hours within which it delivers again.
-        last_loaded_at: when its last batch was loaded; None without any.
-        last_event: time of its latest event; None without any.
+        last_delivered_at: when its last batch was loaded; None without any.
     """
 
     source: str
     expected_every_hours: float
-    last_loaded_at: datetime | None
-    last_event: datetime | None
+    last_delivered_at: datetime | None
 
     def __str__(self) -> str:
-        last = f"{self.last_loaded_at:%Y-%m-%d %H:%M} UTC" if self.last_loaded_at else "never"
-        return f"{self.source} should deliver every {self.expected_every_hours:g} hours; last loaded: {last}"
+        last = f"{self.last_delivered_at:%Y-%m-%d %H:%M} UTC" if self.last_delivered_at else "never"
+        return f"{self.source} should deliver every {self.expected_every_hours:g} hours; last delivery: {last}"
 
 
 @dataclass(frozen=True)
@@ -43,21 +41,21 @@ class BatchWarnings:
 
 @raises_unavailable
 def find_late_sources(engine: Engine) -> list[LateSource]:
-    """Returns the late sources that nobody was told of since their last delivery."""
+    """Returns the late sources for which no alert was sent since their last delivery."""
     with engine.connect() as connection:
         return [LateSource(*row) for row in connection.execute(statement("ingestion/late_sources"))]
 
 
 @raises_unavailable
-def mark_late(engine: Engine, source: str) -> None:
-    """Records that somebody was told of a late source; call it after the effect."""
+def mark_source_alerted(engine: Engine, source: str) -> None:
+    """Records that the alert of a late source was sent; call it after sending."""
     with engine.begin() as connection:
         connection.execute(text("update sources set alerted_at = now() where source = :source"), {"source": source})
 
 
 @raises_unavailable
 def find_warnings(engine: Engine) -> list[BatchWarnings]:
-    """Returns the loaded batches with warnings that nobody was told of, oldest first."""
+    """Returns the loaded batches with warnings for which no alert was sent, oldest first."""
     query = (
         "select batch_id, origin, warnings from batches"
         " where status = 'loaded' and warnings <> '{}' and alerted_at is null order by change_number"
@@ -67,8 +65,8 @@ def find_warnings(engine: Engine) -> list[BatchWarnings]:
 
 
 @raises_unavailable
-def mark_warned(engine: Engine, batch_ids: Sequence[str]) -> None:
-    """Records that somebody was told of the warnings of batches; call it after the effect."""
+def mark_warnings_alerted(engine: Engine, batch_ids: Sequence[str]) -> None:
+    """Records that the warnings of batches were sent; call it after sending."""
     query = text("update batches set alerted_at = now() where batch_id = any(:ids)")
     with engine.begin() as connection:
         connection.execute(query, {"ids": list(batch_ids)})

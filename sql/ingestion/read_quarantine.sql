@@ -13,6 +13,14 @@ where
     quarantine.resolved_at is null
     and (cast(:source as text) is null or batches.source = :source)
     and (cast(:batch_id as text) is null or batches.batch_id = :batch_id)
+    and (
+        not :only_replayable
+        or (
+            quarantine.kind <> 'lines'
+            and quarantine.rule <> 'user_not_forgotten'
+            and batches.status = 'loaded'
+        )
+    )
 group by quarantine.batch_id, batches.origin, quarantine.kind, quarantine.row_number
 having cast(:rule as text) is null or :rule = any(array_agg(quarantine.rule))
 order by quarantine.batch_id asc, quarantine.kind asc, quarantine.row_number asc

@@ -26,15 +26,15 @@ Always safe: an alert that arrived is not sent again.
     schedule="*/10 * * * *",
     tags=["warehouse", "tier:2"],
 )
-def watch_sources() -> None:
+def monitor_sources() -> None:
     @task
     @loop.step
-    def find_late_sources() -> list[str]:
+    def alert_late_sources() -> list[str]:
         from recsys_tasks.steps import ingestion
 
         late = ingestion.alert_late_sources(loop.on_late_source)
         if not late:
-            raise AirflowSkipException("No source is late, or somebody was told")
+            raise AirflowSkipException("No source is late, or its alert was already sent")
         loop.add_note("\n".join(late))
         return late
 
@@ -48,8 +48,8 @@ def watch_sources() -> None:
             raise AirflowSkipException("No batch has new warnings")
         return batch_ids
 
-    find_late_sources()
+    alert_late_sources()
     send_warnings()
 
 
-watch_sources()
+monitor_sources()
