@@ -10,6 +10,9 @@ A session has a mission, from the household's own mix. An intent of the session 
   r and a, a need is a Poisson process (a counter). The factor r lets habits change; the factor a separates categories
   bought repeatedly (gasoline) from those bought once (birthday cards).
 
+The categories of further intents have relative rates by how close they are to those of earlier ones: the same, with the
+same parent, of the same first level, any other. A basket often has two kinds of yogurt, or buns with sausages.
+
 Then it is an item of the category: never bought by the household with a Pitman-Yor probability of its own, from what
 is popular lately, among similar households, or at all times; else one of its own by recency-weighted counts.
 
@@ -21,7 +24,7 @@ Letters in shapes: I items, C categories, K missions, R needs, M choices, P popu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -34,6 +37,7 @@ _ELAPSED_EDGES = np.asarray([0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0
 _VISIT_EDGES = np.asarray([2, 3, 5, 9, 17, 33])
 _RECENT_EDGES = np.asarray([1, 2, 3, 5, 9, 17])
 _EDGES = (_ELAPSED_EDGES, _VISIT_EDGES, _RECENT_EDGES)
+_NUM_CLOSENESS = 4
 _PRIOR_CHOICES = 5.0  # of each bin of hazard and strength, with the relative rate 1
 _ITERATIONS = 30
 _HALF_LIVES = np.asarray([7.0, 14.0, 30.0, 60.0, 120.0, 365.0])
@@ -76,6 +80,8 @@ class IntentModel:
         new_category, new_item: discovery of categories, and of items in a category.
         half_life_days: of a household's purchases of an item, for the choice between its own items.
         source_shares: shares of the popularities that discovered items are drawn from [P].
+        companion_rates: relative rates of categories by how close they are to that of an earlier wish of the session
+            [L], see `Catalog.closeness`.
     """
 
     usual_interval: np.ndarray
@@ -85,6 +91,7 @@ class IntentModel:
     new_item: Novelty
     half_life_days: float
     source_shares: np.ndarray
+    companion_rates: np.ndarray
 
     def need_rates(self, needs: Needs, seconds: float) -> np.ndarray:
         """Returns the relative rate of each need at a time [R], before mission and season."""
@@ -160,12 +167,14 @@ def fit_intents(
     usual_interval: np.ndarray,
     items_of: Sequence[np.ndarray],
     popularity: Popularity,
+    closeness: Callable[[int], np.ndarray],
 ) -> IntentModel:
     """Estimates the parameters from held-out sessions; without any, the priors remain.
 
     Args:
         items_of: item numbers of each category.
         popularity: before the held-out sessions.
+        closeness: of all categories to one, see `Catalog.closeness`.
     """
     choices = _ChoiceLog(usual_interval, items_of, popularity)
     mean_size = np.mean([len(session.item) for session in sessions]) if sessions else 1.0
@@ -179,6 +188,7 @@ def fit_intents(
         _fit_novelty(choices.items),
         _fit_half_life(choices.repeats),
         _fit_shares(choices.discoveries),
+        _fit_companions(sessions, closeness),
     )
 
 
@@ -281,3 +291,22 @@ def _fit_shares(probabilities: _Choices) -> np.ndarray:
         shares = (weights * joint / np.maximum(joint.sum(1, keepdims=True), _TINY)).sum(0) + 1.0
         shares /= shares.sum()
     return shares
+
+
+def _fit_companions(sessions: Sequence[HeldOutSession], closeness: Callable[[int], np.ndarray]) -> np.ndarray:
+    """Returns how much more often two items of a session are that close than an item of the session and one of the
+    household's past; relative to categories that are not close."""
+    together, apart = np.full(_NUM_CLOSENESS, _PRIOR_CHOICES), np.full(_NUM_CLOSENESS, _PRIOR_CHOICES)
+    for session in sessions:
+        size = len(session.category)
+        if size < 2 or not len(session.past.category):
+            continue
+        for category in session.category.tolist():
+            levels = closeness(category)
+            pairs = np.bincount(levels[session.category], minlength=_NUM_CLOSENESS).astype(float)
+            pairs[0] -= 1.0  # the item itself
+            together += pairs / (size * (size - 1))
+            past = np.bincount(levels[session.past.category], minlength=_NUM_CLOSENESS)
+            apart += past / (size * past.sum())
+    rates: np.ndarray = together / apart
+    return rates / rates[-1]

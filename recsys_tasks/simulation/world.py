@@ -11,6 +11,7 @@ from functools import cached_property
 
 import numpy as np
 
+from recsys_tasks.names import CATEGORY_SEPARATOR
 from recsys_tasks.simulation.histories import History, find_needs
 from recsys_tasks.simulation.intents import IntentModel, Popularity
 from recsys_tasks.simulation.scenario import Scenario, ScenarioEvent
@@ -61,6 +62,20 @@ class Catalog:
         by_category = np.argsort(self.category_of, kind="stable")
         edges = np.searchsorted(self.category_of[by_category], np.arange(1, len(self.categories)))
         self.items_of = np.split(by_category, edges)
+        paths = [name.split(CATEGORY_SEPARATOR) for name in self.categories]
+        # Numbers of each category's path, of its parent's path, and of its first level.
+        self._parents = tuple(
+            np.unique([CATEGORY_SEPARATOR.join(prefix) for prefix in prefixes], return_inverse=True)[1]
+            for prefixes in (paths, [path[:-1] or path for path in paths], [path[:1] for path in paths])
+        )
+
+    def closeness(self, category: int) -> np.ndarray:
+        """Returns how close each category [C] is to one: 0 the same, 1 with the same parent, 2 of the same first level,
+        3 any other."""
+        levels: np.ndarray = np.full(len(self.categories), len(self._parents))
+        for level, parents in reversed(list(enumerate(self._parents))):
+            levels[parents == parents[category]] = level
+        return levels
 
     def seasonal_demand(self, seasons: dict[str, dict[int, float]], month: int) -> np.ndarray:
         """Returns the relative demand of each category in a month [C]."""
@@ -106,33 +121,34 @@ class World:
     def draw_intents(
         self, shopper: Shopper, day: int, at: datetime, count: int, random: np.random.Generator
     ) -> list[Item]:
-        """Draws the items that a shopper wants in a session of a day, at most `count`, each of another category unless
-        a trend offers them.
-        """
+        """Draws the items that a shopper wants in a session of a day, at most `count` different ones."""
         model, history = self.model, shopper.history
         needs, mix, demand = find_needs(history, at.timestamp()), self._mix(shopper), self._demand(day, at.month)
         mission, main = _draw(mix, random), model.missions.main(mix)
         rates = model.need_rates(needs, at.timestamp()) * (model.missions.lift[mission] * demand)[needs.category]
         discoveries = model.missions.category_shares[mission] * demand
         discoveries[needs.category] = 0.0
+        companions = np.ones(len(discoveries))
         novelty = model.new_category.probability(float(needs.visits.sum()), float(len(needs.category)))
-        intents = []
+        intents: list[Item] = []
         for _ in range(count):
             trending = self._draw_trend(day, random)
             if trending is not None:
                 intents.append(trending)
                 continue
-            is_new = discoveries.any() and (random.random() < novelty or not rates.any())
-            if not is_new and not rates.any():
+            own, new = rates * companions[needs.category], discoveries * companions
+            is_new = new.any() and (random.random() < novelty or not own.any())
+            if not is_new and not own.any():
                 break
-            if is_new:
-                category = _draw(discoveries, random)
-                discoveries[category] = 0.0
-            else:
-                place = _draw(rates, random)
-                category, rates[place] = int(needs.category[place]), 0.0
+            category = _draw(new, random) if is_new else int(needs.category[_draw(own, random)])
             items, probabilities = self.item_probabilities(history, category, main)
-            intents.append(self.catalog.items[int(items[_draw(probabilities, random)])])
+            wanted = [self.catalog.number_of[item.item_id] for item in intents]
+            probabilities = np.where(np.isin(items, wanted), 0.0, probabilities)
+            if probabilities.any():
+                intents.append(self.catalog.items[int(items[_draw(probabilities, random)])])
+                companions = companions * model.companion_rates[self.catalog.closeness(category)]
+            else:  # all of its items are wanted already
+                discoveries[category], rates[needs.category == category] = 0.0, 0.0
         return intents
 
     def record_purchases(self, shopper: Shopper, items: Sequence[Item], at: datetime) -> None:

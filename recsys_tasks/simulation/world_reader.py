@@ -125,7 +125,8 @@ class _Fit:
         start = self._held_out.start.timestamp()
         needs = [find_needs(history.before(start)) for history in self._shoppers.histories]
         usual = usual_intervals(needs, len(self._catalog.categories))
-        return fit_intents(sessions, self.missions, usual, self._catalog.items_of, popularity)
+        catalog = self._catalog
+        return fit_intents(sessions, self.missions, usual, catalog.items_of, popularity, catalog.closeness)
 
     def _of_household(self, past: History, later: History) -> list[HeldOutSession]:
         """Returns a household's held-out sessions, each with all actions before it."""

@@ -54,7 +54,7 @@ def _world(scenario: Scenario = QUIET, seed: int = 0) -> World:
         people.append(Shopper(f"u{number}", history, 9.0, 1.0))
     popularity = Popularity(equal, equal[None], equal)
     missions = Missions(np.ones(1), np.full((1, 5), 0.2))
-    model = fit_intents([], missions, np.full(5, SECONDS_PER_DAY), catalog.items_of, popularity)
+    model = fit_intents([], missions, np.full(5, SECONDS_PER_DAY), catalog.items_of, popularity, catalog.closeness)
     return World(items, people, {}, scenario, seed, model, popularity)
 
 

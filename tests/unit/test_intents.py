@@ -18,6 +18,11 @@ FLAT = Popularity(np.ones(NUM_ITEMS), np.ones((1, NUM_ITEMS)), np.ones(NUM_ITEMS
 ONE_MISSION = Missions(np.ones(1), np.full((1, CATEGORIES), 1 / CATEGORIES))
 
 
+def _closeness(category: int) -> np.ndarray:
+    """Categories have no parents."""
+    return np.where(np.arange(CATEGORIES) == category, 0, 3)
+
+
 def _history(*actions: tuple[int, float]) -> History:
     """A history of (item, day), one session a day."""
     item, day = (np.asarray(column) for column in zip(*sorted(actions, key=lambda action: action[1]), strict=True))
@@ -32,7 +37,7 @@ def _session(past: History, day: float, *items: int) -> HeldOutSession:
 
 def _fit(sessions: list[HeldOutSession]) -> IntentModel:
     usual = usual_intervals([find_needs(session.past) for session in sessions], CATEGORIES)
-    return fit_intents(sessions, ONE_MISSION, usual, ITEMS_OF, FLAT)
+    return fit_intents(sessions, ONE_MISSION, usual, ITEMS_OF, FLAT, _closeness)
 
 
 def test_a_need_has_its_visits_and_an_interval_shrunk_to_the_category() -> None:
@@ -107,6 +112,14 @@ def test_each_session_counts_the_same_whatever_its_size() -> None:
     assert one == pytest.approx(five, rel=0.1)
 
 
+def test_items_of_one_category_are_wanted_together_where_baskets_have_them() -> None:
+    past = _history(*[(item, float(day)) for day in range(0, 200, 20) for item in (0, 5, 10, 15)])
+    doubled = _fit([_session(past, 201.0, 5 * number, 5 * number + 1) for number in range(4)] * 30)
+    mixed = _fit([_session(past, 201.0, 0, 5, 10, 15)] * 30)
+    assert doubled.companion_rates[0] > 10 * doubled.companion_rates[3]
+    assert mixed.companion_rates[0] < 0.5 * mixed.companion_rates[3]
+
+
 def test_discovery_is_as_frequent_as_in_the_held_out_sessions() -> None:
     past = _history(*[(item, float(day)) for day in range(20) for item in (0, 5)])
     loyal = _fit([_session(past, 25.0, 0) for _ in range(100)])
@@ -122,7 +135,7 @@ def test_discoveries_follow_the_popularity_that_explains_them() -> None:
     popularity = Popularity(lately, ever[None], ever)
     sessions = [_session(past, 9.0, 3) for _ in range(50)]
     usual = usual_intervals([find_needs(past)], CATEGORIES)
-    model = fit_intents(sessions, ONE_MISSION, usual, ITEMS_OF, popularity)
+    model = fit_intents(sessions, ONE_MISSION, usual, ITEMS_OF, popularity, _closeness)
     assert model.source_shares[0] > 0.9
     assert model.source_shares.sum() == pytest.approx(1.0)
 
@@ -135,7 +148,7 @@ def test_recent_purchases_count_more_where_households_change_their_brand() -> No
 
 
 def test_without_sessions_the_model_is_a_counter_with_some_novelty() -> None:
-    model = fit_intents([], ONE_MISSION, np.full(CATEGORIES, SECONDS_PER_DAY), ITEMS_OF, FLAT)
+    model = fit_intents([], ONE_MISSION, np.full(CATEGORIES, SECONDS_PER_DAY), ITEMS_OF, FLAT, _closeness)
     assert all(set(factor.tolist()) == {1.0} for factor in model.rate_factors)
     assert 0 < model.new_item.probability(20, 4) < 0.5
 

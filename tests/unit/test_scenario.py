@@ -41,7 +41,7 @@ def _world(scenario: Scenario = QUIET, seed: int = 0) -> World:
     taken = np.asarray([float(item.taken) for item in ITEMS])
     popularity = Popularity(taken, taken[None], taken)
     missions = Missions(np.ones(1), np.full((1, 4), 0.25))
-    model = fit_intents([], missions, np.full(4, SECONDS_PER_DAY), CATALOG.items_of, popularity)
+    model = fit_intents([], missions, np.full(4, SECONDS_PER_DAY), CATALOG.items_of, popularity, CATALOG.closeness)
     return World(ITEMS, shoppers, seasons, scenario, seed, model, popularity)
 
 
@@ -77,11 +77,33 @@ def test_shoppers_mostly_want_their_own_items_and_discover_others() -> None:
     assert len(wanted) > 30
 
 
-def test_a_session_wants_each_category_once() -> None:
+def test_a_session_wants_each_item_once() -> None:
     world, random = _world(), np.random.default_rng(0)
     for shopper in world.shoppers:
         wanted = world.draw_intents(shopper, 0, MIDNIGHT, 10, random)
+        assert len({item.item_id for item in wanted}) == 10
+        assert len(world.draw_intents(shopper, 0, MIDNIGHT, 100, random)) == len(ITEMS)
+
+
+def test_a_session_wants_each_category_once_where_baskets_do() -> None:
+    world, random = _world(), np.random.default_rng(0)
+    model = replace(world.model, companion_rates=np.asarray([0.0, 1.0, 1.0, 1.0]))
+    world = World(ITEMS, world.shoppers, {}, QUIET, 0, model, world.popularity)
+    for shopper in world.shoppers:
+        wanted = world.draw_intents(shopper, 0, MIDNIGHT, 10, random)
         assert sorted(item.category for item in wanted) == ["C0", "C1", "C2", "C3"]
+
+
+def test_categories_are_close_by_their_paths() -> None:
+    names = ["Food > Dairy > Milk", "Food > Dairy > Yogurt", "Food > Bakery", "Fuel"]
+    catalog = Catalog([Item(f"i{n}", name, name, 1.0, 1) for n, name in enumerate(names)])
+    milk = catalog.closeness(catalog.categories.index("Food > Dairy > Milk"))
+    assert dict(zip(catalog.categories, milk.tolist(), strict=True)) == {
+        "Food > Dairy > Milk": 0,
+        "Food > Dairy > Yogurt": 1,
+        "Food > Bakery": 2,
+        "Fuel": 3,
+    }
 
 
 def test_a_purchase_lets_its_need_rest() -> None:
