@@ -309,4 +309,5 @@ def _fit_companions(sessions: Sequence[HeldOutSession], closeness: Callable[[int
             past = np.bincount(levels[session.past.category], minlength=_NUM_CLOSENESS)
             apart += past / (size * past.sum())
     rates: np.ndarray = together / apart
-    return rates / rates[-1]
+    relative: np.ndarray = rates / rates[-1]
+    return relative
