@@ -66,12 +66,17 @@ class SourceBatch:
     @property
     def is_replay(self) -> bool:
         """Whether the rows come from quarantine, not from the source."""
-        return self.origin.startswith(REPLAY_ORIGIN)
+        return is_replay(self.origin)
 
     @property
     def batch_id(self) -> str:
         """Content-addressed id: independent of the file's name."""
         return f"{self.source}-{self.digest[:20]}"
+
+
+def is_replay(origin: str) -> bool:
+    """Whether a batch of that origin has rows of quarantine."""
+    return origin.startswith(REPLAY_ORIGIN)
 
 
 def landing_arrow_schema(kind: str) -> pa.Schema:

@@ -25,7 +25,7 @@ from recsys_tasks.ingestion.flat_files import as_text
 from recsys_tasks.ingestion.json_paths import ELEMENT
 from recsys_tasks.ingestion.number_formats import looks_like_number
 from recsys_tasks.ingestion.text_streams import UTF_8, open_text
-from recsys_tasks.names import ADD_TO_CART, EVENT_TYPES, IMPRESSION, PURCHASE, SEARCH, VIEW
+from recsys_tasks.names import ADD_TO_CART, COLUMNS_BY_KIND, EVENT_TYPES, IMPRESSION, PURCHASE, SEARCH, VIEW
 
 _SAMPLE_ROWS = 2_000
 _BUFFER_BYTES = 1 << 20
@@ -58,21 +58,7 @@ _NAMES: Final = {  # normalized: lower-case letters and digits only
     "category_path": ("category", "categoryid", "department", "genres", "genre", "categorycode"),
     "brand": ("brandid", "manufacturer", "vendor"),
 }
-_COLUMNS_OF: Final = {
-    "events": (
-        "event_id",
-        "user_id",
-        "session_id",
-        "item_id",
-        "event_type",
-        "event_time",
-        "query",
-        "quantity",
-        "price",
-    ),
-    "items": ("item_id", "title", "category_path", "brand", "price"),
-    "users": ("user_id",),
-}
+_COLUMNS_OF: Final = {kind: [name for name in columns if name in _NAMES] for kind, columns in COLUMNS_BY_KIND.items()}
 _TYPE_NAMES: Final = {
     VIEW: ("view", "pv", "click", "clicks", "pageview", "detail", "productview", "look", "read", "visit", "viewitem"),
     ADD_TO_CART: ("cart", "carts", "addtocart", "add", "basket", "addtobasket"),

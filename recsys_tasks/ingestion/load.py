@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Engine, Row, text
 from sqlalchemy.exc import IntegrityError
 
 from recsys_tasks.errors import BatchRejected, InvariantError
-from recsys_tasks.ingestion.batch import REPLAY_ORIGIN
+from recsys_tasks.ingestion.batch import is_replay
 from recsys_tasks.ingestion.changes import lock_changes, record_change
 from recsys_tasks.ingestion.landing_schema import drop_landing_schema, find_batch, use_landing_schema
 from recsys_tasks.ingestion.month_partitions import list_months, partition_bounds, partition_name
@@ -236,7 +236,7 @@ def _mark_loaded(connection: Connection, batch: Row[tuple[object, ...]], inserte
             "quarantined": quarantined,
         },
     )
-    if not batch.origin.startswith(REPLAY_ORIGIN):
+    if not is_replay(batch.origin):
         connection.execute(
             text("update sources set alerted_at = null where source = :source"), {"source": batch.source}
         )

@@ -9,7 +9,7 @@ from statistics import median
 
 from sqlalchemy import Connection, Row, RowMapping, text
 
-from recsys_tasks.ingestion.batch import REPLAY_ORIGIN
+from recsys_tasks.ingestion.batch import is_replay
 from recsys_tasks.names import FEEDBACK_SOURCE
 from recsys_tasks.validation.row_rules import RULES
 from recsys_tasks.warehouse import statement
@@ -97,7 +97,7 @@ def _measure_volume_and_freshness(
     if batch.interval_start is not None:
         days = max((batch.interval_end - batch.interval_start).total_seconds() / 86_400, 1.0)
         profile["rows_per_day"] = good / days
-    elif not (batch.live or batch.source == FEEDBACK_SOURCE or batch.origin.startswith(REPLAY_ORIGIN)):
+    elif not (batch.live or batch.source == FEEDBACK_SOURCE or is_replay(batch.origin)):
         profile |= connection.execute(statement("validation/day_sizes")).one()._mapping
     if until is not None and last_time is not None:
         profile["freshness_hours"] = max(0.0, (until.astimezone(UTC) - last_time).total_seconds() / 3600)
@@ -132,7 +132,7 @@ def _file_volume_ratio(
 
 
 def _count_missing_days(connection: Connection, batch: Row[tuple[object, ...]]) -> float | None:
-    if batch.source == FEEDBACK_SOURCE or batch.origin.startswith(REPLAY_ORIGIN):
+    if batch.source == FEEDBACK_SOURCE or is_replay(batch.origin):
         return None
     missing: float | None = connection.execute(statement("validation/missing_days"), {"source": batch.source}).scalar()
     return missing

@@ -10,77 +10,57 @@ with events as materialized (
     where broken_rules is null and row_number % :step = 0
 ),
 
-by_user as (
+ids as (
     select
-        user_id,
+        'user' as kind,
+        user_id as id,
         count(*) as events
     from events
     where user_id is not null
     group by user_id
+    union all
+    select
+        'item' as kind,
+        item_id as id,
+        count(*) as events
+    from events
+    where item_id is not null
+    group by item_id
 ),
 
-users as (
+known as (
     select
-        count(*) as num_users,
-        max(events) / sum(events) as top_share,
-        avg(
-            cast(not exists (
-                select 1 from user_versions
-                where user_versions.user_id = by_user.user_id
-            ) as integer)
-        ) as new_share,
-        avg(
-            cast(
-                exists (
-                    select 1 from item_versions
-                    where item_versions.item_id = by_user.user_id
-                )
-                and not exists (
-                    select 1 from user_versions
-                    where user_versions.user_id = by_user.user_id
-                )
-                as integer
-            )
-        ) as items_share
-    from by_user
+        ids.*,
+        exists(
+            select 1 from user_versions
+            where user_versions.user_id = ids.id
+        ) as is_user,
+        exists(
+            select 1 from item_versions
+            where item_versions.item_id = ids.id
+        ) as is_item
+    from ids
 ),
 
-items as (
+shares as (
     select
-        count(*) as num_items,
-        avg(
-            cast(not exists (
-                select 1 from item_versions
-                where item_versions.item_id = ids.item_id
-            ) as integer)
-        ) as new_share,
-        avg(
-            cast(
-                exists (
-                    select 1 from user_versions
-                    where user_versions.user_id = ids.item_id
-                )
-                and not exists (
-                    select 1 from item_versions
-                    where item_versions.item_id = ids.item_id
-                )
-                as integer
-            )
-        ) as users_share
-    from (
-        select distinct item_id from events
-        where item_id is not null
-    ) as ids
+        max(events) filter (where kind = 'user') / sum(events) filter (where kind = 'user') as top_user_share,
+        avg(cast(not is_user as integer)) filter (where kind = 'user') as new_user_share,
+        avg(cast(not is_item as integer)) filter (where kind = 'item') as new_item_share,
+        count(*) filter (where kind = 'user') as num_users,
+        count(*) filter (where kind = 'item') as num_items,
+        avg(cast(is_item and not is_user as integer)) filter (where kind = 'user') as users_known_as_items,
+        avg(cast(is_user and not is_item as integer)) filter (where kind = 'item') as items_known_as_users
+    from known
 )
 
 select
-    cast(users.top_share as double precision) as top_user_share,
-    cast(users.new_share as double precision) as new_user_share,
-    cast(items.new_share as double precision) as new_item_share,
-    cast(users.num_users / nullif(cast(items.num_items as double precision), 0) as double precision) as users_per_item,
+    cast(top_user_share as double precision) as top_user_share,
+    cast(new_user_share as double precision) as new_user_share,
+    cast(new_item_share as double precision) as new_item_share,
+    cast(num_users as double precision) / nullif(num_items, 0) as users_per_item,
     case
-        when users.num_users > 0 and items.num_items > 0
-            then cast(least(users.items_share, items.users_share) as double precision)
+        when num_users > 0 and num_items > 0
+            then cast(least(users_known_as_items, items_known_as_users) as double precision)
     end as swapped_id_share
-from users
-cross join items
+from shares
