@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     args = parser.parse_args()
     snapshot = open_snapshot(settings().snapshots, latest_snapshot_id(engine()))
-    events, _ = load_events(snapshot, build_vocabulary(snapshot))
+    events, *_ = load_events(snapshot, build_vocabulary(snapshot))
     table = pd.DataFrame(
         {
             "user": events.user,

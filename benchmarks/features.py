@@ -65,7 +65,7 @@ def _measure(folder: Path, postgres: str, server: object, size: int) -> dict[str
         full = watch.lap("full")
         vocabulary = build_vocabulary(built)
         watch.lap("vocabulary")
-        events, _ = load_events(built, vocabulary)
+        events, *_ = load_events(built, vocabulary)
         trainer = watch.lap("trainer")
         build_timeline(*events)
         derived = watch.lap("derived")

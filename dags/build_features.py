@@ -32,7 +32,7 @@ Always safe: the same events and cutoff give the same snapshot. For a point in t
     tags=["warehouse", "model", "tier:2"],
 )
 def build_features() -> None:
-    @task(outlets=[loop.SNAPSHOT], pool=loop.POOL)
+    @task(inlets=[loop.EVENTS], outlets=loop.SNAPSHOT_OUTLETS, pool=loop.POOL)
     @loop.step
     def snapshot(params: Any = None, outlet_events: Any = None) -> str:
         from datetime import datetime
@@ -45,7 +45,8 @@ def build_features() -> None:
             f"{result.snapshot_id}: {result.events:,} events, {result.sessions:,} sessions, {len(result.files)} days,"
             f" {result.items:,} items, {result.feedback_events:,} feedback events"
         )
-        outlet_events[loop.SNAPSHOT].extra = {"snapshot_id": result.snapshot_id}
+        days = [features.last_day(result)]
+        loop.announce(outlet_events, loop.SNAPSHOT_OUTLETS, {"snapshot_id": result.snapshot_id}, days)
         return result.snapshot_id
 
     snapshot()

@@ -46,18 +46,17 @@ def collect_feedback() -> None:
             raise AirflowSkipException("No event log has new lines")
         return [asdict(portion) for portion in portions]
 
-    @task(outlets=[loop.EVENTS], pool=loop.POOL)
+    @task(outlets=loop.EVENTS_OUTLETS, pool=loop.POOL)
     @loop.step
     def load(portions: list[dict[str, Any]], outlet_events: Any = None) -> int:
         from recsys_tasks.feedback import EventLogChunk
-        from recsys_tasks.steps import ingestion
+        from recsys_tasks.steps import features, ingestion
 
         reports = ingestion.load_feedback([EventLogChunk(**portion) for portion in portions])
-        inserted = sum(report.inserted for report in reports)
-        loop.add_note(loop.format_counts(reports))
+        inserted = loop.report_batches(reports)
         if inserted == 0:
             raise AirflowSkipException("All events are already loaded")
-        outlet_events[loop.EVENTS].extra = {"inserted": inserted}
+        loop.announce(outlet_events, loop.EVENTS_OUTLETS, {"inserted": inserted}, features.unbuilt_days())
         return inserted
 
     load(fetch())

@@ -31,14 +31,14 @@ Always safe: erasing a user twice changes nothing. A run that failed kept the fi
     tags=["warehouse", "serving", "tier:3"],
 )
 def forget_users() -> None:
-    @task(outlets=[loop.EVENTS], pool=loop.POOL)
+    @task(outlets=loop.EVENTS_OUTLETS, pool=loop.POOL)
     @loop.step
     def forget(params: Any = None, outlet_events: Any = None) -> None:
-        from recsys_tasks.steps import erasure
+        from recsys_tasks.steps import erasure, features
 
         report = erasure.erase_users_in_file(params["file"])
         loop.add_note(", ".join(f"{name} {value}" for name, value in vars(report).items()))
-        outlet_events[loop.EVENTS].extra = {"forgotten": True}
+        loop.announce(outlet_events, loop.EVENTS_OUTLETS, {"forgotten": True}, features.unbuilt_days())
 
     @task
     @loop.step

@@ -72,10 +72,9 @@ def ingest_events() -> None:
         from recsys_tasks.steps import ingestion
 
         reports = ingestion.load_batches(batch_ids)
-        loop.add_note(loop.format_counts(reports))
-        return sum(report.inserted for report in reports)
+        return loop.report_batches(reports)
 
-    @task(outlets=[loop.EVENTS])
+    @task(outlets=loop.EVENTS_OUTLETS)
     def announce(inserted: int, data_interval_end: Any = None, outlet_events: Any = None) -> None:
         from recsys_tasks.steps import features
 
@@ -83,7 +82,7 @@ def ingest_events() -> None:
             raise AirflowSkipException("A later interval is due; its run announces the events of both")
         if not inserted and not features.has_unbuilt_changes():
             raise AirflowSkipException("Nothing is new since the latest snapshot")
-        outlet_events[loop.EVENTS].extra = {"inserted": inserted}
+        loop.announce(outlet_events, loop.EVENTS_OUTLETS, {"inserted": inserted}, features.unbuilt_days())
 
     announce(load(validate(land())))
 

@@ -57,17 +57,20 @@ def ingest_landing() -> None:
 
         get_current_context()["file_name"] = file["path"].rsplit("/", 1)[-1]
         reports = ingestion.ingest_landing_file(LandingFile(**file))
-        loop.add_note(loop.format_counts(reports), on_run=False)
+        inserted = loop.report_batches(reports, on_run=False)
         # A task that was killed after its load finds the batch loaded, but nobody has announced it.
         was_loaded = any(report.already_loaded for report in reports) and features.has_unbuilt_changes()
         is_new = was_loaded or any(report.inserted for report in reports)
-        return {"path": file["path"], "inserted": sum(report.inserted for report in reports), "is_new": is_new}
+        return {"path": file["path"], "inserted": inserted, "is_new": is_new}
 
-    @task(trigger_rule="all_done", outlets=[loop.EVENTS])
+    @task(trigger_rule="all_done", outlets=loop.EVENTS_OUTLETS)
     def announce(results: Any, outlet_events: Any = None) -> None:
+        from recsys_tasks.steps import features
+
         if not any(result["is_new"] for result in results):
             raise AirflowSkipException("The landing folder has no new rows")
-        outlet_events[loop.EVENTS].extra = {"inserted": sum(result["inserted"] for result in results)}
+        inserted = sum(result["inserted"] for result in results)
+        loop.announce(outlet_events, loop.EVENTS_OUTLETS, {"inserted": inserted}, features.unbuilt_days())
 
     @task(trigger_rule="all_done")
     def summary(files: list[dict[str, Any]] | None, results: Any) -> int:

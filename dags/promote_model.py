@@ -44,7 +44,7 @@ After any failure, the old champion serves everywhere.
 """
 
 
-@task(multiple_outputs=False)
+@task(multiple_outputs=False, inlets=[loop.CHALLENGER_VERSION])
 @loop.step
 def build_bundle(params: Any = None, triggering_asset_events: Any = None) -> dict[str, Any]:
     from recsys_tasks.steps import promotion
@@ -54,7 +54,7 @@ def build_bundle(params: Any = None, triggering_asset_events: Any = None) -> dic
     return {"version": number, "bundle": str(folder)}
 
 
-@task(multiple_outputs=False)
+@task(multiple_outputs=False, inlets=[loop.CHALLENGER_VERSION])
 @loop.step
 def check_gate(bundle: dict[str, Any]) -> dict[str, Any]:
     from recsys_tasks.steps import promotion
@@ -103,7 +103,7 @@ def await_rollout(rollout: dict[str, Any]) -> bool:
     return True
 
 
-@task(outlets=[loop.CHAMPION_VERSION])
+@task(inlets=[loop.CHALLENGER_VERSION], outlets=[loop.CHAMPION_VERSION])
 @loop.step
 def activate(approved: dict[str, Any], outlet_events: Any = None) -> str:
     from recsys_tasks.steps import promotion

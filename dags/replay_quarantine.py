@@ -38,19 +38,18 @@ def _selector(description: str) -> Param:
     tags=["warehouse", "tier:3"],
 )
 def replay_quarantine() -> None:
-    @task(outlets=[loop.EVENTS], pool=loop.POOL)
+    @task(outlets=loop.EVENTS_OUTLETS, pool=loop.POOL)
     @loop.step
     def replay(params: Any = None, outlet_events: Any = None) -> int:
         from recsys_tasks.ingestion.quarantine import QuarantineFilter
         from recsys_tasks.steps import features, ingestion
 
         reports = ingestion.replay_quarantine(QuarantineFilter(params["source"], params["batch_id"], params["rule"]))
-        inserted = sum(report.inserted for report in reports)
-        loop.add_note(loop.format_counts(reports))
+        inserted = loop.report_batches(reports)
         # A task that was killed after its load finds no open row, but nobody has announced the events.
         if not inserted and not features.has_unbuilt_changes():
             raise AirflowSkipException("No quarantined row could be loaded")
-        outlet_events[loop.EVENTS].extra = {"inserted": inserted}
+        loop.announce(outlet_events, loop.EVENTS_OUTLETS, {"inserted": inserted}, features.unbuilt_days())
         return inserted
 
     replay()

@@ -32,14 +32,14 @@ Always safe: a batch that is retracted stays so.
     tags=["warehouse", "tier:3"],
 )
 def retract_batch() -> None:
-    @task(outlets=[loop.EVENTS], pool=loop.POOL)
+    @task(outlets=loop.EVENTS_OUTLETS, pool=loop.POOL)
     @loop.step
     def retract(params: Any = None, outlet_events: Any = None) -> None:
-        from recsys_tasks.steps import ingestion
+        from recsys_tasks.steps import features, ingestion
 
         report = ingestion.retract_batch(params["batch_id"], params["reason"])
         loop.add_note(", ".join(f"{name} {value}" for name, value in vars(report).items()))
-        outlet_events[loop.EVENTS].extra = {"retracted": params["batch_id"]}
+        loop.announce(outlet_events, loop.EVENTS_OUTLETS, {"retracted": params["batch_id"]}, features.unbuilt_days())
 
     retract()
 

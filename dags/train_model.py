@@ -43,7 +43,7 @@ snapshot, trigger it with `{"snapshot_id": "…"}`; to train from scratch, with 
     tags=["model", "tier:2"],
 )
 def train_model() -> None:
-    @task
+    @task(inlets=[loop.SNAPSHOT])
     @loop.step
     def train(params: Any = None, triggering_asset_events: Any = None) -> str:
         from recsys_tasks.steps import training
@@ -52,7 +52,7 @@ def train_model() -> None:
         is_retraining = loop.get_event_extra(triggering_asset_events, "alarm") is not None
         return training.train_model(snapshot_id, from_scratch=params["from_scratch"] or is_retraining)
 
-    @task
+    @task(inlets=[loop.SNAPSHOT])
     @loop.step
     def evaluate(training_run: str) -> str:
         from recsys_tasks.steps import training

@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -62,15 +63,20 @@ def build_parser() -> argparse.ArgumentParser:
     ingest.add_argument(
         "--source", help="complete_journey, otto, retailrocket, or a mapping file; default: the landing folder"
     )
-    ingest.add_argument("paths", nargs="*", metavar="PATH", help="files of the source")
     ingest.add_argument(
-        "--from", dest="start", type=_parse_time, help="for complete_journey: events at or after this time"
+        "paths",
+        nargs="*",
+        metavar="PATH",
+        help="files of the source, also in a remote store such as s3://; may have * and {date:%%Y-%%m-%%d}",
     )
-    ingest.add_argument("--to", dest="end", type=_parse_time, help="for complete_journey: events before this time")
+    ingest.add_argument(
+        "--from", dest="start", type=_parse_time, help="for complete_journey, and for dates in paths: first time"
+    )
+    ingest.add_argument("--to", dest="end", type=_parse_time, help="for complete_journey, and for dates in paths: end")
     ingest.add_argument(
         "--dry-run", action="store_true", help="only show typed rows, quarantine reasons and warnings; write nothing"
     )
-    ingest.add_argument("--infer", type=Path, metavar="FILE", help="only print a draft of a mapping for a file")
+    ingest.add_argument("--infer", metavar="FILE", help="only print a draft of a mapping for a file")
 
     diff = _add_verb(verbs, "diff", _diff, "compare two batches, or two snapshots: figures, new and gone ids")
     diff.add_argument("first", help="id of a batch or of a snapshot")
@@ -279,8 +285,10 @@ def _ingest(options: argparse.Namespace) -> None:
         raise ConfigurationError("--from and --to need each other. Give both or neither")
     if options.infer is not None:
         from recsys_tasks.ingestion.inference import draft_mapping
+        from recsys_tasks.ingestion.remote_files import is_remote, local_copy
 
-        print(draft_mapping(options.infer))
+        with local_copy(options.infer) if is_remote(options.infer) else nullcontext(Path(options.infer)) as file:
+            print(draft_mapping(file))
         return
     if options.source is None and options.paths:
         raise ConfigurationError(f"--source is missing: give the source of {options.paths[0]}")
@@ -314,16 +322,17 @@ def _dry_run(options: argparse.Namespace) -> None:
 
 def _read_batches(options: argparse.Namespace) -> Iterator[SourceBatch]:
     """Yields the batches of the source, or of the new files in the landing folder."""
+    from recsys_tasks.ingestion.delivery import require_delivered
     from recsys_tasks.ingestion.sources import read_source
     from recsys_tasks.interval import Interval
     from recsys_tasks.steps import ingestion
 
     if options.source is None:
         for file in ingestion.find_landing_files():
-            yield from read_source(file.source, [Path(file.path)])
+            yield from read_source(file.source, [file.path])
         return
     interval = Interval(options.start, options.end) if options.start else None
-    yield from read_source(options.source, [Path(path) for path in options.paths], interval)
+    yield from read_source(options.source, require_delivered(options.paths, interval), interval)
 
 
 def _print_counts(options: argparse.Namespace, reports: Sequence[LoadReport]) -> None:

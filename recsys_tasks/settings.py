@@ -157,8 +157,13 @@ class Settings(BaseSettings):
         description="TOML file of search: languages, synonyms, weights of fields and signals. "
         "Default: recsys_tasks/search/search.toml.",
     )
-    landing_path: Path | None = Field(
-        None, description="Landing folder, with a folder per source. Default: HOME/landing."
+    landing_path: str | None = Field(
+        None,
+        description="Landing folder, with a folder per source; a path, or an address such as `s3://bucket/landing`."
+        " Default: HOME/landing.",
+    )
+    sources_path: Path | None = Field(
+        None, description="Folder of mapping files with a [delivery]; each has a DAG. Default: HOME/sources."
     )
     expectation_suites: Path | None = Field(None, description="Folder of your own Great Expectations suites.")
     attribution_hours: int = Field(
@@ -202,6 +207,10 @@ class Settings(BaseSettings):
     )
     max_held_out_sessions: int = Field(
         20_000, ge=50, description="Maximum number of sessions in the validation part and in the test part, each."
+    )
+    event_weights: Path | None = Field(
+        None,
+        description="TOML file of event weights by type and dwell time, for training and popularity. Default: all 1.",
     )
     max_training_epochs: int = Field(100, ge=1, description="Maximum number of epochs of a training.")
     training_seconds: float = Field(150, gt=0, description="Time budget of a training from scratch, in seconds.")
@@ -271,9 +280,14 @@ class Settings(BaseSettings):
         return person + shadow + timedelta(hours=self.canary_hours if self.canary_share else 0)
 
     @property
-    def landing_folder(self) -> Path:
-        """The landing folder, with a folder per source."""
-        return self.landing_path or self.home / "landing"
+    def landing_folder(self) -> str:
+        """Path or address of the landing folder, with a folder per source."""
+        return self.landing_path or str(self.home / "landing")
+
+    @property
+    def sources_folder(self) -> Path:
+        """Folder of the mapping files whose deliveries are fetched on a schedule."""
+        return self.sources_path or self.home / "sources"
 
     @property
     def earliest_event_time(self) -> datetime:

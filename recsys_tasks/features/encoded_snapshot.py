@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recsys_tasks.errors import NotEnoughData
+from recsys_tasks.features.event_weights import event_weights, intent_weights
 from recsys_tasks.features.overlapping_sessions import OrderedEvents, replace_overlapping_sessions
 from recsys_tasks.features.position_bias import click_weights
 from recsys_tasks.features.sequences import Timeline, build_timeline, novel_intents, stable_argsort
@@ -29,6 +30,7 @@ _COLUMNS = [
     "session_start",
     "position_in_session",
     "shown_at",
+    "dwell_seconds",
 ]
 
 
@@ -39,6 +41,7 @@ class EncodedSnapshot:
     Attributes:
         timeline: all events, then causal copies of overlapping held-out sessions; see `replace_overlapping_sessions`.
         num_events: number of events without the copies.
+        event_weight: weight of each event without the copies, by its type and dwell time; None for 1.
         user_ids: id of each user of the timeline [U]; None for anonymous sessions.
         split: split of each session by its start time [S]: 0 training, 1 validation, 2 test.
     """
@@ -48,6 +51,7 @@ class EncodedSnapshot:
     user_ids: list[str | None]
     split: np.ndarray
     num_events: int | None = None
+    event_weight: np.ndarray | None = None
 
 
 def build_vocabulary(snapshot: Snapshot) -> Vocabulary:
@@ -103,8 +107,11 @@ def _query_words(snapshot: Snapshot) -> tuple[str, ...]:
     return tuple(sorted(word for word, people in people_of.items() if len(people) >= _MIN_PEOPLE_PER_WORD))
 
 
-def load_events(snapshot: Snapshot, vocabulary: Vocabulary) -> tuple[OrderedEvents, list[str | None]]:
-    """Returns a snapshot's events, with items encoded by `vocabulary`, and the user id of each user index."""
+def load_events(
+    snapshot: Snapshot, vocabulary: Vocabulary
+) -> tuple[OrderedEvents, list[str | None], np.ndarray | None]:
+    """Returns a snapshot's events, with items encoded by `vocabulary`, the user id of each user index, and the weight
+    of each event if the snapshot has event weights."""
     table = snapshot.events_table(_COLUMNS)
     user_keys, user = _dictionary_encode(table["user_key"])
     item_ids, item = _dictionary_encode(table["item_id"])
@@ -120,6 +127,12 @@ def load_events(snapshot: Snapshot, vocabulary: Vocabulary) -> tuple[OrderedEven
     kind_codes = codes[kind[order]]
     shown_at = table["shown_at"].to_numpy()[order] if "shown_at" in table.column_names else np.zeros(len(order), int)
     weight = click_weights(shown_at, np.asarray(snapshot.examination_propensities))
+    of_events = None
+    if snapshot.event_weights:
+        has_dwell = "dwell_seconds" in table.column_names
+        dwell = table["dwell_seconds"].to_numpy()[order] if has_dwell else np.full(len(order), np.nan)
+        of_events = event_weights(snapshot.event_weights, kind_codes, dwell)
+        weight = weight * intent_weights(of_events, session, item[order])
     events = OrderedEvents(
         user=user[order],
         session=session,
@@ -131,12 +144,12 @@ def load_events(snapshot: Snapshot, vocabulary: Vocabulary) -> tuple[OrderedEven
         queries=queries,
         weight=weight * novel_intents(session, item[order], kind_codes),  # by id: unknown items stay distinct
     )
-    return events, [key.removeprefix("u:") if key.startswith("u:") else None for key in user_keys]
+    return events, [key.removeprefix("u:") if key.startswith("u:") else None for key in user_keys], of_events
 
 
 def encode_snapshot(snapshot: Snapshot, vocabulary: Vocabulary) -> EncodedSnapshot:
     """Encodes a snapshot with `vocabulary`, which may be that of an earlier model."""
-    events, id_of_user = load_events(snapshot, vocabulary)
+    events, id_of_user, weight = load_events(snapshot, vocabulary)
     num_events = len(events.item)
     events, copied_users = replace_overlapping_sessions(events, len(id_of_user), snapshot.test_start.timestamp())
     id_of_user += [id_of_user[user] for user in copied_users]
@@ -147,7 +160,7 @@ def encode_snapshot(snapshot: Snapshot, vocabulary: Vocabulary) -> EncodedSnapsh
     )
     user_ids = [id_of_user[user] for user in events.user[timeline.user_start[:-1]].tolist()]
     split[timeline.session_start[:-1] >= num_events] = 2  # the copies, with their histories
-    return EncodedSnapshot(timeline, vocabulary, user_ids, split, num_events)
+    return EncodedSnapshot(timeline, vocabulary, user_ids, split, num_events, weight)
 
 
 def _session_codes(snapshot: Snapshot, rows: np.ndarray) -> np.ndarray:

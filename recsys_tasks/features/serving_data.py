@@ -80,14 +80,16 @@ def user_histories(encoded: EncodedSnapshot, cutoff: float) -> Arrays:
 
 
 def recent_popularity(encoded: EncodedSnapshot, cutoff: float) -> np.ndarray:
-    """Returns the number of actions on each item in the four weeks before a time [V], above 0 for every item.
+    """Returns the number of actions on each item in the four weeks before a time [V], above 0 for every item; with
+    event weights, their sum.
 
     Items without any are ordered by their training events.
     """
     timeline, counts = encoded.timeline, encoded.vocabulary.training_counts()
     is_recent = timeline.seconds >= cutoff - _POPULAR_DAYS * SECONDS_PER_DAY
     is_recent[encoded.num_events :] = False
-    recent = timeline.item[is_recent & (timeline.seconds < cutoff)]
-    popularity = np.bincount(recent, minlength=len(counts)) + (counts + 1) / (counts + 1).sum()
+    recent = np.flatnonzero(is_recent & (timeline.seconds < cutoff))
+    weight = None if encoded.event_weight is None else encoded.event_weight[recent]
+    popularity = np.bincount(timeline.item[recent], weight, len(counts)) + (counts + 1) / (counts + 1).sum()
     popularity[:FIRST_ITEM] = 0
     return popularity

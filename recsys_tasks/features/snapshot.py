@@ -10,10 +10,11 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,6 +23,7 @@ import pyarrow.parquet as pq
 from sqlalchemy import Engine, text
 
 from recsys_tasks.errors import InputError, NotEnoughData
+from recsys_tasks.features.event_weights import EventType, EventWeight, EventWeights
 from recsys_tasks.features.files import partitions_folder, write_file, write_table
 from recsys_tasks.features.impression_discounting import MAX_UNCLICKED_IMPRESSIONS, estimate_impression_discount
 from recsys_tasks.features.partitions import DailyPartition, build_partitions
@@ -59,12 +61,14 @@ class SnapshotParameters:
         validation_share, test_share: shares of the latest sessions that each held-out split takes.
         min_item_events: number of events from which on an item is in the vocabulary.
         max_held_out_sessions: upper bound on the sessions of each held-out split.
+        event_weights: of the events as expressions of interest, by type; empty: all count alike.
     """
 
     validation_share: float
     test_share: float
     min_item_events: int
     max_held_out_sessions: int = 20_000
+    event_weights: EventWeights = field(default_factory=dict)
 
     def count_held_out(self, num_sessions: int) -> tuple[int, int]:
         """Number of sessions in validation and test together, and in test alone, out of `num_sessions`."""
@@ -85,6 +89,7 @@ class Snapshot:
             empty with too few clicks.
         impression_discounts: factor on the click probability after 0, 1, … unclicked impressions of an item; empty
             with too few clicks.
+        event_weights: of the events as expressions of interest, by type; empty: all count alike.
     """
 
     snapshot_id: str
@@ -103,6 +108,7 @@ class Snapshot:
     user_file: str
     examination_propensities: tuple[float, ...]
     impression_discounts: tuple[float, ...]
+    event_weights: EventWeights = field(default_factory=dict)
 
     @property
     def has_held_out_sessions(self) -> bool:
@@ -170,6 +176,7 @@ def build_snapshot(
 def _build(
     engine: Engine, folder: Path, parameters: SnapshotParameters, cutoff: datetime | None, as_of_change: int | None
 ) -> Snapshot:
+    has_chosen_cutoff = cutoff is not None
     with engine.connect() as connection:
         if as_of_change is None:
             as_of_change = int(connection.scalar(statement("features/latest_change")) or 0)
@@ -201,6 +208,8 @@ def _build(
         "min_item_events": parameters.min_item_events,
         "most_held_out": parameters.max_held_out_sessions,
     }
+    if parameters.event_weights:
+        contents["event_weights"] = msgspec.to_builtins(parameters.event_weights)
     digest = hashlib.sha256(json.dumps(contents, default=str, sort_keys=True).encode()).hexdigest()
     snapshot = Snapshot(
         snapshot_id=f"{cutoff.astimezone(UTC):%Y%m%dT%H%M%SZ}-{digest[:16]}",
@@ -219,8 +228,9 @@ def _build(
         user_file=str(contents["user_file"]),
         examination_propensities=tuple(propensities),
         impression_discounts=tuple(discounts),
+        event_weights=parameters.event_weights,
     )
-    _register(engine, snapshot)
+    _register(engine, snapshot, has_chosen_cutoff)
     log.info(
         "Built snapshot %s: %d events in %d daily partitions, %d items",
         snapshot.snapshot_id,
@@ -248,7 +258,8 @@ def open_snapshot(folder: Path, snapshot_id: str) -> Snapshot:
     lists = {
         name: tuple(fields.get(name, ())) for name in ("files", "examination_propensities", "impression_discounts")
     }
-    return Snapshot(**{**fields, **times, **lists, "folder": folder})
+    weights = msgspec.convert(fields.get("event_weights", {}), dict[EventType, EventWeight])
+    return Snapshot(**{**fields, **times, **lists, "event_weights": weights, "folder": folder})
 
 
 def find_snapshot(engine: Engine, folder: Path, snapshot_id: str | None = None) -> Snapshot:
@@ -261,14 +272,14 @@ def find_snapshot(engine: Engine, folder: Path, snapshot_id: str | None = None) 
 
 
 def latest_snapshot_id(engine: Engine) -> str:
-    """Returns the id of the snapshot registered last.
+    """Returns the id of the snapshot registered last; one with a chosen cutoff only if there is no other.
 
     Raises:
         InputError: there is none yet.
     """
     with engine.connect() as connection:
         snapshot_id: str | None = connection.scalar(
-            text("select snapshot_id from snapshots order by created_at desc, snapshot_id limit 1")
+            text("select snapshot_id from snapshots order by has_chosen_cutoff, created_at desc, snapshot_id limit 1")
         )
     if snapshot_id is None:
         raise InputError("There is no snapshot yet. Build one with `python -m recsys_tasks features`.")
@@ -331,10 +342,12 @@ def _session_start(partitions: Sequence[DailyPartition], folder: Path, rank: int
     raise NotEnoughData("There are no sessions. Ingest events first.")
 
 
-def _register(engine: Engine, snapshot: Snapshot) -> None:
+def _register(engine: Engine, snapshot: Snapshot, has_chosen_cutoff: bool) -> None:
     """Writes the manifest, unless it exists, and its row of `snapshots`."""
     manifest = {_MANIFEST_KEYS.get(name, name): value for name, value in asdict(snapshot).items() if name != "folder"}
-    content = json.dumps(manifest, default=str, indent=2)
+    content = json.dumps(
+        {**manifest, "event_weights": msgspec.to_builtins(snapshot.event_weights)}, default=str, indent=2
+    )
     if not snapshot.path.exists():
         write_file(snapshot.path, content.encode())
     values = {
@@ -343,6 +356,7 @@ def _register(engine: Engine, snapshot: Snapshot) -> None:
         "as_of_change": snapshot.as_of_change,
         "location": str(snapshot.path),
         "manifest": snapshot.path.read_text(encoding="utf-8"),
+        "has_chosen_cutoff": has_chosen_cutoff,
     }
     with engine.begin() as connection:
         connection.execute(statement("features/register_snapshot"), values)

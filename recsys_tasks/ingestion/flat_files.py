@@ -38,6 +38,7 @@ _KEYS_NOT_IN_DIGEST = {
     "on_error",
     "optional",
     "expected_every_hours",
+    "delivery",
     "contract",
 }  # they do not change what a row means
 # Keys that earlier versions lacked are left out at their defaults: a file that was loaded before is known again.

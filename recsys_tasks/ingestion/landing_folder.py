@@ -1,19 +1,20 @@
 """The landing folder: `<landing>/<source>/` holds a source's files and, unless built in, its `mapping.toml`.
 
-Files may lie in folders below, which may have mappings of their own. Hidden names, and those that begin with `_`, are
-no data.
+The folder is one of this machine or of a remote store. Files may lie in folders below, which may have mappings of their
+own. Hidden names, and those that begin with `_`, are no data.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from sqlalchemy import Engine, text
 
+from recsys_tasks.ingestion.remote_files import FileEntry, is_remote, list_folder
 from recsys_tasks.warehouse import statement
 
 MAPPING = "mapping.toml"
@@ -31,8 +32,8 @@ class LandingFile:
     """A file in the landing folder, with its state at listing time.
 
     Attributes:
-        source: name of a built-in source, or path of a mapping file.
-        path: path of the file.
+        source: name of a built-in source, or path or address of a mapping file.
+        path: path or address of the file.
         bytes: size in bytes.
         modified_ns: modification time in nanoseconds since the epoch.
     """
@@ -43,29 +44,36 @@ class LandingFile:
     modified_ns: int
 
 
-def find_new_files(engine: Engine, folder: Path) -> list[LandingFile]:
+def find_new_files(engine: Engine, folder: Path | str) -> list[LandingFile]:
     """Returns the files that were not landed yet, oldest first; skips files modified in the last 2 seconds.
 
     Files are compared by path, size and modification time, without reading them. The digest of the content later
     decides whether a file is a new batch.
+
+    Raises:
+        ConfigurationError: the remote store tells no modification times.
+        UnavailableError: the remote store does not answer.
     """
     with engine.connect() as connection:
         known = {
             (row.path, row.bytes, row.modified_ns)
             for row in connection.execute(text("select path, bytes, modified_ns from landed_files"))
         }
-    candidates = [(path, path.stat()) for path, problem in _list_files(folder) if problem is None]
-    candidates.sort(key=lambda item: (item[1].st_mtime_ns, item[0]))
+    files = _list_files(folder)
+    mappings = {file.names[:-1]: file.address for file in files if file.names[-1] == MAPPING}
+    candidates = [file for file in _iterate_data(files) if _find_problem(file) is None]
+    candidates.sort(key=lambda file: (file.modified_ns, file.names))
     return [
-        LandingFile(_find_source(path, folder), str(path), status.st_size, status.st_mtime_ns)
-        for path, status in candidates
-        if (str(path), status.st_size, status.st_mtime_ns) not in known and _is_settled(status)
+        LandingFile(_find_source(file, mappings), file.address, file.bytes, file.modified_ns)
+        for file in candidates
+        if (file.address, file.bytes, file.modified_ns) not in known and _is_settled(file)
     ]
 
 
-def find_skipped_files(folder: Path) -> dict[str, str]:
+def find_skipped_files(folder: Path | str) -> dict[str, str]:
     """Returns the files that are no data of a source, by path, and why."""
-    return {str(path): problem for path, problem in _list_files(folder) if problem is not None}
+    problems = {file.address: _find_problem(file) for file in _iterate_data(_list_files(folder))}
+    return {address: problem for address, problem in problems.items() if problem is not None}
 
 
 def record_landed_file(engine: Engine, file: LandingFile, batch_ids: Sequence[str]) -> None:
@@ -83,14 +91,18 @@ def record_landed_file(engine: Engine, file: LandingFile, batch_ids: Sequence[st
         connection.execute(statement("ingestion/insert_landed_file"), values)
 
 
-def _list_files(folder: Path) -> Iterator[tuple[Path, str | None]]:
-    """Yields the files of a landing folder, without mappings, hidden and partial ones, each with what keeps it from
-    being data of a source, if anything does."""
-    for entry in sorted(folder.glob("*")):
+def _list_files(folder: Path | str) -> list[FileEntry]:
+    """Returns all files in a landing folder and below, sorted by name."""
+    if is_remote(str(folder)):
+        return list_folder(str(folder))
+    found = []
+    for entry in sorted(Path(folder).glob("*")):
         for path in _walk(entry) if entry.is_dir() else [entry]:  # a folder of a source may be a link
-            hidden = any(name.startswith((".", "_")) for name in path.relative_to(folder).parts)
-            if not hidden and path.name != MAPPING and path.suffix.lower() not in _PARTIAL_SUFFIXES and path.is_file():
-                yield path, _find_problem(path, folder)
+            if path.is_file():
+                status = path.stat()
+                names = path.relative_to(folder).parts
+                found.append(FileEntry(str(path), names, status.st_size, status.st_mtime_ns))
+    return found
 
 
 def _walk(folder: Path) -> Iterator[Path]:
@@ -99,26 +111,35 @@ def _walk(folder: Path) -> Iterator[Path]:
         yield from (Path(root) / name for name in names)
 
 
-def _find_problem(path: Path, folder: Path) -> str | None:
-    if path.parent == folder:
+def _iterate_data(files: Sequence[FileEntry]) -> Iterator[FileEntry]:
+    """Yields the files that are meant as data: no mappings, no hidden and no partial ones."""
+    for file in files:
+        name = file.names[-1]
+        hidden = any(part.startswith((".", "_")) for part in file.names)
+        if not hidden and name != MAPPING and PurePosixPath(name).suffix.lower() not in _PARTIAL_SUFFIXES:
+            yield file
+
+
+def _find_problem(file: FileEntry) -> str | None:
+    """Returns what keeps a file from being data of a source, if anything does."""
+    name = PurePosixPath(file.names[-1])
+    if len(file.names) == 1:
         return "it is in no folder of a source"
-    if path.stem.lower() in _DOCUMENTATION and path.suffix.lower() in ("", ".txt"):
+    if name.stem.lower() in _DOCUMENTATION and name.suffix.lower() in ("", ".txt"):
         return "it is named like documentation"
-    if path.suffix.lower() in _OTHER_SUFFIXES:
-        return f"files ending in {path.suffix} are not read"
+    if name.suffix.lower() in _OTHER_SUFFIXES:
+        return f"files ending in {name.suffix} are not read"
     return None
 
 
-def _is_settled(status: os.stat_result) -> bool:
+def _is_settled(file: FileEntry) -> bool:
     """Whether the file was not modified recently, so that no writer is likely to be active."""
-    return time.time() - status.st_mtime > _MIN_FILE_AGE_SECONDS
+    return time.time() - file.modified_ns / 1e9 > _MIN_FILE_AGE_SECONDS
 
 
-def _find_source(path: Path, folder: Path) -> str:
+def _find_source(file: FileEntry, mappings: Mapping[tuple[str, ...], str]) -> str:
     """Returns the nearest mapping above a file, or without any the name of its folder in the landing folder."""
-    parts = path.relative_to(folder).parts[:-1]
-    for count in range(len(parts), 0, -1):
-        mapping = folder.joinpath(*parts[:count], MAPPING)
-        if mapping.is_file():
-            return str(mapping)
-    return parts[0]
+    for count in range(len(file.names) - 1, 0, -1):
+        if file.names[:count] in mappings:
+            return mappings[file.names[:count]]
+    return file.names[0]

@@ -10,10 +10,12 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from recsys_tasks.errors import ConfigurationError
+from recsys_tasks.errors import ConfigurationError, MalformedFile
 from recsys_tasks.ingestion.contract import PROPERTY, Contract
+from recsys_tasks.ingestion.delivery import Delivery
 from recsys_tasks.ingestion.expressions import Expression, Source, input_columns
 from recsys_tasks.ingestion.json_paths import ELEMENT, find_array
+from recsys_tasks.ingestion.remote_files import is_remote, read_text
 from recsys_tasks.ingestion.text_streams import UTF_8, normalize_encoding
 from recsys_tasks.ingestion.times import check_time_format
 from recsys_tasks.names import CATEGORY_SEPARATOR, COLUMNS_BY_KIND, EVENT_TYPES
@@ -58,6 +60,7 @@ class SourceMapping(BaseModel):
     on_conflict: Literal["keep", "replace"] = "keep"
     live: bool = False
     expected_every_hours: float | None = Field(None, gt=0)
+    delivery: Delivery | None = None
     contract: Contract | None = None
     implies_items: bool = False
     implies_users: bool = False
@@ -198,25 +201,27 @@ def _distinct_inputs(sources: dict[str, Source]) -> list[str]:
 
 
 def load_mapping(name_or_path: str) -> SourceMapping:
-    """Returns the built-in mapping of that name, or the mapping in that file.
+    """Returns the built-in mapping of that name, or the mapping in that file, here or in a remote store.
 
     Raises:
         ConfigurationError: the mapping does not exist or is invalid; names the file and the key.
+        UnavailableError: the remote store does not answer.
     """
     path = BUILT_IN / f"{name_or_path}.toml"
     if not path.is_file():
         path = Path(name_or_path)
     try:
-        return SourceMapping.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError as error:
+        content = read_text(name_or_path) if is_remote(name_or_path) else path.read_text(encoding="utf-8")
+        return SourceMapping.model_validate(tomllib.loads(content))
+    except (FileNotFoundError, MalformedFile) as error:
         built_in = ", ".join(sorted(file.stem for file in BUILT_IN.glob("*.toml")))
         raise ConfigurationError(
             f"Unknown source {name_or_path!r}: expected a mapping file or one of complete_journey, otto, {built_in}"
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise ConfigurationError(f"{path}: {error}") from error
+        raise ConfigurationError(f"{name_or_path}: {error}") from error
     except ValidationError as error:
         # Of a column that is neither a name nor a valid expression, the expression's error says more.
         first = next((found for found in error.errors() if "str" not in found["loc"]), error.errors()[0])
         key = ".".join(str(part) for part in first["loc"] if Expression.__name__ not in str(part)) or "mapping"
-        raise ConfigurationError(f"{path}: {key}: {first['msg'].removeprefix('Value error, ')}") from error
+        raise ConfigurationError(f"{name_or_path}: {key}: {first['msg'].removeprefix('Value error, ')}") from error

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 
-from airflow.sdk import Asset, dag
+from airflow.sdk import Asset, AssetAlias, dag
 
 from recsys_tasks.interval import Interval
 from recsys_tasks.orchestration.alerts import (
@@ -17,7 +17,7 @@ from recsys_tasks.orchestration.alerts import (
     on_late_source,
 )
 from recsys_tasks.orchestration.approval import create_approval_task, read_approval
-from recsys_tasks.orchestration.notes import add_note
+from recsys_tasks.orchestration.notes import add_note, report_batches
 from recsys_tasks.settings import settings
 
 __all__ = [
@@ -29,10 +29,15 @@ __all__ = [
     "on_failure",
     "on_late_source",
     "read_approval",
+    "report_batches",
 ]
 
 EVENTS = Asset("events", uri="x-recsys://warehouse/events")
 SNAPSHOT = Asset("snapshot", uri="x-recsys://snapshots/latest")
+# Assets by day: each changed day is an event with a partition key. Such an event starts no DAG that is scheduled on the
+# asset, so that one without a key follows, which only an alias can add.
+EVENTS_OUTLETS = [EVENTS, AssetAlias("events-changed")]
+SNAPSHOT_OUTLETS = [SNAPSHOT, AssetAlias("snapshot-built")]
 RETRAINING = Asset("retraining", uri="x-recsys://models/retraining")
 CHALLENGER_VERSION = Asset("challenger", uri="x-recsys://models/challenger")
 CHAMPION_VERSION = Asset("champion", uri="x-recsys://models/champion")
@@ -55,6 +60,7 @@ WEEK = timedelta(days=7)
 # The default source covers the year 2017. The first interval loads everything up to its end.
 YEAR_START = datetime(2017, 1, 1, tzinfo=UTC)
 FIRST_INTERVAL = datetime(2017, 12, 4, tzinfo=UTC)
+LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 YEAR_END = datetime(2018, 1, 1, tzinfo=UTC)
 
 
@@ -69,6 +75,24 @@ def interval_to_ingest(start: datetime | None, end: datetime | None) -> Interval
     if start is None or end is None:
         return Interval(YEAR_START, ingestion_end())
     return Interval(YEAR_START if start <= FIRST_INTERVAL else start, end)
+
+
+def require_interval(start: datetime | None, end: datetime | None) -> Interval:
+    """Returns a run's data interval.
+
+    Raises:
+        ConfigurationError: the run was triggered without a logical date.
+    """
+    from recsys_tasks.errors import ConfigurationError
+
+    if start is None or end is None:
+        raise ConfigurationError("The run has no data interval. Trigger it with a logical date, or make a backfill")
+    return Interval(start, end)
+
+
+def to_midnight(day: date) -> datetime:
+    """Returns the start of a day, UTC."""
+    return datetime.combine(day, time(), UTC)
 
 
 def is_latest(end: datetime | None, now: datetime) -> bool:
@@ -140,11 +164,21 @@ def step(function: Any) -> Any:
     return wrapped
 
 
-def format_counts(reports: Iterable[Any]) -> str:
-    """Returns the row counts of load reports, as one line."""
-    from recsys_tasks.ingestion.load import sum_counts
+def announce(outlet_events: Any, outlets: Sequence[Any], extra: Mapping[str, Any], days: Iterable[date]) -> None:
+    """Announces a change of an asset by day: starts the DAGs that are scheduled on it, and adds a partition per day.
 
-    return ", ".join(f"{name} {count:,}" for name, count in sum_counts(reports).items())
+    Args:
+        outlet_events: of the task's context.
+        outlets: of the task: `EVENTS_OUTLETS` or `SNAPSHOT_OUTLETS`.
+        extra: of the asset events.
+        days: that changed, UTC.
+    """
+    asset, alias = outlets
+    outlet_events[asset].extra = dict(extra)
+    keys = [f"{day:%Y-%m-%d}" for day in days]
+    if keys:
+        outlet_events[asset].add_partitions(keys)
+        outlet_events[alias].add(asset, extra=dict(extra))
 
 
 def get_event_extra(events: Any, name: str) -> str | None:

@@ -1,4 +1,5 @@
-"""Notes in Airflow's page: one line about a task's result, on its task instance and its DAG run.
+"""What a task reports to Airflow: notes in its page, one line about a result, on the task instance and its DAG run;
+and the batches that it loaded, for lineage.
 
 A task has no access to Airflow's database, so notes go through Airflow's REST API: at `RECSYS_AIRFLOW_URL`, or at the
 connection `recsys_airflow` (host, port, login, password). Without either, the line is only logged.
@@ -7,6 +8,9 @@ connection `recsys_airflow` (host, port, login, password). Without either, the l
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from typing import Any
 from urllib.parse import quote
 
 import httpx
@@ -17,6 +21,7 @@ log = logging.getLogger(__name__)
 CONNECTION = "recsys_airflow"
 _TIMEOUT_SECONDS = 5.0
 _MAX_NOTE_LENGTH = 1_000  # limit of the REST API
+_BATCHES = "recsys_batches"  # in the context of a task
 
 
 def add_note(text: str, *, on_run: bool = True) -> None:
@@ -41,6 +46,25 @@ def add_note(text: str, *, on_run: bool = True) -> None:
                 response.raise_for_status()
     except Exception as error:  # a missing note must not fail a task
         log.warning("The note was not added in Airflow's page (%s: %s)", type(error).__name__, error)
+
+
+def report_batches(reports: Iterable[Any], *, on_run: bool = True) -> int:
+    """Adds the row counts of load reports as a note, and records their batches; returns the number of inserted rows."""
+    from airflow.sdk import get_current_context
+
+    from recsys_tasks.ingestion.load import sum_counts
+
+    reports = list(reports)
+    counts = sum_counts(reports)
+    add_note(", ".join(f"{name} {count:,}" for name, count in counts.items()), on_run=on_run)
+    context: dict[str, Any] = get_current_context()
+    context.setdefault(_BATCHES, []).extend(asdict(report) for report in reports)
+    return counts["inserted"]
+
+
+def get_recorded_batches(context: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Returns the batches that a task recorded in its context."""
+    return list(context.get(_BATCHES, ()))
 
 
 def _find_api() -> tuple[str, str | None, str | None] | None:

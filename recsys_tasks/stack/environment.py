@@ -20,6 +20,7 @@ EXPERIMENT = Path(__file__).with_name("experiment.toml")
 MARKER = "RECSYS_STACK_HOME"  # set in every process of the stack, so that all of them are found at shutdown
 _HOST = "127.0.0.1"
 _PORTS_FILE = "ports.json"
+_LINEAGE_PREFIX = "AIRFLOW__OPENLINEAGE__"
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,11 @@ def stack_environment(home: Path, dags: Path, socket_folder: Path, ports: Ports)
         # Some libraries fail without a runtime folder.
         "XDG_RUNTIME_DIR": str(home),
     }
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("AIRFLOW") or name.startswith(_LINEAGE_PREFIX)
+    }
     return {**inherited, **own, **_airflow(airflow, dags, socket_folder, ports, secret)}
 
 
@@ -186,6 +191,11 @@ def _airflow(folder: Path, dags: Path, socket_folder: Path, ports: Ports, secret
         "DATABASE": {
             "SQL_ALCHEMY_CONN": _database(socket_folder, "airflow", "psycopg2"),
             "SQL_ALCHEMY_CONN_ASYNC": _database(socket_folder, "airflow"),
+        },
+        # Emits events only with a transport, for example AIRFLOW__OPENLINEAGE__TRANSPORT='{"type": "console"}'.
+        "OPENLINEAGE": {
+            "NAMESPACE": "session-recommender",
+            "EXTRACTORS": "recsys_tasks.orchestration.lineage.TaskExtractor",
         },
         "LOGGING": {
             "BASE_LOG_FOLDER": str(folder / "logs"),

@@ -55,7 +55,7 @@ def _erasure_file(name: str) -> Path:
 
 
 def erase_users(user_ids: Sequence[str]) -> ErasureReport:
-    """Erases users everywhere: at the endpoints, in fetched feedback, in the warehouse and in every snapshot.
+    """Erases users everywhere: at the endpoints, in fetched feedback, in the warehouse, data docs and every snapshot.
 
     Safe to repeat, also after a failure. Trained weights do not change. Bundles on endpoints contain user histories:
     those are masked at once, and the next promotion replaces the bundles.
@@ -69,5 +69,9 @@ def erase_users(user_ids: Sequence[str]) -> ErasureReport:
     for chunk in (settings().home / "feedback").glob("*.jsonl"):
         chunk.unlink()  # fetched again without these users
     removed = removal.forget(engine(), user_ids)
+    if settings().validation_home.is_dir():
+        from recsys_tasks.validation.expectations import erase_failing_rows  # slow import
+
+        erase_failing_rows(settings().validation_home, user_ids)
     files = redact_users(engine(), settings().snapshots, user_ids) if settings().snapshots.is_dir() else 0
     return ErasureReport(removed.events, files, lines)

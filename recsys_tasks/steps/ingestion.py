@@ -12,6 +12,7 @@ from recsys_tasks.errors import InputError
 from recsys_tasks.feedback import EventLogChunk, advance_cursors, fetch_chunks
 from recsys_tasks.ingestion import landing_folder, quarantine, removal, replay, source_alerts
 from recsys_tasks.ingestion.batch import SourceBatch
+from recsys_tasks.ingestion.delivery import find_delivered, require_delivered
 from recsys_tasks.ingestion.landing import land_batches
 from recsys_tasks.ingestion.load import LoadReport, load_batch
 from recsys_tasks.ingestion.quarantine import ALL_ROWS, QuarantineFilter
@@ -27,8 +28,24 @@ if TYPE_CHECKING:
 
 
 def land_source(source: str, paths: Sequence[str] = (), interval: Interval | None = None) -> list[str]:
-    """Lands the batches of a source; returns their ids."""
-    return land_batches(engine(), read_source(source, [Path(path) for path in paths], interval))
+    """Lands the batches of a source; returns their ids.
+
+    Args:
+        source: name of a source, or path of a mapping file.
+        paths: of its files, here or in a remote store; may have `*`, and dates, such as `{date:%Y/%m/%d}`.
+        interval: time range that dates in the paths stand for, or that is read.
+    """
+    return land_batches(engine(), read_source(source, require_delivered(paths, interval), interval))
+
+
+def find_missing_files(path: str, interval: Interval) -> list[str]:
+    """Returns the paths, of all dates in an interval, without any file."""
+    return find_delivered([path], interval)[1]
+
+
+def ingest_files(source: str, paths: Sequence[str], interval: Interval | None = None) -> list[LoadReport]:
+    """Lands, validates and loads files; arguments as of `land_source`."""
+    return ingest(read_source(source, require_delivered(paths, interval), interval))
 
 
 def any_rejected(batch_ids: Sequence[str]) -> bool:
@@ -118,7 +135,7 @@ def find_skipped_landing_files() -> dict[str, str]:
 
 def ingest_landing_file(file: landing_folder.LandingFile) -> list[LoadReport]:
     """Ingests one file of the landing folder and records it as landed."""
-    reports = ingest(read_source(file.source, [Path(file.path)]))
+    reports = ingest(read_source(file.source, [file.path]))
     landing_folder.record_landed_file(engine(), file, [report.batch_id for report in reports])
     return reports
 

@@ -25,6 +25,7 @@ from recsys_tasks.validation import row_rules
 from recsys_tasks.validation.context import resolve_data_docs_url
 from recsys_tasks.validation.contracts import ConstraintCheck, check_contract
 from recsys_tasks.validation.expectations import run_suite
+from recsys_tasks.validation.failing_rows import read_failing_rows
 from recsys_tasks.validation.profile import compare_with_history, profile_batch
 from recsys_tasks.warehouse import raises_unavailable, statement
 
@@ -189,6 +190,10 @@ def check_rows(
             parameters={"max_bad_share": max_bad_share},
             suites=suites,
             contract_expectations=[constraint.expectation for constraint in constraints],
+            failing_rows=[
+                *read_failing_rows(connection, batch.batch_id, kind),
+                *(constraint.failing_rows for constraint in constraints if constraint.rows),
+            ],
         )
         findings.warnings += result.warnings
         findings.problems += result.problems

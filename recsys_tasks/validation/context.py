@@ -29,13 +29,27 @@ def validation_context(home: Path) -> EphemeralDataContext:
 
     Suites are stored only for their pages in the data docs: building the index removes pages of anything not stored.
     """
+    view = _page_class("PageView")
     in_memory = {"class_name": "InMemoryStoreBackend"}
     site = {
-        "class_name": "SiteBuilder",
+        **_page_class("OfflineSiteBuilder"),
         "show_how_to_buttons": False,
         "store_backend": _folder(home / "data_docs"),
-        "site_index_builder": {"class_name": "DefaultSiteIndexBuilder", "validation_results_limit": _MAX_INDEXED_RUNS},
-        "site_section_builders": {"profiling": "None", "validations": {"run_name_filter": _MATCH_ALL}},
+        "site_index_builder": {
+            "class_name": "DefaultSiteIndexBuilder",
+            "validation_results_limit": _MAX_INDEXED_RUNS,
+            "renderer": _page_class("IndexRenderer"),
+            "view": view,
+        },
+        "site_section_builders": {
+            "profiling": "None",
+            "expectations": {"renderer": _page_class("SuiteRenderer"), "view": view},
+            "validations": {
+                "run_name_filter": _MATCH_ALL,
+                "renderer": _page_class("ResultRenderer"),
+                "view": view,
+            },
+        },
     }
     config = DataContextConfig(
         config_version=4,
@@ -61,6 +75,11 @@ def validation_context(home: Path) -> EphemeralDataContext:
 def resolve_data_docs_url(home: Path, served_url: str | None) -> str:
     """Returns the URL of the data docs: the served one, or the local file."""
     return served_url or (home / "data_docs" / "index.html").as_uri()
+
+
+def _page_class(name: str) -> dict[str, str]:
+    """Names a class of `pages.py` in the configuration."""
+    return {"module_name": "recsys_tasks.validation.pages", "class_name": name}
 
 
 def _folder(path: Path) -> dict[str, str]:

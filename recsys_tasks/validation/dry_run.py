@@ -129,5 +129,5 @@ def _example_rows(connection: Connection, kind: str) -> list[dict[str, Any]]:
 
 
 def _broken_rules(connection: Connection, batch_id: str) -> list[BrokenRule]:
-    values = {"batch_id": batch_id, "examples": _EXAMPLES}
+    values = {"batch_id": batch_id, "kinds": [*COLUMNS_BY_KIND, "lines"], "examples": _EXAMPLES}
     return [BrokenRule(*row) for row in connection.execute(statement("validation/broken_rules"), values)]

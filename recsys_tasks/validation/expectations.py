@@ -16,7 +16,10 @@ from great_expectations.exceptions import SuiteParameterError
 from recsys_tasks.errors import ConfigurationError, InvariantError
 from recsys_tasks.locks import file_lock
 from recsys_tasks.validation.context import SITE, validation_context
+from recsys_tasks.validation.failing_rows import FailingRows, without_users
 from recsys_tasks.validation.suites import WARNING, describe_limits, load_suite
+
+_FAILING_ROWS = "failing_rows"  # in the metadata of a result
 
 
 @dataclass
@@ -38,6 +41,7 @@ def run_suite(
     parameters: Mapping[str, float] | None = None,
     suites: Path | None = None,
     contract_expectations: Sequence[dict[str, Any]] = (),
+    failing_rows: Sequence[FailingRows] = (),
 ) -> SuiteResult:
     """Runs the suite of a source and kind on a batch profile and adds the result to the data docs.
 
@@ -51,6 +55,7 @@ def run_suite(
         parameters: values of the suite's `$PARAMETER`s.
         suites: folder of custom suites, which override the built-in ones.
         contract_expectations: of the batch's contract.
+        failing_rows: shown on the batch's page.
 
     Raises:
         ConfigurationError: a suite is malformed, or uses a parameter without a value.
@@ -60,7 +65,7 @@ def run_suite(
     suite.expectations = [expected for expected in suite.expectations if profile[expected.column] is not None]
     run = gx.RunIdentifier(run_name=batch_id, run_time=landed_at.astimezone(UTC))
     with _exclusive_access(home):
-        results = _run_checkpoint(home, source, kind, suite, run, profile, dict(parameters or {}))
+        results = _run_checkpoint(home, source, kind, suite, run, profile, dict(parameters or {}), failing_rows)
     report = SuiteResult()
     for result in results:
         config = result["expectation_config"]
@@ -85,6 +90,25 @@ def delete_old_results(home: Path, before: datetime) -> int:
     return len(old_keys)
 
 
+def erase_failing_rows(home: Path, user_ids: Sequence[str]) -> int:
+    """Erases the rows of users from results and data docs. Returns the number of results that had some."""
+    with _exclusive_access(home):
+        context = validation_context(home)
+        store = context.validation_results_store
+        changed = []
+        for key in store.list_keys():
+            result = store.get(key)
+            shown = result.meta.get(_FAILING_ROWS, [])
+            kept = without_users(shown, user_ids)
+            if kept != shown:
+                result.meta[_FAILING_ROWS] = kept
+                store.update(key, result)
+                changed.append(key)
+        if changed:
+            context.build_data_docs(site_names=[SITE], resource_identifiers=changed)
+    return len(changed)
+
+
 def _run_checkpoint(
     home: Path,
     source: str,
@@ -93,6 +117,7 @@ def _run_checkpoint(
     run: gx.RunIdentifier,
     profile: Mapping[str, float | None],
     parameters: dict[str, float],
+    failing_rows: Sequence[FailingRows],
 ) -> list[dict[str, Any]]:
     context = validation_context(home)
     data = context.data_sources.add_pandas(source).add_dataframe_asset(kind).add_batch_definition_whole_dataframe("all")
@@ -109,6 +134,9 @@ def _run_checkpoint(
     except SuiteParameterError as error:
         raise ConfigurationError(f"The suite {suite.name}: {error}") from error
     [(identifier, result)] = outcome.run_results.items()
+    if failing_rows:
+        result.meta[_FAILING_ROWS] = [group._asdict() for group in failing_rows]
+        context.validation_results_store.update(identifier, result)
     changed = [identifier, identifier.expectation_suite_identifier]
     context.build_data_docs(site_names=[SITE], resource_identifiers=changed)
     checks: list[dict[str, Any]] = result.to_json_dict()["results"]

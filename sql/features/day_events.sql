@@ -2,7 +2,7 @@
 -- Inputs: events, batches, bot_visitors (bots), and open_sessions: the sessions that were open when the day began.
 -- Output: the user, the session (identified by its start), the position in the session, and the list position at which
 -- the item was shown if the action was on an impression (0: it was not). A search has an empty item, an action an empty
--- query.
+-- query. The dwell time is null without the property.
 -- The user key is the user id. Without one, it is that of the first user who acts in the session on the same day, as at
 -- the endpoint (somebody logged in), else the session id. User and session ids can be the same text. A session ends
 -- after a gap of 30 minutes, or of 12 hours if it has an id: a visitor who returns later under the same id starts a new
@@ -47,7 +47,8 @@ actions as (
         events.event_time,
         case when events.event_type = 'search' then coalesce(events.query, '') else '' end as query,
         case when events.source = 'feedback' then 1 else 0 end as is_feedback,
-        case when events.request_id is not null then coalesce(events.position, 0) else 0 end as shown_at
+        case when events.request_id is not null then coalesce(events.position, 0) else 0 end as shown_at,
+        finite_number(events.properties ->> 'dwell_seconds') as dwell_seconds
     from events
     inner join batches on events.batch = batches.number
     left join logins
@@ -128,6 +129,7 @@ select
     event_time,
     query,
     is_feedback,
-    shown_at
+    shown_at,
+    dwell_seconds
 from positioned
 order by user_key collate "C", session_start, session_id collate "C", position_in_session

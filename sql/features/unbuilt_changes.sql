@@ -1,9 +1,13 @@
--- Grain: one row, whether the warehouse has changes that no snapshot includes: loaded rows, or removed ones.
+-- Grain: one row, whether the warehouse has changes that no snapshot up to now includes: loaded rows, or removed ones.
 select exists(
     select 1
     from batches
     where
-        change_number > (select coalesce(max(as_of_change), 0) from snapshots)
+        change_number > (
+            select coalesce(max(as_of_change), 0)
+            from snapshots
+            where not has_chosen_cutoff
+        )
         and (
             (status = 'loaded' and inserted_rows > 0)
             or (status = 'change' and source in ('retract', 'forget'))

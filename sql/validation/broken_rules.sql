@@ -7,7 +7,9 @@ with ranked as (
             order by kind asc, row_number asc
         ) as place
     from quarantine
-    where batch_id = :batch_id
+    where
+        batch_id = :batch_id
+        and kind = any(cast(:kinds as text[]))
 )
 
 select

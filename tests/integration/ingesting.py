@@ -50,7 +50,7 @@ def write_csv(path: Path, lines: Iterable[str]) -> Path:
     return path
 
 
-def ingest(warehouse: Engine, home: Path, source: str, *paths: Path, bad: float = 0.5) -> list[LoadReport]:
+def ingest(warehouse: Engine, home: Path, source: str, *paths: Path | str, bad: float = 0.5) -> list[LoadReport]:
     """Lands, validates and loads files."""
     reports = []
     for batch_id in land_batches(warehouse, read_source(source, paths)):

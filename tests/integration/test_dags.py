@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -33,6 +34,9 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     environment |= {
         "RECSYS_MLFLOW_TRACKING_URI": embedded.url(server, "mlflow"),
         "RECSYS_SAMPLE_USERS": "300",
+        "AIRFLOW__OPENLINEAGE__TRANSPORT": json.dumps(
+            {"type": "file", "log_file_path": str(home / "lineage.jsonl"), "append": True}
+        ),
     }
     _airflow(environment, "db", "migrate")
     endpoint = subprocess.Popen(
@@ -113,6 +117,91 @@ def test_landing_files_are_ingested_one_by_one_and_an_invalid_one_stops_no_other
     assert _rows(stack, "select count(*) from landed_files") == [(2,)]
 
 
+def test_changed_days_are_partitions_of_the_events_and_days_in_the_past_are_rebuilt(stack: dict[str, str]) -> None:
+    keys = "select partition_key from asset_event join asset on asset.id = asset_id where name = 'events'"
+    announced = _rows(stack, keys, "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN")
+    assert {("2017-02-01",), ("2017-12-04",), ("2024-07-02",), (None,)} <= set(announced)
+    _airflow(stack, "dags", "test", "build_features")
+    latest = _rows(stack, "select snapshot_id from snapshots")
+    _airflow(stack, "dags", "test", "rebuild_days", "2017-12-04")
+    rebuilt = "select cutoff = '2017-12-05 00:00:00+00', has_chosen_cutoff from snapshots where has_chosen_cutoff"
+    assert _rows(stack, rebuilt) == [(True, True)]
+    shown = subprocess.run(
+        [sys.executable, "-m", "recsys_tasks", "status", "--json"],
+        env=stack,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(shown.stdout)["last_snapshot"] == latest[0][0]
+    keys = "select partition_key from asset_event join asset on asset.id = asset_id where name = 'snapshot'"
+    assert set(_rows(stack, keys, "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN")) >= {("2017-12-04",), (None,)}
+
+
+def test_a_source_has_a_dag_of_its_own_that_fetches_its_files_by_date(stack: dict[str, str]) -> None:
+    sources = Path(stack["RECSYS_HOME"]) / "sources"
+    sources.mkdir()
+    delivered = Path(stack["RECSYS_HOME"]) / "delivered"
+    (delivered / "2024-07-02").mkdir(parents=True)
+    write_csv(delivered / "2024-07-02" / "a.csv", [csv_line(101, when="2024-07-02T08:00:00Z")])
+    mapping = Path(write_mapping(sources, source="partner"))
+    delivery = f'\n[delivery]\npath = "{delivered}/{{date}}/*.csv"\nwait_hours = 0.0001\n'
+    (sources / "partner.toml").write_text(mapping.read_text(encoding="utf-8") + delivery, encoding="utf-8")
+    (sources / "broken.toml").write_text("source = 7", encoding="utf-8")
+    mapping.unlink()
+    _airflow(stack, "dags", "test", "ingest_source_partner", "2024-07-03")
+    assert _rows(stack, "select event_id from events where source = 'partner'") == [("e101",)]
+    assert "broken.toml" in _airflow(stack, "dags", "test", "ingest_source_broken", fails=True)
+    late = _airflow(stack, "dags", "test", "ingest_source_partner", "2024-07-04", fails=True)
+    assert "2024-07-03/*.csv" in late
+
+
+def _lineage(stack: dict[str, str], task: str, state: str = "COMPLETE") -> list[dict[str, Any]]:
+    """Lineage events of a task, by the names of its DAG and of itself."""
+    lines = (Path(stack["RECSYS_HOME"]) / "lineage.jsonl").read_text(encoding="utf-8").splitlines()
+    events = [json.loads(line) for line in lines]
+    return [event for event in events if (event["job"]["name"], event["eventType"]) == (task, state)]
+
+
+def test_lineage_tells_batches_datasets_and_snapshots(stack: dict[str, str]) -> None:
+    loaded = _lineage(stack, "ingest_events.load")[-1]
+    batches = {batch["batch_id"]: batch["inserted"] for batch in loaded["run"]["facets"]["recsys_batches"]["batches"]}
+    query = "select batch_id, inserted_rows from batches where source = 'complete_journey'"
+    assert batches.items() <= set(_rows(stack, query))
+    assert sum(batches.values()) > 0
+    announced = _lineage(stack, "ingest_events.announce")[-1]
+    assert announced["outputs"][0]["name"] == "warehouse/events"
+    built = _lineage(stack, "build_features.snapshot")[-1]
+    assert [dataset["name"] for dataset in built["inputs"]] == ["warehouse/events"]
+    [snapshot] = built["outputs"]
+    [(snapshot_id,)] = _rows(stack, "select snapshot_id from snapshots where not has_chosen_cutoff")
+    assert snapshot["facets"]["recsys_snapshot"]["snapshotId"] == snapshot_id
+    assert snapshot["facets"]["version"]["datasetVersion"] == snapshot_id
+    assert snapshot["namespace"] == "session-recommender"
+
+
+def test_lineage_hides_secrets_that_a_task_learns(stack: dict[str, str], tmp_path: Path) -> None:
+    dag = """
+from airflow.sdk import dag, task
+from airflow.sdk.log import mask_secret
+
+@dag(schedule=None)
+def leaks():
+    @task
+    def connect():
+        mask_secret("correct-horse-battery")
+        raise RuntimeError("cannot reach postgresql://shop:correct-horse-battery@db")
+    connect()
+
+leaks()
+"""
+    (tmp_path / "leaks.py").write_text(dag, encoding="utf-8")
+    _airflow({**stack, "AIRFLOW__CORE__DAGS_FOLDER": str(tmp_path)}, "dags", "test", "leaks", fails=True)
+    [failed] = _lineage(stack, "leaks.connect", "FAIL")
+    assert "cannot reach postgresql://shop:***@db" in json.dumps(failed)
+    assert "correct-horse-battery" not in json.dumps(failed)
+
+
 def test_the_warehouse_is_maintained(stack: dict[str, str]) -> None:
     before = _rows(stack, "select count(*) from events")
     kept = {**stack, "RECSYS_EVENT_RETENTION_DAYS": "30", "RECSYS_SNAPSHOT_RETENTION_DAYS": "1"}
@@ -147,8 +236,10 @@ def test_a_batch_is_retracted_and_the_change_is_announced(stack: dict[str, str])
     assert _rows(stack, f"select status, message from batches where batch_id = '{batch_id}'") == [
         ("retracted", "a test")
     ]
-    announced = "select count(*) from asset_event where source_dag_id = 'retract_batch'"
-    assert _rows(stack, announced, "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN") == [(1,)]
+    announced = "select partition_key from asset_event where source_dag_id = 'retract_batch'"
+    keys = [key for (key,) in _rows(stack, announced, "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN")]
+    assert keys.count(None) == 1  # starts the DAGs that follow events
+    assert "2024-07-02" in keys
 
 
 def test_a_late_source_is_noticed_once(stack: dict[str, str]) -> None:

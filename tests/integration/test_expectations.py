@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,8 @@ from typing import Any
 import pytest
 
 from recsys_tasks.errors import ConfigurationError
-from recsys_tasks.validation.expectations import SuiteResult, delete_old_results, run_suite
+from recsys_tasks.validation.expectations import SuiteResult, delete_old_results, erase_failing_rows, run_suite
+from recsys_tasks.validation.failing_rows import FailingRows
 from recsys_tasks.validation.suites import load_suite
 
 ROOT = Path(__file__).parents[2]
@@ -46,15 +49,28 @@ HISTORY_METRICS = (
 
 
 def _run_suite(
-    home: Path, batch_id: str = "shop-1", at: datetime = LANDED_AT, suites: Path | None = None, **metrics: Any
+    home: Path,
+    batch_id: str = "shop-1",
+    at: datetime = LANDED_AT,
+    suites: Path | None = None,
+    failing_rows: Sequence[FailingRows] = (),
+    **metrics: Any,
 ) -> SuiteResult:
     return run_suite(
-        home, "shop", "events", batch_id, USUAL_METRICS | metrics, at, parameters={"max_bad_share": 0.2}, suites=suites
+        home,
+        "shop",
+        "events",
+        batch_id,
+        USUAL_METRICS | metrics,
+        at,
+        parameters={"max_bad_share": 0.2},
+        suites=suites,
+        failing_rows=failing_rows,
     )
 
 
 def _count_listed(home: Path, batch_id: str) -> int:
-    return (home / "data_docs/index.html").read_text(encoding="utf-8").count(f"'run_name': '{batch_id}'")
+    return (home / "data_docs/index.html").read_text(encoding="utf-8").count(f">{batch_id}</a>")
 
 
 def _expectation(**changes: Any) -> dict[str, Any]:
@@ -82,6 +98,57 @@ def test_an_unusual_batch_is_reported_with_the_value_and_its_limits(tmp_path: Pa
         "fewer than half or more than twice the usual events per day"
         " (events rows_per_day_ratio is 0.4, should be at least 0.5 and at most 2)"
     ]
+
+
+ROWS = [
+    FailingRows(
+        "price_is_number",
+        "price is not a finite number",
+        40,
+        [
+            {"row_number": 3, "id": "e3", "value": "<script>alert(1)</script>", "user_id": "u1"},
+            {"row_number": 9, "id": "e9", "value": "http://elsewhere.example/a.js", "user_id": "u2"},
+        ],
+    )
+]
+
+
+def _read_pages(home: Path) -> dict[str, str]:
+    docs = home / "data_docs"
+    return {str(path.relative_to(docs)): path.read_text(encoding="utf-8") for path in docs.rglob("*.html")}
+
+
+def test_the_page_of_a_batch_shows_its_failing_rows_escaped(tmp_path: Path) -> None:
+    _run_suite(tmp_path, failing_rows=ROWS, bad_share=0.25)
+    [page] = [content for name, content in _read_pages(tmp_path).items() if name.startswith("validations/")]
+    assert "40 rows: price is not a finite number" in page
+    assert "the first 2" in page
+    assert "<td>e3</td>" in page.replace("\n", "").replace("  ", "")
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "<script" not in page
+    assert page.index("too many rows are bad") < page.index('class="met"')  # what failed comes first
+
+
+def test_pages_request_nothing_from_any_host_and_their_links_lead_to_pages(tmp_path: Path) -> None:
+    _run_suite(tmp_path, failing_rows=ROWS, bad_share=0.25)
+    pages = _read_pages(tmp_path)
+    assert len(pages) == 3  # index, suite, result
+    for name, page in pages.items():
+        references = re.findall(r"""(?:src|href)\s*=\s*["']([^"']*)|url\(([^)]*)\)|@import\s+(\S+)""", page)
+        targets = {next(filter(None, found)) for found in references} - {"data:,"}
+        assert targets
+        for target in targets:
+            assert (tmp_path / "data_docs" / name).parent.joinpath(target).resolve().is_file(), (name, target)
+
+
+def test_an_erasure_removes_the_rows_of_users_from_results_and_pages(tmp_path: Path) -> None:
+    _run_suite(tmp_path, failing_rows=ROWS)
+    _run_suite(tmp_path, batch_id="shop-2", at=LANDED_AT + timedelta(hours=1))
+    assert erase_failing_rows(tmp_path, ["u1", "u7"]) == 1
+    stored = "".join(path.read_text(encoding="utf-8") for path in tmp_path.rglob("*") if path.is_file())
+    assert "e3" not in re.findall(r"\be\d\b", stored)
+    assert "e9" in re.findall(r"\be\d\b", stored)
+    assert erase_failing_rows(tmp_path, ["u1"]) == 0
 
 
 def test_a_critical_failure_is_a_problem(tmp_path: Path) -> None:

@@ -347,7 +347,7 @@ def test_rows_appended_during_ingestion_are_read_by_the_next_run(
     chosen = Settings(home=tmp_path)
     monkeypatch.setattr(ingestion, "engine", lambda: warehouse)
     monkeypatch.setattr(ingestion, "settings", lambda: chosen)
-    shop = chosen.landing_folder / "shop"
+    shop = Path(chosen.landing_folder) / "shop"
     shop.mkdir(parents=True)
     write_mapping(shop)
     file = set_old_mtime(write_csv(shop / "a.csv", [csv_line(1)]))

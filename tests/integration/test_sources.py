@@ -330,6 +330,9 @@ class TestContracts:
     ) -> None:
         with pytest.raises(BatchRejected, match=f"violate version 3 of the contract: {re.escape(words)}"):
             ingest(warehouse, tmp_path, *self._write(tmp_path, f"version = 3\n{contract}"))
+        (page,) = (tmp_path / "gx/data_docs/validations").rglob("*.html")
+        first_failing_row = words.rpartition(" ")[2]
+        assert f"<td>{first_failing_row}</td>" in page.read_text(encoding="utf-8")
 
     def test_a_violation_may_only_warn(self, warehouse: Engine, tmp_path: Path) -> None:
         contract = 'version = 1\nseverity = "warning"\nrequired = ["price"]'

@@ -1,0 +1,106 @@
+"""Fetches the files of sources with a delivery by date: one DAG per mapping file in `RECSYS_SOURCES_PATH`."""
+
+from typing import Any
+
+from airflow.sdk import CronDataIntervalTimetable, task
+from airflow.sdk.exceptions import AirflowSkipException
+
+from recsys_tasks import orchestration as loop
+from recsys_tasks.errors import ConfigurationError
+from recsys_tasks.ingestion.delivery import Delivery
+from recsys_tasks.ingestion.mapping import load_mapping
+from recsys_tasks.settings import settings
+
+DOC = """
+### What it does
+Waits for the files that the source delivers for the run's data interval, then lands, validates and loads them. Which
+files, and when, says the table `[delivery]` of the mapping; `docs/mappings.md` describes it. The files may be in a
+remote store, such as `s3://`, `sftp://` or `https://`.
+
+**Reads** `{path}`. **Writes** the warehouse, the data docs, and the asset `events` if any row is new.
+
+### Run it again
+Always safe: a file is identified by its content and an event by its id. Backfill with
+`airflow backfill create --dag-id {dag_id} --from-date 2026-11-01 --to-date 2026-11-03` (both dates are included).
+
+### When it fails
+* `wait` timed out: the source has not delivered within {wait_hours} hours. Clear it when the files are there.
+* `BatchRejected`: too many bad rows or an unusual profile. The message has the URL of the data docs. Fix the source or
+  its mapping and clear `ingest`.
+* `MalformedFile`: a line cannot be parsed; the message names file and line.
+* `ConfigurationError`: the mapping is invalid, or a store lacks credentials. The message says what to do.
+* `UnavailableError`: the warehouse or the store does not answer. Airflow retries the task.
+"""
+INVALID_DOC = """
+### The mapping of this source is invalid
+The DAG exists to say so: its only task fails with the reason. Fix the mapping file; the DAG then becomes the one that
+fetches its files.
+"""
+
+
+def create_dag(dag_id: str, mapping_path: str, delivery: Delivery) -> None:
+    """Creates the DAG that fetches the files of a source."""
+
+    patience = delivery.wait_hours * 3600  # seconds
+
+    def ingest_source() -> None:
+        @task.sensor(poke_interval=min(60, patience), timeout=patience, mode="reschedule")
+        @loop.step
+        def wait(data_interval_start: Any = None, data_interval_end: Any = None) -> bool:
+            from recsys_tasks.steps import ingestion
+
+            interval = loop.require_interval(data_interval_start, data_interval_end)
+            missing = ingestion.find_missing_files(delivery.path, interval)
+            if missing:
+                loop.add_note(f"waiting for {', '.join(missing)}", on_run=False)
+            return not missing
+
+        @task(pool=loop.POOL, outlets=loop.EVENTS_OUTLETS)
+        @loop.step
+        def ingest(data_interval_start: Any = None, data_interval_end: Any = None, outlet_events: Any = None) -> int:
+            from recsys_tasks.steps import features, ingestion
+
+            interval = loop.require_interval(data_interval_start, data_interval_end)
+            reports = ingestion.ingest_files(mapping_path, [delivery.path], interval)
+            inserted = loop.report_batches(reports)
+            if not inserted and not features.has_unbuilt_changes():
+                raise AirflowSkipException("All rows are already loaded")
+            loop.announce(outlet_events, loop.EVENTS_OUTLETS, {"inserted": inserted}, features.unbuilt_days())
+            return inserted
+
+        wait() >> ingest()
+
+    ingest_source.__name__ = dag_id
+    loop.recsys_dag(
+        DOC.format(path=delivery.path, dag_id=dag_id, wait_hours=delivery.wait_hours),
+        schedule=CronDataIntervalTimetable(delivery.schedule, timezone="UTC"),
+        tags=["warehouse", "tier:2"],
+        start_date=loop.to_midnight(delivery.catchup_from) if delivery.catchup_from else loop.LONG_AGO,
+        catchup=delivery.catchup_from is not None,
+    )(ingest_source)()
+
+
+def create_failing_dag(dag_id: str, error: str) -> None:
+    """Creates the DAG of a source whose mapping is invalid: its only task fails with the reason."""
+
+    def invalid_source() -> None:
+        @task
+        @loop.step
+        def read_mapping() -> None:
+            raise ConfigurationError(error)
+
+        read_mapping()
+
+    invalid_source.__name__ = dag_id
+    loop.recsys_dag(INVALID_DOC, schedule="@once", tags=["warehouse", "tier:2"])(invalid_source)()
+
+
+for path in sorted(settings().sources_folder.glob("*.toml")):
+    dag_id = f"ingest_source_{path.stem}"
+    try:
+        delivery = load_mapping(str(path)).delivery
+        if delivery is None:
+            raise ConfigurationError(f"{path}: the table [delivery] is missing, which says where its files are")
+        create_dag(dag_id, str(path), delivery)
+    except ConfigurationError as error:
+        create_failing_dag(dag_id, str(error))

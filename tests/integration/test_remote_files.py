@@ -1,0 +1,235 @@
+"""Files in remote stores: an S3 server, and a web server; dates in paths; a remote landing folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import sysconfig
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pyarrow import fs
+from sqlalchemy import Engine, text
+from tenacity import retry, stop_after_delay, wait_fixed
+
+from recsys_tasks.errors import ConfigurationError, InputError, MalformedFile, UnavailableError
+from recsys_tasks.ingestion import landing_folder
+from recsys_tasks.ingestion.delivery import Delivery, expand_dates, find_delivered, require_delivered
+from recsys_tasks.ingestion.landing import land_batches
+from recsys_tasks.ingestion.mapping import load_mapping
+from recsys_tasks.ingestion.sources import read_source
+from recsys_tasks.interval import Interval
+from tests.integration.ingesting import HEADER, csv_line, ingest, write_csv, write_mapping
+
+NOVEMBER = datetime(2026, 11, 1, tzinfo=UTC)
+KEYS = {"AWS_ACCESS_KEY_ID": "tester", "AWS_SECRET_ACCESS_KEY": "not-a-secret", "AWS_REGION": "us-east-1"}
+
+
+@pytest.fixture(scope="module")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of an S3 server of its own."""
+    server = shutil.which("weed", path=sysconfig.get_path("scripts"))
+    assert server is not None
+    folder = tmp_path_factory.mktemp("s3")
+    identity = {"accessKey": KEYS["AWS_ACCESS_KEY_ID"], "secretKey": KEYS["AWS_SECRET_ACCESS_KEY"]}
+    users = [{"name": "tester", "credentials": [identity], "actions": ["Admin"]}]
+    (folder / "s3.json").write_text(json.dumps({"identities": users}), encoding="utf-8")
+    ports = {name: _free_port() for name in ("master", "volume", "filer", "s3")}
+    options = [f"-{name}.port={port}" for name, port in ports.items()]
+    options += [f"-{name}.port.grpc={_free_port()}" for name in ports]
+    options += ["-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false"]
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(
+            [
+                server,
+                "server",
+                f"-dir={folder}",
+                "-ip=127.0.0.1",
+                "-filer",
+                "-s3",
+                f"-s3.config={folder}/s3.json",
+                *options,
+            ],
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        yield f"http://127.0.0.1:{ports['s3']}"
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=30)
+
+
+@pytest.fixture
+def bucket(
+    s3_server: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Iterator[fs.SubTreeFileSystem]:
+    """An empty bucket named `shop`; the environment has what reads it."""
+    for name, value in {**KEYS, "AWS_ENDPOINT_URL": s3_server}.items():
+        monkeypatch.setenv(name, value)
+    store = fs.S3FileSystem(endpoint_override=s3_server, allow_bucket_creation=True)
+    _create_bucket(store)
+    yield fs.SubTreeFileSystem("shop", store)
+    store.delete_dir_contents("shop")
+
+
+@retry(stop=stop_after_delay(60), wait=wait_fixed(0.2), reraise=True)
+def _create_bucket(store: fs.S3FileSystem) -> None:
+    """Creates the bucket once the server answers."""
+    store.create_dir("shop")
+
+
+@pytest.fixture
+def web_server(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """Address and folder of a web server."""
+    folder = tmp_path / "web"
+    folder.mkdir()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(folder)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", folder
+    server.shutdown()
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def _put(bucket: fs.FileSystem, name: str, *numbers: int) -> None:
+    bucket.create_dir(name.rpartition("/")[0], recursive=True)
+    with bucket.open_output_stream(name) as file:
+        file.write("\n".join([HEADER, *map(csv_line, numbers), ""]).encode())
+
+
+def _days(count: int) -> Interval:
+    return Interval(NOVEMBER, NOVEMBER + timedelta(days=count))
+
+
+def test_files_of_an_s3_bucket_are_ingested_by_date_once(
+    bucket: fs.FileSystem, warehouse: Engine, tmp_path: Path
+) -> None:
+    mapping = write_mapping(tmp_path)
+    _put(bucket, "dt=2026-11-01/a.csv", 1, 2)
+    _put(bucket, "dt=2026-11-01/b.csv", 3)
+    _put(bucket, "dt=2026-11-02/a.csv", 4)
+    _put(bucket, "dt=2026-11-03/a.csv", 5)
+    template = "s3://shop/dt={date}/*.csv"
+    files = require_delivered([template], _days(2))
+    assert files == ["s3://shop/dt=2026-11-01/a.csv", "s3://shop/dt=2026-11-01/b.csv", "s3://shop/dt=2026-11-02/a.csv"]
+    reports = ingest(warehouse, tmp_path, mapping, *files)
+    assert sum(report.inserted for report in reports) == 4
+    again = ingest(warehouse, tmp_path, mapping, *require_delivered([template], _days(3)))
+    assert sum(report.inserted for report in again if not report.already_loaded) == 1
+    with warehouse.connect() as connection:
+        origins = connection.scalars(text("select origin from batches order by origin")).all()
+    assert origins == [*files, "s3://shop/dt=2026-11-03/a.csv"]
+
+
+def test_a_remote_landing_folder_is_listed_as_a_local_one(
+    bucket: fs.FileSystem, warehouse: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with bucket.open_output_stream("landing/shop/mapping.toml") as file:
+        file.write(Path(write_mapping(tmp_path)).read_bytes())
+    _put(bucket, "landing/shop/dt=2026-11-01/a.csv", 1, 2)
+    _put(bucket, "landing/shop/_SUCCESS")
+    _put(bucket, "landing/shop/README.md")
+    address = "s3://shop/landing"
+    assert landing_folder.find_new_files(warehouse, address) == []  # modified too recently
+    monkeypatch.setattr(landing_folder, "_MIN_FILE_AGE_SECONDS", -1.0)
+    (found,) = landing_folder.find_new_files(warehouse, address)
+    assert found.path == f"{address}/shop/dt=2026-11-01/a.csv"
+    assert found.source == f"{address}/shop/mapping.toml"
+    reports = ingest(warehouse, tmp_path, found.source, found.path)
+    assert [report.inserted for report in reports] == [2]
+    landing_folder.record_landed_file(warehouse, found, [report.batch_id for report in reports])
+    assert landing_folder.find_new_files(warehouse, address) == []
+    assert list(landing_folder.find_skipped_files(address)) == [f"{address}/shop/README.md"]
+
+
+def test_files_of_a_web_server_are_read_and_errors_name_the_address(
+    web_server: tuple[str, Path], warehouse: Engine, tmp_path: Path
+) -> None:
+    address, folder = web_server
+    write_csv(folder / "2026-11-01.csv", [csv_line(1)])
+    mapping = write_mapping(tmp_path, on_error="reject")
+    (report,) = ingest(warehouse, tmp_path, mapping, f"{address}/2026-11-01.csv")
+    assert report.inserted == 1
+    write_csv(folder / "broken.csv", ['"1'])
+    with pytest.raises(MalformedFile, match=f"^{address}/broken.csv, line 2"):
+        land_batches(warehouse, read_source(mapping, [f"{address}/broken.csv"]))
+    assert find_delivered([f"{address}/none.csv"]) == ([], [f"{address}/none.csv"])
+
+
+def test_a_store_that_does_not_answer_is_worth_a_retry(tmp_path: Path) -> None:
+    with pytest.raises(UnavailableError, match=r"http://127\.0\.0\.1:1/a\.csv cannot be read"):
+        next(read_source(write_mapping(tmp_path), ["http://127.0.0.1:1/a.csv"]))
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("sftp://shop:hunter2@files.example/a.csv", "has a password in it"),
+        ("nowhere://a.csv", "nowhere"),
+        ("abfs://a/b.csv", "AZURE_STORAGE_ACCOUNT_NAME"),
+    ],
+)
+def test_an_address_that_cannot_be_used_is_refused_without_its_password(address: str, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message) as refusal:
+        find_delivered([address])
+    assert "hunter2" not in str(refusal.value)
+
+
+def test_local_paths_have_dates_and_wildcards_too(tmp_path: Path) -> None:
+    (tmp_path / "2026/11").mkdir(parents=True)
+    paths = [str(write_csv(tmp_path / f"2026/11/{name}.csv", [])) for name in ("01-a", "01-b", "02-a")]
+    template = f"{tmp_path}/{{date:%Y/%m/%d}}-*.csv"
+    assert find_delivered([template], _days(3)) == (paths, [f"{tmp_path}/2026/11/03-*.csv"])
+    with pytest.raises(InputError, match=r"no file at .*2026/11/03"):
+        require_delivered([template], _days(3))
+    with pytest.raises(ConfigurationError, match="--from and --to"):
+        require_delivered([template])
+
+
+@pytest.mark.parametrize("template", ["a/{day}.csv", "a/{date.year}.csv", "a/{}.csv"])
+def test_unknown_fields_are_refused(template: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="is unknown"):
+        expand_dates(template, _days(1))
+    mapping = Path(write_mapping(tmp_path))
+    with mapping.open("a", encoding="utf-8") as file:
+        file.write(f'\n[delivery]\npath = "{template}"\n')
+    with pytest.raises(ConfigurationError, match="is unknown"):
+        load_mapping(str(mapping))
+
+
+def test_a_delivery_needs_a_date(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"has no \{date\}"):
+        Delivery(path="a/*.csv")
+
+
+@given(
+    hours=st.lists(st.integers(0, 24 * 40), min_size=3, max_size=3, unique=True).map(sorted),
+    template=st.sampled_from(["{date}", "{date:%Y%m%d-%H}", "{date:%Y/%m}", "{date:%j}/{date:%d}"]),
+)
+def test_adjacent_intervals_cover_what_their_union_covers(hours: list[int], template: str) -> None:
+    start, middle, end = (NOVEMBER + timedelta(hours=number) for number in hours)
+    whole = expand_dates(template, Interval(start, end))
+    parts = expand_dates(template, Interval(start, middle)) + expand_dates(template, Interval(middle, end))
+    assert whole == list(dict.fromkeys(parts))
+    assert len(set(whole)) == len(whole)
