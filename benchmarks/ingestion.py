@@ -2,7 +2,7 @@
 
 Each size gets a new warehouse on one embedded PostgreSQL. The time includes the stages of `ingest`: landing, validation
 (row rules by SQL, the batch profile by Great Expectations) and loading, but not the creation of the file or imports.
-Finally, the file of one day is ingested into the largest warehouse and into an empty one.
+Finally, the file of one day, and batches of 500 events, are ingested into the largest warehouse and into an empty one.
 """
 
 from __future__ import annotations
@@ -11,10 +11,13 @@ import argparse
 import statistics
 import sys
 import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import sqlalchemy
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -26,6 +29,8 @@ from recsys_tasks.ingestion.sources import read_source
 from recsys_tasks.settings import settings
 from recsys_tasks.validation.batch import validate_batch
 from recsys_tasks.warehouse import embedded, migrate
+
+_SMALL_BATCH_EVENTS, _SMALL_BATCHES = 500, 5
 
 
 def main() -> None:
@@ -67,6 +72,14 @@ def _measure(folder: Path, sizes: list[int], runs: int) -> list[dict[str, object
         rows.append(_ingest(warehouse, folder, mapping, day, postmaster) | {"what": f"a day into {max(sizes):,}"})
         empty = fresh_warehouse(embedded.url(server, "postgres"), "empty")
         rows.append(_ingest(empty, folder, mapping, day, postmaster) | {"what": "a day into none"})
+        small = folder / "small.csv"
+        for number, (name, target) in enumerate(((f"{max(sizes):,}", warehouse), ("a day", empty))):
+            found = []
+            for run in range(_SMALL_BATCHES):
+                first_day = 2 + max(sizes) // shop.EVENTS_PER_DAY + _SMALL_BATCHES * number + run
+                shop.write_csv(small, _SMALL_BATCH_EVENTS, first_day, seed=1 + run)
+                found.append(_ingest(target, folder, mapping, small, postmaster) | {"what": f"a batch into {name}"})
+            rows.append(_median(found))
     finally:
         server.cleanup()
     return rows
@@ -100,7 +113,7 @@ def ingest(warehouse: Engine, folder: Path, mapping: Path, file: Path, watch: St
 
 def _ingest(warehouse: Engine, folder: Path, mapping: Path, file: Path, postmaster: int) -> dict[str, object]:
     watch = Stopwatch()
-    with PeakMemory(postmaster) as peak:
+    with PeakMemory(postmaster) as peak, _database_time(warehouse) as statements:
         report = ingest(warehouse, folder, mapping, file, watch)
     if report.inserted < 0.999 * report.read:
         raise SystemExit(f"Less than 99.9 % of the file was loaded: {report}")
@@ -110,9 +123,28 @@ def _ingest(warehouse: Engine, folder: Path, mapping: Path, file: Path, postmast
         "events": report.inserted,
         **{name: round(value, 2) for name, value in watch.seconds.items()},
         "events_per_s": round(report.inserted / seconds),
+        "statements_s": round(sum(statements), 3),
         "process_mb": round(peak.process_mb),
         "database_mb": round(peak.database_mb),
     }
+
+
+@contextmanager
+def _database_time(warehouse: Engine) -> Iterator[list[float]]:
+    """Yields a list to which each SQL statement adds its time in seconds; COPY is not among them."""
+    found: list[float] = []
+
+    def begin(connection: Connection, *_: object) -> None:
+        connection.info["began"] = time.perf_counter()
+
+    def end(connection: Connection, *_: object) -> None:
+        found.append(time.perf_counter() - connection.info["began"])
+
+    sqlalchemy.event.listen(warehouse, "before_cursor_execute", begin)
+    sqlalchemy.event.listen(warehouse, "after_cursor_execute", end)
+    yield found
+    sqlalchemy.event.remove(warehouse, "before_cursor_execute", begin)
+    sqlalchemy.event.remove(warehouse, "after_cursor_execute", end)
 
 
 def _median(found: list[dict[str, object]]) -> dict[str, object]:

@@ -31,7 +31,7 @@ Row = dict[str, Any]
 
 
 class Score(NamedTuple):
-    """Share of the liked items of each session that a list had."""
+    """Recall of one list per session: the share of the liked items that it had."""
 
     shares: list[float]
 
@@ -70,14 +70,26 @@ def main() -> None:
     """Runs the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--items", nargs=2, metavar=("MAPPING", "FILE"), required=True, help="published on the last day"
+        "--items",
+        nargs=2,
+        metavar=("MAPPING", "FILE"),
+        required=True,
+        help="mapping, and file of the items published on the last day",
     )
-    parser.add_argument("--known-items", metavar="FILE", required=True, help="those from before it")
-    parser.add_argument("--events", nargs=2, metavar=("MAPPING", "FILE"), required=True, help="of the last day")
-    parser.add_argument("--earlier-events", metavar="FILE", required=True, help="those from before it")
+    parser.add_argument("--known-items", metavar="FILE", required=True, help="file of those from before the last day")
+    parser.add_argument(
+        "--events",
+        nargs=2,
+        metavar=("MAPPING", "FILE"),
+        required=True,
+        help="mapping, and file of the events of the last day",
+    )
+    parser.add_argument(
+        "--earlier-events", metavar="FILE", required=True, help="file of those from before the last day"
+    )
     parser.add_argument("--weights", type=Path, required=True, help="TOML file of event weights")
-    parser.add_argument("--endpoint", default="http://127.0.0.1:8080")
-    parser.add_argument("--hours", type=float, default=6)
+    parser.add_argument("--endpoint", default="http://127.0.0.1:8080", help="default: %(default)s")
+    parser.add_argument("--hours", type=float, default=6, help="window of the popularity baseline, in hours")
     parser.add_argument("--json")
     options = parser.parse_args()
     items_mapping, events_mapping = options.items[0], options.events[0]

@@ -16,7 +16,7 @@ Parquet files, with the vocabulary and the start times of the validation and the
 
 ### Run it again
 Always safe: the same events and cutoff give the same snapshot. For a point in time in the past, trigger it with
-`{"cutoff": "2017-12-11T00:00:00+00:00"}`.
+`{"cutoff": "2017-12-11T00:00:00+00:00"}`; such a snapshot starts no training.
 
 ### When it fails
 * `NotEnoughData`: the warehouse has neither events nor items. Ingest some. Without enough sessions for a validation and
@@ -45,8 +45,10 @@ def build_features() -> None:
             f"{result.snapshot_id}: {result.events:,} events, {result.sessions:,} sessions, {len(result.files)} days,"
             f" {result.items:,} items, {result.feedback_events:,} feedback events"
         )
+        # A snapshot of the past is announced as a partition only: it starts no training.
+        announce = loop.announce_days if cutoff else loop.announce
         days = [features.last_day(result)]
-        loop.announce(outlet_events, loop.SNAPSHOT_OUTLETS, {"snapshot_id": result.snapshot_id}, days)
+        announce(outlet_events, loop.SNAPSHOT_OUTLETS, {"snapshot_id": result.snapshot_id}, days)
         return result.snapshot_id
 
     snapshot()

@@ -75,6 +75,7 @@ def ingest_events() -> None:
         return loop.report_batches(reports)
 
     @task(outlets=loop.EVENTS_OUTLETS)
+    @loop.step
     def announce(inserted: int, data_interval_end: Any = None, outlet_events: Any = None) -> None:
         from recsys_tasks.steps import features
 

@@ -64,6 +64,7 @@ def ingest_landing() -> None:
         return {"path": file["path"], "inserted": inserted, "is_new": is_new}
 
     @task(trigger_rule="all_done", outlets=loop.EVENTS_OUTLETS)
+    @loop.step
     def announce(results: Any, outlet_events: Any = None) -> None:
         from recsys_tasks.steps import features
 

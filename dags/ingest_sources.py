@@ -1,27 +1,30 @@
 """Fetches the files of sources with a delivery by date: one DAG per mapping file in `RECSYS_SOURCES_PATH`."""
 
+import re
 from typing import Any
 
 from airflow.sdk import CronDataIntervalTimetable, task
 from airflow.sdk.exceptions import AirflowSkipException
 
 from recsys_tasks import orchestration as loop
-from recsys_tasks.errors import ConfigurationError
+from recsys_tasks.errors import ConfigurationError, UnavailableError
 from recsys_tasks.ingestion.delivery import Delivery
 from recsys_tasks.ingestion.mapping import load_mapping
+from recsys_tasks.interval import Interval
 from recsys_tasks.settings import settings
 
 DOC = """
 ### What it does
-Waits for the files that the source delivers for the run's data interval, then lands, validates and loads them. Which
-files, and when, says the table `[delivery]` of the mapping; `docs/mappings.md` describes it. The files may be in a
-remote store, such as `s3://`, `sftp://` or `https://`.
+Waits for the files that the source delivers for the run's data interval, then lands, validates and loads them. The
+table `[delivery]` of the mapping names the files and the schedule (`docs/mappings.md`). The files may be in a remote
+store, such as `s3://`, `sftp://` or `https://`.
 
 **Reads** `{path}`. **Writes** the warehouse, the data docs, and the asset `events` if any row is new.
 
 ### Run it again
 Always safe: a file is identified by its content and an event by its id. Backfill with
-`airflow backfill create --dag-id {dag_id} --from-date 2026-11-01 --to-date 2026-11-03` (both dates are included).
+`airflow backfill create --dag-id {dag_id} --from-date 2026-11-01 --to-date 2026-11-03`: the days of these dates,
+both included, if the schedule is at midnight.
 
 ### When it fails
 * `wait` timed out: the source has not delivered within {wait_hours} hours. Clear it when the files are there.
@@ -33,24 +36,25 @@ Always safe: a file is identified by its content and an event by its id. Backfil
 """
 INVALID_DOC = """
 ### The mapping of this source is invalid
-The DAG exists to say so: its only task fails with the reason. Fix the mapping file; the DAG then becomes the one that
-fetches its files.
+Its only task fails with the reason. After you fix the mapping file, the DAG fetches the files.
 """
 
 
 def create_dag(dag_id: str, mapping_path: str, delivery: Delivery) -> None:
-    """Creates the DAG that fetches the files of a source."""
-
-    patience = delivery.wait_hours * 3600  # seconds
+    """Creates the DAG that loads the deliveries of a source."""
+    timeout = delivery.wait_hours * 3600
 
     def ingest_source() -> None:
-        @task.sensor(poke_interval=min(60, patience), timeout=patience, mode="reschedule")
+        @task.sensor(poke_interval=min(60, timeout), timeout=timeout, mode="reschedule")
         @loop.step
         def wait(data_interval_start: Any = None, data_interval_end: Any = None) -> bool:
             from recsys_tasks.steps import ingestion
 
             interval = loop.require_interval(data_interval_start, data_interval_end)
-            missing = ingestion.find_missing_files(delivery.path, interval)
+            try:
+                missing = ingestion.find_missing_files(delivery, interval)
+            except UnavailableError as error:  # the store may come back while there is time
+                missing = [str(error)]
             if missing:
                 loop.add_note(f"waiting for {', '.join(missing)}", on_run=False)
             return not missing
@@ -70,12 +74,14 @@ def create_dag(dag_id: str, mapping_path: str, delivery: Delivery) -> None:
 
         wait() >> ingest()
 
+    timetable = CronDataIntervalTimetable(delivery.schedule, timezone="UTC")
+    timetable.validate()
     ingest_source.__name__ = dag_id
     loop.recsys_dag(
-        DOC.format(path=delivery.path, dag_id=dag_id, wait_hours=delivery.wait_hours),
-        schedule=CronDataIntervalTimetable(delivery.schedule, timezone="UTC"),
+        DOC.format(path=delivery.shown_path, dag_id=dag_id, wait_hours=delivery.wait_hours),
+        schedule=timetable,
         tags=["warehouse", "tier:2"],
-        start_date=loop.to_midnight(delivery.catchup_from) if delivery.catchup_from else loop.LONG_AGO,
+        start_date=Interval.of_day(delivery.catchup_from).start if delivery.catchup_from else loop.LONG_AGO,
         catchup=delivery.catchup_from is not None,
     )(ingest_source)()
 
@@ -96,11 +102,11 @@ def create_failing_dag(dag_id: str, error: str) -> None:
 
 
 for path in sorted(settings().sources_folder.glob("*.toml")):
-    dag_id = f"ingest_source_{path.stem}"
+    dag_id = f"ingest_source_{re.sub(r'[^A-Za-z0-9_.-]', '_', path.stem)[:200]}"
     try:
         delivery = load_mapping(str(path)).delivery
         if delivery is None:
-            raise ConfigurationError(f"{path}: the table [delivery] is missing, which says where its files are")
+            raise ConfigurationError(f"{path} has no table [delivery]. Add one with the path of its files")
         create_dag(dag_id, str(path), delivery)
-    except ConfigurationError as error:
-        create_failing_dag(dag_id, str(error))
+    except Exception as error:  # whatever is wrong with one source, the others go on
+        create_failing_dag(dag_id, f"{path}: {error}")

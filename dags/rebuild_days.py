@@ -16,7 +16,7 @@ partitions that no later change touched are reused. Its daily runs skip, as `bui
 partition of the asset `snapshot`, which starts no training.
 
 ### Run it again
-Always safe: the same events and day give the same snapshot. For three days:
+Always safe: the same events and day give the same snapshot. Unpause the DAG first. For three days:
 `airflow backfill create --dag-id rebuild_days --from-date 2017-12-04 --to-date 2017-12-06` (both are included); for one
 day, trigger it with the partition key `2017-12-04`.
 
@@ -34,7 +34,7 @@ day, trigger it with the partition key `2017-12-04`.
     tags=["warehouse", "tier:3"],
 )
 def rebuild_days() -> None:
-    @task(inlets=[loop.EVENTS], outlets=[loop.SNAPSHOT], pool=loop.POOL)
+    @task(inlets=[loop.EVENTS], outlets=loop.SNAPSHOT_OUTLETS, pool=loop.POOL)
     @loop.step
     def rebuild(
         dag_run: Any = None, partition_date: Any = None, logical_date: Any = None, outlet_events: Any = None
@@ -50,8 +50,7 @@ def rebuild_days() -> None:
         day = time.date()
         result = features.rebuild_day(day)
         loop.add_note(f"{result.snapshot_id}: {result.events:,} events, {result.sessions:,} sessions up to {day}")
-        outlet_events[loop.SNAPSHOT].extra = {"snapshot_id": result.snapshot_id}
-        outlet_events[loop.SNAPSHOT].add_partitions(f"{day:%Y-%m-%d}")
+        loop.announce_days(outlet_events, loop.SNAPSHOT_OUTLETS, {"snapshot_id": result.snapshot_id}, [day])
         return result.snapshot_id
 
     rebuild()

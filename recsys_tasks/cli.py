@@ -70,9 +70,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="files of the source, also in a remote store such as s3://; may have * and {date:%%Y-%%m-%%d}",
     )
     ingest.add_argument(
-        "--from", dest="start", type=_parse_time, help="for complete_journey, and for dates in paths: first time"
+        "--from", dest="start", type=_parse_time, help="start, for complete_journey and for dates in paths"
     )
-    ingest.add_argument("--to", dest="end", type=_parse_time, help="for complete_journey, and for dates in paths: end")
+    ingest.add_argument("--to", dest="end", type=_parse_time, help="end (exclusive), likewise")
     ingest.add_argument(
         "--dry-run", action="store_true", help="only show typed rows, quarantine reasons and warnings; write nothing"
     )
@@ -322,7 +322,7 @@ def _dry_run(options: argparse.Namespace) -> None:
 
 def _read_batches(options: argparse.Namespace) -> Iterator[SourceBatch]:
     """Yields the batches of the source, or of the new files in the landing folder."""
-    from recsys_tasks.ingestion.delivery import require_delivered
+    from recsys_tasks.ingestion.delivery import require_delivered_files
     from recsys_tasks.ingestion.sources import read_source
     from recsys_tasks.interval import Interval
     from recsys_tasks.steps import ingestion
@@ -332,7 +332,7 @@ def _read_batches(options: argparse.Namespace) -> Iterator[SourceBatch]:
             yield from read_source(file.source, [file.path])
         return
     interval = Interval(options.start, options.end) if options.start else None
-    yield from read_source(options.source, require_delivered(options.paths, interval), interval)
+    yield from read_source(options.source, require_delivered_files(options.paths, interval), interval)
 
 
 def _print_counts(options: argparse.Namespace, reports: Sequence[LoadReport]) -> None:

@@ -44,7 +44,11 @@ USER_COLUMNS: Final = ("user_id", "properties", "valid_from")
 # Columns of each kind of record in a landing batch, in loading order: events refer to items and users.
 COLUMNS_BY_KIND: Final = {"items": ITEM_COLUMNS, "users": USER_COLUMNS, "events": EVENT_COLUMNS}
 
+# Kind of quarantined lines that cannot be read as rows.
+UNREADABLE_LINES: Final = "lines"
+
 REGISTERED_MODEL: Final = "session-recommender"
+LINEAGE_NAMESPACE: Final = "session-recommender"
 CHALLENGER: Final = "challenger"
 CHAMPION: Final = "champion"
 PREVIOUS: Final = "previous"

@@ -17,7 +17,7 @@ from recsys_tasks.wire.items import Item
 
 log = logging.getLogger(__name__)
 
-_RARE_SHARE = 0.1  # of the items; the vocabulary is ordered by popularity
+_SAMPLE_SHARE = 0.1  # of the items; the vocabulary is ordered by popularity
 
 
 class ItemUpdate(msgspec.Struct):
@@ -70,7 +70,8 @@ class ItemUpdates:
 
 
 def apply_item_updates(bundle: Bundle, updates: Mapping[str, ItemUpdate]) -> Bundle:
-    """Returns the bundle with item updates. A new item gets its content vector and the mean bias of rare items."""
+    """Returns the bundle with item updates. A new item gets its content vector, and the mean bias of the newest items,
+    or where no item has a time from which it is available, of the rarest."""
     items = {item_id: update.item for item_id, update in updates.items()}
     texts = {item_id: (item.title, item.category_path, item.brand) for item_id, item in items.items()}
     vocabulary = bundle.vocabulary.with_items(texts)
@@ -96,5 +97,15 @@ def _content_vectors(bundle: Bundle, tokens: list[np.ndarray]) -> tuple[np.ndarr
         if len(numbers):
             vectors[row] = word_vectors(bundle.words, numbers[None], vectors[row][None])[0]
     bias = np.asarray(bundle.items.bias[FIRST_ITEM : len(bundle.vocabulary)])
-    rare = bias[-max(1, int(_RARE_SHARE * len(bias))) :] if len(bias) else np.zeros(1)
-    return vectors, np.full(len(tokens), rare.mean(), np.float32)
+    similar = bias[_newest_or_rarest(bundle)] if len(bias) else np.zeros(1)
+    return vectors, np.full(len(tokens), similar.mean(), np.float32)
+
+
+def _newest_or_rarest(bundle: Bundle) -> np.ndarray:
+    """Positions of a tenth of the items: those that became available last before the cut-off, else the rarest."""
+    available_since = bundle.catalog.available_since[FIRST_ITEM : len(bundle.vocabulary)]
+    count = max(1, int(_SAMPLE_SHARE * len(available_since)))
+    candidates = np.flatnonzero(available_since <= bundle.cutoff.timestamp())  # not those without a time (NaN)
+    if len(candidates) < count:
+        return np.arange(len(available_since) - count, len(available_since))
+    return candidates[np.argsort(available_since[candidates], kind="stable")[-count:]]

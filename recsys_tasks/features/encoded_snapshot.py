@@ -30,8 +30,8 @@ _COLUMNS = [
     "session_start",
     "position_in_session",
     "shown_at",
-    "dwell_seconds",
 ]
+_DWELL = "dwell_seconds"
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def load_events(
 ) -> tuple[OrderedEvents, list[str | None], np.ndarray | None]:
     """Returns a snapshot's events, with items encoded by `vocabulary`, the user id of each user index, and the weight
     of each event if the snapshot has event weights."""
-    table = snapshot.events_table(_COLUMNS)
+    table = snapshot.events_table([*_COLUMNS, _DWELL] if snapshot.event_weights else _COLUMNS)
     user_keys, user = _dictionary_encode(table["user_key"])
     item_ids, item = _dictionary_encode(table["item_id"])
     event_types, kind = _dictionary_encode(table["event_type"])
@@ -127,12 +127,11 @@ def load_events(
     kind_codes = codes[kind[order]]
     shown_at = table["shown_at"].to_numpy()[order] if "shown_at" in table.column_names else np.zeros(len(order), int)
     weight = click_weights(shown_at, np.asarray(snapshot.examination_propensities))
-    of_events = None
+    event_weight = None
     if snapshot.event_weights:
-        has_dwell = "dwell_seconds" in table.column_names
-        dwell = table["dwell_seconds"].to_numpy()[order] if has_dwell else np.full(len(order), np.nan)
-        of_events = event_weights(snapshot.event_weights, kind_codes, dwell)
-        weight = weight * intent_weights(of_events, session, item[order])
+        dwell = table[_DWELL].to_numpy()[order] if _DWELL in table.column_names else np.full(len(order), np.nan)
+        event_weight = event_weights(snapshot.event_weights, kind_codes, dwell)
+        weight = weight * intent_weights(event_weight, session, item[order])
     events = OrderedEvents(
         user=user[order],
         session=session,
@@ -144,7 +143,7 @@ def load_events(
         queries=queries,
         weight=weight * novel_intents(session, item[order], kind_codes),  # by id: unknown items stay distinct
     )
-    return events, [key.removeprefix("u:") if key.startswith("u:") else None for key in user_keys], of_events
+    return events, [key.removeprefix("u:") if key.startswith("u:") else None for key in user_keys], event_weight
 
 
 def encode_snapshot(snapshot: Snapshot, vocabulary: Vocabulary) -> EncodedSnapshot:

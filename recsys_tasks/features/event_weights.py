@@ -1,4 +1,4 @@
-"""Weights of events: how much an event says about what its user wants, by type and dwell time.
+"""Event weights: the strength of an event as implicit feedback, by type and dwell time (Hu, Koren and Volinsky 2008).
 
 A shop needs none: all events count alike. A news site wants long reads and shares to count more than a click.
 """
@@ -23,7 +23,7 @@ class EventWeight(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """Weight of the events of a type.
 
     Attributes:
-        weight: of an event; 0 if it says nothing.
+        weight: of an event of this type; 0: no interest.
         full_dwell_seconds: an event with a shorter dwell time (property `dwell_seconds`) has a part of the weight, in
             proportion; None, or an event without one: the whole weight.
     """

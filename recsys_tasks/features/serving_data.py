@@ -80,8 +80,8 @@ def user_histories(encoded: EncodedSnapshot, cutoff: float) -> Arrays:
 
 
 def recent_popularity(encoded: EncodedSnapshot, cutoff: float) -> np.ndarray:
-    """Returns the number of actions on each item in the four weeks before a time [V], above 0 for every item; with
-    event weights, their sum.
+    """Returns the summed event weights of each item in the four weeks before a time [V]; without event weights, the
+    number of actions. Above 0 for every item.
 
     Items without any are ordered by their training events.
     """

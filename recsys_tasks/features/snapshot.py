@@ -61,7 +61,7 @@ class SnapshotParameters:
         validation_share, test_share: shares of the latest sessions that each held-out split takes.
         min_item_events: number of events from which on an item is in the vocabulary.
         max_held_out_sessions: upper bound on the sessions of each held-out split.
-        event_weights: of the events as expressions of interest, by type; empty: all count alike.
+        event_weights: weights of events by type; empty: every event has weight 1.
     """
 
     validation_share: float
@@ -89,7 +89,7 @@ class Snapshot:
             empty with too few clicks.
         impression_discounts: factor on the click probability after 0, 1, … unclicked impressions of an item; empty
             with too few clicks.
-        event_weights: of the events as expressions of interest, by type; empty: all count alike.
+        event_weights: weights of events by type; empty: every event has weight 1.
     """
 
     snapshot_id: str
@@ -176,7 +176,7 @@ def build_snapshot(
 def _build(
     engine: Engine, folder: Path, parameters: SnapshotParameters, cutoff: datetime | None, as_of_change: int | None
 ) -> Snapshot:
-    has_chosen_cutoff = cutoff is not None
+    has_explicit_cutoff = cutoff is not None
     with engine.connect() as connection:
         if as_of_change is None:
             as_of_change = int(connection.scalar(statement("features/latest_change")) or 0)
@@ -230,7 +230,7 @@ def _build(
         impression_discounts=tuple(discounts),
         event_weights=parameters.event_weights,
     )
-    _register(engine, snapshot, has_chosen_cutoff)
+    _register(engine, snapshot, has_explicit_cutoff)
     log.info(
         "Built snapshot %s: %d events in %d daily partitions, %d items",
         snapshot.snapshot_id,
@@ -263,7 +263,7 @@ def open_snapshot(folder: Path, snapshot_id: str) -> Snapshot:
 
 
 def find_snapshot(engine: Engine, folder: Path, snapshot_id: str | None = None) -> Snapshot:
-    """Opens a snapshot by id, by default the one registered last.
+    """Opens a snapshot by id, by default the latest (see `latest_snapshot_id`).
 
     Raises:
         InputError: there is no such snapshot, or none at all.
@@ -272,14 +272,14 @@ def find_snapshot(engine: Engine, folder: Path, snapshot_id: str | None = None) 
 
 
 def latest_snapshot_id(engine: Engine) -> str:
-    """Returns the id of the snapshot registered last; one with a chosen cutoff only if there is no other.
+    """Returns the id of the snapshot registered last; one with an explicit cutoff only if there is no other.
 
     Raises:
         InputError: there is none yet.
     """
     with engine.connect() as connection:
         snapshot_id: str | None = connection.scalar(
-            text("select snapshot_id from snapshots order by has_chosen_cutoff, created_at desc, snapshot_id limit 1")
+            text("select snapshot_id from snapshots order by has_explicit_cutoff, created_at desc, snapshot_id limit 1")
         )
     if snapshot_id is None:
         raise InputError("There is no snapshot yet. Build one with `python -m recsys_tasks features`.")
@@ -342,7 +342,7 @@ def _session_start(partitions: Sequence[DailyPartition], folder: Path, rank: int
     raise NotEnoughData("There are no sessions. Ingest events first.")
 
 
-def _register(engine: Engine, snapshot: Snapshot, has_chosen_cutoff: bool) -> None:
+def _register(engine: Engine, snapshot: Snapshot, has_explicit_cutoff: bool) -> None:
     """Writes the manifest, unless it exists, and its row of `snapshots`."""
     manifest = {_MANIFEST_KEYS.get(name, name): value for name, value in asdict(snapshot).items() if name != "folder"}
     content = json.dumps(
@@ -356,7 +356,7 @@ def _register(engine: Engine, snapshot: Snapshot, has_chosen_cutoff: bool) -> No
         "as_of_change": snapshot.as_of_change,
         "location": str(snapshot.path),
         "manifest": snapshot.path.read_text(encoding="utf-8"),
-        "has_chosen_cutoff": has_chosen_cutoff,
+        "has_explicit_cutoff": has_explicit_cutoff,
     }
     with engine.begin() as connection:
         connection.execute(statement("features/register_snapshot"), values)

@@ -1,4 +1,5 @@
-"""Deliveries: where a source puts its files, by date, and when; light, so that DAG files may use it."""
+"""The table `[delivery]` of a mapping: paths with dates, schedule and waiting time. Free of heavy imports, so that DAG
+files may use it."""
 
 from __future__ import annotations
 
@@ -10,43 +11,58 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from recsys_tasks.errors import ConfigurationError, InputError
-from recsys_tasks.ingestion.remote_files import WILDCARD, find_files, is_remote
+from recsys_tasks.ingestion.remote_files import WILDCARD, check_address, find_files, is_remote, without_secrets
 from recsys_tasks.interval import Interval
 
 _FIELD = re.compile(r"\{([^{}]*)\}")
 _DATE = re.compile(r"date(?::(.+))?")
 _DEFAULT_FORMAT = "%Y-%m-%d"
-_HOURLY = ("%H", "%I")
+_DAY, _HOUR = timedelta(days=1), timedelta(hours=1)
+_NO_DATA = re.compile(r"[._].*|.*\.(part|tmp|crdownload)", re.IGNORECASE)  # names that a wildcard does not match
 
 
 class Delivery(BaseModel):
-    """The `[delivery]` of a mapping: the DAG `ingest_source_NAME` fetches these files on a schedule.
+    """The `[delivery]` of a mapping: the DAG `ingest_source_NAME` loads these files on a schedule.
 
     Attributes:
-        path: paths or address of the files of one date, with `{date}` or `{date:%Y/%m/%d}`, and with `*`.
-        schedule: cron expression, in UTC; a run fetches the files of the time since the run before.
+        path: path or address of the files of one date; has `{date}` or `{date:%Y/%m/%d}`, and may have `*`.
+        marker: path or address, with a date, of a file that appears once the delivery is complete; None for none.
+        schedule: cron expression, in UTC; a run loads the days, or hours, that ended since the run before.
         wait_hours: how long a run waits for its files, in hours.
-        catchup_from: date from which missed runs are made up for; without it, only the latest run is made.
+        catchup_from: first date whose missed runs are caught up; None: only the latest run is made.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     path: str = Field(min_length=1)
+    marker: str | None = None
     schedule: str = "0 0 * * *"
     wait_hours: float = Field(6, gt=0)
     catchup_from: date | None = None
 
-    @field_validator("path")
+    @field_validator("path", "marker")
     @classmethod
-    def _dates_are_readable(cls, value: str) -> str:
-        if not _FIELD.search(value):
-            raise ValueError(f"{value!r} has no {{date}}, by which the files of one run are known")
-        _check_fields(value)
+    def _check_template(cls, value: str | None) -> str | None:
+        if value is not None:
+            if not _FIELD.search(value):
+                raise ValueError(f"{value!r} has no {{date}}. Add one, so that each run finds its own files")
+            _check_fields(value)
+            try:
+                check_address(value)
+            except ConfigurationError as error:
+                raise ValueError(str(error)) from error
         return value
+
+    @property
+    def shown_path(self) -> str:
+        """The path without what may be secret."""
+        return without_secrets(self.path)
 
 
 def expand_dates(template: str, interval: Interval | None) -> list[str]:
-    """Returns a path for every day of the interval, or for every hour if the template has hours; without repeats.
+    """Returns a path for every day that ends in the interval, or for every hour if the template has hours.
+
+    A day belongs to the interval (start, end] that its end is in, so that adjacent intervals have no day in common.
 
     Raises:
         ConfigurationError: a field that is not `{date}` or `{date:FORMAT}`, or dates without an interval.
@@ -56,15 +72,14 @@ def expand_dates(template: str, interval: Interval | None) -> list[str]:
     try:
         _check_fields(template)
     except ValueError as error:
-        raise ConfigurationError(f"{template}: {error}") from error
+        raise ConfigurationError(f"{without_secrets(template)}: {error}") from error
     if interval is None:
-        raise ConfigurationError(f"{template} has dates: give --from and --to")
-    hourly = any(code in field for field in _FIELD.findall(template) for code in _HOURLY)
-    times = _iterate_times(interval, timedelta(hours=1) if hourly else timedelta(days=1))
-    return list(dict.fromkeys(_fill_in(template, time) for time in times))
+        raise ConfigurationError(f"{without_secrets(template)} has dates: give --from and --to")
+    step = _HOUR if _has_hours(template) else _DAY
+    return list(dict.fromkeys(_format_dates(template, time) for time in _iterate_periods(interval, step)))
 
 
-def find_delivered(paths: Sequence[str], interval: Interval | None = None) -> tuple[list[str], list[str]]:
+def find_delivered_files(paths: Sequence[str], interval: Interval | None = None) -> tuple[list[str], list[str]]:
     """Returns the files that paths with dates and `*` stand for, and the paths without any file."""
     files: list[str] = []
     missing = []
@@ -72,17 +87,17 @@ def find_delivered(paths: Sequence[str], interval: Interval | None = None) -> tu
         found = _find(path)
         files += found
         if not found:
-            missing.append(path)
+            missing.append(without_secrets(path))
     return list(dict.fromkeys(files)), missing
 
 
-def require_delivered(paths: Sequence[str], interval: Interval | None = None) -> list[str]:
+def require_delivered_files(paths: Sequence[str], interval: Interval | None = None) -> list[str]:
     """Returns the files that paths with dates and `*` stand for.
 
     Raises:
         InputError: a path stands for none.
     """
-    files, missing = find_delivered(paths, interval)
+    files, missing = find_delivered_files(paths, interval)
     if missing:
         raise InputError(f"There is no file at {', '.join(missing)}")
     return files
@@ -90,11 +105,14 @@ def require_delivered(paths: Sequence[str], interval: Interval | None = None) ->
 
 def _find(path: str) -> list[str]:
     if is_remote(path):
-        return find_files(path)
-    if Path(path).exists() or WILDCARD not in path:
+        found = find_files(path)
+    elif Path(path).exists() or WILDCARD not in path:
         return [path] if Path(path).exists() else []
-    anchor = Path(Path(path).anchor)
-    return sorted(str(found) for found in anchor.glob(str(Path(path).relative_to(anchor))) if found.is_file())
+    else:
+        anchor = Path(Path(path).anchor)
+        pattern = re.sub(r"([?\[])", r"[\1]", str(Path(path).relative_to(anchor)))  # only * is a wildcard
+        found = sorted(str(file) for file in anchor.glob(pattern) if file.is_file())
+    return [file for file in found if WILDCARD not in path or not _NO_DATA.fullmatch(file.rsplit("/", 1)[-1])]
 
 
 def _check_fields(template: str) -> None:
@@ -103,7 +121,7 @@ def _check_fields(template: str) -> None:
             raise ValueError(f"{{{field}}} is unknown; write {{date}} or {{date:%Y/%m/%d}}")
 
 
-def _fill_in(template: str, time: datetime) -> str:
+def _format_dates(template: str, time: datetime) -> str:
     def format_field(field: re.Match[str]) -> str:
         found = _DATE.fullmatch(field[1])
         return time.strftime(found[1] if found and found[1] else _DEFAULT_FORMAT)
@@ -111,11 +129,17 @@ def _fill_in(template: str, time: datetime) -> str:
     return _FIELD.sub(format_field, template)
 
 
-def _iterate_times(interval: Interval, step: timedelta) -> Iterator[datetime]:
-    """Yields the starts of all days or hours that overlap the interval."""
+def _has_hours(template: str) -> bool:
+    """Whether two hours of one day have different paths."""
+    midnight = Interval.of_day(date(2000, 1, 1)).start
+    return _format_dates(template, midnight) != _format_dates(template, midnight + 13 * _HOUR)
+
+
+def _iterate_periods(interval: Interval, step: timedelta) -> Iterator[datetime]:
+    """Yields the starts of the days or hours that end after the interval's start, and not after its end."""
     time = interval.start.replace(minute=0, second=0, microsecond=0)
-    if step >= timedelta(days=1):
+    if step == _DAY:
         time = time.replace(hour=0)
-    while time < interval.end:
+    while time + step <= interval.end:
         yield time
         time += step

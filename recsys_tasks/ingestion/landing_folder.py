@@ -51,7 +51,7 @@ def find_new_files(engine: Engine, folder: Path | str) -> list[LandingFile]:
     decides whether a file is a new batch.
 
     Raises:
-        ConfigurationError: the remote store tells no modification times.
+        ConfigurationError: the remote store reports no modification times.
         UnavailableError: the remote store does not answer.
     """
     with engine.connect() as connection:

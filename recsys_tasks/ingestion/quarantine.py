@@ -12,10 +12,9 @@ from sqlalchemy import Engine
 
 from recsys_tasks.errors import InputError
 from recsys_tasks.ingestion.flat_files import as_text
-from recsys_tasks.names import COLUMNS_BY_KIND
+from recsys_tasks.names import COLUMNS_BY_KIND, UNREADABLE_LINES
 from recsys_tasks.warehouse import raises_unavailable, statement
 
-_LINES = "lines"
 RowKey = tuple[str, str, int]
 """Batch id, kind and row number of a quarantined row."""
 
@@ -125,7 +124,7 @@ def _decode(path: Path) -> Iterator[QuarantinedRow]:
             row = decode(line)
         except msgspec.MsgspecError as error:
             raise InputError(f"{path}, line {number}: {error}") from error
-        if row.kind == _LINES:
+        if row.kind == UNREADABLE_LINES:
             raise InputError(
                 f"{path}, line {number}: the quarantined line is no row; correct it in its file and ingest that again"
             )

@@ -1,7 +1,7 @@
-"""Files in remote stores: `s3://`, `gs://` and `abfs://` through Arrow, all other addresses that fsspec knows (`http`,
+"""Files in remote stores: `s3://`, `gs://` and `abfs://` through Arrow, all other addresses that fsspec knows (`https`,
 `sftp`, …) through it.
 
-Credentials come from the environment, under the names that the stores' own tools use; an address holds none.
+Credentials come from the environment, under the names that the stores' own tools use; an address contains none.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 from recsys_tasks.errors import ConfigurationError, MalformedFile, UnavailableError
 
 WILDCARD = "*"
+_WEB = ("http", "https")
 _MODIFIED_NAMES = ("mtime", "LastModified", "last_modified", "updated", "modified")
 
 
@@ -31,43 +32,77 @@ class FileEntry(NamedTuple):
     modified_ns: int
 
 
+class _Found(NamedTuple):
+    """A file as a store lists it."""
+
+    path: str
+    bytes: int | None
+    modified: datetime | None
+
+
 def is_remote(address: str) -> bool:
     """Whether an address is one of a remote store, and no path of this machine."""
     return "://" in address
 
 
+def check_address(address: str) -> None:
+    """Checks that an address contains no credentials.
+
+    Raises:
+        ConfigurationError: it has a password, or a user of a web server.
+    """
+    parts = urlsplit(address)
+    if parts.password or (parts.username and parts.scheme in _WEB):
+        raise ConfigurationError(
+            f"The address {without_secrets(address)} contains credentials. Set them in the environment, for example"
+            " FSSPEC_SFTP_PASSWORD"
+        )
+
+
+def without_secrets(address: str) -> str:
+    """Returns an address without user, password and, of a web server, the query, which may be signed."""
+    parts = urlsplit(address)
+    shown = address.replace(f"{parts.netloc.rpartition('@')[0]}@", "", 1) if "@" in parts.netloc else address
+    return shown.partition("?")[0] if parts.scheme in _WEB else shown
+
+
 def find_files(pattern: str) -> list[str]:
-    """Returns the addresses of the files that match a pattern with `*`, sorted; of a plain address, whether it exists.
+    """Returns the addresses of the files that match a pattern with `*`, sorted. A plain address is returned if the file
+    exists.
 
     Raises:
         ConfigurationError: the address cannot be used; the message says why.
         UnavailableError: the store does not answer.
     """
-    with _store(pattern) as (filesystem, path):
-        if WILDCARD not in pattern:
-            return [pattern] if filesystem.exists(path) else []
-        return [_address(pattern, path, found) for found in sorted(filesystem.glob(path)) if filesystem.isfile(found)]
+    with _open_store(pattern) as (store, path):
+        if WILDCARD not in path:
+            return [pattern] if store.exists(path) else []
+        parts = path.split("/")
+        depth = next(index for index, part in enumerate(parts) if WILDCARD in part)
+        is_match = re.compile(re.escape(path).replace(r"\*", "[^/]*")).fullmatch
+        listed = store.list_files("/".join(parts[:depth]), len(parts) - depth)
+        return [_address(pattern, path, found.path) for found in listed if is_match(found.path)]
 
 
 def list_folder(address: str) -> list[FileEntry]:
-    """Returns all files in a folder and below, sorted by name.
+    """Returns all files in a folder and below, sorted by path.
 
     Raises:
-        ConfigurationError: the store tells no modification times, by which changed files are known.
+        ConfigurationError: the store reports no modification times, by which changed files are known.
         UnavailableError: the store does not answer.
     """
-    with _store(address.rstrip("/")) as (filesystem, root):
-        found = filesystem.find(root, detail=True)
+    address = address.rstrip("/")
+    with _open_store(address) as (store, root):
+        found = store.list_files(root)
     files = []
-    for path, info in sorted(found.items()):
-        modified = next((info[name] for name in _MODIFIED_NAMES if info.get(name) is not None), None)
+    for path, size, modified in found:
         if modified is None:
             raise ConfigurationError(
-                f"{address} tells no modification times, so that it cannot be a landing folder: name its files in the"
-                " [delivery] of a mapping"
+                f"{without_secrets(address)} reports no modification times, so it cannot be a landing folder. Name its"
+                " files in the [delivery] of a mapping"
             )
         names = tuple(path.removeprefix(root).strip("/").split("/"))
-        files.append(FileEntry(_address(address.rstrip("/"), root, path), names, info["size"], _nanoseconds(modified)))
+        files.append(FileEntry(_address(address, root, path), names, size or 0, int(modified.timestamp() * 1e9)))
     return files
 
 
@@ -91,62 +126,108 @@ def local_copy(address: str) -> Iterator[Path]:
         UnavailableError: the store does not answer, or the transfer broke off.
     """
     with tempfile.TemporaryDirectory(prefix="recsys-") as folder:
-        with _store(address) as (filesystem, path):
-            name = re.split(r"[?#]", path)[0].rsplit("/", 1)[-1]
-            copy = Path(folder) / (name or "file")
-            filesystem.get_file(path, str(copy))
+        with _open_store(address) as (store, path):
+            name = urlsplit(path).path if urlsplit(address).scheme in _WEB else path
+            copy = Path(folder) / (name.rsplit("/", 1)[-1] or "file")
+            store.filesystem.get_file(path, str(copy))
         yield copy
 
 
-def _address(pattern: str, path: str, found: str) -> str:
-    """The address of another file of the store in which `pattern` has that path."""
-    return pattern.removesuffix(path) + found
+class _Store(Protocol):
+    """A file system that raises the errors of a listing, instead of leaving files out."""
+
+    filesystem: Any
+
+    def exists(self, path: str) -> bool: ...
+
+    def list_files(self, folder: str, depth: int | None = None) -> list[_Found]: ...
 
 
-def _nanoseconds(modified: datetime | float | str) -> int:
-    if isinstance(modified, str):
-        modified = datetime.fromisoformat(modified)
-    return int((modified.timestamp() if isinstance(modified, datetime) else modified) * 1e9)
+class _ArrowStore:
+    def __init__(self, filesystem: Any) -> None:
+        from fsspec.implementations.arrow import ArrowFSWrapper
+
+        self.filesystem = ArrowFSWrapper(filesystem)
+
+    def exists(self, path: str) -> bool:
+        from pyarrow import fs
+
+        return bool(self.filesystem.fs.get_file_info(path).type == fs.FileType.File)
+
+    def list_files(self, folder: str, depth: int | None = None) -> list[_Found]:
+        from pyarrow import fs
+
+        selector = fs.FileSelector(folder, allow_not_found=True, recursive=True)
+        found = (info for info in self.filesystem.fs.get_file_info(selector) if info.type == fs.FileType.File)
+        return sorted(_Found(info.path, info.size, info.mtime) for info in found)
+
+
+class _FsspecStore:
+    def __init__(self, filesystem: Any, is_web: bool) -> None:
+        self.filesystem, self._is_web = filesystem, is_web
+
+    def exists(self, path: str) -> bool:
+        if self._is_web:  # its `info` takes every error for a missing file
+            return bool(self.filesystem.exists(path, strict=True))
+        try:
+            return bool(self.filesystem.info(path)["type"] == "file")
+        except FileNotFoundError:
+            return False
+
+    def list_files(self, folder: str, depth: int | None = None) -> list[_Found]:
+        try:
+            found = self.filesystem.find(folder, maxdepth=depth, detail=True, on_error="raise")
+        except FileNotFoundError:
+            return []
+        return sorted(_Found(path, info.get("size"), _modified(info)) for path, info in found.items())
+
+
+def _modified(info: dict[str, Any]) -> datetime | None:
+    value = next((info[name] for name in _MODIFIED_NAMES if info.get(name) is not None), None)
+    if isinstance(value, (int, float)):
+        return datetime.fromtimestamp(value).astimezone()
+    return datetime.fromisoformat(value) if isinstance(value, str) else value
+
+
+def _address(known: str, path: str, found: str) -> str:
+    """The address of another file of the store in which the address `known` has that path."""
+    return known.removesuffix(path) + found
 
 
 @contextmanager
-def _store(address: str) -> Iterator[tuple[Any, str]]:
-    """Yields the file system of an address and the path in it; its errors become ours."""
-    if urlsplit(address).password:
-        shown = f"{urlsplit(address).scheme}://{urlsplit(address).hostname}"
-        raise ConfigurationError(
-            f"The address of {shown} has a password in it. Give it in the environment, such as FSSPEC_SFTP_PASSWORD"
-        )
+def _open_store(address: str) -> Iterator[tuple[_Store, str]]:
+    """Yields the store of an address and the path in it; translates its errors into those of `recsys_tasks.errors`."""
+    check_address(address)
     try:
-        yield _open_store(address)
+        yield _connect(address)
     except FileNotFoundError as error:
-        raise MalformedFile(address, 0, "No such file or directory") from error
+        raise MalformedFile(without_secrets(address), 0, "No such file or directory") from error
     except ImportError as error:
-        raise ConfigurationError(f"{address} cannot be read: {error}") from error
+        raise ConfigurationError(f"{without_secrets(address)} cannot be read: {error}") from error
     except ConfigurationError:
         raise
     except Exception as error:  # each store has errors of its own
-        raise UnavailableError(f"{address} cannot be read: {error or type(error).__name__}") from error
+        reason = str(error).replace(address, without_secrets(address)) or type(error).__name__
+        raise UnavailableError(f"{without_secrets(address)} cannot be read: {reason}") from error
 
 
-def _open_store(address: str) -> tuple[Any, str]:
+def _connect(address: str) -> tuple[_Store, str]:
     import fsspec
-    from fsspec.implementations.arrow import ArrowFSWrapper
     from pyarrow import fs
 
     scheme, _, path = address.partition("://")
     if scheme == "s3":
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-        return ArrowFSWrapper(fs.S3FileSystem(endpoint_override=endpoint)), path
+        return _ArrowStore(fs.S3FileSystem(endpoint_override=endpoint)), path
     if scheme == "gs":
-        return ArrowFSWrapper(fs.GcsFileSystem()), path
+        return _ArrowStore(fs.GcsFileSystem()), path
     if scheme == "abfs":
         account = os.environ.get("AZURE_STORAGE_ACCOUNT_NAME")
         if not account:
             raise ConfigurationError(f"{address} needs AZURE_STORAGE_ACCOUNT_NAME in the environment")
-        return ArrowFSWrapper(fs.AzureFileSystem(account, os.environ.get("AZURE_STORAGE_ACCOUNT_KEY"))), path
+        return _ArrowStore(fs.AzureFileSystem(account, os.environ.get("AZURE_STORAGE_ACCOUNT_KEY"))), path
     try:
         filesystem, path = fsspec.core.url_to_fs(address, skip_instance_cache=True)
     except ValueError as error:
-        raise ConfigurationError(f"{address}: {error}") from error
-    return filesystem, path
+        raise ConfigurationError(f"{without_secrets(address)}: {error}") from error
+    return _FsspecStore(filesystem, scheme in _WEB), path

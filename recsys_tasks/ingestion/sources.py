@@ -12,7 +12,7 @@ from recsys_tasks.ingestion import otto
 from recsys_tasks.ingestion.batch import SourceBatch
 from recsys_tasks.ingestion.flat_files import read_flat_file
 from recsys_tasks.ingestion.mapping import SourceMapping, load_mapping
-from recsys_tasks.ingestion.remote_files import is_remote, local_copy
+from recsys_tasks.ingestion.remote_files import is_remote, local_copy, without_secrets
 from recsys_tasks.interval import Interval
 
 _DEFAULT_SOURCE = "complete_journey"
@@ -49,7 +49,7 @@ def read_source(
     for path in paths:
         if is_remote(str(path)):
             with local_copy(str(path)) as copy:
-                yield _with_origin(_read_file(mapping, copy), str(path))
+                yield _with_origin(_read_file(mapping, copy), without_secrets(str(path)))
         else:
             yield _read_file(mapping, Path(path))
 

@@ -133,6 +133,7 @@ def build_network(
     vocabulary: Vocabulary,
     neighbors: np.ndarray | None = None,
     text: np.ndarray | None = None,
+    expected_counts: np.ndarray | None = None,
 ) -> Recommender:
     """An untrained network; its item biases are the items' expected log shares of future events.
 
@@ -141,12 +142,13 @@ def build_network(
         vocabulary: of the items.
         neighbors: each item's [V, config.num_neighbors]; None fills them with padding.
         text: each item's text vector [V, config.text_dim]; None fills them with zeros.
+        expected_counts: of new items [V], see `popularity_prior.expected_counts`; None for none.
     """
     if text is None:
         text = np.zeros((len(vocabulary), config.text_dim), np.float32)
     if neighbors is None:
         neighbors = np.zeros((len(vocabulary), config.num_neighbors), np.int64)
-    log_share = torch.from_numpy(log_popularity(vocabulary.training_counts())).float()
+    log_share = torch.from_numpy(log_popularity(vocabulary.training_counts(), expected_counts)).float()
     content = torch.from_numpy(vocabulary.content_matrix())
     return Recommender(config, content, torch.from_numpy(text), log_share, torch.from_numpy(neighbors))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from airflow.sdk import Asset, AssetAlias, dag
@@ -34,8 +34,8 @@ __all__ = [
 
 EVENTS = Asset("events", uri="x-recsys://warehouse/events")
 SNAPSHOT = Asset("snapshot", uri="x-recsys://snapshots/latest")
-# Assets by day: each changed day is an event with a partition key. Such an event starts no DAG that is scheduled on the
-# asset, so that one without a key follows, which only an alias can add.
+# Each changed day is an asset event with a partition key. Such events start no DAG, so that an alias emits one more
+# without a key.
 EVENTS_OUTLETS = [EVENTS, AssetAlias("events-changed")]
 SNAPSHOT_OUTLETS = [SNAPSHOT, AssetAlias("snapshot-built")]
 RETRAINING = Asset("retraining", uri="x-recsys://models/retraining")
@@ -88,11 +88,6 @@ def require_interval(start: datetime | None, end: datetime | None) -> Interval:
     if start is None or end is None:
         raise ConfigurationError("The run has no data interval. Trigger it with a logical date, or make a backfill")
     return Interval(start, end)
-
-
-def to_midnight(day: date) -> datetime:
-    """Returns the start of a day, UTC."""
-    return datetime.combine(day, time(), UTC)
 
 
 def is_latest(end: datetime | None, now: datetime) -> bool:
@@ -165,7 +160,7 @@ def step(function: Any) -> Any:
 
 
 def announce(outlet_events: Any, outlets: Sequence[Any], extra: Mapping[str, Any], days: Iterable[date]) -> None:
-    """Announces a change of an asset by day: starts the DAGs that are scheduled on it, and adds a partition per day.
+    """Announces a change of an asset: as a partition for each changed day, and to the DAGs that follow the asset.
 
     Args:
         outlet_events: of the task's context.
@@ -174,11 +169,21 @@ def announce(outlet_events: Any, outlets: Sequence[Any], extra: Mapping[str, Any
         days: that changed, UTC.
     """
     asset, alias = outlets
-    outlet_events[asset].extra = dict(extra)
+    if announce_days(outlet_events, outlets, extra, days):
+        outlet_events[alias].add(asset, extra=dict(extra))
+
+
+def announce_days(outlet_events: Any, outlets: Sequence[Any], extra: Mapping[str, Any], days: Iterable[date]) -> bool:
+    """Announces changed days as partitions of an asset, which starts no other DAG; returns whether there are any.
+
+    Without any, Airflow itself adds an event without a partition key. Arguments as of `announce`.
+    """
+    asset = outlet_events[outlets[0]]
+    asset.extra = dict(extra)
     keys = [f"{day:%Y-%m-%d}" for day in days]
     if keys:
-        outlet_events[asset].add_partitions(keys)
-        outlet_events[alias].add(asset, extra=dict(extra))
+        asset.add_partitions(keys)
+    return bool(keys)
 
 
 def get_event_extra(events: Any, name: str) -> str | None:

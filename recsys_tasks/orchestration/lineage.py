@@ -6,7 +6,7 @@ are a facet of a run; snapshots and model versions are facets of the dataset tha
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 from urllib.parse import urlsplit
 
 import attrs
@@ -22,10 +22,8 @@ from openlineage.client.facet_v2 import (
     output_statistics_output_dataset,
 )
 
+from recsys_tasks.names import LINEAGE_NAMESPACE
 from recsys_tasks.orchestration.notes import get_recorded_batches
-
-NAMESPACE: Final = "session-recommender"
-_VERSIONS: Final = ("snapshot_id", "version")  # extras of asset events that name what was written
 
 
 @attrs.define
@@ -71,13 +69,13 @@ class TaskExtractor(BaseExtractor):  # type: ignore[misc]
 
         The provider hides only those that were known when it started.
         """
-        hidden, masker = get_openlineage_listener().adapter._redacter, _secrets_masker()
-        hidden.patterns, hidden.replacer = masker.patterns, masker.replacer
+        redactor, masker = get_openlineage_listener().adapter._redacter, _secrets_masker()
+        redactor.patterns, redactor.replacer = masker.patterns, masker.replacer
         return self.extract_on_complete(task_instance)
 
     def _lineage(self, announced: dict[str, dict[str, Any]], batches: list[dict[str, Any]]) -> OperatorLineage:
         return OperatorLineage(
-            inputs=[InputDataset(NAMESPACE, _name(asset)) for asset in self._assets(self.operator.inlets)],
+            inputs=[InputDataset(LINEAGE_NAMESPACE, _name(asset)) for asset in self._assets(self.operator.inlets)],
             outputs=[_output(asset, announced.get(asset.uri) or {}) for asset in self._assets(self.operator.outlets)],
             run_facets={"recsys_batches": BatchesRunFacet(batches)} if batches else {},
         )
@@ -95,14 +93,15 @@ def _name(asset: Asset) -> str:
 def _output(asset: Asset, extra: dict[str, Any]) -> OutputDataset:
     facets: dict[str, Any] = {}
     if "snapshot_id" in extra:
-        facets["recsys_snapshot"] = SnapshotDatasetFacet(extra["snapshot_id"])
+        facets |= {"recsys_snapshot": SnapshotDatasetFacet(extra["snapshot_id"]), **_version(extra["snapshot_id"])}
     if "version" in extra:
-        facets["recsys_model_version"] = ModelVersionDatasetFacet(extra["version"])
-    for name in _VERSIONS:
-        if name in extra:
-            facets["version"] = dataset_version_dataset.DatasetVersionDatasetFacet(extra[name])
+        facets |= {"recsys_model_version": ModelVersionDatasetFacet(extra["version"]), **_version(extra["version"])}
     statistics: dict[str, Any] = {}
     if "inserted" in extra:
         count = output_statistics_output_dataset.OutputStatisticsOutputDatasetFacet(rowCount=extra["inserted"])
         statistics["outputStatistics"] = count
-    return OutputDataset(NAMESPACE, _name(asset), facets=facets, outputFacets=statistics)
+    return OutputDataset(LINEAGE_NAMESPACE, _name(asset), facets=facets, outputFacets=statistics)
+
+
+def _version(version: str) -> dict[str, Any]:
+    return {"version": dataset_version_dataset.DatasetVersionDatasetFacet(version)}

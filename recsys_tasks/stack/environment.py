@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from recsys_tasks.errors import ConfigurationError
+from recsys_tasks.names import LINEAGE_NAMESPACE
 
 REPLAY_FROM = "2017-12-25T00:00:00+00:00"
 POOL = "warehouse"
@@ -194,7 +195,7 @@ def _airflow(folder: Path, dags: Path, socket_folder: Path, ports: Ports, secret
         },
         # Emits events only with a transport, for example AIRFLOW__OPENLINEAGE__TRANSPORT='{"type": "console"}'.
         "OPENLINEAGE": {
-            "NAMESPACE": "session-recommender",
+            "NAMESPACE": LINEAGE_NAMESPACE,
             "EXTRACTORS": "recsys_tasks.orchestration.lineage.TaskExtractor",
         },
         "LOGGING": {

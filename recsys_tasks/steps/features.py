@@ -40,13 +40,13 @@ def last_day(snapshot: Snapshot) -> date:
 
 
 def unbuilt_days() -> list[date]:
-    """Returns the days (UTC) with changes that no snapshot up to now includes, sorted."""
+    """Returns the days (UTC) with changes that no snapshot without an explicit cutoff includes, sorted."""
     with engine().connect() as connection:
         return list(connection.scalars(statement("features/unbuilt_days")))
 
 
 def has_unbuilt_changes() -> bool:
-    """Whether the warehouse has changes that no snapshot up to now includes."""
+    """Whether the warehouse has changes that no snapshot without an explicit cutoff includes."""
     with engine().connect() as connection:
         return bool(connection.scalar(statement("features/unbuilt_changes")))
 

@@ -12,7 +12,7 @@ from recsys_tasks.errors import InputError
 from recsys_tasks.feedback import EventLogChunk, advance_cursors, fetch_chunks
 from recsys_tasks.ingestion import landing_folder, quarantine, removal, replay, source_alerts
 from recsys_tasks.ingestion.batch import SourceBatch
-from recsys_tasks.ingestion.delivery import find_delivered, require_delivered
+from recsys_tasks.ingestion.delivery import Delivery, find_delivered_files, require_delivered_files
 from recsys_tasks.ingestion.landing import land_batches
 from recsys_tasks.ingestion.load import LoadReport, load_batch
 from recsys_tasks.ingestion.quarantine import ALL_ROWS, QuarantineFilter
@@ -35,17 +35,18 @@ def land_source(source: str, paths: Sequence[str] = (), interval: Interval | Non
         paths: of its files, here or in a remote store; may have `*`, and dates, such as `{date:%Y/%m/%d}`.
         interval: time range that dates in the paths stand for, or that is read.
     """
-    return land_batches(engine(), read_source(source, require_delivered(paths, interval), interval))
+    return land_batches(engine(), read_source(source, require_delivered_files(paths, interval), interval))
 
 
-def find_missing_files(path: str, interval: Interval) -> list[str]:
-    """Returns the paths, of all dates in an interval, without any file."""
-    return find_delivered([path], interval)[1]
+def find_missing_files(delivery: Delivery, interval: Interval) -> list[str]:
+    """Returns the paths of a delivery, for all dates in an interval, that no file has yet; its markers among them."""
+    paths = [path for path in (delivery.path, delivery.marker) if path is not None]
+    return find_delivered_files(paths, interval)[1]
 
 
 def ingest_files(source: str, paths: Sequence[str], interval: Interval | None = None) -> list[LoadReport]:
     """Lands, validates and loads files; arguments as of `land_source`."""
-    return ingest(read_source(source, require_delivered(paths, interval), interval))
+    return ingest(read_source(source, require_delivered_files(paths, interval), interval))
 
 
 def any_rejected(batch_ids: Sequence[str]) -> bool:

@@ -168,7 +168,7 @@ def _warm_start(
 
 def _new_network(config: NetworkConfig, task: TrainingTask, seed: int) -> Recommender:
     torch.manual_seed(seed)
-    network = build_network(config, task.vocabulary, text=task.text)
+    network = build_network(config, task.vocabulary, text=task.text, expected_counts=task.expected_counts)
     if not config.is_trained:
         network.items.place_by_content()
     return network

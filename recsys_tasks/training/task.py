@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
 from recsys_tasks.evaluation.protocol import TRAINING, VALIDATION
 from recsys_tasks.features.encoded_snapshot import EncodedSnapshot, build_vocabulary, encode_snapshot
+from recsys_tasks.features.popularity_prior import expected_counts
 from recsys_tasks.features.snapshot import Snapshot
 from recsys_tasks.features.text_encoder import TextEncoder
 from recsys_tasks.features.text_vectors import compose_item_text, encode_cached
@@ -21,9 +23,11 @@ _TEXT_DIM, _MIN_NORM = 128, 1e-6
 
 
 class TrainingTask(NamedTuple):
-    """A snapshot, its events encoded with its own vocabulary, their training part, and the items' text vectors.
+    """A snapshot, its events encoded with its own vocabulary, and their training part.
 
-    `text` is [V, T] or None without a text encoder.
+    Attributes:
+        text: text vectors of the items [V, T]; None without a text encoder.
+        expected_counts: of untrained items that became available lately [V], NaN for others; None without such items.
     """
 
     snapshot: Snapshot
@@ -31,6 +35,7 @@ class TrainingTask(NamedTuple):
     vocabulary: Vocabulary
     data: TrainingData
     text: np.ndarray | None = None
+    expected_counts: np.ndarray | None = None
 
 
 def read_task(snapshot: Snapshot, encoder: TextEncoder | None = None, cache: Path | None = None) -> TrainingTask:
@@ -44,7 +49,8 @@ def read_task(snapshot: Snapshot, encoder: TextEncoder | None = None, cache: Pat
     vocabulary = build_vocabulary(snapshot)
     encoded = encode_snapshot(snapshot, vocabulary)
     text = None if encoder is None or cache is None else item_text_vectors(vocabulary, encoder, cache)
-    return TrainingTask(snapshot, encoded, vocabulary, training_data(encoded), text)
+    expected = _expected_counts(snapshot, encoded)
+    return TrainingTask(snapshot, encoded, vocabulary, training_data(encoded), text, expected)
 
 
 def item_text_vectors(vocabulary: Vocabulary, encoder: TextEncoder, cache: Path) -> np.ndarray:
@@ -63,6 +69,23 @@ def item_text_vectors(vocabulary: Vocabulary, encoder: TextEncoder, cache: Path)
     axes = np.linalg.qr(np.random.default_rng(0).standard_normal((encoder.dimension, encoder.dimension)))[0]
     projected = vectors @ axes[:, :_TEXT_DIM].astype(np.float32)
     return projected / max(float(np.linalg.norm(projected[has_text], axis=1).mean()), _MIN_NORM)
+
+
+def _expected_counts(snapshot: Snapshot, encoded: EncodedSnapshot) -> np.ndarray | None:
+    items, vocabulary = snapshot.item_table(), encoded.vocabulary
+    if not len(encoded.timeline):
+        return None
+    row = vocabulary.numbers(items["item_id"].to_pylist())
+    available_from, available_until = np.full((2, len(vocabulary)), np.nan)
+    available_from[row], available_until[row] = (
+        items[name].cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy() / 1e6
+        for name in ("available_from", "available_until")
+    )
+    period = encoded.timeline.seconds.min(), snapshot.validation_start.timestamp()
+    expected = expected_counts(vocabulary.training_counts(), available_from, available_until, *period)
+    if expected is not None:
+        expected[: vocabulary.num_trained] = np.nan
+    return expected
 
 
 def training_data(encoded: EncodedSnapshot) -> TrainingData:

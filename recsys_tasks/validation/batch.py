@@ -185,14 +185,14 @@ def check_rows(
             batch.source,
             kind,
             batch.batch_id,
-            metrics | {constraint.metric: constraint.rows for constraint in constraints},
+            metrics | {constraint.metric: constraint.num_rows for constraint in constraints},
             batch.landed_at,
             parameters={"max_bad_share": max_bad_share},
             suites=suites,
             contract_expectations=[constraint.expectation for constraint in constraints],
             failing_rows=[
                 *read_failing_rows(connection, batch.batch_id, kind),
-                *(constraint.failing_rows for constraint in constraints if constraint.rows),
+                *(constraint.failing_rows for constraint in constraints if constraint.num_rows),
             ],
         )
         findings.warnings += result.warnings

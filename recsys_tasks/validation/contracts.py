@@ -9,7 +9,7 @@ from sqlalchemy import Connection, text
 
 from recsys_tasks.ingestion.contract import PROPERTY, Contract, Range
 from recsys_tasks.names import COLUMNS_BY_KIND
-from recsys_tasks.validation.failing_rows import NUM_EXAMPLES, FailingRows, shorten
+from recsys_tasks.validation.failing_rows import NUM_EXAMPLES, FailingRows, truncate
 
 _LIMITS: Final = {"low": "-Infinity", "high": "Infinity"}
 _SQL_TYPES: Final = {"number": "numeric", "integer": "bigint", "boolean": "boolean", "time": "timestamptz"}
@@ -27,9 +27,9 @@ class ConstraintCheck(NamedTuple):
         return self.failing_rows.rule
 
     @property
-    def rows(self) -> int:
+    def num_rows(self) -> int:
         """Number of rows that violate the constraint."""
-        return self.failing_rows.rows
+        return self.failing_rows.num_rows
 
 
 class _Constraint(NamedTuple):
@@ -77,7 +77,7 @@ def _read_examples(connection: Connection, kind: str, constraint: _Constraint, v
         f" {violating} order by row_number limit :examples"
     )
     rows = connection.execute(query, {**constraint.parameters, **names, "examples": NUM_EXAMPLES}).mappings()
-    return [{**row, "value": shorten(row["value"])} for row in rows]
+    return [{**row, "value": truncate(row["value"])} for row in rows]
 
 
 def _constraints(kind: str, contract: Contract) -> Iterator[_Constraint]:

@@ -15,7 +15,7 @@ from recsys_tasks.errors import InvariantError
 from recsys_tasks.ingestion.batch import SourceBatch
 from recsys_tasks.ingestion.landing import copy_batch
 from recsys_tasks.ingestion.landing_schema import find_batch
-from recsys_tasks.names import COLUMNS_BY_KIND
+from recsys_tasks.names import COLUMNS_BY_KIND, UNREADABLE_LINES
 from recsys_tasks.validation.batch import check_rows
 from recsys_tasks.warehouse import raises_unavailable, statement
 
@@ -129,5 +129,5 @@ def _example_rows(connection: Connection, kind: str) -> list[dict[str, Any]]:
 
 
 def _broken_rules(connection: Connection, batch_id: str) -> list[BrokenRule]:
-    values = {"batch_id": batch_id, "kinds": [*COLUMNS_BY_KIND, "lines"], "examples": _EXAMPLES}
+    values = {"batch_id": batch_id, "kinds": [*COLUMNS_BY_KIND, UNREADABLE_LINES], "examples": _EXAMPLES}
     return [BrokenRule(*row) for row in connection.execute(statement("validation/broken_rules"), values)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -16,9 +17,10 @@ from great_expectations.exceptions import SuiteParameterError
 from recsys_tasks.errors import ConfigurationError, InvariantError
 from recsys_tasks.locks import file_lock
 from recsys_tasks.validation.context import SITE, validation_context
-from recsys_tasks.validation.failing_rows import FailingRows, without_users
+from recsys_tasks.validation.failing_rows import FailingRows, remove_users
 from recsys_tasks.validation.suites import WARNING, describe_limits, load_suite
 
+log = logging.getLogger(__name__)
 _FAILING_ROWS = "failing_rows"  # in the metadata of a result
 
 
@@ -91,22 +93,29 @@ def delete_old_results(home: Path, before: datetime) -> int:
 
 
 def erase_failing_rows(home: Path, user_ids: Sequence[str]) -> int:
-    """Erases the rows of users from results and data docs. Returns the number of results that had some."""
+    """Erases the rows of users from results and data docs. Returns the number of results that had some.
+
+    A result that cannot be read, as of a killed process, is removed.
+    """
     with _exclusive_access(home):
         context = validation_context(home)
         store = context.validation_results_store
-        changed = []
+        num_changed = 0
         for key in store.list_keys():
-            result = store.get(key)
+            try:
+                result = store.get(key)
+            except Exception:  # Great Expectations raises what its parsers raise
+                log.exception("The validation result %s cannot be read and is removed", key)
+                store.remove_key(key)
+                continue
             shown = result.meta.get(_FAILING_ROWS, [])
-            kept = without_users(shown, user_ids)
+            kept = remove_users(shown, user_ids)
             if kept != shown:
                 result.meta[_FAILING_ROWS] = kept
                 store.update(key, result)
-                changed.append(key)
-        if changed:
-            context.build_data_docs(site_names=[SITE], resource_identifiers=changed)
-    return len(changed)
+                num_changed += 1
+        context.build_data_docs(site_names=[SITE])  # all pages: some may have outlived their results
+    return num_changed
 
 
 def _run_checkpoint(

@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection
 
-from recsys_tasks.names import COLUMNS_BY_KIND
+from recsys_tasks.names import COLUMNS_BY_KIND, UNREADABLE_LINES
 from recsys_tasks.warehouse import statement
 
 NUM_EXAMPLES: Final = 20
@@ -20,19 +20,19 @@ class FailingRows(NamedTuple):
     Attributes:
         rule: name of the rule, or of the constraint's metric.
         reason: what is wrong with them.
-        rows: their number.
+        num_rows: their number.
         examples: the first ones: `row_number`, `id`, `value`, and `user_id`, by which an erasure finds them.
     """
 
     rule: str
     reason: str
-    rows: int
+    num_rows: int
     examples: list[dict[str, Any]]
 
 
 def read_failing_rows(connection: Connection, batch_id: str, kind: str) -> list[FailingRows]:
-    """Returns the quarantined rows of a batch and kind by rule, and its lines that are no rows; most first."""
-    values = {"batch_id": batch_id, "kinds": [kind, "lines"], "examples": NUM_EXAMPLES}
+    """Returns the failing rows of a batch and kind, and its unreadable lines, by rule; most frequent rule first."""
+    values = {"batch_id": batch_id, "kinds": [kind, UNREADABLE_LINES], "examples": NUM_EXAMPLES}
     rules = connection.execute(statement("validation/broken_rules"), values)
     return [
         FailingRows(rule.rule, rule.reason, rule.num_rows, [_example(kind, row) for row in rule.examples])
@@ -40,7 +40,7 @@ def read_failing_rows(connection: Connection, batch_id: str, kind: str) -> list[
     ]
 
 
-def without_users(groups: Iterable[dict[str, Any]], user_ids: Sequence[str]) -> list[dict[str, Any]]:
+def remove_users(groups: Iterable[dict[str, Any]], user_ids: Sequence[str]) -> list[dict[str, Any]]:
     """Returns groups of failing rows, as JSON, without the rows of some users."""
     erased = set(user_ids)
     return [
@@ -48,7 +48,7 @@ def without_users(groups: Iterable[dict[str, Any]], user_ids: Sequence[str]) -> 
     ]
 
 
-def shorten(value: Any) -> str | None:
+def truncate(value: Any) -> str | None:
     """Returns a value as text that fits into a table."""
     text = None if value is None else str(value)
     return text if text is None or len(text) <= _MAX_CHARACTERS else f"{text[:_MAX_CHARACTERS]}…"
@@ -60,6 +60,6 @@ def _example(kind: str, row: dict[str, Any]) -> dict[str, Any]:
     return {
         "row_number": row["row_number"],
         "id": raw.get(COLUMNS_BY_KIND[kind][0]),
-        "value": shorten(row["value"]),
+        "value": truncate(row["value"]),
         "user_id": raw.get("user_id"),
     }

@@ -1,4 +1,5 @@
--- Grain: one row, whether the warehouse has changes that no snapshot up to now includes: loaded rows, or removed ones.
+-- Grain: one row, whether the warehouse has changes that no snapshot without an explicit cutoff includes: loaded rows,
+-- or removed ones.
 select exists(
     select 1
     from batches
@@ -6,7 +7,7 @@ select exists(
         change_number > (
             select coalesce(max(as_of_change), 0)
             from snapshots
-            where not has_chosen_cutoff
+            where not has_explicit_cutoff
         )
         and (
             (status = 'loaded' and inserted_rows > 0)

@@ -1,10 +1,11 @@
--- Grain: one day (UTC) with changes that no snapshot up to now includes. Inputs: batch_days, snapshots.
+-- Grain: one day (UTC) with changes that no snapshot without an explicit cutoff includes.
+-- Inputs: batch_days, snapshots.
 select distinct day
 from batch_days
 where
     change_number > (
         select coalesce(max(as_of_change), 0)
         from snapshots
-        where not has_chosen_cutoff
+        where not has_explicit_cutoff
     )
 order by day

@@ -7,7 +7,7 @@ union
 (
     select snapshot_id
     from snapshots
-    order by has_chosen_cutoff asc, created_at desc
+    order by has_explicit_cutoff asc, created_at desc
     limit 3
 )
 union

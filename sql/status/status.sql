@@ -14,7 +14,7 @@ last_snapshot as (
         snapshot_id,
         cutoff
     from snapshots
-    order by has_chosen_cutoff asc, created_at desc, snapshot_id asc
+    order by has_explicit_cutoff asc, created_at desc, snapshot_id asc
     limit 1
 ),
 

@@ -1,4 +1,4 @@
-"""The worked examples of other domains: from a log by mappings to an endpoint that beats what is popular."""
+"""Worked examples of other domains, from raw log to endpoint, compared with recent popularity."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Domain(NamedTuple):
 NEWS, SOCIAL = Domain("news", "articles", "reads"), Domain("social", "posts", "reactions")
 
 
-class Served(NamedTuple):
+class DomainEndpoint(NamedTuple):
     """An endpoint that serves the model of a domain, and the folder of its log."""
 
     domain: Domain
@@ -58,7 +58,7 @@ class Served(NamedTuple):
 @pytest.fixture(scope="module", params=[NEWS, SOCIAL], ids=lambda domain: domain.name)
 def served(
     request: pytest.FixtureRequest, postgres: str, tracking_template: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Served]:
+) -> Iterator[DomainEndpoint]:
     domain = request.param
     home, port = tmp_path_factory.mktemp(domain.name), find_free_port()
     folder, url = EXAMPLES / domain.name, f"http://127.0.0.1:{port}"
@@ -92,7 +92,7 @@ def served(
         decision = promotion.judge(version, bundle)
         assert decision.promote, decision.reasons
         promotion.activate(version, bundle, decision.reasons, promotion.AUTOMATIC, decision.as_dict())
-        yield Served(domain, url, home / "log")
+        yield DomainEndpoint(domain, url, home / "log")
         engine().dispose()
     _clear_caches()
 
@@ -102,7 +102,7 @@ def _clear_caches() -> None:
         cached.cache_clear()
 
 
-def test_lists_have_only_live_items_and_those_of_one_author_if_asked(served: Served) -> None:
+def test_lists_have_only_live_items_and_those_of_one_author_if_asked(served: DomainEndpoint) -> None:
     items = served.read_items()
     ends = {name: item.get("expires_at") or item["ends_at"] for name, item in items.items()}
     listed = served.recommend(user_id="r1", time=BEFORE_LAST_DAY)
@@ -115,7 +115,7 @@ def test_lists_have_only_live_items_and_those_of_one_author_if_asked(served: Ser
     assert all(items[name]["author"] == author for name in of_author)
 
 
-def test_lists_of_the_last_day_hit_more_than_what_is_popular_in_the_last_hours(served: Served, tmp_path: Path) -> None:
+def test_lists_of_the_last_day_beat_the_recent_popularity_baseline(served: DomainEndpoint, tmp_path: Path) -> None:
     domain, folder = served.domain, EXAMPLES / served.domain.name
     items, events = (str(folder / f"{name}.toml") for name in (domain.items, domain.events))
     command = [sys.executable, "-m", "benchmarks.replay", "--endpoint", served.url, "--json", tmp_path / "out.json"]
@@ -127,6 +127,6 @@ def test_lists_of_the_last_day_hit_more_than_what_is_popular_in_the_last_hours(s
         [str(part) for part in command], check=True, cwd=ROOT, env={**os.environ, "RECSYS_ADMIN_TOKEN": TOKEN}
     )
     recall = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))["recall"]
-    assert recall.pop("endpoint") > max(recall.values())
+    assert recall.pop("endpoint") > 1.5 * max(recall.values())
     newest = served.read_items("-last-day")
     assert set(served.recommend(time=END)) & set(newest)  # published during the replay

@@ -124,7 +124,7 @@ def test_changed_days_are_partitions_of_the_events_and_days_in_the_past_are_rebu
     _airflow(stack, "dags", "test", "build_features")
     latest = _rows(stack, "select snapshot_id from snapshots")
     _airflow(stack, "dags", "test", "rebuild_days", "2017-12-04")
-    rebuilt = "select cutoff = '2017-12-05 00:00:00+00', has_chosen_cutoff from snapshots where has_chosen_cutoff"
+    rebuilt = "select cutoff = '2017-12-05 00:00:00+00', has_explicit_cutoff from snapshots where has_explicit_cutoff"
     assert _rows(stack, rebuilt) == [(True, True)]
     shown = subprocess.run(
         [sys.executable, "-m", "recsys_tasks", "status", "--json"],
@@ -163,7 +163,7 @@ def _lineage(stack: dict[str, str], task: str, state: str = "COMPLETE") -> list[
     return [event for event in events if (event["job"]["name"], event["eventType"]) == (task, state)]
 
 
-def test_lineage_tells_batches_datasets_and_snapshots(stack: dict[str, str]) -> None:
+def test_lineage_reports_batches_datasets_and_snapshots(stack: dict[str, str]) -> None:
     loaded = _lineage(stack, "ingest_events.load")[-1]
     batches = {batch["batch_id"]: batch["inserted"] for batch in loaded["run"]["facets"]["recsys_batches"]["batches"]}
     query = "select batch_id, inserted_rows from batches where source = 'complete_journey'"
@@ -174,7 +174,7 @@ def test_lineage_tells_batches_datasets_and_snapshots(stack: dict[str, str]) -> 
     built = _lineage(stack, "build_features.snapshot")[-1]
     assert [dataset["name"] for dataset in built["inputs"]] == ["warehouse/events"]
     [snapshot] = built["outputs"]
-    [(snapshot_id,)] = _rows(stack, "select snapshot_id from snapshots where not has_chosen_cutoff")
+    [(snapshot_id,)] = _rows(stack, "select snapshot_id from snapshots where not has_explicit_cutoff")
     assert snapshot["facets"]["recsys_snapshot"]["snapshotId"] == snapshot_id
     assert snapshot["facets"]["version"]["datasetVersion"] == snapshot_id
     assert snapshot["namespace"] == "session-recommender"

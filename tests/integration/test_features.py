@@ -6,7 +6,7 @@ import itertools
 from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,10 @@ from sqlalchemy import Engine, text
 from recsys_tasks.errors import InputError, NotEnoughData
 from recsys_tasks.features import partitions
 from recsys_tasks.features.encoded_snapshot import build_vocabulary, encode_snapshot
+from recsys_tasks.features.event_weights import EventWeight, EventWeights
 from recsys_tasks.features.redaction import redact_users
 from recsys_tasks.features.retention import drop_snapshots
+from recsys_tasks.features.serving_data import recent_popularity
 from recsys_tasks.features.snapshot import (
     Snapshot,
     SnapshotParameters,
@@ -63,6 +65,38 @@ def test_building_again_finds_the_snapshot_and_registers_it_once(warehouse: Engi
     assert open_snapshot(tmp_path, first.snapshot_id) == first
     with warehouse.connect() as connection:
         assert connection.scalar(text("select count(*) from snapshots")) == 1
+
+
+def test_events_count_by_their_type_and_dwell_time_as_targets_and_in_the_popularity(
+    warehouse: Engine, tmp_path: Path
+) -> None:
+    fill(warehouse)
+    kinds = [("i1", "view"), ("i2", "view"), ("i3", "view"), ("i3", "purchase")]
+    read = [
+        event("reader", "visit", item, CUT) | {"event_id": f"{item}-{kind}", "event_type": kind} for item, kind in kinds
+    ]
+    add_batch(warehouse, read)
+    with warehouse.begin() as connection:  # 15 of 30 seconds
+        connection.execute(text("update events set properties = '{\"dwell_seconds\": 15}' where event_id = 'i1-view'"))
+    weights: EventWeights = {"view": EventWeight(2, full_dwell_seconds=30), "purchase": EventWeight(5)}
+    snapshot = build_snapshot(warehouse, tmp_path, replace(PARAMETERS, event_weights=weights))
+    assert open_snapshot(tmp_path, snapshot.snapshot_id).event_weights == weights
+    assert build_snapshot(warehouse, tmp_path, PARAMETERS).snapshot_id != snapshot.snapshot_id
+    vocabulary = build_vocabulary(snapshot)
+    encoded = encode_snapshot(snapshot, vocabulary)
+    timeline, reader = encoded.timeline, encoded.user_ids.index("reader")
+    events = slice(timeline.user_start[reader], timeline.user_start[reader + 1])
+    numbers = vocabulary.numbers(["i1", "i2", "i3"])
+    targets = {
+        int(item): weight for item, weight in zip(timeline.item[events], timeline.weight[events], strict=True) if weight
+    }
+    assert [targets[number] for number in numbers] == [1, 2, 5]  # i3 counts as much as the purchase that it led to
+    assert encoded.event_weight is not None
+    assert sorted(encoded.event_weight[events]) == [1, 2, 2, 5]
+    plain = replace(encoded, event_weight=None)
+    gain = recent_popularity(encoded, CUT.timestamp() + 1) - recent_popularity(plain, CUT.timestamp() + 1)
+    bought_before = recent_popularity(plain, CUT.timestamp() + 1)[numbers] - [1, 1, 2]
+    assert gain[numbers] == pytest.approx(4 * bought_before.round() + [0, 1, 5])
 
 
 def test_a_new_day_builds_its_own_partition_and_reuses_the_others(

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from recsys_tasks.features.event_weights import load_event_weights
 from recsys_tasks.ingestion.contract import Contract
-from recsys_tasks.ingestion.mapping import SourceMapping
+from recsys_tasks.ingestion.delivery import Delivery
+from recsys_tasks.ingestion.mapping import SourceMapping, load_mapping
 
 ROOT = Path(__file__).parents[2]
 TEXTS = sorted(
@@ -46,6 +48,12 @@ def test_every_relative_link_leads_to_a_file(page: Path) -> None:
 
 def test_the_examples_of_mappings_are_valid() -> None:
     text = (ROOT / "docs" / "mappings.md").read_text(encoding="utf-8")
-    mapping, contract = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    mapping, contract, delivery = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
     assert SourceMapping.model_validate(tomllib.loads(mapping)).source == "shop"
     assert Contract.model_validate(tomllib.loads(contract)["contract"]).version == 2
+    assert Delivery.model_validate(tomllib.loads(delivery)["delivery"]).wait_hours == 6
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs" / "examples").glob("*/*.toml")), ids=lambda path: path.stem)
+def test_the_files_of_the_worked_examples_are_valid(path: Path) -> None:
+    assert load_event_weights(path) if path.stem == "event_weights" else load_mapping(str(path))

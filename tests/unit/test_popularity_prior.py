@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recsys_tasks.features.popularity_prior import log_popularity
+from recsys_tasks.features.popularity_prior import expected_counts, log_popularity
 from recsys_tasks.names import FIRST_ITEM
 
 
@@ -35,3 +35,43 @@ def test_items_seen_once_are_expected_less_often_than_seen() -> None:
 def test_a_catalog_without_events_is_uniform() -> None:
     log_shares = log_popularity(_with_reserved([0] * 7))
     assert len(set(np.round(log_shares[FIRST_ITEM:], 9))) == 1
+
+
+DAY = 86_400.0
+
+
+def _new_items(count: int, events: int, days: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Counts, and start and end of the availability, of items that were available for some days and sold evenly."""
+    start = np.linspace(1, 30 - days, count) * DAY
+    return np.full(count, events), start, start + days * DAY
+
+
+def test_an_item_that_was_just_published_is_expected_to_be_as_popular_as_others_were() -> None:
+    counts, since, until = _new_items(100, 20, 3)
+    counts, since = np.append(counts, [0, 7]), np.append(since, [30 * DAY, 29 * DAY])
+    until = np.append(until, [33 * DAY, 32 * DAY])
+    expected = expected_counts(counts, since, until, 0.0, 30 * DAY)
+    assert expected is not None
+    assert expected[-2] == pytest.approx(20, rel=0.05)  # no time to be sold yet
+    assert expected[-1] == pytest.approx(3 * (7 + 1) / (1 + 3 / 20), rel=0.05)  # a day of three
+    assert expected[:100] == pytest.approx(20, rel=0.05)
+    shares = log_popularity(np.append(np.zeros(FIRST_ITEM), counts), np.append(np.full(FIRST_ITEM, np.nan), expected))
+    assert shares[-2] == pytest.approx(shares[FIRST_ITEM], abs=0.1)
+
+
+@given(st.integers(0, 49))
+def test_of_a_few_new_items_nothing_is_estimated(count: int) -> None:
+    counts, since, until = _new_items(count, 100, 3)
+    old = np.full(200, -DAY)
+    counts, since = np.append(counts, np.full(200, 50)), np.append(since, old)
+    assert expected_counts(counts, since, np.append(until, np.full(200, np.nan)), 0.0, 30 * DAY) is None
+
+
+def test_items_from_before_the_period_and_without_a_time_keep_their_counts() -> None:
+    counts, since, until = _new_items(100, 20, 3)
+    counts, since = np.append(counts, [5, 5]), np.append(since, [-DAY, np.nan])
+    until = np.append(until, [np.nan, np.nan])
+    expected = expected_counts(counts, since, until, 0.0, 30 * DAY)
+    assert expected is not None
+    assert np.isnan(expected[-2:]).all()
+    assert not np.isnan(expected[:-2]).any()

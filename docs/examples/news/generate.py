@@ -1,4 +1,4 @@
-"""Writes the log of an invented news site, with known structure.
+"""Writes the log of a simulated news site, with known structure.
 
 Readers have favorite sections. Articles live two days, and follow stories, whose names their headlines have. A quarter
 of the articles are bait: everybody opens them, and leaves within seconds. A good read takes half a minute or more, and
@@ -89,8 +89,8 @@ def simulate_reads(
     sections = np.asarray([article["section"] for article in articles])
     seen: list[set[int]] = [set() for _ in range(READERS)]
     events: list[dict[str, Any]] = []
-    moments = np.sort(rng.uniform(0, days * 86_400, int(READERS * SESSIONS_PER_DAY * days)))
-    for visit, offset in enumerate(moments.tolist()):
+    session_offsets = np.sort(rng.uniform(0, days * 86_400, int(READERS * SESSIONS_PER_DAY * days)))
+    for visit, offset in enumerate(session_offsets.tolist()):
         reader = int(rng.integers(READERS))
         time = start + timedelta(seconds=offset)
         section = None

@@ -1,4 +1,4 @@
-"""Writes the log of an invented social feed, with known structure.
+"""Writes the log of a simulated social feed, with known structure.
 
 Authors belong to communities, users follow some of them. Users mostly see posts of authors whom they follow, like some,
 and follow further authors of the same communities, after which they see their posts, too. Posts live three days. The
