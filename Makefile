@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SQL := $(shell find sql -name '*.sql')
 PYTHONS := 3.11 3.12 3.13 3.14
+CHECKS := types format lint sql docs-check
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
 # The end-to-end test takes longest and mostly waits: it runs beside the others, from the beginning.
 PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 10
@@ -43,7 +44,7 @@ psql: install  ## psql on the warehouse of make run: make psql ARGS="-c 'select 
 	@$(BIN)/python -W ignore -m recsys_tasks.stack.tools psql $(ARGS)
 
 check: install  ## format, lint, types, SQL style and documentation links: under a minute
-	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target types format lint sql docs-check
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target $(CHECKS)
 
 types: install
 	$(BIN)/mypy
@@ -73,8 +74,8 @@ docs: install  ## build the documentation site into .site, with diagrams (needs 
 unit: install  ## unit tests: under 90 seconds
 	$(BIN)/pytest --numprocesses 2 tests/unit
 
-test: check  ## all checks and tests, on real PostgreSQL, MLflow and Airflow
-	@$(MAKE) --no-print-directory resolve
+test: install  ## all checks and tests, on real PostgreSQL, MLflow and Airflow
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target resolve $(CHECKS)
 	$(PYTEST)
 
 resolve: install  ## check that the requirements resolve for every supported Python

@@ -65,10 +65,10 @@ def create_dag(dag_id: str, mapping_path: str, delivery: Delivery) -> None:
             from recsys_tasks.steps import features, ingestion
 
             interval = loop.require_interval(data_interval_start, data_interval_end)
-            reports = ingestion.ingest_files(mapping_path, [delivery.path], interval)
+            reports = ingestion.ingest_delivery(mapping_path, delivery, interval)
             inserted = loop.report_batches(reports)
             if not inserted and not features.has_unbuilt_changes():
-                raise AirflowSkipException("All rows are already loaded")
+                raise AirflowSkipException("There are no new rows")
             loop.announce(outlet_events, loop.EVENTS_OUTLETS, {"inserted": inserted}, features.unbuilt_days())
             return inserted
 

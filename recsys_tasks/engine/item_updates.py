@@ -70,8 +70,11 @@ class ItemUpdates:
 
 
 def apply_item_updates(bundle: Bundle, updates: Mapping[str, ItemUpdate]) -> Bundle:
-    """Returns the bundle with item updates. A new item gets its content vector, and the mean bias of the newest items,
-    or where no item has a time from which it is available, of the rarest."""
+    """Returns the bundle with item updates.
+
+    A new item gets its content vector, and the mean bias of the newest tenth of the items, or of the rarest tenth where
+    fewer items have a time from which they are available.
+    """
     items = {item_id: update.item for item_id, update in updates.items()}
     texts = {item_id: (item.title, item.category_path, item.brand) for item_id, item in items.items()}
     vocabulary = bundle.vocabulary.with_items(texts)

@@ -8,6 +8,7 @@ from recsys_tasks.names import FIRST_ITEM
 
 _MAX_ADJUSTED_COUNT = 10  # larger counts are reliable as they are
 _MIN_NEW_ITEMS, _MIN_NEW_ITEM_EVENTS = 50, 500  # that became available in the period; of fewer no rate is estimated
+_SHAPES = 0.01, 10.0  # limits of the shape of the gamma prior: from a few sellers to items that are nearly alike
 
 
 def log_popularity(counts: np.ndarray, expected: np.ndarray | None = None) -> np.ndarray:
@@ -34,29 +35,39 @@ def log_popularity(counts: np.ndarray, expected: np.ndarray | None = None) -> np
 
 
 def expected_counts(
-    counts: np.ndarray, available_from: np.ndarray, available_until: np.ndarray, start: float, end: float
+    counts: np.ndarray,
+    first_seconds: np.ndarray,
+    available_from: np.ndarray,
+    available_until: np.ndarray,
+    start: float,
+    end: float,
 ) -> np.ndarray | None:
     """Returns the counts [N] that new items would have if they had been available as long as others like them.
 
     An item that was published an hour ago has few events because it is new, not because nobody wants it. The rate of
-    events of an item that became available after `start` has a gamma prior with the mean rate of all these items and a
-    shape of 1. With r events in the time t, the expected rate is (r + 1) / (t + 1 / mean rate). The result is this rate
+    events of an item that became available after `start` has a gamma prior, fitted by moments to all these items. With
+    r events in the time t, mean rate m and shape k, the expected rate is (r + k) / (t + k / m). The result is this rate
     times the mean available time, so that it compares with the counts of items whose time is over.
 
     Args:
         counts: events of each item from `start` to `end` [N].
+        first_seconds: time of each item's first event [N]; NaN without any.
         available_from, available_until: in seconds since 1970 [N]; NaN for unknown.
         start, end: the period, in seconds since 1970.
 
     Returns:
-        The counts; NaN for items that were available before. None with too few new items.
+        The counts; NaN for items that were available before, as their times or their events say. None with too few new
+        items.
     """
-    is_new = available_from > start
-    if is_new.sum() < _MIN_NEW_ITEMS or counts[is_new].sum() < _MIN_NEW_ITEM_EVENTS:
-        return None
+    is_new = (available_from > start) & ~(first_seconds < available_from)
     seconds = np.maximum(np.fmin(available_until, end) - available_from, 0.0)[is_new]
-    rate = counts[is_new].sum() / seconds.sum()
-    typical_seconds = seconds[counts[is_new] > 0].mean()
+    new_counts = counts[is_new]
+    if len(seconds) < _MIN_NEW_ITEMS or new_counts.sum() < _MIN_NEW_ITEM_EVENTS or not seconds.any():
+        return None
+    rate = new_counts.sum() / seconds.sum()
+    mean = rate * seconds
+    excess_variance = ((new_counts - mean) ** 2 - mean).sum()
+    shape = float(np.clip((mean**2).sum() / max(excess_variance, 1e-9), *_SHAPES))
     expected = np.full(len(counts), np.nan)
-    expected[is_new] = (counts[is_new] + 1) / (seconds + 1 / rate) * typical_seconds
+    expected[is_new] = (new_counts + shape) / (seconds + shape / rate) * seconds[new_counts > 0].mean()
     return expected

@@ -18,7 +18,8 @@ _FIELD = re.compile(r"\{([^{}]*)\}")
 _DATE = re.compile(r"date(?::(.+))?")
 _DEFAULT_FORMAT = "%Y-%m-%d"
 _DAY, _HOUR = timedelta(days=1), timedelta(hours=1)
-_NO_DATA = re.compile(r"[._].*|.*\.(part|tmp|crdownload)", re.IGNORECASE)  # names that a wildcard does not match
+_HIDDEN = (".", "_")  # with which names begin that a leading wildcard does not match
+_UNFINISHED = (".part", ".tmp", ".crdownload")  # in which names end that a trailing wildcard does not match
 
 
 class Delivery(BaseModel):
@@ -29,7 +30,7 @@ class Delivery(BaseModel):
         marker: path or address, with a date, of a file that appears once the delivery is complete; None for none.
         schedule: cron expression, in UTC; a run loads the days, or hours, that ended since the run before.
         wait_hours: how long a run waits for its files, in hours.
-        catchup_from: first date whose missed runs are caught up; None: only the latest run is made.
+        catchup_from: date from which runs are caught up that were missed; None: only the latest run is made.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -44,13 +45,15 @@ class Delivery(BaseModel):
     @classmethod
     def _check_template(cls, value: str | None) -> str | None:
         if value is not None:
-            if not _FIELD.search(value):
-                raise ValueError(f"{value!r} has no {{date}}. Add one, so that each run finds its own files")
-            _check_fields(value)
             try:
-                check_address(value)
+                if is_remote(value):
+                    check_address(value)
             except ConfigurationError as error:
                 raise ValueError(str(error)) from error
+            if not _FIELD.search(value):
+                shown = without_secrets(value)
+                raise ValueError(f"{shown!r} has no {{date}}. Add one, so that each run finds its own files")
+            _check_fields(value)
         return value
 
     @property
@@ -95,9 +98,11 @@ def require_delivered_files(paths: Sequence[str], interval: Interval | None = No
     """Returns the files that paths with dates and `*` stand for.
 
     Raises:
-        InputError: a path stands for none.
+        InputError: a path stands for none, or no day or hour ends in the interval.
     """
     files, missing = find_delivered_files(paths, interval)
+    if paths and not files and not missing:
+        raise InputError(f"No date of {', '.join(map(without_secrets, paths))} ends in the interval")
     if missing:
         raise InputError(f"There is no file at {', '.join(missing)}")
     return files
@@ -112,7 +117,13 @@ def _find(path: str) -> list[str]:
         anchor = Path(Path(path).anchor)
         pattern = re.sub(r"([?\[])", r"[\1]", str(Path(path).relative_to(anchor)))  # only * is a wildcard
         found = sorted(str(file) for file in anchor.glob(pattern) if file.is_file())
-    return [file for file in found if WILDCARD not in path or not _NO_DATA.fullmatch(file.rsplit("/", 1)[-1])]
+    return [file for file in found if _is_meant(path.rsplit("/", 1)[-1], file.rsplit("/", 1)[-1])]
+
+
+def _is_meant(pattern: str, name: str) -> bool:
+    """Whether a name that matches a pattern is no hidden and no unfinished file, unless the pattern says so."""
+    is_hidden = pattern.startswith(WILDCARD) and name.startswith(_HIDDEN)
+    return not is_hidden and not (pattern.endswith(WILDCARD) and name.lower().endswith(_UNFINISHED))
 
 
 def _check_fields(template: str) -> None:

@@ -15,7 +15,7 @@ from recsys_tasks.ingestion.contract import PROPERTY, Contract
 from recsys_tasks.ingestion.delivery import Delivery
 from recsys_tasks.ingestion.expressions import Expression, Source, input_columns
 from recsys_tasks.ingestion.json_paths import ELEMENT, find_array
-from recsys_tasks.ingestion.remote_files import is_remote, read_text
+from recsys_tasks.ingestion.remote_files import is_remote, read_text, without_secrets
 from recsys_tasks.ingestion.text_streams import UTF_8, normalize_encoding
 from recsys_tasks.ingestion.times import check_time_format
 from recsys_tasks.names import CATEGORY_SEPARATOR, COLUMNS_BY_KIND, EVENT_TYPES
@@ -207,6 +207,7 @@ def load_mapping(name_or_path: str) -> SourceMapping:
         ConfigurationError: the mapping does not exist or is invalid; names the file and the key.
         UnavailableError: the remote store does not answer.
     """
+    shown = without_secrets(name_or_path)
     path = BUILT_IN / f"{name_or_path}.toml"
     if not path.is_file():
         path = Path(name_or_path)
@@ -216,12 +217,12 @@ def load_mapping(name_or_path: str) -> SourceMapping:
     except (FileNotFoundError, MalformedFile) as error:
         built_in = ", ".join(sorted(file.stem for file in BUILT_IN.glob("*.toml")))
         raise ConfigurationError(
-            f"Unknown source {name_or_path!r}: expected a mapping file or one of complete_journey, otto, {built_in}"
+            f"Unknown source {shown!r}: expected a mapping file or one of complete_journey, otto, {built_in}"
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise ConfigurationError(f"{name_or_path}: {error}") from error
+        raise ConfigurationError(f"{shown}: {error}") from error
     except ValidationError as error:
         # Of a column that is neither a name nor a valid expression, the expression's error says more.
         first = next((found for found in error.errors() if "str" not in found["loc"]), error.errors()[0])
         key = ".".join(str(part) for part in first["loc"] if Expression.__name__ not in str(part)) or "mapping"
-        raise ConfigurationError(f"{name_or_path}: {key}: {first['msg'].removeprefix('Value error, ')}") from error
+        raise ConfigurationError(f"{shown}: {key}: {first['msg'].removeprefix('Value error, ')}") from error

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -20,6 +20,7 @@ from recsys_tasks.errors import ConfigurationError, MalformedFile, UnavailableEr
 
 WILDCARD = "*"
 _WEB = ("http", "https")
+_WEB_QUERY = re.compile(r"(https?://[^\s?]*)\?[^\s)]*")
 _MODIFIED_NAMES = ("mtime", "LastModified", "last_modified", "updated", "modified")
 
 
@@ -46,17 +47,24 @@ def is_remote(address: str) -> bool:
 
 
 def check_address(address: str) -> None:
-    """Checks that an address contains no credentials.
+    """Checks that an address is of a known form, and contains no credentials.
 
     Raises:
-        ConfigurationError: it has a password, or a user of a web server.
+        ConfigurationError: it has a password, or a user of a web server, or is a chain of addresses (`::`).
     """
     parts = urlsplit(address)
-    if parts.password or (parts.username and parts.scheme in _WEB):
+    shown = f"{parts.scheme}://{parts.hostname or '…'}"
+    try:
+        is_valid = "::" not in address and (parts.port or True)
+    except ValueError:  # text in the place of the port: a password with a slash
+        is_valid = False
+    if not is_valid or parts.password or (parts.username and parts.scheme in _WEB):
         raise ConfigurationError(
-            f"The address {without_secrets(address)} contains credentials. Set them in the environment, for example"
-            " FSSPEC_SFTP_PASSWORD"
+            f"The address {shown} contains credentials, or is a chain of addresses. Write a plain address, and set"
+            " credentials in the environment, for example FSSPEC_SFTP_PASSWORD"
         )
+    if parts.scheme in _WEB and WILDCARD in address and parts.query:
+        raise ConfigurationError(f"The address {without_secrets(address)} has both * and a query; leave one out")
 
 
 def without_secrets(address: str) -> str:
@@ -80,7 +88,8 @@ def find_files(pattern: str) -> list[str]:
         parts = path.split("/")
         depth = next(index for index, part in enumerate(parts) if WILDCARD in part)
         is_match = re.compile(re.escape(path).replace(r"\*", "[^/]*")).fullmatch
-        listed = store.list_files("/".join(parts[:depth]), len(parts) - depth)
+        folder = "/".join(parts[:depth]) or ("/" if path.startswith("/") else "")
+        listed = store.list_files(folder, len(parts) - depth)
         return [_address(pattern, path, found.path) for found in listed if is_match(found.path)]
 
 
@@ -176,10 +185,21 @@ class _FsspecStore:
 
     def list_files(self, folder: str, depth: int | None = None) -> list[_Found]:
         try:
-            found = self.filesystem.find(folder, maxdepth=depth, detail=True, on_error="raise")
+            return sorted(self._walk(folder, depth, self.filesystem.ls(folder, detail=True)))
         except FileNotFoundError:
             return []
-        return sorted(_Found(path, info.get("size"), _modified(info)) for path, info in found.items())
+
+    def _walk(self, folder: str, depth: int | None, entries: Sequence[dict[str, Any]]) -> Iterator[_Found]:
+        """Yields the files below a folder. The library's own walk leaves out folders that it cannot list."""
+        for entry in entries:
+            path = entry["name"].rstrip("/")
+            if not path.startswith(folder.rstrip("/") + "/") or (self._is_web and "?" in path):
+                continue  # a link on a web page that leads elsewhere, or sorts the page
+            if entry["type"] != "directory":
+                yield _Found(path, entry.get("size"), _modified(entry))
+            elif depth is None or depth > 1:
+                below = self.filesystem.ls(path, detail=True)
+                yield from self._walk(path, depth and depth - 1, below)
 
 
 def _modified(info: dict[str, Any]) -> datetime | None:
@@ -207,8 +227,9 @@ def _open_store(address: str) -> Iterator[tuple[_Store, str]]:
     except ConfigurationError:
         raise
     except Exception as error:  # each store has errors of its own
-        reason = str(error).replace(address, without_secrets(address)) or type(error).__name__
-        raise UnavailableError(f"{without_secrets(address)} cannot be read: {reason}") from error
+        reason = _WEB_QUERY.sub(r"\1", str(error)) or type(error).__name__
+        cause = None if urlsplit(address).scheme in _WEB else error  # it may show a signed address
+        raise UnavailableError(f"{without_secrets(address)} cannot be read: {reason}") from cause
 
 
 def _connect(address: str) -> tuple[_Store, str]:

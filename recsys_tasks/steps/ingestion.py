@@ -49,6 +49,14 @@ def ingest_files(source: str, paths: Sequence[str], interval: Interval | None = 
     return ingest(read_source(source, require_delivered_files(paths, interval), interval))
 
 
+def ingest_delivery(source: str, delivery: Delivery, interval: Interval) -> list[LoadReport]:
+    """Lands, validates and loads the files of all dates that end in an interval; without any such date, nothing."""
+    files, missing = find_delivered_files([delivery.path], interval)
+    if missing:
+        raise InputError(f"There is no file at {', '.join(missing)}")
+    return ingest(read_source(source, files)) if files else []
+
+
 def any_rejected(batch_ids: Sequence[str]) -> bool:
     """Whether one of the batches was rejected: its rows are those of a source or mapping that may be mended by now."""
     query = text("select exists (select 1 from batches where batch_id = any(:ids) and status = 'rejected')")

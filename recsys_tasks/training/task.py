@@ -81,8 +81,11 @@ def _expected_counts(snapshot: Snapshot, encoded: EncodedSnapshot) -> np.ndarray
         items[name].cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy() / 1e6
         for name in ("available_from", "available_until")
     )
-    period = encoded.timeline.seconds.min(), snapshot.validation_start.timestamp()
-    expected = expected_counts(vocabulary.training_counts(), available_from, available_until, *period)
+    timeline = encoded.timeline
+    first = np.full(len(vocabulary), np.nan)
+    np.fmin.at(first, timeline.item, timeline.seconds)
+    period = timeline.seconds.min(), snapshot.validation_start.timestamp()
+    expected = expected_counts(vocabulary.training_counts(), first, available_from, available_until, *period)
     if expected is not None:
         expected[: vocabulary.num_trained] = np.nan
     return expected

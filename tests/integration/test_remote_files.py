@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sysconfig
 import threading
+import traceback
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -104,6 +105,16 @@ def web_server(tmp_path: Path) -> Iterator[tuple[str, Path]]:
 
 
 class _QuietHandler(SimpleHTTPRequestHandler):
+    """Serves a folder; paths with `unavailable` fail, as of a server in trouble."""
+
+    def do_GET(self) -> None:
+        if "unavailable" in self.path:
+            self.send_error(500, explain=f"cannot serve http://{self.headers['Host']}{self.path}")
+        else:
+            super().do_GET()
+
+    do_HEAD = do_GET
+
     def log_message(self, *_: Any) -> None:
         pass
 
@@ -190,6 +201,8 @@ def test_an_unreachable_store_raises_unavailable_error(tmp_path: Path) -> None:
         ("sftp://shop:hunter2@files.example/a.csv", "contains credentials"),
         ("nowhere://a.csv", "Protocol not known"),
         ("https://token@files.example/a.csv", "contains credentials"),
+        ("sftp://shop:hun/hunter2@files.example/a.csv", "contains credentials"),
+        ("simplecache::https://shop:hunter2@files.example/a.csv", "chain of addresses"),
         ("abfs://a/b.csv", "AZURE_STORAGE_ACCOUNT_NAME"),
     ],
 )
@@ -215,9 +228,27 @@ def test_signatures_of_web_addresses_are_in_no_origin_and_no_message(
     with warehouse.connect() as connection:
         assert connection.scalar(text("select origin from batches")) == f"{address}/a.csv"
     assert find_delivered_files([f"{address}/b.csv?sig=hunter2"])[1] == [f"{address}/b.csv"]
-    with pytest.raises(UnavailableError) as failure:
-        find_delivered_files(["http://127.0.0.1:1/a.csv?sig=hunter2"])
-    assert "hunter2" not in str(failure.value)
+    for failing in ("http://127.0.0.1:1/a.csv?sig=a%2Fhunter2", f"{address}/unavailable.csv?sig=a%2Fhunter2"):
+        with pytest.raises(UnavailableError) as failure:
+            find_delivered_files([failing])
+        assert "hunter2" not in "".join(traceback.format_exception(failure.value))
+    with pytest.raises(ConfigurationError, match=r"both \* and a query") as refusal:
+        find_delivered_files([f"{address}/*.csv?sig=hunter2"])
+    assert "hunter2" not in str(refusal.value)
+
+
+def test_a_folder_that_cannot_be_listed_is_no_empty_one(web_server: tuple[str, Path]) -> None:
+    address, folder = web_server
+    for name in ("shop/a", "shop/b"):
+        (folder / name).mkdir(parents=True)
+        write_csv(folder / name / "x.csv", [])
+    assert find_delivered_files([f"{address}/shop/*/x.csv"])[0] == [
+        f"{address}/shop/a/x.csv",
+        f"{address}/shop/b/x.csv",
+    ]
+    (folder / "shop/unavailable").mkdir()
+    with pytest.raises(UnavailableError):
+        find_delivered_files([f"{address}/shop/*/x.csv"])
 
 
 def test_an_unreachable_store_is_no_empty_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -235,6 +266,7 @@ def test_only_the_star_is_a_wildcard_and_unfinished_files_do_not_match(bucket: f
     for name in ("[eu]?#1.csv", "[eu]?#2.csv.part", "_SUCCESS", ".hidden.csv"):
         _put(bucket, f"in/{name}", 1)
         write_csv(tmp_path / name, [])
+    assert find_delivered_files(["s3://shop/*/_SUCCESS"])[0] == ["s3://shop/in/_SUCCESS"]  # spelled out
     assert find_delivered_files(["s3://shop/in/*"])[0] == ["s3://shop/in/[eu]?#1.csv"]
     assert find_delivered_files([f"{tmp_path}/[eu]?*"])[0] == [f"{tmp_path}/[eu]?#1.csv"]
 
@@ -283,6 +315,13 @@ def test_adjacent_intervals_share_no_date_and_cover_what_their_union_covers(hour
     first, second = (expand_dates(template, interval) for interval in (Interval(start, middle), Interval(middle, end)))
     assert not set(first) & set(second)
     assert first + second == expand_dates(template, Interval(start, end))
+
+
+def test_where_no_date_ends_there_is_nothing_to_wait_for_but_a_person_is_told(tmp_path: Path) -> None:
+    hour = Interval(NOVEMBER + timedelta(hours=3), NOVEMBER + timedelta(hours=4))
+    assert find_delivered_files([f"{tmp_path}/{{date}}.csv"], hour) == ([], [])
+    with pytest.raises(InputError, match="No date of"):
+        require_delivered_files([f"{tmp_path}/{{date}}.csv"], hour)
 
 
 def test_a_run_after_midnight_loads_the_day_that_ended_and_no_other() -> None:

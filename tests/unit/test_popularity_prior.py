@@ -46,14 +46,20 @@ def _new_items(count: int, events: int, days: float) -> tuple[np.ndarray, np.nda
     return np.full(count, events), start, start + days * DAY
 
 
+def _expected(
+    counts: np.ndarray, since: np.ndarray, until: np.ndarray, first: np.ndarray | None = None
+) -> np.ndarray | None:
+    return expected_counts(counts, since if first is None else first, since, until, 0.0, 30 * DAY)
+
+
 def test_an_item_that_was_just_published_is_expected_to_be_as_popular_as_others_were() -> None:
     counts, since, until = _new_items(100, 20, 3)
     counts, since = np.append(counts, [0, 7]), np.append(since, [30 * DAY, 29 * DAY])
     until = np.append(until, [33 * DAY, 32 * DAY])
-    expected = expected_counts(counts, since, until, 0.0, 30 * DAY)
+    expected = _expected(counts, since, until)
     assert expected is not None
     assert expected[-2] == pytest.approx(20, rel=0.05)  # no time to be sold yet
-    assert expected[-1] == pytest.approx(3 * (7 + 1) / (1 + 3 / 20), rel=0.05)  # a day of three
+    assert 20 < expected[-1] < 21  # 7 in a day of three, but all others are alike
     assert expected[:100] == pytest.approx(20, rel=0.05)
     shares = log_popularity(np.append(np.zeros(FIRST_ITEM), counts), np.append(np.full(FIRST_ITEM, np.nan), expected))
     assert shares[-2] == pytest.approx(shares[FIRST_ITEM], abs=0.1)
@@ -64,14 +70,47 @@ def test_of_a_few_new_items_nothing_is_estimated(count: int) -> None:
     counts, since, until = _new_items(count, 100, 3)
     old = np.full(200, -DAY)
     counts, since = np.append(counts, np.full(200, 50)), np.append(since, old)
-    assert expected_counts(counts, since, np.append(until, np.full(200, np.nan)), 0.0, 30 * DAY) is None
+    assert _expected(counts, since, np.append(until, np.full(200, np.nan))) is None
 
 
 def test_items_from_before_the_period_and_without_a_time_keep_their_counts() -> None:
     counts, since, until = _new_items(100, 20, 3)
     counts, since = np.append(counts, [5, 5]), np.append(since, [-DAY, np.nan])
     until = np.append(until, [np.nan, np.nan])
-    expected = expected_counts(counts, since, until, 0.0, 30 * DAY)
+    expected = _expected(counts, since, until)
     assert expected is not None
     assert np.isnan(expected[-2:]).all()
     assert not np.isnan(expected[:-2]).any()
+
+
+def test_the_more_items_differ_the_more_the_own_events_of_an_item_count() -> None:
+    _, since, until = _new_items(200, 0, 3)
+    counts = np.repeat([2, 38], 100)
+    counts, since, until = np.append(counts, 15), np.append(since, 29 * DAY), np.append(until, 32 * DAY)
+    expected = _expected(counts, since, until)
+    assert expected is not None
+    assert 20 < expected[-1] < 45
+    assert expected[0] < 5 < 34 < expected[150]
+
+
+def test_unsold_items_of_a_catalog_with_few_sellers_are_expected_to_stay_unsold() -> None:
+    _, since, until = _new_items(1_000, 0, 20)
+    counts = np.where(np.arange(1_000) < 20, 500, 0)
+    expected = _expected(counts, since, until)
+    assert expected is not None
+    assert expected[500] < 0.5
+
+
+def test_an_item_with_events_before_it_became_available_is_not_new() -> None:
+    counts, since, until = _new_items(100, 20, 3)
+    counts, since, until = np.append(counts, 10_000), np.append(since, 29 * DAY), np.append(until, np.nan)
+    first = np.append(since[:-1], 1 * DAY)
+    expected = _expected(counts, since, until, first)
+    assert expected is not None
+    assert np.isnan(expected[-1])
+    assert expected[0] == pytest.approx(20, rel=0.05)
+
+
+def test_items_that_become_available_at_the_end_change_nothing() -> None:
+    counts, since = np.full(100, 20), np.full(100, 30 * DAY)
+    assert _expected(counts, since, np.full(100, np.nan)) is None
