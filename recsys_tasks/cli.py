@@ -208,6 +208,7 @@ def build_parser() -> argparse.ArgumentParser:
     benchmark_parser.add_argument(
         "--strict", action="store_true", help="item ids only, and no training on the item before the target"
     )
+    benchmark_parser.add_argument("--recipe", type=Path, metavar="F", help="TOML file of hyperparameters")
     benchmark_parser.add_argument("--json", required=True, type=Path, metavar="OUT", help="output file for the metrics")
 
     search = _add_verb(
@@ -545,10 +546,12 @@ def _simulate(options: argparse.Namespace) -> None:
 def _benchmark(options: argparse.Namespace) -> None:
     from recsys_tasks.evaluation.benchmark import run_benchmark
     from recsys_tasks.model.distributed import process_group
+    from recsys_tasks.training.hyperparameters import load_recipe
 
     with process_group() as first:
         files = (options.train, options.test, options.items)
-        found = run_benchmark(*files, options.model, options.seed, options.minutes, options.strict)
+        given = load_recipe(options.recipe)
+        found = run_benchmark(*files, options.model, options.seed, options.minutes, options.strict, given)
     if not first:
         return
     options.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")

@@ -217,6 +217,10 @@ class Settings(BaseSettings):
     warm_start_seconds: float = Field(
         45, gt=0, description="Time budget of a training that starts from the champion's weights, in seconds."
     )
+    recipe: Path | None = Field(
+        None,
+        description="TOML file of hyperparameters of the network and the training. Default: all follow from the data.",
+    )
     training_threads: int = Field(0, ge=0, description="CPU threads of a training; 0 for all cores but one.")
     seed: int = Field(0, description="Seed of every random number.")
     approval: Literal["automatic", "person"] = Field(

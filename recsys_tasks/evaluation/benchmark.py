@@ -21,6 +21,7 @@ from recsys_tasks.model.training_loop import build_network, train
 from recsys_tasks.names import DECODER, GRU, NETWORK
 from recsys_tasks.training import recipe
 from recsys_tasks.training.discovery import apply_discovery_weight, choose_discovery_weight
+from recsys_tasks.training.hyperparameters import ALL_FROM_DATA, Hyperparameters
 
 log = logging.getLogger(__name__)
 BenchmarkMetrics = dict[str, Any]
@@ -34,6 +35,7 @@ def run_benchmark(
     seed: int,
     minutes: float,
     strict: bool = False,
+    hyperparameters: Hyperparameters = ALL_FROM_DATA,
 ) -> BenchmarkMetrics:
     """Returns metrics at 5, 10 and 20 over the full catalog, and training statistics.
 
@@ -46,6 +48,7 @@ def run_benchmark(
         seed: of all random number generators.
         minutes: training time of a network.
         strict: item ids only, and no training on the item before the target, as in published comparisons.
+        hyperparameters: of a network, those that a person has set.
 
     Raises:
         InputError: a file is invalid, or `strict` is combined with item attributes.
@@ -55,7 +58,7 @@ def run_benchmark(
     dataset = load_sequence_dataset(train_file, test_file, items_file, seed, strict)
     if model in (DECODER, GRU):
         dataset = merge_sessions(dataset)
-    scorer, figures = fit_model(dataset, model, seed, 60 * minutes)
+    scorer, figures = fit_model(dataset, model, seed, 60 * minutes, hyperparameters)
     return {"model": model, "seed": seed, "strict": strict, **evaluate_scorer(dataset, scorer), **figures}
 
 
@@ -73,7 +76,13 @@ def evaluate_scorer(dataset: SequenceDataset, scorer: Scorer) -> BenchmarkMetric
     }
 
 
-def fit_model(dataset: SequenceDataset, model: str, seed: int, seconds: float) -> tuple[Scorer, BenchmarkMetrics]:
+def fit_model(
+    dataset: SequenceDataset,
+    model: str,
+    seed: int,
+    seconds: float,
+    hyperparameters: Hyperparameters = ALL_FROM_DATA,
+) -> tuple[Scorer, BenchmarkMetrics]:
     """Returns a model fitted to a dataset as a scorer, and its training statistics."""
     if model in BASELINE_FITTERS:
         started = time.perf_counter()
@@ -87,9 +96,11 @@ def fit_model(dataset: SequenceDataset, model: str, seed: int, seconds: float) -
     config = replace(config, recurrent=model == GRU)
     if model == NETWORK:
         config = replace(config, neighbor_tokens=0)
+    config = hyperparameters.apply_to_network(config)
     data = recipe.with_item_neighbors(dataset.data)
     network = build_network(config, vocabulary, recipe.neighbors(dataset.data, config))
     schedule = recipe.training_config(dataset.data, vocabulary, dataset.has_history, seconds, seed)
+    schedule = hyperparameters.apply_to_training(schedule)
     log.info("%s, %s", network.config, schedule)
 
     def validate(trained: Recommender) -> float:

@@ -414,7 +414,7 @@ class _Trainer:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         state = {
-            "config": asdict(self.config),
+            "config": self._configuration(),
             "network": self.network.state_dict(),
             "average": self.average,
             "best_average": self.best_average,
@@ -432,8 +432,8 @@ class _Trainer:
         if path is None or not path.exists():
             return
         state: dict[str, Any] = torch.load(path, weights_only=True, map_location=self.device)
-        if state["config"] != asdict(self.config):
-            log.warning("Checkpoint %s has another training configuration; training starts from the beginning", path)
+        if state["config"] != self._configuration():
+            log.warning("Checkpoint %s has another configuration; training starts from the beginning", path)
             return
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -443,6 +443,10 @@ class _Trainer:
             setattr(self, name, value)
         self.resumed_seconds = state["seconds"]
         log.info("Resuming an interrupted training after epoch %d", self.epoch)
+
+    def _configuration(self) -> dict[str, Any]:
+        """What a checkpoint must have in common with the training that resumes from it."""
+        return {"training": asdict(self.config), "network": asdict(self.network.config)}
 
     def _swap_average(self) -> None:
         """Exchanges the weights and their average."""

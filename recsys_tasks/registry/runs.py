@@ -115,6 +115,11 @@ def log_training(run_id: str, metrics: dict[str, float], record: dict[str, Any])
     client().log_dict(run_id, record, "training.json")
 
 
+def log_text(run_id: str, text: str, name: str) -> None:
+    """Logs a text as a file of a run."""
+    client().log_text(run_id, text, name)
+
+
 def load_training_record(run_id: str) -> dict[str, Any]:
     """Returns the record that `log_training` stored.
 

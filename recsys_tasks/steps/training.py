@@ -8,6 +8,7 @@ from recsys_tasks.features.text_encoder import TextEncoder, load_text_encoder
 from recsys_tasks.registry import runs
 from recsys_tasks.settings import settings
 from recsys_tasks.training import evaluation
+from recsys_tasks.training.hyperparameters import load_recipe
 from recsys_tasks.training.run import TrainingOptions, reproduce_run, train_run
 from recsys_tasks.warehouse import engine
 
@@ -24,6 +25,7 @@ def train_model(snapshot_id: str | None = None, from_scratch: bool = False) -> s
         checkpoints=chosen.home / "checkpoints",
         encoder=_text_encoder(),
         text_cache=chosen.text_vectors,
+        hyperparameters=load_recipe(chosen.recipe),
     )
     snapshot = find_snapshot(engine(), chosen.snapshots, snapshot_id)
     return train_run(snapshot, chosen.snapshots, options, from_scratch)

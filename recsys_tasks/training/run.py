@@ -31,6 +31,7 @@ from recsys_tasks.registry import runs, versions
 from recsys_tasks.training import recipe
 from recsys_tasks.training.discovery import apply_discovery_weight, choose_discovery_weight
 from recsys_tasks.training.evaluation import evaluate_run, load_run_model
+from recsys_tasks.training.hyperparameters import ALL_FROM_DATA, Hyperparameters, format_recipe
 from recsys_tasks.training.lineage import SCRATCH
 from recsys_tasks.training.purchase_intent import fit_purchase_intent
 from recsys_tasks.training.task import TrainingTask, read_task
@@ -55,6 +56,7 @@ class TrainingOptions:
         checkpoints: folder of checkpoints, from which an interrupted training resumes.
         encoder: of the items' texts; None for none.
         text_cache: folder of text vectors.
+        hyperparameters: those that a person has set.
     """
 
     seconds: float
@@ -65,6 +67,7 @@ class TrainingOptions:
     checkpoints: Path
     encoder: TextEncoder | None = None
     text_cache: Path | None = None
+    hyperparameters: Hyperparameters = ALL_FROM_DATA
 
 
 def train_run(snapshot: Snapshot, snapshots: Path, options: TrainingOptions, from_scratch: bool = False) -> str:
@@ -87,15 +90,20 @@ def train_run(snapshot: Snapshot, snapshots: Path, options: TrainingOptions, fro
     config = recipe.network_config(task.data, task.vocabulary, True, options.seconds, text_dim)
     config = replace(config, is_trained=snapshot.has_held_out_sessions)
     schedule = recipe.training_config(task.data, task.vocabulary, True, options.seconds, options.seed)
-    schedule = replace(schedule, epochs=options.max_epochs)
+    given = options.hyperparameters
+    config = given.apply_to_network(config)
+    schedule = given.apply_to_training(replace(schedule, epochs=options.max_epochs))
     loaded = None if from_scratch or not config.is_trained else _load_champion()
-    if loaded is None:
-        return _fit(task, _new_network(config, task, options.seed), schedule, SCRATCH, options.checkpoints)
-    champion, model = loaded
-    network = _new_network(recipe.with_trained_sizes(model.network.config, config), task, options.seed)
-    task = _warm_start(task, network, champion, model, snapshots)
-    schedule = replace(schedule, epochs=1, seconds=options.warm_start_seconds, keep_best=True)
-    return _fit(task, network, schedule, champion.number, options.checkpoints)
+    if loaded is not None:
+        champion, model = loaded
+        trained_sizes = recipe.with_trained_sizes(model.network.config, config)
+        if given.apply_to_network(trained_sizes) == trained_sizes:
+            network = _new_network(trained_sizes, task, options.seed)
+            task = _warm_start(task, network, champion, model, snapshots)
+            schedule = replace(schedule, epochs=1, seconds=options.warm_start_seconds, keep_best=True)
+            return _fit(task, network, schedule, champion.number, options.checkpoints, given)
+        log.info("The recipe has other sizes than version %s: trained from scratch", champion.number)
+    return _fit(task, _new_network(config, task, options.seed), schedule, SCRATCH, options.checkpoints, given)
 
 
 def _default_threads() -> int:
@@ -128,7 +136,7 @@ def reproduce_run(
     if original["started_from"] != SCRATCH:
         started_from = versions.version_by_number(original["started_from"])
         task = _warm_start(task, network, started_from, load_run_model(started_from.run_id), snapshots)
-    new_run_id = _fit(task, network, schedule, original["started_from"], checkpoints, {"reproduces": run_id})
+    new_run_id = _fit(task, network, schedule, original["started_from"], checkpoints, tags={"reproduces": run_id})
     before, after = runs.load_evaluation(run_id)["model"], evaluate_run(new_run_id, snapshots)["model"]
     return new_run_id, {metric: (before[metric], after[metric]) for metric in before}
 
@@ -180,6 +188,7 @@ def _fit(
     schedule: TrainingConfig,
     started_from: str,
     checkpoints: Path,
+    given: Hyperparameters = ALL_FROM_DATA,
     tags: Mapping[str, str] = _NO_TAGS,
 ) -> str:
     """Trains a network as a new MLflow run, with its metrics and model; returns the run id."""
@@ -219,6 +228,7 @@ def _fit(
         else:
             report = TrainingReport(stopped_by=_NO_SESSIONS)
         _log_training(run_id, report, schedule, started_from)
+        runs.log_text(run_id, format_recipe(network.config, schedule, given), "recipe.toml")
         with tempfile.TemporaryDirectory() as folder:
             intent = PurchaseIntent(reason=_NO_SESSIONS)
             if network.config.is_trained:

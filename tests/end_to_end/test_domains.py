@@ -24,6 +24,15 @@ from tests.integration.endpoints import TOKEN, running_endpoint
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "docs" / "examples"
 BEFORE_LAST_DAY, END = "2026-06-13T23:59:59Z", "2026-06-14T23:59:00Z"
+RECIPE = """
+[network]
+embedding_dim = 64
+num_heads = 2
+num_decoder_layers = 1
+
+[training]
+batch_tokens = 512
+"""
 
 
 class Domain(NamedTuple):
@@ -70,13 +79,17 @@ def served(
         pytest.MonkeyPatch.context() as patch,
     ):
         patch.chdir(home)
+        (home / "recipe.toml").write_text(RECIPE, encoding="utf-8")
         for name, value in {
             "HOME": home,
             "WAREHOUSE_URL": warehouse.url.render_as_string(hide_password=False),
             "MLFLOW_TRACKING_URI": registry.url.render_as_string(hide_password=False),
             "ENDPOINT_URLS": json.dumps([url]),
             "ADMIN_TOKEN": TOKEN,
-            "TRAINING_SECONDS": 25,
+            # The same training on any machine: the epochs limit it, not the time.
+            "TRAINING_SECONDS": 600,
+            "MAX_TRAINING_EPOCHS": 6,
+            "RECIPE": home / "recipe.toml",
             "TEXT_ENCODER": "none",
             "EVENT_WEIGHTS": folder / "event_weights.toml",
         }.items():

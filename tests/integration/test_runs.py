@@ -87,8 +87,16 @@ def test_a_run_has_parameters_dataset_plots_and_model_card(shop: Shop) -> None:
     assert run.inputs.dataset_inputs[0].dataset.digest == run.data.tags["snapshot_id"].rsplit("-", 1)[-1]
     artifacts = {entry.path for entry in client().list_artifacts(shop.run_id)}
     assert {"curves.png", "segments.png", "coverage.png"} <= artifacts
-    assert {"evaluation.md", "examples.md", "model_card.md", "environment.txt", "training.json"} <= artifacts
+    assert {
+        "evaluation.md",
+        "examples.md",
+        "model_card.md",
+        "environment.txt",
+        "training.json",
+        "recipe.toml",
+    } <= artifacts
     assert "torch==" in _text(shop.run_id, "environment.txt")
+    assert "embedding_dim = 128  # 128 if the time budget allows" in _text(shop.run_id, "recipe.toml")
     assert "calibration.png" not in artifacts  # every session of this shop has a purchase
     card = _text(shop.run_id, "model_card.md")
     assert run.data.tags["snapshot_id"] in card

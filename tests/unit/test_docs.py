@@ -6,12 +6,14 @@ import re
 import tomllib
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from recsys_tasks.features.event_weights import load_event_weights
 from recsys_tasks.ingestion.contract import Contract
 from recsys_tasks.ingestion.delivery import Delivery
 from recsys_tasks.ingestion.mapping import SourceMapping, load_mapping
+from recsys_tasks.training.hyperparameters import Hyperparameters
 
 ROOT = Path(__file__).parents[2]
 TEXTS = sorted(
@@ -57,3 +59,10 @@ def test_the_examples_of_mappings_are_valid() -> None:
 @pytest.mark.parametrize("path", sorted((ROOT / "docs" / "examples").glob("*/*.toml")), ids=lambda path: path.stem)
 def test_the_files_of_the_worked_examples_are_valid(path: Path) -> None:
     assert load_event_weights(path) if path.stem == "event_weights" else load_mapping(str(path))
+
+
+def test_the_documented_recipe_names_every_hyperparameter() -> None:
+    text = (ROOT / "docs" / "model.md").read_text(encoding="utf-8")
+    (recipe,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    found = msgspec.to_builtins(msgspec.toml.decode(recipe, type=Hyperparameters))
+    assert not [name for table in found.values() for name, value in table.items() if value is None]
