@@ -72,13 +72,16 @@ def _measure(folder: Path, sizes: list[int], runs: int) -> list[dict[str, object
         rows.append(_ingest(warehouse, folder, mapping, day, postmaster) | {"what": f"a day into {max(sizes):,}"})
         empty = fresh_warehouse(embedded.url(server, "postgres"), "empty")
         rows.append(_ingest(empty, folder, mapping, day, postmaster) | {"what": "a day into none"})
-        small = folder / "small.csv"
+        small, small_mapping = folder / "small.csv", folder / "small.toml"
+        small_mapping.write_text(shop.MAPPING.replace('source = "shop"', 'source = "small"'), encoding="utf-8")
         for number, (name, target) in enumerate(((f"{max(sizes):,}", warehouse), ("a day", empty))):
             found = []
             for run in range(_SMALL_BATCHES):
                 first_day = 2 + max(sizes) // shop.EVENTS_PER_DAY + _SMALL_BATCHES * number + run
                 shop.write_csv(small, _SMALL_BATCH_EVENTS, first_day, seed=1 + run)
-                found.append(_ingest(target, folder, mapping, small, postmaster) | {"what": f"a batch into {name}"})
+                found.append(
+                    _ingest(target, folder, small_mapping, small, postmaster) | {"what": f"a batch into {name}"}
+                )
             rows.append(_median(found))
     finally:
         server.cleanup()
