@@ -9,8 +9,10 @@ import socket
 import subprocess
 import sysconfig
 import threading
+import time
 import traceback
 from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -23,7 +25,6 @@ from hypothesis import strategies as st
 from pyarrow import fs
 from pydantic import ValidationError
 from sqlalchemy import Engine, text
-from tenacity import retry, stop_after_delay, wait_fixed
 
 from recsys_tasks.errors import ConfigurationError, InputError, MalformedFile, UnavailableError
 from recsys_tasks.ingestion import landing_folder
@@ -35,6 +36,7 @@ from recsys_tasks.interval import Interval
 from recsys_tasks.steps.ingestion import find_missing_files
 from tests.integration.ingesting import HEADER, csv_line, ingest, write_csv, write_mapping
 
+_SERVERS, _STARTS = ("master", "volume", "filer", "s3"), 5
 NOVEMBER = datetime(2026, 11, 1, tzinfo=UTC)
 KEYS = {"AWS_ACCESS_KEY_ID": "tester", "AWS_SECRET_ACCESS_KEY": "not-a-secret", "AWS_REGION": "us-east-1"}
 
@@ -48,30 +50,43 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     identity = {"accessKey": KEYS["AWS_ACCESS_KEY_ID"], "secretKey": KEYS["AWS_SECRET_ACCESS_KEY"]}
     users = [{"name": "tester", "credentials": [identity], "actions": ["Admin"]}]
     (folder / "s3.json").write_text(json.dumps({"identities": users}), encoding="utf-8")
-    ports = {name: _free_port() for name in ("master", "volume", "filer", "s3")}
-    options = [f"-{name}.port={port}" for name, port in ports.items()]
-    options += [f"-{name}.port.grpc={_free_port()}" for name in ports]
-    options += ["-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false"]
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(
-            [
-                server,
-                "server",
-                f"-dir={folder}",
-                "-ip=127.0.0.1",
-                "-filer",
-                "-s3",
-                f"-s3.config={folder}/s3.json",
-                *options,
-            ],
-            stdout=log,
-            stderr=log,
-        )
+    for _ in range(_STARTS):  # another process may take one of its ports
+        ports = _free_ports(2 * len(_SERVERS))
+        options = [f"-{name}.port={port}" for name, port in zip(_SERVERS, ports, strict=False)]
+        options += [f"-{name}.port.grpc={port}" for name, port in zip(_SERVERS, ports[len(_SERVERS) :], strict=True)]
+        options += ["-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false", f"-dir={folder}"]
+        options += ["-ip=127.0.0.1", "-filer", "-s3", f"-s3.config={folder}/s3.json"]
+        with (folder / "log").open("a") as log:
+            process = subprocess.Popen([server, "server", *options], stdout=log, stderr=log)
+        url = f"http://127.0.0.1:{ports[_SERVERS.index('s3')]}"
+        if _is_up(process, url):
+            break
     try:
-        yield f"http://127.0.0.1:{ports['s3']}"
+        yield url
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(timeout=30)
+
+
+def _is_up(process: subprocess.Popen[bytes], url: str) -> bool:
+    """Waits until the server answers; False if it has ended."""
+    store = fs.S3FileSystem(
+        endpoint_override=url,
+        allow_bucket_creation=True,
+        access_key=KEYS["AWS_ACCESS_KEY_ID"],
+        secret_key=KEYS["AWS_SECRET_ACCESS_KEY"],
+        region=KEYS["AWS_REGION"],
+    )
+    deadline = time.monotonic() + 60
+    while process.poll() is None:
+        try:
+            store.create_dir("shop")
+        except OSError:
+            assert time.monotonic() < deadline, f"{url} does not answer after 60 s"
+            time.sleep(0.2)
+        else:
+            return True
+    return False
 
 
 @pytest.fixture
@@ -82,15 +97,8 @@ def bucket(
     for name, value in {**KEYS, "AWS_ENDPOINT_URL": s3_server}.items():
         monkeypatch.setenv(name, value)
     store = fs.S3FileSystem(endpoint_override=s3_server, allow_bucket_creation=True)
-    _create_bucket(store)
     yield fs.SubTreeFileSystem("shop", store)
     store.delete_dir_contents("shop")
-
-
-@retry(stop=stop_after_delay(60), wait=wait_fixed(0.2), reraise=True)
-def _create_bucket(store: fs.S3FileSystem) -> None:
-    """Creates the bucket once the server answers."""
-    store.create_dir("shop")
 
 
 @pytest.fixture
@@ -119,10 +127,13 @@ class _QuietHandler(SimpleHTTPRequestHandler):
         pass
 
 
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+def _free_ports(count: int) -> list[int]:
+    """Returns distinct free ports."""
+    with ExitStack() as stack:
+        listeners = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for listener in listeners:
+            listener.bind(("127.0.0.1", 0))
+        return [int(listener.getsockname()[1]) for listener in listeners]
 
 
 def _put(bucket: fs.FileSystem, name: str, *numbers: int) -> None:
