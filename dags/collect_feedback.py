@@ -50,13 +50,13 @@ def collect_feedback() -> None:
     @loop.step
     def load(portions: list[dict[str, Any]], outlet_events: Any = None) -> int:
         from recsys_tasks.feedback import EventLogChunk
-        from recsys_tasks.steps import features, ingestion
+        from recsys_tasks.steps import ingestion
 
         reports = ingestion.load_feedback([EventLogChunk(**portion) for portion in portions])
         inserted = loop.report_batches(reports)
         if inserted == 0:
             raise AirflowSkipException("All events are already loaded")
-        loop.announce(outlet_events, loop.EVENTS_OUTLETS, {"inserted": inserted}, features.unbuilt_days())
+        loop.announce_events(outlet_events, {"inserted": inserted})
         return inserted
 
     load(fetch())

@@ -34,11 +34,11 @@ def forget_users() -> None:
     @task(outlets=loop.EVENTS_OUTLETS, pool=loop.POOL)
     @loop.step
     def forget(params: Any = None, outlet_events: Any = None) -> None:
-        from recsys_tasks.steps import erasure, features
+        from recsys_tasks.steps import erasure
 
         report = erasure.erase_users_in_file(params["file"])
         loop.add_note(", ".join(f"{name} {value}" for name, value in vars(report).items()))
-        loop.announce(outlet_events, loop.EVENTS_OUTLETS, {"forgotten": True}, features.unbuilt_days())
+        loop.announce_events(outlet_events, {"forgotten": True})
 
     @task
     @loop.step

@@ -83,7 +83,7 @@ def ingest_events() -> None:
             raise AirflowSkipException("A later interval is due; its run announces the events of both")
         if not inserted and not features.has_unbuilt_changes():
             raise AirflowSkipException("Nothing is new since the latest snapshot")
-        loop.announce(outlet_events, loop.EVENTS_OUTLETS, {"inserted": inserted}, features.unbuilt_days())
+        loop.announce_events(outlet_events, {"inserted": inserted})
 
     announce(load(validate(land())))
 

@@ -66,12 +66,10 @@ def ingest_landing() -> None:
     @task(trigger_rule="all_done", outlets=loop.EVENTS_OUTLETS)
     @loop.step
     def announce(results: Any, outlet_events: Any = None) -> None:
-        from recsys_tasks.steps import features
-
         if not any(result["is_new"] for result in results):
             raise AirflowSkipException("The landing folder has no new rows")
         inserted = sum(result["inserted"] for result in results)
-        loop.announce(outlet_events, loop.EVENTS_OUTLETS, {"inserted": inserted}, features.unbuilt_days())
+        loop.announce_events(outlet_events, {"inserted": inserted})
 
     @task(trigger_rule="all_done")
     def summary(files: list[dict[str, Any]] | None, results: Any) -> int:

@@ -69,7 +69,7 @@ def create_dag(dag_id: str, mapping_path: str, delivery: Delivery) -> None:
             inserted = loop.report_batches(reports)
             if not inserted and not features.has_unbuilt_changes():
                 raise AirflowSkipException("There are no new rows")
-            loop.announce(outlet_events, loop.EVENTS_OUTLETS, {"inserted": inserted}, features.unbuilt_days())
+            loop.announce_events(outlet_events, {"inserted": inserted})
             return inserted
 
         wait() >> ingest()

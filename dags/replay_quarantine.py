@@ -49,7 +49,7 @@ def replay_quarantine() -> None:
         # A task that was killed after its load finds no open row, but nobody has announced the events.
         if not inserted and not features.has_unbuilt_changes():
             raise AirflowSkipException("No quarantined row could be loaded")
-        loop.announce(outlet_events, loop.EVENTS_OUTLETS, {"inserted": inserted}, features.unbuilt_days())
+        loop.announce_events(outlet_events, {"inserted": inserted})
         return inserted
 
     replay()

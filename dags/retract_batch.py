@@ -35,11 +35,11 @@ def retract_batch() -> None:
     @task(outlets=loop.EVENTS_OUTLETS, pool=loop.POOL)
     @loop.step
     def retract(params: Any = None, outlet_events: Any = None) -> None:
-        from recsys_tasks.steps import features, ingestion
+        from recsys_tasks.steps import ingestion
 
         report = ingestion.retract_batch(params["batch_id"], params["reason"])
         loop.add_note(", ".join(f"{name} {value}" for name, value in vars(report).items()))
-        loop.announce(outlet_events, loop.EVENTS_OUTLETS, {"retracted": params["batch_id"]}, features.unbuilt_days())
+        loop.announce_events(outlet_events, {"retracted": params["batch_id"]})
 
     retract()
 

@@ -119,7 +119,7 @@ def load_events(
     query_texts, query = _dictionary_encode(table["query"])
     queries, row_of = vocabulary.encode_queries(query_texts)
     position = table["position_in_session"].to_numpy()
-    session_start = _seconds(table["session_start"])
+    session_start = to_seconds(table["session_start"])
     order = timeline_order(user, session_start, position, lambda rows: _session_codes(snapshot, rows))
     codes = np.asarray([EVENT_TYPE_CODES[name] for name in event_types], np.int64)
     session = np.cumsum(position[order] == 1) - 1
@@ -137,7 +137,7 @@ def load_events(
         session=session,
         item=item_numbers,
         kind=kind_codes,
-        seconds=_seconds(table["event_time"])[order],
+        seconds=to_seconds(table["event_time"])[order],
         session_seconds=session_start[order],
         text=row_of[query[order]],
         queries=queries,
@@ -195,7 +195,8 @@ def timeline_order(
     return order
 
 
-def _seconds(column: pa.ChunkedArray) -> np.ndarray:
+def to_seconds(column: pa.ChunkedArray) -> np.ndarray:
+    """Returns times in seconds since 1970 [N]; NaN for null."""
     return column.cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy() / 1e6
 
 

@@ -173,6 +173,13 @@ def announce(outlet_events: Any, outlets: Sequence[Any], extra: Mapping[str, Any
         outlet_events[alias].add(asset, extra=dict(extra))
 
 
+def announce_events(outlet_events: Any, extra: Mapping[str, Any]) -> None:
+    """Announces changed events: the days with changes that no snapshot includes yet. Arguments as of `announce`."""
+    from recsys_tasks.steps import features
+
+    announce(outlet_events, EVENTS_OUTLETS, extra, features.unbuilt_days())
+
+
 def announce_days(outlet_events: Any, outlets: Sequence[Any], extra: Mapping[str, Any], days: Iterable[date]) -> bool:
     """Announces changed days as partitions of an asset, which starts no other DAG; returns whether there are any.
 

@@ -12,7 +12,7 @@ from recsys_tasks.errors import InputError
 from recsys_tasks.feedback import EventLogChunk, advance_cursors, fetch_chunks
 from recsys_tasks.ingestion import landing_folder, quarantine, removal, replay, source_alerts
 from recsys_tasks.ingestion.batch import SourceBatch
-from recsys_tasks.ingestion.delivery import Delivery, find_delivered_files, require_delivered_files
+from recsys_tasks.ingestion.delivery import Delivery, expand_dates, find_delivered_files, require_delivered_files
 from recsys_tasks.ingestion.landing import land_batches
 from recsys_tasks.ingestion.load import LoadReport, load_batch
 from recsys_tasks.ingestion.quarantine import ALL_ROWS, QuarantineFilter
@@ -51,10 +51,7 @@ def ingest_files(source: str, paths: Sequence[str], interval: Interval | None = 
 
 def ingest_delivery(source: str, delivery: Delivery, interval: Interval) -> list[LoadReport]:
     """Lands, validates and loads the files of all dates that end in an interval; without any such date, nothing."""
-    files, missing = find_delivered_files([delivery.path], interval)
-    if missing:
-        raise InputError(f"There is no file at {', '.join(missing)}")
-    return ingest(read_source(source, files)) if files else []
+    return ingest_files(source, [delivery.path], interval) if expand_dates(delivery.path, interval) else []
 
 
 def any_rejected(batch_ids: Sequence[str]) -> bool:

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
 
 from recsys_tasks.evaluation.protocol import TRAINING, VALIDATION
-from recsys_tasks.features.encoded_snapshot import EncodedSnapshot, build_vocabulary, encode_snapshot
+from recsys_tasks.features.encoded_snapshot import EncodedSnapshot, build_vocabulary, encode_snapshot, to_seconds
 from recsys_tasks.features.popularity_prior import expected_counts
 from recsys_tasks.features.snapshot import Snapshot
 from recsys_tasks.features.text_encoder import TextEncoder
@@ -27,7 +26,8 @@ class TrainingTask(NamedTuple):
 
     Attributes:
         text: text vectors of the items [V, T]; None without a text encoder.
-        expected_counts: of untrained items that became available lately [V], NaN for others; None without such items.
+        expected_counts: of untrained items that became available during the training period [V], NaN for other items;
+            None if there are none.
     """
 
     snapshot: Snapshot
@@ -73,13 +73,12 @@ def item_text_vectors(vocabulary: Vocabulary, encoder: TextEncoder, cache: Path)
 
 def _expected_counts(snapshot: Snapshot, encoded: EncodedSnapshot) -> np.ndarray | None:
     items, vocabulary = snapshot.item_table(), encoded.vocabulary
-    if not len(encoded.timeline):
+    if not len(encoded.timeline) or items["available_from"].null_count == len(items):
         return None
     row = vocabulary.numbers(items["item_id"].to_pylist())
     available_from, available_until = np.full((2, len(vocabulary)), np.nan)
     available_from[row], available_until[row] = (
-        items[name].cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy() / 1e6
-        for name in ("available_from", "available_until")
+        to_seconds(items[name]) for name in ("available_from", "available_until")
     )
     timeline = encoded.timeline
     first = np.full(len(vocabulary), np.nan)

@@ -71,7 +71,7 @@ def served(
     domain = request.param
     home, port = tmp_path_factory.mktemp(domain.name), find_free_port()
     folder, url = EXAMPLES / domain.name, f"http://127.0.0.1:{port}"
-    subprocess.run([sys.executable, folder / "generate.py", home / "log"], check=True)
+    subprocess.run([sys.executable, EXAMPLES / "generate.py", domain.name, home / "log"], check=True)
     with (
         fresh_warehouse(postgres) as warehouse,
         database(postgres, f"mlflow_{uuid.uuid4().hex[:12]}", tracking_template) as registry,

@@ -1,16 +1,12 @@
-"""Writes the log of a simulated social feed, with known structure.
+"""The log of a simulated social feed, with known structure.
 
 Authors belong to communities, users follow some of them. Users mostly see posts of authors whom they follow, like some,
-and follow further authors of the same communities, after which they see their posts, too. Posts live three days. The
-last day is in files of its own: a model that never saw it is asked for it.
+and follow further authors of the same communities, after which they see their posts, too. Posts live three days.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -25,24 +21,10 @@ LIFETIME = timedelta(days=3)
 LIKES = {"followed": 0.35, "community": 0.2, "elsewhere": 0.03}
 
 
-def main() -> None:
-    """Writes posts.jsonl and reactions.jsonl, and both of the last day."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--until", type=datetime.fromisoformat, default=datetime(2026, 6, 15, tzinfo=UTC))
-    parser.add_argument("--days", type=int, default=12)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    rng = np.random.default_rng(options.seed)
-    start = options.until - timedelta(days=options.days)
-    posts = write_posts(rng, start, options.days)
-    reactions = simulate_reactions(rng, posts, start, options.days)
-    last_day = (options.until - timedelta(days=1)).isoformat()
-    options.folder.mkdir(parents=True, exist_ok=True)
-    for name, rows, time in (("posts", posts, "posted_at"), ("reactions", reactions, "at")):
-        for suffix, is_last in (("", False), ("-last-day", True)):
-            lines = [json.dumps(row) for row in rows if (row[time] >= last_day) == is_last]
-            (options.folder / f"{name}{suffix}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+def simulate(rng: np.random.Generator, start: datetime, days: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Returns the posts and the reactions of some days, oldest first."""
+    items = write_posts(rng, start, days)
+    return items, simulate_reactions(rng, items, start, days)
 
 
 def write_posts(rng: np.random.Generator, start: datetime, days: int) -> list[dict[str, Any]]:
@@ -108,7 +90,3 @@ def simulate_reactions(
             time += timedelta(seconds=3)
     events.sort(key=lambda event: event["at"])
     return [{"id": f"e{number}", **event} for number, event in enumerate(events)]
-
-
-if __name__ == "__main__":
-    main()

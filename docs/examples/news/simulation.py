@@ -1,16 +1,13 @@
-"""Writes the log of a simulated news site, with known structure.
+"""The log of a simulated news site, with known structure.
 
 Readers have favorite sections. Articles live two days, and follow stories, whose names their headlines have. A quarter
 of the articles are bait: everybody opens them, and leaves within seconds. A good read takes half a minute or more, and
-some are shared. The last day is in files of its own: a model that never saw it is asked for it.
+some are shared.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -32,24 +29,10 @@ ARTICLES_PER_DAY, BAIT_SHARE, STORY_DAYS = 64, 0.25, 3
 READERS, SESSIONS_PER_DAY = 400, 1.2
 
 
-def main() -> None:
-    """Writes articles.jsonl and reads.jsonl, and both of the last day."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--until", type=datetime.fromisoformat, default=datetime(2026, 6, 15, tzinfo=UTC))
-    parser.add_argument("--days", type=int, default=12)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    rng = np.random.default_rng(options.seed)
-    start = options.until - timedelta(days=options.days)
-    articles = write_articles(rng, start, options.days)
-    reads = simulate_reads(rng, articles, start, options.days)
-    last_day = (options.until - timedelta(days=1)).isoformat()
-    options.folder.mkdir(parents=True, exist_ok=True)
-    for name, rows, time in (("articles", articles, "published_at"), ("reads", reads, "at")):
-        for suffix, is_last in (("", False), ("-last-day", True)):
-            lines = [json.dumps(row) for row in rows if (row[time] >= last_day) == is_last]
-            (options.folder / f"{name}{suffix}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+def simulate(rng: np.random.Generator, start: datetime, days: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Returns the articles and the reads of some days, oldest first."""
+    items = write_articles(rng, start, days)
+    return items, simulate_reads(rng, items, start, days)
 
 
 def write_articles(rng: np.random.Generator, start: datetime, days: int) -> list[dict[str, Any]]:
@@ -116,7 +99,3 @@ def simulate_reads(
             time += timedelta(seconds=5)
     events.sort(key=lambda event: event["at"])
     return [{"id": f"e{number}", **event} for number, event in enumerate(events)]
-
-
-if __name__ == "__main__":
-    main()
