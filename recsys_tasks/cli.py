@@ -121,6 +121,15 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--snapshot", help="id of a snapshot; default: the latest")
     train.add_argument("--from-scratch", action="store_true", help="do not warm-start from the champion")
 
+    tune = _add_verb(verbs, "tune", _tune, "search for better hyperparameters, register the best as challenger")
+    tune.add_argument("--snapshot", help="id of a snapshot; default: the latest")
+    tune.add_argument("--minutes", type=_parse_minutes, help="duration; default: RECSYS_TUNING_MINUTES")
+    tune.add_argument(
+        "--trial-minutes", type=_parse_minutes, help="time of each training; default: RECSYS_TRAINING_SECONDS"
+    )
+    tune.add_argument("--study", metavar="NAME", help="name of the study; one that exists goes on until its end")
+    tune.add_argument("--join", metavar="NAME", help="only run trials of a study that another process started")
+
     reproduce = _add_verb(verbs, "reproduce", _reproduce, "retrain an MLflow run and compare the metrics")
     reproduce.add_argument("run_id", help="id of an MLflow run of the verb train")
 
@@ -435,12 +444,33 @@ def _features(options: argparse.Namespace) -> None:
 def _train(options: argparse.Namespace) -> None:
     from recsys_tasks.steps import training
 
-    run_id = training.train_model(options.snapshot, options.from_scratch)
+    _evaluate_and_register(options, training.train_model(options.snapshot, options.from_scratch))
+
+
+def _evaluate_and_register(options: argparse.Namespace, run_id: str) -> None:
+    from recsys_tasks.steps import training
+
     table = training.evaluate_run(run_id)
     version = training.register_run(run_id)
     _print_result(
         options, {"run_id": run_id, "version": version, **{name: row["mrr_20"] for name, row in table.items()}}
     )
+
+
+def _tune(options: argparse.Namespace) -> None:
+    from recsys_tasks.steps import training
+
+    if options.join:
+        training.run_trials(options.join)
+        return
+    study = training.start_study(options.study, options.snapshot, options.minutes, options.trial_minutes)
+    print(f"Study {study}; other processes can join it: python -m recsys_tasks tune --join {study}", file=sys.stderr)
+    training.run_trials(study)
+    run_id = training.train_best(study)
+    if run_id is None:
+        _print_result(options, {"study": study, "result": "no trial was better than the recipe"})
+    else:
+        _evaluate_and_register(options, run_id)
 
 
 def _reproduce(options: argparse.Namespace) -> None:

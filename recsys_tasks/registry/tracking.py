@@ -19,6 +19,8 @@ from recsys_tasks.errors import InputError, UnavailableError
 from recsys_tasks.settings import settings
 from recsys_tasks.warehouse import database_url
 
+TUNING = "tuning"
+
 
 def client() -> MlflowClient:
     """Returns a client of the configured MLflow server; without one, of the embedded database."""
@@ -28,14 +30,17 @@ def client() -> MlflowClient:
     return MlflowClient()
 
 
-def experiment_id() -> str:
-    """Returns the id of the experiment for training runs; creates it if it is missing.
+def experiment_id(purpose: str = "") -> str:
+    """Returns the id of the experiment for training runs, or of one beside it; creates it if it is missing.
+
+    Args:
+        purpose: of another experiment, such as `TUNING`; its name ends with it.
 
     Raises:
         UnavailableError: MLflow does not answer.
     """
     mlflow_client = client()
-    name = settings().mlflow_experiment
+    name = settings().mlflow_experiment + (f"-{purpose}" if purpose else "")
     try:
         experiment = mlflow_client.get_experiment_by_name(name)
         if experiment is not None:

@@ -2,21 +2,70 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
+from optuna.storages import BaseStorage
+
 from recsys_tasks.evaluation.gate import MetricsTable
 from recsys_tasks.features.snapshot import find_snapshot
 from recsys_tasks.features.text_encoder import TextEncoder, load_text_encoder
 from recsys_tasks.registry import runs
 from recsys_tasks.settings import settings
-from recsys_tasks.training import evaluation
+from recsys_tasks.training import evaluation, study
 from recsys_tasks.training.hyperparameters import load_recipe
 from recsys_tasks.training.run import TrainingOptions, reproduce_run, train_run
+from recsys_tasks.training.tuning import study_storage
 from recsys_tasks.warehouse import engine
 
 
 def train_model(snapshot_id: str | None = None, from_scratch: bool = False) -> str:
     """Trains on a snapshot, by default the latest; returns the id of the MLflow run."""
     chosen = settings()
-    options = TrainingOptions(
+    snapshot = find_snapshot(engine(), chosen.snapshots, snapshot_id)
+    return train_run(snapshot, chosen.snapshots, _options(), from_scratch)
+
+
+def start_study(
+    name: str | None = None,
+    snapshot_id: str | None = None,
+    minutes: float | None = None,
+    trial_minutes: float | None = None,
+) -> str:
+    """Starts a study of hyperparameters, or opens the one of that name; returns its name.
+
+    Args:
+        name: default: the snapshot and the time.
+        snapshot_id: default: the latest.
+        minutes: duration of the study; default: `RECSYS_TUNING_MINUTES`.
+        trial_minutes: time budget of each training; default: that of a training from scratch.
+    """
+    chosen = settings()
+    snapshot = find_snapshot(engine(), chosen.snapshots, snapshot_id)
+    name = name or f"{snapshot.snapshot_id}-{datetime.now(UTC):%Y%m%dT%H%M%S}"
+    trial_seconds = chosen.training_seconds if trial_minutes is None else 60 * trial_minutes
+    study.start_study(name, snapshot, 60 * (minutes or chosen.tuning_minutes), trial_seconds, _study_storage())
+    return name
+
+
+def run_trials(name: str) -> None:
+    """Runs trials of a study until its end; several processes may do so at the same time."""
+    study.run_trials(study.open_study(name, _study_storage()), settings().snapshots, _options())
+
+
+def train_best(name: str) -> str | None:
+    """Trains a study's best hyperparameters; returns the id of the MLflow run, None if the recipe was best."""
+    return study.train_best(study.open_study(name, _study_storage()), settings().snapshots, _options())
+
+
+def reproduce(run_id: str) -> tuple[str, dict[str, tuple[float, float]]]:
+    """Retrains a run; returns the new run's id, and for each metric its old and its new value."""
+    chosen = settings()
+    return reproduce_run(run_id, chosen.snapshots, chosen.home / "checkpoints", _text_encoder(), chosen.text_vectors)
+
+
+def _options() -> TrainingOptions:
+    chosen = settings()
+    return TrainingOptions(
         seconds=chosen.training_seconds,
         warm_start_seconds=chosen.warm_start_seconds,
         max_epochs=chosen.max_training_epochs,
@@ -27,14 +76,10 @@ def train_model(snapshot_id: str | None = None, from_scratch: bool = False) -> s
         text_cache=chosen.text_vectors,
         hyperparameters=load_recipe(chosen.recipe),
     )
-    snapshot = find_snapshot(engine(), chosen.snapshots, snapshot_id)
-    return train_run(snapshot, chosen.snapshots, options, from_scratch)
 
 
-def reproduce(run_id: str) -> tuple[str, dict[str, tuple[float, float]]]:
-    """Retrains a run; returns the new run's id, and for each metric its old and its new value."""
-    chosen = settings()
-    return reproduce_run(run_id, chosen.snapshots, chosen.home / "checkpoints", _text_encoder(), chosen.text_vectors)
+def _study_storage() -> BaseStorage:
+    return study_storage(engine().url.render_as_string(hide_password=False))
 
 
 def _text_encoder() -> TextEncoder | None:

@@ -136,6 +136,18 @@ def format_recipe(network: NetworkConfig, training: TrainingConfig, given: Hyper
     return "\n".join(lines) + "\n"
 
 
+def format_hyperparameters(given: Hyperparameters) -> str:
+    """Returns the hyperparameters that are set as a recipe file; all others follow from the data."""
+    lines = ["# To train with these hyperparameters, set RECSYS_RECIPE to this file."]
+    for name in given.__struct_fields__:
+        lines += [
+            "",
+            f"[{name}]",
+            *(f"{key} = {json.dumps(value)}" for key, value in _given(getattr(given, name)).items()),
+        ]
+    return "\n".join(lines) + "\n"
+
+
 def _given(struct: NetworkHyperparameters | TrainingHyperparameters) -> dict[str, Any]:
     values = msgspec.structs.asdict(struct)
     return {name: value for name, value in values.items() if value is not None}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,10 @@ import numpy as np
 import torch
 
 from recsys_tasks.engine.purchase_intent import PurchaseIntent
-from recsys_tasks.errors import IncompatibleModelFormat, InputError
+from recsys_tasks.errors import IncompatibleModelFormat, InputError, NotEnoughData
 from recsys_tasks.evaluation.gate import PRIMARY_METRIC
 from recsys_tasks.evaluation.metrics import ranking_metrics
-from recsys_tasks.evaluation.protocol import VALIDATION, model_ranks, select_prediction_tasks
+from recsys_tasks.evaluation.protocol import VALIDATION, PredictionTasks, model_ranks, select_prediction_tasks
 from recsys_tasks.features.snapshot import Snapshot, open_snapshot
 from recsys_tasks.features.text_encoder import TextEncoder
 from recsys_tasks.model.export import export_graphs, verify_graphs
@@ -35,6 +35,7 @@ from recsys_tasks.training.hyperparameters import ALL_FROM_DATA, Hyperparameters
 from recsys_tasks.training.lineage import SCRATCH
 from recsys_tasks.training.purchase_intent import fit_purchase_intent
 from recsys_tasks.training.task import TrainingTask, read_task
+from recsys_tasks.training.tuning import TuningTask, without_validation_events
 
 log = logging.getLogger(__name__)
 _PYTORCH_THREADS = torch.get_num_threads()  # the cores this process may use; read before a training changes it
@@ -70,7 +71,13 @@ class TrainingOptions:
     hyperparameters: Hyperparameters = ALL_FROM_DATA
 
 
-def train_run(snapshot: Snapshot, snapshots: Path, options: TrainingOptions, from_scratch: bool = False) -> str:
+def train_run(
+    snapshot: Snapshot,
+    snapshots: Path,
+    options: TrainingOptions,
+    from_scratch: bool = False,
+    tags: Mapping[str, str] = _NO_TAGS,
+) -> str:
     """Trains on a snapshot as a new MLflow run; starts from the champion's weights if there is a usable champion.
 
     Where there are too few sessions to train on, the run's model only places the items by their content.
@@ -80,19 +87,15 @@ def train_run(snapshot: Snapshot, snapshots: Path, options: TrainingOptions, fro
         snapshots: folder of snapshots, which contains the champion's.
         options: time budgets, seed and threads.
         from_scratch: whether to ignore the champion.
+        tags: of the run.
 
     Returns:
         The run id.
     """
-    torch.set_num_threads(options.threads or _default_threads())
+    use_threads(options)
     task = _read_task(snapshot, options.encoder, options.text_cache)
-    text_dim = 0 if task.text is None else task.text.shape[1]
-    config = recipe.network_config(task.data, task.vocabulary, True, options.seconds, text_dim)
-    config = replace(config, is_trained=snapshot.has_held_out_sessions)
-    schedule = recipe.training_config(task.data, task.vocabulary, True, options.seconds, options.seed)
     given = options.hyperparameters
-    config = given.apply_to_network(config)
-    schedule = given.apply_to_training(replace(schedule, epochs=options.max_epochs))
+    config, schedule = configurations(task, options)
     loaded = None if from_scratch or not config.is_trained else _load_champion()
     if loaded is not None:
         champion, model = loaded
@@ -101,14 +104,48 @@ def train_run(snapshot: Snapshot, snapshots: Path, options: TrainingOptions, fro
             network = _new_network(trained_sizes, task, options.seed)
             task = _warm_start(task, network, champion, model, snapshots)
             schedule = replace(schedule, epochs=1, seconds=options.warm_start_seconds, keep_best=True)
-            return _fit(task, network, schedule, champion.number, options.checkpoints, given)
+            return _fit(task, network, schedule, champion.number, options.checkpoints, given, tags)
         log.info("The recipe has other sizes than version %s: trained from scratch", champion.number)
-    return _fit(task, _new_network(config, task, options.seed), schedule, SCRATCH, options.checkpoints, given)
+    return _fit(task, _new_network(config, task, options.seed), schedule, SCRATCH, options.checkpoints, given, tags)
 
 
-def _default_threads() -> int:
-    """All cores but one, for the processes beside the training: a thread that waits for a core stops all others."""
-    return max(1, _PYTORCH_THREADS - 1)
+def use_threads(options: TrainingOptions) -> None:
+    """Sets the CPU threads of PyTorch.
+
+    By default all cores but one, for the processes beside the training: a thread that waits for a core stops all
+    others.
+    """
+    torch.set_num_threads(options.threads or max(1, _PYTORCH_THREADS - 1))
+
+
+def configurations(task: TrainingTask, options: TrainingOptions) -> tuple[NetworkConfig, TrainingConfig]:
+    """Returns the configurations of a training from scratch: the recipe's, with the hyperparameters that are set."""
+    text_dim = 0 if task.text is None else task.text.shape[1]
+    config = recipe.network_config(task.data, task.vocabulary, True, options.seconds, text_dim)
+    config = replace(config, is_trained=task.snapshot.has_held_out_sessions)
+    schedule = recipe.training_config(task.data, task.vocabulary, True, options.seconds, options.seed)
+    given = options.hyperparameters
+    return given.apply_to_network(config), given.apply_to_training(replace(schedule, epochs=options.max_epochs))
+
+
+def tuning_task(snapshot: Snapshot, options: TrainingOptions) -> TuningTask:
+    """Returns the task of a study's trials on a snapshot.
+
+    Raises:
+        NotEnoughData: the snapshot has too few sessions to train on.
+    """
+    if not snapshot.has_held_out_sessions:
+        raise NotEnoughData(f"Snapshot {snapshot.snapshot_id} has {_NO_SESSIONS}, so there is nothing to tune")
+    task = _read_task(snapshot, options.encoder, options.text_cache)
+    config, schedule = configurations(task, options)
+    return TuningTask(
+        without_validation_events(task.data),
+        config,
+        schedule,
+        options.hyperparameters,
+        lambda changed: _new_network(changed, task, options.seed),
+        _validation_metric(task, select_prediction_tasks(task.encoded, VALIDATION, _VALIDATION_QUESTIONS)),
+    )
 
 
 def reproduce_run(
@@ -153,7 +190,7 @@ def _warm_start(
 
     The validation events stay out of the training, so that the version's own weights can win.
     """
-    task = task._replace(data=task.data._replace(final_stops=task.data.stops, final_neighbors=task.data.neighbors))
+    task = task._replace(data=without_validation_events(task.data))
     known = warm_start(network, task.vocabulary, model)
     apply_discovery_weight(network, 1 / model.network.config.discovery_weight)  # chosen again after the training
     log.info("Warm start from version %s: %d of %d items are known to it", version.number, known, len(task.vocabulary))
@@ -201,10 +238,6 @@ def _fit(
         "device": str(device),
     }
     asked = select_prediction_tasks(task.encoded, VALIDATION, _VALIDATION_QUESTIONS)
-
-    def validate(trained: Recommender) -> float:
-        return ranking_metrics(model_ranks(trained, task.encoded.timeline, asked))[PRIMARY_METRIC]
-
     checkpoint = checkpoints / f"{task.snapshot.snapshot_id}-{started_from}.pt"
     before_decay = checkpoint.with_suffix(".before-decay.pt")
 
@@ -218,7 +251,7 @@ def _fit(
                 network.to(device),
                 task.data,
                 schedule,
-                validate,
+                _validation_metric(task, asked),
                 lambda epoch, figures: runs.log_epoch(run_id, epoch, figures),
                 checkpoint,
                 choose_weight,
@@ -238,6 +271,10 @@ def _fit(
             verify_graphs(network, Path(folder))
             runs.log_model(run_id, Path(folder))
     return run_id
+
+
+def _validation_metric(task: TrainingTask, asked: PredictionTasks) -> Callable[[Recommender], float]:
+    return lambda trained: ranking_metrics(model_ranks(trained, task.encoded.timeline, asked))[PRIMARY_METRIC]
 
 
 def _save_weights(network: Recommender, path: Path) -> None:

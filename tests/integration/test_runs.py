@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import optuna
 import pytest
 from sqlalchemy import Engine, text
 
@@ -19,12 +20,15 @@ from recsys_tasks.errors import InputError
 from recsys_tasks.features.snapshot import open_snapshot
 from recsys_tasks.names import CHAMPION, REGISTERED_MODEL
 from recsys_tasks.registry import runs, versions
-from recsys_tasks.registry.tracking import client, experiment_id
+from recsys_tasks.registry.tracking import TUNING, client, experiment_id
 from recsys_tasks.settings import settings
 from recsys_tasks.stack import summary
 from recsys_tasks.steps import features, promotion, training
 from recsys_tasks.training.evaluation import compare_runs, evaluate_run
+from recsys_tasks.training.hyperparameters import load_recipe
 from recsys_tasks.training.lineage import SCRATCH, trained_until
+from recsys_tasks.training.study import open_study
+from recsys_tasks.training.tuning import study_storage
 from recsys_tasks.warehouse import database_url, engine
 from tests.conftest import database, fresh_warehouse
 from tests.shops import LENIENT_GATE_RULES, START, fill
@@ -75,6 +79,10 @@ def _clear_caches() -> None:
         cached.cache_clear()
 
 
+def _download(run_id: str, name: str) -> Path:
+    return Path(mlflow.artifacts.download_artifacts(f"runs:/{run_id}/{name}"))
+
+
 def _text(run_id: str, name: str) -> str:
     content: str = mlflow.artifacts.load_text(f"runs:/{run_id}/{name}")
     return content
@@ -111,6 +119,44 @@ def test_reproducing_a_run_gives_the_same_metrics(shop: Shop) -> None:
     assert client().get_run(again).data.tags["reproduces"] == shop.run_id
     assert len(metrics) > 10
     assert all(original == reproduced for original, reproduced in metrics.values())
+
+
+def test_a_study_trains_the_best_hyperparameters_as_a_version(shop: Shop) -> None:
+    name = training.start_study("first", minutes=0.12, trial_minutes=0.03)
+    training.run_trials(name)
+    study = open_study(name, study_storage(database_url()))
+    space = study.trials[0].distributions
+    found_elsewhere = study.trials[0].params | {"network.dropout": 0.45}  # by another process
+    study.add_trial(optuna.trial.create_trial(params=found_elsewhere, distributions=space, value=2.0))
+
+    run_id = training.train_best(name)
+
+    assert run_id is not None
+    run, study_run = client().get_run(run_id), client().get_run(study.user_attrs["run_id"])
+    assert run.data.params["dropout"] == "0.45"
+    assert run.data.tags["tuned_in"] == study_run.info.run_id
+    assert "dropout = 0.45  # set in the recipe" in _text(run_id, "recipe.toml")
+    trials = client().search_runs([experiment_id(TUNING)], f"tags.mlflow.parentRunId = '{study_run.info.run_id}'")
+    assert len(trials) == len(study.trials) - 1  # the other one was not run here
+    assert all("training.learning_rate" in trial.data.params for trial in trials)
+    assert study_run.info.status == "FINISHED"
+    assert study_run.data.metrics["best_mrr_20"] == 2.0
+    artifacts = {entry.path for entry in client().list_artifacts(study_run.info.run_id)}
+    assert {"importances.png", "parallel_coordinates.png", "study.md", "recipe.toml"} <= artifacts
+    assert load_recipe(_download(study_run.info.run_id, "recipe.toml")).network.dropout == 0.45
+    assert runs.load_latest_epochs()[0] == run_id  # trials are no trainings
+
+
+def test_a_study_goes_on_with_its_snapshot_and_end(shop: Shop) -> None:
+    name = training.start_study("again", minutes=0.2, trial_minutes=0.05)
+    before = open_study(name, study_storage(database_url())).user_attrs
+    assert training.start_study(name, minutes=500, trial_minutes=1) == name
+    assert open_study(name, study_storage(database_url())).user_attrs == before
+
+
+def test_an_unknown_study_is_named(shop: Shop) -> None:
+    with pytest.raises(InputError, match="no study elsewhere"):
+        training.run_trials("elsewhere")
 
 
 def test_an_unknown_run_cannot_be_reproduced(shop: Shop) -> None:

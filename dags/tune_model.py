@@ -1,0 +1,95 @@
+"""Searches for better hyperparameters, and registers a model trained with the best as the challenger."""
+
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import Param, task
+from airflow.sdk.exceptions import AirflowSkipException
+
+from recsys_tasks import orchestration as loop
+from recsys_tasks.settings import settings
+
+DOC = """
+### What it does
+Runs a study of hyperparameters on a snapshot: trainings of equal length, the first with the recipe's hyperparameters,
+in as many parallel processes as the run asks for. Then trains the best ones from scratch, evaluates the model, and
+registers it with the alias `challenger`. If none is better than the recipe, the later tasks are skipped.
+
+**Reads** a snapshot. **Writes** a study in the warehouse's schema `tuning`, MLflow runs, and the asset `challenger`.
+
+### Run it again
+Safe: a retry goes on with the study until its end. Trigger it with
+`{"minutes": 240, "trial_minutes": 15, "processes": 2}`, for another snapshot with `{"snapshot_id": "…"}`. Each process
+uses `RECSYS_TRAINING_THREADS` threads.
+
+### When it fails
+* `InputError`: there is no such snapshot, or the study is too short for two trials; the message says what it needs.
+* `NotEnoughData`: the snapshot has too few sessions to train on, or no trial was complete. Give it more time.
+* `UnavailableError`: MLflow or the warehouse does not answer. Airflow retries the task.
+"""
+
+
+@loop.recsys_dag(
+    DOC,
+    schedule=settings().tuning_schedule,
+    max_extra_time=timedelta(hours=12),
+    task_args={"execution_timeout": timedelta(hours=24)},
+    params={
+        "snapshot_id": Param(None, type=["null", "string"], description="default: the latest"),
+        "minutes": Param(None, type=["null", "number"], description="duration; default: RECSYS_TUNING_MINUTES"),
+        "trial_minutes": Param(None, type=["null", "number"], description="default: that of a training from scratch"),
+        "processes": Param(1, type="integer", minimum=1, description="parallel processes"),
+    },
+    tags=["model", "tier:3"],
+)
+def tune_model() -> None:
+    @task(inlets=[loop.SNAPSHOT])
+    @loop.step
+    def start(params: Any = None, run_id: str = "") -> list[str]:
+        from recsys_tasks.steps import training
+
+        study = training.start_study(run_id, params["snapshot_id"], params["minutes"], params["trial_minutes"])
+        return [study] * params["processes"]
+
+    @task
+    @loop.step
+    def run_trials(study: str) -> None:
+        from recsys_tasks.steps import training
+
+        training.run_trials(study)
+
+    @task(inlets=[loop.SNAPSHOT])
+    @loop.step
+    def train_best(studies: list[str]) -> str:
+        from recsys_tasks.steps import training
+
+        run_id = training.train_best(studies[0])
+        if run_id is None:
+            raise AirflowSkipException("No trial was better than the recipe")
+        return run_id
+
+    @task
+    @loop.step
+    def evaluate(training_run: str) -> str:
+        from recsys_tasks.steps import training
+
+        metrics = training.evaluate_run(training_run)["model"]
+        loop.add_note(f"MRR@20 {metrics['mrr_20']:.4f}")
+        return training_run
+
+    @task(outlets=[loop.CHALLENGER_VERSION])
+    @loop.step
+    def register(training_run: str, outlet_events: Any = None) -> str:
+        from recsys_tasks.steps import training
+
+        number = training.register_run(training_run)
+        outlet_events[loop.CHALLENGER_VERSION].extra = {"version": number}
+        return number
+
+    studies = start()
+    best = train_best(studies)
+    run_trials.expand(study=studies) >> best
+    register(evaluate(best))
+
+
+tune_model()
