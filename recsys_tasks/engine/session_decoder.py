@@ -29,7 +29,7 @@ from recsys_tasks.engine.throttle import Throttle
 from recsys_tasks.errors import BundleCorrupt
 from recsys_tasks.features.sequences import MAX_TOKENS, QUERY_WORDS, Arrays
 from recsys_tasks.features.session_summary import summarize_session
-from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM, UNKNOWN_ITEM
+from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM, SEARCH, UNKNOWN_ITEM
 
 MAX_HISTORY_EVENTS = 512  # that the encoder reads
 MAX_STORED_EVENTS = 8_192  # over which repetitions are counted
@@ -186,7 +186,7 @@ class SessionDecoder:
         action_keys = tuple(
             (action.item_id, action.event_type, max(action.seconds, now), action.query)
             for action in actions
-            if action.event_type in EVENT_TYPE_CODES
+            if self._is_readable(action)
         )
         cached = self._sessions.get((user_id, now))
         if cached is None or cached.history_token is not history.token:
@@ -268,7 +268,7 @@ class SessionDecoder:
         history = History(*self._bundle.histories.of(user_id))
         if history.words.shape[1] != QUERY_WORDS:
             history = history._replace(words=np.zeros((len(history.item), QUERY_WORDS), np.int64))
-        actions = [action for action in past if action.event_type in EVENT_TYPE_CODES]
+        actions = [action for action in past if self._is_readable(action)]
         if not actions:
             return concatenate(history)
         new = self._to_history(actions)
@@ -278,6 +278,11 @@ class SessionDecoder:
         history = concatenate(history, new)
         order = np.argsort(history.seconds, kind="stable")
         return History(*(column[order] for column in history))
+
+    def _is_readable(self, action: Action) -> bool:
+        """Whether the model has learned what to do with an action; a search would be an unknown item to a model that
+        was not trained on searches."""
+        return action.event_type in EVENT_TYPE_CODES and (self._bundle.has_query_input or action.event_type != SEARCH)
 
     def _to_history(self, actions: Sequence[Action]) -> History:
         """Converts actions column by column: ten times as fast as `_to_event` for each, and histories are long."""

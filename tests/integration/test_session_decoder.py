@@ -79,6 +79,12 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 
 @pytest.fixture(scope="module")
+def without_searches(tmp_path_factory: pytest.TempPathFactory) -> Engine:
+    _, folder, words = export_small_network(tmp_path_factory, query_words=0, sessions_repeat=False)
+    return Engine(Bundle.from_model(folder, words))
+
+
+@pytest.fixture(scope="module")
 def engines(exported: ExportedModel) -> tuple[Engine, Engine]:
     return exported.engines
 
@@ -100,6 +106,19 @@ def test_answers_are_the_same_with_and_without_cache(
         np.testing.assert_allclose(
             [item.score for item in cached.items], [item.score for item in fresh.items], rtol=1e-4
         )
+
+
+@given(ACTIONS, ACTIONS)
+@settings(deadline=None, max_examples=30)
+def test_a_model_that_was_not_trained_on_searches_leaves_them_out(
+    without_searches: Engine, earlier: list[Action], session: list[Action]
+) -> None:
+    past = [Action(action.item_id, action.event_type, action.seconds - 1e5, query=action.query) for action in earlier]
+    session = sorted(session, key=lambda action: action.seconds)
+    with_searches = without_searches.recommend("u", past, session, NOW, ListOptions(10))
+    others = [[action for action in part if action.event_type != SEARCH] for part in (past, session)]
+    without = without_searches.recommend("u", *others, NOW, ListOptions(10))
+    assert [item.item_id for item in with_searches.items] == [item.item_id for item in without.items]
 
 
 @pytest.mark.parametrize("count", [0, 1, 6, MAX_TOKENS - 1, MAX_TOKENS, 250])
