@@ -116,8 +116,8 @@ def test_a_model_that_was_not_trained_on_searches_leaves_them_out(
     past = [Action(action.item_id, action.event_type, action.seconds - 1e5, query=action.query) for action in earlier]
     session = sorted(session, key=lambda action: action.seconds)
     with_searches = without_searches.recommend("u", past, session, NOW, ListOptions(10))
-    others = [[action for action in part if action.event_type != SEARCH] for part in (past, session)]
-    without = without_searches.recommend("u", *others, NOW, ListOptions(10))
+    other_past, other_session = ([action for action in part if action.event_type != SEARCH] for part in (past, session))
+    without = without_searches.recommend("u", other_past, other_session, NOW, ListOptions(10))
     assert [item.item_id for item in with_searches.items] == [item.item_id for item in without.items]
 
 
