@@ -31,7 +31,7 @@ from recsys_tasks.evaluation.sequence_files import SequenceDataset, load_sequenc
 from recsys_tasks.training import recipe
 
 RESULTS = ROOT / "benchmarks" / "results"
-MODELS: tuple[str, ...] = ("transformer", "network", "decoder", "gru", "vmis_knn", "item_knn")
+MODELS: tuple[str, ...] = ("transformer", "network", "decoder", "gru", "lstm", "vmis_knn", "item_knn")
 MODELS += ("personal_frequency", "recent_popularity", "popularity")
 PEER = "rectools_sasrec"
 _PEER_SCRIPT = ROOT / "benchmarks" / "peers" / "rectools_sasrec.py"

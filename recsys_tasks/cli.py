@@ -16,8 +16,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from recsys_tasks import plugins
 from recsys_tasks.errors import ConfigurationError, InputError, RecsysError
 from recsys_tasks.names import BASELINES, NETWORKS, TRANSFORMER
+from recsys_tasks.plugins import plugin_names
 from recsys_tasks.settings import settings
 from recsys_tasks.simulation.scenario import scenario_names
 
@@ -210,7 +212,7 @@ def build_parser() -> argparse.ArgumentParser:
     benchmark_parser.add_argument(
         "--items", type=Path, metavar="F", help="Parquet: item_id with text columns or attribute_id"
     )
-    models = (*NETWORKS, *BASELINES)
+    models = (*NETWORKS, *BASELINES, *plugin_names(plugins.BASELINES), *plugin_names(plugins.MODELS))
     benchmark_parser.add_argument("--model", default=TRANSFORMER, choices=models, help=f"default: {TRANSFORMER}")
     benchmark_parser.add_argument("--seed", type=int, default=0, help="random seed; default: 0")
     benchmark_parser.add_argument("--minutes", type=_parse_minutes, default=30.0, help="training time; default: 30")

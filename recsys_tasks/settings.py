@@ -221,6 +221,10 @@ class Settings(BaseSettings):
         None,
         description="TOML file of hyperparameters of the network and the training. Default: all follow from the data.",
     )
+    model: str = Field(
+        "transformer",
+        description="Model to train: the built-in one, or the name of one that an installed package adds.",
+    )
     tuning_schedule: str | None = Field(None, description="Cron schedule of `tune_model`. Default: only by hand.")
     tuning_minutes: float = Field(240, gt=0, description="Duration of a study of hyperparameters, in minutes.")
     training_threads: int = Field(0, ge=0, description="CPU threads of a training; 0 for all cores but one.")

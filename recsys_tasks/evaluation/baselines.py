@@ -31,6 +31,7 @@ from recsys_tasks.names import (
     RECENT_POPULARITY,
     VMIS_KNN,
 )
+from recsys_tasks.plugins import BASELINES, load_plugin, plugin_names
 from recsys_tasks.training.recipe import session_events, sessions_repeat, training_events
 
 _RECENT_FRACTION = 0.05
@@ -204,6 +205,15 @@ BASELINE_FITTERS: dict[str, BaselineFitter] = {
     PERSONAL_ITEM_BLEND: fit_personal_item_blend,
     VMIS_KNN: fit_vmis_knn,
 }
+
+
+def baseline_fitters() -> dict[str, BaselineFitter]:
+    """Returns the baselines by name: the built-in ones, and those that installed packages add.
+
+    Raises:
+        ConfigurationError: one of an installed package cannot be imported.
+    """
+    return BASELINE_FITTERS | {name: load_plugin(BASELINES, name) for name in plugin_names(BASELINES)}
 
 
 def personal_frequency(

@@ -11,17 +11,18 @@ from typing import Any
 import torch
 
 from recsys_tasks.errors import InputError
-from recsys_tasks.evaluation.baselines import BASELINE_FITTERS, BaselineData
+from recsys_tasks.evaluation.baselines import BaselineData, baseline_fitters
 from recsys_tasks.evaluation.gate import PRIMARY_METRIC
 from recsys_tasks.evaluation.metrics import list_metrics, ranking_metrics
 from recsys_tasks.evaluation.protocol import Scorer, model_ranks, model_scorer, rank_targets
 from recsys_tasks.evaluation.sequence_files import SequenceDataset, load_sequence_dataset, merge_sessions
 from recsys_tasks.model.network import Recommender
 from recsys_tasks.model.training_loop import build_network, train
-from recsys_tasks.names import DECODER, GRU, NETWORK
+from recsys_tasks.names import DECODER, GRU, NETWORK, NETWORKS
 from recsys_tasks.training import recipe
 from recsys_tasks.training.discovery import apply_discovery_weight, choose_discovery_weight
 from recsys_tasks.training.hyperparameters import ALL_FROM_DATA, Hyperparameters
+from recsys_tasks.training.models import ModelInput, load_model_fitter, vector_scorer
 
 log = logging.getLogger(__name__)
 BenchmarkMetrics = dict[str, Any]
@@ -44,7 +45,8 @@ def run_benchmark(
     Args:
         train_file, test_file, items_file: sequence files, and item attributes.
         model: `transformer` (the model that `train` registers), `network` (without the neighbor component), `decoder`
-            or `gru` (without an encoder, sessions of a user merged), or a baseline's name.
+            or `gru` (without an encoder, sessions of a user merged), a baseline's name, or that of a model that an
+            installed package adds.
         seed: of all random number generators.
         minutes: training time of a network.
         strict: item ids only, and no training on the item before the target, as in published comparisons.
@@ -84,10 +86,13 @@ def fit_model(
     hyperparameters: Hyperparameters = ALL_FROM_DATA,
 ) -> tuple[Scorer, BenchmarkMetrics]:
     """Returns a model fitted to a dataset as a scorer, and its training statistics."""
-    if model in BASELINE_FITTERS:
+    baselines = baseline_fitters()
+    if model in baselines:
         started = time.perf_counter()
-        scorer = BASELINE_FITTERS[model](BaselineData(dataset.data, dataset.validation))
+        scorer = baselines[model](BaselineData(dataset.data, dataset.validation))
         return scorer, {"train_seconds": time.perf_counter() - started, "epochs": 0, "parameters": 0}
+    if model not in NETWORKS:
+        return _fit_installed_model(dataset, model, seed, seconds)
     torch.manual_seed(seed)
     vocabulary, timeline = dataset.encoded.vocabulary, dataset.data.timeline
     config = recipe.network_config(dataset.data, vocabulary, dataset.has_history, seconds)
@@ -122,3 +127,12 @@ def fit_model(
         "curve": report.epochs,
     }
     return model_scorer(network, timeline), figures
+
+
+def _fit_installed_model(
+    dataset: SequenceDataset, model: str, seed: int, seconds: float
+) -> tuple[Scorer, BenchmarkMetrics]:
+    fit, started = load_model_fitter(model), time.perf_counter()
+    fitted = fit(ModelInput(dataset.data, dataset.encoded.vocabulary, seconds, seed))
+    figures = {"train_seconds": time.perf_counter() - started, "parameters": fitted.vectors.size, **fitted.parameters}
+    return vector_scorer(fitted, dataset.data.timeline), figures

@@ -37,10 +37,8 @@ def model_card(
     best = report.table[best_baseline]
     return f"""# session-recommender, run {run_id}
 
-**Model.** An encoder-decoder Transformer ({int(parameters["num_parameters"]):,} parameters, embedding dimension
-{parameters["embedding_dim"]}) that reads a user's history and the current session and scores every item of the
-catalog as the next one. Trained for at most {float(parameters["seconds"]):g} s on {parameters["threads"]} threads,
-seed {parameters["seed"]}.
+**Model.** {_architecture(parameters)} It reads a user's history and the current session and scores every item of the
+catalog as the next one. Trained for at most {float(parameters["seconds"]):g} s, seed {parameters["seed"]}.
 
 **Components.** {_components(parameters, discovery_weight)}
 
@@ -49,8 +47,7 @@ people, or for another shop.
 
 **Data.** Snapshot `{source.snapshot_id}`: {source.events:,} events in {source.sessions:,} sessions up to
 {source.cutoff:%Y-%m-%d %H:%M} UTC, {source.feedback_events:,} of them from the endpoint. Trained on events
-before {source.test_start:%Y-%m-%d %H:%M} UTC. Items with {source.min_item_events} or more training events have an
-embedding; content places the others.
+before {source.test_start:%Y-%m-%d %H:%M} UTC.
 
 **Evaluation.** On {sum(report.num_tasks_by_segment.get(name, 0) for name in ("new users", "returning users")):,} later
 sessions: MRR@20 {own["mrr_20"]:.4f} (95 % interval {low:.4f} to {high:.4f}), Recall@20 {own["recall_20"]:.4f};
@@ -62,12 +59,32 @@ Its lists cover {own["coverage_20"]:.0%} of the catalog. See `evaluation.md` for
 **Limitations.** {_weakest_segment(report)} Items added after the snapshot are recommended only after the next
 training. Exposure bias: offline metrics favor items that were shown before.
 
-**Reproduction.** `python -m recsys_tasks reproduce {run_id}` retrains it from its snapshot and compares metrics.
+**Reproduction.** {_reproduction(run_id, parameters)}
 """
+
+
+def _architecture(parameters: Mapping[str, Any]) -> str:
+    if "model" in parameters:
+        return f"`{parameters['model']}`, which an installed package adds."
+    return (
+        f"An encoder-decoder Transformer ({int(parameters['num_parameters']):,} parameters, embedding dimension"
+        f" {parameters['embedding_dim']}, {parameters['threads']} threads). Items with enough training events have an"
+        " embedding; content places the others."
+    )
+
+
+def _reproduction(run_id: str, parameters: Mapping[str, Any]) -> str:
+    if "model" in parameters:
+        return (
+            f"Train `RECSYS_MODEL={parameters['model']}` on the snapshot with this seed; time limits make it inexact."
+        )
+    return f"`python -m recsys_tasks reproduce {run_id}` retrains it from its snapshot and compares metrics."
 
 
 def _components(parameters: Mapping[str, Any], discovery_weight: float) -> str:
     """Returns a sentence about the components of the mixture."""
+    if "model" in parameters:
+        return "The product of an item's vector and that of the session, and a bias of the item."
     neighbors, text = int(parameters.get("neighbor_tokens", 0)), int(parameters.get("text_dim", 0))
     components = ["generated items (all of the catalog)", "copies of the history"]
     components += [f"neighbors of the latest {neighbors} session items"] if neighbors else []

@@ -120,7 +120,7 @@ def export_graphs(network: Recommender, folder: Path) -> None:
         assert state is not None, "A recurrent decoder cannot be exported: it reads no history"  # noqa: S101
         event_vectors = network.items(events.item)
     dynamic, config = Dim.DYNAMIC, network.config
-    _export(
+    export_graph(
         _Encoder(network),
         _clone_tensors((event_vectors, *(getattr(events, name) for name in _EVENT_INPUTS))),
         folder / ENCODER,
@@ -132,7 +132,7 @@ def export_graphs(network: Recommender, folder: Path) -> None:
     state_shapes = SessionState._make(
         ({3: dynamic}, {3: dynamic}, *(None if part is None else {1: dynamic} for part in state[2:]))
     )
-    _export(
+    export_graph(
         _Decoder(network),
         _clone_tensors((encoded, ages, days, state, session.position, _codes(session), vectors, bias)),
         folder / DECODER,
@@ -190,7 +190,7 @@ def verify_graphs(network: Recommender, folder: Path) -> float:
         output = decoder({**inputs, **tokens, **state})
         state = next_state(output)
     items = ItemVectors(vectors, bias)
-    _check_quantization(items, scan, output["direction"])
+    check_quantization(items, scan, output["direction"])
     history_copies = CopyCandidates.from_events(query.history.numpy()[0])
     scores_of = NextItemScores(items, scan, output, history_copies, item[0], ItemNeighbors.load(folder))
     scored = scores_of.top_k(1, include=np.arange(len(items)))
@@ -206,7 +206,17 @@ def verify_graphs(network: Recommender, folder: Path) -> float:
     return difference
 
 
-def _check_quantization(items: ItemVectors, scan: Graph, direction: np.ndarray) -> None:
+def check_quantization(items: ItemVectors, scan: Graph, direction: np.ndarray) -> None:
+    """Compares the graph that scores all items, by quantized vectors, with their vectors.
+
+    Args:
+        items: vectors and biases.
+        scan: the graph.
+        direction: vector of a session [1, D].
+
+    Raises:
+        InvariantError: they differ by more than rounding explains.
+    """
     known = np.arange(FIRST_ITEM, len(items))
     no_copies: Arrays = {
         "copies": np.zeros(1, np.int64),
@@ -235,7 +245,7 @@ def _codes(session: SessionInputs) -> Tensor:
     return torch.stack(columns, -1)
 
 
-def _export(
+def export_graph(
     module: nn.Module,
     example: tuple[Tensor, ...],
     path: Path,
@@ -243,6 +253,15 @@ def _export(
     outputs: list[str],
     shapes: tuple[object, ...],
 ) -> None:
+    """Writes a module as an ONNX graph.
+
+    Args:
+        module: in evaluation mode.
+        example: its arguments.
+        path: of the graph.
+        inputs, outputs: names.
+        shapes: dynamic dimensions of each argument, as `torch.export` takes them.
+    """
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
     logging.getLogger("onnx_ir").setLevel(logging.ERROR)
     with warnings.catch_warnings():

@@ -25,6 +25,7 @@ from recsys_tasks.names import FIRST_ITEM
 WEIGHTS = "weights.npz"
 FORMAT = 4  # of the configuration keys and weight names; raise it when one of them changes
 _FORMAT_KEY = "format"
+OTHER_MODEL = "model"  # key of the configuration of a model of another package: its name
 
 
 NOT_FITTED = PurchaseIntent(reason="Purchase intent was not fitted to this network")
@@ -60,6 +61,8 @@ def load_model(folder: Path) -> TrainedModel:
     """
     try:
         config = json.loads((folder / NETWORK).read_text(encoding="utf-8"))
+        if OTHER_MODEL in config:
+            raise IncompatibleModelFormat(f"Model {config[OTHER_MODEL]} of another package has no network to load")
         found = config.pop(_FORMAT_KEY, 1)  # the first format had no number
         if found != FORMAT:
             raise IncompatibleModelFormat(

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import mlflow
-from mlflow.entities import Metric, Run, RunTag
+from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.utils.validation import MAX_METRICS_PER_BATCH
@@ -113,6 +113,11 @@ def log_training(run_id: str, metrics: dict[str, float], record: dict[str, Any])
     """Logs metrics of a whole training, and the record that `load_training_record` needs to reproduce it."""
     _log_metrics(run_id, metrics)
     client().log_dict(run_id, record, "training.json")
+
+
+def log_parameters(run_id: str, parameters: Mapping[str, object]) -> None:
+    """Logs parameters that are known only after the training."""
+    client().log_batch(run_id, params=[Param(name, str(value)) for name, value in parameters.items()])
 
 
 def log_text(run_id: str, text: str, name: str) -> None:

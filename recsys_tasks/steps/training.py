@@ -75,6 +75,7 @@ def _options() -> TrainingOptions:
         encoder=_text_encoder(),
         text_cache=chosen.text_vectors,
         hyperparameters=load_recipe(chosen.recipe),
+        model=chosen.model,
     )
 
 

@@ -12,10 +12,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from recsys_tasks.engine.bundle import VOCABULARY
 from recsys_tasks.engine.catalog import CatalogColumns
 from recsys_tasks.engine.purchase_intent import sigmoid
 from recsys_tasks.errors import InputError
-from recsys_tasks.evaluation.baselines import BASELINE_FITTERS, BaselineData
+from recsys_tasks.evaluation.baselines import BaselineData, baseline_fitters
 from recsys_tasks.evaluation.calibration import (
     MODEL,
     IntentReport,
@@ -47,18 +48,24 @@ from recsys_tasks.features.snapshot import Snapshot, open_snapshot
 from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.model.files import TrainedModel, load_model
 from recsys_tasks.model.training_loop import TrainingData
+from recsys_tasks.model.vector_model import NO_INTENT, is_vector_model
 from recsys_tasks.names import FIRST_ITEM, PADDING_ITEM, UNCALIBRATED
 from recsys_tasks.registry import runs, versions
 from recsys_tasks.registry.tracking import client
 from recsys_tasks.training.lineage import trained_until
 from recsys_tasks.training.purchase_intent import fit_baseline
+from recsys_tasks.training.recipe import sessions_repeat
 from recsys_tasks.training.task import training_data
 
 
 class _EvaluatedModel(NamedTuple):
-    """A run's model, its files, and a snapshot in its item numbers with its item metadata."""
+    """A run's model, its files, and a snapshot in its item numbers with its item metadata.
 
-    model: TrainedModel
+    `model` is None for one of another package, of which there are the files only.
+    """
+
+    model: TrainedModel | None
+    vocabulary: Vocabulary
     folder: Path
     encoded: EncodedSnapshot
     catalog: CatalogColumns
@@ -72,9 +79,10 @@ class _EvaluatedModel(NamedTuple):
 def _open_model(run_id: str, snapshot: Snapshot) -> Iterator[_EvaluatedModel]:
     """Opens a run's model for the evaluation on a snapshot."""
     with versions.download_model_files(run_id) as folder:
-        model = load_model(folder)
-        catalog = catalog_columns(snapshot.item_table(), model.vocabulary)
-        yield _EvaluatedModel(model, folder, encode_snapshot(snapshot, model.vocabulary), catalog)
+        model = None if is_vector_model(folder) else load_model(folder)
+        vocabulary = Vocabulary.load(folder / VOCABULARY) if model is None else model.vocabulary
+        catalog = catalog_columns(snapshot.item_table(), vocabulary)
+        yield _EvaluatedModel(model, vocabulary, folder, encode_snapshot(snapshot, vocabulary), catalog)
 
 
 def evaluate_run(run_id: str, snapshots: Path) -> MetricsTable:
@@ -167,12 +175,12 @@ def _numbers_in(vocabulary: Vocabulary, other: Vocabulary) -> np.ndarray:
 
 def _evaluate(opened: _EvaluatedModel, tasks: PredictionTasks) -> tuple[EvaluationReport, CategoryOverlapReport]:
     encoded, data = opened.encoded, training_data(opened.encoded)
-    exclude_session_items = not opened.model.network.config.sessions_repeat
+    exclude_session_items = not sessions_repeat(data)
     baseline_data = BaselineData(data, select_prediction_tasks(encoded, VALIDATION))
     results = {"model": opened.rank(tasks)}
     results |= {
         baseline: rank_targets(fit(baseline_data), encoded.timeline, tasks, exclude_session_items)
-        for baseline, fit in BASELINE_FITTERS.items()
+        for baseline, fit in baseline_fitters().items()
     }
     lists = {name: result.lists for name, result in results.items()}
     overlap = measure_category_overlap(lists, encoded.vocabulary.category_paths, encoded.timeline, tasks)
@@ -180,16 +188,17 @@ def _evaluate(opened: _EvaluatedModel, tasks: PredictionTasks) -> tuple[Evaluati
 
 
 def evaluate_purchase_intent(
-    model: TrainedModel, data: TrainingData, encoded: EncodedSnapshot, since: datetime
+    model: TrainedModel | None, data: TrainingData, encoded: EncodedSnapshot, since: datetime
 ) -> IntentReport:
     """How well purchase intent, at one prefix of each test session, predicts a later purchase.
 
-    Beside the model: the model without its calibration, and a logistic regression of what the session holds.
+    Beside the model: the model without its calibration, and a logistic regression of what the session holds. A model of
+    another package (None) has no purchase intent.
     """
     tasks = tasks_since(encoded.timeline, sample_session_prefixes(encoded, TEST), since)
     purchased = encoded.timeline.leads_to_purchase[tasks.target]
-    if not model.intent.is_available:
-        return without_intent(model.intent.reason, purchased)
+    if model is None or not model.intent.is_available:
+        return without_intent((NO_INTENT if model is None else model.intent).reason, purchased)
     direction, features = purchase_intent_inputs(model.network, model.intent.items, encoded.timeline, tasks)
     baseline = fit_baseline(data)
     predictions = {

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from recsys_tasks.engine.purchase_intent import PurchaseIntent
-from recsys_tasks.errors import IncompatibleModelFormat, InputError, NotEnoughData
+from recsys_tasks.errors import ConfigurationError, IncompatibleModelFormat, InputError, NotEnoughData
 from recsys_tasks.evaluation.gate import PRIMARY_METRIC
 from recsys_tasks.evaluation.metrics import ranking_metrics
 from recsys_tasks.evaluation.protocol import VALIDATION, PredictionTasks, model_ranks, select_prediction_tasks
@@ -25,14 +25,16 @@ from recsys_tasks.model.files import TrainedModel, save_model, warm_start
 from recsys_tasks.model.network import Recommender
 from recsys_tasks.model.tensors import NetworkConfig
 from recsys_tasks.model.training_loop import TrainingConfig, TrainingPlan, TrainingReport, build_network, train
+from recsys_tasks.model.vector_model import export_vector_model
 from recsys_tasks.model.windows import replay_weights
-from recsys_tasks.names import CHAMPION
+from recsys_tasks.names import CHAMPION, TRANSFORMER
 from recsys_tasks.registry import runs, versions
 from recsys_tasks.training import recipe
 from recsys_tasks.training.discovery import apply_discovery_weight, choose_discovery_weight
 from recsys_tasks.training.evaluation import evaluate_run, load_run_model
 from recsys_tasks.training.hyperparameters import ALL_FROM_DATA, Hyperparameters, format_recipe
 from recsys_tasks.training.lineage import SCRATCH
+from recsys_tasks.training.models import ModelInput, load_model_fitter
 from recsys_tasks.training.purchase_intent import fit_purchase_intent
 from recsys_tasks.training.task import TrainingTask, read_task
 from recsys_tasks.training.tuning import TuningTask, without_validation_events
@@ -58,6 +60,7 @@ class TrainingOptions:
         encoder: of the items' texts; None for none.
         text_cache: folder of text vectors.
         hyperparameters: those that a person has set.
+        model: name of the model, see `training.models`.
     """
 
     seconds: float
@@ -69,6 +72,7 @@ class TrainingOptions:
     encoder: TextEncoder | None = None
     text_cache: Path | None = None
     hyperparameters: Hyperparameters = ALL_FROM_DATA
+    model: str = TRANSFORMER
 
 
 def train_run(
@@ -93,6 +97,8 @@ def train_run(
         The run id.
     """
     use_threads(options)
+    if options.model != TRANSFORMER:
+        return _fit_installed_model(snapshot, options, tags)
     task = _read_task(snapshot, options.encoder, options.text_cache)
     given = options.hyperparameters
     config, schedule = configurations(task, options)
@@ -107,6 +113,20 @@ def train_run(
             return _fit(task, network, schedule, champion.number, options.checkpoints, given, tags)
         log.info("The recipe has other sizes than version %s: trained from scratch", champion.number)
     return _fit(task, _new_network(config, task, options.seed), schedule, SCRATCH, options.checkpoints, given, tags)
+
+
+def _fit_installed_model(snapshot: Snapshot, options: TrainingOptions, tags: Mapping[str, str]) -> str:
+    """Fits a model that an installed package adds, as a new MLflow run; returns the run id."""
+    fit, task = load_model_fitter(options.model), read_task(snapshot)
+    parameters = {"model": options.model, "seed": options.seed, "seconds": options.seconds, "is_trained": True}
+    with runs.start_run(snapshot, parameters, {"started_from": SCRATCH, **tags}) as run_id:
+        model = fit(ModelInput(task.data, task.vocabulary, options.seconds, options.seed))
+        runs.log_parameters(run_id, {f"{options.model}/{name}": value for name, value in model.parameters.items()})
+        with tempfile.TemporaryDirectory() as folder:
+            repeat = recipe.sessions_repeat(task.data)
+            export_vector_model(options.model, model, task.vocabulary, repeat, Path(folder))
+            runs.log_model(run_id, Path(folder))
+    return run_id
 
 
 def use_threads(options: TrainingOptions) -> None:
@@ -132,8 +152,11 @@ def tuning_task(snapshot: Snapshot, options: TrainingOptions) -> TuningTask:
     """Returns the task of a study's trials on a snapshot.
 
     Raises:
+        ConfigurationError: another model is set.
         NotEnoughData: the snapshot has too few sessions to train on.
     """
+    if options.model != TRANSFORMER:
+        raise ConfigurationError(f"Only the {TRANSFORMER} can be tuned, but RECSYS_MODEL is {options.model}")
     if not snapshot.has_held_out_sessions:
         raise NotEnoughData(f"Snapshot {snapshot.snapshot_id} has {_NO_SESSIONS}, so there is nothing to tune")
     task = _read_task(snapshot, options.encoder, options.text_cache)

@@ -16,7 +16,7 @@ import optuna
 import pytest
 from sqlalchemy import Engine, text
 
-from recsys_tasks.errors import InputError
+from recsys_tasks.errors import ConfigurationError, InputError
 from recsys_tasks.features.snapshot import open_snapshot
 from recsys_tasks.names import CHAMPION, REGISTERED_MODEL
 from recsys_tasks.registry import runs, versions
@@ -157,6 +157,32 @@ def test_a_study_goes_on_with_its_snapshot_and_end(shop: Shop) -> None:
 def test_an_unknown_study_is_named(shop: Shop) -> None:
     with pytest.raises(InputError, match="no study elsewhere"):
         training.run_trials("elsewhere")
+
+
+def test_a_model_of_a_package_is_trained_evaluated_and_judged_like_the_built_in_one(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RECSYS_MODEL", "lstm")
+    monkeypatch.setenv("RECSYS_TRAINING_SECONDS", "3")
+    settings.cache_clear()
+    try:
+        run_id = training.train_model()
+        table = training.evaluate_run(run_id)
+        number, folder = promotion.build(training.register_run(run_id))
+        decision = promotion.judge(number, folder)
+        with pytest.raises(ConfigurationError, match="RECSYS_MODEL is lstm"):
+            training.run_trials(training.start_study("other", minutes=0.12, trial_minutes=0.03))
+        with pytest.raises(InputError, match="cannot be reproduced"):
+            training.reproduce(run_id)
+    finally:
+        monkeypatch.undo()
+        settings.cache_clear()
+        runs.register(shop.run_id)
+    run = client().get_run(run_id)
+    assert (run.data.params["model"], run.data.params["lstm/width"]) == ("lstm", "128")
+    assert table["model"]["mrr_20"] > 0
+    assert decision.verdict in ("promote", "wait", "refuse"), decision.reasons
+    assert "The model has no purchase intent" in _text(run_id, "evaluation.md")
 
 
 def test_an_unknown_run_cannot_be_reproduced(shop: Shop) -> None:
