@@ -11,20 +11,22 @@ from recsys_tasks.settings import settings
 
 DOC = """
 ### What it does
-Runs a study of hyperparameters on a snapshot: trainings of equal length, the first with the recipe's hyperparameters,
-in as many parallel processes as the run asks for. Then trains the best ones from scratch, evaluates the model, and
-registers it with the alias `challenger`. If none is better than the recipe, the later tasks are skipped.
+Runs an Optuna hyperparameter study on a snapshot. All trials have the same time budget; the first has the recipe's
+hyperparameters. Then trains the best ones from scratch, evaluates the model, and registers it with the alias
+`challenger`. If none is better than the recipe, the later tasks are skipped.
 
 **Reads** a snapshot. **Writes** a study in the warehouse's schema `tuning`, MLflow runs, and the asset `challenger`.
 
 ### Run it again
-Safe: a retry goes on with the study until its end. Trigger it with
+Safe: a retry resumes the study. Trigger it with
 `{"minutes": 240, "trial_minutes": 15, "processes": 2}`, for another snapshot with `{"snapshot_id": "…"}`. Each process
 uses `RECSYS_TRAINING_THREADS` threads.
 
 ### When it fails
 * `InputError`: there is no such snapshot, or the study is too short for two trials; the message says what it needs.
 * `NotEnoughData`: the snapshot has too few sessions to train on, or no trial was complete. Give it more time.
+* `ConfigurationError`: `RECSYS_MODEL` is a plugin model, which cannot be tuned, or the recipe file is invalid.
+* `InvariantError`, `OutOfMemory`: the training of the best hyperparameters failed, see `train_model`.
 * `UnavailableError`: MLflow or the warehouse does not answer. Airflow retries the task.
 """
 
@@ -36,9 +38,11 @@ uses `RECSYS_TRAINING_THREADS` threads.
     task_args={"execution_timeout": timedelta(hours=24)},
     params={
         "snapshot_id": Param(None, type=["null", "string"], description="default: the latest"),
-        "minutes": Param(None, type=["null", "number"], description="duration; default: RECSYS_TUNING_MINUTES"),
-        "trial_minutes": Param(None, type=["null", "number"], description="default: that of a training from scratch"),
-        "processes": Param(1, type="integer", minimum=1, description="parallel processes"),
+        "minutes": Param(None, type=["null", "number"], description="of the study; default: RECSYS_TUNING_MINUTES"),
+        "trial_minutes": Param(
+            None, type=["null", "number"], description="of each trial; default: RECSYS_TRAINING_SECONDS / 60"
+        ),
+        "processes": Param(1, type="integer", minimum=1, description="tasks that run trials in parallel"),
     },
     tags=["model", "tier:3"],
 )

@@ -16,10 +16,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from recsys_tasks import plugins
 from recsys_tasks.errors import ConfigurationError, InputError, RecsysError
 from recsys_tasks.names import BASELINES, NETWORKS, TRANSFORMER
-from recsys_tasks.plugins import plugin_names
+from recsys_tasks.plugins import BASELINE_GROUP, MODEL_GROUP, plugin_names
 from recsys_tasks.settings import settings
 from recsys_tasks.simulation.scenario import scenario_names
 
@@ -129,7 +128,7 @@ def build_parser() -> argparse.ArgumentParser:
     tune.add_argument(
         "--trial-minutes", type=_parse_minutes, help="time of each training; default: RECSYS_TRAINING_SECONDS"
     )
-    tune.add_argument("--study", metavar="NAME", help="name of the study; one that exists goes on until its end")
+    tune.add_argument("--study", metavar="NAME", help="name of the study; an existing study is resumed")
     tune.add_argument("--join", metavar="NAME", help="only run trials of a study that another process started")
 
     reproduce = _add_verb(verbs, "reproduce", _reproduce, "retrain an MLflow run and compare the metrics")
@@ -212,7 +211,7 @@ def build_parser() -> argparse.ArgumentParser:
     benchmark_parser.add_argument(
         "--items", type=Path, metavar="F", help="Parquet: item_id with text columns or attribute_id"
     )
-    models = (*NETWORKS, *BASELINES, *plugin_names(plugins.BASELINES), *plugin_names(plugins.MODELS))
+    models = (*NETWORKS, *BASELINES, *plugin_names(BASELINE_GROUP), *plugin_names(MODEL_GROUP))
     benchmark_parser.add_argument("--model", default=TRANSFORMER, choices=models, help=f"default: {TRANSFORMER}")
     benchmark_parser.add_argument("--seed", type=int, default=0, help="random seed; default: 0")
     benchmark_parser.add_argument("--minutes", type=_parse_minutes, default=30.0, help="training time; default: 30")

@@ -1,6 +1,6 @@
-"""What installed packages add by entry points: models (`recsys_tasks.models`) and baselines (`recsys_tasks.baselines`).
+"""Plugins, found by entry points: models (`recsys_tasks.models`) and baselines (`recsys_tasks.baselines`).
 
-Imports nothing of the packages until something of theirs is used.
+A plugin is imported when it is loaded, not when it is listed.
 """
 
 from __future__ import annotations
@@ -10,25 +10,27 @@ from typing import Any, Final
 
 from recsys_tasks.errors import ConfigurationError
 
-MODELS: Final = "recsys_tasks.models"
-BASELINES: Final = "recsys_tasks.baselines"
+MODEL_GROUP: Final = "recsys_tasks.models"
+BASELINE_GROUP: Final = "recsys_tasks.baselines"
 
 
 def plugin_names(group: str) -> list[str]:
-    """Returns the names that installed packages add to a group, in alphabetical order."""
+    """Returns the names of a group's plugins in alphabetical order."""
     return sorted({point.name for point in entry_points(group=group)})
 
 
 def load_plugin(group: str, name: str) -> Any:
-    """Returns what a package adds to a group under a name.
+    """Returns the plugin of a name.
 
     Raises:
-        ConfigurationError: no installed package does, or it cannot be imported.
+        ConfigurationError: there is none, or it cannot be imported.
     """
     for point in entry_points(group=group, name=name):
         try:
             return point.load()
         except (ImportError, AttributeError) as error:
-            raise ConfigurationError(f"{name} of {group} cannot be imported from {point.value}: {error}") from error
-    known = ", ".join(plugin_names(group)) or "nothing"
-    raise ConfigurationError(f"No installed package adds {name} to {group}; they add {known}")
+            raise ConfigurationError(
+                f"Plugin {name} of {group} cannot be imported from {point.value}: {error}. Reinstall its package, or"
+                " correct its entry point"
+            ) from error
+    raise ConfigurationError(f"No plugin {name} of {group}; there are: {', '.join(plugin_names(group)) or 'none'}")

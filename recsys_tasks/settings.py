@@ -223,10 +223,10 @@ class Settings(BaseSettings):
     )
     model: str = Field(
         "transformer",
-        description="Model to train: the built-in one, or the name of one that an installed package adds.",
+        description="Model to train: the built-in one, or the name of a plugin model.",
     )
     tuning_schedule: str | None = Field(None, description="Cron schedule of `tune_model`. Default: only by hand.")
-    tuning_minutes: float = Field(240, gt=0, description="Duration of a study of hyperparameters, in minutes.")
+    tuning_minutes: float = Field(240, gt=0, description="Duration of a hyperparameter study, in minutes.")
     training_threads: int = Field(0, ge=0, description="CPU threads of a training; 0 for all cores but one.")
     seed: int = Field(0, description="Seed of every random number.")
     approval: Literal["automatic", "person"] = Field(

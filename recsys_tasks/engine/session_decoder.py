@@ -280,8 +280,7 @@ class SessionDecoder:
         return History(*(column[order] for column in history))
 
     def _is_readable(self, action: Action) -> bool:
-        """Whether the model has learned what to do with an action; a search would be an unknown item to a model that
-        was not trained on searches."""
+        """Whether the model has an input for an action: for a search, only if it was trained on searches."""
         return action.event_type in EVENT_TYPE_CODES and (self._bundle.has_query_input or action.event_type != SEARCH)
 
     def _to_history(self, actions: Sequence[Action]) -> History:

@@ -31,7 +31,7 @@ from recsys_tasks.names import (
     RECENT_POPULARITY,
     VMIS_KNN,
 )
-from recsys_tasks.plugins import BASELINES, load_plugin, plugin_names
+from recsys_tasks.plugins import BASELINE_GROUP, load_plugin, plugin_names
 from recsys_tasks.training.recipe import session_events, sessions_repeat, training_events
 
 _RECENT_FRACTION = 0.05
@@ -208,12 +208,12 @@ BASELINE_FITTERS: dict[str, BaselineFitter] = {
 
 
 def baseline_fitters() -> dict[str, BaselineFitter]:
-    """Returns the baselines by name: the built-in ones, and those that installed packages add.
+    """Returns the baselines by name: the built-in ones, then plugins.
 
     Raises:
-        ConfigurationError: one of an installed package cannot be imported.
+        ConfigurationError: a plugin cannot be imported.
     """
-    return BASELINE_FITTERS | {name: load_plugin(BASELINES, name) for name in plugin_names(BASELINES)}
+    return BASELINE_FITTERS | {name: load_plugin(BASELINE_GROUP, name) for name in plugin_names(BASELINE_GROUP)}
 
 
 def personal_frequency(

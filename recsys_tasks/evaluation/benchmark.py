@@ -45,8 +45,7 @@ def run_benchmark(
     Args:
         train_file, test_file, items_file: sequence files, and item attributes.
         model: `transformer` (the model that `train` registers), `network` (without the neighbor component), `decoder`
-            or `gru` (without an encoder, sessions of a user merged), a baseline's name, or that of a model that an
-            installed package adds.
+            or `gru` (without an encoder, sessions of a user merged), a baseline's name, or a plugin model's.
         seed: of all random number generators.
         minutes: training time of a network.
         strict: item ids only, and no training on the item before the target, as in published comparisons.
@@ -92,7 +91,7 @@ def fit_model(
         scorer = baselines[model](BaselineData(dataset.data, dataset.validation))
         return scorer, {"train_seconds": time.perf_counter() - started, "epochs": 0, "parameters": 0}
     if model not in NETWORKS:
-        return _fit_installed_model(dataset, model, seed, seconds)
+        return _fit_plugin_model(dataset, model, seed, seconds)
     torch.manual_seed(seed)
     vocabulary, timeline = dataset.encoded.vocabulary, dataset.data.timeline
     config = recipe.network_config(dataset.data, vocabulary, dataset.has_history, seconds)
@@ -129,10 +128,15 @@ def fit_model(
     return model_scorer(network, timeline), figures
 
 
-def _fit_installed_model(
+def _fit_plugin_model(
     dataset: SequenceDataset, model: str, seed: int, seconds: float
 ) -> tuple[Scorer, BenchmarkMetrics]:
     fit, started = load_model_fitter(model), time.perf_counter()
     fitted = fit(ModelInput(dataset.data, dataset.encoded.vocabulary, seconds, seed))
-    figures = {"train_seconds": time.perf_counter() - started, "parameters": fitted.vectors.size, **fitted.parameters}
+    of_session = sum(weight.numel() for weight in fitted.session.parameters())
+    figures = {
+        "train_seconds": time.perf_counter() - started,
+        "parameters": fitted.vectors.size + fitted.bias.size + of_session,
+        "model_parameters": dict(fitted.parameters),
+    }
     return vector_scorer(fitted, dataset.data.timeline), figures

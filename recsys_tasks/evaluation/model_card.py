@@ -9,6 +9,7 @@ from recsys_tasks.evaluation.calibration import IntentReport
 from recsys_tasks.evaluation.report import EvaluationReport
 from recsys_tasks.features.snapshot import Snapshot
 
+_PLUGIN_MODEL = "model"  # parameter of a run: the name of its plugin model
 MIN_SEGMENT_TASKS = 100  # with fewer, a segment's metrics are mostly chance
 
 
@@ -37,8 +38,9 @@ def model_card(
     best = report.table[best_baseline]
     return f"""# session-recommender, run {run_id}
 
-**Model.** {_architecture(parameters)} It reads a user's history and the current session and scores every item of the
-catalog as the next one. Trained for at most {float(parameters["seconds"]):g} s, seed {parameters["seed"]}.
+**Model.** {_architecture(parameters, source.min_item_events)} It reads a user's
+history and the current session and scores every item of the catalog as the next one. Trained for at most
+{float(parameters["seconds"]):g} s, seed {parameters["seed"]}.
 
 **Components.** {_components(parameters, discovery_weight)}
 
@@ -59,32 +61,34 @@ Its lists cover {own["coverage_20"]:.0%} of the catalog. See `evaluation.md` for
 **Limitations.** {_weakest_segment(report)} Items added after the snapshot are recommended only after the next
 training. Exposure bias: offline metrics favor items that were shown before.
 
-**Reproduction.** {_reproduction(run_id, parameters)}
+**Reproduction.** {_reproduction(run_id, source.snapshot_id, parameters)}
 """
 
 
-def _architecture(parameters: Mapping[str, Any]) -> str:
-    if "model" in parameters:
-        return f"`{parameters['model']}`, which an installed package adds."
+def _architecture(parameters: Mapping[str, Any], min_item_events: int) -> str:
+    if _PLUGIN_MODEL in parameters:
+        return f"The plugin model `{parameters[_PLUGIN_MODEL]}`."
     return (
         f"An encoder-decoder Transformer ({int(parameters['num_parameters']):,} parameters, embedding dimension"
-        f" {parameters['embedding_dim']}, {parameters['threads']} threads). Items with enough training events have an"
-        " embedding; content places the others."
+        f" {parameters['embedding_dim']}, {parameters['threads']} threads). Items with {min_item_events} or more"
+        " training events have an embedding; content places the others."
     )
 
 
-def _reproduction(run_id: str, parameters: Mapping[str, Any]) -> str:
-    if "model" in parameters:
-        return (
-            f"Train `RECSYS_MODEL={parameters['model']}` on the snapshot with this seed; time limits make it inexact."
-        )
-    return f"`python -m recsys_tasks reproduce {run_id}` retrains it from its snapshot and compares metrics."
+def _reproduction(run_id: str, snapshot_id: str, parameters: Mapping[str, Any]) -> str:
+    if _PLUGIN_MODEL not in parameters:
+        return f"`python -m recsys_tasks reproduce {run_id}` retrains it from its snapshot and compares metrics."
+    settings = f"RECSYS_MODEL={parameters[_PLUGIN_MODEL]} RECSYS_SEED={parameters['seed']}"
+    return (
+        f"`{settings} python -m recsys_tasks train --snapshot {snapshot_id}` trains it again. Metrics may differ"
+        " slightly, because the time budget limits the training."
+    )
 
 
 def _components(parameters: Mapping[str, Any], discovery_weight: float) -> str:
     """Returns a sentence about the components of the mixture."""
-    if "model" in parameters:
-        return "The product of an item's vector and that of the session, and a bias of the item."
+    if _PLUGIN_MODEL in parameters:
+        return "The dot product of an item's vector and the session's, plus a bias of the item."
     neighbors, text = int(parameters.get("neighbor_tokens", 0)), int(parameters.get("text_dim", 0))
     components = ["generated items (all of the catalog)", "copies of the history"]
     components += [f"neighbors of the latest {neighbors} session items"] if neighbors else []

@@ -25,7 +25,7 @@ from recsys_tasks.names import FIRST_ITEM
 WEIGHTS = "weights.npz"
 FORMAT = 4  # of the configuration keys and weight names; raise it when one of them changes
 _FORMAT_KEY = "format"
-OTHER_MODEL = "model"  # key of the configuration of a model of another package: its name
+PLUGIN_MODEL = "model"  # key of the configuration of a plugin model: its name
 
 
 NOT_FITTED = PurchaseIntent(reason="Purchase intent was not fitted to this network")
@@ -57,12 +57,12 @@ def load_model(folder: Path) -> TrainedModel:
 
     Raises:
         InputError: a file is missing.
-        OtherModelFormat: the model has another format, or its weights do not fit the network.
+        IncompatibleModelFormat: the model has another format, or its weights do not fit the network.
     """
     try:
         config = json.loads((folder / NETWORK).read_text(encoding="utf-8"))
-        if OTHER_MODEL in config:
-            raise IncompatibleModelFormat(f"Model {config[OTHER_MODEL]} of another package has no network to load")
+        if PLUGIN_MODEL in config:
+            raise IncompatibleModelFormat(f"{config[PLUGIN_MODEL]} is a plugin model, without a network to start from")
         found = config.pop(_FORMAT_KEY, 1)  # the first format had no number
         if found != FORMAT:
             raise IncompatibleModelFormat(

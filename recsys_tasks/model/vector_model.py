@@ -1,8 +1,8 @@
-"""Models of other packages: a vector for each item, and a module that gives the vector of a session.
+"""Plugin models: item vectors and a module that encodes a session, with their ONNX export.
 
-The score of an item is the product of both vectors plus the item's bias. Exported to the graphs of a bundle, such a
-model answers at the endpoint like the built-in one, search and similar items included, but without copying,
-neighbors and purchase intent.
+The score of an item is the dot product of its vector and the session's, plus the item's bias. Exported to the graphs of
+a bundle, such a model answers at the endpoint like the built-in one, search and similar items included, but without
+copying, neighbors and purchase intent.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from recsys_tasks.errors import InvariantError
 from recsys_tasks.features.item_neighbors import ItemNeighbors
 from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.model.export import check_quantization, export_graph
-from recsys_tasks.model.files import OTHER_MODEL
+from recsys_tasks.model.files import PLUGIN_MODEL
 from recsys_tasks.model.scoring_graph import export_scoring_graph
 from recsys_tasks.model.tensors import MASKED
 from recsys_tasks.names import FIRST_ITEM, PADDING_ITEM
@@ -37,7 +37,7 @@ _EXAMPLE_HISTORY, _EXAMPLE_SESSION = 7, 4  # lengths
 
 @dataclass(frozen=True)
 class VectorModel:
-    """A fitted model of another package.
+    """A fitted plugin model.
 
     Attributes:
         vectors: of the items [V, D]; of items that the model does not know, zeros.
@@ -115,7 +115,7 @@ def export_vector_model(
     dim = vectors.shape[1]
     for file, array in {VECTORS: vectors, BIAS: bias, WORDS: np.zeros((1, dim), np.float32)}.items():
         np.save(folder / file, array)
-    config = {OTHER_MODEL: name, "query_words": 0, "is_trained": True}
+    config = {PLUGIN_MODEL: name, "query_words": 0, "is_trained": True}
     (folder / NETWORK).write_text(json.dumps(config, indent=2), encoding="utf-8")
     vocabulary.save(folder / VOCABULARY)
     NO_INTENT.save(folder / INTENT)
@@ -151,8 +151,8 @@ def _verify(name: str, model: VectorModel, folder: Path) -> None:
     numbers = np.arange(3) + min(FIRST_ITEM, len(items) - 3)
     history, session = items[numbers][None], items[np.concatenate([[PADDING_ITEM], numbers[::-1]])][None]
     inputs, state = encoder({"vectors": history}), decoder.initial_state()
-    for place in range(session.shape[1]):
-        found = decoder({**inputs, **state, "vectors": session[:, place : place + 1]})
+    for position in range(session.shape[1]):
+        found = decoder({**inputs, **state, "vectors": session[:, position : position + 1]})
         state = next_state(found)
     expected = model.session(torch.from_numpy(history), torch.from_numpy(session)).numpy()
     difference = float(np.abs(found["direction"] - expected).max())
@@ -162,5 +162,5 @@ def _verify(name: str, model: VectorModel, folder: Path) -> None:
 
 
 def is_vector_model(folder: Path) -> bool:
-    """Whether a folder has the files of a model of another package."""
-    return OTHER_MODEL in json.loads((folder / NETWORK).read_text(encoding="utf-8"))
+    """Whether a folder has the files of a plugin model."""
+    return PLUGIN_MODEL in json.loads((folder / NETWORK).read_text(encoding="utf-8"))

@@ -135,7 +135,9 @@ def load_training_record(run_id: str) -> dict[str, Any]:
     try:
         text = mlflow.artifacts.load_text(f"runs:/{run_id}/training.json")
     except MlflowException as error:
-        raise InputError(f"Run {run_id} cannot be reproduced: {error}") from error
+        raise InputError(
+            f"Run {run_id} cannot be reproduced: {error}. Runs of plugin models and unfinished ones have no such record"
+        ) from error
     record: dict[str, Any] = json.loads(text)
     return record
 
@@ -282,7 +284,7 @@ def log_comparison(run_id: str, champion: str, comparison: Comparison, confidenc
     client().log_dict(run_id, {"champion": champion, **comparison.as_dict(confidence)}, "comparison.json")
 
 
-class Trial(NamedTuple):
+class ComparedVersion(NamedTuple):
     """A version that was compared with a champion: when first, and on test sessions of which period."""
 
     number: str
@@ -290,8 +292,8 @@ class Trial(NamedTuple):
     since: datetime
     until: datetime
 
-    def covers_most_of(self, other: Trial) -> bool:
-        """Whether at least half of the other trial's period is in this one's."""
+    def covers_most_of(self, other: ComparedVersion) -> bool:
+        """Whether at least half of the other version's period is in this one's."""
         common = min(self.until, other.until) - max(self.since, other.since)
         return common > timedelta(0) and common >= (other.until - other.since) / 2
 
@@ -304,23 +306,23 @@ def count_earlier_tries(version: Version, since: datetime, until: datetime) -> i
     Returns:
         The number of other versions that were compared before it on largely the same sessions.
     """
-    trials = _load_trials()
-    own = trials.get(version.number)
+    compared = _load_compared_versions()
+    own = compared.get(version.number)
     if own is None:
-        own = Trial(version.number, datetime.now(UTC), since, until)
+        own = ComparedVersion(version.number, datetime.now(UTC), since, until)
         moments = {"first_at": own.first_at, "since": since, "until": until}
         _tag(version, **{f"compared_{name}": moment.isoformat() for name, moment in moments.items()})
-    return sum(trial.first_at < own.first_at and trial.covers_most_of(own) for trial in trials.values())
+    return sum(other.first_at < own.first_at and other.covers_most_of(own) for other in compared.values())
 
 
-def _load_trials() -> dict[str, Trial]:
-    """Returns the trial of each version that was compared, by its number."""
-    names = [f"compared_{name}" for name in ("first_at", "since", "until")]
-    compared = (found for found in _search_versions() if all(name in found.tags for name in names))
-    return {
-        str(found.version): Trial(str(found.version), *(datetime.fromisoformat(found.tags[name]) for name in names))
-        for found in compared
-    }
+def _load_compared_versions() -> dict[str, ComparedVersion]:
+    """Returns the versions that were compared, by number."""
+    names, compared = [f"compared_{name}" for name in ("first_at", "since", "until")], {}
+    for found in _search_versions():
+        if all(name in found.tags for name in names):
+            moments = (datetime.fromisoformat(found.tags[name]) for name in names)
+            compared[str(found.version)] = ComparedVersion(str(found.version), *moments)
+    return compared
 
 
 def _search_versions() -> list[ModelVersion]:

@@ -16,7 +16,11 @@ from recsys_tasks.registry.tracking import TUNING, client, experiment_id
 
 
 def start_study_run(name: str, tags: Mapping[str, str]) -> str:
-    """Creates the run of a study; returns its id."""
+    """Creates the run of a study; returns its id.
+
+    Raises:
+        UnavailableError: MLflow does not answer.
+    """
     run = client().create_run(experiment_id(TUNING), run_name=name, tags=dict(tags))
     return str(run.info.run_id)
 

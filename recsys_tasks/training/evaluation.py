@@ -61,11 +61,10 @@ from recsys_tasks.training.task import training_data
 class _EvaluatedModel(NamedTuple):
     """A run's model, its files, and a snapshot in its item numbers with its item metadata.
 
-    `model` is None for one of another package, of which there are the files only.
+    `model` is None for a plugin model, which has files only.
     """
 
     model: TrainedModel | None
-    vocabulary: Vocabulary
     folder: Path
     encoded: EncodedSnapshot
     catalog: CatalogColumns
@@ -82,7 +81,7 @@ def _open_model(run_id: str, snapshot: Snapshot) -> Iterator[_EvaluatedModel]:
         model = None if is_vector_model(folder) else load_model(folder)
         vocabulary = Vocabulary.load(folder / VOCABULARY) if model is None else model.vocabulary
         catalog = catalog_columns(snapshot.item_table(), vocabulary)
-        yield _EvaluatedModel(model, vocabulary, folder, encode_snapshot(snapshot, vocabulary), catalog)
+        yield _EvaluatedModel(model, folder, encode_snapshot(snapshot, vocabulary), catalog)
 
 
 def evaluate_run(run_id: str, snapshots: Path) -> MetricsTable:
@@ -145,7 +144,7 @@ def compare_runs(run_id: str, rival_id: str, snapshots: Path) -> Comparison:
     Only sessions count that neither run, nor a version that one of them started from, can have been trained on.
 
     Raises:
-        OtherModelFormat: a model was written by another version of this package.
+        IncompatibleModelFormat: a model was written by another version of this package.
         InputError: a model was deleted.
     """
     snapshot = open_snapshot(snapshots, runs.load_snapshot_id(run_id))
@@ -193,7 +192,7 @@ def evaluate_purchase_intent(
     """How well purchase intent, at one prefix of each test session, predicts a later purchase.
 
     Beside the model: the model without its calibration, and a logistic regression of what the session holds. A model of
-    another package (None) has no purchase intent.
+    plugin (None) has no purchase intent.
     """
     tasks = tasks_since(encoded.timeline, sample_session_prefixes(encoded, TEST), since)
     purchased = encoded.timeline.leads_to_purchase[tasks.target]

@@ -1,4 +1,4 @@
-"""Models that packages add by entry points of the group `recsys_tasks.models`.
+"""Plugin models: models that packages add by entry points of the group `recsys_tasks.models`.
 
 An entry point names a function that takes a `ModelInput` and returns a fitted `VectorModel`.
 """
@@ -12,19 +12,20 @@ import numpy as np
 import torch
 
 from recsys_tasks.engine.session_decoder import MAX_HISTORY_EVENTS
+from recsys_tasks.errors import ConfigurationError
 from recsys_tasks.evaluation.protocol import PredictionTasks, Scorer
 from recsys_tasks.features.sequences import Timeline
 from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.model.training_loop import TrainingData
 from recsys_tasks.model.vector_model import VectorModel
 from recsys_tasks.model.windows import events_until
-from recsys_tasks.names import FIRST_ITEM
-from recsys_tasks.plugins import MODELS, load_plugin
+from recsys_tasks.names import FIRST_ITEM, TRANSFORMER
+from recsys_tasks.plugins import MODEL_GROUP, load_plugin, plugin_names
 from recsys_tasks.training.recipe import session_events
 
 
 class ModelInput(NamedTuple):
-    """What a model is fitted to.
+    """Training data, time budget and seed of a plugin model.
 
     Attributes:
         data: the events; those up to `final_stops` are for training, those up to `stops` precede the validation part.
@@ -59,17 +60,24 @@ ModelFitter = Callable[[ModelInput], VectorModel]
 
 
 def load_model_fitter(name: str) -> ModelFitter:
-    """Returns the function that fits a model of an installed package.
+    """Returns the function that fits a plugin model.
 
     Raises:
         ConfigurationError: no package adds a model of that name, or it cannot be imported.
     """
-    fitter: ModelFitter = load_plugin(MODELS, name)
+    if name not in plugin_names(MODEL_GROUP):
+        known = ", ".join([TRANSFORMER, *plugin_names(MODEL_GROUP)])
+        raise ConfigurationError(
+            f"Unknown model {name}. Available: {known}. Correct RECSYS_MODEL or --model, or install the package that"
+            " adds it"
+        )
+    fitter: ModelFitter = load_plugin(MODEL_GROUP, name)
     return fitter
 
 
 def vector_scorer(model: VectorModel, timeline: Timeline) -> Scorer:
     """Returns a fitted model as a scorer of all items."""
+    model.session.eval()
 
     vectors, items = torch.from_numpy(model.served_vectors()), timeline.item
 

@@ -44,14 +44,14 @@ def network_config(
 ) -> NetworkConfig:
     """Network for events, a vocabulary and a time budget; smaller where the budget allows few passes."""
     passes = _expected_passes(data, history, seconds)
-    is_large = passes >= _MIN_PASSES
+    is_large, repeat = passes >= _MIN_PASSES, sessions_repeat(data)
     return NetworkConfig(
         num_items=len(vocabulary),
         num_trained_items=vocabulary.num_trained,
         num_content_tokens=len(vocabulary.token_names) if len(vocabulary.token_names) > 1 else 0,
         text_dim=text_dim,
         history=history,
-        sessions_repeat=sessions_repeat(data),
+        sessions_repeat=repeat,
         query_words=data.timeline.queries.shape[1],
         embedding_dim=128 if is_large else 64,
         num_heads=4 if is_large else 2,
@@ -59,7 +59,8 @@ def network_config(
         dropout=dropout_rate(len(training_events(data))) * min(1.0, passes / _MIN_PASSES),
         max_positions=MAX_TOKENS,
         num_neighbors=0 if history else _NUM_NEIGHBORS,
-        neighbor_tokens=_NEIGHBOR_TOKENS,
+        # Where a sequence is all that a user ever did, and nothing twice, co-occurrence says too little of a session.
+        neighbor_tokens=_NEIGHBOR_TOKENS if history or repeat else 0,
     )
 
 

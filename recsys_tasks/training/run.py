@@ -21,7 +21,7 @@ from recsys_tasks.evaluation.protocol import VALIDATION, PredictionTasks, model_
 from recsys_tasks.features.snapshot import Snapshot, open_snapshot
 from recsys_tasks.features.text_encoder import TextEncoder
 from recsys_tasks.model.export import export_graphs, verify_graphs
-from recsys_tasks.model.files import TrainedModel, save_model, warm_start
+from recsys_tasks.model.files import PLUGIN_MODEL, TrainedModel, save_model, warm_start
 from recsys_tasks.model.network import Recommender
 from recsys_tasks.model.tensors import NetworkConfig
 from recsys_tasks.model.training_loop import TrainingConfig, TrainingPlan, TrainingReport, build_network, train
@@ -84,7 +84,7 @@ def train_run(
 ) -> str:
     """Trains on a snapshot as a new MLflow run; starts from the champion's weights if there is a usable champion.
 
-    Where there are too few sessions to train on, the run's model only places the items by their content.
+    Where there are too few sessions to train on, the built-in model only places the items by their content.
 
     Args:
         snapshot: training data.
@@ -95,10 +95,15 @@ def train_run(
 
     Returns:
         The run id.
+
+    Raises:
+        ConfigurationError: there is no model of that name, or its package cannot be imported.
+        InvariantError: the arrays or the graphs of a plugin model are invalid.
+        NotEnoughData: there is no event to train on, or too few sessions for a plugin model.
     """
     use_threads(options)
     if options.model != TRANSFORMER:
-        return _fit_installed_model(snapshot, options, tags)
+        return _fit_plugin_model(snapshot, options, tags)
     task = _read_task(snapshot, options.encoder, options.text_cache)
     given = options.hyperparameters
     config, schedule = configurations(task, options)
@@ -115,10 +120,13 @@ def train_run(
     return _fit(task, _new_network(config, task, options.seed), schedule, SCRATCH, options.checkpoints, given, tags)
 
 
-def _fit_installed_model(snapshot: Snapshot, options: TrainingOptions, tags: Mapping[str, str]) -> str:
-    """Fits a model that an installed package adds, as a new MLflow run; returns the run id."""
-    fit, task = load_model_fitter(options.model), read_task(snapshot)
-    parameters = {"model": options.model, "seed": options.seed, "seconds": options.seconds, "is_trained": True}
+def _fit_plugin_model(snapshot: Snapshot, options: TrainingOptions, tags: Mapping[str, str]) -> str:
+    """Fits a plugin model as a new MLflow run; returns the run id."""
+    fit = load_model_fitter(options.model)
+    if not snapshot.has_held_out_sessions:
+        raise NotEnoughData(_too_few_sessions(snapshot))
+    task = read_task(snapshot)
+    parameters = {PLUGIN_MODEL: options.model, "seed": options.seed, "seconds": options.seconds, "is_trained": True}
     with runs.start_run(snapshot, parameters, {"started_from": SCRATCH, **tags}) as run_id:
         model = fit(ModelInput(task.data, task.vocabulary, options.seconds, options.seed))
         runs.log_parameters(run_id, {f"{options.model}/{name}": value for name, value in model.parameters.items()})
@@ -127,6 +135,10 @@ def _fit_installed_model(snapshot: Snapshot, options: TrainingOptions, tags: Map
             export_vector_model(options.model, model, task.vocabulary, repeat, Path(folder))
             runs.log_model(run_id, Path(folder))
     return run_id
+
+
+def _too_few_sessions(snapshot: Snapshot) -> str:
+    return f"Snapshot {snapshot.snapshot_id} has {_NO_SESSIONS}. Ingest more days and build a new snapshot"
 
 
 def use_threads(options: TrainingOptions) -> None:
@@ -152,13 +164,15 @@ def tuning_task(snapshot: Snapshot, options: TrainingOptions) -> TuningTask:
     """Returns the task of a study's trials on a snapshot.
 
     Raises:
-        ConfigurationError: another model is set.
+        ConfigurationError: a plugin model is set.
         NotEnoughData: the snapshot has too few sessions to train on.
     """
     if options.model != TRANSFORMER:
-        raise ConfigurationError(f"Only the {TRANSFORMER} can be tuned, but RECSYS_MODEL is {options.model}")
+        raise ConfigurationError(
+            f"Only the {TRANSFORMER} can be tuned, and RECSYS_MODEL is {options.model}. Unset it for this command"
+        )
     if not snapshot.has_held_out_sessions:
-        raise NotEnoughData(f"Snapshot {snapshot.snapshot_id} has {_NO_SESSIONS}, so there is nothing to tune")
+        raise NotEnoughData(_too_few_sessions(snapshot))
     task = _read_task(snapshot, options.encoder, options.text_cache)
     config, schedule = configurations(task, options)
     return TuningTask(
@@ -185,7 +199,7 @@ def reproduce_run(
 
     Raises:
         InputError: the run, its snapshot or the version it started from no longer exists.
-        OtherModelFormat: the run was trained by another version of this package.
+        IncompatibleModelFormat: the run was trained by another version of this package.
     """
     original = runs.load_training_record(run_id)
     torch.set_num_threads(original["threads"])

@@ -1,4 +1,4 @@
-"""Hyperparameters that a study varies, with their ranges; those that the recipe file sets stay as they are."""
+"""Search space of a study: the ranges that its trials sample from. What the recipe file sets does not vary."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def search_space(
         network, training: the recipe's values, which are within the ranges.
         given: hyperparameters that a person has set; they are not varied.
     """
-    recipe = recipe_parameters(network, training)
+    recipe, fixed = recipe_parameters(network, training), _set_names(given)
     is_sampled = training.num_negatives > 0
     integers = _INTEGERS | (_INTEGERS_WITH_HISTORY if network.history else _INTEGERS_WITHOUT_HISTORY)
     integers |= _NUM_NEGATIVES if is_sampled else {}
@@ -58,16 +58,18 @@ def search_space(
     space: dict[str, BaseDistribution] = {
         name: IntDistribution(min(low, recipe[name]), max(high, recipe[name]), log=log)
         for name, (low, high, log) in integers.items()
+        if name not in fixed
     }
     space |= {
         name: FloatDistribution(min(low, recipe[name]), max(high, recipe[name]), log=log)
         for name, (low, high, log) in floats.items()
+        if name not in fixed
     }
-    heads = given.network.num_heads or 1
-    dimensions = {dimension for dimension in _DIMENSIONS if dimension % heads == 0} | {network.embedding_dim}
-    space[_EMBEDDING] = CategoricalDistribution(sorted(dimensions))
-    fixed = _set_names(given)
-    return {name: space[name] for name in sorted(space) if name not in fixed}
+    if _EMBEDDING not in fixed:
+        heads = given.network.num_heads or 1
+        dimensions = {dimension for dimension in _DIMENSIONS if dimension % heads == 0} | {network.embedding_dim}
+        space[_EMBEDDING] = CategoricalDistribution(sorted(dimensions))
+    return {name: space[name] for name in sorted(space)}
 
 
 def recipe_parameters(network: NetworkConfig, training: TrainingConfig) -> dict[str, Any]:

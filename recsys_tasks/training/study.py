@@ -1,4 +1,4 @@
-"""A study of hyperparameters on a snapshot: its run in MLflow, its trials, and the training of the best one."""
+"""A hyperparameter study on a snapshot: its run in MLflow, its trials, and the training of the best one."""
 
 from __future__ import annotations
 
@@ -77,7 +77,8 @@ def open_study(name: str, storage: BaseStorage) -> optuna.Study:
     """
     names = optuna.get_all_study_names(storage)
     if name not in names:
-        raise InputError(f"There is no study {name}; there are {', '.join(sorted(names)) or 'none'}")
+        existing = f"Existing ones: {', '.join(sorted(names))}" if names else "There is none yet"
+        raise InputError(f"No study {name}. {existing}. Start one with: python -m recsys_tasks tune --study {name}")
     return create_study(name, storage)
 
 
@@ -88,6 +89,11 @@ def run_trials(study: optuna.Study, snapshots: Path, options: TrainingOptions) -
         study: from `start_study` or `open_study`.
         snapshots: folder of snapshots.
         options: seed, threads and text encoder; the study has the time budget.
+
+    Raises:
+        ConfigurationError: `RECSYS_MODEL` is a plugin model.
+        InputError: the snapshot was deleted.
+        NotEnoughData: the snapshot has too few sessions to train on.
     """
     attributes = study.user_attrs
     use_threads(options)
@@ -103,6 +109,8 @@ def run_trials(study: optuna.Study, snapshots: Path, options: TrainingOptions) -
 def train_best(study: optuna.Study, snapshots: Path, options: TrainingOptions) -> str | None:
     """Completes the run of a study, and trains its best hyperparameters from scratch as a new run.
 
+    The training has the time budget of a trial.
+
     Returns:
         The new run's id; None if no trial was better than the recipe.
 
@@ -116,7 +124,7 @@ def train_best(study: optuna.Study, snapshots: Path, options: TrainingOptions) -
         log.info("No trial of study %s was better than the recipe", study.study_name)
         return None
     snapshot = open_snapshot(snapshots, study.user_attrs[_SNAPSHOT])
-    chosen = replace(options, hyperparameters=given)
+    chosen = replace(options, hyperparameters=given, seconds=study.user_attrs[_TRIAL_SECONDS])
     return train_run(
         snapshot, snapshots, chosen, from_scratch=True, tags={"study": study.study_name, "tuned_in": run_id}
     )

@@ -16,26 +16,26 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from optuna.exceptions import ExperimentalWarning
-from optuna.visualization import matplotlib as drawn
+from optuna.visualization import matplotlib as optuna_plots
 
 from recsys_tasks.training.tuning import complete_trials
 
 _PLOTS: dict[str, Callable[[optuna.Study], Axes]] = {
-    "history": drawn.plot_optimization_history,
-    "intermediate_values": drawn.plot_intermediate_values,
-    "importances": drawn.plot_param_importances,
-    "parallel_coordinates": drawn.plot_parallel_coordinate,
+    "history": optuna_plots.plot_optimization_history,
+    "intermediate_values": optuna_plots.plot_intermediate_values,
+    "importances": optuna_plots.plot_param_importances,
+    "parallel_coordinates": optuna_plots.plot_parallel_coordinate,
 }
-_MIN_TRIALS = 3  # with fewer, there is no importance
+_MIN_DISTINCT_RESULTS = 3  # with fewer, there is no importance
 _DPI = 110
 
 
 def draw_study(study: optuna.Study, folder: Path) -> None:
     """Plots the history, the pruning, the importances and the parallel coordinates of a study as PNG files.
 
-    Writes nothing with fewer than three complete trials or with equal results only.
+    Writes nothing if the complete trials have fewer than three distinct results.
     """
-    if len({trial.value for trial in complete_trials(study)}) < _MIN_TRIALS:
+    if len({trial.value for trial in complete_trials(study)}) < _MIN_DISTINCT_RESULTS:
         return
     for name, draw in _PLOTS.items():
         with warnings.catch_warnings():

@@ -1,7 +1,7 @@
 """Tuning: an Optuna study, each trial a training of the same length with other hyperparameters.
 
-The first trial has the recipe's hyperparameters. Several processes can work on a study at once. Those of a killed
-process are tried once more by another one.
+The first trial has the recipe's hyperparameters. Several processes can work on a study at once. If a process is killed,
+another one repeats its trial once.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import time
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import optuna
@@ -42,7 +42,7 @@ _RECIPE = "recipe"  # attribute of the trial with the recipe's hyperparameters
 
 @dataclass(frozen=True)
 class TuningTask:
-    """What the trials of a study train.
+    """Training data, recipe and validation of a study's trials.
 
     Attributes:
         data: training events, without those of the validation part in the decay phase.
@@ -106,7 +106,7 @@ def search(
     until: datetime,
     trial_run: TrialRun = lambda number, parameters: nullcontext(lambda epoch, figures: None),
 ) -> None:
-    """Runs trials of a study until a time, after which no further one would end.
+    """Runs trials of a study; starts none that could not finish in time.
 
     A trial without enough memory, or whose loss is not finite, fails; the study goes on.
 
@@ -114,8 +114,8 @@ def search(
         study: from `create_study`; other processes may work on it at the same time.
         task: what to train.
         until: end of the last trial, approximately.
-        trial_run: context of each trial, by its number and parameters; yields what to call after each epoch. It is left
-            with `optuna.TrialPruned` if the trial is pruned.
+        trial_run: context of each trial, by its number and parameters; yields what to call after each epoch. If the
+            trial is pruned, `optuna.TrialPruned` propagates through it.
     """
     space = search_space(task.network, task.schedule, task.given)
     if not study.get_trials(deepcopy=False):
@@ -164,7 +164,6 @@ def complete_trials(study: optuna.Study) -> list[FrozenTrial]:
 def _train(task: TuningTask, trial: optuna.Trial, given: Hyperparameters, on_epoch: OnEpoch) -> float:
     """Trains a network with hyperparameters; returns its validation metric after the decay phase."""
     config, schedule = given.apply_to_network(task.network), given.apply_to_training(task.schedule)
-    torch.manual_seed(schedule.seed)
     network = task.build(config).to("cuda" if torch.cuda.is_available() else "cpu")
     started, checked = time.monotonic(), 0
 
@@ -179,5 +178,5 @@ def _train(task: TuningTask, trial: optuna.Trial, given: Hyperparameters, on_epo
             raise optuna.TrialPruned
         return metric
 
-    train(network, task.data, replace(schedule, keep_best=False), validate, on_epoch)
+    train(network, task.data, schedule, validate, on_epoch)
     return task.validate(network)

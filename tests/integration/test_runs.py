@@ -155,7 +155,7 @@ def test_a_study_goes_on_with_its_snapshot_and_end(shop: Shop) -> None:
 
 
 def test_an_unknown_study_is_named(shop: Shop) -> None:
-    with pytest.raises(InputError, match="no study elsewhere"):
+    with pytest.raises(InputError, match="No study elsewhere"):
         training.run_trials("elsewhere")
 
 

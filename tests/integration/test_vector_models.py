@@ -1,4 +1,4 @@
-"""Models of other packages: the LSTM and the LightGCN of the tutorial, from their entry point to the engine."""
+"""Plugin models: the LSTM and the LightGCN of the tutorial, from their entry point to the engine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from recsys_tasks.features.encoded_snapshot import EncodedSnapshot
 from recsys_tasks.model.files import load_model
 from recsys_tasks.model.vector_model import VectorModel, export_vector_model, is_vector_model
 from recsys_tasks.names import POPULARITY
-from recsys_tasks.plugins import MODELS
+from recsys_tasks.plugins import MODEL_GROUP
 from recsys_tasks.training.models import ModelInput, load_model_fitter, vector_scorer
 from tests.packages import install
 from tests.shops import encoded_shop, training_data
@@ -42,7 +42,7 @@ def model(
     with pytest.MonkeyPatch.context() as patch:
         code = LIGHTGCN.read_text(encoding="utf-8")
         folder = tmp_path_factory.mktemp("packages")
-        install(patch, folder, LIGHTGCN.stem, code, {MODELS: {"lightgcn": f"{LIGHTGCN.stem}:fit"}})
+        install(patch, folder, LIGHTGCN.stem, code, {MODEL_GROUP: {"lightgcn": f"{LIGHTGCN.stem}:fit"}})
         return load_model_fitter(request.param)(ModelInput(training_data(shop), shop.vocabulary, SECONDS, seed=0))
 
 
@@ -97,7 +97,7 @@ def test_sessions_may_repeat_items_if_the_training_ones_do(
 
 def test_it_is_no_network_to_start_from(exported: Path) -> None:
     assert is_vector_model(exported)
-    with pytest.raises(IncompatibleModelFormat, match="Model other of another package"):
+    with pytest.raises(IncompatibleModelFormat, match="other is a plugin model"):
         load_model(exported)
 
 

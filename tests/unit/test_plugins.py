@@ -9,7 +9,8 @@ import pytest
 
 from recsys_tasks.errors import ConfigurationError
 from recsys_tasks.evaluation.baselines import BASELINE_FITTERS, baseline_fitters
-from recsys_tasks.plugins import BASELINES, MODELS, load_plugin, plugin_names
+from recsys_tasks.plugins import BASELINE_GROUP, MODEL_GROUP, load_plugin, plugin_names
+from recsys_tasks.training.models import load_model_fitter
 from tests.packages import install
 from tests.shops import baseline_data, encoded_shop
 
@@ -23,11 +24,11 @@ def fit(data):
 
 
 def test_the_lstm_is_a_model_of_this_package() -> None:
-    assert "lstm" in plugin_names(MODELS)
+    assert "lstm" in plugin_names(MODEL_GROUP)
 
 
 def test_a_baseline_of_a_package_joins_the_built_in_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    install(monkeypatch, tmp_path, "newest_items", NEWEST, {BASELINES: {"newest": "newest_items:fit"}})
+    install(monkeypatch, tmp_path, "newest_items", NEWEST, {BASELINE_GROUP: {"newest": "newest_items:fit"}})
     fitters = baseline_fitters()
     assert list(fitters) == [*BASELINE_FITTERS, "newest"]
     data = baseline_data(encoded_shop())
@@ -36,15 +37,17 @@ def test_a_baseline_of_a_package_joins_the_built_in_ones(tmp_path: Path, monkeyp
     assert np.isfinite(scores).all()
 
 
-def test_what_no_package_adds_is_named_with_what_there_is() -> None:
-    with pytest.raises(ConfigurationError, match=r"adds nonsense to recsys_tasks.models; they add .*lstm"):
-        load_plugin(MODELS, "nonsense")
+def test_an_unknown_name_is_refused_with_what_there_is() -> None:
+    with pytest.raises(ConfigurationError, match=r"Unknown model transfomer. Available: transformer, .*lstm"):
+        load_model_fitter("transfomer")
+    with pytest.raises(ConfigurationError, match=r"No plugin nonsense of recsys_tasks.baselines; there are: none"):
+        load_plugin(BASELINE_GROUP, "nonsense")
 
 
 @pytest.mark.parametrize("target", ["absent_module:fit", "broken_package:absent"])
 def test_a_package_that_cannot_be_imported_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str
 ) -> None:
-    install(monkeypatch, tmp_path, "broken_package", "", {MODELS: {"broken": target}})
+    install(monkeypatch, tmp_path, "broken_package", "", {MODEL_GROUP: {"broken": target}})
     with pytest.raises(ConfigurationError, match=f"broken of recsys_tasks.models cannot be imported from {target}"):
-        load_plugin(MODELS, "broken")
+        load_plugin(MODEL_GROUP, "broken")

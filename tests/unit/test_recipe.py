@@ -6,14 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys_tasks.errors import NotEnoughData
-from recsys_tasks.evaluation.blend import blend_scorers, choose_blend_weight
-from recsys_tasks.evaluation.protocol import VALIDATION, PredictionTasks, select_prediction_tasks
 from recsys_tasks.features.sequences import build_timeline
 from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.model.training_loop import TrainingData, build_network, train
 from recsys_tasks.names import FIRST_ITEM
 from recsys_tasks.training import recipe
-from tests.shops import encoded_shop, training_data
 
 
 def _data(items: list[int], sessions: list[int]) -> TrainingData:
@@ -31,6 +28,17 @@ def _vocabulary(items: int) -> Vocabulary:
 def test_sessions_repeat_is_derived_from_the_training_events() -> None:
     assert recipe.sessions_repeat(_data([1, 2, 1, 3], [0, 0, 0, 1]))
     assert not recipe.sessions_repeat(_data([1, 2, 1, 3], [0, 0, 1, 1]))
+
+
+@pytest.mark.parametrize(
+    ("items", "history", "expected"),
+    [([1, 2, 1, 3], False, True), ([1, 2, 4, 3], False, False), ([1, 2, 4, 3], True, True)],
+)
+def test_neighbors_are_a_component_where_there_is_a_history_or_sessions_repeat_items(
+    items: list[int], history: bool, expected: bool
+) -> None:
+    config = recipe.network_config(_data(items, [0, 0, 0, 1]), _vocabulary(9), history, 60)
+    assert (config.neighbor_tokens > 0) == expected
 
 
 @given(st.integers(1, 10**9), st.integers(1, 10**9))
@@ -80,32 +88,3 @@ def test_a_catalog_may_have_one_item() -> None:
     config = recipe.network_config(data, _vocabulary(1), history=False, seconds=60)
     assert config.num_items == 1 + FIRST_ITEM
     assert config.sessions_repeat
-
-
-def test_the_blend_weights_the_scorer_that_validation_prefers() -> None:
-    shop = encoded_shop()
-    asked, timeline = select_prediction_tasks(shop, VALIDATION), shop.timeline
-    size = len(shop.vocabulary)
-
-    def perfect(asked: PredictionTasks) -> np.ndarray:
-        found: np.ndarray = np.eye(size)[timeline.item[asked.target]]
-        return found
-
-    def uninformed(asked: PredictionTasks) -> np.ndarray:
-        return np.tile(np.arange(size, dtype=float), (len(asked), 1))
-
-    assert choose_blend_weight(perfect, uninformed, timeline, asked, True, "mrr_20") == 0
-    assert choose_blend_weight(uninformed, perfect, timeline, asked, True, "mrr_20") > 0
-    assert blend_scorers(perfect, uninformed, 0) is perfect
-    mixed = blend_scorers(perfect, uninformed, 0.25)(asked)
-    assert mixed.sum(1) == pytest.approx(np.ones(len(asked)))
-
-
-def test_where_the_second_scorer_has_no_scores_the_first_decides_alone() -> None:
-    shop = encoded_shop()
-    asked = select_prediction_tasks(shop, VALIDATION)
-    size = len(shop.vocabulary)
-    data = training_data(shop)
-    counted = np.tile(data.counts.astype(float), (len(asked), 1))
-    found = blend_scorers(lambda _: counted, lambda _: np.zeros((len(asked), size)), 0.5)(asked)
-    assert found == pytest.approx(counted / counted.sum(1, keepdims=True))

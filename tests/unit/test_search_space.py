@@ -51,9 +51,11 @@ def test_the_recipe_is_within_every_range_and_gives_itself(
 
 
 def test_what_a_person_has_set_does_not_vary() -> None:
-    fixed = Hyperparameters(NetworkHyperparameters(dropout=0.25), TrainingHyperparameters(learning_rate=0.001))
+    fixed = Hyperparameters(
+        NetworkHyperparameters(dropout=0.25), TrainingHyperparameters(learning_rate=0.001, negative_power=0)
+    )
     space = search_space(fixed.apply_to_network(NETWORK), fixed.apply_to_training(TRAINING), fixed)
-    assert not {"network.dropout", "training.learning_rate"} & set(space)
+    assert not {"network.dropout", "training.learning_rate", "training.negative_power"} & set(space)
     chosen = with_parameters(fixed, {"training.weight_decay": 0.1})
     assert chosen.network.dropout == 0.25
     assert (chosen.training.learning_rate, chosen.training.weight_decay) == (0.001, 0.1)
@@ -77,3 +79,8 @@ def test_sampling_varies_only_where_there_are_sampled_negatives() -> None:
     names = {"training.num_negatives", "training.negative_power"}
     assert names <= set(search_space(NETWORK, TRAINING, ALL_FROM_DATA))
     assert not names & set(search_space(NETWORK, replace(TRAINING, num_negatives=0), ALL_FROM_DATA))
+
+
+def test_a_set_value_outside_of_a_range_is_allowed() -> None:
+    fixed = Hyperparameters(training=TrainingHyperparameters(weight_decay=0))  # the range is logarithmic
+    assert "training.weight_decay" not in search_space(NETWORK, fixed.apply_to_training(TRAINING), fixed)

@@ -45,14 +45,14 @@ def fit(given: ModelInput) -> VectorModel:
     optimizer = torch.optim.Adam([sessions, items], lr=LEARNING_RATE)
     random, steps = np.random.default_rng(given.seed), 0
     while steps < MAX_STEPS and time.monotonic() - started < given.seconds:
-        of_session, of_item = propagate(graph, sessions, items)
+        session_vectors, item_vectors = propagate(graph, sessions, items)
         loss = torch.zeros(())
         for _ in range(STEPS_PER_PROPAGATION):
             drawn = random.integers(len(item), size=BATCH)
             positive, negative = item[drawn], item[random.integers(len(item), size=BATCH)]
-            user = of_session[session[drawn]]
-            gain = (user * (of_item[positive] - of_item[negative])).sum(-1)
-            norms = user.square().sum() + of_item[positive].square().sum() + of_item[negative].square().sum()
+            user = session_vectors[session[drawn]]
+            gain = (user * (item_vectors[positive] - item_vectors[negative])).sum(-1)
+            norms = user.square().sum() + item_vectors[positive].square().sum() + item_vectors[negative].square().sum()
             loss = loss - F.logsigmoid(gain).mean() + REGULARIZATION * norms / BATCH
         optimizer.zero_grad()
         loss.backward()
@@ -67,14 +67,14 @@ def fit(given: ModelInput) -> VectorModel:
 
 
 def normalized_graph(session: np.ndarray, item: np.ndarray, num_items: int) -> Tensor:
-    """The matrix of sessions and items [S, V], each entry divided by the root of both degrees."""
+    """The matrix of sessions and items [S, V], each entry divided by the root of the product of both degrees."""
     pairs = np.unique(np.stack([session, item], 1), axis=0)
     shape = int(session.max()) + 1, num_items
     matrix = sparse.csr_matrix((np.ones(len(pairs), np.float32), (pairs[:, 0], pairs[:, 1])), shape)
     degrees = [np.maximum(np.asarray(matrix.sum(axis)).ravel(), 1) ** -0.5 for axis in (1, 0)]
     matrix = (sparse.diags(degrees[0]) @ matrix @ sparse.diags(degrees[1])).tocoo()
-    places = torch.from_numpy(np.stack([matrix.row, matrix.col]).astype(np.int64))
-    return torch.sparse_coo_tensor(places, torch.from_numpy(matrix.data.astype(np.float32)), matrix.shape).coalesce()
+    indices = torch.from_numpy(np.stack([matrix.row, matrix.col]).astype(np.int64))
+    return torch.sparse_coo_tensor(indices, torch.from_numpy(matrix.data.astype(np.float32)), matrix.shape).coalesce()
 
 
 def propagate(graph: Tensor, sessions: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
