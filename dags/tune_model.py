@@ -9,6 +9,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 from recsys_tasks import orchestration as loop
 from recsys_tasks.settings import settings
 
+POSITIVE: dict[str, Any] = {"type": ["null", "number"], "exclusiveMinimum": 0}
 DOC = """
 ### What it does
 Runs an Optuna hyperparameter study on a snapshot. All trials have the same time budget; the first has the recipe's
@@ -20,7 +21,7 @@ hyperparameters. Then trains the best ones from scratch, evaluates the model, an
 ### Run it again
 Safe: a retry resumes the study. Trigger it with
 `{"minutes": 240, "trial_minutes": 15, "processes": 2}`, for another snapshot with `{"snapshot_id": "…"}`. Each process
-uses `RECSYS_TRAINING_THREADS` threads.
+uses `RECSYS_TRAINING_THREADS` threads: set it, so that all processes together have no more than the machine's cores.
 
 ### When it fails
 * `InputError`: there is no such snapshot, or the study is too short for two trials; the message says what it needs.
@@ -38,10 +39,8 @@ uses `RECSYS_TRAINING_THREADS` threads.
     task_args={"execution_timeout": timedelta(hours=24)},
     params={
         "snapshot_id": Param(None, type=["null", "string"], description="default: the latest"),
-        "minutes": Param(None, type=["null", "number"], description="of the study; default: RECSYS_TUNING_MINUTES"),
-        "trial_minutes": Param(
-            None, type=["null", "number"], description="of each trial; default: RECSYS_TRAINING_SECONDS / 60"
-        ),
+        "minutes": Param(None, description="of the study; default: RECSYS_TUNING_MINUTES", **POSITIVE),
+        "trial_minutes": Param(None, description="of each trial; default: RECSYS_TRAINING_SECONDS / 60", **POSITIVE),
         "processes": Param(1, type="integer", minimum=1, description="tasks that run trials in parallel"),
     },
     tags=["model", "tier:3"],
@@ -62,7 +61,7 @@ def tune_model() -> None:
 
         training.run_trials(study)
 
-    @task(inlets=[loop.SNAPSHOT])
+    @task(inlets=[loop.SNAPSHOT], trigger_rule="all_done_min_one_success")  # a failed process loses only its trial
     @loop.step
     def train_best(studies: list[str]) -> str:
         from recsys_tasks.steps import training

@@ -128,6 +128,7 @@ def build_parser() -> argparse.ArgumentParser:
     tune.add_argument(
         "--trial-minutes", type=_parse_minutes, help="time of each training; default: RECSYS_TRAINING_SECONDS"
     )
+    tune.add_argument("--max-trials", type=_parse_count, help="of this process; default: as many as there is time for")
     tune.add_argument("--study", metavar="NAME", help="name of the study; an existing study is resumed")
     tune.add_argument("--join", metavar="NAME", help="only run trials of a study that another process started")
 
@@ -462,11 +463,11 @@ def _tune(options: argparse.Namespace) -> None:
     from recsys_tasks.steps import training
 
     if options.join:
-        training.run_trials(options.join)
+        training.run_trials(options.join, options.max_trials)
         return
     study = training.start_study(options.study, options.snapshot, options.minutes, options.trial_minutes)
     print(f"Study {study}; other processes can join it: python -m recsys_tasks tune --join {study}", file=sys.stderr)
-    training.run_trials(study)
+    training.run_trials(study, options.max_trials)
     run_id = training.train_best(study)
     if run_id is None:
         _print_result(options, {"study": study, "result": "no trial was better than the recipe"})

@@ -5,6 +5,8 @@ A plugin is imported when it is loaded, not when it is listed.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection
 from importlib.metadata import entry_points
 from typing import Any, Final
 
@@ -12,11 +14,26 @@ from recsys_tasks.errors import ConfigurationError
 
 MODEL_GROUP: Final = "recsys_tasks.models"
 BASELINE_GROUP: Final = "recsys_tasks.baselines"
+_NAME: Final = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def plugin_names(group: str) -> list[str]:
     """Returns the names of a group's plugins in alphabetical order."""
     return sorted({point.name for point in entry_points(group=group)})
+
+
+def check_plugin_names(group: str, reserved: Collection[str]) -> None:
+    """Raises an error if the name of a plugin cannot be used.
+
+    Raises:
+        ConfigurationError: it has other characters than letters, digits, hyphens and underscores, or is reserved.
+    """
+    for name in plugin_names(group):
+        if name in reserved or not _NAME.fullmatch(name):
+            raise ConfigurationError(
+                f"The plugin {name} of {group} needs another name: it may have letters, digits, - and _, and must be"
+                f" none of {', '.join(sorted(reserved))}"
+            )
 
 
 def load_plugin(group: str, name: str) -> Any:

@@ -266,6 +266,8 @@ class SessionDecoder:
     def _load_history(self, user_id: str | None, past: Sequence[Action]) -> History:
         """A user's events in time order: those of the bundle and those since its cut-off, without duplicates."""
         history = History(*self._bundle.histories.of(user_id))
+        if not self._bundle.has_query_input:
+            history = History(*(column[history.kind != EVENT_TYPE_CODES[SEARCH]] for column in history))
         if history.words.shape[1] != QUERY_WORDS:
             history = history._replace(words=np.zeros((len(history.item), QUERY_WORDS), np.int64))
         actions = [action for action in past if self._is_readable(action)]

@@ -29,11 +29,13 @@ from recsys_tasks.names import (
     PERSONAL_ITEM_BLEND,
     POPULARITY,
     RECENT_POPULARITY,
+    UNCALIBRATED,
     VMIS_KNN,
 )
-from recsys_tasks.plugins import BASELINE_GROUP, load_plugin, plugin_names
+from recsys_tasks.plugins import BASELINE_GROUP, check_plugin_names, load_plugin, plugin_names
 from recsys_tasks.training.recipe import session_events, sessions_repeat, training_events
 
+_RESERVED_NAMES = ("model", "champion", UNCALIBRATED)  # rows of the evaluation table
 _RECENT_FRACTION = 0.05
 _MAX_SESSION_ITEMS = 10
 _ITEM_DECAY = 0.8
@@ -211,8 +213,9 @@ def baseline_fitters() -> dict[str, BaselineFitter]:
     """Returns the baselines by name: the built-in ones, then plugins.
 
     Raises:
-        ConfigurationError: a plugin cannot be imported.
+        ConfigurationError: a plugin cannot be imported, or has the name of something else.
     """
+    check_plugin_names(BASELINE_GROUP, {*BASELINE_FITTERS, *_RESERVED_NAMES})
     return BASELINE_FITTERS | {name: load_plugin(BASELINE_GROUP, name) for name in plugin_names(BASELINE_GROUP)}
 
 

@@ -32,6 +32,7 @@ from recsys_tasks.names import FIRST_ITEM, PADDING_ITEM
 
 NO_INTENT = PurchaseIntent(reason="The model has no purchase intent")
 _MAX_DIFFERENCE = 1e-3  # of a session's vector, between module and graph
+_MAX_NORM_ERROR = 1e-3
 _EXAMPLE_HISTORY, _EXAMPLE_SESSION = 7, 4  # lengths
 
 
@@ -40,7 +41,8 @@ class VectorModel:
     """A fitted plugin model.
 
     Attributes:
-        vectors: of the items [V, D]; of items that the model does not know, zeros.
+        vectors: unit vectors of the items [V, D], by which similar items are found; zeros of items that the model does
+            not know.
         bias: of the items [V].
         session: maps item vectors of the events before the session [1, H, D] and of those of the session
             [1, 1 + T, D], oldest first, to a vector [1, D]. The first row of the session is its start, of zeros. An
@@ -113,7 +115,11 @@ def export_vector_model(
     vectors, bias = model.served_vectors(), model.bias.astype(np.float32)
     bias[:FIRST_ITEM] = MASKED
     dim = vectors.shape[1]
-    for file, array in {VECTORS: vectors, BIAS: bias, WORDS: np.zeros((1, dim), np.float32)}.items():
+    for file, array in {
+        VECTORS: vectors,
+        BIAS: bias,
+        WORDS: np.zeros((max(len(vocabulary.token_names), 1), dim), np.float32),
+    }.items():
         np.save(folder / file, array)
     config = {PLUGIN_MODEL: name, "query_words": 0, "is_trained": True}
     (folder / NETWORK).write_text(json.dumps(config, indent=2), encoding="utf-8")
@@ -141,6 +147,12 @@ def _check_shapes(name: str, model: VectorModel, num_items: int) -> None:
         )
     if not (np.isfinite(model.vectors).all() and np.isfinite(model.bias).all()):
         raise InvariantError(f"Model {name} has item vectors or biases that are not finite")
+    norms = np.linalg.norm(model.vectors[FIRST_ITEM:], axis=1)
+    if (np.minimum(norms, np.abs(norms - 1)) > _MAX_NORM_ERROR).any():
+        raise InvariantError(
+            f"Model {name} has item vectors of other lengths than 1 and 0. Normalize them; the session's vector"
+            " may have any length"
+        )
 
 
 @torch.inference_mode()

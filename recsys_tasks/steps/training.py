@@ -47,9 +47,9 @@ def start_study(
     return name
 
 
-def run_trials(name: str) -> None:
+def run_trials(name: str, max_trials: int | None = None) -> None:
     """Runs trials of a study until its end; several processes may do so at the same time."""
-    study.run_trials(study.open_study(name, _study_storage()), settings().snapshots, _options())
+    study.run_trials(study.open_study(name, _study_storage()), settings().snapshots, _options(), max_trials)
 
 
 def train_best(name: str) -> str | None:

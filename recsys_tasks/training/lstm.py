@@ -1,7 +1,7 @@
 """A plain LSTM that predicts the next item: the classic baseline (Hochreiter and Schmidhuber 1997; Hidasi et al. 2016).
 
-One layer of width 128 over the latest events of a user, history and session alike, input and output embeddings tied,
-softmax over all items or sampled ones. No features besides the items.
+One layer of width 128 over the latest events of a user, history and session alike, input and output embeddings tied and
+of unit length, softmax over all items or sampled ones. No features besides the items.
 """
 
 from __future__ import annotations
@@ -69,14 +69,14 @@ def fit(given: ModelInput) -> VectorModel:
         order = random.permutation(len(rows))
         for begin in range(0, len(order), _BATCH):
             batch = torch.from_numpy(rows[order[begin : begin + _BATCH]])
-            loss = _loss(items.weight, bias, module, batch, counts, num_negatives)
+            loss = _loss(F.normalize(items.weight, dim=-1), bias, module, batch, counts, num_negatives)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             if time.monotonic() - started >= given.seconds:
                 break
         epochs += 1
-    vectors = items.weight.detach().numpy().copy()
+    vectors = F.normalize(items.weight.detach(), dim=-1).numpy().copy()
     vectors[counts.numpy() == 0] = 0.0  # nothing is known of items without an event
     parameters = {"width": _WIDTH, "length": _LENGTH, "epochs": epochs, "num_negatives": num_negatives}
     return VectorModel(vectors, bias.detach().numpy().copy(), module.eval(), parameters)

@@ -19,8 +19,8 @@ from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.model.training_loop import TrainingData
 from recsys_tasks.model.vector_model import VectorModel
 from recsys_tasks.model.windows import events_until
-from recsys_tasks.names import FIRST_ITEM, TRANSFORMER
-from recsys_tasks.plugins import MODEL_GROUP, load_plugin, plugin_names
+from recsys_tasks.names import BASELINES, FIRST_ITEM, NETWORKS, TRANSFORMER
+from recsys_tasks.plugins import MODEL_GROUP, check_plugin_names, load_plugin, plugin_names
 from recsys_tasks.training.recipe import session_events
 
 
@@ -65,6 +65,7 @@ def load_model_fitter(name: str) -> ModelFitter:
     Raises:
         ConfigurationError: no package adds a model of that name, or it cannot be imported.
     """
+    check_plugin_names(MODEL_GROUP, {*NETWORKS, *BASELINES})
     if name not in plugin_names(MODEL_GROUP):
         known = ", ".join([TRANSFORMER, *plugin_names(MODEL_GROUP)])
         raise ConfigurationError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import re
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -34,7 +35,7 @@ from recsys_tasks.training.discovery import apply_discovery_weight, choose_disco
 from recsys_tasks.training.evaluation import evaluate_run, load_run_model
 from recsys_tasks.training.hyperparameters import ALL_FROM_DATA, Hyperparameters, format_recipe
 from recsys_tasks.training.lineage import SCRATCH
-from recsys_tasks.training.models import ModelInput, load_model_fitter
+from recsys_tasks.training.models import ModelFitter, ModelInput, load_model_fitter
 from recsys_tasks.training.purchase_intent import fit_purchase_intent
 from recsys_tasks.training.task import TrainingTask, read_task
 from recsys_tasks.training.tuning import TuningTask, without_validation_events
@@ -84,7 +85,7 @@ def train_run(
 ) -> str:
     """Trains on a snapshot as a new MLflow run; starts from the champion's weights if there is a usable champion.
 
-    Where there are too few sessions to train on, the built-in model only places the items by their content.
+    Where there are too few sessions to train on, the run's model only places the items by their content.
 
     Args:
         snapshot: training data.
@@ -99,11 +100,14 @@ def train_run(
     Raises:
         ConfigurationError: there is no model of that name, or its package cannot be imported.
         InvariantError: the arrays or the graphs of a plugin model are invalid.
-        NotEnoughData: there is no event to train on, or too few sessions for a plugin model.
+        NotEnoughData: there is no event to train on.
     """
     use_threads(options)
     if options.model != TRANSFORMER:
-        return _fit_plugin_model(snapshot, options, tags)
+        fit = load_model_fitter(options.model)
+        if snapshot.has_held_out_sessions:
+            return _fit_plugin_model(fit, snapshot, options, tags)
+        log.info("%s, so that items are placed by their content: %s", _NO_SESSIONS, snapshot.snapshot_id)
     task = _read_task(snapshot, options.encoder, options.text_cache)
     given = options.hyperparameters
     config, schedule = configurations(task, options)
@@ -120,11 +124,8 @@ def train_run(
     return _fit(task, _new_network(config, task, options.seed), schedule, SCRATCH, options.checkpoints, given, tags)
 
 
-def _fit_plugin_model(snapshot: Snapshot, options: TrainingOptions, tags: Mapping[str, str]) -> str:
+def _fit_plugin_model(fit: ModelFitter, snapshot: Snapshot, options: TrainingOptions, tags: Mapping[str, str]) -> str:
     """Fits a plugin model as a new MLflow run; returns the run id."""
-    fit = load_model_fitter(options.model)
-    if not snapshot.has_held_out_sessions:
-        raise NotEnoughData(_too_few_sessions(snapshot))
     task = read_task(snapshot)
     parameters = {PLUGIN_MODEL: options.model, "seed": options.seed, "seconds": options.seconds, "is_trained": True}
     with runs.start_run(snapshot, parameters, {"started_from": SCRATCH, **tags}) as run_id:
@@ -135,10 +136,6 @@ def _fit_plugin_model(snapshot: Snapshot, options: TrainingOptions, tags: Mappin
             export_vector_model(options.model, model, task.vocabulary, repeat, Path(folder))
             runs.log_model(run_id, Path(folder))
     return run_id
-
-
-def _too_few_sessions(snapshot: Snapshot) -> str:
-    return f"Snapshot {snapshot.snapshot_id} has {_NO_SESSIONS}. Ingest more days and build a new snapshot"
 
 
 def use_threads(options: TrainingOptions) -> None:
@@ -172,7 +169,9 @@ def tuning_task(snapshot: Snapshot, options: TrainingOptions) -> TuningTask:
             f"Only the {TRANSFORMER} can be tuned, and RECSYS_MODEL is {options.model}. Unset it for this command"
         )
     if not snapshot.has_held_out_sessions:
-        raise NotEnoughData(_too_few_sessions(snapshot))
+        raise NotEnoughData(
+            f"Snapshot {snapshot.snapshot_id} has {_NO_SESSIONS}. Ingest more days and build a new snapshot"
+        )
     task = _read_task(snapshot, options.encoder, options.text_cache)
     config, schedule = configurations(task, options)
     return TuningTask(
@@ -275,7 +274,9 @@ def _fit(
         "device": str(device),
     }
     asked = select_prediction_tasks(task.encoded, VALIDATION, _VALIDATION_QUESTIONS)
-    checkpoint = checkpoints / f"{task.snapshot.snapshot_id}-{started_from}.pt"
+    # Not that of a study: another training may run at the same time.
+    purpose = re.sub(r"[^\w-]", "_", tags.get("study", ""))
+    checkpoint = checkpoints / f"{task.snapshot.snapshot_id}-{started_from}{purpose}.pt"
     before_decay = checkpoint.with_suffix(".before-decay.pt")
 
     def choose_weight(trained: Recommender) -> float:

@@ -32,6 +32,7 @@ from recsys_tasks.training.tuning import (
     recipe_trial,
     require_time_for_trials,
     search,
+    wait_for_trials,
 )
 
 log = logging.getLogger(__name__)
@@ -82,13 +83,14 @@ def open_study(name: str, storage: BaseStorage) -> optuna.Study:
     return create_study(name, storage)
 
 
-def run_trials(study: optuna.Study, snapshots: Path, options: TrainingOptions) -> None:
+def run_trials(study: optuna.Study, snapshots: Path, options: TrainingOptions, max_trials: int | None = None) -> None:
     """Runs trials until the end of a study; several processes may do so at the same time.
 
     Args:
         study: from `start_study` or `open_study`.
         snapshots: folder of snapshots.
         options: seed, threads and text encoder; the study has the time budget.
+        max_trials: maximum number of trials of this process; None for as many as there is time for.
 
     Raises:
         ConfigurationError: `RECSYS_MODEL` is a plugin model.
@@ -103,7 +105,7 @@ def run_trials(study: optuna.Study, snapshots: Path, options: TrainingOptions) -
     def trial_run(number: int, parameters: Mapping[str, Any]) -> AbstractContextManager[OnEpoch]:
         return studies.trial_run(attributes[_RUN], number, parameters)
 
-    search(study, task, datetime.fromisoformat(attributes[_UNTIL]), trial_run)
+    search(study, task, datetime.fromisoformat(attributes[_UNTIL]), max_trials, trial_run)
 
 
 def train_best(study: optuna.Study, snapshots: Path, options: TrainingOptions) -> str | None:
@@ -117,6 +119,7 @@ def train_best(study: optuna.Study, snapshots: Path, options: TrainingOptions) -
     Raises:
         NotEnoughData: no trial is complete.
     """
+    wait_for_trials(study, datetime.fromisoformat(study.user_attrs[_UNTIL]))
     run_id, best = study.user_attrs[_RUN], best_trial(study)
     given = options.hyperparameters if best is None else with_parameters(options.hyperparameters, best.params)
     _log_result(study, given)

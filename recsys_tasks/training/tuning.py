@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import optuna
 import torch
@@ -37,6 +37,8 @@ _HEARTBEAT_SECONDS, _GRACE_SECONDS = 30, 180  # a process without a heartbeat fo
 _CHECKS = 10  # a trial can be pruned at each tenth of its time
 _UNPRUNED_TRIALS, _UNPRUNED_CHECKS = 4, 3  # neither the first trials nor the first tenths
 _MIN_TRIALS = 2  # the recipe's and another one
+_TRIAL_ERRORS = (OutOfMemory, MemoryError, torch.OutOfMemoryError, InvariantError)
+_POLL_SECONDS = 5.0
 _RECIPE = "recipe"  # attribute of the trial with the recipe's hyperparameters
 
 
@@ -91,8 +93,10 @@ def require_time_for_trials(seconds: float, trial_seconds: float) -> None:
     """Raises an error if the time is too short to compare the recipe with anything.
 
     Raises:
-        InputError: the time is too short; says what it has to be.
+        InputError: the time is too short; says what it has to be. Or a trial has no time.
     """
+    if trial_seconds <= 0:
+        raise InputError(f"A trial of {trial_seconds:g} seconds trains nothing; give it more than 0")
     if seconds < _MIN_TRIALS * trial_seconds:
         raise InputError(
             f"A study of {seconds / 60:g} minutes has no time for {_MIN_TRIALS} trainings of {trial_seconds:g} seconds;"
@@ -104,6 +108,7 @@ def search(
     study: optuna.Study,
     task: TuningTask,
     until: datetime,
+    max_trials: int | None = None,
     trial_run: TrialRun = lambda number, parameters: nullcontext(lambda epoch, figures: None),
 ) -> None:
     """Runs trials of a study; starts none that could not finish in time.
@@ -114,6 +119,7 @@ def search(
         study: from `create_study`; other processes may work on it at the same time.
         task: what to train.
         until: end of the last trial, approximately.
+        max_trials: maximum number of trials of this process; None for as many as there is time for.
         trial_run: context of each trial, by its number and parameters; yields what to call after each epoch. If the
             trial is pruned, `optuna.TrialPruned` propagates through it.
     """
@@ -135,7 +141,14 @@ def search(
 
     timeout = (until - datetime.now(UTC)).total_seconds() - task.schedule.seconds
     if timeout > 0:
-        study.optimize(objective, timeout=timeout, catch=(OutOfMemory, InvariantError), callbacks=[log_trial])
+        study.optimize(objective, max_trials, timeout, catch=_TRIAL_ERRORS, callbacks=[log_trial])
+
+
+def wait_for_trials(study: optuna.Study, until: datetime) -> None:
+    """Waits for running trials of other processes, at most until a time and the grace period after it."""
+    latest = until + timedelta(seconds=_GRACE_SECONDS)
+    while study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)) and datetime.now(UTC) < latest:
+        time.sleep(_POLL_SECONDS)
 
 
 def best_trial(study: optuna.Study) -> FrozenTrial | None:

@@ -122,8 +122,8 @@ def test_reproducing_a_run_gives_the_same_metrics(shop: Shop) -> None:
 
 
 def test_a_study_trains_the_best_hyperparameters_as_a_version(shop: Shop) -> None:
-    name = training.start_study("first", minutes=0.12, trial_minutes=0.03)
-    training.run_trials(name)
+    name = training.start_study("first", minutes=10, trial_minutes=0.03)
+    training.run_trials(name, max_trials=3)
     study = open_study(name, study_storage(database_url()))
     space = study.trials[0].distributions
     found_elsewhere = study.trials[0].params | {"network.dropout": 0.45}  # by another process
@@ -157,32 +157,6 @@ def test_a_study_goes_on_with_its_snapshot_and_end(shop: Shop) -> None:
 def test_an_unknown_study_is_named(shop: Shop) -> None:
     with pytest.raises(InputError, match="No study elsewhere"):
         training.run_trials("elsewhere")
-
-
-def test_a_model_of_a_package_is_trained_evaluated_and_judged_like_the_built_in_one(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("RECSYS_MODEL", "lstm")
-    monkeypatch.setenv("RECSYS_TRAINING_SECONDS", "3")
-    settings.cache_clear()
-    try:
-        run_id = training.train_model()
-        table = training.evaluate_run(run_id)
-        number, folder = promotion.build(training.register_run(run_id))
-        decision = promotion.judge(number, folder)
-        with pytest.raises(ConfigurationError, match="RECSYS_MODEL is lstm"):
-            training.run_trials(training.start_study("other", minutes=0.12, trial_minutes=0.03))
-        with pytest.raises(InputError, match="cannot be reproduced"):
-            training.reproduce(run_id)
-    finally:
-        monkeypatch.undo()
-        settings.cache_clear()
-        runs.register(shop.run_id)
-    run = client().get_run(run_id)
-    assert (run.data.params["model"], run.data.params["lstm/width"]) == ("lstm", "128")
-    assert table["model"]["mrr_20"] > 0
-    assert decision.verdict in ("promote", "wait", "refuse"), decision.reasons
-    assert "The model has no purchase intent" in _text(run_id, "evaluation.md")
 
 
 def test_an_unknown_run_cannot_be_reproduced(shop: Shop) -> None:
@@ -326,3 +300,29 @@ def test_a_further_version_on_the_same_sessions_is_a_further_try(shop: Shop) -> 
     assert runs.count_earlier_tries(second, since + timedelta(days=1), until) == 1
     assert runs.count_earlier_tries(first, since, until) == 0  # like a retried task
     assert runs.count_earlier_tries(third, until - timedelta(days=1), until + timedelta(days=9)) == 0
+
+
+def test_a_model_of_a_package_is_trained_evaluated_and_judged_like_the_built_in_one(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RECSYS_MODEL", "lstm")
+    monkeypatch.setenv("RECSYS_TRAINING_SECONDS", "3")
+    settings.cache_clear()
+    try:
+        run_id = training.train_model()
+        table = training.evaluate_run(run_id)
+        number, folder = promotion.build(training.register_run(run_id))
+        decision = promotion.judge(number, folder)
+        with pytest.raises(ConfigurationError, match="RECSYS_MODEL is lstm"):
+            training.run_trials(training.start_study("other", minutes=0.12, trial_minutes=0.03))
+        with pytest.raises(InputError, match="cannot be reproduced"):
+            training.reproduce(run_id)
+    finally:
+        monkeypatch.undo()
+        settings.cache_clear()
+        runs.register(shop.run_id)
+    run = client().get_run(run_id)
+    assert (run.data.params["model"], run.data.params["lstm/width"]) == ("lstm", "128")
+    assert table["model"]["mrr_20"] > 0
+    assert decision.verdict in ("promote", "wait", "refuse"), decision.reasons
+    assert "The model has no purchase intent" in _text(run_id, "evaluation.md")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 
 from recsys_tasks.engine.bundle import Bundle
 from recsys_tasks.engine.engine import Engine
+from recsys_tasks.engine.item_updates import ItemUpdate
 from recsys_tasks.engine.ranking import ListOptions
 from recsys_tasks.errors import IncompatibleModelFormat, InvariantError
 from recsys_tasks.evaluation.baselines import BASELINE_FITTERS, BaselineData
@@ -23,6 +26,7 @@ from recsys_tasks.model.vector_model import VectorModel, export_vector_model, is
 from recsys_tasks.names import POPULARITY
 from recsys_tasks.plugins import MODEL_GROUP
 from recsys_tasks.training.models import ModelInput, load_model_fitter, vector_scorer
+from recsys_tasks.wire.items import Item
 from tests.packages import install
 from tests.shops import encoded_shop, training_data
 
@@ -95,6 +99,12 @@ def test_sessions_may_repeat_items_if_the_training_ones_do(
     assert repeated
 
 
+def test_an_item_that_is_new_to_the_model_can_be_added(exported: Path, shop: EncodedSnapshot) -> None:
+    bundle = replace(Bundle.from_model(exported, shop.vocabulary), manifest={"cutoff": "2024-01-01T00:00:00+00:00"})
+    updated = Engine(bundle).with_items({"new": ItemUpdate("new", datetime.now(UTC), Item("Item 1, blue"))})
+    assert len(updated.recommend(None, (), (), 1.7e9, ListOptions(5)).items) == 5
+
+
 def test_it_is_no_network_to_start_from(exported: Path) -> None:
     assert is_vector_model(exported)
     with pytest.raises(IncompatibleModelFormat, match="other is a plugin model"):
@@ -108,7 +118,7 @@ class _Last(nn.Module):
 
 @pytest.mark.parametrize(
     ("items", "biases", "value", "reason"),
-    [(-1, 0, 1.0, "item vectors"), (0, 1, 1.0, "biases"), (0, 0, np.nan, "not finite")],
+    [(-1, 0, 1.0, "item vectors"), (0, 1, 1.0, "biases"), (0, 0, np.nan, "not finite"), (0, 0, 2.0, "Normalize")],
 )
 def test_arrays_that_do_not_fit_are_refused(
     shop: EncodedSnapshot, tmp_path: Path, items: int, biases: int, value: float, reason: str

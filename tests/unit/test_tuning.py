@@ -68,9 +68,9 @@ def _task(
     )
 
 
-def _search(task: TuningTask, seconds: float = 3.0, name: str = "study") -> optuna.Study:
+def _search(task: TuningTask, name: str = "study") -> optuna.Study:
     study = create_study(name)
-    search(study, task, datetime.now(UTC) + timedelta(seconds=seconds))
+    search(study, task, datetime.now(UTC) + timedelta(minutes=10), max_trials=6)
     return study
 
 
@@ -135,7 +135,7 @@ def test_trials_below_the_median_are_pruned() -> None:
 
     task = _task(worse_each_time, seconds=1e-3)  # all tenths are over at the first validation
     study = create_study("pruned")
-    search(study, task, datetime.now(UTC) + timedelta(seconds=5), trial_run)
+    search(study, task, datetime.now(UTC) + timedelta(minutes=10), 8, trial_run)
     pruned = study.get_trials(states=(TrialState.PRUNED,))
     assert pruned
     assert len(states) == len(pruned)
