@@ -48,7 +48,7 @@ uses `RECSYS_TRAINING_THREADS` threads: set it, so that all processes together h
 def tune_model() -> None:
     @task(inlets=[loop.SNAPSHOT])
     @loop.step
-    def start(params: Any = None, run_id: str = "") -> list[str]:
+    def start(params: Any = None, run_id: Any = None) -> list[str]:
         from recsys_tasks.steps import training
 
         study = training.start_study(run_id, params["snapshot_id"], params["minutes"], params["trial_minutes"])
