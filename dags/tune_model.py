@@ -83,11 +83,7 @@ def tune_model() -> None:
     @task(outlets=[loop.CHALLENGER_VERSION])
     @loop.step
     def register(training_run: str, outlet_events: Any = None) -> str:
-        from recsys_tasks.steps import training
-
-        number = training.register_run(training_run)
-        outlet_events[loop.CHALLENGER_VERSION].extra = {"version": number}
-        return number
+        return loop.register_challenger(training_run, outlet_events)
 
     studies = start()
     best = train_best(studies)

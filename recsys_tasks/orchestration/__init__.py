@@ -193,6 +193,15 @@ def announce_days(outlet_events: Any, outlets: Sequence[Any], extra: Mapping[str
     return bool(keys)
 
 
+def register_challenger(run_id: str, outlet_events: Any) -> str:
+    """Registers a run's model as the challenger and announces it; returns the version's number."""
+    from recsys_tasks.steps import training
+
+    number = training.register_run(run_id)
+    outlet_events[CHALLENGER_VERSION].extra = {"version": number}
+    return number
+
+
 def get_event_extra(events: Any, name: str) -> str | None:
     """Returns the extra `name` of the latest triggering asset event; None if no event has it."""
     matches = [event for asset_events in (events or {}).values() for event in asset_events if name in event.extra]

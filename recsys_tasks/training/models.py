@@ -18,10 +18,9 @@ from recsys_tasks.features.sequences import Timeline
 from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.model.training_loop import TrainingData
 from recsys_tasks.model.vector_model import VectorModel
-from recsys_tasks.model.windows import events_until
 from recsys_tasks.names import BASELINES, FIRST_ITEM, NETWORKS, TRANSFORMER
 from recsys_tasks.plugins import MODEL_GROUP, check_plugin_names, load_plugin, plugin_names
-from recsys_tasks.training.recipe import session_events
+from recsys_tasks.training.recipe import session_events, training_events
 
 
 class ModelInput(NamedTuple):
@@ -44,14 +43,17 @@ class ModelInput(NamedTuple):
         """Size of the vocabulary, V."""
         return len(self.vocabulary)
 
+    @property
+    def _final(self) -> TrainingData:
+        return self.data._replace(stops=self.data.final_stops)
+
     def sessions(self) -> tuple[np.ndarray, np.ndarray]:
         """Returns the session number, in order of time, and the item number of each training event [N]."""
-        return session_events(self.data._replace(stops=self.data.final_stops))
+        return session_events(self._final)
 
     def sequences(self) -> tuple[np.ndarray, np.ndarray]:
         """Returns the item numbers of the training events [N], by user and time, and the user number of each [N]."""
-        timeline = self.data.timeline
-        events = events_until(timeline.user_start[:-1], self.data.final_stops, len(timeline))
+        timeline, events = self.data.timeline, training_events(self._final)
         events = events[timeline.item[events] >= FIRST_ITEM]
         return timeline.item[events], timeline.user[events]
 

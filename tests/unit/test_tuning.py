@@ -94,7 +94,7 @@ def test_where_no_trial_is_better_the_recipe_is_best() -> None:
     assert best_trial(_search(_task(lambda network: -abs(network.config.dropout - 0.2)))) is None
 
 
-def test_trials_are_drawn_by_seed_and_number_whoever_runs_them() -> None:
+def test_the_parameters_of_a_trial_depend_on_the_seed_and_its_number_only() -> None:
     task = _task(_high_dropout)
     one, other = ([trial.params for trial in _search(task, name=name).get_trials()[:3]] for name in ("one", "other"))
     assert one == other
