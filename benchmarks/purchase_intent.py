@@ -34,6 +34,7 @@ from recsys_tasks.features.sequences import build_timeline, novel_intents
 from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.model.files import TrainedModel
 from recsys_tasks.model.network import Recommender
+from recsys_tasks.model.tensors import ComponentWeights
 from recsys_tasks.model.training_loop import TrainingData, build_network, train
 from recsys_tasks.model.windows import recency_weights
 from recsys_tasks.names import ADD_TO_CART, EVENT_TYPE_CODES, PURCHASE, VIEW
@@ -83,11 +84,11 @@ def run_split(task: SplitLog, seconds: float, seed: int) -> IntentReport:
 
     stable = copy.deepcopy(network)
 
-    def keep_weights(trained: Recommender) -> float:
+    def keep_weights(trained: Recommender) -> ComponentWeights:
         stable.load_state_dict(trained.state_dict())
-        return 1.0
+        return ComponentWeights()
 
-    train(network, data, schedule, validate, choose_weight=keep_weights)
+    train(network, data, schedule, validate, choose_weights=keep_weights)
     intent = fit_purchase_intent(stable, data, encoded)
     model = TrainedModel(network, encoded.vocabulary, intent)
     return evaluate_purchase_intent(model, data, encoded, datetime.fromtimestamp(0, UTC))

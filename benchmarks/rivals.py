@@ -23,9 +23,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from recsys_tasks.engine.bundle import read_bundle
 from recsys_tasks.features.sequences import build_timeline, session_inputs
+from recsys_tasks.features.session_neighbors import SessionNeighbors
 from recsys_tasks.model.files import load_model
 from recsys_tasks.model.incremental import score_items
-from recsys_tasks.model.neighbors import NeighborConfig, SessionNeighbors
 from recsys_tasks.model.tensors import Events, Query
 from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM, VIEW
 
@@ -138,11 +138,12 @@ def vmis_knn(folder: Path) -> Rank:
     """Returns the ranking of VMIS-kNN."""
     bundle = read_bundle(folder)
     item = bundle.histories.item.astype(np.int64)
-    neighbors = SessionNeighbors(np.arange(len(item)) // _SESSION, item, len(bundle.vocabulary), NeighborConfig())
+    neighbors = SessionNeighbors.from_events(np.arange(len(item)) // _SESSION, item, len(bundle.vocabulary))
 
     def scores(user_id: str | None, session: list[int], now: float) -> np.ndarray:
-        known = [number for number in session if number >= FIRST_ITEM] or [0]
-        answer: np.ndarray = neighbors.scores(np.asarray([known])).toarray()[0]
+        found = neighbors.candidates(np.asarray(session, np.int64))
+        answer = np.zeros(len(bundle.vocabulary))
+        answer[found.items] = found.scores
         return answer
 
     return _rank_by(scores)

@@ -20,18 +20,20 @@ from recsys_tasks.engine.catalog import Catalog, CatalogColumns
 from recsys_tasks.engine.category_meaning import NO_NAMES, CategoryNames
 from recsys_tasks.engine.purchase_intent import PurchaseIntent
 from recsys_tasks.engine.query_clicks import LearnedQuery, load_learned_queries
-from recsys_tasks.engine.scoring import ItemVectors
+from recsys_tasks.engine.scoring import ItemVectors, Neighbors
 from recsys_tasks.engine.throttle import Pause, no_pause
 from recsys_tasks.errors import BundleCorrupt
 from recsys_tasks.features.item_neighbors import NEIGHBOR_FILES, ItemNeighbors
+from recsys_tasks.features.session_neighbors import SESSION_FILES, SessionNeighbors
 from recsys_tasks.features.vocabulary import Vocabulary
 
-FORMAT = 6
+FORMAT = 7
 MANIFEST, GOLDEN, HISTORIES, VOCABULARY = "manifest.json", "golden.json", "histories.npz", "vocabulary.json"
 ENCODER, DECODER, CATALOG = "encoder.onnx", "decoder.onnx", "catalogue.json"
 NETWORK, SCAN, VECTORS, BIAS, WORDS = "network.json", "scan.onnx", "items.npy", "bias.npy", "words.npy"
 INTENT, QUERIES, CATEGORY_NAMES = "intent.npz", "queries.json", "category_names.npz"
-GRAPH_FILE_NAMES = (ENCODER, DECODER, SCAN, VECTORS, BIAS, WORDS, *NEIGHBOR_FILES)  # exported from the network
+# Exported from the network.
+GRAPH_FILE_NAMES = (ENCODER, DECODER, SCAN, VECTORS, BIAS, WORDS, *NEIGHBOR_FILES, *SESSION_FILES)
 MODEL_FILE_NAMES = (NETWORK, *GRAPH_FILE_NAMES, INTENT, VOCABULARY)
 FILES = (*MODEL_FILE_NAMES, CATALOG, HISTORIES, QUERIES, CATEGORY_NAMES, GOLDEN)
 
@@ -62,6 +64,12 @@ class Histories:
         none = np.zeros(0, np.int64)
         return cls({}, none, none, none, none.astype(float), popularity, none.reshape(0, 0))
 
+    def most_active_users(self, count: int) -> list[str]:
+        """Returns the users with the most events, those with most first."""
+        num_events = np.diff(self.start)
+        users = list(self.row_of)
+        return [users[row] for row in np.argsort(-num_events, kind="stable")[:count]]
+
     def of(self, user_id: str | None) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Returns items, kinds, seconds and words of a user's events; empty arrays for an unknown user."""
         row = self.row_of.get(user_id or "")
@@ -76,7 +84,7 @@ class Bundle:
     Attributes:
         items: item vectors [V, D] and biases [V], indexed by item number.
         words: vectors of content tokens [C, D].
-        neighbors: of the items, by co-occurrence.
+        neighbors: of the items, by co-occurrence, and past sessions.
         has_query_input: whether the model was trained on search queries; a model that was not ignores them.
         is_trained: whether the model was trained; one that was not only has content vectors.
         intent: predicts purchases from the decoder's output.
@@ -90,7 +98,7 @@ class Bundle:
     vocabulary: Vocabulary
     items: ItemVectors
     words: np.ndarray
-    neighbors: ItemNeighbors
+    neighbors: Neighbors
     has_query_input: bool
     is_trained: bool
     catalog: Catalog
@@ -106,7 +114,7 @@ class Bundle:
         catalog = Catalog(vocabulary, CatalogColumns.empty(len(vocabulary.item_ids)))
         histories = Histories.without_users(vocabulary.training_counts())
         vectors = _load_vectors(folder, len(vocabulary))
-        neighbors, intent = ItemNeighbors.load(folder), PurchaseIntent.load(folder / INTENT)
+        neighbors, intent = _load_neighbors(folder, len(vocabulary)), PurchaseIntent.load(folder / INTENT)
         model = (vocabulary, *vectors, neighbors, *_network_flags(folder))
         return cls(folder, {}, "", *model, catalog, histories, [], intent)
 
@@ -251,11 +259,14 @@ def _load_vectors(folder: Path, num_items: int) -> tuple[ItemVectors, np.ndarray
     return ItemVectors(vectors, bias), words
 
 
-def _load_neighbors(folder: Path, num_items: int) -> ItemNeighbors:
-    neighbors = ItemNeighbors.load(folder)
-    if neighbors.start.shape != (num_items + 1,) or neighbors.item.max(initial=0) >= num_items:
+def _load_neighbors(folder: Path, num_items: int) -> Neighbors:
+    items, sessions = ItemNeighbors.load(folder), SessionNeighbors.load(folder)
+    if items.start.shape != (num_items + 1,) or items.item.max(initial=0) >= num_items:
         raise BundleCorrupt(f"{', '.join(NEIGHBOR_FILES)} do not fit the vocabulary's {num_items} item numbers")
-    return neighbors
+    if not sessions.fits(num_items):
+        raise BundleCorrupt(f"{', '.join(SESSION_FILES)} do not fit the vocabulary's {num_items} item numbers")
+    config = json.loads((folder / NETWORK).read_text(encoding="utf-8"))
+    return Neighbors(items, sessions, float(config["session_neighbor_weight"]))
 
 
 def _network_flags(folder: Path) -> tuple[bool, bool]:

@@ -186,7 +186,7 @@ class Engine:
         self._trending_cache: tuple[RecentPopularity, TrendingItems | None] | None = None
         self._plain_ranker = Ranker(bundle.catalog, bundle.items, MerchandisingRules())
         self._ranker = Ranker(bundle.catalog, bundle.items, self._rules) if self._rules else self._plain_ranker
-        self._explainer = Explainer(bundle.catalog, bundle.items, bundle.neighbors, self._popularity_shares)
+        self._explainer = Explainer(bundle.catalog, bundle.items, bundle.neighbors.of_items, self._popularity_shares)
 
     def recommend(
         self,
@@ -392,8 +392,8 @@ class Engine:
         if method != MODEL or not is_trained or not self._session_decoder.has_signal(history, decoded):
             return _Prediction("popular", self._popularity_scores, None, actions, decoded.latest_seconds)
         reading = self._session_decoder.decode(user_id, history, decoded)
-        tokens, neighbors = decoded.tokens.columns[0], self.bundle.neighbors
-        scores = NextItemScores(self.bundle.items, self._scan, reading, history.copies, tokens, neighbors)
+        tokens = decoded.tokens.columns[0]
+        scores = NextItemScores(self.bundle.items, self._scan, reading, history.copies, tokens, self.bundle.neighbors)
         timings = Timings(cached, encoded_at - start, time.perf_counter() - encoded_at)
         intent = predict_session_intent(self.bundle.intent, reading["direction"], history, decoded)
         return _Prediction("model", scores, intent, actions, decoded.latest_seconds, timings)

@@ -11,6 +11,7 @@ import numpy as np
 
 from recsys_tasks.engine.graphs import Graph
 from recsys_tasks.features.item_neighbors import ItemNeighbors, latest_items
+from recsys_tasks.features.session_neighbors import SessionNeighbors
 from recsys_tasks.names import FIRST_ITEM
 
 _PADDING_MULTIPLE, _CACHED_K = 256, 1_000
@@ -306,6 +307,14 @@ class CopyCandidates(NamedTuple):
         return CopyCandidates(items, np.concatenate([index[self.item_index], index[len(self.items) :]]))
 
 
+class Neighbors(NamedTuple):
+    """Neighbors of items, and past sessions with the weight of their component; 0 without that component."""
+
+    of_items: ItemNeighbors
+    of_sessions: SessionNeighbors
+    session_weight: float
+
+
 class NextItemScores:
     """Next-item probabilities of the mixture: vocabulary, copy and neighbor logits in one softmax.
 
@@ -315,7 +324,7 @@ class NextItemScores:
         reading: the decoder's outputs for one session, named as in `model.incremental.Reading`.
         history: copy candidates of the history.
         tokens: item numbers of the session [T].
-        neighbors: of the items.
+        neighbors: of the model.
     """
 
     def __init__(
@@ -325,7 +334,7 @@ class NextItemScores:
         reading: Mapping[str, np.ndarray],
         history: CopyCandidates,
         tokens: np.ndarray,
-        neighbors: ItemNeighbors,
+        neighbors: Neighbors,
     ) -> None:
         self._items, self._scan = items, scan
         self._direction = reading["direction"]
@@ -338,10 +347,31 @@ class NextItemScores:
         if "of_neighbors" in reading:
             latest = latest_items(tokens, reading["of_neighbors"].shape[1])
             latest_logits = reading["of_neighbors"][0] + items[latest] @ reading["neighbor_query"][0]
-            candidates = neighbors.candidates(latest)
+            candidates = neighbors.of_items.candidates(latest)
             copied = np.concatenate([copied, candidates.item])
             logits.append(latest_logits[candidates.token] + candidates.log_weight)
         self._copies, self._copy_logits = history.append(copied), np.concatenate(logits)
+        if neighbors.session_weight:
+            self._add_session_neighbors(neighbors.of_sessions, tokens, neighbors.session_weight)
+
+    def _add_session_neighbors(self, sessions: SessionNeighbors, tokens: np.ndarray, weight: float) -> None:
+        """Adds the items of the nearest sessions to the copied ones, as `model.incremental.add_session_neighbors`."""
+        found = sessions.candidates(tokens, self._excluded)
+        if len(found.items):
+            own = self._log_scores(found.items)
+            mass = np.logaddexp.reduce(own) + np.log(weight)
+            self._copies = self._copies.append(found.items)
+            self._copy_logits = np.concatenate([self._copy_logits, (mass + found.log_shares).astype(np.float32)])
+
+    def _log_scores(self, numbers: np.ndarray) -> np.ndarray:
+        """Log scores of distinct items [N] that are not excluded."""
+        logits, copied = self._logits(numbers), self._copies.items[self._copies.item_index]
+        top = max(logits.max(), self._copy_logits.max(initial=-np.inf))
+        masses = np.exp((logits - top).astype(np.float64))
+        if len(copied):
+            masses += _look_up(numbers, copied, np.exp((self._copy_logits - top).astype(np.float64)))
+        log_scores: np.ndarray = np.log(masses) + top
+        return log_scores
 
     def top_k(self, k: int, offset: np.ndarray | None = None, include: np.ndarray = _NO_ITEMS) -> ScoredItems:
         """See `Scores`; the scores are probabilities."""

@@ -14,12 +14,8 @@ from recsys_tasks.evaluation.metrics import ranking_metrics
 from recsys_tasks.evaluation.protocol import PredictionTasks, Scorer
 from recsys_tasks.evaluation.sparse_scores import blend_rows, normalize_rows, sparse_target_ranks
 from recsys_tasks.features.sequences import SECONDS_PER_DAY, Timeline, expand_ranges
-from recsys_tasks.model.neighbors import (
-    NeighborConfig,
-    SessionNeighbors,
-    decayed_item_weights,
-    session_item_matrix,
-)
+from recsys_tasks.features.session_neighbors import SessionNeighbors
+from recsys_tasks.model.neighbors import decayed_item_weights, session_item_matrix
 from recsys_tasks.model.training_loop import TrainingData
 from recsys_tasks.names import (
     DECAYED_PERSONAL_FREQUENCY,
@@ -183,17 +179,17 @@ def fit_personal_item_blend(data: BaselineData) -> Scorer:
 
 
 def fit_vmis_knn(data: BaselineData) -> Scorer:
-    """Returns a VMIS-kNN scorer."""
-    return vmis_knn_scorer(data.final)
-
-
-def vmis_knn_scorer(data: TrainingData) -> Scorer:
-    """Returns a VMIS-kNN scorer of the training events up to `data.stops`."""
-    neighbors = SessionNeighbors(*session_events(data), len(data.counts), NeighborConfig())
+    """Returns a VMIS-kNN scorer (Kersbergen et al. 2022)."""
+    timeline, num_items = data.data.timeline, len(data.data.counts)
+    neighbors = SessionNeighbors.from_events(*session_events(data.final), num_items)
     last = neighbors.config.max_session_items
 
     def scores(tasks: PredictionTasks) -> np.ndarray:
-        return np.asarray(neighbors.scores(last_session_items(data.timeline, tasks, last)).todense())
+        found = np.zeros((len(tasks), num_items), np.float32)
+        for row, tokens in enumerate(last_session_items(timeline, tasks, last)):
+            candidates = neighbors.candidates(tokens)
+            found[row, candidates.items] = candidates.scores
+        return found
 
     return scores
 

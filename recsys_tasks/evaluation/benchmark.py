@@ -17,10 +17,11 @@ from recsys_tasks.evaluation.metrics import list_metrics, ranking_metrics
 from recsys_tasks.evaluation.protocol import Scorer, model_ranks, model_scorer, rank_targets
 from recsys_tasks.evaluation.sequence_files import SequenceDataset, load_sequence_dataset, merge_sessions
 from recsys_tasks.model.network import Recommender
+from recsys_tasks.model.tensors import ComponentWeights
 from recsys_tasks.model.training_loop import build_network, train
-from recsys_tasks.names import DECODER, GRU, NETWORK, NETWORKS
+from recsys_tasks.names import DECODER, GRU, NETWORK, NETWORKS, TRANSFORMER
 from recsys_tasks.training import recipe
-from recsys_tasks.training.discovery import apply_discovery_weight, choose_discovery_weight
+from recsys_tasks.training.component_weights import apply_component_weights, choose_component_weights
 from recsys_tasks.training.hyperparameters import ALL_FROM_DATA, Hyperparameters
 from recsys_tasks.training.models import ModelInput, load_model_fitter, vector_scorer
 
@@ -44,8 +45,8 @@ def run_benchmark(
 
     Args:
         train_file, test_file, items_file: sequence files, and item attributes.
-        model: `transformer` (the model that `train` registers), `network` (without the neighbor component), `decoder`
-            or `gru` (without an encoder, sessions of a user merged), a baseline's name, or a plugin model's.
+        model: `transformer` (the model that `train` registers), `network` (without neighbors of items and sessions),
+            `decoder` or `gru` (without an encoder, sessions of a user merged), a baseline's name, or a plugin model's.
         seed: of all random number generators.
         minutes: training time of a network.
         strict: item ids only, and no training on the item before the target, as in published comparisons.
@@ -110,17 +111,19 @@ def fit_model(
     def validate(trained: Recommender) -> float:
         return ranking_metrics(model_ranks(trained, timeline, dataset.validation))[PRIMARY_METRIC]
 
-    def choose_weight(trained: Recommender) -> float:
-        return choose_discovery_weight(trained, timeline, dataset.validation)
+    def choose_weights(trained: Recommender) -> ComponentWeights:
+        chosen = choose_component_weights(trained, data, dataset.validation)
+        return chosen if model == TRANSFORMER else chosen._replace(session_neighbors=0.0)
 
-    report = train(network, data, schedule, validate, choose_weight=choose_weight)
-    apply_discovery_weight(network, report.discovery_weight)
+    report = train(network, data, schedule, validate, choose_weights=choose_weights)
+    apply_component_weights(network, data, report.component_weights)
     figures: BenchmarkMetrics = {
         "train_seconds": report.seconds,
         "epochs": len(report.epochs),
         "tokens_per_second": report.tokens_per_second,
         "stopped_by": report.stopped_by,
         "discovery_weight": report.discovery_weight,
+        "session_neighbor_weight": report.session_neighbor_weight,
         "parameters": sum(weight.numel() for weight in network.parameters()),
         "threads": torch.get_num_threads(),
         "curve": report.epochs,

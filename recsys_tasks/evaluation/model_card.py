@@ -8,6 +8,7 @@ from typing import Any
 from recsys_tasks.evaluation.calibration import IntentReport
 from recsys_tasks.evaluation.report import EvaluationReport
 from recsys_tasks.features.snapshot import Snapshot
+from recsys_tasks.model.tensors import ComponentWeights
 
 _PLUGIN_MODEL = "model"  # parameter of a run: the name of its plugin model
 MIN_SEGMENT_TASKS = 100  # with fewer, a segment's metrics are mostly chance
@@ -19,7 +20,7 @@ def model_card(
     report: EvaluationReport,
     intent: IntentReport,
     parameters: Mapping[str, Any],
-    discovery_weight: float,
+    weights: ComponentWeights,
 ) -> str:
     """Returns Markdown for a run, in the order of model cards (Mitchell et al. 2019).
 
@@ -29,7 +30,7 @@ def model_card(
         report: evaluation of the model.
         intent: evaluation of its purchase intent.
         parameters: of the run, as MLflow stores them.
-        discovery_weight: factor on generated items and neighbors that validation chose.
+        weights: of the mixture's components, which validation chose.
     """
     own = report.table["model"]
     low, high = report.intervals["model"]["mrr_20"]
@@ -42,7 +43,7 @@ def model_card(
 history and the current session and scores every item of the catalog as the next one. Trained for at most
 {float(parameters["seconds"]):g} s, seed {parameters["seed"]}.
 
-**Components.** {_components(parameters, discovery_weight)}
+**Components.** {_components(parameters, weights)}
 
 **Intended use.** Recommending items in the shop that its training events come from. Not for pricing, for assessing
 people, or for another shop.
@@ -85,16 +86,19 @@ def _reproduction(run_id: str, snapshot_id: str, parameters: Mapping[str, Any]) 
     )
 
 
-def _components(parameters: Mapping[str, Any], discovery_weight: float) -> str:
-    """Returns a sentence about the components of the mixture."""
+def _components(parameters: Mapping[str, Any], weights: ComponentWeights) -> str:
+    """Returns sentences about the components of the mixture."""
     if _PLUGIN_MODEL in parameters:
         return "The dot product of an item's vector and the session's, plus a bias of the item."
     neighbors, text = int(parameters.get("neighbor_tokens", 0)), int(parameters.get("text_dim", 0))
     components = ["generated items (all of the catalog)", "copies of the history"]
     components += [f"neighbors of the latest {neighbors} session items"] if neighbors else []
-    share = f"The first and the last count {discovery_weight:g} times, as validation chose." if neighbors else ""
+    components += ["items of the nearest past sessions"] if weights.session_neighbors else []
+    chosen = f"Validation chose the weights: discovery {weights.discovery:g}"
     content = f"Content is tokens and a text vector ({text} dimensions)." if text else "Content is tokens."
-    return f"One mixture of {', '.join(components)}. {share} {content}"
+    return (
+        f"One mixture of {', '.join(components)}. {chosen}, session neighbors {weights.session_neighbors:g}. {content}"
+    )
 
 
 def _weakest_segment(report: EvaluationReport) -> str:

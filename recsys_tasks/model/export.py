@@ -21,10 +21,11 @@ from torch.utils import _pytree as pytree
 from recsys_tasks.engine.bundle import BIAS, DECODER, ENCODER, SCAN, VECTORS, WORDS
 from recsys_tasks.engine.graphs import STATE_INPUT, STATE_OUTPUT, Graph, next_state
 from recsys_tasks.engine.inputs import TOKEN_FEATURES
-from recsys_tasks.engine.scoring import CopyCandidates, ItemVectors, NextItemScores, word_vectors
+from recsys_tasks.engine.scoring import CopyCandidates, ItemVectors, Neighbors, NextItemScores, word_vectors
 from recsys_tasks.errors import InvariantError
 from recsys_tasks.features.item_neighbors import ItemNeighbors
 from recsys_tasks.features.sequences import MAX_TOKENS, Arrays, Timeline, build_timeline, session_inputs
+from recsys_tasks.features.session_neighbors import SessionNeighbors
 from recsys_tasks.model.incremental import (
     EncodedHistory,
     SessionState,
@@ -110,6 +111,7 @@ def export_graphs(network: Recommender, folder: Path) -> None:
         for name, array in arrays.items():
             np.save(folder / name, array.cpu().numpy().astype(np.float32))
         network.item_neighbors.save(folder)
+        network.session_neighbors.save(folder)
         export_scoring_graph(matrix.cpu().numpy(), item_bias.cpu().numpy(), folder / SCAN)
         events, query = _example(network.config)
         ages, days, session = _decoder_inputs(events, query)
@@ -192,7 +194,10 @@ def verify_graphs(network: Recommender, folder: Path) -> float:
     items = ItemVectors(vectors, bias)
     check_quantization(items, scan, output["direction"])
     history_copies = CopyCandidates.from_events(query.history.numpy()[0])
-    scores_of = NextItemScores(items, scan, output, history_copies, item[0], ItemNeighbors.load(folder))
+    neighbors = Neighbors(
+        ItemNeighbors.load(folder), SessionNeighbors.load(folder), network.config.session_neighbor_weight
+    )
+    scores_of = NextItemScores(items, scan, output, history_copies, item[0], neighbors)
     scored = scores_of.top_k(1, include=np.arange(len(items)))
     shares = np.full(len(items), _MIN_SHARE)
     np.maximum.at(shares, scored.numbers, scored.scores)

@@ -16,6 +16,7 @@ from recsys_tasks.engine.bundle import INTENT, NETWORK, VOCABULARY
 from recsys_tasks.engine.purchase_intent import PurchaseIntent
 from recsys_tasks.errors import IncompatibleModelFormat, InputError
 from recsys_tasks.features.item_neighbors import ItemNeighbors
+from recsys_tasks.features.session_neighbors import SessionNeighbors
 from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.model.network import Recommender
 from recsys_tasks.model.tensors import NetworkConfig
@@ -23,7 +24,7 @@ from recsys_tasks.model.training_loop import build_network
 from recsys_tasks.names import FIRST_ITEM
 
 WEIGHTS = "weights.npz"
-FORMAT = 4  # of the configuration keys and weight names; raise it when one of them changes
+FORMAT = 5  # of the configuration keys and weight names; raise it when one of them changes
 _FORMAT_KEY = "format"
 PLUGIN_MODEL = "model"  # key of the configuration of a plugin model: its name
 
@@ -47,6 +48,7 @@ def save_model(model: TrainedModel, folder: Path) -> None:
     (folder / NETWORK).write_text(json.dumps(config, indent=2), encoding="utf-8")
     model.vocabulary.save(folder / VOCABULARY)
     model.network.item_neighbors.save(folder)
+    model.network.session_neighbors.save(folder)
     model.intent.save(folder / INTENT)
     weights = {name: value.cpu().numpy() for name, value in model.network.state_dict().items()}
     np.savez(folder / WEIGHTS, **weights)
@@ -71,6 +73,7 @@ def load_model(folder: Path) -> TrainedModel:
         vocabulary = Vocabulary.load(folder / VOCABULARY)
         network = build_network(NetworkConfig(**config), vocabulary)
         network.item_neighbors = ItemNeighbors.load(folder)
+        network.session_neighbors = SessionNeighbors.load(folder)
         with np.load(folder / WEIGHTS, allow_pickle=False) as weights:
             network.load_state_dict({name: torch.from_numpy(weights[name]) for name in weights.files})
         intent = PurchaseIntent.load(folder / INTENT)

@@ -86,6 +86,13 @@ def score_items(network: Recommender, events: Events, query: Query, matrix: Tens
 
 def output_scores(network: Recommender, output: DecoderOutput, query: Query, matrix: Tensor) -> Tensor:
     """`score_items` from the decoder's output and the item matrix [V, D]."""
+    scores = trained_scores(network, output, query, matrix)
+    weight = network.config.session_neighbor_weight
+    return add_session_neighbors(scores, session_candidates(network, query), weight) if weight else scores
+
+
+def trained_scores(network: Recommender, output: DecoderOutput, query: Query, matrix: Tensor) -> Tensor:
+    """`output_scores` without the session neighbors."""
     scores = output.direction @ matrix.T + network.items.bias  # [B, V]
     pointers = [(output.history_copy_logits, query.history), (output.session_copy_logits, query.tokens)]
     if output.neighbor_logits is not None and output.neighbor_query is not None:
@@ -102,6 +109,35 @@ def output_scores(network: Recommender, output: DecoderOutput, query: Query, mat
     if not network.config.sessions_repeat:
         scores = scores.scatter(1, query.tokens, torch.full_like(query.tokens, MASKED, dtype=scores.dtype))
     return scores
+
+
+def session_candidates(network: Recommender, query: Query) -> tuple[Tensor, Tensor]:
+    """Items [B, C] of the sessions nearest to each session, padded with 0, and the logs of their shares."""
+    tokens, length = query.tokens.cpu().numpy(), query.length.cpu().numpy()
+    found = []
+    for row, count in zip(tokens, length.tolist(), strict=True):
+        excluded = row[:0] if network.config.sessions_repeat else row[:count]
+        found.append(network.session_neighbors.candidates(row[:count], excluded))
+    width = max((len(row.items) for row in found), default=0)
+    items, log_share = np.zeros((len(found), width), np.int64), np.full((len(found), width), MASKED, np.float32)
+    for number, row in enumerate(found):
+        items[number, : len(row.items)], log_share[number, : len(row.items)] = row.items, row.log_shares
+    device = query.tokens.device
+    return torch.from_numpy(items).to(device), torch.from_numpy(log_share).to(device)
+
+
+def add_session_neighbors(scores: Tensor, candidates: tuple[Tensor, Tensor], weight: float) -> Tensor:
+    """Log scores [B, V] with the session neighbors as a further component.
+
+    The component's mass is the candidates' mass so far times the weight, divided by their shares: thus it needs no sum
+    over all items, and counts where the other components agree that the next item is among the candidates.
+    """
+    items, log_share = candidates
+    if not items.shape[1]:
+        return scores
+    own = scores.gather(1, items)
+    mass = own.masked_fill(items == 0, MASKED).logsumexp(-1, keepdim=True)
+    return scores.scatter(1, items, torch.logaddexp(own, mass + math.log(weight) + log_share))
 
 
 def neighbor_pointers(

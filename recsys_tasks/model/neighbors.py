@@ -1,11 +1,9 @@
-"""Nearest-neighbor recommendation from co-occurrence in sessions: VMIS-kNN and item neighbors. Needs no training.
+"""Item neighbors from co-occurrence in sessions.
 
 Letters in shapes: N events, S sessions, B sessions to predict for, L tokens of a session, V items.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numpy as np
 from scipy import sparse
@@ -13,65 +11,6 @@ from scipy import sparse
 from recsys_tasks.features.item_neighbors import ItemNeighbors
 
 _DISCOUNT, _POPULARITY_EXPONENT, _MIN_COUNT = 0.75, 0.6, 1e-3  # δ and a of neighbor weights; smallest discounted count
-
-
-@dataclass(frozen=True)
-class NeighborConfig:
-    """Parameters of VMIS-kNN.
-
-    Attributes:
-        sessions_per_item: number of latest sessions considered for each item.
-        num_neighbors: number of nearest sessions that contribute to the scores.
-        max_session_items: number of latest items of the running session that are used.
-        item_decay: factor on an item's weight for each later item of the running session.
-    """
-
-    sessions_per_item: int = 500
-    num_neighbors: int = 200
-    max_session_items: int = 10
-    item_decay: float = 0.7
-
-
-class SessionNeighbors:
-    """VMIS-kNN (Kersbergen et al. 2022, Serenade) as products of sparse matrices.
-
-    The similarity of a past session to the running one is the sum, over their shared items, of the item's inverse
-    frequency times its recency in the running session. An item's score is the summed similarity of the nearest sessions
-    that contain it, times the square root of its inverse frequency. On validation the square root did better than the
-    inverse frequency or no factor.
-    """
-
-    def __init__(self, session: np.ndarray, item: np.ndarray, num_items: int, config: NeighborConfig) -> None:
-        """Builds the matrices from events of past sessions.
-
-        Args:
-            session: number of each event's session [N], from 0 in order of time.
-            item: number of each event's item [N].
-            num_items: size of the vocabulary, V.
-            config: parameters.
-        """
-        self.config = config
-        session_items = session_item_matrix(session, item, num_items)
-        num_sessions = session_items.shape[0]
-        item_sessions = session_items.T.tocsr()
-        item_sessions.sort_indices()
-        frequency = np.diff(item_sessions.indptr)
-        self.inverse_frequency = np.log(max(num_sessions, 1) / np.maximum(frequency, 1)).astype(np.float32)
-        is_latest = np.arange(item_sessions.nnz) >= np.repeat(
-            item_sessions.indptr[1:] - config.sessions_per_item, frequency
-        )
-        rows = np.repeat(np.arange(num_items), frequency)[is_latest]
-        self._item_sessions = sparse.csr_matrix(
-            (item_sessions.data[is_latest], (rows, item_sessions.indices[is_latest])), (num_items, num_sessions)
-        )
-        self._session_items = session_items @ sparse.diags(np.sqrt(self.inverse_frequency))
-
-    def scores(self, tokens: np.ndarray) -> sparse.csr_matrix:
-        """Scores [B, V] of the next item after session items [B, L], newest last, padded with 0."""
-        tokens = tokens[:, -self.config.max_session_items :]
-        weights = decayed_item_weights(tokens, self.config.item_decay, len(self.inverse_frequency))
-        similarity = weights @ sparse.diags(self.inverse_frequency) @ self._item_sessions
-        return (_largest_per_row(similarity, self.config.num_neighbors) @ self._session_items).tocsr()
 
 
 def nearest_items(session: np.ndarray, item: np.ndarray, num_items: int, count: int) -> np.ndarray:

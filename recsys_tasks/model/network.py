@@ -6,6 +6,9 @@ of the history and, where sessions repeat items, of the session so far, and over
 neighbors P come from co-occurrence (`features.item_neighbors`). Habit and discovery thus compete in one distribution.
 The cosine removes the popularity bias of vector lengths (Gupta et al. 2019, NISER).
 
+A fourth component, which is not trained, is added afterwards: the items of the nearest past sessions
+(`features.session_neighbors`), with a weight that validation chooses.
+
 Letters in shapes: B rows, W events of a window, H history events, T session tokens, S sessions, V items in the
 vocabulary, D embedding dimension, K negatives, A content tokens of an item, G neighbors of an item.
 """
@@ -21,6 +24,7 @@ from torch import Tensor, nn
 
 from recsys_tasks.features.item_neighbors import ItemNeighbors
 from recsys_tasks.features.sequences import COUNT_BUCKETS, GAP_BUCKETS
+from recsys_tasks.features.session_neighbors import SessionNeighbors
 from recsys_tasks.model.attention import (
     DecoderLayer,
     Dropout,
@@ -206,6 +210,7 @@ class Recommender(nn.Module):
             nn.init.zeros_(self.neighbor_query.weight)
             nn.init.constant_(self.neighbor_head.bias, _INITIAL_NEIGHBOR_LOGIT)
         self.item_neighbors = ItemNeighbors.none(config.num_items)
+        self.session_neighbors = SessionNeighbors.none(config.num_items)
 
     # Shared by training and inference
 

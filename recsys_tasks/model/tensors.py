@@ -42,7 +42,9 @@ class NetworkConfig:
         neighbor_tokens: number of a session's latest items whose neighbors are a component of the mixture; 0 without.
         age_rank: rank of the age bias of the pointer logits.
         discovery_weight: factor on the mass of generated items and neighbors after the training; see
-            `training.discovery`.
+            `training.component_weights`.
+        session_neighbor_weight: mass of the session neighbors, as a multiple of the mass that the other components give
+            to the same items; 0 without.
         is_trained: whether the network was trained. Before there are sessions to train on, only the items' content
             vectors are used.
     """
@@ -68,6 +70,7 @@ class NetworkConfig:
     neighbor_tokens: int = 0
     age_rank: int = 16
     discovery_weight: float = 1.0
+    session_neighbor_weight: float = 0.0
     is_trained: bool = True
 
     @property
@@ -150,6 +153,13 @@ class WindowBatch(NamedTuple):
     past: WindowHistory | None  # None where rows are single sessions
     recent: Tensor | None = None  # [B, W, L] latest session items before each target, newest first; 0 without neighbors
     recent_log_weight: Tensor | None = None  # [B, W, L] log weight of each target as their neighbor
+
+
+class ComponentWeights(NamedTuple):
+    """Weights of the mixture's components that validation chooses; see `NetworkConfig`."""
+
+    discovery: float = 1.0
+    session_neighbors: float = 0.0
 
 
 class Loss(NamedTuple):

@@ -24,7 +24,7 @@ from recsys_tasks.features.sequences import Timeline
 from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.model import distributed
 from recsys_tasks.model.network import Recommender
-from recsys_tasks.model.tensors import NegativeSample, NetworkConfig
+from recsys_tasks.model.tensors import ComponentWeights, NegativeSample, NetworkConfig
 from recsys_tasks.model.windows import Spans, epoch_windows, window_batch
 from recsys_tasks.names import FIRST_ITEM
 
@@ -121,6 +121,12 @@ class TrainingReport:
     best_epoch: int = 0
     stopped_by: str = "epochs"
     discovery_weight: float = 1.0
+    session_neighbor_weight: float = 0.0
+
+    @property
+    def component_weights(self) -> ComponentWeights:
+        """Weights of the components that validation chose."""
+        return ComponentWeights(self.discovery_weight, self.session_neighbor_weight)
 
     @property
     def plan(self) -> TrainingPlan:
@@ -174,7 +180,7 @@ def train(
     validate: Callable[[Recommender], float],
     on_epoch: Callable[[int, dict[str, float]], None] = lambda epoch, figures: None,
     checkpoint: Path | None = None,
-    choose_weight: Callable[[Recommender], float] = lambda network: 1.0,
+    choose_weights: Callable[[Recommender], ComponentWeights] = lambda network: ComponentWeights(),
 ) -> TrainingReport:
     """Trains a network in place; leaves it with the average of its last weights, or with `keep_best` the best average.
 
@@ -191,8 +197,8 @@ def train(
         on_epoch: called with the number of each epoch and its metrics.
         checkpoint: file of the training state, written after each epoch. An existing one of the same training is
             resumed.
-        choose_weight: called with the averaged weights before the network is trained on validation events; its result
-            is the report's `discovery_weight`.
+        choose_weights: called with the averaged weights before the network is trained on validation events; its result
+            is in the report.
 
     Raises:
         NotEnoughData: there is no training event.
@@ -210,7 +216,9 @@ def train(
         if trainer.is_validation_due:
             figures["validation"] = trainer.validate(validate)
         if trainer.advance_phase():
-            trainer.report.discovery_weight = trainer.evaluate_average(choose_weight)
+            weights = trainer.evaluate_average(choose_weights)
+            trainer.report.discovery_weight = weights.discovery
+            trainer.report.session_neighbor_weight = weights.session_neighbors
             trainer.start_decay()
         trainer.report.epochs.append(figures)
         on_epoch(trainer.epoch, figures)

@@ -23,6 +23,7 @@ from recsys_tasks.engine.purchase_intent import PurchaseIntent
 from recsys_tasks.engine.scoring import ItemVectors
 from recsys_tasks.errors import InvariantError
 from recsys_tasks.features.item_neighbors import ItemNeighbors
+from recsys_tasks.features.session_neighbors import SessionNeighbors
 from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.model.export import check_quantization, export_graph
 from recsys_tasks.model.files import PLUGIN_MODEL
@@ -121,11 +122,12 @@ def export_vector_model(
         WORDS: np.zeros((max(len(vocabulary.token_names), 1), dim), np.float32),
     }.items():
         np.save(folder / file, array)
-    config = {PLUGIN_MODEL: name, "query_words": 0, "is_trained": True}
+    config = {PLUGIN_MODEL: name, "query_words": 0, "is_trained": True, "session_neighbor_weight": 0.0}
     (folder / NETWORK).write_text(json.dumps(config, indent=2), encoding="utf-8")
     vocabulary.save(folder / VOCABULARY)
     NO_INTENT.save(folder / INTENT)
     ItemNeighbors.none(len(vocabulary)).save(folder)
+    SessionNeighbors.none(len(vocabulary)).save(folder)
     export_scoring_graph(vectors, bias, folder / SCAN)
     random = torch.Generator().manual_seed(0)
     history, before, tokens = (

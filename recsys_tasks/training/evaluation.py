@@ -47,6 +47,7 @@ from recsys_tasks.features.serving_data import catalog_columns
 from recsys_tasks.features.snapshot import Snapshot, open_snapshot
 from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.model.files import TrainedModel, load_model
+from recsys_tasks.model.tensors import ComponentWeights
 from recsys_tasks.model.training_loop import TrainingData
 from recsys_tasks.model.vector_model import NO_INTENT, is_vector_model
 from recsys_tasks.names import FIRST_ITEM, PADDING_ITEM, UNCALIBRATED
@@ -132,8 +133,9 @@ def _log_plots_and_card(
         draw_coverage(evaluated, folder / "coverage.png")
         examples = format_examples(opened.rank, opened.encoded, tasks)
         (folder / "examples.md").write_text(examples, encoding="utf-8")
-        weight = run.data.metrics.get("discovery_weight", 1.0)
-        card = model_card(run_id, snapshot, evaluated, intent, run.data.params, weight)
+        found = run.data.metrics
+        weights = ComponentWeights(found.get("discovery_weight", 1.0), found.get("session_neighbor_weight", 0.0))
+        card = model_card(run_id, snapshot, evaluated, intent, run.data.params, weights)
         (folder / "model_card.md").write_text(card, encoding="utf-8")
         runs.log_files(run_id, folder)
 

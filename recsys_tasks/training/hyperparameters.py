@@ -31,7 +31,7 @@ _REASONS: Final = {
     "max_positions": "longest session that is read in full",
     "local_tokens": "in training, a token attends to at least so many earlier ones of its session",
     "num_neighbors": "items in an item's vector; none with a history",
-    "neighbor_tokens": "latest items of a session whose neighbors are a component; none without a history or repeats",
+    "neighbor_tokens": "latest items of a session whose neighbors are a component; none without a history",
     "age_rank": "rank of the age bias of copying",
     "patience": "validations without improvement that start the decay",
     "validation_interval_events": "events between validations",

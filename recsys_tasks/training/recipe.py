@@ -59,8 +59,8 @@ def network_config(
         dropout=dropout_rate(len(training_events(data))) * min(1.0, passes / _MIN_PASSES),
         max_positions=MAX_TOKENS,
         num_neighbors=0 if history else _NUM_NEIGHBORS,
-        # Where a sequence is all that a user ever did, and nothing twice, co-occurrence says too little of a session.
-        neighbor_tokens=_NEIGHBOR_TOKENS if history or repeat else 0,
+        # Without a history, whole past sessions say more about a session than pairs of items do.
+        neighbor_tokens=_NEIGHBOR_TOKENS if history else 0,
     )
 
 

@@ -24,14 +24,18 @@ from recsys_tasks.features.text_encoder import TextEncoder
 from recsys_tasks.model.export import export_graphs, verify_graphs
 from recsys_tasks.model.files import PLUGIN_MODEL, TrainedModel, save_model, warm_start
 from recsys_tasks.model.network import Recommender
-from recsys_tasks.model.tensors import NetworkConfig
+from recsys_tasks.model.tensors import ComponentWeights, NetworkConfig
 from recsys_tasks.model.training_loop import TrainingConfig, TrainingPlan, TrainingReport, build_network, train
 from recsys_tasks.model.vector_model import export_vector_model
 from recsys_tasks.model.windows import replay_weights
 from recsys_tasks.names import CHAMPION, TRANSFORMER
 from recsys_tasks.registry import runs, versions
 from recsys_tasks.training import recipe
-from recsys_tasks.training.discovery import apply_discovery_weight, choose_discovery_weight
+from recsys_tasks.training.component_weights import (
+    apply_component_weights,
+    apply_discovery_weight,
+    choose_component_weights,
+)
 from recsys_tasks.training.evaluation import evaluate_run, load_run_model
 from recsys_tasks.training.hyperparameters import ALL_FROM_DATA, Hyperparameters, format_recipe
 from recsys_tasks.training.lineage import SCRATCH
@@ -279,9 +283,9 @@ def _fit(
     checkpoint = checkpoints / f"{task.snapshot.snapshot_id}-{started_from}{purpose}.pt"
     before_decay = checkpoint.with_suffix(".before-decay.pt")
 
-    def choose_weight(trained: Recommender) -> float:
+    def choose_weights(trained: Recommender) -> ComponentWeights:
         _save_weights(trained, before_decay)
-        return choose_discovery_weight(trained, task.encoded.timeline, asked)
+        return choose_component_weights(trained, task.data, asked)
 
     with runs.start_run(task.snapshot, parameters, {"started_from": started_from, **tags}) as run_id:
         if network.config.is_trained:
@@ -292,10 +296,9 @@ def _fit(
                 _validation_metric(task, asked),
                 lambda epoch, figures: runs.log_epoch(run_id, epoch, figures),
                 checkpoint,
-                choose_weight,
+                choose_weights,
             )
-            apply_discovery_weight(network, report.discovery_weight)
-            network.config = replace(network.config, discovery_weight=report.discovery_weight)
+            apply_component_weights(network, task.data, report.component_weights)
         else:
             report = TrainingReport(stopped_by=_NO_SESSIONS)
         _log_training(run_id, report, schedule, started_from)
@@ -340,7 +343,7 @@ def _without_plan(schedule: TrainingConfig) -> dict[str, Any]:
 
 
 def _log_training(run_id: str, report: TrainingReport, schedule: TrainingConfig, started_from: str) -> None:
-    names = ("best_epoch", "steps", "tokens_per_second", "discovery_weight")
+    names = ("best_epoch", "steps", "tokens_per_second", "discovery_weight", "session_neighbor_weight")
     figures = {name: float(getattr(report, name)) for name in names}
     reproduction = {
         "schedule": _without_plan(schedule),

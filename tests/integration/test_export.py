@@ -92,7 +92,7 @@ def test_a_model_of_an_earlier_format_is_rejected(tmp_path: Path) -> None:
     words = vocabulary()
     save_model(TrainedModel(build_network(small_config(words), words), words), tmp_path)
     (tmp_path / NETWORK).write_text(json.dumps({"items": len(words), "width": 16, "query_words": 0}))
-    with pytest.raises(IncompatibleModelFormat, match="has format 1; this version of the package reads format 4"):
+    with pytest.raises(IncompatibleModelFormat, match="has format 1; this version of the package reads format 5"):
         load_model(tmp_path)
 
 

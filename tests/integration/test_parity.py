@@ -18,11 +18,13 @@ from recsys_tasks.features.serving_data import catalog_columns
 from recsys_tasks.features.snapshot import SnapshotParameters, build_snapshot
 from recsys_tasks.model.export import export_graphs
 from recsys_tasks.model.files import TrainedModel, save_model
+from recsys_tasks.model.tensors import ComponentWeights
 from recsys_tasks.model.training_loop import TrainingConfig, build_network, train
 from recsys_tasks.names import UNKNOWN_ITEM
 from recsys_tasks.promotion.build import golden_requests, seal_with_golden, write_data
 from recsys_tasks.serving.app import create_app
 from recsys_tasks.settings import Settings
+from recsys_tasks.training.component_weights import apply_component_weights
 from recsys_tasks.training.recipe import with_item_neighbors
 from recsys_tasks.training.task import training_data
 from tests.conftest import fresh_warehouse
@@ -54,7 +56,9 @@ def shop(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> EvaluatedSh
     torch.manual_seed(0)
     config = small_config(vocabulary, neighbor_tokens=4, num_trained_items=vocabulary.num_trained)
     network = build_network(config, vocabulary)
-    train(network, with_item_neighbors(training_data(encoded)), TrainingConfig(epochs=2, num_negatives=32), lambda _: 0)
+    data = with_item_neighbors(training_data(encoded))
+    train(network, data, TrainingConfig(epochs=2, num_negatives=32), lambda _: 0)
+    apply_component_weights(network, data, ComponentWeights(discovery=1.5, session_neighbors=1.0))
     bundle = folder / "bundle"
     save_model(TrainedModel(network, vocabulary), bundle)
     export_graphs(network, bundle)

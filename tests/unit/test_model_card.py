@@ -8,6 +8,7 @@ from recsys_tasks.evaluation.calibration import without_intent
 from recsys_tasks.evaluation.model_card import model_card
 from recsys_tasks.evaluation.report import EvaluationReport
 from recsys_tasks.features.snapshot import Snapshot
+from recsys_tasks.model.tensors import ComponentWeights
 
 AT = datetime(2024, 1, 1, tzinfo=UTC)
 SNAPSHOT = Snapshot("s", Path(), AT, 1, AT, AT, 100, 20, 40, 0, 10, (), "items", "users", (), ())
@@ -20,7 +21,9 @@ def _card(sizes: dict[str, int], mrr: dict[str, float]) -> str:
     table = {"model": METRICS, "popularity": METRICS}
     report = EvaluationReport(table, {"model": {"mrr_20": (0.09, 0.11)}}, by_segment, sizes)
     return " ".join(
-        model_card("r", SNAPSHOT, report, without_intent("no purchases", np.zeros(2)), PARAMETERS, 2.0).split()
+        model_card(
+            "r", SNAPSHOT, report, without_intent("no purchases", np.zeros(2)), PARAMETERS, ComponentWeights(2.0, 0.5)
+        ).split()
     )
 
 
@@ -33,3 +36,9 @@ def test_the_weakest_segment_has_a_hundred_sessions(size: int, weakest: str) -> 
 
 def test_without_a_large_segment_none_is_called_the_weakest() -> None:
     assert "No segment has 100 sessions" in _card({"new users": 3}, {"new users": 0.0})
+
+
+def test_the_card_names_the_components_and_their_weights() -> None:
+    card = _card({"new users": 3}, {"new users": 0.0})
+    assert "items of the nearest past sessions" in card
+    assert "discovery 2, session neighbors 0.5" in card

@@ -1,10 +1,14 @@
+from collections.abc import Sequence
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys_tasks.features.item_neighbors import NO_NEIGHBOR, latest_items
-from recsys_tasks.model.neighbors import NeighborConfig, SessionNeighbors, count_item_neighbors, nearest_items
+from recsys_tasks.features.session_neighbors import NeighborConfig, SessionNeighbors
+from recsys_tasks.model.neighbors import count_item_neighbors, nearest_items
 
 ITEMS = 12
 
@@ -32,29 +36,54 @@ def _expected_scores(sessions: list[list[int]], session_items: list[int], config
 sessions = st.lists(st.lists(st.integers(2, ITEMS - 1), min_size=1, max_size=5), min_size=1, max_size=12)
 
 
+def _neighbors(log: list[list[int]], config: NeighborConfig) -> SessionNeighbors:
+    session = np.repeat(np.arange(len(log)), [len(items) for items in log])
+    items = np.concatenate([np.asarray(items, np.int64) for items in log])
+    return SessionNeighbors.from_events(session, items, ITEMS, config)
+
+
+def _scores(found: SessionNeighbors, tokens: list[int], excluded: Sequence[int] = ()) -> np.ndarray:
+    candidates = found.candidates(np.asarray(tokens), np.asarray(excluded, np.int64))
+    scores = np.zeros(ITEMS)
+    scores[candidates.items] = candidates.scores
+    return scores
+
+
 @settings(max_examples=60, deadline=None)
 @given(sessions, st.lists(st.integers(2, ITEMS - 1), min_size=1, max_size=6))
-def test_the_matrix_products_equal_the_sums_over_neighbors(log: list[list[int]], session_items: list[int]) -> None:
+def test_the_scores_of_candidates_are_the_sums_over_the_nearest_sessions(
+    log: list[list[int]], session_items: list[int]
+) -> None:
     config = NeighborConfig(sessions_per_item=3, num_neighbors=100, max_session_items=4)
-    session = np.repeat(np.arange(len(log)), [len(items) for items in log])
-    model = SessionNeighbors(session, np.concatenate(log), ITEMS, config)
-    tokens = np.asarray([[0] * (6 - len(session_items)) + session_items])
-    found = np.asarray(model.scores(tokens).todense())[0]
-    assert found == pytest.approx(_expected_scores(log, session_items, config), abs=1e-4)
+    found = _neighbors(log, config)
+    assert found.fits(ITEMS)
+    assert _scores(found, session_items) == pytest.approx(_expected_scores(log, session_items, config), abs=1e-4)
 
 
-def test_only_the_nearest_sessions_contribute() -> None:
+def test_only_the_nearest_sessions_and_the_best_candidates_count() -> None:
     log = [[2, 3, 5], [2, 4], [6, 7], [6, 8], [9, 10]]
-    session = np.repeat(np.arange(len(log)), [len(items) for items in log])
-    model = SessionNeighbors(session, np.concatenate(log), ITEMS, NeighborConfig(num_neighbors=1))
-    scores = np.asarray(model.scores(np.asarray([[2, 3]])).todense())[0]
+    scores = _scores(_neighbors(log, NeighborConfig(num_neighbors=1)), [2, 3])
     assert scores[5] > 0
     assert scores[4] == 0
+    best = _scores(_neighbors(log, NeighborConfig(max_candidates=1)), [2, 3])
+    assert best[best > 0].tolist() == [_scores(_neighbors(log, NeighborConfig()), [2, 3]).max()]
 
 
-def test_an_empty_session_has_no_neighbors() -> None:
-    model = SessionNeighbors(np.asarray([0, 0]), np.asarray([2, 3]), ITEMS, NeighborConfig())
-    assert model.scores(np.zeros((2, 5), np.int64)).nnz == 0
+def test_excluded_items_are_no_candidates() -> None:
+    found = _neighbors([[2, 3, 5], [2, 4], [6]], NeighborConfig())
+    assert np.flatnonzero(_scores(found, [2], excluded=[2, 3])).tolist() == [4, 5]
+
+
+@pytest.mark.parametrize("tokens", [[], [0], [1, 0, 1], [ITEMS + 3]])
+def test_a_session_without_known_items_has_no_candidates(tokens: list[int]) -> None:
+    assert not len(_neighbors([[2, 3]], NeighborConfig()).candidates(np.asarray(tokens, np.int64)).items)
+
+
+def test_the_tables_are_stored_whole(tmp_path: Path) -> None:
+    found = _neighbors([[2, 3, 5], [2, 4]], NeighborConfig())
+    found.save(tmp_path)
+    assert _scores(SessionNeighbors.load(tmp_path), [2]).tolist() == _scores(found, [2]).tolist()
+    assert not SessionNeighbors.load(tmp_path).fits(ITEMS - 1)
 
 
 @given(sessions, st.integers(0, 6))

@@ -30,15 +30,10 @@ def test_sessions_repeat_is_derived_from_the_training_events() -> None:
     assert not recipe.sessions_repeat(_data([1, 2, 1, 3], [0, 0, 1, 1]))
 
 
-@pytest.mark.parametrize(
-    ("items", "history", "expected"),
-    [([1, 2, 1, 3], False, True), ([1, 2, 4, 3], False, False), ([1, 2, 4, 3], True, True)],
-)
-def test_neighbors_are_a_component_where_there_is_a_history_or_sessions_repeat_items(
-    items: list[int], history: bool, expected: bool
-) -> None:
-    config = recipe.network_config(_data(items, [0, 0, 0, 1]), _vocabulary(9), history, 60)
-    assert (config.neighbor_tokens > 0) == expected
+@pytest.mark.parametrize("history", [False, True])
+def test_neighbors_of_items_are_a_component_where_there_is_a_history(history: bool) -> None:
+    config = recipe.network_config(_data([1, 2, 1, 3], [0, 0, 0, 1]), _vocabulary(9), history, 60)
+    assert (config.neighbor_tokens > 0) == history
 
 
 @given(st.integers(1, 10**9), st.integers(1, 10**9))

@@ -10,14 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys_tasks.engine.graphs import Graph
-from recsys_tasks.engine.scoring import CopyCandidates, ItemVectors, NextItemScores
+from recsys_tasks.engine.scoring import CopyCandidates, ItemVectors, Neighbors, NextItemScores
 from recsys_tasks.features.item_neighbors import ItemNeighbors, latest_items
+from recsys_tasks.features.session_neighbors import SessionNeighbors
 from recsys_tasks.model import scoring_graph
 from recsys_tasks.model.scoring_graph import export_scoring_graph
 from recsys_tasks.names import FIRST_ITEM
 
 ITEMS, ADDED, WIDTH = 700, 5, 16
-ALL = np.arange(ITEMS + ADDED)
+ALL, NOTHING = np.arange(ITEMS + ADDED), np.zeros(0, np.int64)
 
 
 class ScannedItems(NamedTuple):
@@ -44,11 +45,20 @@ def scanned(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 def _expected(
-    items: ItemVectors, direction: np.ndarray, copy_logits: np.ndarray, copies: np.ndarray, excluded: np.ndarray
+    items: ItemVectors,
+    direction: np.ndarray,
+    copy_logits: np.ndarray,
+    copies: np.ndarray,
+    excluded: np.ndarray,
+    weight: float = 0.0,
+    candidates: np.ndarray = NOTHING,
+    shares_of_candidates: np.ndarray = NOTHING,
 ) -> np.ndarray:
     mass = np.exp((items.dot(direction) + items.bias).astype(np.float64))
     np.add.at(mass, copies, np.exp(copy_logits.astype(np.float64)))
     mass[:FIRST_ITEM] = mass[excluded] = 0.0
+    if len(candidates):
+        mass[candidates] += weight * mass[candidates].sum() * shares_of_candidates
     shares: np.ndarray = mass / mass.sum()
     return shares
 
@@ -62,7 +72,14 @@ def _random_neighbors(count: int, seed: int) -> ItemNeighbors:
     return ItemNeighbors(start, item, np.log(random.uniform(0.1, 0.9, start[-1])).astype(np.float32))
 
 
-NEIGHBORS = _random_neighbors(ITEMS, 1)
+def _random_sessions(count: int) -> SessionNeighbors:
+    """Two thousand sessions of four items."""
+    item = np.random.default_rng(2).integers(FIRST_ITEM, count, 8_000)
+    return SessionNeighbors.from_events(np.repeat(np.arange(2_000), 4), item, count)
+
+
+NEIGHBORS, SESSIONS = _random_neighbors(ITEMS, 1), _random_sessions(ITEMS)
+NO_SESSIONS = Neighbors(NEIGHBORS, SessionNeighbors.none(ITEMS), 0.0)
 NUMBERS = st.lists(st.integers(0, ITEMS + ADDED - 1), min_size=1, max_size=30)
 
 
@@ -73,6 +90,7 @@ NUMBERS = st.lists(st.integers(0, ITEMS + ADDED - 1), min_size=1, max_size=30)
     st.booleans(),
     st.booleans(),
     st.booleans(),
+    st.sampled_from([0.0, 0.5, 2.0]),
     st.sampled_from([1, 20, 500, 2000]),
 )
 @settings(deadline=None, max_examples=80)
@@ -84,6 +102,7 @@ def test_probabilities_equal_the_numpy_reference(
     repeat: bool,
     with_neighbors: bool,
     with_added: bool,
+    session_weight: float,
     k: int,
 ) -> None:
     count = ITEMS + (ADDED if with_added else 0)
@@ -109,8 +128,12 @@ def test_probabilities_equal_the_numpy_reference(
         allowed = ~np.isin(copies, excluded)
         copy_logits, copies = copy_logits[allowed], copies[allowed]
     offset = np.where(random.random(count) < 0.3, -np.inf, random.choice([0.0, 0.7], count)).astype(np.float32)
-    expected = _expected(items, direction, copy_logits, copies, excluded)
-    scores = NextItemScores(items, scanned.graph, reading, CopyCandidates.from_events(past), tokens, NEIGHBORS)
+    found = SESSIONS.candidates(tokens, excluded)
+    near = found.items if session_weight else found.items[:0]
+    shares_of_near = found.scores / max(found.scores.sum(), 1e-30)
+    expected = _expected(items, direction, copy_logits, copies, excluded, session_weight, near, shares_of_near)
+    neighbors = Neighbors(NEIGHBORS, SESSIONS, session_weight)
+    scores = NextItemScores(items, scanned.graph, reading, CopyCandidates.from_events(past), tokens, neighbors)
     known = np.arange(FIRST_ITEM, count)
     np.testing.assert_allclose(scores.of(known), expected[known], rtol=1e-3, atol=1e-9)
     for used_offset in (None, offset):
@@ -134,6 +157,6 @@ def test_the_probabilities_of_some_items_are_estimated_where_the_catalog_is_larg
     direction = 4 * vectors[39_000]
     nothing, numbers = np.zeros(0, np.int64), np.asarray([FIRST_ITEM, 500, 39_000])
     reading = {"direction": direction[None], "of_history": np.zeros((1, 0), np.float32)}
-    scores = NextItemScores(items, None, reading, CopyCandidates.from_events(nothing), nothing, NEIGHBORS)  # type: ignore[arg-type]
+    scores = NextItemScores(items, None, reading, CopyCandidates.from_events(nothing), nothing, NO_SESSIONS)  # type: ignore[arg-type]
     expected = _expected(items, direction, nothing, nothing, nothing)
     np.testing.assert_allclose(scores.of(numbers), expected[numbers], rtol=0.1)

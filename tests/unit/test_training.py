@@ -10,6 +10,7 @@ from recsys_tasks.errors import InvariantError, OutOfMemory
 from recsys_tasks.features.encoded_snapshot import EncodedSnapshot
 from recsys_tasks.features.sequences import build_timeline
 from recsys_tasks.model.network import Recommender
+from recsys_tasks.model.tensors import ComponentWeights
 from recsys_tasks.model.training_loop import TrainingConfig, TrainingData, TrainingReport, build_network, train
 from recsys_tasks.model.windows import replay_weights
 from tests.shops import encoded_shop, small_config, training_data
@@ -64,16 +65,16 @@ def test_a_slow_evaluation_between_the_phases_leaves_the_decay_its_share(monkeyp
         seconds += 1  # at each reading
         return seconds
 
-    def choose_weight(network: Recommender) -> float:
+    def choose_weights(network: Recommender) -> ComponentWeights:
         nonlocal seconds
         seconds += 1_000
-        return 1.0
+        return ComponentWeights()
 
     monkeypatch.setattr("recsys_tasks.model.training_loop.time.perf_counter", clock)
     words = encoded_shop(users=20).vocabulary
     config = replace(CONFIG, epochs=10_000, patience=10_000, seconds=100, decay_fraction=0.25)
     network, data = build_network(small_config(words), words), training_data(encoded_shop(users=20))
-    report = train(network, data, config, lambda _: 0.0, choose_weight=choose_weight)
+    report = train(network, data, config, lambda _: 0.0, choose_weights=choose_weights)
     assert report.steps - report.stable_steps > report.stable_steps / 4
 
 

@@ -1,0 +1,137 @@
+"""Weights of the mixture's components that validation chooses, after the training and before its decay.
+
+The mixture is trained for likelihood, and lists are judged by rank. Two weights are chosen by rank:
+
+* discovery: how much generated items and neighbors count beside items copied from the history. A copied item that is
+  hardly more probable than many new ones displaces them all. Within the spread of validation, a larger weight gives
+  lists with more new items at no cost.
+* session neighbors: how much the items of the nearest past sessions count (`features.session_neighbors`).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from recsys_tasks.evaluation.gate import PRIMARY_METRIC
+from recsys_tasks.evaluation.metrics import ranking_metrics
+from recsys_tasks.evaluation.protocol import PredictionTasks, iterate_batches, model_inputs, rank_scores
+from recsys_tasks.features.session_neighbors import SessionNeighbors
+from recsys_tasks.model.incremental import (
+    add_session_neighbors,
+    decode_from_start,
+    session_candidates,
+    trained_scores,
+)
+from recsys_tasks.model.network import Recommender
+from recsys_tasks.model.tensors import ComponentWeights
+from recsys_tasks.model.training_loop import TrainingData
+from recsys_tasks.training.recipe import session_events
+
+log = logging.getLogger(__name__)
+_DISCOVERY_WEIGHTS = (1.0, 1.5, 2.0, 3.0)
+_TOLERANCE = 0.01  # share of the best metric that a larger discovery weight may cost
+_SESSION_NEIGHBOR_WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0)
+_MIN_GAIN = 0.005  # share of the metric without session neighbors that they must gain to be worth their time
+
+
+def choose_component_weights(network: Recommender, data: TrainingData, tasks: PredictionTasks) -> ComponentWeights:
+    """Chooses both weights on validation tasks, for a network that was trained on the events up to `data.stops`."""
+    discovery = choose_discovery_weight(network, data, tasks)
+    apply_discovery_weight(network, discovery)
+    network.session_neighbors = find_session_neighbors(data)
+    chosen = ComponentWeights(discovery, choose_session_neighbor_weight(network, data, tasks))
+    apply_discovery_weight(network, 1 / discovery)
+    return chosen
+
+
+def choose_discovery_weight(network: Recommender, data: TrainingData, tasks: PredictionTasks) -> float:
+    """The largest weight whose validation metric is within 1 % of the best; 1 without a history to copy from."""
+    if not (network.config.history and network.config.copying):
+        return 1.0
+    metrics = _metrics_by_discovery_weight(network, data, tasks)
+    chosen = max(weight for weight, metric in metrics.items() if metric >= (1 - _TOLERANCE) * max(metrics.values()))
+    log.info("Discovery weight %g: %s", chosen, _format(metrics))
+    return chosen
+
+
+def choose_session_neighbor_weight(network: Recommender, data: TrainingData, tasks: PredictionTasks) -> float:
+    """The weight with the highest validation metric; 0 if none gains half a percent, since neighbors cost time."""
+    metrics = _metrics_by_session_neighbor_weight(network, data, tasks)
+    best = max(metrics, key=lambda weight: metrics[weight])
+    chosen = best if metrics[best] >= (1 + _MIN_GAIN) * metrics[0.0] else 0.0
+    log.info("Session neighbor weight %g: %s", chosen, _format(metrics))
+    return chosen
+
+
+def apply_component_weights(network: Recommender, data: TrainingData, weights: ComponentWeights) -> None:
+    """Gives a network, whose training has ended, its weights, and the session neighbors of all training events."""
+    apply_discovery_weight(network, weights.discovery)
+    if weights.session_neighbors:
+        network.session_neighbors = find_session_neighbors(data._replace(stops=data.final_stops))
+    else:
+        network.session_neighbors = SessionNeighbors.none(network.config.num_items)
+    network.config = replace(
+        network.config, discovery_weight=weights.discovery, session_neighbor_weight=weights.session_neighbors
+    )
+
+
+@torch.no_grad()
+def apply_discovery_weight(network: Recommender, weight: float) -> None:
+    """Multiplies the mass of generated items and neighbors by a weight, relative to copies from the history."""
+    if weight != 1:
+        network.age_offset.sub_(math.log(weight))
+
+
+def find_session_neighbors(data: TrainingData) -> SessionNeighbors:
+    """The sessions of the training events up to `data.stops`."""
+    return SessionNeighbors.from_events(*session_events(data), len(data.counts))
+
+
+@torch.inference_mode()
+def _metrics_by_discovery_weight(
+    network: Recommender, data: TrainingData, tasks: PredictionTasks
+) -> dict[float, float]:
+    """The validation metric with each weight. Encoding the histories takes the time, and is done once."""
+    network.eval()
+    matrix, timeline = network.items.matrix(), data.timeline
+    ranks = {weight: np.empty(len(tasks), np.int64) for weight in _DISCOVERY_WEIGHTS}
+    for part in iterate_batches(timeline, tasks):
+        events, query = model_inputs(network, timeline, tasks[part])
+        output = decode_from_start(network, events, query)
+        assert output.history_copy_logits is not None, "Only with a history there is a weight"  # noqa: S101
+        for weight, found in ranks.items():
+            weighted = output._replace(history_copy_logits=output.history_copy_logits - math.log(weight))
+            scores = trained_scores(network, weighted, query, matrix).cpu().numpy()
+            found[part] = rank_scores(scores, timeline, tasks[part], exclude_session_items=False).ranks
+    return _metrics(ranks)
+
+
+@torch.inference_mode()
+def _metrics_by_session_neighbor_weight(
+    network: Recommender, data: TrainingData, tasks: PredictionTasks
+) -> dict[float, float]:
+    """The validation metric with each weight; the network scores the items once."""
+    network.eval()
+    matrix, timeline = network.items.matrix(), data.timeline
+    ranks = {weight: np.empty(len(tasks), np.int64) for weight in _SESSION_NEIGHBOR_WEIGHTS}
+    for part in iterate_batches(timeline, tasks):
+        events, query = model_inputs(network, timeline, tasks[part])
+        trained = trained_scores(network, decode_from_start(network, events, query), query, matrix)
+        candidates = session_candidates(network, query)
+        for weight, found in ranks.items():
+            scores = add_session_neighbors(trained, candidates, weight) if weight else trained.clone()
+            found[part] = rank_scores(scores.cpu().numpy(), timeline, tasks[part], exclude_session_items=False).ranks
+    return _metrics(ranks)
+
+
+def _metrics(ranks: dict[float, np.ndarray]) -> dict[float, float]:
+    return {weight: ranking_metrics(found)[PRIMARY_METRIC] for weight, found in ranks.items()}
+
+
+def _format(metrics: dict[float, float]) -> str:
+    return ", ".join(f"{weight:g} gives {metric:.4f}" for weight, metric in metrics.items())
