@@ -10,7 +10,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
 # The end-to-end test takes longest and mostly waits: it runs beside the others, from the beginning.
 PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 10
 
-.PHONY: help install run airflow psql check format lint types sql docs-check test unit docs lock resolve
+.PHONY: help install run airflow psql check format lint types sql docs-check test unit browser docs lock resolve
 
 help:  ## list the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -74,7 +74,14 @@ docs: install  ## build the documentation site into .site, with diagrams (needs 
 unit: install  ## unit tests: under 90 seconds
 	$(BIN)/pytest --numprocesses 2 tests/unit
 
-test: install  ## all checks and tests, on real PostgreSQL, MLflow and Airflow
+browser:  ## Chromium for the tests of pages, from Debian's packages, if this machine has none
+	@command -v chromium chromium-browser google-chrome > /dev/null \
+	  || { echo "Installing Chromium for the tests of pages"; \
+	       as_root=$$([ "$$(id -u)" = 0 ] || echo "sudo -n"); $$as_root apt-get update -qq; \
+	       $$as_root apt-get install -qq --no-install-recommends chromium fonts-dejavu-core > /dev/null; } \
+	  || { echo "make: Chromium could not be installed; install it, then run make test again"; exit 1; }
+
+test: install browser  ## all checks and tests, on real PostgreSQL, MLflow, Airflow and Chromium
 	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target resolve $(CHECKS)
 	$(PYTEST)
 

@@ -105,6 +105,14 @@ class Settings(BaseSettings):
     cache_mb: int = Field(
         64, ge=1, description="Size of the history and session caches of each model of an endpoint, in MB."
     )
+    shop: bool = Field(
+        False, description="Whether the endpoint has the storefront at /shop. It names users who have a history."
+    )
+    shop_key: SecretStr | None = Field(
+        None,
+        description="Key that the storefront sends, with the scopes `read` and `write`. Every visitor can read it: use"
+        " one with origins. Default: none, for an endpoint that is open to everybody.",
+    )
     log_format: Literal["text", "json"] = Field("text", description="Format of the endpoint's log lines.")
     access_log: bool = Field(
         False, description="Whether the endpoint logs every request. Lines hold no user, session or query."

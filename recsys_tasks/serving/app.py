@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 from starlette_compress import CompressMiddleware
 
 from recsys_tasks.engine.item_updates import ItemUpdates
@@ -331,6 +331,15 @@ async def _yield_periodically(number: int) -> None:
         await asyncio.sleep(0)
 
 
+def _page_routes(settings: Settings, endpoint: Endpoint) -> list[BaseRoute]:
+    """Returns the routes of the pages that are on. An endpoint without pages does not import them."""
+    if not settings.shop:
+        return []
+    from recsys_tasks.serving.shop import shop_routes
+
+    return shop_routes(settings, endpoint.recommender)
+
+
 def create_app(settings: Settings, folders: WorkerFolders | None = None) -> Starlette:
     """Returns the endpoint as an ASGI application, alone or as one of several workers."""
     folders = folders or WorkerFolders.for_worker(settings.home, 0, 1)
@@ -388,6 +397,7 @@ def create_app(settings: Settings, folders: WorkerFolders | None = None) -> Star
             route("/healthz", endpoint.get_healthz, "GET", OPEN),
             route("/readyz", endpoint.get_readyz, "GET", OPEN),
             route("/metrics", endpoint.get_metrics, "GET", OPEN),
+            *_page_routes(settings, endpoint),
         ],
         exception_handlers={HTTPException: handle_http_exception},
         lifespan=lifespan,

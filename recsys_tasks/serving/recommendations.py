@@ -236,6 +236,14 @@ class RecommendationService:
         ]
         return InterestedUsersResponse(engine.bundle.model_version, users)
 
+    def most_active_users(self, count: int) -> list[str]:
+        """Returns the users with the longest histories in the active model; none without a model."""
+        engine = self._models.engine
+        if engine is None:
+            return []
+        users = engine.bundle.histories.most_active_users(count)
+        return [user_id for user_id in users if self._bundle_user_id(user_id, engine) is not None]
+
     def suggest(self, prefix: str, k: int) -> SuggestionsResponse:
         """Returns completions of an unfinished query: at most k queries and k items."""
         engine = self.active_engine()
@@ -273,8 +281,9 @@ class RecommendationService:
         items = answer.items
         if request.fields:
             items = [engine.with_data(item, request.fields) for item in items]
+        arm = None if ranked.arm is None else ranked.arm.name
         return RecommendationResponse(
-            ranked.request_id, version, answer.purchase_intent, is_complete, request.record, items
+            ranked.request_id, version, arm, answer.purchase_intent, is_complete, request.record, items
         )
 
     def _is_repeated(self, request_id: str) -> bool:

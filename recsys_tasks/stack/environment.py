@@ -150,6 +150,7 @@ def stack_environment(home: Path, dags: Path, socket_folder: Path, ports: Ports)
         "RECSYS_MLFLOW_TRACKING_URI": ports.url("mlflow"),
         "RECSYS_ENDPOINT_URLS": json.dumps([ports.url("endpoint")]),
         "RECSYS_ADMIN_TOKEN": secret["admin_token"],
+        "RECSYS_SHOP": "true",
         "RECSYS_DATA_DOCS_URL": ports.url("data_docs"),
         "RECSYS_AIRFLOW_URL": ports.url("airflow"),
         "RECSYS_AIRFLOW_POOL": POOL,

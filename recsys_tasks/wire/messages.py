@@ -198,6 +198,10 @@ class ListResponse(msgspec.Struct):
 
     request_id: Annotated[str, Meta(description="Id of this list. Send it with the events that follow from the list.")]
     model_version: Annotated[str, Meta(description="Version of the model that made the list.")]
+    arm: Annotated[
+        str | None,
+        Meta(description="Arm of the visitor, if an experiment runs; null for anonymous and unrecorded lists."),
+    ]
     purchase_intent: Annotated[
         float | None,
         Meta(

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-TEXT = (Path(__file__).parents[2] / "docker-compose.yml").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
 COMPOSE: dict[str, Any] = yaml.safe_load(TEXT)
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 
@@ -28,7 +29,9 @@ def test_every_dependency_exists_and_has_a_ready_condition() -> None:
 
 def test_every_volume_and_secret_is_declared() -> None:
     for service in SERVICES.values():
-        assert {volume.split(":")[0] for volume in service.get("volumes", [])} <= set(COMPOSE["volumes"])
+        named = {volume.split(":")[0] for volume in service.get("volumes", [])}
+        assert {name for name in named if not name.startswith("./")} <= set(COMPOSE["volumes"])
+        assert all((ROOT / name).is_dir() for name in named if name.startswith("./"))
         assert set(service.get("secrets", [])) <= set(COMPOSE["secrets"])
 
 

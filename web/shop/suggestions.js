@@ -1,0 +1,73 @@
+/** Suggestions below the search box: a combobox with a listbox (ARIA Authoring Practices Guide). */
+
+import { element } from "./dom.js";
+import { productAddress } from "./products.js";
+
+const WAIT_MS = 120;
+
+/** Shows suggestions for what is typed into `input` in `list`; a choice changes the address. */
+export function suggestWhileTyping(session, input, list) {
+  let timer = null;
+  let active = -1;
+
+  const close = () => {
+    clearTimeout(timer);
+    list.hidden = true;
+    active = -1;
+    input.setAttribute("aria-expanded", "false");
+    input.removeAttribute("aria-activedescendant");
+  };
+  const choose = (option) => {
+    close();
+    location.hash = option.dataset.address;
+  };
+  const mark = (index) => {
+    active = index;
+    [...list.children].forEach((option, place) => option.setAttribute("aria-selected", String(place === index)));
+    if (index >= 0) input.setAttribute("aria-activedescendant", list.children[index].id);
+    else input.removeAttribute("aria-activedescendant");
+  };
+  const show = async () => {
+    const prefix = input.value.trim();
+    if (!prefix) return close();
+    const found = await session.suggest(prefix).catch(() => null); // no suggestions are no reason to disturb
+    if (found === null || prefix !== input.value.trim() || document.activeElement !== input) return undefined;
+    const queries = found.queries.map((query) => [query, `#/search?${new URLSearchParams({ q: query })}`, "search"]);
+    const items = found.items.map((item) => [item.title, productAddress(item.item_id), "product"]);
+    const options = [...queries, ...items].map(([text, address, kind], index) =>
+      element(
+        "li",
+        { role: "option", id: `suggestion-${index}`, "aria-selected": "false", "data-address": address, mousedown: (event) => { event.preventDefault(); choose(event.currentTarget); } },
+        text,
+        element("small", {}, ` ${kind}`),
+      ),
+    );
+    list.replaceChildren(...options);
+    list.hidden = !options.length;
+    input.setAttribute("aria-expanded", String(options.length > 0));
+    active = -1;
+  };
+
+  input.addEventListener("input", () => {
+    clearTimeout(timer);
+    timer = setTimeout(show, WAIT_MS);
+  });
+  input.addEventListener("blur", close);
+  input.form.addEventListener("submit", () => {
+    close();
+    input.blur(); // answers that are under way do not open the list again
+  });
+  input.addEventListener("keydown", (event) => {
+    if (event.key === "Escape") close();
+    if (list.hidden) return;
+    const count = list.children.length;
+    if (event.key === "ArrowDown" || event.key === "ArrowUp") {
+      event.preventDefault();
+      mark(event.key === "ArrowDown" ? (active + 1) % count : (active <= 0 ? count : active) - 1);
+    }
+    if (event.key === "Enter" && active >= 0) {
+      event.preventDefault();
+      choose(list.children[active]);
+    }
+  });
+}
