@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING
 from recsys_tasks.errors import ConfigurationError, InputError, RecsysError
 from recsys_tasks.names import BASELINES, NETWORKS, TRANSFORMER
 from recsys_tasks.plugins import BASELINE_GROUP, MODEL_GROUP, plugin_names
-from recsys_tasks.settings import settings
 from recsys_tasks.simulation.scenario import scenario_names
 
 if TYPE_CHECKING:
@@ -147,6 +146,9 @@ def build_parser() -> argparse.ArgumentParser:
 
     _add_verb(verbs, "reconcile", _reconcile, "make endpoints and registry aliases match the last promotion")
 
+    console = _add_verb(verbs, "console", _console, "run the operations console")
+    console.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1")
+    console.add_argument("--port", type=int, default=8083, help="default: 8083")
     serve = _add_verb(verbs, "serve", _serve, "run the endpoint")
     serve.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1")
     serve.add_argument("--port", type=int, default=8080, help="default: 8080")
@@ -489,22 +491,10 @@ def _reproduce(options: argparse.Namespace) -> None:
 
 
 def _promote(options: argparse.Namespace) -> None:
-    from recsys_tasks.evaluation.gate import WAIT
     from recsys_tasks.steps import promotion
 
-    number, folder = promotion.build(options.version)
-    decision = promotion.judge(number, folder)
-    if not decision.promote:
-        verdict = "waits" if decision.verdict == WAIT else "is refused"
-        raise RecsysError("\n  ".join([f"Version {number} {verdict}", *decision.reasons]))
-    by, evidence = _by_hand(), decision.as_dict()
-    if settings().has_rollout:
-        began = promotion.start_rollout(number, folder, by, evidence)
-        while (findings := promotion.check_rollout(folder, began)) is None:
-            time.sleep(_ROLLOUT_POLL_SECONDS)
-        decision.notes.extend(findings)
-    promotion.activate(number, folder, decision.reasons, by, evidence)
-    _print_result(options, {"version": number, "bundle": folder.name, "reasons": decision.reasons})
+    promoted = promotion.promote(options.version, _by_hand(), lambda: time.sleep(_ROLLOUT_POLL_SECONDS))
+    _print_result(options, promoted._asdict())
 
 
 def _rollback(options: argparse.Namespace) -> None:
@@ -523,6 +513,12 @@ def _reconcile(options: argparse.Namespace) -> None:
     found = promotion.reconcile()
     _print_result(options, found._asdict())
     found.raise_problems()
+
+
+def _console(options: argparse.Namespace) -> None:
+    from recsys_tasks.console.app import run_console
+
+    run_console(options.host, options.port)
 
 
 def _serve(options: argparse.Namespace) -> None:

@@ -133,15 +133,19 @@ def build_report(
     report.alarms = list(connection.execute(statement("monitoring/alarms")))
     report.quarantine = list(connection.execute(statement("monitoring/quarantine_by_rule")))
     report.bots = list(connection.execute(statement("monitoring/bots")))
-    days = _days(whole)
-    by_day = {day: load_arm_metrics(connection, Interval.of_day(day)) for day in days}
     report.headlines = _headlines(connection, report, experiment)
     report.charts = {
         "funnel": _render_svg(lambda axes: _draw_funnel(axes, report.funnel), 3.0),
-        "days": _render_svg(lambda axes: _draw_days(axes, by_day, experiment), 4.0),
+        "days": draw_days_chart(connection, whole, experiment),
         "versions": _render_svg(lambda axes: _draw_versions(axes, report.versions), 3.5),
     }
     return report
+
+
+def draw_days_chart(connection: Connection, whole: Interval, experiment: Experiment | None) -> str:
+    """Returns a chart of the CTR of recommendations by day and arm, of the latest days of an interval, as SVG."""
+    by_day = {day: load_arm_metrics(connection, Interval.of_day(day)) for day in _days(whole)}
+    return _render_svg(lambda axes: _draw_days(axes, by_day, experiment), 4.0)
 
 
 def model_arms(experiment: Experiment | None) -> tuple[str, set[str]]:

@@ -32,6 +32,7 @@ class Ports:
     mlflow: int
     endpoint: int
     data_docs: int
+    console: int = 8083
 
     def url(self, service: str) -> str:
         """Returns the URL of a service."""

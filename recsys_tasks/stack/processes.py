@@ -125,6 +125,7 @@ def _procfile(home: Path, ports: Ports) -> str:
         "scheduler": f"{_tool('airflow')} scheduler --skip-serve-logs",
         "processor": f"{_tool('airflow')} dag-processor",
         "endpoint": f"{python} -m recsys_tasks serve --port {ports.endpoint}",
+        "console": f"{python} -W ignore -m recsys_tasks console --port {ports.console}",
         "docs": f"{python} -m http.server --bind 127.0.0.1 --directory {docs} {ports.data_docs}",
     }
     return "".join(f"{name}: exec {command}\n" for name, command in commands.items())

@@ -38,6 +38,15 @@ def attribute_outcomes() -> attribution.AttributionReport:
     return counted
 
 
+def run_rules() -> list[Finding]:
+    """Runs the monitors, and changes nothing; none without a promoted version."""
+    served = read_state(engine()).served
+    if not served:
+        return []
+    with engine().connect() as connection:
+        return run_monitors(connection, read_rules(settings().monitor_rules), _served_model(served), experiment())
+
+
 def check_monitors() -> list[Finding]:
     """Runs the monitors; opens, updates and closes alarms by what they find."""
     served = read_state(engine()).served

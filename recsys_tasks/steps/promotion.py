@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple
 
-from recsys_tasks.evaluation.gate import Decision
+from recsys_tasks.errors import RecsysError
+from recsys_tasks.evaluation.gate import WAIT, Decision
 from recsys_tasks.promotion import activation, bundle_store, gate_check, reconciliation, rollback, rollout
 from recsys_tasks.promotion.activation import AUTOMATIC
 from recsys_tasks.promotion.deployment import Deployment
@@ -15,16 +17,31 @@ from recsys_tasks.warehouse import engine
 
 __all__ = [
     "AUTOMATIC",
+    "Promotion",
+    "PromotionRefused",
     "activate",
     "build",
     "check_rollout",
     "deployment",
     "judge",
+    "promote",
     "reconcile",
     "reject",
     "roll_back",
     "start_rollout",
 ]
+
+
+class PromotionRefused(RecsysError):
+    """The gate does not promote a version; the message has the reasons."""
+
+
+class Promotion(NamedTuple):
+    """A promoted version, the digest of its bundle, and the reasons of the gate."""
+
+    version: str
+    bundle: str
+    reasons: list[str]
 
 
 def deployment() -> Deployment:
@@ -40,6 +57,32 @@ def build(number: str | None = None) -> tuple[str, Path]:
 def judge(number: str, folder: Path) -> Decision:
     """Applies the gate to a version and its bundle."""
     return gate_check.check_gate(deployment(), number, folder)
+
+
+def promote(number: str | None, by: str, wait: Callable[[], None]) -> Promotion:
+    """Builds and judges a version, by default the challenger, rolls it out and activates it.
+
+    Args:
+        number: of the version.
+        by: who approves it.
+        wait: called between two looks at a rollout.
+
+    Raises:
+        PromotionRefused: the gate refuses the version, or waits for more sessions.
+        RolloutFailed: it did worse than the champion.
+    """
+    number, folder = build(number)
+    decision = judge(number, folder)
+    if not decision.promote:
+        verdict = "waits" if decision.verdict == WAIT else "is refused"
+        raise PromotionRefused("\n  ".join([f"Version {number} {verdict}", *decision.reasons]))
+    if settings().has_rollout:
+        began = start_rollout(number, folder, by, decision.as_dict())
+        while (findings := check_rollout(folder, began)) is None:
+            wait()
+        decision.notes.extend(findings)
+    activate(number, folder, decision.reasons, by, decision.as_dict())
+    return Promotion(number, folder.name, decision.reasons)
 
 
 def reject(number: str, reasons: Sequence[str], rejected_by: str, evidence: object = None) -> None:

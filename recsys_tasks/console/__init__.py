@@ -1,0 +1,1 @@
+"""The operations console: what the warehouse, MLflow and the endpoints say, and the actions of people."""

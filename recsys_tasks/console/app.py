@@ -1,0 +1,303 @@
+"""The console's pages. Each request reads what the warehouse, MLflow and the endpoints say; nothing is copied."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Awaitable, Callable
+from importlib import resources
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+import jinja2
+import msgspec
+import uvicorn
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import FormData
+from starlette.middleware import Middleware
+from starlette.middleware.sessions import SessionMiddleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Response
+from starlette.routing import Mount, Route
+
+from recsys_tasks.client import EndpointError
+from recsys_tasks.console import actions, reads
+from recsys_tasks.console.access import Forbidden, check_form, csrf_token, person, sign_in, sign_out
+from recsys_tasks.errors import InputError, RecsysError
+from recsys_tasks.settings import Settings, settings
+
+log = logging.getLogger(__name__)
+PATH = "/console"
+_STYLE = Path(__file__).with_name("console.css")
+_HOURS = 8
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none';"
+    " frame-ancestors 'none'; img-src 'self'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+Handler = Callable[[Request], Awaitable[Response]]
+Action = Callable[[str, FormData], str]
+
+
+class Console:
+    """Handlers of the console's routes.
+
+    Args:
+        chosen: settings with the admin token, the endpoints, and the addresses of Airflow, MLflow and the data docs.
+    """
+
+    def __init__(self, chosen: Settings) -> None:
+        self._settings = chosen
+        loader = jinja2.FunctionLoader(_read_template)
+        self._templates = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
+        self._templates.filters |= {
+            "time": lambda at: "never" if at is None else f"{at:%Y-%m-%d %H:%M}",
+            "share": lambda value: "–" if value is None else f"{value:.1%}",
+            "figure": lambda value: "–" if value is None else f"{value:.4f}",
+            "path": lambda text: quote(str(text), safe=""),
+            "json": lambda value: msgspec.json.format(msgspec.json.encode(value)).decode(),
+        }
+
+    async def get_sign_in(self, request: Request) -> Response:
+        """`GET /console/sign-in`"""
+        return self._page(request, "sign_in.html", problem=None)
+
+    async def post_sign_in(self, request: Request) -> Response:
+        """`POST /console/sign-in`: the form has no CSRF token, since there is no session that it could abuse."""
+        async with request.form() as form:
+            name, key = str(form.get("name", "")), str(form.get("key", ""))
+        if sign_in(request, name, key, self._settings.require_admin_token()):
+            return RedirectResponse(f"{PATH}/", 303)
+        return self._page(request, "sign_in.html", 401, problem="The name is missing, or the key is not the admin key.")
+
+    async def post_sign_out(self, request: Request) -> Response:
+        """`POST /console/sign-out`"""
+        async with request.form() as form:
+            check_form(request, form)
+        sign_out(request)
+        return RedirectResponse(f"{PATH}/sign-in", 303)
+
+    async def get_overview(self, request: Request) -> Response:
+        """`GET /console/`: the loop on one page."""
+        return self._page(request, "overview.html", **await run_in_threadpool(reads.overview, self._settings))
+
+    async def get_versions(self, request: Request) -> Response:
+        """`GET /console/versions`: every decision, and the challenger."""
+        decisions = await run_in_threadpool(reads.rows, "console/decisions")
+        challenger = await run_in_threadpool(reads.challenger)
+        return self._page(request, "versions.html", decisions=decisions, challenger=challenger)
+
+    async def get_version(self, request: Request) -> Response:
+        """`GET /console/versions/{number}`: why a version was promoted or refused."""
+        found = await run_in_threadpool(reads.version, request.path_params["number"])
+        return self._page(request, "version.html", **found)
+
+    async def get_experiments(self, request: Request) -> Response:
+        """`GET /console/experiments`: arms, intervals, verdicts."""
+        return self._page(request, "experiments.html", **await run_in_threadpool(reads.experiments))
+
+    async def get_days(self, request: Request) -> Response:
+        """`GET /console/experiments/days.svg`: the CTR by day and arm."""
+        return Response(await run_in_threadpool(reads.days_chart), media_type="image/svg+xml", headers=_HEADERS)
+
+    async def get_arm(self, request: Request) -> Response:
+        """`GET /console/experiments/arm?experiment=E&arm=A`: its latest visitors."""
+        name, arm = request.query_params.get("experiment", ""), request.query_params.get("arm", "")
+        visitors = await run_in_threadpool(lambda: reads.rows("console/visitors_of_arm", experiment=name, arm=arm))
+        return self._page(request, "arm.html", experiment=name, arm=arm, visitors=visitors)
+
+    async def get_drift(self, request: Request) -> Response:
+        """`GET /console/monitors`: what the monitors find, with the figures that moved; alarms."""
+        findings = await run_in_threadpool(reads.findings)
+        alarms = await run_in_threadpool(reads.rows, "monitoring/alarms")
+        return self._page(request, "monitors.html", findings=findings, alarms=alarms)
+
+    async def get_search(self, request: Request) -> Response:
+        """`GET /console/search?q=QUERY`: the worst queries of the week, and a query with its signals."""
+        query = request.query_params.get("q", "").strip()
+        inspected = await run_in_threadpool(reads.inspected_query, self._settings, query) if query else None
+        worst = await run_in_threadpool(reads.worst_queries)
+        return self._page(request, "search.html", worst=worst, inspected=inspected, query=query)
+
+    async def get_user(self, request: Request) -> Response:
+        """`GET /console/users?id=USER`: history, arm, and the list of now."""
+        user_id = request.query_params.get("id", "").strip()
+        found = await run_in_threadpool(reads.user, self._settings, user_id) if user_id else None
+        return self._page(request, "user.html", user_id=user_id, found=found)
+
+    async def get_item(self, request: Request) -> Response:
+        """`GET /console/items?id=ITEM`: data, neighbors, and why it is or is not shown."""
+        item_id = request.query_params.get("id", "").strip()
+        found = await run_in_threadpool(reads.item, self._settings, item_id) if item_id else None
+        return self._page(request, "item.html", item_id=item_id, found=found)
+
+    async def get_rules(self, request: Request) -> Response:
+        """`GET /console/rules`: the rules in use, to edit."""
+        current = await run_in_threadpool(reads.rules, self._settings)
+        return self._rules_page(request, current, current.rules)
+
+    async def post_preview(self, request: Request) -> Response:
+        """`POST /console/rules/preview`: a list with edited rules beside the list of now."""
+        async with request.form() as form:
+            check_form(request, form)
+            text, user_id = str(form.get("rules", "")), str(form.get("user_id", "")).strip()
+        current = await run_in_threadpool(reads.rules, self._settings)
+        changed = actions.parse_rules(text)
+        seen = await run_in_threadpool(reads.preview, self._settings, user_id, changed)
+        return self._rules_page(request, current, changed, seen)
+
+    async def get_audit(self, request: Request) -> Response:
+        """`GET /console/audit`: what people did here."""
+        return self._page(request, "audit.html", actions=await run_in_threadpool(reads.rows, "console/actions"))
+
+    def do(self, action: Action) -> Handler:
+        """Returns a handler that carries out an action of a form, and then shows what happened."""
+
+        async def handle(request: Request) -> Response:
+            async with request.form() as form:
+                check_form(request, form)
+                _field(form, "confirm")
+                outcome = await run_in_threadpool(action, person(request) or "", form)
+            return self._page(request, "outcome.html", outcome=outcome, back=_back(request))
+
+        return handle
+
+    def promote(self, who: str, form: FormData) -> str:
+        """Promotes a version."""
+        return actions.promote(who, _field(form, "version"), _field(form, "reason"))
+
+    def roll_back(self, who: str, form: FormData) -> str:
+        """Rolls back."""
+        return actions.roll_back(who, _field(form, "reason"))
+
+    def pause(self, who: str, form: FormData) -> str:
+        """Pauses the rollout."""
+        return actions.change_rollout(self._settings, who, "held", _field(form, "reason"))
+
+    def resume(self, who: str, form: FormData) -> str:
+        """Goes on with the rollout."""
+        return actions.change_rollout(self._settings, who, "resume", _field(form, "reason"))
+
+    def change_rules(self, who: str, form: FormData) -> str:
+        """Replaces the merchandising rules."""
+        version = int(_field(form, "version"))
+        return actions.change_rules(self._settings, who, _field(form, "rules"), version, _field(form, "reason"))
+
+    def undo_rules(self, who: str, form: FormData) -> str:
+        """Goes back to the rules before the version in use."""
+        version = int(_field(form, "version"))
+        before = reads.previous_rules(self._settings, version)
+        text = msgspec.json.encode(before.rules).decode()
+        return actions.change_rules(self._settings, who, text, version, f"back to version {before.version}")
+
+    def guard(self, handler: Handler) -> Handler:
+        """Returns the handler for people who are signed in; errors become pages."""
+
+        async def handle(request: Request) -> Response:
+            if person(request) is None:
+                return RedirectResponse(f"{PATH}/sign-in", 303)
+            try:
+                return await handler(request)
+            except Forbidden as error:
+                return self._page(request, "problem.html", 403, problem=str(error))
+            except InputError as error:
+                return self._page(request, "problem.html", 404, problem=str(error))
+            except (RecsysError, EndpointError, httpx.HTTPError) as error:
+                log.warning("%s %s: %s", request.method, request.url.path, error)
+                return self._page(request, "problem.html", 502, problem=str(error))
+
+        return handle
+
+    def _rules_page(self, request: Request, current: Any, shown: Any, seen: dict[str, Any] | None = None) -> Response:
+        return self._page(request, "rules.html", current=current, shown=shown, seen=seen)
+
+    def _page(self, request: Request, name: str, status_code: int = 200, **values: Any) -> Response:
+        links = {
+            "Airflow": self._settings.airflow_url,
+            "MLflow": self._settings.mlflow_tracking_uri,
+            "Data docs": self._settings.data_docs_url,
+        }
+        shown = {label: url for label, url in links.items() if url is not None and url.startswith("http")}
+        html = self._templates.get_template(name).render(
+            **values, path=PATH, person=person(request), csrf=csrf_token(request), links=shown, here=request.url.path
+        )
+        return HTMLResponse(html, status_code, headers=_HEADERS)
+
+
+def create_console(chosen: Settings) -> Starlette:
+    """Returns the console as an ASGI application.
+
+    Raises:
+        ConfigurationError: there is no admin token.
+    """
+    chosen.require_admin_token()
+    console = Console(chosen)
+
+    def page(path: str, handler: Handler, method: str = "GET") -> Route:
+        return Route(path, console.guard(handler), methods=[method])
+
+    async def get_style(request: Request) -> Response:
+        return FileResponse(_STYLE, media_type="text/css")
+
+    routes = [
+        Route("/console.css", get_style),
+        Route("/sign-in", console.get_sign_in, methods=["GET"]),
+        Route("/sign-in", console.post_sign_in, methods=["POST"]),
+        page("/sign-out", console.post_sign_out, "POST"),
+        page("/", console.get_overview),
+        page("/versions", console.get_versions),
+        page("/versions/{number}", console.get_version),
+        page("/experiments", console.get_experiments),
+        page("/experiments/arm", console.get_arm),
+        page("/experiments/days.svg", console.get_days),
+        page("/monitors", console.get_drift),
+        page("/search", console.get_search),
+        page("/users", console.get_user),
+        page("/items", console.get_item),
+        page("/rules", console.get_rules),
+        page("/rules/preview", console.post_preview, "POST"),
+        page("/audit", console.get_audit),
+        page("/promote", console.do(console.promote), "POST"),
+        page("/roll-back", console.do(console.roll_back), "POST"),
+        page("/pause", console.do(console.pause), "POST"),
+        page("/resume", console.do(console.resume), "POST"),
+        page("/rules", console.do(console.change_rules), "POST"),
+        page("/rules/undo", console.do(console.undo_rules), "POST"),
+    ]
+    # A key of each process: sessions end with it. The cookie is sent to pages of the console only.
+    session = Middleware(
+        SessionMiddleware,
+        secret_key=secrets.token_urlsafe(32),
+        session_cookie="recsys_console",
+        path=PATH,
+        max_age=_HOURS * 3_600,
+        same_site="strict",
+    )
+    return Starlette(
+        routes=[Mount(PATH, routes=routes), Route("/", lambda _: RedirectResponse(f"{PATH}/"))], middleware=[session]
+    )
+
+
+def run_console(host: str, port: int) -> None:
+    """Runs the console until it is stopped."""
+    uvicorn.run(create_console(settings()), host=host, port=port, log_level="warning")
+
+
+def _read_template(name: str) -> str:
+    return (resources.files(__package__) / "templates" / name).read_text(encoding="utf-8")
+
+
+def _field(form: FormData, name: str) -> str:
+    value = form.get(name)
+    if not isinstance(value, str) or not value.strip():
+        raise InputError(f"The field {name} is empty")
+    return value.strip()
+
+
+def _back(request: Request) -> str:
+    return f"{PATH}/rules" if "rules" in request.url.path else f"{PATH}/"

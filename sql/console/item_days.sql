@@ -1,0 +1,8 @@
+-- Grain: one type of event on an item since :since, with the number of events.
+select
+    event_type,
+    count(*) as events
+from events
+where item_id = :item_id and event_time >= :since
+group by event_type
+order by event_type

@@ -1,0 +1,11 @@
+-- Grain: one visitor of an arm of an experiment, latest first; 100.
+select
+    visitor,
+    count(*) as lists,
+    sum(clicks) as clicks,
+    max(shown_at) as last_seen
+from shopper_outcomes
+where experiment = :experiment and arm = :arm
+group by visitor
+order by max(shown_at) desc, visitor asc
+limit 100
