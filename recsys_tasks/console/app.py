@@ -27,11 +27,12 @@ from recsys_tasks.client import EndpointError
 from recsys_tasks.console import actions, reads
 from recsys_tasks.console.access import Forbidden, check_form, csrf_token, person, sign_in, sign_out
 from recsys_tasks.errors import InputError, RecsysError
+from recsys_tasks.monitoring import report
 from recsys_tasks.settings import Settings, settings
 
 log = logging.getLogger(__name__)
 PATH = "/console"
-_STYLE = Path(__file__).with_name("console.css")
+_STYLE = Path(report.__file__).with_name(report.STYLE)
 _HOURS = 8
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none';"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from importlib import resources
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import jinja2
@@ -43,11 +43,12 @@ from recsys_tasks.monitoring.monitors import Finding, serving_period
 from recsys_tasks.names import PERSONAL_FREQUENCY, RECOMMENDATIONS
 from recsys_tasks.warehouse import statement
 
-_TEMPLATE = "report.html"
+STYLE, _TEMPLATE = "style.css", "report.html"
 _MAX_DAYS, _MAX_TICKS, _MIN_VISITORS = 60, 12, 10
 _HEADLINE_BASELINES: Mapping[PolicyName, str] = {POPULARITY: "popularity", PERSONAL_FREQUENCY: "personal frequency"}
 _OFFLINE = ("recall_20", "mrr_20", "precision_20", "f1_20")
 _AXIS_HEADROOM, _MIN_AXIS_RATE = 1.6, 0.001  # factor above the highest rate of a chart
+_LABEL_ROOM = 1.35  # factor on the longest bar, for the labels of the bars
 _MODEL, _OTHERS = "#c2410c", ("#1d4ed8", "#15803d", "#7e22ce", "#475569", "#a16207")
 
 
@@ -92,14 +93,18 @@ class MonitoringReport:
 
     def html(self) -> str:
         """Returns the report as HTML."""
-        loader = jinja2.FunctionLoader(
-            lambda name: resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+        page = jinja2.Environment(
+            loader=jinja2.FunctionLoader(_read_text), autoescape=True, undefined=jinja2.StrictUndefined
         )
-        page = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
-        page.filters |= {"percent": "{:.2%}".format, "timestamp": lambda at: f"{at:%Y-%m-%d %H:%M}"}
+        page.filters |= {
+            "percent": "{:.2%}".format,
+            "timestamp": lambda at: f"{at:%Y-%m-%d %H:%M}",
+            "data_uri": lambda svg: f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}",
+        }
         offline = tuple(name for name in _OFFLINE if any(name in version.offline for version in self.versions))
         return page.get_template(_TEMPLATE).render(
             report=self,
+            style=_read_text(STYLE),
             created=datetime.now(UTC),
             offline=offline,
             online=(CLICK_THROUGH, ADD_TO_CART, CONVERSION),
@@ -144,7 +149,7 @@ def build_report(
 
 def draw_days_chart(connection: Connection, whole: Interval, experiment: Experiment | None) -> str:
     """Returns a chart of the CTR of recommendations by day and arm, of the latest days of an interval, as SVG."""
-    by_day = {day: load_arm_metrics(connection, Interval.of_day(day)) for day in _days(whole)}
+    by_day = {day: load_arm_metrics(connection, Interval.of_day(day)) for day in _days(connection, whole)}
     return _render_svg(lambda axes: _draw_days(axes, by_day, experiment), 4.0)
 
 
@@ -233,10 +238,17 @@ def _matches(shown: Any, number: str, experiment: str, arms: set[str]) -> bool:
     ) and shown.arm in arms
 
 
-def _days(whole: Interval) -> list[date]:
-    last, first = whole.end.date(), whole.start.date()
+def _days(connection: Connection, whole: Interval) -> list[date]:
+    """The latest days of an interval. They end with the last one that has enough visitors: a list with a wrong time
+    does not move the axis to another year."""
+    busy = [row.day for row in connection.execute(statement("monitoring/days_shown"), {"min_visitors": _MIN_VISITORS})]
+    last, first = (busy[0], busy[-1]) if busy else (whole.end.date(), whole.start.date())
     first = max(first, last - timedelta(days=_MAX_DAYS))
     return [first + timedelta(days=number) for number in range((last - first).days + 1)]
+
+
+def _read_text(name: str) -> str:
+    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
 def _render_svg(draw: Callable[[Axes], None], height: float) -> str:
@@ -255,12 +267,9 @@ def _draw_funnel(axes: Axes, rows: Sequence[Any]) -> None:
     stages = ("impressions", "clicks", "carts", "purchases")
     totals = [sum(int(getattr(row, stage)) for row in rows) for stage in stages]
     bars = axes.barh(stages, totals, color=_MODEL)
-    shares = [""] + [
-        f" ({part / whole:.1%} of the previous stage)" if whole else "" for whole, part in pairwise(totals)
-    ]
+    shares = [""] + [f" ({part / totals[0]:.2%} of the impressions)" if totals[0] else "" for part in totals[1:]]
     axes.bar_label(bars, [f"{total:,}{share}" for total, share in zip(totals, shares, strict=True)], padding=4)
-    axes.set_xscale("symlog")
-    axes.set_xlim(0, max(*totals, 1) * 30)
+    axes.set_xlim(0, max(*totals, 1) * _LABEL_ROOM)
     axes.invert_yaxis()
     axes.set_xticks([])
     axes.spines["bottom"].set_visible(False)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Request, expect
 from sqlalchemy import Engine, text
 
 from recsys_tasks.client import Event, RecommendationRequest, RecommenderClient
@@ -256,6 +256,25 @@ def test_the_worst_query_and_the_visitors_of_an_arm_are_within_three_clicks(page
     expect(page.get_by_role("heading", name="Arm B")).to_be_visible()
     page.get_by_role("row").nth(1).get_by_role("link").click()
     expect(page.get_by_role("main")).to_contain_text("Arm: B")
+
+
+def test_the_report_is_one_accessible_file_that_fits_a_phone(browser: Browser, site: Site) -> None:
+    _shop_a_little(site)
+    written = monitoring.report()
+    assert written is not None
+    for scheme, width in (("light", 390), ("dark", 1280)):
+        with new_page(browser, color_scheme=scheme, viewport={"width": width, "height": 800}) as page:
+            requested: list[str] = []
+            page.on("request", partial(_note, requested))
+            page.goto(written.path.resolve().as_uri())
+            assert accessibility_problems(page) == []
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            assert all(image.get_attribute("alt") for image in page.locator("img").all())
+            assert {url.split(":")[0] for url in requested} <= {"file", "data"}
+
+
+def _note(urls: list[str], request: Request) -> None:
+    urls.append(request.url)
 
 
 def _shop_a_little(site: Site) -> None:
