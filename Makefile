@@ -74,12 +74,12 @@ docs: install  ## build the documentation site into .site, with diagrams (needs 
 unit: install  ## unit tests: under 90 seconds
 	$(BIN)/pytest --numprocesses 2 tests/unit
 
-browser:  ## Chromium for the tests of pages, from Debian's packages, if this machine has none
+browser:  ## install Chromium for the browser tests (Debian), if it is missing
 	@command -v chromium chromium-browser google-chrome > /dev/null \
-	  || { echo "Installing Chromium for the tests of pages"; \
+	  || { echo "Installing Chromium for the browser tests"; \
 	       as_root=$$([ "$$(id -u)" = 0 ] || echo "sudo -n"); $$as_root apt-get update -qq; \
 	       $$as_root apt-get install -qq --no-install-recommends chromium fonts-dejavu-core > /dev/null; } \
-	  || { echo "make: Chromium could not be installed; install it, then run make test again"; exit 1; }
+	  || { echo "make: Chromium could not be installed. Install it and run make test again"; exit 1; }
 
 test: install browser  ## all checks and tests, on real PostgreSQL, MLflow, Airflow and Chromium
 	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target resolve $(CHECKS)

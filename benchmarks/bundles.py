@@ -12,6 +12,7 @@ import torch
 from recsys_tasks.engine.catalog import CatalogColumns
 from recsys_tasks.features.encoded_snapshot import EncodedSnapshot
 from recsys_tasks.features.sequences import build_timeline
+from recsys_tasks.features.session_neighbors import SessionNeighbors
 from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.model.export import export_graphs
 from recsys_tasks.model.files import TrainedModel, save_model
@@ -39,10 +40,12 @@ def make_bundle(
         num_content_tokens=len(vocabulary.token_names),
         embedding_dim=embedding_dim,
         neighbor_tokens=20,
+        session_neighbor_weight=1.0,
     )
     network = build_network(config, vocabulary)
     timeline = snapshot.timeline
     network.item_neighbors = count_item_neighbors(timeline.session, timeline.item, len(vocabulary), 50)
+    network.session_neighbors = SessionNeighbors.from_events(timeline.session, timeline.item, len(vocabulary))
     save_model(TrainedModel(network.eval(), snapshot.vocabulary), folder)
     export_graphs(network, folder)
     write_data(folder, CatalogColumns.empty(items), snapshot, _END.timestamp())

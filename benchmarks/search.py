@@ -200,7 +200,7 @@ def _write_bundle(
 
 def _answer(item_ids: Sequence[str]) -> SearchResponse:
     items = [SearchResult(item_id, "", 0.0, "search", "") for item_id in item_ids]
-    return SearchResponse("", "", None, None, True, False, fallback=not items, items=items)
+    return SearchResponse("", "", None, True, False, fallback=not items, items=items)
 
 
 def _bm25s(_: Path, products: Sequence[Product]) -> Iterator[Search]:

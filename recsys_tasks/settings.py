@@ -69,6 +69,9 @@ class Settings(BaseSettings):
     mlflow_tracking_uri: str | None = Field(
         None, description="URI of the MLflow server. Default: the embedded database `mlflow`."
     )
+    mlflow_url: str | None = Field(
+        None, description="Address of MLflow in a browser, for links of the console. Default: the tracking URI."
+    )
     mlflow_experiment: str = Field("session-recommender", description="MLflow experiment of training runs.")
 
     endpoint_urls: tuple[str, ...] = Field(
@@ -107,12 +110,13 @@ class Settings(BaseSettings):
         64, ge=1, description="Size of the history and session caches of each model of an endpoint, in MB."
     )
     shop: bool = Field(
-        False, description="Whether the endpoint has the storefront at /shop. It names users who have a history."
+        False,
+        description="Whether the endpoint serves the storefront at /shop. It shows ids of users with long histories.",
     )
     shop_key: SecretStr | None = Field(
         None,
-        description="Key that the storefront sends, with the scopes `read` and `write`. Every visitor can read it: use"
-        " one with origins. Default: none, for an endpoint that is open to everybody.",
+        description="API key of the storefront, with the scopes `read` and `write`. Visitors can read it, so give it"
+        " origins. Default: none, which suffices while lists and events need no key.",
     )
     log_format: Literal["text", "json"] = Field("text", description="Format of the endpoint's log lines.")
     access_log: bool = Field(

@@ -20,6 +20,7 @@ from recsys_tasks.wire.messages import (
     RecommendationBatchResponse,
     RecommendationRequest,
     RecommendationResponse,
+    RulesPreview,
     RulesVersion,
     SearchRequest,
     SearchResponse,
@@ -146,6 +147,12 @@ def put_rules(rules: MerchandisingRules, version: int | None) -> Call[RulesVersi
     """Replaces the rules; with a version, only if that one is in use."""
     headers = {} if version is None else {"If-Match": f'"{version}"'}
     return Call("PUT", "/v1/admin/rules", RulesVersion, msgspec.json.encode(rules), headers, is_repeatable=False)
+
+
+def preview_rules(rules: MerchandisingRules, request: RecommendationRequest) -> Call[RecommendationResponse]:
+    """The list of a request as it would be under other rules."""
+    body = RulesPreview(rules=rules, request=request)
+    return _body("POST", "/v1/admin/rules/preview", RecommendationResponse, body)
 
 
 def _body(method: str, path: str, answer: type[Answer], body: Any) -> Call[Answer]:

@@ -124,6 +124,10 @@ class RecommenderClient:
         """Replaces the rules from the next list on, with a version only if that one is in use; requires `admin`."""
         return self.call(calls.put_rules(rules, version))
 
+    def preview_rules(self, rules: MerchandisingRules, request: RecommendationRequest) -> RecommendationResponse:
+        """Returns the list of a request as it would be under other rules; requires the scope `admin`."""
+        return self.call(calls.preview_rules(rules, request))
+
     def call(self, call: Call[Answer], timeout_seconds: float | None = None) -> Answer:
         """Sends a call of `client.calls`, with a timeout of its own if given."""
         timeout = httpx.USE_CLIENT_DEFAULT if timeout_seconds is None else timeout_seconds

@@ -1,1 +1,1 @@
-"""The operations console: what the warehouse, MLflow and the endpoints say, and the actions of people."""
+"""Operations console: pages about warehouse, registry and endpoints, and audited actions."""

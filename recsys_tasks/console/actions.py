@@ -1,4 +1,4 @@
-"""What people do in the console. Each action is recorded when it starts, and with its outcome when it ends."""
+"""Actions of operators, each recorded at its start and with its outcome at its end."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Callable
 import msgspec
 
 from recsys_tasks.client import EndpointError, RecommenderClient
-from recsys_tasks.client.admin import AdminClient
 from recsys_tasks.errors import InputError, RecsysError
 from recsys_tasks.promotion.deployment_record import read_state
 from recsys_tasks.settings import Settings
@@ -19,52 +18,55 @@ from recsys_tasks.wire.rules import MerchandisingRules, check_rules
 _ROLLOUT_POLL_SECONDS = 5.0
 
 
-def promote(person: str, number: str, reason: str) -> str:
+def promote(operator: str, number: str, reason: str) -> str:
     """Promotes a version, if the gate allows it; returns what happened.
 
     Raises:
-        RecsysError: the gate refuses the version, or a part does not answer; the record has it.
+        RecsysError: the gate refuses the version, or the warehouse, MLflow or an endpoint does not answer; the outcome
+            is recorded.
     """
 
     def run() -> str:
-        promoted = promotion.promote(number, person, lambda: time.sleep(_ROLLOUT_POLL_SECONDS))
+        promoted = promotion.promote(number, operator, lambda: time.sleep(_ROLLOUT_POLL_SECONDS))
         return f"Version {promoted.version} serves at every endpoint"
 
-    return _recorded(person, "promote", f"version {number}", reason, run)
+    return _record_action(operator, "promote", f"version {number}", reason, run)
 
 
-def roll_back(person: str, reason: str) -> str:
-    """Ends the rollout under way, or returns to the previous version; returns what happened."""
-    subject = read_state(engine()).served
-    named = f"version {subject[-1].model_version}" if subject else "nothing"
-    return _recorded(
-        person, "roll back", named, reason, lambda: f"Version {promotion.roll_back(reason, person)} serves now"
-    )
+def roll_back(operator: str, version: str, reason: str) -> str:
+    """Takes a version back: ends its rollout, or returns to the version before it; returns what happened.
 
-
-def change_rollout(settings: Settings, person: str, mode: str, reason: str) -> str:
-    """Pauses a rollout (`held`), or goes on with it (`shadow` or `canary`, by the settings); returns what happened.
-
-    Raises:
-        InputError: no rollout is under way.
+    A version that neither serves nor is in a rollout any more stays away: a form that is sent twice acts once.
     """
-    rollout = read_state(engine()).rollout
-    if rollout is None:
-        raise InputError("No rollout is under way")
-    digest, number = rollout.version.bundle_digest or "", rollout.version.model_version
 
     def run() -> str:
-        if mode == "held":
-            chosen, share = "held", 0.0
-        elif settings.canary_share:
-            chosen, share = "canary", settings.canary_share
-        else:
-            chosen, share = "shadow", settings.shadow_share
-        for url in settings.endpoint_urls:
-            AdminClient(url, settings.require_admin_token()).change_staged(digest, chosen, share=share)
-        return f"Version {number} is in the mode {chosen} at every endpoint"
+        serving = promotion.roll_back(reason, operator, bad_version=version)
+        return f"Version {version} is taken back; version {serving} serves at every endpoint"
 
-    return _recorded(person, "pause" if mode == "held" else "resume", f"version {number}", reason, run)
+    return _record_action(operator, "roll_back", f"version {version}", reason, run)
+
+
+def pause_rollout(operator: str, reason: str) -> str:
+    """Pauses the rollout under way; returns what happened."""
+
+    def run() -> str:
+        return f"The rollout of version {promotion.pause_rollout(reason, operator)} is paused"
+
+    return _record_action(operator, "pause_rollout", _rollout(), reason, run)
+
+
+def resume_rollout(operator: str, reason: str) -> str:
+    """Resumes the paused rollout; returns what happened."""
+
+    def run() -> str:
+        return f"The rollout of version {promotion.resume_rollout(reason, operator)} is resumed"
+
+    return _record_action(operator, "resume_rollout", _rollout(), reason, run)
+
+
+def _rollout() -> str:
+    rollout = read_state(engine()).rollout
+    return "no rollout" if rollout is None else f"version {rollout.version.model_version}"
 
 
 def parse_rules(text: str) -> MerchandisingRules:
@@ -81,7 +83,7 @@ def parse_rules(text: str) -> MerchandisingRules:
     return rules
 
 
-def change_rules(settings: Settings, person: str, text: str, version: int, reason: str) -> str:
+def change_rules(settings: Settings, operator: str, text: str, version: int, reason: str) -> str:
     """Replaces the rules at every endpoint, if a version is still in use; returns what happened.
 
     Raises:
@@ -91,20 +93,19 @@ def change_rules(settings: Settings, person: str, text: str, version: int, reaso
     rules = parse_rules(text)
 
     def run() -> str:
-        numbers = []
-        for place, url in enumerate(settings.endpoint_urls):
+        for index, url in enumerate(settings.endpoint_urls):
             with RecommenderClient(url, settings.require_admin_token()) as client:
-                numbers.append(client.put_rules(rules, version if place == 0 else None).version)
-        return f"Version {numbers[0]} of the rules is in use at every endpoint"
+                client.put_rules(rules, version if index == 0 else None)
+        return "The new rules are in use at every endpoint"
 
-    return _recorded(person, "change rules", f"rules, version {version}", f"{reason}: {text}", run)
+    return _record_action(operator, "change_rules", f"rules, version {version}", f"{reason}: {text}", run)
 
 
-def _recorded(person: str, action: str, subject: str, detail: str, run: Callable[[], str]) -> str:
-    row = {"person": person, "action": action, "subject": subject, "detail": detail}
+def _record_action(operator: str, action: str, subject: str, detail: str, run: Callable[[], str]) -> str:
+    row = {"operator": operator, "action": action, "subject": subject, "detail": detail}
     with engine().begin() as connection:
         number = connection.scalar(statement("console/insert_action"), row)
-    outcome = "failed: unexpected error, see the log of the console"
+    outcome = "failed: unexpected error; the console's log has the details"
     try:
         outcome = run()
     except (RecsysError, EndpointError) as error:

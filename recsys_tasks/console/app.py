@@ -1,7 +1,8 @@
-"""The console's pages. Each request reads what the warehouse, MLflow and the endpoints say; nothing is copied."""
+"""ASGI application of the operations console. Pages read the current state at each request."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
 from collections.abc import Awaitable, Callable
@@ -14,6 +15,8 @@ import httpx
 import jinja2
 import msgspec
 import uvicorn
+from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData
@@ -25,15 +28,19 @@ from starlette.routing import Mount, Route
 
 from recsys_tasks.client import EndpointError
 from recsys_tasks.console import actions, reads
-from recsys_tasks.console.access import Forbidden, check_form, csrf_token, person, sign_in, sign_out
+from recsys_tasks.console.access import ForbiddenRequest, check_form, get_csrf_token, get_operator, sign_in, sign_out
 from recsys_tasks.errors import InputError, RecsysError
 from recsys_tasks.monitoring import report
+from recsys_tasks.promotion.rollout import RolloutFailed
 from recsys_tasks.settings import Settings, settings
+from recsys_tasks.steps.promotion import PromotionRefused
 
 log = logging.getLogger(__name__)
 PATH = "/console"
 _STYLE = Path(report.__file__).with_name(report.STYLE)
-_HOURS = 8
+_SESSION_HOURS, _SHUTDOWN_SECONDS = 8, 10
+_OUTCOME = "outcome"
+_FAILURE_SECONDS = 1.0
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none';"
     " frame-ancestors 'none'; img-src 'self'",
@@ -58,7 +65,6 @@ class Console:
         self._templates = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
         self._templates.filters |= {
             "time": lambda at: "never" if at is None else f"{at:%Y-%m-%d %H:%M}",
-            "share": lambda value: "–" if value is None else f"{value:.1%}",
             "figure": lambda value: "–" if value is None else f"{value:.4f}",
             "path": lambda text: quote(str(text), safe=""),
             "json": lambda value: msgspec.json.format(msgspec.json.encode(value)).decode(),
@@ -71,10 +77,12 @@ class Console:
     async def post_sign_in(self, request: Request) -> Response:
         """`POST /console/sign-in`: the form has no CSRF token, since there is no session that it could abuse."""
         async with request.form() as form:
-            name, key = str(form.get("name", "")), str(form.get("key", ""))
-        if sign_in(request, name, key, self._settings.require_admin_token()):
+            name, token = str(form.get("name", "")), str(form.get("token", ""))
+        if sign_in(request, name, token, self._settings.require_admin_token()):
             return RedirectResponse(f"{PATH}/", 303)
-        return self._page(request, "sign_in.html", 401, problem="The name is missing, or the key is not the admin key.")
+        log.warning("A sign-in failed")
+        await asyncio.sleep(_FAILURE_SECONDS)  # slows guessing down
+        return self._page(request, "sign_in.html", 401, problem="Sign-in failed. Enter a name and the admin token.")
 
     async def post_sign_out(self, request: Request) -> Response:
         """`POST /console/sign-out`"""
@@ -109,10 +117,10 @@ class Console:
     async def get_arm(self, request: Request) -> Response:
         """`GET /console/experiments/arm?experiment=E&arm=A`: its latest visitors."""
         name, arm = request.query_params.get("experiment", ""), request.query_params.get("arm", "")
-        visitors = await run_in_threadpool(lambda: reads.rows("console/visitors_of_arm", experiment=name, arm=arm))
+        visitors = await run_in_threadpool(reads.visitors_of_arm, name, arm)
         return self._page(request, "arm.html", experiment=name, arm=arm, visitors=visitors)
 
-    async def get_drift(self, request: Request) -> Response:
+    async def get_monitors(self, request: Request) -> Response:
         """`GET /console/monitors`: what the monitors find, with the figures that moved; alarms."""
         findings = await run_in_threadpool(reads.findings)
         alarms = await run_in_threadpool(reads.rows, "monitoring/alarms")
@@ -126,7 +134,7 @@ class Console:
         return self._page(request, "search.html", worst=worst, inspected=inspected, query=query)
 
     async def get_user(self, request: Request) -> Response:
-        """`GET /console/users?id=USER`: history, arm, and the list of now."""
+        """`GET /console/users?id=USER`: history, arm, and current list."""
         user_id = request.query_params.get("id", "").strip()
         found = await run_in_threadpool(reads.user, self._settings, user_id) if user_id else None
         return self._page(request, "user.html", user_id=user_id, found=found)
@@ -143,89 +151,112 @@ class Console:
         return self._rules_page(request, current, current.rules)
 
     async def post_preview(self, request: Request) -> Response:
-        """`POST /console/rules/preview`: a list with edited rules beside the list of now."""
+        """`POST /console/rules/preview`: a user's list with edited rules beside the current list."""
         async with request.form() as form:
             check_form(request, form)
             text, user_id = str(form.get("rules", "")), str(form.get("user_id", "")).strip()
         current = await run_in_threadpool(reads.rules, self._settings)
         changed = actions.parse_rules(text)
-        seen = await run_in_threadpool(reads.preview, self._settings, user_id, changed)
-        return self._rules_page(request, current, changed, seen)
+        preview = await run_in_threadpool(reads.preview, self._settings, user_id, changed)
+        return self._rules_page(request, current, changed, preview)
 
     async def get_audit(self, request: Request) -> Response:
-        """`GET /console/audit`: what people did here."""
+        """`GET /console/audit`: the latest actions."""
         return self._page(request, "audit.html", actions=await run_in_threadpool(reads.rows, "console/actions"))
 
-    def do(self, action: Action) -> Handler:
-        """Returns a handler that carries out an action of a form, and then shows what happened."""
+    def handle_action(self, action: Action) -> Handler:
+        """Returns a handler that runs a form's action, and redirects to its outcome: a reload repeats nothing."""
 
         async def handle(request: Request) -> Response:
             async with request.form() as form:
                 check_form(request, form)
                 _field(form, "confirm")
-                outcome = await run_in_threadpool(action, person(request) or "", form)
-            return self._page(request, "outcome.html", outcome=outcome, back=_back(request))
+                request.session[_OUTCOME] = await run_in_threadpool(action, get_operator(request) or "", form)
+            return RedirectResponse(f"{PATH}/outcome", 303)
 
         return handle
 
-    def promote(self, who: str, form: FormData) -> str:
+    async def get_outcome(self, request: Request) -> Response:
+        """`GET /console/outcome`: what the latest action of this session did."""
+        return self._page(request, "outcome.html", outcome=request.session.get(_OUTCOME, "Nothing was done"))
+
+    def promote(self, operator: str, form: FormData) -> str:
         """Promotes a version."""
-        return actions.promote(who, _field(form, "version"), _field(form, "reason"))
+        if self._settings.has_rollout:
+            raise InputError(
+                "This deployment has a rollout, which takes longer than a page can wait. Trigger the DAG promote_model"
+            )
+        return actions.promote(operator, _field(form, "version"), _field(form, "reason"))
 
-    def roll_back(self, who: str, form: FormData) -> str:
+    def roll_back(self, operator: str, form: FormData) -> str:
         """Rolls back."""
-        return actions.roll_back(who, _field(form, "reason"))
+        return actions.roll_back(operator, _field(form, "version"), _field(form, "reason"))
 
-    def pause(self, who: str, form: FormData) -> str:
+    def pause(self, operator: str, form: FormData) -> str:
         """Pauses the rollout."""
-        return actions.change_rollout(self._settings, who, "held", _field(form, "reason"))
+        return actions.pause_rollout(operator, _field(form, "reason"))
 
-    def resume(self, who: str, form: FormData) -> str:
-        """Goes on with the rollout."""
-        return actions.change_rollout(self._settings, who, "resume", _field(form, "reason"))
+    def resume(self, operator: str, form: FormData) -> str:
+        """Resumes the rollout."""
+        return actions.resume_rollout(operator, _field(form, "reason"))
 
-    def change_rules(self, who: str, form: FormData) -> str:
+    def change_rules(self, operator: str, form: FormData) -> str:
         """Replaces the merchandising rules."""
         version = int(_field(form, "version"))
-        return actions.change_rules(self._settings, who, _field(form, "rules"), version, _field(form, "reason"))
+        return actions.change_rules(self._settings, operator, _field(form, "rules"), version, _field(form, "reason"))
 
-    def undo_rules(self, who: str, form: FormData) -> str:
-        """Goes back to the rules before the version in use."""
+    def undo_rules(self, operator: str, form: FormData) -> str:
+        """Restores the previous version of the rules."""
         version = int(_field(form, "version"))
-        before = reads.previous_rules(self._settings, version)
-        text = msgspec.json.encode(before.rules).decode()
-        return actions.change_rules(self._settings, who, text, version, f"back to version {before.version}")
+        previous = reads.previous_rules(self._settings, version)
+        text = msgspec.json.encode(previous.rules).decode()
+        return actions.change_rules(
+            self._settings, operator, text, version, f"version {previous.version} restored: {_field(form, 'reason')}"
+        )
 
-    def guard(self, handler: Handler) -> Handler:
-        """Returns the handler for people who are signed in; errors become pages."""
+    def require_sign_in(self, handler: Handler) -> Handler:
+        """Returns a handler that requires sign-in and turns errors into pages."""
 
         async def handle(request: Request) -> Response:
-            if person(request) is None:
+            if get_operator(request) is None:
                 return RedirectResponse(f"{PATH}/sign-in", 303)
             try:
                 return await handler(request)
-            except Forbidden as error:
+            except ForbiddenRequest as error:
                 return self._page(request, "problem.html", 403, problem=str(error))
-            except InputError as error:
-                return self._page(request, "problem.html", 404, problem=str(error))
-            except (RecsysError, EndpointError, httpx.HTTPError) as error:
+            except (PromotionRefused, RolloutFailed) as error:
+                return self._page(request, "problem.html", 409, problem=str(error))
+            except (InputError, ValueError) as error:
+                status = 404 if request.method == "GET" else 422
+                return self._page(request, "problem.html", status, problem=str(error))
+            except (RecsysError, EndpointError, httpx.HTTPError, SQLAlchemyError, MlflowException) as error:
                 log.warning("%s %s: %s", request.method, request.url.path, error)
-                return self._page(request, "problem.html", 502, problem=str(error))
+                problem = str(error).partition("\n[SQL")[0]  # without the statement and its parameters
+                return self._page(request, "problem.html", 503, problem=problem)
 
         return handle
 
-    def _rules_page(self, request: Request, current: Any, shown: Any, seen: dict[str, Any] | None = None) -> Response:
-        return self._page(request, "rules.html", current=current, shown=shown, seen=seen)
+    def _rules_page(
+        self, request: Request, current: Any, shown: Any, preview: dict[str, Any] | None = None
+    ) -> Response:
+        return self._page(request, "rules.html", current=current, shown=shown, preview=preview)
 
     def _page(self, request: Request, name: str, status_code: int = 200, **values: Any) -> Response:
         links = {
             "Airflow": self._settings.airflow_url,
-            "MLflow": self._settings.mlflow_tracking_uri,
+            "MLflow": self._settings.mlflow_url or self._settings.mlflow_tracking_uri,
             "Data docs": self._settings.data_docs_url,
         }
-        shown = {label: url for label, url in links.items() if url is not None and url.startswith("http")}
+        shown = {
+            label: url for label, url in links.items() if url is not None and url.startswith("http") and "@" not in url
+        }
         html = self._templates.get_template(name).render(
-            **values, path=PATH, person=person(request), csrf=csrf_token(request), links=shown, here=request.url.path
+            **values,
+            path=PATH,
+            operator=get_operator(request),
+            csrf=get_csrf_token(request),
+            links=shown,
+            here=request.url.path,
         )
         return HTMLResponse(html, status_code, headers=_HEADERS)
 
@@ -240,7 +271,7 @@ def create_console(chosen: Settings) -> Starlette:
     console = Console(chosen)
 
     def page(path: str, handler: Handler, method: str = "GET") -> Route:
-        return Route(path, console.guard(handler), methods=[method])
+        return Route(path, console.require_sign_in(handler), methods=[method])
 
     async def get_style(request: Request) -> Response:
         return FileResponse(_STYLE, media_type="text/css")
@@ -256,49 +287,58 @@ def create_console(chosen: Settings) -> Starlette:
         page("/experiments", console.get_experiments),
         page("/experiments/arm", console.get_arm),
         page("/experiments/days.svg", console.get_days),
-        page("/monitors", console.get_drift),
+        page("/monitors", console.get_monitors),
         page("/search", console.get_search),
         page("/users", console.get_user),
         page("/items", console.get_item),
         page("/rules", console.get_rules),
         page("/rules/preview", console.post_preview, "POST"),
         page("/audit", console.get_audit),
-        page("/promote", console.do(console.promote), "POST"),
-        page("/roll-back", console.do(console.roll_back), "POST"),
-        page("/pause", console.do(console.pause), "POST"),
-        page("/resume", console.do(console.resume), "POST"),
-        page("/rules", console.do(console.change_rules), "POST"),
-        page("/rules/undo", console.do(console.undo_rules), "POST"),
+        page("/outcome", console.get_outcome),
+        page("/promote", console.handle_action(console.promote), "POST"),
+        page("/roll-back", console.handle_action(console.roll_back), "POST"),
+        page("/pause", console.handle_action(console.pause), "POST"),
+        page("/resume", console.handle_action(console.resume), "POST"),
+        page("/rules", console.handle_action(console.change_rules), "POST"),
+        page("/rules/undo", console.handle_action(console.undo_rules), "POST"),
     ]
-    # A key of each process: sessions end with it. The cookie is sent to pages of the console only.
+    # A random key per process: a restart ends all sessions. The cookie is limited to the console's path.
     session = Middleware(
         SessionMiddleware,
         secret_key=secrets.token_urlsafe(32),
         session_cookie="recsys_console",
         path=PATH,
-        max_age=_HOURS * 3_600,
+        max_age=_SESSION_HOURS * 3_600,
         same_site="strict",
     )
-    return Starlette(
-        routes=[Mount(PATH, routes=routes), Route("/", lambda _: RedirectResponse(f"{PATH}/"))], middleware=[session]
-    )
+    to_overview = [Route(path, lambda _: RedirectResponse(f"{PATH}/")) for path in ("/", PATH)]
+    app = Starlette(routes=[*to_overview, Mount(PATH, routes=routes)], middleware=[session])
+    app.router.redirect_slashes = False  # a redirect would repeat the `Host` that the caller sent
+    return app
 
 
 def run_console(host: str, port: int) -> None:
     """Runs the console until it is stopped."""
-    uvicorn.run(create_console(settings()), host=host, port=port, log_level="warning")
+    uvicorn.run(
+        create_console(settings()),
+        host=host,
+        port=port,
+        log_level="warning",
+        timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
+    )
 
 
 def _read_template(name: str) -> str:
     return (resources.files(__package__) / "templates" / name).read_text(encoding="utf-8")
 
 
+def _is_public(url: str | None) -> bool:
+    """Whether a link may be shown: an address for browsers, without a password."""
+    return url is not None and url.startswith("http") and "@" not in url
+
+
 def _field(form: FormData, name: str) -> str:
     value = form.get(name)
     if not isinstance(value, str) or not value.strip():
-        raise InputError(f"The field {name} is empty")
+        raise InputError(f"Field {name} is empty. Fill it in and send the form again")
     return value.strip()
-
-
-def _back(request: Request) -> str:
-    return f"{PATH}/rules" if "rules" in request.url.path else f"{PATH}/"

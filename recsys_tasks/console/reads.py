@@ -1,8 +1,9 @@
-"""What the pages show, read from the warehouse, MLflow and the endpoints at each request."""
+"""Queries behind the console's pages, run at each request."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,22 +12,23 @@ import msgspec
 from sqlalchemy import Row
 
 from recsys_tasks.client import EndpointError, RecommendationRequest, RecommenderClient, SearchRequest
-from recsys_tasks.client.admin import AdminClient
-from recsys_tasks.errors import InputError, RecsysError
+from recsys_tasks.errors import InputError, UnavailableError
 from recsys_tasks.experiments.verdicts import load_experiment_results
+from recsys_tasks.monitoring.alarms import Alarm, read_open_alarms
 from recsys_tasks.monitoring.monitors import Finding, serving_period
 from recsys_tasks.monitoring.report import draw_days_chart
 from recsys_tasks.promotion.deployment_record import read_state
 from recsys_tasks.registry import runs, versions
 from recsys_tasks.settings import Settings
-from recsys_tasks.steps import monitoring, status
+from recsys_tasks.steps import monitoring
 from recsys_tasks.warehouse import engine, statement
 from recsys_tasks.wire.messages import RulesVersion
 from recsys_tasks.wire.rules import MerchandisingRules
 
 Rows = Sequence[Row[Any]]
-PERIOD = timedelta(days=7)
-_LIST_LENGTH, _TIMEOUT_SECONDS = 10, 5
+_QUERY_PERIOD, _ARM_PERIOD = timedelta(days=7), timedelta(days=28)
+_LIST_LENGTH, _TIMEOUT_SECONDS, _MAX_THREADS = 10, 5, 8
+_BACKLOG = "recsys_event_log_uncollected_bytes "
 
 
 def rows(name: str, **parameters: object) -> Rows:
@@ -39,33 +41,43 @@ def overview(settings: Settings) -> dict[str, Any]:
     """Returns the state of each part of the loop."""
     state = read_state(engine())
     return {
-        "status": status.status(),
+        "loop_state": rows("console/loop")[0],
+        "sources": rows("status/sources"),
         "batches": rows("console/batches"),
         "decisions": rows("console/decisions")[:5],
         "served": state.served[-1] if state.served else None,
         "rollout": state.rollout,
-        "endpoints": [endpoint(url, settings.require_admin_token()) for url in settings.endpoint_urls],
-        "alarms": [alarm for alarm in rows("monitoring/alarms") if alarm.closed_at is None],
+        "paused_at": state.paused_at,
+        "endpoints": endpoints(settings),
+        "alarms": _open_alarms(),
     }
 
 
-def endpoint(url: str, token: str) -> dict[str, Any]:
-    """Returns the version of an endpoint and the size of its event log that is not collected, or its problem."""
-    client, found = AdminClient(url, token), {"url": url}
+def _open_alarms() -> list[Alarm]:
+    with engine().connect() as connection:
+        return read_open_alarms(connection)
+
+
+def endpoints(settings: Settings) -> list[dict[str, Any]]:
+    """Returns the served version and the uncollected bytes of each endpoint, or the error."""
+    with ThreadPoolExecutor(_MAX_THREADS) as pool:
+        return list(pool.map(_endpoint, settings.endpoint_urls))
+
+
+def _endpoint(url: str) -> dict[str, Any]:
     try:
-        found["version"] = client.query_served_version()
-        metrics = httpx.get(f"{url}/metrics", timeout=_TIMEOUT_SECONDS).text.splitlines()
-    except (RecsysError, httpx.HTTPError) as error:
-        return {"url": url, "problem": str(error)}
-    return {**found, "uncollected_bytes": next((float(line.split()[1]) for line in metrics if _is_backlog(line)), None)}
-
-
-def _is_backlog(line: str) -> bool:
-    return line.startswith("recsys_event_log_uncollected_bytes ")
+        answer = httpx.get(f"{url}/readyz", timeout=_TIMEOUT_SECONDS)
+        lines = httpx.get(f"{url}/metrics", timeout=_TIMEOUT_SECONDS).text.splitlines()
+    except httpx.HTTPError as error:
+        return {"url": url, "problem": f"{type(error).__name__}: {error}"}
+    if answer.status_code != httpx.codes.OK:
+        return {"url": url, "problem": answer.json()["detail"]}
+    backlog = next((float(line.split()[1]) for line in lines if line.startswith(_BACKLOG)), None)
+    return {"url": url, "version": answer.json()["model_version"], "uncollected_bytes": backlog}
 
 
 def challenger() -> str | None:
-    """Returns the number of the challenger that is not the champion; None without one."""
+    """Returns the challenger's version number; None if there is none or it is the champion."""
     found, champion = versions.version_by_alias("challenger"), versions.version_by_alias("champion")
     if found is None or (champion is not None and champion.number == found.number):
         return None
@@ -81,7 +93,7 @@ def version(number: str) -> dict[str, Any]:
     found = versions.version_by_number(number)
     return {
         "version": found,
-        "decisions": rows("console/decisions_of_version", version=number),
+        "decisions": rows("console/version_decisions", version=number),
         "metrics": runs.load_evaluation(found.run_id),
         "is_challenger": challenger() == number,
     }
@@ -96,6 +108,12 @@ def experiments() -> dict[str, Any]:
     return {"configured": configured, "results": results, "period": period}
 
 
+def visitors_of_arm(experiment: str, arm: str) -> Rows:
+    """Returns the latest visitors of an arm within four weeks."""
+    since = datetime.now(UTC) - _ARM_PERIOD
+    return rows("console/arm_visitors", experiment=experiment, arm=arm, since=since)
+
+
 def days_chart() -> str:
     """Returns the chart of the report with the CTR by day and arm, as SVG.
 
@@ -105,18 +123,18 @@ def days_chart() -> str:
     with engine().connect() as connection:
         period = serving_period(connection)
         if period is None:
-            raise InputError("No list was shown so far, or its outcomes are not attributed yet")
+            raise InputError("No attributed impressions yet. They come with the DAG collect_feedback")
         return draw_days_chart(connection, period, monitoring.experiment())
 
 
 def findings() -> list[Finding]:
     """Returns what the monitors find now; nothing is recorded."""
-    return monitoring.run_rules()
+    return monitoring.evaluate_monitors()
 
 
-def worst_queries(now: datetime | None = None) -> Rows:
-    """Returns the queries of the last week that led to nothing most often."""
-    return rows("console/worst_queries", since=(now or datetime.now(UTC)) - PERIOD)
+def worst_queries() -> Rows:
+    """Returns the queries of the last seven days with the most searches without an action."""
+    return rows("console/worst_queries", since=datetime.now(UTC) - _QUERY_PERIOD)
 
 
 def inspected_query(settings: Settings, query: str) -> dict[str, Any]:
@@ -127,7 +145,7 @@ def inspected_query(settings: Settings, query: str) -> dict[str, Any]:
 
 
 def user(settings: Settings, user_id: str) -> dict[str, Any]:
-    """Returns the latest actions of a user, the arm, and the list of now."""
+    """Returns the latest actions of a user, the arm, and the current list."""
     configured = monitoring.experiment()
     with _client(settings) as client:
         now = client.recommend(RecommendationRequest(user_id=user_id, k=_LIST_LENGTH, record=False))
@@ -140,7 +158,7 @@ def user(settings: Settings, user_id: str) -> dict[str, Any]:
 
 
 def item(settings: Settings, item_id: str) -> dict[str, Any]:
-    """Returns an item as the first endpoint has it, why it is or is not shown, its neighbors, and its week."""
+    """Returns an item as the first endpoint has it, what keeps it from lists, its neighbors, and its week."""
     with _client(settings) as client:
         try:
             stored, near = client.get_item(item_id), client.similar(item_id, _LIST_LENGTH)
@@ -150,12 +168,12 @@ def item(settings: Settings, item_id: str) -> dict[str, Any]:
     now = datetime.now(UTC)
     reasons = []
     if until is not None and until <= now:
-        reasons.append(f"It is not available since {until:%Y-%m-%d %H:%M} UTC, so that no list has it.")
+        reasons.append(f"Unavailable since {until:%Y-%m-%d %H:%M} UTC: excluded from all lists.")
     if since is not None and since > now:
-        reasons.append(f"It becomes available at {since:%Y-%m-%d %H:%M} UTC; until then no list has it.")
+        reasons.append(f"Available from {since:%Y-%m-%d %H:%M} UTC on: excluded from lists until then.")
     if not stored.trained:
-        reasons.append("It had too few events for a vector of its own: its content places it.")
-    week = rows("console/item_days", item_id=item_id, since=now - PERIOD)
+        reasons.append("Not in the training data, or too rare: its vector comes from its content.")
+    week = rows("console/item_events", item_id=item_id, since=now - _QUERY_PERIOD)
     return {"item_id": item_id, "item": stored.item, "similar": near.items, "reasons": reasons, "week": week}
 
 
@@ -166,21 +184,24 @@ def rules(settings: Settings) -> RulesVersion:
 
 
 def previous_rules(settings: Settings, number: int) -> RulesVersion:
-    """Returns the version of the rules before a version."""
+    """Returns version `number` - 1 of the rules.
+
+    Raises:
+        UnavailableError: the endpoint does not give it.
+    """
     url = f"{settings.endpoint_urls[0]}/v1/admin/rules?version={number - 1}"
     headers = {"Authorization": f"Bearer {settings.require_admin_token()}"}
     answer = httpx.get(url, headers=headers, timeout=_TIMEOUT_SECONDS)
     if answer.status_code != httpx.codes.OK:
-        raise InputError(f"There is no version before version {number} of the rules")
+        raise UnavailableError(f"{url} answers with status {answer.status_code}; check the endpoint and try again")
     return msgspec.json.decode(answer.content, type=RulesVersion)
 
 
 def preview(settings: Settings, user_id: str, changed: MerchandisingRules) -> dict[str, Any]:
-    """Returns the list of a user as it is, and with rules beside those in use."""
+    """Returns a user's list under the rules in use, and under changed ones in their place."""
     request = RecommendationRequest(user_id=user_id or None, k=_LIST_LENGTH, record=False)
     with _client(settings) as client:
-        now = client.recommend(request)
-        then = client.recommend(msgspec.structs.replace(request, rules=changed))
+        now, then = client.recommend(request), client.preview_rules(changed, request)
     return {"user_id": user_id, "now": now.items, "then": then.items}
 
 

@@ -28,6 +28,7 @@ from recsys_tasks.features.session_neighbors import SESSION_FILES, SessionNeighb
 from recsys_tasks.features.vocabulary import Vocabulary
 
 FORMAT = 7
+_MOST_ACTIVE = 100
 MANIFEST, GOLDEN, HISTORIES, VOCABULARY = "manifest.json", "golden.json", "histories.npz", "vocabulary.json"
 ENCODER, DECODER, CATALOG = "encoder.onnx", "decoder.onnx", "catalogue.json"
 NETWORK, SCAN, VECTORS, BIAS, WORDS = "network.json", "scan.onnx", "items.npy", "bias.npy", "words.npy"
@@ -64,12 +65,6 @@ class Histories:
         none = np.zeros(0, np.int64)
         return cls({}, none, none, none, none.astype(float), popularity, none.reshape(0, 0))
 
-    def most_active_users(self, count: int) -> list[str]:
-        """Returns the users with the most events, those with most first."""
-        num_events = np.diff(self.start)
-        users = list(self.row_of)
-        return [users[row] for row in np.argsort(-num_events, kind="stable")[:count]]
-
     def of(self, user_id: str | None) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Returns items, kinds, seconds and words of a user's events; empty arrays for an unknown user."""
         row = self.row_of.get(user_id or "")
@@ -84,7 +79,7 @@ class Bundle:
     Attributes:
         items: item vectors [V, D] and biases [V], indexed by item number.
         words: vectors of content tokens [C, D].
-        neighbors: of the items, by co-occurrence, and past sessions.
+        neighbors: item and session neighbors.
         has_query_input: whether the model was trained on search queries; a model that was not ignores them.
         is_trained: whether the model was trained; one that was not only has content vectors.
         intent: predicts purchases from the decoder's output.
@@ -117,6 +112,12 @@ class Bundle:
         neighbors, intent = _load_neighbors(folder, len(vocabulary)), PurchaseIntent.load(folder / INTENT)
         model = (vocabulary, *vectors, neighbors, *_network_flags(folder))
         return cls(folder, {}, "", *model, catalog, histories, [], intent)
+
+    @cached_property
+    def most_active_users(self) -> list[str]:
+        """The users with the most events, most active first."""
+        num_events, users = np.diff(self.histories.start), list(self.histories.row_of)
+        return [users[row] for row in np.argsort(-num_events, kind="stable")[:_MOST_ACTIVE]]
 
     @property
     def model_version(self) -> str:
@@ -263,7 +264,7 @@ def _load_neighbors(folder: Path, num_items: int) -> Neighbors:
     items, sessions = ItemNeighbors.load(folder), SessionNeighbors.load(folder)
     if items.start.shape != (num_items + 1,) or items.item.max(initial=0) >= num_items:
         raise BundleCorrupt(f"{', '.join(NEIGHBOR_FILES)} do not fit the vocabulary's {num_items} item numbers")
-    if not sessions.fits(num_items):
+    if not sessions.is_valid_for(num_items):
         raise BundleCorrupt(f"{', '.join(SESSION_FILES)} do not fit the vocabulary's {num_items} item numbers")
     config = json.loads((folder / NETWORK).read_text(encoding="utf-8"))
     return Neighbors(items, sessions, float(config["session_neighbor_weight"]))

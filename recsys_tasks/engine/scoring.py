@@ -308,7 +308,7 @@ class CopyCandidates(NamedTuple):
 
 
 class Neighbors(NamedTuple):
-    """Neighbors of items, and past sessions with the weight of their component; 0 without that component."""
+    """Item neighbors, session neighbors, and the weight of the session neighbors (0: off)."""
 
     of_items: ItemNeighbors
     of_sessions: SessionNeighbors
@@ -316,7 +316,8 @@ class Neighbors(NamedTuple):
 
 
 class NextItemScores:
-    """Next-item probabilities of the mixture: vocabulary, copy and neighbor logits in one softmax.
+    """Next-item probabilities of the mixture: vocabulary, copy and neighbor logits in one softmax, with
+    session neighbors added to it.
 
     Args:
         items: vectors of the model.
@@ -324,7 +325,7 @@ class NextItemScores:
         reading: the decoder's outputs for one session, named as in `model.incremental.Reading`.
         history: copy candidates of the history.
         tokens: item numbers of the session [T].
-        neighbors: of the model.
+        neighbors: item and session neighbors.
     """
 
     def __init__(
@@ -355,7 +356,7 @@ class NextItemScores:
             self._add_session_neighbors(neighbors.of_sessions, tokens, neighbors.session_weight)
 
     def _add_session_neighbors(self, sessions: SessionNeighbors, tokens: np.ndarray, weight: float) -> None:
-        """Adds the items of the nearest sessions to the copied ones, as `model.incremental.add_session_neighbors`."""
+        """Adds the session neighbors to the pointer candidates, as `model.incremental.add_session_neighbors` does."""
         found = sessions.candidates(tokens, self._excluded)
         if len(found.items):
             own = self._log_scores(found.items)

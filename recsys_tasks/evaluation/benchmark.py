@@ -21,7 +21,11 @@ from recsys_tasks.model.tensors import ComponentWeights
 from recsys_tasks.model.training_loop import build_network, train
 from recsys_tasks.names import DECODER, GRU, NETWORK, NETWORKS, TRANSFORMER
 from recsys_tasks.training import recipe
-from recsys_tasks.training.component_weights import apply_component_weights, choose_component_weights
+from recsys_tasks.training.component_weights import (
+    apply_component_weights,
+    choose_component_weights,
+    choose_discovery_weight,
+)
 from recsys_tasks.training.hyperparameters import ALL_FROM_DATA, Hyperparameters
 from recsys_tasks.training.models import ModelInput, load_model_fitter, vector_scorer
 
@@ -45,8 +49,9 @@ def run_benchmark(
 
     Args:
         train_file, test_file, items_file: sequence files, and item attributes.
-        model: `transformer` (the model that `train` registers), `network` (without neighbors of items and sessions),
-            `decoder` or `gru` (without an encoder, sessions of a user merged), a baseline's name, or a plugin model's.
+        model: `transformer` (the model that `train` registers), `network` (without item neighbors), `decoder` or `gru`
+            (without an encoder, sessions of a user merged), a baseline's name, or a plugin model's. Only `transformer`
+            has session neighbors.
         seed: of all random number generators.
         minutes: training time of a network.
         strict: item ids only, and no training on the item before the target, as in published comparisons.
@@ -112,8 +117,9 @@ def fit_model(
         return ranking_metrics(model_ranks(trained, timeline, dataset.validation))[PRIMARY_METRIC]
 
     def choose_weights(trained: Recommender) -> ComponentWeights:
-        chosen = choose_component_weights(trained, data, dataset.validation)
-        return chosen if model == TRANSFORMER else chosen._replace(session_neighbors=0.0)
+        if model != TRANSFORMER:
+            return ComponentWeights(choose_discovery_weight(trained, data, dataset.validation))
+        return choose_component_weights(trained, data, dataset.validation)
 
     report = train(network, data, schedule, validate, choose_weights=choose_weights)
     apply_component_weights(network, data, report.component_weights)

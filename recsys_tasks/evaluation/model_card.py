@@ -30,7 +30,7 @@ def model_card(
         report: evaluation of the model.
         intent: evaluation of its purchase intent.
         parameters: of the run, as MLflow stores them.
-        weights: of the mixture's components, which validation chose.
+        weights: component weights chosen on validation.
     """
     own = report.table["model"]
     low, high = report.intervals["model"]["mrr_20"]
@@ -94,7 +94,7 @@ def _components(parameters: Mapping[str, Any], weights: ComponentWeights) -> str
     components = ["generated items (all of the catalog)", "copies of the history"]
     components += [f"neighbors of the latest {neighbors} session items"] if neighbors else []
     components += ["items of the nearest past sessions"] if weights.session_neighbors else []
-    chosen = f"Validation chose the weights: discovery {weights.discovery:g}"
+    chosen = f"Component weights, chosen on validation: discovery {weights.discovery:g}"
     content = f"Content is tokens and a text vector ({text} dimensions)." if text else "Content is tokens."
     return (
         f"One mixture of {', '.join(components)}. {chosen}, session neighbors {weights.session_neighbors:g}. {content}"

@@ -1,8 +1,8 @@
-"""Session neighbors: the past sessions that are nearest to a running one, and the items in them.
+"""Session neighbors: the past sessions that are nearest to the current one, and the items in them.
 
 VMIS-kNN (Kersbergen et al. 2022, Serenade). Evaluation and serving share this code.
-Letters in shapes: V items in the vocabulary, S past sessions, E their items, F sessions of items, T tokens of a
-session, C candidates.
+Letters in shapes: V items in the vocabulary, S past sessions, E items of past sessions, F entries of the sessions per
+item, T tokens of a session, C candidates.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ SESSION_FILES = (
 )
 
 
-class NeighborConfig(NamedTuple):
+class SessionNeighborConfig(NamedTuple):
     """Parameters of VMIS-kNN.
 
     Attributes:
         sessions_per_item: number of latest sessions considered for each item.
         num_neighbors: number of nearest sessions that contribute to the scores.
-        max_session_items: number of latest items of the running session that are used.
-        item_decay: factor on an item's weight for each later item of the running session.
+        max_session_items: number of latest items of the current session that are used.
+        item_decay: factor on an item's weight for each later item of the current session.
         max_candidates: number of items with the highest scores that are candidates.
     """
 
@@ -43,7 +43,7 @@ class NeighborConfig(NamedTuple):
     max_candidates: int = 200
 
 
-DEFAULT_CONFIG: Final = NeighborConfig()
+DEFAULT_CONFIG: Final = SessionNeighborConfig()
 
 
 class ScoredCandidates(NamedTuple):
@@ -68,13 +68,13 @@ class SessionNeighbors:
     """Past sessions, and for each item the latest of them that contain it.
 
     The similarity of a past session to the running one is the sum, over their shared items, of the item's inverse
-    frequency times its recency in the running session. An item's score is the summed similarity of the nearest sessions
+    frequency times its recency in the current session. An item's score is the summed similarity of the nearest sessions
     that contain it, times the square root of its inverse frequency. On validation the square root did better than the
     inverse frequency or no factor.
 
     Attributes:
-        session_start, session_item: index of each session's first item, then E [S + 1]; distinct items [E].
-        item_start, item_session: index of each item's first session, then F [V + 1]; sessions, the latest last [F].
+        session_start, session_item: CSR offsets [S + 1] and distinct items [E] of each session.
+        item_start, item_session: CSR offsets [V + 1] and sessions [F] of each item, latest last.
         inverse_frequency: log(S / number of the item's sessions) [V].
         config: parameters.
     """
@@ -84,11 +84,11 @@ class SessionNeighbors:
     item_start: np.ndarray
     item_session: np.ndarray
     inverse_frequency: np.ndarray
-    config: NeighborConfig = DEFAULT_CONFIG
+    config: SessionNeighborConfig = DEFAULT_CONFIG
 
     @classmethod
     def from_events(
-        cls, session: np.ndarray, item: np.ndarray, num_items: int, config: NeighborConfig = DEFAULT_CONFIG
+        cls, session: np.ndarray, item: np.ndarray, num_items: int, config: SessionNeighborConfig = DEFAULT_CONFIG
     ) -> SessionNeighbors:
         """Builds the tables from events of past sessions.
 
@@ -153,11 +153,12 @@ class SessionNeighbors:
         best = _largest(scores, self.config.max_candidates)
         return ScoredCandidates(candidates[best].astype(np.int64), scores[best])
 
-    def fits(self, num_items: int) -> bool:
-        """Whether the tables are of a vocabulary of that size, and name only sessions and items that exist."""
+    def is_valid_for(self, num_items: int) -> bool:
+        """Whether the tables belong to a vocabulary of that size, and all indices exist."""
         num_sessions = len(self.session_start) - 1
         return (
-            self.item_start.shape == (num_items + 1,)
+            num_sessions >= 0
+            and self.item_start.shape == (num_items + 1,)
             and self.inverse_frequency.shape == (num_items,)
             and self.session_item.max(initial=0) < num_items
             and self.item_session.max(initial=-1) < num_sessions
@@ -184,7 +185,7 @@ class SessionNeighbors:
 
 
 def _starts(keys: np.ndarray, count: int) -> np.ndarray:
-    """Index of the first entry of each key from 0 to `count` - 1 in ascending keys [N], then N [count + 1]."""
+    """CSR offsets [count + 1] of ascending keys [N]."""
     return np.concatenate([[0], np.cumsum(np.bincount(keys, minlength=count))])
 
 
@@ -197,7 +198,7 @@ def _sum_by_key(keys: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def _largest(values: np.ndarray, count: int) -> np.ndarray:
-    """Indices of the `count` largest values, in ascending order; of equal ones the later count."""
+    """Indices of the `count` largest values, in ascending order; ties go to the later index."""
     if len(values) <= count:
         return np.arange(len(values))
     threshold = np.partition(values, len(values) - count)[len(values) - count]

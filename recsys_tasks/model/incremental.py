@@ -92,7 +92,7 @@ def output_scores(network: Recommender, output: DecoderOutput, query: Query, mat
 
 
 def trained_scores(network: Recommender, output: DecoderOutput, query: Query, matrix: Tensor) -> Tensor:
-    """`output_scores` without the session neighbors."""
+    """Log scores [B, V] of the trained components."""
     scores = output.direction @ matrix.T + network.items.bias  # [B, V]
     pointers = [(output.history_copy_logits, query.history), (output.session_copy_logits, query.tokens)]
     if output.neighbor_logits is not None and output.neighbor_query is not None:
@@ -112,7 +112,7 @@ def trained_scores(network: Recommender, output: DecoderOutput, query: Query, ma
 
 
 def session_candidates(network: Recommender, query: Query) -> tuple[Tensor, Tensor]:
-    """Items [B, C] of the sessions nearest to each session, padded with 0, and the logs of their shares."""
+    """Items [B, C], padded with 0, and log shares [B, C] of each session's neighbors."""
     tokens, length = query.tokens.cpu().numpy(), query.length.cpu().numpy()
     found = []
     for row, count in zip(tokens, length.tolist(), strict=True):
@@ -129,8 +129,8 @@ def session_candidates(network: Recommender, query: Query) -> tuple[Tensor, Tens
 def add_session_neighbors(scores: Tensor, candidates: tuple[Tensor, Tensor], weight: float) -> Tensor:
     """Log scores [B, V] with the session neighbors as a further component.
 
-    The component's mass is the candidates' mass so far times the weight, divided by their shares: thus it needs no sum
-    over all items, and counts where the other components agree that the next item is among the candidates.
+    The component's mass is the weight times the mass that the candidates have so far, distributed in proportion to
+    their shares. So no sum over all items is needed, and it counts only where the others give the candidates mass.
     """
     items, log_share = candidates
     if not items.shape[1]:

@@ -6,8 +6,8 @@ of the history and, where sessions repeat items, of the session so far, and over
 neighbors P come from co-occurrence (`features.item_neighbors`). Habit and discovery thus compete in one distribution.
 The cosine removes the popularity bias of vector lengths (Gupta et al. 2019, NISER).
 
-A fourth component, which is not trained, is added afterwards: the items of the nearest past sessions
-(`features.session_neighbors`), with a weight that validation chooses.
+Session neighbors (`features.session_neighbors`) are a fourth component, added to the scores after training, with a
+weight chosen on validation.
 
 Letters in shapes: B rows, W events of a window, H history events, T session tokens, S sessions, V items in the
 vocabulary, D embedding dimension, K negatives, A content tokens of an item, G neighbors of an item.

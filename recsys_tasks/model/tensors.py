@@ -44,7 +44,7 @@ class NetworkConfig:
         discovery_weight: factor on the mass of generated items and neighbors after the training; see
             `training.component_weights`.
         session_neighbor_weight: mass of the session neighbors, as a multiple of the mass that the other components give
-            to the same items; 0 without.
+            to the same items; 0 turns them off.
         is_trained: whether the network was trained. Before there are sessions to train on, only the items' content
             vectors are used.
     """

@@ -197,8 +197,8 @@ def train(
         on_epoch: called with the number of each epoch and its metrics.
         checkpoint: file of the training state, written after each epoch. An existing one of the same training is
             resumed.
-        choose_weights: called with the averaged weights before the network is trained on validation events; its result
-            is in the report.
+        choose_weights: called with the averaged network before the decay phase; returns the component weights of the
+            report.
 
     Raises:
         NotEnoughData: there is no training event.

@@ -148,7 +148,7 @@ def build_report(
 
 
 def draw_days_chart(connection: Connection, whole: Interval, experiment: Experiment | None) -> str:
-    """Returns a chart of the CTR of recommendations by day and arm, of the latest days of an interval, as SVG."""
+    """Returns a chart of the CTR of recommendations by day and arm as SVG."""
     by_day = {day: load_arm_metrics(connection, Interval.of_day(day)) for day in _days(connection, whole)}
     return _render_svg(lambda axes: _draw_days(axes, by_day, experiment), 4.0)
 
@@ -239,10 +239,16 @@ def _matches(shown: Any, number: str, experiment: str, arms: set[str]) -> bool:
 
 
 def _days(connection: Connection, whole: Interval) -> list[date]:
-    """The latest days of an interval. They end with the last one that has enough visitors: a list with a wrong time
-    does not move the axis to another year."""
-    busy = [row.day for row in connection.execute(statement("monitoring/days_shown"), {"min_visitors": _MIN_VISITORS})]
-    last, first = (busy[0], busy[-1]) if busy else (whole.end.date(), whole.start.date())
+    """Days of the chart: from the first to the last one with enough visitors, at most 60. One wrong time does not
+    stretch the axis."""
+    days_with_visitors = [
+        row.day for row in connection.execute(statement("monitoring/days_shown"), {"min_visitors": _MIN_VISITORS})
+    ]
+    last, first = (
+        (days_with_visitors[0], days_with_visitors[-1])
+        if days_with_visitors
+        else (whole.end.date(), whole.start.date())
+    )
     first = max(first, last - timedelta(days=_MAX_DAYS))
     return [first + timedelta(days=number) for number in range((last - first).days + 1)]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from sqlalchemy import Engine, text
@@ -16,6 +16,7 @@ from recsys_tasks.warehouse import statement
 
 PROMOTED, REFUSED, FAILED, ROLLED_BACK = "promoted", "refused", "failed", "rolled_back"
 ROLLOUT, WITHDRAWN, RECONCILED = "rollout", "withdrawn", "reconciled"
+PAUSED, RESUMED = "paused", "resumed"
 _LOCK = 0x70726F6D  # "prom"
 _WAIT_SECONDS = 120
 _LOCK_NOT_AVAILABLE = "55P03"  # SQLSTATE of PostgreSQL
@@ -45,10 +46,14 @@ class DeploymentState(NamedTuple):
         served: versions that serve or served, oldest first; the last should serve now, a rollback returns to the one
             before it.
         rollout: the start of the rollout under way, if there is one.
+        paused_at: when somebody paused it; None while it runs.
+        paused_for: how long it was paused before.
     """
 
     served: list[DeployedVersion]
     rollout: RecordedDecision | None
+    paused_at: datetime | None = None
+    paused_for: timedelta = timedelta(0)
 
 
 def read_state(warehouse: Engine) -> DeploymentState:
@@ -62,6 +67,8 @@ def replay_decisions(decisions: Iterable[RecordedDecision]) -> DeploymentState:
     """Returns the state that decisions, oldest first, lead to: a promotion is pushed on a stack, a rollback pops it."""
     served: list[DeployedVersion] = []
     rollout: RecordedDecision | None = None
+    paused_at: datetime | None = None
+    paused_for = timedelta(0)
     for recorded in decisions:
         if recorded.decision == PROMOTED:
             served.append(recorded.version)
@@ -70,10 +77,15 @@ def replay_decisions(decisions: Iterable[RecordedDecision]) -> DeploymentState:
         elif recorded.decision == RECONCILED:
             served[-1:] = [recorded.version]
         if recorded.decision == ROLLOUT:
-            rollout = recorded
+            rollout, paused_at, paused_for = recorded, None, timedelta(0)
         elif rollout is not None and _ends_rollout(rollout, recorded):
-            rollout = None
-    return DeploymentState(served, rollout)
+            rollout, paused_at, paused_for = None, None, timedelta(0)
+        elif recorded.decision == PAUSED and rollout is not None:
+            paused_at = paused_at or recorded.decided_at
+        elif recorded.decision == RESUMED and paused_at is not None:
+            paused_for += recorded.decided_at - paused_at
+            paused_at = None
+    return DeploymentState(served, rollout, paused_at, paused_for)
 
 
 def _ends_rollout(rollout: RecordedDecision, later: RecordedDecision) -> bool:

@@ -64,10 +64,11 @@ def reconcile(deployment: Deployment) -> ReconciliationReport:
 def _end_stale_rollout(deployment: Deployment, state: DeploymentState, fleet: Fleet) -> DeploymentState:
     """Ends a rollout that is long over its time because no task checks it any more."""
     rollout = state.rollout
-    if rollout is None:
+    if rollout is None or state.paused_at is not None:
         return state
-    phases = rollout_phases(deployment.rollout_plan, rollout.decided_at)
-    ends_at = max((phase.ends_at for phase in phases), default=rollout.decided_at)
+    started_at = rollout.decided_at + state.paused_for
+    phases = rollout_phases(deployment.rollout_plan, started_at)
+    ends_at = max((phase.ends_at for phase in phases), default=started_at)
     if datetime.now(UTC) < ends_at + _ROLLOUT_GRACE:
         return state
     fleet.discard(rollout.version.bundle_digest)

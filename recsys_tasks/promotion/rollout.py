@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from recsys_tasks.client.fleet import FleetResponse
 from recsys_tasks.engine.bundle import Bundle, read_bundle
-from recsys_tasks.errors import InvariantError
+from recsys_tasks.errors import InputError, InvariantError
 from recsys_tasks.evaluation.gate import RolloutRules
 from recsys_tasks.experiments.sequential_tests import ActingVisitors, is_significantly_worse, p_value
 from recsys_tasks.names import CANARY, SHADOW
@@ -20,6 +22,7 @@ from recsys_tasks.registry import versions
 from recsys_tasks.warehouse import statement
 
 log = logging.getLogger(__name__)
+_HELD_TERMS: Mapping[str, Any] = {"mode": "held", "share": 0.0}
 
 
 class RolloutFailed(InvariantError):
@@ -53,7 +56,8 @@ def start_rollout(
         record_failure(deployment, bundle, approved_by, evidence),
     ):
         versions.version_by_number(number)
-        served, rollout = deployment_record.read_state(deployment.warehouse)
+        state = deployment_record.read_state(deployment.warehouse)
+        served, rollout = state.served, state.rollout
         if rollout is not None and rollout.version.bundle_digest == bundle.digest:
             return rollout.decided_at
         if not served:
@@ -89,13 +93,16 @@ def check_rollout(deployment: Deployment, folder: Path, started_at: datetime | N
         return ["there was no champion to compare with"]
     bundle = read_bundle(folder)
     with deployment_record.deployment_lock(deployment.warehouse):
-        rollout = deployment_record.read_state(deployment.warehouse).rollout
-        if rollout is None or rollout.version.bundle_digest != bundle.digest:
+        state = deployment_record.read_state(deployment.warehouse)
+        if state.rollout is None or state.rollout.version.bundle_digest != bundle.digest:
             raise RolloutFailed(
                 f"The rollout of version {bundle.model_version} has ended; the table promotions says why"
             )
+        if state.paused_at is not None:
+            deployment.fleet.start_rollout(bundle.digest, _HELD_TERMS)  # endpoints that came back pause, too
+            return None
         now = datetime.now(UTC)
-        phases = rollout_phases(deployment.rollout_plan, started_at)
+        phases = rollout_phases(deployment.rollout_plan, started_at + state.paused_for)
         phase = next((phase for phase in phases if now < phase.ends_at), None)
         problems, findings = _inspect(deployment, bundle, phase, phases)
         if problems:
@@ -107,6 +114,51 @@ def check_rollout(deployment: Deployment, folder: Path, started_at: datetime | N
         for finding in findings:
             log.info("Rollout of version %s: %s", bundle.model_version, finding)
         return findings if phase is None else None
+
+
+def pause_rollout(deployment: Deployment, reason: str, by: str) -> str:
+    """Pauses the rollout under way: the challenger gets no traffic, and the phase is as much longer.
+
+    Returns:
+        The challenger's version.
+
+    Raises:
+        InputError: no rollout is under way, or it is paused already.
+    """
+    with deployment_record.deployment_lock(deployment.warehouse):
+        state = deployment_record.read_state(deployment.warehouse)
+        if state.rollout is None or state.paused_at is not None:
+            raise InputError("No rollout is running. Reload the overview")
+        version = state.rollout.version
+        deployment_record.insert_decision(deployment.warehouse, version, deployment_record.PAUSED, [reason], by)
+        _log_problems(deployment.fleet.start_rollout(version.bundle_digest or "", _HELD_TERMS))
+    return version.model_version
+
+
+def resume_rollout(deployment: Deployment, reason: str, by: str) -> str:
+    """Resumes a paused rollout in the phase in which it was paused; returns the challenger's version.
+
+    Raises:
+        InputError: no rollout is paused.
+    """
+    with deployment_record.deployment_lock(deployment.warehouse):
+        paused = deployment_record.read_state(deployment.warehouse)
+        if paused.rollout is None or paused.paused_at is None:
+            raise InputError("No rollout is paused. Reload the overview")
+        version = paused.rollout.version
+        deployment_record.insert_decision(deployment.warehouse, version, deployment_record.RESUMED, [reason], by)
+        state = deployment_record.read_state(deployment.warehouse)
+        phases = rollout_phases(deployment.rollout_plan, paused.rollout.decided_at + state.paused_for)
+        phase = next((phase for phase in phases if datetime.now(UTC) < phase.ends_at), None)
+        if phase is not None:
+            terms = _terms(phase, deployment.gate_rules.rollout)
+            _log_problems(deployment.fleet.start_rollout(version.bundle_digest or "", terms))
+    return version.model_version
+
+
+def _log_problems(response: FleetResponse) -> None:
+    for url, error in response.problems.items():
+        log.warning("%s follows at the next check of the rollout: %s", url, error)
 
 
 def rollout_phases(plan: RolloutPlan, started_at: datetime) -> list[Phase]:

@@ -51,6 +51,7 @@ from recsys_tasks.serving.messages import (
     decode_batch,
     decode_event,
     decode_request,
+    decode_rules_preview,
     decode_search,
     decode_similar,
     parse_id,
@@ -193,6 +194,11 @@ class Endpoint:
         await self.shared.publish(events)
         return json_response(response)
 
+    async def post_rules_preview(self, request: Request) -> Response:
+        """`POST /v1/admin/rules/preview`"""
+        body = decode_rules_preview(await read_body(request))
+        return json_response(self.recommender.preview_rules(body.request, body.rules))
+
     async def get_suggestions(self, request: Request) -> Response:
         """`GET /v1/suggest?q=PREFIX&k=N`"""
         prefix = parse_prefix(request.query_params.get("q"))
@@ -331,8 +337,9 @@ async def _yield_periodically(number: int) -> None:
         await asyncio.sleep(0)
 
 
-def _page_routes(settings: Settings, endpoint: Endpoint) -> list[BaseRoute]:
-    """Returns the routes of the pages that are on. An endpoint without pages does not import them."""
+def _storefront_routes(settings: Settings, endpoint: Endpoint) -> list[BaseRoute]:
+    """Returns the routes of the storefront; none if it is off. The import is local, so that other endpoints do not load
+    it."""
     if not settings.shop:
         return []
     from recsys_tasks.serving.shop import shop_routes
@@ -388,6 +395,7 @@ def create_app(settings: Settings, folders: WorkerFolders | None = None) -> Star
             route("/v1/admin/staged", admin.delete_staged, "DELETE", ADMIN),
             route("/v1/admin/rules", endpoint.rules.get_rules, "GET", ADMIN),
             route("/v1/admin/rules", endpoint.rules.put_rules, "PUT", ADMIN),
+            route("/v1/admin/rules/preview", endpoint.post_rules_preview, "POST", ADMIN),
             route("/v1/admin/users/{user_id:path}", admin.delete_user, "DELETE", ADMIN),
             route("/v1/admin/journal", admin.get_journal, "GET", ADMIN),
             route("/v1/admin/journal/consumers/{consumer}", admin.put_consumer, "PUT", ADMIN),
@@ -397,7 +405,7 @@ def create_app(settings: Settings, folders: WorkerFolders | None = None) -> Star
             route("/healthz", endpoint.get_healthz, "GET", OPEN),
             route("/readyz", endpoint.get_readyz, "GET", OPEN),
             route("/metrics", endpoint.get_metrics, "GET", OPEN),
-            *_page_routes(settings, endpoint),
+            *_storefront_routes(settings, endpoint),
         ],
         exception_handlers={HTTPException: handle_http_exception},
         lifespan=lifespan,

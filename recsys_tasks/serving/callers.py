@@ -45,7 +45,7 @@ class Callers:
             RequestError: the caller exceeds its rate limit (429), or lacks the scope (401, 403).
         """
         headers, host = request.headers, request.client.host if request.client else ""
-        caller = self._access.identify(headers.get("authorization"), headers.get("origin"), host)
+        caller = self._access.identify(headers.get("authorization"), _origin(request), host)
         request.state.caller, request.state.charge = caller, partial(self._charge, caller)
         rate = self._rate_of(caller)
         if rate is not None and scope != OPEN and self._limiter.should_reject(caller.name, time.monotonic(), rate):
@@ -86,6 +86,15 @@ class Callers:
     def _rate_of(self, caller: Caller) -> float | None:
         """Returns a caller's requests per second; None without a limit. Administrators have none."""
         return None if ADMIN in caller.scopes else caller.rate_limit or self._default_rate
+
+
+def _origin(request: Request) -> str | None:
+    """Returns the origin of the page that sends a request. Browsers leave the header out of GET requests to the page's
+    own origin, and say so in another one (Fetch Metadata)."""
+    origin = request.headers.get("origin")
+    if origin is None and request.headers.get("sec-fetch-site") == "same-origin":
+        return f"{request.url.scheme}://{request.headers.get('host', '')}"
+    return origin
 
 
 def _load_secret(path: Path) -> bytes:

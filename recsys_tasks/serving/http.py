@@ -166,4 +166,4 @@ async def handle_http_exception(request: Request, error: Exception) -> Response:
 def _allowed_methods(request: Request) -> list[str]:
     """Methods of all routes of a path."""
     routes = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
-    return sorted({method for route in routes for method in route.methods})
+    return sorted({method for route in routes for method in getattr(route, "methods", None) or ("GET", "HEAD")})

@@ -21,6 +21,7 @@ from recsys_tasks.wire.messages import (
     RecommendationBatch,
     RecommendationRequest,
     RejectedLine,
+    RulesPreview,
     SearchRequest,
     SimilarItemsRequest,
     StagedChange,
@@ -142,6 +143,14 @@ def decode_rules(body: bytes) -> MerchandisingRules:
     rules: MerchandisingRules = _decode(body, MerchandisingRules)
     _check(check_rules, rules, "$")
     return rules
+
+
+def decode_rules_preview(body: bytes) -> RulesPreview:
+    """Decodes and validates a request for a list under other rules."""
+    preview: RulesPreview = _decode(body, RulesPreview)
+    _check(check_rules, preview.rules, "$.rules")
+    _validate_request(preview.request, "$.request")
+    return preview
 
 
 def decode_similar(body: bytes) -> SimilarItemsRequest:

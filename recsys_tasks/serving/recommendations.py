@@ -37,6 +37,7 @@ from recsys_tasks.wire.messages import (
     SuggestedItem,
     SuggestionsResponse,
 )
+from recsys_tasks.wire.rules import MerchandisingRules
 
 SEARCH_RESULTS: Final = "search"
 _MAX_RECORDED_IDS = 10_000
@@ -152,6 +153,18 @@ class RecommendationService:
         ranked = _RankedList(RECOMMENDATIONS, request_id, engine, answer, arm, teams, began)
         return self._record_and_respond(request, ranked, is_complete)
 
+    def preview_rules(self, request: RecommendationRequest, rules: MerchandisingRules) -> RecommendationResponse:
+        """Returns the list of a request under other rules than those in use; nothing is recorded."""
+        began, request.record = time.perf_counter(), False
+        past, session, session_start = self._user_context(request)
+        engine = self.active_engine().with_rules(rules)
+        user_id, options = self._list_options(request, engine, [*past, *session])
+        signals = self._live_signals(request, session_start)
+        answer = engine.recommend(user_id, past, session, session_start, options, MODEL, signals)
+        request_id = new_request_id(False, None)
+        ranked = _RankedList(RECOMMENDATIONS, request_id, engine, answer, None, None, began)
+        return self._record_and_respond(request, ranked, True)
+
     def search(
         self, request: SearchRequest, is_complete: bool = True, idempotency_key: str | None = None
     ) -> tuple[SearchResponse, list[Event]]:
@@ -241,8 +254,8 @@ class RecommendationService:
         engine = self._models.engine
         if engine is None:
             return []
-        users = engine.bundle.histories.most_active_users(count)
-        return [user_id for user_id in users if self._bundle_user_id(user_id, engine) is not None]
+        users = engine.bundle.most_active_users
+        return [user_id for user_id in users if self._bundle_user_id(user_id, engine) is not None][:count]
 
     def suggest(self, prefix: str, k: int) -> SuggestionsResponse:
         """Returns completions of an unfinished query: at most k queries and k items."""
@@ -283,7 +296,7 @@ class RecommendationService:
             items = [engine.with_data(item, request.fields) for item in items]
         arm = None if ranked.arm is None else ranked.arm.name
         return RecommendationResponse(
-            ranked.request_id, version, arm, answer.purchase_intent, is_complete, request.record, items
+            ranked.request_id, version, answer.purchase_intent, is_complete, request.record, items, arm
         )
 
     def _is_repeated(self, request_id: str) -> bool:

@@ -100,10 +100,11 @@ class ChallengerRunner:
         return self.terms.mode != HELD and self.ended is None
 
     def start(self, terms: RolloutTerms) -> None:
-        """Starts a rollout with empty statistics; with the same terms, a running rollout continues."""
-        if terms != self.terms or self.ended is not None:
+        """Starts a phase with empty statistics; with the same terms, a running one continues. A rollout that has ended
+        here stays ended until the bundle is staged again."""
+        if terms != self.terms:
             self._reset_statistics()
-            self.terms, self.ended = terms, None
+            self.terms = terms
 
     def close(self) -> None:
         """Stops the shadow thread and drops queued copies."""

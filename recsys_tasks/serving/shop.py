@@ -1,4 +1,4 @@
-"""The storefront: pages of a small shop, which use the public API from the browser. On by `RECSYS_SHOP`."""
+"""The storefront: pages of a small shop, which use the public API from the browser. Enabled by `RECSYS_SHOP`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _HEADERS = {
     " connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-cache",  # asks again each time; an unchanged file is answered with 304
+    "Cache-Control": "no-cache",  # the browser revalidates at each load
 }
 
 
@@ -35,21 +35,24 @@ def shop_routes(settings: Settings, recommender: RecommendationService) -> list[
 
     Args:
         settings: `shop_key` is sent to the visitors' browsers.
-        recommender: names some shoppers who have a history, to try the shop as.
+        recommender: source of user ids with long histories, for the menu of shoppers.
     """
     key = None if settings.shop_key is None else settings.shop_key.get_secret_value()
 
     def get_config(request: Request) -> Response:
         return json_response({"key": key, "users": recommender.most_active_users(_NUM_SHOPPERS)})
 
+    def get_index(request: Request) -> Response:
+        return FileResponse(_PAGES / "index.html")
+
     def get_client(request: Request) -> Response:
         return FileResponse(_CLIENT, media_type="text/javascript")
 
     def redirect(request: Request) -> Response:
-        return RedirectResponse("shop/")  # relative, so that it repeats no `Host`
+        return RedirectResponse("shop/")  # relative: an absolute URL would reflect the `Host` header
 
-    pages = [Route("/config.json", get_config), Route("/recommender.js", get_client)]
-    mount = Mount(_PATH, routes=[*pages, Mount("/", StaticFiles(directory=_PAGES, html=True))])
+    pages = [Route("/", get_index), Route("/config.json", get_config), Route("/recommender.js", get_client)]
+    mount = Mount(_PATH, routes=[*pages, Mount("/", StaticFiles(directory=_PAGES))])
     mount.app = _PageHeaders(mount.app)
     return [Route(_PATH, redirect), mount]
 

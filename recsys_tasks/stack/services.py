@@ -44,7 +44,7 @@ def running_stack(console: Console, home: Path, dags: Path) -> Iterator[tuple[Lo
     settings.cache_clear()
     with StackProcesses(home, environment, ports) as processes:
         airflow = AirflowClient(ports.url("airflow"))
-        console.print("[bold]Starting[/] PostgreSQL, MLflow, Airflow and the endpoint")
+        console.print("[bold]Starting[/] PostgreSQL, MLflow, Airflow, the endpoint and the console")
         wait_until(airflow.is_ready, _START_TIMEOUT_SECONDS, processes, "Airflow")
         wait_until(lambda: _responds(f"{ports.url('mlflow')}/health"), _START_TIMEOUT_SECONDS, processes, "MLflow")
         wait_until(

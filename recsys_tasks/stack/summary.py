@@ -128,8 +128,11 @@ def show_stages(runner: LoopRunner, total: float) -> None:
 
 def show_addresses(console: Console, ports: Ports) -> None:
     """Prints the URLs of the storefront and of the services."""
-    console.print(f"  {'shop':>10}  {ports.url('endpoint')}/shop/", highlight=False)
-    console.print(f"  {'console':>10}  {ports.url('console')}/console/  (the key is in secrets.json)", highlight=False)
+    console.print(f"  {'storefront':>10}  {ports.url('endpoint')}/shop/", highlight=False)
+    console.print(
+        f"  {'console':>10}  {ports.url('console')}/console/  (sign in with admin_token of secrets.json)",
+        highlight=False,
+    )
     for name in ("airflow", "mlflow", "data_docs", "endpoint"):
         console.print(f"  {name:>10}  {ports.url(name)}", highlight=False)
 

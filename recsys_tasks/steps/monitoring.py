@@ -38,8 +38,8 @@ def attribute_outcomes() -> attribution.AttributionReport:
     return counted
 
 
-def run_rules() -> list[Finding]:
-    """Runs the monitors, and changes nothing; none without a promoted version."""
+def evaluate_monitors() -> list[Finding]:
+    """Returns the monitors' findings and writes nothing; empty without a promoted version."""
     served = read_state(engine()).served
     if not served:
         return []

@@ -24,16 +24,18 @@ __all__ = [
     "check_rollout",
     "deployment",
     "judge",
+    "pause_rollout",
     "promote",
     "reconcile",
     "reject",
+    "resume_rollout",
     "roll_back",
     "start_rollout",
 ]
 
 
 class PromotionRefused(RecsysError):
-    """The gate does not promote a version; the message has the reasons."""
+    """The gate refused a version, or waits for sessions; the message has the reasons."""
 
 
 class Promotion(NamedTuple):
@@ -59,17 +61,17 @@ def judge(number: str, folder: Path) -> Decision:
     return gate_check.check_gate(deployment(), number, folder)
 
 
-def promote(number: str | None, by: str, wait: Callable[[], None]) -> Promotion:
-    """Builds and judges a version, by default the challenger, rolls it out and activates it.
+def promote(number: str | None, approved_by: str, wait: Callable[[], None]) -> Promotion:
+    """Builds and judges a version, rolls it out and activates it.
 
     Args:
-        number: of the version.
-        by: who approves it.
-        wait: called between two looks at a rollout.
+        number: version number; default: the challenger.
+        approved_by: who approves it.
+        wait: called between two checks of a rollout.
 
     Raises:
         PromotionRefused: the gate refuses the version, or waits for more sessions.
-        RolloutFailed: it did worse than the champion.
+        RolloutFailed: the challenger failed in its rollout, or somebody ended it.
     """
     number, folder = build(number)
     decision = judge(number, folder)
@@ -77,11 +79,11 @@ def promote(number: str | None, by: str, wait: Callable[[], None]) -> Promotion:
         verdict = "waits" if decision.verdict == WAIT else "is refused"
         raise PromotionRefused("\n  ".join([f"Version {number} {verdict}", *decision.reasons]))
     if settings().has_rollout:
-        began = start_rollout(number, folder, by, decision.as_dict())
-        while (findings := check_rollout(folder, began)) is None:
+        started_at = start_rollout(number, folder, approved_by, decision.as_dict())
+        while (findings := check_rollout(folder, started_at)) is None:
             wait()
         decision.notes.extend(findings)
-    activate(number, folder, decision.reasons, by, decision.as_dict())
+    activate(number, folder, decision.reasons, approved_by, decision.as_dict())
     return Promotion(number, folder.name, decision.reasons)
 
 
@@ -98,6 +100,16 @@ def start_rollout(number: str, folder: Path, approved_by: str, evidence: object 
 def check_rollout(folder: Path, started_at: datetime | None) -> list[str] | None:
     """Checks a rollout; returns its findings once it is over and passed, None before."""
     return rollout.check_rollout(deployment(), folder, started_at)
+
+
+def pause_rollout(reason: str, by: str) -> str:
+    """Pauses the rollout under way; returns the challenger's version."""
+    return rollout.pause_rollout(deployment(), reason, by)
+
+
+def resume_rollout(reason: str, by: str) -> str:
+    """Resumes a paused rollout; returns the challenger's version."""
+    return rollout.resume_rollout(deployment(), reason, by)
 
 
 def activate(

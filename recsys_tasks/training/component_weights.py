@@ -1,10 +1,10 @@
-"""Weights of the mixture's components that validation chooses, after the training and before its decay.
+"""Component weights of the mixture, chosen on validation before the decay phase.
 
 The mixture is trained for likelihood, and lists are judged by rank. Two weights are chosen by rank:
 
 * discovery: how much generated items and neighbors count beside items copied from the history. A copied item that is
   hardly more probable than many new ones displaces them all. Within the spread of validation, a larger weight gives
-  lists with more new items at no cost.
+  lists with more new items without a significant loss.
 * session neighbors: how much the items of the nearest past sessions count (`features.session_neighbors`).
 """
 
@@ -36,21 +36,21 @@ log = logging.getLogger(__name__)
 _DISCOVERY_WEIGHTS = (1.0, 1.5, 2.0, 3.0)
 _TOLERANCE = 0.01  # share of the best metric that a larger discovery weight may cost
 _SESSION_NEIGHBOR_WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0)
-_MIN_GAIN = 0.005  # share of the metric without session neighbors that they must gain to be worth their time
+_MIN_GAIN = 0.005  # minimum relative gain that justifies the latency of session neighbors
 
 
 def choose_component_weights(network: Recommender, data: TrainingData, tasks: PredictionTasks) -> ComponentWeights:
     """Chooses both weights on validation tasks, for a network that was trained on the events up to `data.stops`."""
     discovery = choose_discovery_weight(network, data, tasks)
     apply_discovery_weight(network, discovery)
-    network.session_neighbors = find_session_neighbors(data)
+    network.session_neighbors = build_session_neighbors(data)
     chosen = ComponentWeights(discovery, choose_session_neighbor_weight(network, data, tasks))
     apply_discovery_weight(network, 1 / discovery)
     return chosen
 
 
 def choose_discovery_weight(network: Recommender, data: TrainingData, tasks: PredictionTasks) -> float:
-    """The largest weight whose validation metric is within 1 % of the best; 1 without a history to copy from."""
+    """Returns the largest weight whose validation metric is within 1 % of the best; 1 without a history."""
     if not (network.config.history and network.config.copying):
         return 1.0
     metrics = _metrics_by_discovery_weight(network, data, tasks)
@@ -60,7 +60,7 @@ def choose_discovery_weight(network: Recommender, data: TrainingData, tasks: Pre
 
 
 def choose_session_neighbor_weight(network: Recommender, data: TrainingData, tasks: PredictionTasks) -> float:
-    """The weight with the highest validation metric; 0 if none gains half a percent, since neighbors cost time."""
+    """Returns the weight with the highest validation metric; 0 if none gains half a percent."""
     metrics = _metrics_by_session_neighbor_weight(network, data, tasks)
     best = max(metrics, key=lambda weight: metrics[weight])
     chosen = best if metrics[best] >= (1 + _MIN_GAIN) * metrics[0.0] else 0.0
@@ -69,10 +69,10 @@ def choose_session_neighbor_weight(network: Recommender, data: TrainingData, tas
 
 
 def apply_component_weights(network: Recommender, data: TrainingData, weights: ComponentWeights) -> None:
-    """Gives a network, whose training has ended, its weights, and the session neighbors of all training events."""
+    """Applies the chosen weights to a trained network, and builds its session neighbors from all training events."""
     apply_discovery_weight(network, weights.discovery)
     if weights.session_neighbors:
-        network.session_neighbors = find_session_neighbors(data._replace(stops=data.final_stops))
+        network.session_neighbors = build_session_neighbors(data._replace(stops=data.final_stops))
     else:
         network.session_neighbors = SessionNeighbors.none(network.config.num_items)
     network.config = replace(
@@ -87,8 +87,8 @@ def apply_discovery_weight(network: Recommender, weight: float) -> None:
         network.age_offset.sub_(math.log(weight))
 
 
-def find_session_neighbors(data: TrainingData) -> SessionNeighbors:
-    """The sessions of the training events up to `data.stops`."""
+def build_session_neighbors(data: TrainingData) -> SessionNeighbors:
+    """Returns the session neighbors of the training events up to `data.stops`."""
     return SessionNeighbors.from_events(*session_events(data), len(data.counts))
 
 
@@ -103,7 +103,7 @@ def _metrics_by_discovery_weight(
     for part in iterate_batches(timeline, tasks):
         events, query = model_inputs(network, timeline, tasks[part])
         output = decode_from_start(network, events, query)
-        assert output.history_copy_logits is not None, "Only with a history there is a weight"  # noqa: S101
+        assert output.history_copy_logits is not None, "The discovery weight needs copy logits of a history"  # noqa: S101
         for weight, found in ranks.items():
             weighted = output._replace(history_copy_logits=output.history_copy_logits - math.log(weight))
             scores = trained_scores(network, weighted, query, matrix).cpu().numpy()

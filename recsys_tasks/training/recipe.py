@@ -59,7 +59,7 @@ def network_config(
         dropout=dropout_rate(len(training_events(data))) * min(1.0, passes / _MIN_PASSES),
         max_positions=MAX_TOKENS,
         num_neighbors=0 if history else _NUM_NEIGHBORS,
-        # Without a history, whole past sessions say more about a session than pairs of items do.
+        # Without a history, session neighbors do as well as item neighbors, which take time to train.
         neighbor_tokens=_NEIGHBOR_TOKENS if history else 0,
     )
 

@@ -27,6 +27,13 @@ FacetField = Annotated[str, Meta(pattern=r"^(category|brand|price|properties\..{
 DataField = Annotated[str, Meta(pattern=r"^(category|brand|price|properties|properties\..{1,200})$")]
 EventType = Literal["search", "impression", "view", "add_to_cart", "purchase"]
 Traffic = Literal["shopper", "internal", "bot"]
+Arm = Annotated[
+    str | None,
+    Meta(
+        description="Arm of the visitor; null without an experiment, without a user and a session id, or with"
+        " `record: false`."
+    ),
+]
 
 
 class Event(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
@@ -198,10 +205,6 @@ class ListResponse(msgspec.Struct):
 
     request_id: Annotated[str, Meta(description="Id of this list. Send it with the events that follow from the list.")]
     model_version: Annotated[str, Meta(description="Version of the model that made the list.")]
-    arm: Annotated[
-        str | None,
-        Meta(description="Arm of the visitor, if an experiment runs; null for anonymous and unrecorded lists."),
-    ]
     purchase_intent: Annotated[
         float | None,
         Meta(
@@ -225,6 +228,7 @@ class RecommendationResponse(ListResponse):
     """A ranked list of items."""
 
     items: Annotated[list[Recommendation], Meta(description="Items, best first.")]
+    arm: Arm = None
 
 
 class RecommendationBatchResponse(msgspec.Struct):
@@ -250,6 +254,7 @@ class SearchResponse(ListResponse, kw_only=True):
     ] = []
     next_cursor: Annotated[str | None, Meta(description="Cursor of the next page; null on the last one.")] = None
     items: Annotated[list[SearchResult], Meta(description="Results of this page, in order.")]
+    arm: Arm = None
 
 
 class SuggestedItem(msgspec.Struct, frozen=True):
@@ -310,6 +315,15 @@ class RulesVersion(msgspec.Struct):
     version: Annotated[int, Meta(description="Number of the version; 0 are the rules of the settings.")]
     time: Annotated[Timestamp | None, Meta(description="When it was stored; null for version 0.")]
     rules: MerchandisingRules
+
+
+class RulesPreview(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """A request for a list under other merchandising rules."""
+
+    rules: Annotated[MerchandisingRules, Meta(description="In place of the rules in use.")]
+    request: Annotated[
+        RecommendationRequest, Meta(description="The list. It is neither recorded nor assigned to an arm.")
+    ] = msgspec.field(default_factory=RecommendationRequest)
 
 
 class RejectedLine(msgspec.Struct):

@@ -1,7 +1,7 @@
--- Grain: one action of a person in the console, latest first; the last 50.
+-- Grain: one action of an operator in the console, latest first; the latest 50.
 select
     started_at,
-    person,
+    operator,
     action,
     subject,
     detail,

@@ -1,4 +1,4 @@
--- Grain: one batch, latest first; the last 10.
+-- Grain: one batch, the latest 10, latest first.
 select
     batch_id,
     source,

@@ -1,4 +1,4 @@
--- Grain: one day on which lists were shown to at least :min_visitors shoppers, latest first.
+-- Grain: one day on which lists were shown to at least :min_visitors visitors, latest first.
 select
     day,
     count(distinct visitor) as visitors

@@ -90,6 +90,12 @@ def test_an_administrator_changes_items_and_rules(shop: RecommenderClient) -> No
         admin.delete_item("lamp-1")
         version = admin.put_rules(MerchandisingRules(pin=[Pin("i30", 1)]), admin.get_rules().version).version
         assert shop.recommend(RecommendationRequest(k=1)).items[0].item_id == "i30"
+        request = RecommendationRequest(k=2)
+        for pins, first in (([Pin("i31", 1)], "i31"), ([], shop.recommend(request).items[1].item_id)):
+            previewed = admin.preview_rules(MerchandisingRules(pin=pins), request)  # in place of those in use
+            assert (previewed.items[0].item_id, previewed.recorded) == (first, False)
+            assert "i30" not in [item.item_id for item in previewed.items]
+        assert shop.recommend(RecommendationRequest(k=1)).items[0].item_id == "i30"
         admin.put_rules(MerchandisingRules(), version)
         assert admin.interested_users("i3", k=2).users
 

@@ -420,6 +420,24 @@ class TestRollout:
         assert promotion.check_rollout(shop.folders["2"], started_at) is None
         assert self._modes(shop) == ["shadow"] * 3
 
+    def test_a_pause_stops_its_traffic_and_makes_the_phase_longer(self, shop: Deployment, started_at: datetime) -> None:
+        folder = shop.folders["2"]
+        assert promotion.pause_rollout("a holiday", "Ada") == "2"
+        assert (self._modes(shop), shop.last.decision, shop.last.approved_by) == (["held"] * 3, "paused", "Ada")
+        assert promotion.check_rollout(folder, started_at) is None
+        assert self._modes(shop) == ["held"] * 3
+        with pytest.raises(InputError, match="No rollout is running"):
+            promotion.pause_rollout("again", "Ada")
+        with shop.warehouse.begin() as connection:  # ninety minutes ago
+            move = "update promotions set decided_at = decided_at - interval '90 minutes'"
+            connection.execute(text(move))
+        assert promotion.resume_rollout("back", "Ada") == "2"
+        assert self._modes(shop) == ["shadow"] * 3
+        assert promotion.check_rollout(folder, started_at - timedelta(minutes=90)) is None
+        assert self._modes(shop) == ["shadow"] * 3  # an hour of shadow traffic, without the pause
+        with pytest.raises(InputError, match="No rollout is paused"):
+            promotion.resume_rollout("again", "Ada")
+
     def test_reconciling_does_not_interfere(self, shop: Deployment, started_at: datetime) -> None:
         assert promotion.reconcile().changes == []
         assert self._modes(shop) == ["shadow"] * 3

@@ -1,4 +1,4 @@
-"""A real Chromium for tests of pages."""
+"""A real Chromium for browser tests."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def running_browser() -> Iterator[Browser]:
     """Runs the Chromium of this machine."""
     executable = next((found for name in _NAMES if (found := shutil.which(name))), None)
     if executable is None:
-        pytest.fail("The tests of pages need Chromium: install the package `chromium` (`make browser` does on Debian)")
+        pytest.fail("The browser tests need Chromium: install the package `chromium` (`make browser` does on Debian)")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=executable, args=_ARGUMENTS)
         yield browser

@@ -1,4 +1,4 @@
-"""One browser for all tests of pages in a worker."""
+"""One browser for all browser tests of a worker."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ PAGES = (
     "rules",
     "audit",
 )
-EVIL = "<script>document.title='owned'</script>"
+MARKUP = "<script>document.title='owned'</script>"
 EXPERIMENT = """
 name = "does it help"
 [[arms]]
@@ -55,7 +55,7 @@ answers = "popularity"
 
 
 class Site(NamedTuple):
-    """Addresses of a console and of the endpoint that it looks after, and their warehouse."""
+    """Addresses of a console and of the endpoint that it manages, and their warehouse."""
 
     console: str
     endpoint: str
@@ -138,27 +138,26 @@ def page(browser: Browser, site: Site) -> Iterator[Page]:
 
 def _sign_in(page: Page, key: str = TOKEN) -> None:
     page.get_by_label("Your name").fill("Ada")
-    page.get_by_label("Admin key").fill(key)
+    page.get_by_label("Admin token").fill(key)
     page.get_by_role("button", name="Sign in").click()
 
 
-def _do(page: Page, label: str, reason: str = "it is better") -> None:
+def _submit_action(page: Page, label: str, reason: str = "it is better") -> None:
     """Opens the form of an action, gives a reason, confirms and sends it."""
     form = page.locator("details.action").filter(has=page.get_by_text(f"{label}…"))
     form.locator("summary").click()
-    if form.get_by_label("Reason").count():
-        form.get_by_label("Reason").fill(reason)
-    form.get_by_label("I am sure").check()
-    form.get_by_role("button", name=label).click()
+    form.get_by_label("Reason").fill(reason)
+    form.get_by_label("Confirm").check()
+    form.get_by_role("button", name=label).click(no_wait_after=True)
 
 
 def _audit(site: Site) -> list[tuple[str, str, str]]:
     with site.warehouse.connect() as connection:
-        rows = connection.execute(text("select person, action, outcome from console_actions order by action_id"))
-        return [(row.person, row.action, row.outcome) for row in rows]
+        rows = connection.execute(text("select operator, action, outcome from console_actions order by action_id"))
+        return [(row.operator, row.action, row.outcome) for row in rows]
 
 
-def test_only_people_with_the_admin_key_see_anything(browser: Browser, site: Site) -> None:
+def test_pages_require_the_admin_token(browser: Browser, site: Site) -> None:
     for address in PAGES:
         answer = httpx.get(f"{site.console}{address}")
         assert (answer.status_code, answer.headers["location"]) == (303, "/console/sign-in"), address
@@ -168,17 +167,15 @@ def test_only_people_with_the_admin_key_see_anything(browser: Browser, site: Sit
         page = context.new_page()
         page.goto(site.console)
         _sign_in(page, "guessed")
-        expect(page.get_by_role("alert")).to_contain_text("the key is not the admin key")
+        expect(page.get_by_role("alert")).to_contain_text("Sign-in failed")
         page.goto(site.console)
         expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
 
 
-def test_an_approved_version_is_in_the_shop_and_a_rollback_takes_it_back(
-    page: Page, browser: Browser, site: Site
-) -> None:
+def test_promotion_and_rollback_reach_the_endpoint(page: Page, browser: Browser, site: Site) -> None:
     page.get_by_role("link", name="Versions").click()
     page.get_by_role("link", name="version 1").click()
-    _do(page, "Approve and promote")
+    _submit_action(page, "Approve and promote")
     expect(page.get_by_role("status")).to_have_text("Version 1 serves at every endpoint.", timeout=120_000)
     with new_page(browser) as shop:
         shop.goto(f"{site.endpoint}/shop/")
@@ -189,9 +186,12 @@ def test_an_approved_version_is_in_the_shop_and_a_rollback_takes_it_back(
     number, folder = promotion.build(training.register_run(again))
     promotion.activate(number, folder, ["measured elsewhere"], "Grace")
     assert served_versions([site.endpoint]) == [number]
-    page.get_by_role("link", name="Loop").click()
-    _do(page, "Roll back", "it is worse")
-    expect(page.get_by_role("status")).to_have_text("Version 1 serves now.")
+    page.get_by_role("link", name="Overview").click()
+    _submit_action(page, f"Roll back version {number}", "it is worse")
+    outcome = f"Version {number} is taken back; version 1 serves at every endpoint."
+    expect(page.get_by_role("status")).to_have_text(outcome)
+    page.reload()  # repeats nothing
+    expect(page.get_by_role("status")).to_have_text(outcome)
     assert served_versions([site.endpoint]) == ["1"]
     page.get_by_role("link", name="Audit").click()
     expect(page.get_by_role("row").nth(1)).to_contain_text("it is worse")
@@ -203,7 +203,7 @@ def test_the_reasons_of_a_refusal_are_two_clicks_away(browser: Browser, site: Si
         page.goto(site.console)
         _sign_in(page)
         page.goto(f"{site.console}versions/2")
-        _do(page, "Approve and promote")
+        _submit_action(page, "Approve and promote")
         expect(page.get_by_role("alert")).to_contain_text("Version 2 is refused", timeout=120_000)
         page.get_by_role("link", name="Versions").click()
         page.get_by_role("link", name="version 2").first.click()
@@ -212,20 +212,20 @@ def test_the_reasons_of_a_refusal_are_two_clicks_away(browser: Browser, site: Si
     assert _audit(site)[-1][2].startswith("failed: Version 2 is refused")
 
 
-def test_a_rule_is_previewed_used_and_undone(page: Page, site: Site) -> None:
+def test_rules_are_previewed_activated_and_restored(page: Page, site: Site) -> None:
     rules = {"pin": [{"item_id": "i17", "position": 1}]}
     page.get_by_role("link", name="Rules").click()
     page.get_by_label("Rules, as JSON").fill(json.dumps(rules))
-    page.get_by_label("Show the list of the user").fill("u1")
+    page.get_by_label("User id for the preview").fill("u1")
     page.get_by_role("button", name="Preview").click()
     expect(page.locator(".pair ol").nth(1).locator("li").first).to_have_text("Item 17")
     assert _first_item(site) != "i17"
-    _do(page, "Use these rules")
-    expect(page.get_by_role("status")).to_contain_text("of the rules is in use at every endpoint")
+    _submit_action(page, "Activate these rules")
+    expect(page.get_by_role("status")).to_contain_text("The new rules are in use at every endpoint")
     assert _first_item(site) == "i17"
     page.get_by_role("link", name="Rules").click()
-    _do(page, "Undo the latest change")
-    expect(page.get_by_role("status")).to_contain_text("of the rules is in use at every endpoint")
+    _submit_action(page, page.locator("summary", has_text="Restore version").inner_text().rstrip("…"))
+    expect(page.get_by_role("status")).to_contain_text("The new rules are in use at every endpoint")
     assert _first_item(site) != "i17"
 
 
@@ -246,7 +246,7 @@ def test_invalid_rules_are_refused_with_the_field(browser: Browser, site: Site) 
 
 
 def test_the_worst_query_and_the_visitors_of_an_arm_are_within_three_clicks(page: Page, site: Site) -> None:
-    _shop_a_little(site)
+    _send_traffic(site)
     page.get_by_role("link", name="Search").click()
     expect(page.get_by_role("row").nth(1)).to_contain_text("nothing of the kind")
     page.get_by_role("row").nth(1).get_by_role("link").click()
@@ -260,7 +260,7 @@ def test_the_worst_query_and_the_visitors_of_an_arm_are_within_three_clicks(page
 
 
 def test_the_report_is_one_accessible_file_that_fits_a_phone(browser: Browser, site: Site) -> None:
-    _shop_a_little(site)
+    _send_traffic(site)
     written = monitoring.report()
     assert written is not None
     for scheme, width in (("light", 390), ("dark", 1280)):
@@ -278,7 +278,7 @@ def _note(urls: list[str], request: Request) -> None:
     urls.append(request.url)
 
 
-def _shop_a_little(site: Site) -> None:
+def _send_traffic(site: Site) -> None:
     """Shows lists to all users, one of whom clicks, and searches for what nobody sells; collects and attributes."""
     with RecommenderClient(site.endpoint, timeout_seconds=10) as client:
         for number in range(30):
@@ -292,7 +292,7 @@ def _shop_a_little(site: Site) -> None:
     monitoring.attribute_outcomes()
 
 
-def test_a_forged_form_does_nothing(browser: Browser, site: Site) -> None:
+def test_forged_forms_are_rejected(browser: Browser, site: Site) -> None:
     with browser.new_context() as context:
         page = context.new_page()
         page.goto(site.console)
@@ -311,20 +311,20 @@ def test_a_forged_form_does_nothing(browser: Browser, site: Site) -> None:
         assert (cookie["httpOnly"], cookie["sameSite"]) == (True, "Strict")
 
 
-def test_markup_from_outside_is_text(page: Page, site: Site) -> None:
-    item = {"title": f"Evil {EVIL}"}
+def test_markup_in_data_is_escaped(page: Page, site: Site) -> None:
+    item = {"title": f"Evil {MARKUP}"}
     answer = httpx.put(f"{site.endpoint}/v1/items/evil", json=item, headers={"Authorization": f"Bearer {TOKEN}"})
     assert answer.status_code == 200
     page.goto(f"{site.console}items?id=evil")
-    expect(page.get_by_role("main")).to_contain_text(EVIL)
-    page.goto(f"{site.console}search?q={EVIL}")
-    expect(page.get_by_label("Query")).to_have_value(EVIL)
+    expect(page.get_by_role("main")).to_contain_text(MARKUP)
+    page.goto(f"{site.console}search?q={MARKUP}")
+    expect(page.get_by_label("Query")).to_have_value(MARKUP)
     assert page.title() != "owned"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 1280])
-def test_every_page_is_accessible_and_fits(browser: Browser, site: Site, scheme: str, width: int) -> None:
+def test_every_page_is_accessible_and_does_not_overflow(browser: Browser, site: Site, scheme: str, width: int) -> None:
     with new_page(browser, color_scheme=scheme, viewport={"width": width, "height": 800}) as page:
         page.goto(site.console)
         assert accessibility_problems(page) == []

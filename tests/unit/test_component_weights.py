@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
 from recsys_tasks.evaluation.metrics import ranking_metrics
@@ -19,6 +20,7 @@ from recsys_tasks.model.network import Recommender
 from recsys_tasks.model.tensors import ComponentWeights
 from recsys_tasks.model.training_loop import TrainingConfig, TrainingData, build_network, train
 from recsys_tasks.names import EVENT_TYPE_CODES, PURCHASE
+from recsys_tasks.training import component_weights
 from recsys_tasks.training.component_weights import (
     apply_component_weights,
     apply_discovery_weight,
@@ -84,15 +86,24 @@ def test_session_neighbors_add_their_shares_times_the_mass_of_their_items() -> N
         np.testing.assert_allclose(after[row], expected / expected.sum(), rtol=1e-3, atol=1e-7)
 
 
-def test_session_neighbors_that_validation_does_not_need_are_left_out() -> None:
+def test_with_a_weight_of_zero_no_sessions_are_stored() -> None:
     network, data = _network(), training_data(SHOP)
-    chosen = choose_component_weights(network, data, select_prediction_tasks(SHOP, VALIDATION))
-    apply_component_weights(network, data, chosen._replace(session_neighbors=0.0))
+    apply_component_weights(network, data, ComponentWeights(session_neighbors=0.0))
     assert network.config.session_neighbor_weight == 0
     assert not len(network.session_neighbors.session_item)
 
 
-def test_sessions_that_follow_earlier_ones_choose_session_neighbors() -> None:
+@pytest.mark.parametrize(("gain", "chosen"), [(0.004, 0.0), (0.006, 0.5)])
+def test_session_neighbors_must_gain_half_a_percent(
+    monkeypatch: pytest.MonkeyPatch, gain: float, chosen: float
+) -> None:
+    metrics = {0.0: 0.1, 0.25: 0.09, 0.5: 0.1 * (1 + gain), 1.0: 0.08, 2.0: 0.07}
+    monkeypatch.setattr(component_weights, "_metrics_by_session_neighbor_weight", lambda *_: metrics)
+    tasks = select_prediction_tasks(SHOP, VALIDATION)
+    assert component_weights.choose_session_neighbor_weight(_network(), training_data(SHOP), tasks) == chosen
+
+
+def test_validation_chooses_session_neighbors_where_sessions_predict_the_target() -> None:
     """Pairs of items that always occur together are known to past sessions, and not to an untrained network."""
     torch.manual_seed(0)
     items = np.tile([[5, 6, 7], [15, 16, 17]], (40, 1)) + 10 * (np.arange(80) // 2 % 2)[:, None]

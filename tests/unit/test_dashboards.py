@@ -1,4 +1,4 @@
-"""The dashboard and the alert rules name metrics and labels that an endpoint really has."""
+"""The dashboard and the alert rules name metrics and labels that an endpoint exposes."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_every_alert_says_what_to_do() -> None:
             assert rule["labels"]["severity"] in ("warning", "critical")
 
 
-def test_every_panel_has_a_title_a_description_and_a_place_of_its_own() -> None:
+def test_panels_are_described_and_do_not_overlap() -> None:
     cells: set[tuple[int, int]] = set()
     for panel in DASHBOARD["panels"]:
         assert panel["title"], panel["id"]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys_tasks.promotion.deployment_record import (
     FAILED,
+    PAUSED,
     PROMOTED,
     RECONCILED,
+    RESUMED,
     ROLLED_BACK,
     ROLLOUT,
     WITHDRAWN,
@@ -51,6 +53,28 @@ def test_a_rollout_lasts_until_a_decision_about_its_version() -> None:
     for end in (PROMOTED, WITHDRAWN, FAILED):
         assert _after((PROMOTED, "1"), (ROLLOUT, "2"), (end, "2"))[1] is None
     assert _after((PROMOTED, "1"), (PROMOTED, "2"), (ROLLOUT, "3"), (ROLLED_BACK, "1")) == (["1"], None)
+
+
+def test_a_pause_lasts_until_the_rollout_is_resumed_or_ends_and_its_time_is_added_up() -> None:
+    hours = [datetime(2024, 1, 1, hour, tzinfo=UTC) for hour in range(12)]
+    steps = [
+        (PROMOTED, "1"),
+        (ROLLOUT, "2"),
+        (PAUSED, "2"),
+        (PAUSED, "2"),
+        (RESUMED, "2"),
+        (RESUMED, "2"),
+        (PAUSED, "2"),
+    ]
+    decisions = [
+        RecordedDecision(_version(version), decision, hour)
+        for (decision, version), hour in zip(steps, hours, strict=False)
+    ]
+    running, paused = replay_decisions(decisions[:6]), replay_decisions(decisions)
+    assert (running.paused_at, running.paused_for) == (None, timedelta(hours=2))
+    assert (paused.paused_at, paused.paused_for) == (hours[6], timedelta(hours=2))
+    ended = replay_decisions([*decisions, RecordedDecision(_version("2"), WITHDRAWN, hours[7])])
+    assert (ended.rollout, ended.paused_at, ended.paused_for) == (None, None, timedelta(0))
 
 
 @given(st.lists(st.integers(1, 99), max_size=20), st.integers(1, 20))

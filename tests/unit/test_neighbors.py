@@ -7,13 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys_tasks.features.item_neighbors import NO_NEIGHBOR, latest_items
-from recsys_tasks.features.session_neighbors import NeighborConfig, SessionNeighbors
+from recsys_tasks.features.session_neighbors import SessionNeighborConfig, SessionNeighbors
 from recsys_tasks.model.neighbors import count_item_neighbors, nearest_items
 
 ITEMS = 12
 
 
-def _expected_scores(sessions: list[list[int]], session_items: list[int], config: NeighborConfig) -> np.ndarray:
+def _expected_scores(sessions: list[list[int]], session_items: list[int], config: SessionNeighborConfig) -> np.ndarray:
     count = len(sessions)
     inverse_frequency = np.zeros(ITEMS)
     latest_sessions = {}
@@ -36,7 +36,7 @@ def _expected_scores(sessions: list[list[int]], session_items: list[int], config
 sessions = st.lists(st.lists(st.integers(2, ITEMS - 1), min_size=1, max_size=5), min_size=1, max_size=12)
 
 
-def _neighbors(log: list[list[int]], config: NeighborConfig) -> SessionNeighbors:
+def _neighbors(log: list[list[int]], config: SessionNeighborConfig) -> SessionNeighbors:
     session = np.repeat(np.arange(len(log)), [len(items) for items in log])
     items = np.concatenate([np.asarray(items, np.int64) for items in log])
     return SessionNeighbors.from_events(session, items, ITEMS, config)
@@ -54,36 +54,36 @@ def _scores(found: SessionNeighbors, tokens: list[int], excluded: Sequence[int] 
 def test_the_scores_of_candidates_are_the_sums_over_the_nearest_sessions(
     log: list[list[int]], session_items: list[int]
 ) -> None:
-    config = NeighborConfig(sessions_per_item=3, num_neighbors=100, max_session_items=4)
+    config = SessionNeighborConfig(sessions_per_item=3, num_neighbors=100, max_session_items=4)
     found = _neighbors(log, config)
-    assert found.fits(ITEMS)
+    assert found.is_valid_for(ITEMS)
     assert _scores(found, session_items) == pytest.approx(_expected_scores(log, session_items, config), abs=1e-4)
 
 
 def test_only_the_nearest_sessions_and_the_best_candidates_count() -> None:
     log = [[2, 3, 5], [2, 4], [6, 7], [6, 8], [9, 10]]
-    scores = _scores(_neighbors(log, NeighborConfig(num_neighbors=1)), [2, 3])
+    scores = _scores(_neighbors(log, SessionNeighborConfig(num_neighbors=1)), [2, 3])
     assert scores[5] > 0
     assert scores[4] == 0
-    best = _scores(_neighbors(log, NeighborConfig(max_candidates=1)), [2, 3])
-    assert best[best > 0].tolist() == [_scores(_neighbors(log, NeighborConfig()), [2, 3]).max()]
+    best = _scores(_neighbors(log, SessionNeighborConfig(max_candidates=1)), [2, 3])
+    assert best[best > 0].tolist() == [_scores(_neighbors(log, SessionNeighborConfig()), [2, 3]).max()]
 
 
 def test_excluded_items_are_no_candidates() -> None:
-    found = _neighbors([[2, 3, 5], [2, 4], [6]], NeighborConfig())
+    found = _neighbors([[2, 3, 5], [2, 4], [6]], SessionNeighborConfig())
     assert np.flatnonzero(_scores(found, [2], excluded=[2, 3])).tolist() == [4, 5]
 
 
 @pytest.mark.parametrize("tokens", [[], [0], [1, 0, 1], [ITEMS + 3]])
 def test_a_session_without_known_items_has_no_candidates(tokens: list[int]) -> None:
-    assert not len(_neighbors([[2, 3]], NeighborConfig()).candidates(np.asarray(tokens, np.int64)).items)
+    assert not len(_neighbors([[2, 3]], SessionNeighborConfig()).candidates(np.asarray(tokens, np.int64)).items)
 
 
-def test_the_tables_are_stored_whole(tmp_path: Path) -> None:
-    found = _neighbors([[2, 3, 5], [2, 4]], NeighborConfig())
+def test_saved_tables_load_unchanged(tmp_path: Path) -> None:
+    found = _neighbors([[2, 3, 5], [2, 4]], SessionNeighborConfig())
     found.save(tmp_path)
     assert _scores(SessionNeighbors.load(tmp_path), [2]).tolist() == _scores(found, [2]).tolist()
-    assert not SessionNeighbors.load(tmp_path).fits(ITEMS - 1)
+    assert not SessionNeighbors.load(tmp_path).is_valid_for(ITEMS - 1)
 
 
 @given(sessions, st.integers(0, 6))

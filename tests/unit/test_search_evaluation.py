@@ -21,7 +21,7 @@ def _file(folder: Path, content: str) -> Path:
 def _response(*item_ids: str, fallback: bool = False, corrected: bool = False) -> SearchResponse:
     items = [SearchResult(i, i, 1.0, "search", "", data={"category": f"Food > {i}"}) for i in item_ids]
     relaxations = [Relaxation("spelling", "a", "b")] if corrected else []
-    return SearchResponse("r", "1", None, None, True, False, fallback=fallback, items=items, relaxations=relaxations)
+    return SearchResponse("r", "1", None, True, False, fallback=fallback, items=items, relaxations=relaxations)
 
 
 def test_judgements_are_read_from_a_file(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-/** Elements without HTML strings: texts become text nodes, so that a title or a query can never be markup. */
+/** Builds DOM elements without HTML strings, so that titles and queries cannot inject markup. */
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -6,8 +6,8 @@ const SVG = "http://www.w3.org/2000/svg";
  * Returns an element.
  *
  * @param {string} name tag name, such as "div" or "svg:rect"
- * @param {object} [attributes] attributes; a function is an event listener; null, undefined and false are left out
- * @param {...(Node|string|number|null)} children null is left out
+ * @param {object} [attributes] attributes; a function is an event listener; null, undefined and false are omitted
+ * @param {...(Node|string|number|null)} children null is omitted
  */
 export function element(name, attributes = {}, ...children) {
   const [prefix, local] = name.includes(":") ? name.split(":") : [null, name];
@@ -27,7 +27,14 @@ export function priceText(price) {
   return typeof price === "number" ? PRICE.format(price) : "";
 }
 
-/** Says something to users of a screen reader. */
+/** Announces a text to screen readers. */
 export function announce(text) {
   document.getElementById("status").textContent = text;
+}
+
+/** Shows a problem to everybody; an empty text hides it. */
+export function showProblem(text) {
+  const place = document.getElementById("problem");
+  place.textContent = text;
+  place.hidden = !text;
 }

@@ -1,6 +1,6 @@
-/** Start of the storefront: the session, the header, and the page of the address. */
+/** Starts the storefront: the session, the header, and the page of the address. */
 
-import { element } from "./dom.js";
+import { element, showProblem } from "./dom.js";
 import { Panel } from "./panel.js";
 import { Session } from "./session.js";
 import { suggestWhileTyping } from "./suggestions.js";
@@ -30,11 +30,14 @@ async function page(session, address) {
   }
 }
 
-async function draw(session, hasNavigated) {
+let drawing = 0; // number of the latest draw; an earlier one that ends later is dropped
+
+async function draw(session, { hasNavigated = false, focus = null } = {}) {
+  const number = ++drawing;
   const address = location.hash;
   content.setAttribute("aria-busy", "true");
   const elements = await page(session, address).catch(failure);
-  if (address !== location.hash) return; // another page was opened meanwhile
+  if (number !== drawing) return;
   content.replaceChildren(...elements.filter(Boolean));
   content.removeAttribute("aria-busy");
   const title = content.querySelector("h1");
@@ -43,15 +46,17 @@ async function draw(session, hasNavigated) {
     scrollTo(0, 0);
     title.focus({ preventScroll: true });
   }
+  if (focus !== null) document.getElementById(focus)?.focus();
 }
 
-function showShoppers(session, users) {
+function showUsers(session, users) {
   const select = document.getElementById("shopper");
-  const options = [["", "New visitor"], ...users.map((user) => [user, `Shopper ${user}`])];
+  const known = session.userId === null || users.includes(session.userId) ? users : [session.userId, ...users];
+  const options = [["", "New visitor"], ...known.map((user) => [user, `User ${user}`])];
   select.append(...options.map(([value, text]) => element("option", { value, selected: value === (session.userId ?? "") }, text)));
   select.addEventListener("change", () => {
-    session.become(select.value);
-    if (["", "#/"].includes(location.hash)) draw(session, true);
+    session.switchUser(select.value);
+    if (["", "#/"].includes(location.hash)) draw(session, { hasNavigated: true });
     else location.hash = "#/";
   });
 }
@@ -66,20 +71,27 @@ async function start() {
   if (!response.ok) throw new Error(`config.json: status ${response.status}`);
   const config = await response.json();
   const session = new Session(config);
+  document.querySelector(".skip").addEventListener("click", (event) => {
+    event.preventDefault(); // the address names the page
+    content.focus();
+  });
   const input = document.getElementById("query");
   document.getElementById("search").addEventListener("submit", (event) => {
     event.preventDefault();
     location.hash = `#/search?${new URLSearchParams({ q: input.value })}`;
   });
   suggestWhileTyping(session, input, document.getElementById("suggestions"));
-  showShoppers(session, config.users);
+  showUsers(session, config.users);
   document.getElementById("panel").open = !matchMedia(NARROW).matches;
   const panel = new Panel(session, document.getElementById("panel-content"));
   session.addEventListener("change", () => showCart(session));
-  window.addEventListener("hashchange", () => draw(session, true));
-  window.addEventListener("redraw", () => draw(session, false));
+  window.addEventListener("hashchange", () => {
+    showProblem("");
+    draw(session, { hasNavigated: true });
+  });
+  window.addEventListener("redraw", (event) => draw(session, { focus: event.detail }));
   showCart(session);
-  await draw(session, false);
+  await draw(session);
   await panel.refresh();
 }
 

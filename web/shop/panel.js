@@ -1,16 +1,17 @@
-/** The side panel: what the model knows of this session, and how its next list changed with the latest action. */
+/** The side panel: model inputs of this session, and the rank changes in the next list. */
 
 import { element } from "./dom.js";
 
 const LENGTH = 8;
-const TYPES = { search: "searched", view: "viewed", add_to_cart: "put into the cart", purchase: "bought" };
+const TYPES = { search: "searched", view: "viewed", add_to_cart: "added to the cart", purchase: "bought" };
 
+/** Draws the panel into an element whenever the session changes. */
 export class Panel {
   #session;
   #root;
-  #shown = null; // key of the session that the lists belong to
-  #before = null;
-  #after = null;
+  #shownKey = null; // of the session that the lists belong to
+  #previousList = null;
+  #nextList = null;
 
   constructor(session, root) {
     this.#session = session;
@@ -21,15 +22,17 @@ export class Panel {
   /** Asks for the next list if the session has changed, and draws the panel. */
   async refresh() {
     const key = JSON.stringify([this.#session.userId, this.#session.actions]);
-    if (key !== this.#shown) {
-      const isSameShopper = this.#shown !== null && JSON.parse(this.#shown)[0] === this.#session.userId;
-      this.#shown = key;
+    if (key !== this.#shownKey) {
+      const isSameUser = this.#shownKey !== null && JSON.parse(this.#shownKey)[0] === this.#session.userId;
+      this.#shownKey = key;
       try {
         const next = await this.#session.nextList(LENGTH);
-        if (key !== this.#shown) return; // a later action was faster
-        this.#before = isSameShopper ? this.#after : null;
-        this.#after = next;
+        if (key !== this.#shownKey) return; // a later action was faster
+        this.#previousList = isSameUser ? this.#nextList : null;
+        this.#nextList = next;
       } catch (error) {
+        if (key !== this.#shownKey) return;
+        this.#shownKey = this.#nextList = null; // the next change asks again
         this.#root.replaceChildren(element("p", {}, `The next list could not be fetched: ${error.message}`));
         return;
       }
@@ -38,31 +41,31 @@ export class Panel {
   }
 
   #draw() {
-    const { actions, latestList, userId } = this.#session;
-    const next = this.#after;
+    const { actions, arm, userId } = this.#session;
+    const next = this.#nextList;
     this.#root.replaceChildren(
       element(
         "dl",
         { class: "facts" },
-        ...fact("Shopper", userId === null ? "new visitor" : userId),
+        ...fact("User", userId === null ? "new visitor" : userId),
         ...fact("Model version", next?.model_version),
-        ...fact("Experiment arm", latestList?.arm ?? "none"),
+        ...fact("Experiment arm", arm ?? "none"),
         ...fact("Purchase intent", percentage(next?.purchase_intent)),
         ...fact("Latency", next ? `${next.milliseconds.toFixed(0)} ms` : null),
       ),
       element("h3", {}, "Actions of this session"),
       actions.length
         ? element("ol", { class: "actions" }, actions.map((action) => element("li", {}, element("b", {}, TYPES[action.type]), ` ${action.text}`)))
-        : element("p", {}, "None yet. Search, look at a product, or put one into the cart."),
+        : element("p", {}, "None yet. Search, look at a product, or add one to the cart."),
       element("h3", {}, "Next list"),
-      next ? this.#list(next.items, this.#before?.items ?? null) : null,
-      this.#before ? element("h3", {}, "Before the latest action") : null,
-      this.#before ? element("ol", { class: "before" }, this.#before.items.map((item) => element("li", {}, item.title))) : null,
+      next ? this.#list(next.items, this.#previousList?.items ?? null) : null,
+      this.#previousList ? element("h3", {}, "Previous list") : null,
+      this.#previousList ? element("ol", { class: "before" }, this.#previousList.items.map((item) => element("li", {}, item.title))) : null,
     );
   }
 
   #list(items, before) {
-    const places = new Map((before ?? []).map((item, index) => [item.item_id, index]));
+    const positions = new Map((before ?? []).map((item, index) => [item.item_id, index]));
     return element(
       "ol",
       { class: "next", id: "next-list" },
@@ -71,7 +74,7 @@ export class Panel {
           "li",
           { "data-item": item.item_id },
           item.title,
-          before ? element("span", { class: "move" }, ` ${move(places.get(item.item_id), index)}`) : null,
+          before ? element("span", { class: "move" }, ` ${describeMove(positions.get(item.item_id), index)}`) : null,
           element("small", {}, `${item.reason || item.source}`),
         ),
       ),
@@ -80,15 +83,15 @@ export class Panel {
 }
 
 function fact(name, value) {
-  return [element("dt", {}, name), element("dd", {}, value ?? "not known")];
+  return [element("dt", {}, name), element("dd", {}, value ?? "unknown")];
 }
 
 function percentage(share) {
   return typeof share === "number" ? `${(100 * share).toFixed(1)} %` : null;
 }
 
-function move(before, after) {
+function describeMove(before, after) {
   if (before === undefined) return "new";
-  if (before === after) return "same place";
+  if (before === after) return "unchanged";
   return before > after ? `up ${before - after}` : `down ${after - before}`;
 }

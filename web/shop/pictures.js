@@ -1,10 +1,10 @@
-/** Pictures of products: drawn from their categories, since a catalog need not have any. */
+/** Pictures of products, drawn from their category: a catalog may have no images. */
 
 import { element } from "./dom.js";
 
 const HUES = 12;
 
-/** Returns a decorative picture of an item: a color per top category, a shape per lowest category, and its initials. */
+/** Returns a decorative picture of an item: a color per top category, a shape and two letters of the lowest category. */
 export function picture(title, category) {
   const levels = (category || title).split(">").map((level) => level.trim());
   const hue = (360 / HUES) * (hash(levels[0]) % HUES);

@@ -1,10 +1,10 @@
 /** Product cards and rows of them. */
 
-import { announce, element, priceText } from "./dom.js";
+import { announce, element, priceText, showProblem } from "./dom.js";
 import { picture } from "./pictures.js";
 
 /** Returns a product as the cart and the events need it, from an item of a list. */
-export function productOf(item) {
+export function toProduct(item) {
   const { category = "", brand = "", price = null } = item.data ?? {};
   return { item_id: item.item_id, title: item.title, category, brand, price };
 }
@@ -20,7 +20,7 @@ export function productAddress(itemId, shown = {}) {
  *
  * @param {Session} session that "Add to cart" acts on
  * @param {object} list items, and the request_id if they are of a recorded list
- * @param {number} [offset] number of items of the list before these
+ * @param {number} [offset] position of the first of these items in the list, minus 1
  */
 export function cards(session, list, offset = 0) {
   return element(
@@ -31,7 +31,7 @@ export function cards(session, list, offset = 0) {
 }
 
 function card(session, item, shown) {
-  const product = productOf(item);
+  const product = toProduct(item);
   return element(
     "li",
     { class: "card", "data-item": item.item_id },
@@ -53,9 +53,10 @@ export function addButton(session, product, shown) {
     currentTarget.disabled = true;
     try {
       await session.addToCart(product, shown);
+      showProblem("");
       announce(`${product.title} is in the cart`);
     } catch (error) {
-      announce(`${product.title} could not be put into the cart: ${error.message}`);
+      showProblem(`${product.title} could not be added to the cart: ${error.message}`);
     } finally {
       currentTarget.disabled = false;
     }

@@ -1,10 +1,11 @@
-/** The shopper, the session and the cart of this browser tab, and the events they cause. */
+/** The user, the session and the cart of this browser tab, and the events they cause. */
 
 import { RecommenderClient } from "./recommender.js";
 
 const STORED = "shop-session";
 const FIELDS = ["category", "brand", "price"];
 
+/** State of a tab, kept in the session storage; dispatches `change` when something of it changes. */
 export class Session extends EventTarget {
   #shop;
   #state;
@@ -13,12 +14,11 @@ export class Session extends EventTarget {
   constructor(config) {
     super();
     this.#shop = new RecommenderClient(location.origin, { key: config.key, timeout: 10_000 });
-    const stored = JSON.parse(sessionStorage.getItem(STORED) ?? "null");
-    this.#state = stored ?? newState(null);
+    this.#state = JSON.parse(sessionStorage.getItem(STORED) ?? "null") ?? newState(null);
     this.#save();
   }
 
-  /** Id of the shopper; null for a new visitor, whom the session alone identifies. */
+  /** Id of the user; null for a new visitor, whom the session alone identifies. */
   get userId() {
     return this.#state.userId;
   }
@@ -28,67 +28,74 @@ export class Session extends EventTarget {
     return this.#state.actions;
   }
 
-  /** Lines of the cart: item id, title, category, price, quantity, and the list it came from. */
+  /** Lines of the cart: item id, title, category, brand, price, quantity, and the list it was in. */
   get cart() {
     return this.#state.cart;
   }
 
-  /** The latest recorded list: version, arm, purchase intent. */
-  get latestList() {
-    return this.#state.latestList;
+  /** Arm of the latest recorded list; null without an experiment. */
+  get arm() {
+    return this.#state.arm;
   }
 
-  /** Begins a session of another shopper, with an empty cart. */
-  become(userId) {
+  /** Begins a session of another user, with an empty cart. */
+  switchUser(userId) {
     this.#state = newState(userId || null);
-    this.#changed();
+    this.#saveAndNotify(this.#state);
   }
 
   /** Returns a list of recommendations, which is recorded. */
   async recommend(request) {
-    return this.#remember(await this.#shop.recommend({ ...this.#who(), fields: FIELDS, ...request }));
+    const state = this.#state; // the user may be switched while the answer is under way
+    const list = await this.#shop.recommend({ ...identity(state), fields: FIELDS, ...request });
+    return this.#rememberArm(state, list);
   }
 
   /** Returns search results; the endpoint records the search. */
   async search(request) {
-    const found = await this.#shop.search({ ...this.#who(), fields: FIELDS, ...request });
-    const latest = this.#state.actions.at(-1);
+    const state = this.#state;
+    const found = await this.#shop.search({ ...identity(state), fields: FIELDS, ...request });
+    const latest = state.actions.at(-1);
     if (!request.cursor && !(latest?.type === "search" && latest.text === request.query)) {
-      this.#state.actions.push({ type: "search", text: request.query });
+      state.actions.push({ type: "search", text: request.query });
     }
-    return this.#remember(found);
+    return this.#rememberArm(state, found);
   }
 
   /** Returns the list that the model would show next, without recording it, and the milliseconds it took. */
   async nextList(k) {
     const started = performance.now();
-    const list = await this.#shop.recommend({ ...this.#who(), k, record: false });
+    const list = await this.#shop.recommend({ ...identity(this.#state), k, record: false });
     return { ...list, milliseconds: performance.now() - started };
   }
 
+  /** Returns an item. */
   item(itemId) {
     return this.#shop.item(itemId);
   }
 
+  /** Returns similar items. */
   similar(itemId, k) {
     return this.#shop.similar(itemId, { k, fields: FIELDS });
   }
 
+  /** Returns completions of an unfinished query. */
   suggest(prefix) {
     return this.#shop.suggest(prefix, 5);
   }
 
-  /** Records that the shopper looked at an item; `shown` is where: the list's request_id and the position. */
+  /** Records that the user looked at an item; `shown` is where: the list's request_id and the position. */
   view(item, shown = {}) {
-    return this.#act("view", item, shown);
+    return this.#recordAction("view", item, shown);
   }
 
-  /** Puts an item into the cart. */
+  /** Puts an item into the cart once the endpoint has the event. */
   async addToCart(item, shown = {}) {
-    const line = this.#state.cart.find((found) => found.item_id === item.item_id);
+    const state = await this.#recordAction("add_to_cart", item, shown);
+    const line = state.cart.find((found) => found.item_id === item.item_id);
     if (line) line.quantity += 1;
-    else this.#state.cart.push({ ...item, quantity: 1, shown });
-    await this.#act("add_to_cart", item, shown);
+    else state.cart.push({ ...item, quantity: 1, shown, event_id: crypto.randomUUID() });
+    this.#saveAndNotify(state);
   }
 
   /** Sets the quantity of an item in the cart; 0 takes it out. */
@@ -96,47 +103,43 @@ export class Session extends EventTarget {
     this.#state.cart = this.#state.cart
       .map((line) => (line.item_id === itemId ? { ...line, quantity } : line))
       .filter((line) => line.quantity > 0);
-    this.#changed();
+    this.#saveAndNotify(this.#state);
   }
 
-  /** Buys the cart. The cart stays as it is if the endpoint does not answer. */
+  /** Buys the cart. If no answer comes, the cart stays; a purchase that is sent again has the same id and counts once. */
   async buy() {
-    const bought = this.#state.cart;
+    const state = this.#state;
+    const bought = state.cart;
     const events = bought.map((line) => ({
-      ...this.#event("purchase", line, line.shown),
+      ...toEvent(state, "purchase", line, line.shown),
+      event_id: line.event_id,
       quantity: line.quantity,
       ...(typeof line.price === "number" ? { price: line.price } : {}),
     }));
     await this.#shop.send(...events);
-    this.#state.actions.push(...bought.map((line) => ({ type: "purchase", text: line.title })));
-    this.#state.cart = [];
-    this.#changed();
+    state.actions.push(...bought.map((line) => ({ type: "purchase", text: line.title })));
+    state.cart = [];
+    this.#saveAndNotify(state);
     return bought;
   }
 
-  async #act(type, item, shown) {
-    await this.#shop.send(this.#event(type, item, shown));
-    this.#state.actions.push({ type, text: item.title });
-    this.#changed();
+  async #recordAction(type, item, shown) {
+    const state = this.#state;
+    await this.#shop.send(toEvent(state, type, item, shown));
+    state.actions.push({ type, text: item.title });
+    this.#saveAndNotify(state);
+    return state;
   }
 
-  #event(type, item, shown) {
-    return { event_type: type, item_id: item.item_id, ...this.#who(), ...shown };
-  }
-
-  #who() {
-    const { userId, sessionId } = this.#state;
-    return { session_id: sessionId, ...(userId === null ? {} : { user_id: userId }) };
-  }
-
-  #remember(list) {
-    const { model_version, arm, purchase_intent } = list;
-    this.#state.latestList = { model_version, arm, purchase_intent };
-    this.#changed();
+  #rememberArm(state, list) {
+    state.arm = list.arm;
+    this.#saveAndNotify(state);
     return list;
   }
 
-  #changed() {
+  /** Does nothing for a state that `switchUser` has replaced. */
+  #saveAndNotify(state) {
+    if (state !== this.#state) return;
     this.#save();
     this.dispatchEvent(new Event("change"));
   }
@@ -147,5 +150,13 @@ export class Session extends EventTarget {
 }
 
 function newState(userId) {
-  return { userId, sessionId: `shop-${crypto.randomUUID()}`, actions: [], cart: [], latestList: null };
+  return { userId, sessionId: `shop-${crypto.randomUUID()}`, actions: [], cart: [], arm: null };
+}
+
+function identity({ userId, sessionId }) {
+  return { session_id: sessionId, ...(userId === null ? {} : { user_id: userId }) };
+}
+
+function toEvent(state, type, item, shown) {
+  return { event_type: type, item_id: item.item_id, ...identity(state), ...shown };
 }

@@ -3,15 +3,17 @@
 import { element } from "./dom.js";
 import { productAddress } from "./products.js";
 
-const WAIT_MS = 120;
+const DEBOUNCE_MS = 120;
 
 /** Shows suggestions for what is typed into `input` in `list`; a choice changes the address. */
 export function suggestWhileTyping(session, input, list) {
   let timer = null;
+  let asked = 0; // number of the latest question; an answer to an earlier one is ignored
   let active = -1;
 
   const close = () => {
     clearTimeout(timer);
+    asked += 1;
     list.hidden = true;
     active = -1;
     input.setAttribute("aria-expanded", "false");
@@ -21,17 +23,18 @@ export function suggestWhileTyping(session, input, list) {
     close();
     location.hash = option.dataset.address;
   };
-  const mark = (index) => {
+  const setActive = (index) => {
     active = index;
-    [...list.children].forEach((option, place) => option.setAttribute("aria-selected", String(place === index)));
+    [...list.children].forEach((option, optionIndex) => option.setAttribute("aria-selected", String(optionIndex === index)));
     if (index >= 0) input.setAttribute("aria-activedescendant", list.children[index].id);
     else input.removeAttribute("aria-activedescendant");
   };
   const show = async () => {
     const prefix = input.value.trim();
     if (!prefix) return close();
-    const found = await session.suggest(prefix).catch(() => null); // no suggestions are no reason to disturb
-    if (found === null || prefix !== input.value.trim() || document.activeElement !== input) return undefined;
+    const number = ++asked;
+    const found = await session.suggest(prefix).catch(() => null); // suggestions are optional: ignore errors
+    if (found === null || number !== asked) return undefined;
     const queries = found.queries.map((query) => [query, `#/search?${new URLSearchParams({ q: query })}`, "search"]);
     const items = found.items.map((item) => [item.title, productAddress(item.item_id), "product"]);
     const options = [...queries, ...items].map(([text, address, kind], index) =>
@@ -50,20 +53,17 @@ export function suggestWhileTyping(session, input, list) {
 
   input.addEventListener("input", () => {
     clearTimeout(timer);
-    timer = setTimeout(show, WAIT_MS);
+    timer = setTimeout(show, DEBOUNCE_MS);
   });
   input.addEventListener("blur", close);
-  input.form.addEventListener("submit", () => {
-    close();
-    input.blur(); // answers that are under way do not open the list again
-  });
+  input.form.addEventListener("submit", close);
   input.addEventListener("keydown", (event) => {
     if (event.key === "Escape") close();
     if (list.hidden) return;
     const count = list.children.length;
     if (event.key === "ArrowDown" || event.key === "ArrowUp") {
       event.preventDefault();
-      mark(event.key === "ArrowDown" ? (active + 1) % count : (active <= 0 ? count : active) - 1);
+      setActive(event.key === "ArrowDown" ? (active + 1) % count : (active <= 0 ? count : active) - 1);
     }
     if (event.key === "Enter" && active >= 0) {
       event.preventDefault();

@@ -1,6 +1,6 @@
-/** The pages: home, search results, product, cart and order. Each is a function of the session that returns elements. */
+/** The pages. Each function returns the elements of one page. */
 
-import { announce, element, priceText } from "./dom.js";
+import { announce, element, priceText, showProblem } from "./dom.js";
 import { picture } from "./pictures.js";
 import { addButton, cards, productAddress } from "./products.js";
 
@@ -14,14 +14,14 @@ const SORTS = {
   newest: "Newest",
 };
 
-/** The list for the shopper. */
+/** Returns the home page: the list for the user. */
 export async function home(session) {
   const list = await session.recommend({ k: LIST });
   const isPopular = list.items.every((item) => item.source === "popular");
-  return [heading(isPopular ? "Popular now" : "Recommended for you"), list.items.length ? cards(session, list) : nothing()];
+  return [heading(isPopular ? "Popular now" : "Recommended for you"), list.items.length ? cards(session, list) : emptyNote()];
 }
 
-/** Results of a search, with facets and an order. `parameters`: q, sort, category, brand, at_least, at_most. */
+/** Returns the search page. `parameters`: q, sort, category, brand, at_least, at_most. */
 export async function searchResults(session, parameters) {
   const query = parameters.get("q") ?? "";
   if (!query.trim()) return [heading("Search"), element("p", {}, "Enter something to search for.")];
@@ -30,31 +30,32 @@ export async function searchResults(session, parameters) {
     k: 24,
     sort: parameters.get("sort") ?? "relevance",
     facets: ["category", "brand", "price"],
-    ...filterOf(parameters),
+    ...buildFilter(parameters),
   };
   const found = await session.search(request);
+  const hasFilter = "filter" in request;
   announce(`${found.total} results for ${query}`);
   return [
-    heading(found.fallback ? `Nothing matches “${query}”` : `${found.total} results for “${query}”`),
+    heading(found.fallback ? `Nothing matches “${query}”${hasFilter ? " and the filters" : ""}` : `${found.total} results for “${query}”`),
     ...found.relaxations.map((change) =>
       element("p", { class: "note" }, `Searched for “${change.searched}” instead of “${change.instead_of}”.`),
     ),
-    found.fallback ? element("p", { class: "note" }, "These may be of interest:") : null,
+    found.fallback ? element("p", { class: "note" }, "You may like:") : null,
     element(
       "div",
       { class: "results" },
-      found.fallback ? null : refinements(parameters, found.facets),
+      found.fallback && !hasFilter ? null : refinements(parameters, found.facets),
       element("div", {}, cards(session, found), moreButton(session, request, found, found.items.length)),
     ),
   ];
 }
 
-/** A product with what goes with it. `parameters`: request_id and position of the list it was clicked in. */
+/** Returns the product page. `parameters`: request_id and position of the list it was clicked in. */
 export async function product(session, itemId, parameters) {
   const { item } = await session.item(itemId);
   const found = { item_id: itemId, title: item.title, category: item.category_path ?? "", brand: item.brand ?? "", price: item.price ?? null };
-  const shown = shownIn(parameters);
-  await session.view(found, shown);
+  const shown = parseImpression(parameters);
+  session.view(found, shown).catch((error) => showProblem(`The view could not be recorded: ${error.message}`));
   const [together, similar] = await Promise.all([
     session.recommend({ k: 6, context_items: [itemId] }),
     session.similar(itemId, 6),
@@ -75,15 +76,15 @@ export async function product(session, itemId, parameters) {
         addButton(session, found, shown),
       ),
     ),
-    section("Goes with", together.items.length ? cards(session, together) : nothing()),
-    section("Similar", similar.items.length ? cards(session, similar) : nothing()),
+    section("Goes well with this product", together.items.length ? cards(session, together) : emptyNote()),
+    section("Similar", similar.items.length ? cards(session, similar) : emptyNote()),
   ];
 }
 
-/** The cart, with what goes with it. */
+/** Returns the cart page. */
 export async function cart(session) {
   const lines = session.cart;
-  if (!lines.length) return [heading("Your cart is empty"), element("a", { href: "#/" }, "Go on shopping")];
+  if (!lines.length) return [heading("Your cart is empty"), element("a", { href: "#/" }, "Continue shopping")];
   const together = await session.recommend({ k: 6, context_items: lines.map((line) => line.item_id).slice(0, 100) });
   const total = lines.reduce((sum, line) => sum + line.quantity * (line.price ?? 0), 0);
   return [
@@ -101,25 +102,25 @@ export async function cart(session) {
     ),
     element("p", { id: "cart-problem", role: "alert" }),
     element("button", { type: "button", class: "buy", click: (event) => buy(session, event.currentTarget) }, "Buy"),
-    section("Goes with your cart", together.items.length ? cards(session, together) : nothing()),
+    section("Goes well with your cart", together.items.length ? cards(session, together) : emptyNote()),
   ];
 }
 
-/** Thanks, and the list after the purchase. */
+/** Returns the order confirmation, with the list after the purchase. */
 export async function order(session) {
   const list = await session.recommend({ k: LIST });
   return [
     heading("Thank you"),
-    element("p", {}, "Your order is in the event log; the next model learns from it."),
+    element("p", {}, "Your order is in the event log. The next model is trained on it."),
     section("Next time", cards(session, list)),
   ];
 }
 
-/** A page that cannot be shown, and why. */
+/** Returns the error page. */
 export function failure(error) {
   const status = error.problem?.status;
-  const title = { 404: "There is no such page", 429: "Too many requests", 503: "The shop opens soon" }[status] ?? "Something went wrong";
-  return [heading(title), element("p", { role: "alert" }, error.problem?.detail ?? error.message), element("a", { href: "#/" }, "To the start")];
+  const title = { 404: "Not found", 429: "Too many requests", 503: "The shop is unavailable" }[status] ?? "Something went wrong";
+  return [heading(title), element("p", { role: "alert" }, error.problem?.detail ?? error.message), element("a", { href: "#/" }, "Home page")];
 }
 
 function heading(text) {
@@ -130,11 +131,11 @@ function section(title, ...children) {
   return element("section", {}, element("h2", {}, title), ...children);
 }
 
-function nothing() {
-  return element("p", {}, "Nothing yet.");
+function emptyNote() {
+  return element("p", {}, "No products.");
 }
 
-function shownIn(parameters) {
+function parseImpression(parameters) {
   const requestId = parameters.get("request_id");
   const position = Number(parameters.get("position"));
   if (!requestId) return {};
@@ -149,9 +150,9 @@ function properties(values) {
 
 function cartLine(session, line) {
   const change = ({ currentTarget }) => {
-    const quantity = Math.floor(Number(currentTarget.value));
+    const quantity = currentTarget.value.trim() === "" ? NaN : Math.floor(Number(currentTarget.value));
     session.setQuantity(line.item_id, Number.isFinite(quantity) ? Math.min(Math.max(quantity, 0), 99) : line.quantity);
-    window.dispatchEvent(new Event("redraw"));
+    window.dispatchEvent(new CustomEvent("redraw", { detail: `quantity-${line.item_id}` }));
   };
   return element(
     "tr",
@@ -160,7 +161,7 @@ function cartLine(session, line) {
     element(
       "td",
       {},
-      element("input", { type: "number", min: 0, max: 99, value: line.quantity, "aria-label": `Quantity of ${line.title}`, change }),
+      element("input", { id: `quantity-${line.item_id}`, type: "number", min: 0, max: 99, value: line.quantity, "aria-label": `Quantity of ${line.title}`, change }),
     ),
     element("td", { class: "price" }, priceText(line.price === null ? null : line.price * line.quantity)),
   );
@@ -173,12 +174,12 @@ async function buy(session, button) {
     announce(`Bought ${bought.length} products`);
     location.hash = "#/order";
   } catch (error) {
-    document.getElementById("cart-problem").textContent = `The order did not go through: ${error.message}. Try again.`;
+    document.getElementById("cart-problem").textContent = `The order could not be sent: ${error.message}. Try again.`;
     button.disabled = false;
   }
 }
 
-/** Facets and order of the results; a choice is an address, so that it can be shared and undone with Back. */
+/** Facets and sort order of the results; a choice is an address, so that it can be shared and undone with Back. */
 function refinements(parameters, facets) {
   const sort = element(
     "select",
@@ -188,7 +189,7 @@ function refinements(parameters, facets) {
   return element(
     "nav",
     { class: "facets", "aria-label": "Refine the results" },
-    element("label", { for: "sort" }, "Order"),
+    element("label", { for: "sort" }, "Sort by"),
     sort,
     facet("Category", facets.category, parameters, "category"),
     facet("Brand", facets.brand, parameters, "brand"),
@@ -232,12 +233,13 @@ function addressWith(parameters, changes) {
   return `#/search?${changed}`;
 }
 
-function filterOf(parameters) {
+function buildFilter(parameters) {
   const conditions = [];
   if (parameters.get("category")) conditions.push({ field: "category", under: [parameters.get("category")] });
   if (parameters.get("brand")) conditions.push({ field: "brand", one_of: [parameters.get("brand")] });
   if (parameters.has("at_least")) {
-    conditions.push({ field: "price", at_least: Number(parameters.get("at_least")), at_most: Number(parameters.get("at_most")) });
+    const atMost = parameters.has("at_most") ? { at_most: Number(parameters.get("at_most")) } : {};
+    conditions.push({ field: "price", at_least: Number(parameters.get("at_least")), ...atMost });
   }
   return conditions.length ? { filter: { all: conditions } } : {};
 }
@@ -245,8 +247,16 @@ function filterOf(parameters) {
 function moreButton(session, request, found, offset) {
   if (!found.next_cursor) return null;
   const more = async ({ currentTarget }) => {
-    const next = await session.search({ ...request, cursor: found.next_cursor });
-    currentTarget.replaceWith(cards(session, next, offset), ...[moreButton(session, request, next, offset + next.items.length)].filter(Boolean));
+    currentTarget.disabled = true;
+    try {
+      const next = await session.search({ ...request, cursor: found.next_cursor });
+      const added = cards(session, next, offset);
+      currentTarget.replaceWith(added, ...[moreButton(session, request, next, offset + next.items.length)].filter(Boolean));
+      added.querySelector("a")?.focus();
+    } catch (error) {
+      showProblem(`No more results could be fetched: ${error.message}`);
+      currentTarget.disabled = false;
+    }
   };
   return element("button", { type: "button", class: "more", click: more }, "Show more");
 }

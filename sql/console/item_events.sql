@@ -1,4 +1,4 @@
--- Grain: one type of event on an item since :since, with the number of events.
+-- Grain: one event type, with the number of events on an item since :since.
 select
     event_type,
     count(*) as events
