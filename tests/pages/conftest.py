@@ -1,4 +1,4 @@
-"""One browser for all browser tests of a worker."""
+"""One browser for the browser tests of a module."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from tests.pages.browser import running_browser
 from tests.shops import build_once
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """The Chromium of this machine."""
+    """The Chromium of this machine. Playwright's event loop runs as long as it does: not in tests of other modules."""
     with running_browser() as found:
         yield found
 

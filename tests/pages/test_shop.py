@@ -157,6 +157,7 @@ def test_every_page_is_accessible_and_does_not_overflow(browser: Browser, shop: 
             assert page.evaluate("document.documentElement.scrollWidth") <= width, address
         page.goto(f"{shop}#/item/i3")
         page.get_by_role("article").get_by_role("button", name="Add to cart").click()
+        expect(page.locator("#cart-count")).to_have_text("1")
         page.goto(f"{shop}#/cart")
         expect(page.get_by_role("button", name="Buy")).to_be_visible()
         assert accessibility_problems(page) == []
