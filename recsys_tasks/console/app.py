@@ -43,7 +43,7 @@ _OUTCOME = "outcome"
 _FAILURE_SECONDS = 1.0
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none';"
-    " frame-ancestors 'none'; img-src 'self'",
+    " frame-ancestors 'none'; img-src 'self' data:",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "same-origin",
     "Cache-Control": "no-store",

@@ -127,14 +127,15 @@ def show_stages(runner: LoopRunner, total: float) -> None:
 
 
 def show_addresses(console: Console, ports: Ports) -> None:
-    """Prints the URLs of the storefront and of the services."""
-    console.print(f"  {'storefront':>10}  {ports.url('endpoint')}/shop/", highlight=False)
-    console.print(
-        f"  {'console':>10}  {ports.url('console')}/console/  (sign in with admin_token of secrets.json)",
-        highlight=False,
-    )
-    for name in ("airflow", "mlflow", "data_docs", "endpoint"):
-        console.print(f"  {name:>10}  {ports.url(name)}", highlight=False)
+    """Prints the URLs of the storefront, the console and the services."""
+    sign_in = "(the admin token is in secrets.json)"
+    addresses = {
+        "storefront": f"{ports.url('endpoint')}/shop/",
+        "console": f"{ports.url('console')}/console/  {sign_in}",
+        **{name: ports.url(name) for name in ("airflow", "mlflow", "data_docs", "endpoint")},
+    }
+    for name, address in addresses.items():
+        console.print(f"  {name:>10}  {address}", soft_wrap=True, highlight=False)
 
 
 def _rows(warehouse: Engine, query: str, **parameters: object) -> list[tuple[Any, ...]]:

@@ -45,7 +45,7 @@ def new_page(browser: Browser, **options: object) -> Iterator[Page]:
     page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
     yield page
     context.close()
-    assert not problems
+    assert not problems, problems
 
 
 def accessibility_problems(page: Page) -> list[str]:
