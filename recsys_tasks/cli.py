@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from recsys_tasks.ingestion.load import LoadReport
     from recsys_tasks.ingestion.quarantine import QuarantinedRow
 
-_ROLLOUT_POLL_SECONDS = 10.0
 Verb = Callable[[argparse.Namespace], None]
 
 
@@ -493,7 +491,7 @@ def _reproduce(options: argparse.Namespace) -> None:
 def _promote(options: argparse.Namespace) -> None:
     from recsys_tasks.steps import promotion
 
-    promoted = promotion.promote(options.version, _by_hand(), lambda: time.sleep(_ROLLOUT_POLL_SECONDS))
+    promoted = promotion.promote(options.version, _by_hand())
     _print_result(options, promoted._asdict())
 
 

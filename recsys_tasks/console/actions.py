@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import msgspec
@@ -15,8 +14,6 @@ from recsys_tasks.steps import promotion
 from recsys_tasks.warehouse import engine, statement
 from recsys_tasks.wire.rules import MerchandisingRules, check_rules
 
-_ROLLOUT_POLL_SECONDS = 5.0
-
 
 def promote(operator: str, number: str, reason: str) -> str:
     """Promotes a version, if the gate allows it; returns what happened.
@@ -27,7 +24,7 @@ def promote(operator: str, number: str, reason: str) -> str:
     """
 
     def run() -> str:
-        promoted = promotion.promote(number, operator, lambda: time.sleep(_ROLLOUT_POLL_SECONDS))
+        promoted = promotion.promote(number, operator)
         return f"Version {promoted.version} serves at every endpoint"
 
     return _record_action(operator, "promote", f"version {number}", reason, run)

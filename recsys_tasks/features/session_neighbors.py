@@ -67,7 +67,7 @@ _NO_CANDIDATES = ScoredCandidates(_NO_ITEMS, np.zeros(0))
 class SessionNeighbors:
     """Past sessions, and for each item the latest of them that contain it.
 
-    The similarity of a past session to the running one is the sum, over their shared items, of the item's inverse
+    The similarity of a past session to the current one is the sum, over their shared items, of the item's inverse
     frequency times its recency in the current session. An item's score is the summed similarity of the nearest sessions
     that contain it, times the square root of its inverse frequency. On validation the square root did better than the
     inverse frequency or no factor.

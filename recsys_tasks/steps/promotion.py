@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +15,8 @@ from recsys_tasks.promotion.activation import AUTOMATIC
 from recsys_tasks.promotion.deployment import Deployment
 from recsys_tasks.settings import settings
 from recsys_tasks.warehouse import engine
+
+_ROLLOUT_POLL_SECONDS = 10.0
 
 __all__ = [
     "AUTOMATIC",
@@ -61,13 +64,12 @@ def judge(number: str, folder: Path) -> Decision:
     return gate_check.check_gate(deployment(), number, folder)
 
 
-def promote(number: str | None, approved_by: str, wait: Callable[[], None]) -> Promotion:
+def promote(number: str | None, approved_by: str) -> Promotion:
     """Builds and judges a version, rolls it out and activates it.
 
     Args:
         number: version number; default: the challenger.
         approved_by: who approves it.
-        wait: called between two checks of a rollout.
 
     Raises:
         PromotionRefused: the gate refuses the version, or waits for more sessions.
@@ -81,7 +83,7 @@ def promote(number: str | None, approved_by: str, wait: Callable[[], None]) -> P
     if settings().has_rollout:
         started_at = start_rollout(number, folder, approved_by, decision.as_dict())
         while (findings := check_rollout(folder, started_at)) is None:
-            wait()
+            time.sleep(_ROLLOUT_POLL_SECONDS)
         decision.notes.extend(findings)
     activate(number, folder, decision.reasons, approved_by, decision.as_dict())
     return Promotion(number, folder.name, decision.reasons)

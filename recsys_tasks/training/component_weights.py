@@ -12,23 +12,26 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from recsys_tasks.evaluation.gate import PRIMARY_METRIC
 from recsys_tasks.evaluation.metrics import ranking_metrics
 from recsys_tasks.evaluation.protocol import PredictionTasks, iterate_batches, model_inputs, rank_scores
 from recsys_tasks.features.session_neighbors import SessionNeighbors
 from recsys_tasks.model.incremental import (
+    DecoderOutput,
     add_session_neighbors,
     decode_from_start,
     session_candidates,
     trained_scores,
 )
 from recsys_tasks.model.network import Recommender
-from recsys_tasks.model.tensors import ComponentWeights
+from recsys_tasks.model.tensors import ComponentWeights, Query
 from recsys_tasks.model.training_loop import TrainingData
 from recsys_tasks.training.recipe import session_events
 
@@ -92,44 +95,51 @@ def build_session_neighbors(data: TrainingData) -> SessionNeighbors:
     return SessionNeighbors.from_events(*session_events(data), len(data.counts))
 
 
-@torch.inference_mode()
 def _metrics_by_discovery_weight(
     network: Recommender, data: TrainingData, tasks: PredictionTasks
 ) -> dict[float, float]:
     """The validation metric with each weight. Encoding the histories takes the time, and is done once."""
-    network.eval()
-    matrix, timeline = network.items.matrix(), data.timeline
-    ranks = {weight: np.empty(len(tasks), np.int64) for weight in _DISCOVERY_WEIGHTS}
-    for part in iterate_batches(timeline, tasks):
-        events, query = model_inputs(network, timeline, tasks[part])
-        output = decode_from_start(network, events, query)
-        assert output.history_copy_logits is not None, "The discovery weight needs copy logits of a history"  # noqa: S101
-        for weight, found in ranks.items():
-            weighted = output._replace(history_copy_logits=output.history_copy_logits - math.log(weight))
-            scores = trained_scores(network, weighted, query, matrix).cpu().numpy()
-            found[part] = rank_scores(scores, timeline, tasks[part], exclude_session_items=False).ranks
-    return _metrics(ranks)
+
+    def scores_by_weight(output: DecoderOutput, query: Query, matrix: Tensor) -> Iterator[Tensor]:
+        logits = output.history_copy_logits
+        assert logits is not None, "The discovery weight needs copy logits of a history"  # noqa: S101
+        for weight in _DISCOVERY_WEIGHTS:
+            weighted = output._replace(history_copy_logits=logits - math.log(weight))
+            yield trained_scores(network, weighted, query, matrix)
+
+    return _metrics_by_weight(network, data, tasks, _DISCOVERY_WEIGHTS, scores_by_weight)
 
 
-@torch.inference_mode()
 def _metrics_by_session_neighbor_weight(
     network: Recommender, data: TrainingData, tasks: PredictionTasks
 ) -> dict[float, float]:
     """The validation metric with each weight; the network scores the items once."""
+
+    def scores_by_weight(output: DecoderOutput, query: Query, matrix: Tensor) -> Iterator[Tensor]:
+        trained, candidates = trained_scores(network, output, query, matrix), session_candidates(network, query)
+        for weight in _SESSION_NEIGHBOR_WEIGHTS:
+            yield add_session_neighbors(trained, candidates, weight) if weight else trained.clone()
+
+    return _metrics_by_weight(network, data, tasks, _SESSION_NEIGHBOR_WEIGHTS, scores_by_weight)
+
+
+@torch.inference_mode()
+def _metrics_by_weight(
+    network: Recommender,
+    data: TrainingData,
+    tasks: PredictionTasks,
+    weights: Sequence[float],
+    scores_by_weight: Callable[[DecoderOutput, Query, Tensor], Iterator[Tensor]],
+) -> dict[float, float]:
+    """The validation metric with each weight, from the scores [B, V] with each weight of each batch."""
     network.eval()
     matrix, timeline = network.items.matrix(), data.timeline
-    ranks = {weight: np.empty(len(tasks), np.int64) for weight in _SESSION_NEIGHBOR_WEIGHTS}
+    ranks = {weight: np.empty(len(tasks), np.int64) for weight in weights}
     for part in iterate_batches(timeline, tasks):
         events, query = model_inputs(network, timeline, tasks[part])
-        trained = trained_scores(network, decode_from_start(network, events, query), query, matrix)
-        candidates = session_candidates(network, query)
-        for weight, found in ranks.items():
-            scores = add_session_neighbors(trained, candidates, weight) if weight else trained.clone()
+        output = decode_from_start(network, events, query)
+        for found, scores in zip(ranks.values(), scores_by_weight(output, query, matrix), strict=True):
             found[part] = rank_scores(scores.cpu().numpy(), timeline, tasks[part], exclude_session_items=False).ranks
-    return _metrics(ranks)
-
-
-def _metrics(ranks: dict[float, np.ndarray]) -> dict[float, float]:
     return {weight: ranking_metrics(found)[PRIMARY_METRIC] for weight, found in ranks.items()}
 
 
