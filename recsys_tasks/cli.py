@@ -118,6 +118,9 @@ def build_parser() -> argparse.ArgumentParser:
     train = _add_verb(verbs, "train", _train, "train on a snapshot, evaluate, register as challenger")
     train.add_argument("--snapshot", help="id of a snapshot; default: the latest")
     train.add_argument("--from-scratch", action="store_true", help="do not warm-start from the champion")
+    train.add_argument(
+        "--content-only", action="store_true", help="train nothing: lists by content and popularity, within a minute"
+    )
 
     tune = _add_verb(verbs, "tune", _tune, "search for better hyperparameters, register the best as challenger")
     tune.add_argument("--snapshot", help="id of a snapshot; default: the latest")
@@ -446,7 +449,11 @@ def _features(options: argparse.Namespace) -> None:
 def _train(options: argparse.Namespace) -> None:
     from recsys_tasks.steps import training
 
-    _evaluate_and_register(options, training.train_model(options.snapshot, options.from_scratch))
+    run_id = training.train_model(options.snapshot, options.from_scratch, options.content_only)
+    if options.content_only:
+        _print_result(options, {"run_id": run_id, "version": training.register_run(run_id)})
+    else:
+        _evaluate_and_register(options, run_id)
 
 
 def _evaluate_and_register(options: argparse.Namespace, run_id: str) -> None:

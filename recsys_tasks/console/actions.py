@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import msgspec
-
 from recsys_tasks.client import EndpointError, RecommenderClient
-from recsys_tasks.errors import InputError, RecsysError
+from recsys_tasks.console.rule_form import parse_rules
+from recsys_tasks.errors import RecsysError
 from recsys_tasks.promotion.deployment_record import read_state
 from recsys_tasks.settings import Settings
 from recsys_tasks.steps import promotion
 from recsys_tasks.warehouse import engine, statement
-from recsys_tasks.wire.rules import MerchandisingRules, check_rules
 
 
 def promote(operator: str, number: str, reason: str) -> str:
@@ -64,20 +62,6 @@ def resume_rollout(operator: str, reason: str) -> str:
 def _rollout() -> str:
     rollout = read_state(engine()).rollout
     return "no rollout" if rollout is None else f"version {rollout.version.model_version}"
-
-
-def parse_rules(text: str) -> MerchandisingRules:
-    """Returns merchandising rules from JSON.
-
-    Raises:
-        InputError: they are not valid; names the field.
-    """
-    try:
-        rules = msgspec.json.decode(text.encode(), type=MerchandisingRules)
-    except msgspec.MsgspecError as error:
-        raise InputError(f"The rules are not valid: {error}") from error
-    check_rules(rules, "$")
-    return rules
 
 
 def change_rules(settings: Settings, operator: str, text: str, version: int, reason: str) -> str:

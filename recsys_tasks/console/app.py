@@ -27,13 +27,15 @@ from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Re
 from starlette.routing import Mount, Route
 
 from recsys_tasks.client import EndpointError
-from recsys_tasks.console import actions, reads
+from recsys_tasks.console import actions, reads, rule_form
 from recsys_tasks.console.access import ForbiddenRequest, check_form, get_csrf_token, get_operator, sign_in, sign_out
 from recsys_tasks.errors import InputError, RecsysError
 from recsys_tasks.monitoring import report
+from recsys_tasks.names import REGISTERED_MODEL
 from recsys_tasks.promotion.rollout import RolloutFailed
 from recsys_tasks.settings import Settings, settings
 from recsys_tasks.steps.promotion import PromotionRefused
+from recsys_tasks.wire.rules import Synonym
 
 log = logging.getLogger(__name__)
 PATH = "/console"
@@ -67,6 +69,7 @@ class Console:
             "time": lambda at: "never" if at is None else f"{at:%Y-%m-%d %H:%M}",
             "figure": lambda value: "–" if value is None else f"{value:.4f}",
             "path": lambda text: quote(str(text), safe=""),
+            "condition": rule_form.describe_filter,
             "json": lambda value: msgspec.json.format(msgspec.json.encode(value)).decode(),
         }
 
@@ -104,7 +107,8 @@ class Console:
     async def get_version(self, request: Request) -> Response:
         """`GET /console/versions/{number}`: why a version was promoted or refused."""
         found = await run_in_threadpool(reads.version, request.path_params["number"])
-        return self._page(request, "version.html", **found)
+        asks_person = self._settings.approval == "person"
+        return self._page(request, "version.html", model_name=REGISTERED_MODEL, asks_person=asks_person, **found)
 
     async def get_experiments(self, request: Request) -> Response:
         """`GET /console/experiments`: arms, intervals, verdicts."""
@@ -131,7 +135,16 @@ class Console:
         query = request.query_params.get("q", "").strip()
         inspected = await run_in_threadpool(reads.inspected_query, self._settings, query) if query else None
         worst = await run_in_threadpool(reads.worst_queries)
-        return self._page(request, "search.html", worst=worst, inspected=inspected, query=query)
+        suggested, version = await run_in_threadpool(reads.suggested_synonyms, self._settings)
+        return self._page(
+            request,
+            "search.html",
+            worst=worst,
+            inspected=inspected,
+            query=query,
+            suggested=suggested,
+            rules_version=version,
+        )
 
     async def get_user(self, request: Request) -> Response:
         """`GET /console/users?id=USER`: history, arm, and current list."""
@@ -155,8 +168,8 @@ class Console:
         async with request.form() as form:
             check_form(request, form)
             text, user_id = str(form.get("rules", "")), str(form.get("user_id", "")).strip()
+            changed = rule_form.parse_rules(text) if form.get("as_json") else rule_form.edit_rules(text, form)
         current = await run_in_threadpool(reads.rules, self._settings)
-        changed = actions.parse_rules(text)
         preview = await run_in_threadpool(reads.preview, self._settings, user_id, changed)
         return self._rules_page(request, current, changed, preview)
 
@@ -204,6 +217,14 @@ class Console:
         """Replaces the merchandising rules."""
         version = int(_field(form, "version"))
         return actions.change_rules(self._settings, operator, _field(form, "rules"), version, _field(form, "reason"))
+
+    def accept_synonym(self, operator: str, form: FormData) -> str:
+        """Adds a synonym to the rules in use."""
+        current, version = reads.rules(self._settings), int(_field(form, "version"))
+        added = Synonym(_field(form, "phrase"), _field(form, "means"))
+        changed = msgspec.structs.replace(current.rules, synonyms=[*current.rules.synonyms, added])
+        text = msgspec.json.encode(changed).decode()
+        return actions.change_rules(self._settings, operator, text, version, _field(form, "reason"))
 
     def undo_rules(self, operator: str, form: FormData) -> str:
         """Restores the previous version of the rules."""
@@ -300,6 +321,7 @@ def create_console(chosen: Settings) -> Starlette:
         page("/pause", console.handle_action(console.pause), "POST"),
         page("/resume", console.handle_action(console.resume), "POST"),
         page("/rules", console.handle_action(console.change_rules), "POST"),
+        page("/rules/synonyms", console.handle_action(console.accept_synonym), "POST"),
         page("/rules/undo", console.handle_action(console.undo_rules), "POST"),
     ]
     # A random key per process: a restart ends all sessions. The cookie is limited to the console's path.

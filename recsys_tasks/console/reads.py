@@ -13,9 +13,9 @@ from sqlalchemy import Row
 
 from recsys_tasks.client import EndpointError, RecommendationRequest, RecommenderClient, SearchRequest
 from recsys_tasks.errors import InputError, UnavailableError
-from recsys_tasks.experiments.verdicts import load_experiment_results
+from recsys_tasks.experiments.stored_results import StoredResults, read_results
 from recsys_tasks.monitoring.alarms import Alarm, read_open_alarms
-from recsys_tasks.monitoring.monitors import Finding, serving_period
+from recsys_tasks.monitoring.monitors import Finding
 from recsys_tasks.monitoring.report import draw_days_chart
 from recsys_tasks.promotion.deployment_record import read_state
 from recsys_tasks.registry import runs, versions
@@ -27,6 +27,7 @@ from recsys_tasks.wire.rules import MerchandisingRules
 
 Rows = Sequence[Row[Any]]
 _QUERY_PERIOD, _ARM_PERIOD = timedelta(days=7), timedelta(days=28)
+_MIN_SYNONYM_VISITORS = 2
 _LIST_LENGTH, _TIMEOUT_SECONDS, _MAX_THREADS = 10, 5, 8
 _BACKLOG = "recsys_event_log_uncollected_bytes "
 
@@ -100,12 +101,13 @@ def version(number: str) -> dict[str, Any]:
 
 
 def experiments() -> dict[str, Any]:
-    """Returns the results of all experiments with visitors, and the configured one."""
-    configured = monitoring.experiment()
+    """Returns the results of all experiments with visitors as of the last attribution, and the configured one."""
+    return {"configured": monitoring.experiment(), "found": _stored_results()}
+
+
+def _stored_results() -> StoredResults | None:
     with engine().connect() as connection:
-        period = serving_period(connection)
-        results = [] if period is None else load_experiment_results(connection, period, configured)
-    return {"configured": configured, "results": results, "period": period}
+        return read_results(connection)
 
 
 def visitors_of_arm(experiment: str, arm: str) -> Rows:
@@ -120,11 +122,10 @@ def days_chart() -> str:
     Raises:
         InputError: no list was shown so far.
     """
-    with engine().connect() as connection:
-        period = serving_period(connection)
-        if period is None:
-            raise InputError("No attributed impressions yet. They come with the DAG collect_feedback")
-        return draw_days_chart(connection, period, monitoring.experiment())
+    found = _stored_results()
+    if found is None:
+        raise InputError("No attributed impressions yet. They come with the DAG monitor_feedback")
+    return draw_days_chart(found.days, found.rates, monitoring.experiment())
 
 
 def findings() -> list[Finding]:
@@ -135,6 +136,18 @@ def findings() -> list[Finding]:
 def worst_queries() -> Rows:
     """Returns the queries of the last seven days with the most searches without an action."""
     return rows("console/worst_queries", since=datetime.now(UTC) - _QUERY_PERIOD)
+
+
+def suggested_synonyms(settings: Settings) -> tuple[Rows, int]:
+    """Returns pairs of queries of the last seven days that are not in the rules: what people searched for in vain, and
+    then instead; and the version of the rules."""
+    since = datetime.now(UTC) - _QUERY_PERIOD
+    found = rows("console/suggested_synonyms", since=since, min_visitors=_MIN_SYNONYM_VISITORS)
+    if not found:
+        return found, 0
+    current = rules(settings)
+    accepted = {(rule.phrase, rule.means) for rule in current.rules.synonyms}
+    return [row for row in found if (row.phrase, row.means) not in accepted], current.version
 
 
 def inspected_query(settings: Settings, query: str) -> dict[str, Any]:

@@ -45,6 +45,7 @@ from recsys_tasks.engine.trending import RecentPopularity
 from recsys_tasks.errors import GoldenMismatch, InputError
 from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM, PERSONAL_FREQUENCY, PURCHASE
 from recsys_tasks.search.settings import read_search_settings
+from recsys_tasks.search.synonyms import Synonyms
 from recsys_tasks.wire.items import FacetValue, Item, Recommendation, Relaxation, SearchResult
 from recsys_tasks.wire.rules import MerchandisingRules
 
@@ -176,6 +177,7 @@ class Engine:
         engine = copy.copy(self)
         engine._rules = rules
         engine._ranker = Ranker(self.bundle.catalog, self.bundle.items, rules)
+        engine.__dict__.pop("_synonyms", None)  # of the rules before
         return engine
 
     def _set_bundle(self, bundle: Bundle) -> None:
@@ -219,6 +221,14 @@ class Engine:
     def _ranker_for(self, options: ListOptions) -> Ranker:
         return self._ranker if options.rules is None else self._ranker.with_rules(options.rules)
 
+    @cached_property
+    def _synonyms(self) -> Synonyms:
+        return self._item_search.index.synonyms(self._rules or MerchandisingRules())
+
+    def _synonyms_for(self, options: ListOptions) -> list[Synonyms]:
+        further = [] if options.rules is None else [self._item_search.index.synonyms(options.rules)]
+        return [self._synonyms, *further]
+
     def search(
         self,
         user_id: str | None,
@@ -232,7 +242,8 @@ class Engine:
     ) -> SearchAnswer:
         """Returns the items that match a query, ranked by text, popularity and the model's scores; empty without any.
 
-        `engine.item_search` defines the signals. The merchandising rules apply to the order by relevance only.
+        `engine.item_search` defines the signals. The merchandising rules apply to the order by relevance only,
+        except for synonyms.
 
         Args:
             user_id, past, session, now, options, signals: as for `recommend`; the session ends with the search.
@@ -241,7 +252,8 @@ class Engine:
         """
         latest = session[-1].seconds
         num_results = search.offset + options.k
-        found = self._item_search.find(query, self._ranker.allowed(options, latest), search)
+        allowed = self._ranker.allowed(options, latest)
+        found = self._item_search.find(query, allowed, search, self._synonyms_for(options))
         if options.exclude:
             excluded = self.bundle.vocabulary.numbers(sorted(options.exclude))
             if (is_excluded := np.isin(found.matches.numbers, excluded)).any():
@@ -267,7 +279,9 @@ class Engine:
     def suggest_items(self, prefix: str, k: int, now: float) -> list[SearchResult]:
         """Returns items that match a query whose last word may be unfinished, ranked by text and popularity."""
         options = ListOptions(k)
-        found = self._item_search.find(prefix, self._ranker.allowed(options, now), COMPLETION)
+        found = self._item_search.find(
+            prefix, self._ranker.allowed(options, now), COMPLETION, self._synonyms_for(options)
+        )
         if not len(found.matches.numbers):
             return []
         ranked = self._item_search.rank(found, None)

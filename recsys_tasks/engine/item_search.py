@@ -24,6 +24,7 @@ from recsys_tasks.search.documents import ItemText, Pause
 from recsys_tasks.search.index import Matches, SearchIndex
 from recsys_tasks.search.index_files import write_index
 from recsys_tasks.search.settings import SignalWeights
+from recsys_tasks.search.synonyms import Synonyms
 from recsys_tasks.wire.items import Recommendation, Relaxation, SearchResult, Sort
 
 log = logging.getLogger(__name__)
@@ -143,7 +144,13 @@ class ItemSearch:
         }
         return QueryCompletions(names | queries)
 
-    def find(self, query: str, allowed: np.ndarray | None, options: SearchOptions) -> Found:
+    def find(
+        self,
+        query: str,
+        allowed: np.ndarray | None,
+        options: SearchOptions,
+        synonyms: Sequence[Synonyms] = (),
+    ) -> Found:
         """Returns the items that match a query, and those that people chose after it.
 
         A query whose choices are known is not relaxed.
@@ -153,13 +160,14 @@ class ItemSearch:
             allowed: items that may be shown [V]; None for all.
             options: sort orders and facets examine up to 10,000 matches, the ranking alone up to 1,000, completions up
                 to 200.
+            synonyms: of the merchandising rules.
         """
         examines_all = allowed is not None or options.facets or options.sort != RELEVANCE
         limit = MAX_RESULTS if examines_all else _MAX_RANKED  # the same for all pages: no item is on two of them
         if options.is_prefix:
             limit = _MAX_COMPLETIONS
         association = self._association(query)
-        matches = self.index.find(query, limit, options.is_prefix, is_exact=len(association) > 0)
+        matches = self.index.find(query, limit, options.is_prefix, is_exact=len(association) > 0, synonyms=synonyms)
         num_items = len(self._bundle.vocabulary)
         if (matches.numbers >= num_items).any():
             matches = matches.keep(matches.numbers < num_items)

@@ -233,9 +233,8 @@ def _compare_with_baselines(rules: BaselineRules, table: MetricsTable) -> list[R
 
 
 def _untrained(evidence: Evidence) -> RuleResult:
-    """A version without held-out sessions was not trained: it places items by content, and may not replace a trained
-    champion."""
-    found = "too few sessions to train on and to evaluate: lists come from content and popularity"
+    """A version that was not trained places items by content and popularity, and may not replace a trained champion."""
+    found = "not trained and not evaluated: lists come from content and popularity"
     return RuleResult("trained", found, Outcome.FAILED if evidence.replaces_trained else Outcome.NOT_APPLIED)
 
 

@@ -7,7 +7,7 @@ import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from importlib import resources
 from typing import Any, NamedTuple
 
@@ -32,19 +32,15 @@ from recsys_tasks.experiments.online_metrics import (
     load_latest_metrics,
     load_online_metrics,
 )
-from recsys_tasks.experiments.verdicts import (
-    ExperimentResult,
-    estimate_exploration_cost,
-    load_arm_metrics,
-    load_experiment_results,
-)
+from recsys_tasks.experiments.stored_results import MIN_VISITORS, DailyRate, find_shown_days, load_daily_rates
+from recsys_tasks.experiments.verdicts import ExperimentResult, estimate_exploration_cost, load_experiment_results
 from recsys_tasks.interval import Interval
 from recsys_tasks.monitoring.monitors import Finding, serving_period
 from recsys_tasks.names import PERSONAL_FREQUENCY, RECOMMENDATIONS
 from recsys_tasks.warehouse import statement
 
 STYLE, _TEMPLATE = "style.css", "report.html"
-_MAX_DAYS, _MAX_TICKS, _MIN_VISITORS = 60, 12, 10
+_MAX_TICKS = 12
 _HEADLINE_BASELINES: Mapping[PolicyName, str] = {POPULARITY: "popularity", PERSONAL_FREQUENCY: "personal frequency"}
 _OFFLINE = ("recall_20", "mrr_20", "precision_20", "f1_20")
 _AXIS_HEADROOM, _MIN_AXIS_RATE = 1.6, 0.001  # factor above the highest rate of a chart
@@ -139,18 +135,18 @@ def build_report(
     report.quarantine = list(connection.execute(statement("monitoring/quarantine_by_rule")))
     report.bots = list(connection.execute(statement("monitoring/bots")))
     report.headlines = _headlines(connection, report, experiment)
+    days = find_shown_days(connection, whole)
     report.charts = {
         "funnel": _render_svg(lambda axes: _draw_funnel(axes, report.funnel), 3.0),
-        "days": draw_days_chart(connection, whole, experiment),
+        "days": draw_days_chart(days, [rate for day in days for rate in load_daily_rates(connection, day)], experiment),
         "versions": _render_svg(lambda axes: _draw_versions(axes, report.versions), 3.5),
     }
     return report
 
 
-def draw_days_chart(connection: Connection, whole: Interval, experiment: Experiment | None) -> str:
+def draw_days_chart(days: Sequence[date], rates: Sequence[DailyRate], experiment: Experiment | None) -> str:
     """Returns a chart of the CTR of recommendations by day and arm as SVG."""
-    by_day = {day: load_arm_metrics(connection, Interval.of_day(day)) for day in _days(connection, whole)}
-    return _render_svg(lambda axes: _draw_days(axes, by_day, experiment), 4.0)
+    return _render_svg(lambda axes: _draw_days(axes, days, rates, experiment), 4.0)
 
 
 def model_arms(experiment: Experiment | None) -> tuple[str, set[str]]:
@@ -238,21 +234,6 @@ def _matches(shown: Any, number: str, experiment: str, arms: set[str]) -> bool:
     ) and shown.arm in arms
 
 
-def _days(connection: Connection, whole: Interval) -> list[date]:
-    """Days of the chart: from the first to the last one with enough visitors, at most 60. One wrong time does not
-    stretch the axis."""
-    days_with_visitors = [
-        row.day for row in connection.execute(statement("monitoring/days_shown"), {"min_visitors": _MIN_VISITORS})
-    ]
-    last, first = (
-        (days_with_visitors[0], days_with_visitors[-1])
-        if days_with_visitors
-        else (whole.end.date(), whole.start.date())
-    )
-    first = max(first, last - timedelta(days=_MAX_DAYS))
-    return [first + timedelta(days=number) for number in range((last - first).days + 1)]
-
-
 def _read_text(name: str) -> str:
     return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
 
@@ -281,18 +262,17 @@ def _draw_funnel(axes: Axes, rows: Sequence[Any]) -> None:
     axes.spines["bottom"].set_visible(False)
 
 
-def _draw_days(axes: Axes, by_day: Mapping[date, Mapping[Any, Any]], experiment: Experiment | None) -> None:
+def _draw_days(
+    axes: Axes, shown_days: Sequence[date], daily: Sequence[DailyRate], experiment: Experiment | None
+) -> None:
     """Draws the CTR of recommendations by day and arm, with 95 % intervals; skips days with too few visitors."""
     name, models = model_arms(experiment)
-    arms = sorted(
-        {arm for figures in by_day.values() for of, arm in figures if of == name},
-        key=lambda arm: (arm not in models, arm),
-    )
+    of_experiment = [one for one in daily if one.experiment == name]
+    arms = sorted({one.arm for one in of_experiment}, key=lambda arm: (arm not in models, arm))
     highest = _MIN_AXIS_RATE
     for number, arm in enumerate(arms):
-        rates_of = {day: of[name, arm].rates[CLICK_THROUGH] for day, of in by_day.items() if (name, arm) in of}
-        days = [day for day, rate in rates_of.items() if rate.visitors >= _MIN_VISITORS]
-        rates = [rates_of[day] for day in days]
+        drawn = [one for one in of_experiment if one.arm == arm and one.visitors >= MIN_VISITORS]
+        days, rates = [one.day for one in drawn], [one.rate for one in drawn]
         highest = max([highest, *(rate.value for rate in rates)])
         color = _MODEL if arm in models else _OTHERS[number % len(_OTHERS)]
         low = [rate.value - rate.low for rate in rates]
@@ -309,7 +289,7 @@ def _draw_days(axes: Axes, by_day: Mapping[date, Mapping[Any, Any]], experiment:
     axes.set_ylabel("CTR of recommendations")
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.1%}")
     axes.set_ylim(0, _AXIS_HEADROOM * highest)
-    ticks = list(by_day)[:: math.ceil(len(by_day) / _MAX_TICKS)]
+    ticks = shown_days[:: math.ceil(len(shown_days) / _MAX_TICKS)]
     axes.set_xticks(np.asarray(ticks, "datetime64[D]"), [f"{day:%d %b}" for day in ticks])
     axes.legend(frameon=False)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -17,6 +18,7 @@ from recsys_tasks.promotion.deployment import Deployment
 from recsys_tasks.promotion.deployment_record import DeployedVersion
 from recsys_tasks.registry import runs, versions
 
+log = logging.getLogger(__name__)
 AUTOMATIC = "automatic"
 
 
@@ -61,7 +63,11 @@ def activate(
 def reject(
     deployment: Deployment, number: str, reasons: Sequence[str], rejected_by: str, evidence: object = None
 ) -> None:
-    """Records that a person rejected a version which had passed the gate."""
+    """Records that a person rejected a version which had passed the gate; not if it was promoted meanwhile."""
+    served = deployment_record.read_state(deployment.warehouse).served
+    if served and served[-1].model_version == number:
+        log.warning("Version %s was promoted meanwhile: that %s rejected it changes nothing", number, rejected_by)
+        return
     version = versions.version_by_number(number)
     deployment_record.insert_decision(
         deployment.warehouse,

@@ -19,8 +19,9 @@ from recsys_tasks.search.index_files import PrivateFolder, link_index, open_inde
 from recsys_tasks.search.plan import Plan, QueryPlanner
 from recsys_tasks.search.query import parse_query
 from recsys_tasks.search.settings import SearchSettings
-from recsys_tasks.search.synonyms import read_synonyms
+from recsys_tasks.search.synonyms import Synonyms, make_synonyms, read_synonyms
 from recsys_tasks.wire.items import Relaxation
+from recsys_tasks.wire.rules import MerchandisingRules
 
 _SHARES = ("text", "coverage", "name")  # columns of `Matches`
 _SCATTERED = 0.5  # coverage of an item that has the signs of Han words anywhere
@@ -122,7 +123,18 @@ class SearchIndex:
         """Returns the index terms of a text as one; texts with the same key find the same items."""
         return " ".join(self._analyzer.terms(text))
 
-    def find(self, text: str, limit: int, is_prefix: bool = False, is_exact: bool = False) -> Matches:
+    def synonyms(self, rules: MerchandisingRules) -> Synonyms:
+        """Returns the synonyms of merchandising rules, for `find`."""
+        return make_synonyms(((rule.phrase, rule.means) for rule in rules.synonyms), self._analyzer)
+
+    def find(
+        self,
+        text: str,
+        limit: int,
+        is_prefix: bool = False,
+        is_exact: bool = False,
+        synonyms: Sequence[Synonyms] = (),
+    ) -> Matches:
         """Returns the items that match a query, those with all of its words first.
 
         Fewer words are required, one by one, while less than ten items are found.
@@ -132,10 +144,11 @@ class SearchIndex:
             limit: maximum number of items.
             is_prefix: whether the last word may be unfinished.
             is_exact: whether items must have all words, and none is corrected.
+            synonyms: beside those of the settings.
         """
         searcher = self._searcher  # another thread may replace it: addresses of hits are those of one searcher
         query = parse_query(text, self._analyzer)
-        plan = self._planner.plan(searcher, query, is_prefix, not is_exact)
+        plan = self._planner.plan(searcher, query, is_prefix, not is_exact, further_synonyms=synonyms)
         num_words, few = len(plan.required), min(limit, FEW_MATCHES)
         found, total, fewest = _Found(), 0, num_words
         for required in range(num_words, 0, -1):
@@ -148,7 +161,7 @@ class SearchIndex:
         if fewest < num_words:
             relaxations = [*relaxations, Relaxation("words", f"{fewest} of {num_words} words", "all words")]
         if plan.has_phrases and not is_exact and total < few:
-            split = self._planner.plan(searcher, query, is_prefix, splits_signs=True)
+            split = self._planner.plan(searcher, query, is_prefix, splits_signs=True, further_synonyms=synonyms)
             count = found.add(_search(searcher, split, len(split.required), limit), _SCATTERED)
             if count > total:
                 total, relaxations = count, [*relaxations, Relaxation("words", "single signs", "all words")]

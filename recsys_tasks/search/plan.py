@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import lru_cache
-from itertools import groupby, pairwise
+from itertools import chain, groupby, pairwise
 from typing import NamedTuple
 
 import tantivy
@@ -76,7 +76,7 @@ class QueryPlanner:
     Args:
         weights: of the fields.
         analyzer: of the indexed texts.
-        synonyms: of the shop.
+        synonyms: from the shop's file.
         spelling: words of the catalog.
         compounds: of the catalog.
     """
@@ -102,6 +102,7 @@ class QueryPlanner:
         is_prefix: bool,
         corrects: bool = True,
         splits_signs: bool = False,
+        further_synonyms: Sequence[Synonyms] = (),
     ) -> Plan:
         """Returns the clauses of a query.
 
@@ -111,6 +112,7 @@ class QueryPlanner:
             is_prefix: whether the last word may be unfinished.
             corrects: whether words that the index lacks are corrected.
             splits_signs: whether the signs of a Han word may be anywhere in an item.
+            further_synonyms: of this query, beside those of the file.
         """
         builder = _ClauseBuilder(searcher, self._weights)
         units = self._units(query.words, splits_signs)
@@ -120,7 +122,8 @@ class QueryPlanner:
         for place, unit in enumerate(units):
             found.add(place, builder.phrase(unit.terms, slop=len(unit.terms) - 1), ())
         self._add_joined(found, builder, units)
-        for places, synonym in self._synonyms.matches(terms):
+        all_synonyms = (self._synonyms, *further_synonyms)
+        for places, synonym in chain.from_iterable(synonyms.matches(terms) for synonyms in all_synonyms):
             for place in {unit_of_term[at] for at in places}:
                 found.add(place, builder.phrase(synonym, _SYNONYM_WEIGHT), synonym)
         for place, unit in enumerate(units):

@@ -1,9 +1,9 @@
-"""Synonyms of a shop, from a file in the Solr format."""
+"""Synonyms of a shop: from a file in the Solr format, or as pairs of phrases."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from recsys_tasks.errors import InputError
@@ -31,6 +31,16 @@ class Synonyms:
             for length in range(1, min(self._longest, len(terms) - start) + 1):
                 for alternative in self._alternatives.get(tuple(terms[start : start + length]), ()):
                     yield range(start, start + length), alternative
+
+
+def make_synonyms(pairs: Iterable[tuple[str, str]], analyzer: Analyzer) -> Synonyms:
+    """Returns the synonyms of pairs of a phrase and what it means."""
+    alternatives: dict[Terms, list[Terms]] = defaultdict(list)
+    for phrase, meaning in pairs:
+        source, target = (tuple(analyzer.terms(text)) for text in (phrase, meaning))
+        if source and target:
+            alternatives[source].append(target)
+    return Synonyms(dict(alternatives))
 
 
 def read_synonyms(path: str, analyzer: Analyzer) -> Synonyms:

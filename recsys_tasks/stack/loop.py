@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,8 +12,11 @@ from rich.console import Console
 from sqlalchemy import Engine, text
 
 from recsys_tasks.errors import InvariantError
+from recsys_tasks.promotion.deployment_record import read_state
 from recsys_tasks.registry import runs
+from recsys_tasks.settings import settings
 from recsys_tasks.stack.airflow_api import DAGS, AirflowClient, DagRun
+from recsys_tasks.stack.live_view import LiveView
 from recsys_tasks.stack.processes import StackProcesses
 from recsys_tasks.steps import ingestion, monitoring
 from recsys_tasks.steps.simulation import simulate
@@ -22,33 +26,52 @@ _MAX_IDLE_SECONDS = 12.0
 _SESSION_OVERHANG_HOURS = 6
 _EPOCH_POLL_INTERVAL_SECONDS = 15.0
 _SESSIONS, _SHOPPERS = 400, 1_000
+_NUM_PHASES = 5
+_STARTER_POLL_INTERVAL_SECONDS = 0.5
 
 
 @dataclass
 class LoopRunner:
-    """State of one run of the loop: its clients, the stages with their durations, and the DAG runs already reported."""
+    """State of one run of the loop: its clients, the stages with their durations, and the DAG runs already reported.
+
+    Attributes:
+        starter: process that serves the first lists.
+        stages: completed stages with their seconds.
+    """
 
     airflow: AirflowClient
     processes: StackProcesses
+    starter: subprocess.Popen[bytes]
     console: Console
     warehouse: Engine
     replay_from: datetime
     stages: list[tuple[str, float]] = field(default_factory=list)
     _epochs_shown_at: float = 0.0
     _seen: set[tuple[str, str, str]] = field(default_factory=set)
+    _durations: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._view = LiveView(self.console, _NUM_PHASES)
 
     def run(self) -> None:
-        """Ingests, trains and promotes; simulates a day; trains on its feedback and promotes; simulates another day.
-
-        Skips completed stages.
+        """Serves first lists; ingests, trains and promotes; simulates a day; trains on its feedback and promotes;
+        simulates another day. Skips completed stages.
 
         Raises:
             InvariantError: a DAG run failed, or the loop stopped without its result.
         """
+        with self._view:
+            self._run_phases()
+
+    def _run_phases(self) -> None:
+        self._await_first_lists()
+        self._view.complete_phase()
         self.unpause_dags()
-        self.run_until("first pass", "ingest_events", lambda: self._promotion_count() > 0)
+        self.run_until("first pass", "ingest_events", self._serves_trained_version)
+        self._view.complete_phase()
         if self._feedback_in_warehouse() == 0:
             self._simulate_day(0)
+        self._view.complete_phase()
         if not self._has_decision_with_feedback():
             if self._feedback_in_warehouse() == 0:
                 self.airflow.trigger("collect_feedback")
@@ -57,11 +80,25 @@ class LoopRunner:
                 "collect_feedback",
                 self._has_decision_with_feedback,
             )
+        self._view.complete_phase()
         if not self._has_traffic_on(1):
             self._simulate_day(1)
             ingestion.load_feedback(ingestion.fetch_feedback())
             monitoring.attribute_outcomes()
             monitoring.check_monitors()
+        self._view.complete_phase()
+
+    def _await_first_lists(self) -> None:
+        started_at = time.monotonic()
+        self._view.start_stage("first lists")
+        while self.starter.poll() is None:
+            self.processes.check()
+            time.sleep(_STARTER_POLL_INTERVAL_SECONDS)
+        if self.starter.returncode:
+            raise InvariantError(f"The first lists could not be served. See the end of {self.processes.log}")
+        self._view.finish_stage("first lists")
+        self._record_stage("first lists", time.monotonic() - started_at)
+        self._print("The storefront has lists; until a training ends, by content and popularity")
 
     def unpause_dags(self) -> None:
         """Unpauses the DAGs of the loop, not those that a person triggers; does not report earlier runs."""
@@ -75,7 +112,9 @@ class LoopRunner:
         self.console.print(
             f"\n[bold]Simulated shopping[/] at the endpoint, day {day + 1}: shoppers with the needs of the data"
         )
+        self._view.start_stage(f"day {day + 1}")
         found = simulate(None, self.replay_from, range(day, day + 1), _SESSIONS, _SHOPPERS)
+        self._view.finish_stage(f"day {day + 1}")
         self._record_stage(f"simulated shopping, day {day + 1}", time.monotonic() - started_at)
         self.console.print(
             f"  {found.sessions} sessions, {found.searches} searches; {found.recommended_clicks} of"
@@ -89,6 +128,7 @@ class LoopRunner:
         resumed_dag, previous_refusal = "", self._last_refusal()
         while True:
             self.processes.check()
+            self._view.refresh()
             active = [run for run in self._report_new_runs() if run.is_active]
             if any(run.dag_id == "train_model" for run in active):
                 self._show_epochs()
@@ -123,14 +163,23 @@ class LoopRunner:
             if key in self._seen:
                 continue
             self._seen.add(key)
+            if not run.is_active:
+                self._view.finish_stage(dag_id)
             if run.state == "failed":
                 raise InvariantError(f"{dag_id} failed:\n{self.airflow.describe_failure(run)}")
             if run.state == "success":
                 self._record_stage(f"{dag_id}  {run.run_id.split('T')[0]}", run.seconds)
+                self._durations[dag_id] = run.seconds
                 self._print(f"[green]done[/]     {dag_id}  ({run.seconds:.0f} s)  {run.run_id}")
             elif run.state == "running":
+                self._view.start_stage(dag_id, self._expected_seconds(dag_id))
                 self._print(f"running  {dag_id}  {run.run_id}")
         return found
+
+    def _expected_seconds(self, dag_id: str) -> float | None:
+        """Returns the duration of the DAG's last run, before the first training its time budget."""
+        budget = settings().training_seconds if dag_id == "train_model" else None
+        return self._durations.get(dag_id, budget)
 
     def _show_epochs(self) -> None:
         """Prints a line for each completed epoch of a running training."""
@@ -154,8 +203,9 @@ class LoopRunner:
     def _count_rows(self, table: str) -> int:
         return self._scalar(f"select count(*) from (select 1 from {table} limit 1000) as found")  # noqa: S608
 
-    def _promotion_count(self) -> int:
-        return self._scalar("select count(*) from promotions where decision = 'promoted'")
+    def _serves_trained_version(self) -> bool:
+        served = read_state(self.warehouse).served
+        return bool(served) and runs.is_trained(served[-1].run_id)
 
     def _last_refusal(self) -> str:
         with self.warehouse.connect() as connection:

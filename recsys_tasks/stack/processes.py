@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -17,55 +17,65 @@ from recsys_tasks.errors import UnavailableError
 from recsys_tasks.stack.environment import MARKER, POOL, Ports
 
 _SHUTDOWN_SECONDS = 15.0
+_UNCHANGED: Mapping[str, str] = {}
 
 
 class StackProcesses:
-    """Starts honcho with one process per service; on exit of the context, stops all of them."""
+    """Processes of a stack: services, run by honcho, and programs beside them; the exit of the context stops all."""
 
     def __init__(self, home: Path, environment: dict[str, str], ports: Ports) -> None:
         self._home, self._environment = home, environment
         self._procfile = home / "Procfile"
+        self._honcho: subprocess.Popen[bytes] | None = None
         self.log = home / "stack.log"
         self._procfile.write_text(_procfile(home, ports), encoding="utf-8")
 
     def __enter__(self) -> StackProcesses:
         stop_stack_processes(self._home)  # processes of a killed stack
-        for command in (["db", "migrate"], ["pools", "set", POOL, "1", "Tasks that use the warehouse, one at a time"]):
-            prepared = subprocess.run(
-                [_tool("airflow"), *command],
-                env=self._environment,
-                check=False,
-                stdout=self.log.open("ab"),
-                stderr=subprocess.STDOUT,
-            )
-            if prepared.returncode != 0:
-                raise UnavailableError(f"Airflow could not be set up. See the end of {self.log}")
-        self._honcho = subprocess.Popen(
-            [_tool("honcho"), "start", "--no-colour", "-f", str(self._procfile)],
-            env=self._environment,
-            stdout=self.log.open("ab"),
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-        )
         return self
+
+    def start_services(self) -> None:
+        """Sets up Airflow and starts the services.
+
+        Raises:
+            UnavailableError: Airflow cannot be set up.
+        """
+        for command in (["db", "migrate"], ["pools", "set", POOL, "1", "Tasks that use the warehouse, one at a time"]):
+            if self._start([_tool("airflow"), *command]).wait() != 0:
+                raise UnavailableError(f"Airflow could not be set up. See the end of {self.log}")
+        self._honcho = self._start([_tool("honcho"), "start", "--no-colour", "-f", str(self._procfile)])
+
+    def start_program(self, module: str, **changed: str) -> subprocess.Popen[bytes]:
+        """Starts a Python module beside the services, with changed environment variables."""
+        return self._start([sys.executable, "-W", "ignore", "-m", module], changed)
+
+    def _start(self, command: list[str], changed: Mapping[str, str] = _UNCHANGED) -> subprocess.Popen[bytes]:
+        with self.log.open("ab") as log:
+            return subprocess.Popen(
+                command,
+                env={**self._environment, **changed},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)  # a second Ctrl-C must not leave services behind
-        if self._honcho.poll() is None:
-            self._honcho.send_signal(signal.SIGTERM)
-        try:
-            self._honcho.wait(_SHUTDOWN_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._honcho.kill()
+        if self._honcho is not None:
+            self._honcho.send_signal(signal.SIGTERM)  # does nothing if it has ended
+            try:
+                self._honcho.wait(_SHUTDOWN_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._honcho.kill()
         stop_stack_processes(self._home)
 
     def check(self) -> None:
         """Raises `UnavailableError` if a service has ended, which ends all of them."""
-        if self._honcho.poll() is not None:
+        if self._honcho is not None and self._honcho.poll() is not None:
             raise UnavailableError(f"A service of the stack ended. See the end of {self.log}")
 
 

@@ -37,14 +37,22 @@ def running_stack(console: Console, home: Path, dags: Path) -> Iterator[tuple[Lo
     _check_disk(home)
     stop_stack_processes(home)
     ports = choose_ports()
+    console.print(
+        "[bold]Storefront[/]  " + ports.url("endpoint") + "/shop/  (the first lists in one to two minutes)",
+        highlight=False,
+    )
+    console.print("[bold]Starting[/] PostgreSQL, MLflow, Airflow, the endpoint and the console")
     save_ports(home, ports)
     server = embedded.start(home)
     environment = stack_environment(home, dags, embedded.socket_folder(server), ports)
     os.environ.update(environment)
     settings.cache_clear()
     with StackProcesses(home, environment, ports) as processes:
+        starter = processes.start_program(
+            "recsys_tasks.stack.starter", RECSYS_TEXT_ENCODER="none"
+        )  # encoding takes a minute
+        processes.start_services()
         airflow = AirflowClient(ports.url("airflow"))
-        console.print("[bold]Starting[/] PostgreSQL, MLflow, Airflow, the endpoint and the console")
         wait_until(airflow.is_ready, _START_TIMEOUT_SECONDS, processes, "Airflow")
         wait_until(lambda: _responds(f"{ports.url('mlflow')}/health"), _START_TIMEOUT_SECONDS, processes, "MLflow")
         wait_until(
@@ -52,7 +60,7 @@ def running_stack(console: Console, home: Path, dags: Path) -> Iterator[tuple[Lo
         )
         summary.show_addresses(console, ports)
         replay_from = datetime.fromisoformat(environment["RECSYS_SIMULATION_START"])
-        yield LoopRunner(airflow, processes, console, engine(), replay_from), ports
+        yield LoopRunner(airflow, processes, starter, console, engine(), replay_from), ports
 
 
 def _responds(url: str) -> bool:

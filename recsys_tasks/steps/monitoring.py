@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from recsys_tasks.experiments.definition import Experiment, read_experiment
+from recsys_tasks.experiments.stored_results import write_results
 from recsys_tasks.features.snapshot import find_snapshot
 from recsys_tasks.feedback import attribution
 from recsys_tasks.monitoring import reactions
 from recsys_tasks.monitoring.alarms import Alarm, write_alarms
-from recsys_tasks.monitoring.monitors import Finding, ServedModel, run_monitors
+from recsys_tasks.monitoring.monitors import Finding, ServedModel, run_monitors, serving_period
 from recsys_tasks.monitoring.rules import read_rules
 from recsys_tasks.promotion.deployment_record import DeployedVersion, read_state
 from recsys_tasks.settings import settings
@@ -27,10 +28,14 @@ _ROLLED_BACK_BY = "monitoring"
 
 
 def attribute_outcomes() -> attribution.AttributionReport:
-    """Attributes outcomes to impressions on every day that changed, and logs online metrics to MLflow."""
+    """Attributes outcomes to impressions on every day that changed; stores the results of experiments, and logs online
+    metrics to MLflow."""
     chosen = settings()
     rules = attribution.AttributionRules(chosen.attribution_hours, chosen.max_human_requests_per_minute)
     counted = attribution.attribute_days(engine(), rules)
+    if counted.days:
+        with engine().begin() as connection:
+            write_results(connection, serving_period(connection), experiment())
     if counted.requests:
         from recsys_tasks.monitoring.mlflow_metrics import log_online_metrics  # slow import (seconds), as those below
 

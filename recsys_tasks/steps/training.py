@@ -18,11 +18,17 @@ from recsys_tasks.training.tuning import study_storage
 from recsys_tasks.warehouse import engine
 
 
-def train_model(snapshot_id: str | None = None, from_scratch: bool = False) -> str:
-    """Trains on a snapshot, by default the latest; returns the id of the MLflow run."""
+def train_model(snapshot_id: str | None = None, from_scratch: bool = False, content_only: bool = False) -> str:
+    """Trains on a snapshot, by default the latest; returns the id of the MLflow run.
+
+    Args:
+        from_scratch: whether to ignore the champion's weights.
+        content_only: whether to train nothing, so that items are placed by their content and popularity. Done in
+            seconds, and not to be evaluated: any trained model is better.
+    """
     chosen = settings()
     snapshot = find_snapshot(engine(), chosen.snapshots, snapshot_id)
-    return train_run(snapshot, chosen.snapshots, _options(), from_scratch)
+    return train_run(snapshot, chosen.snapshots, _options(), from_scratch, content_only=content_only)
 
 
 def start_study(

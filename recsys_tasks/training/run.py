@@ -47,6 +47,7 @@ from recsys_tasks.training.tuning import TuningTask, without_validation_events
 log = logging.getLogger(__name__)
 _PYTORCH_THREADS = torch.get_num_threads()  # the cores this process may use; read before a training changes it
 _NO_SESSIONS = "too few sessions to train on"
+_CONTENT_ONLY = "not trained, as asked: items are placed by content and popularity"
 _VALIDATION_QUESTIONS = 1_500
 _NO_TAGS: Mapping[str, str] = {}
 
@@ -86,6 +87,7 @@ def train_run(
     options: TrainingOptions,
     from_scratch: bool = False,
     tags: Mapping[str, str] = _NO_TAGS,
+    content_only: bool = False,
 ) -> str:
     """Trains on a snapshot as a new MLflow run; starts from the champion's weights if there is a usable champion.
 
@@ -97,6 +99,7 @@ def train_run(
         options: time budgets, seed and threads.
         from_scratch: whether to ignore the champion.
         tags: of the run.
+        content_only: whether to train nothing, so that items are placed by their content and popularity.
 
     Returns:
         The run id.
@@ -107,7 +110,7 @@ def train_run(
         NotEnoughData: there is no event to train on.
     """
     use_threads(options)
-    if options.model != TRANSFORMER:
+    if options.model != TRANSFORMER and not content_only:
         fit = load_model_fitter(options.model)
         if snapshot.has_held_out_sessions:
             return _fit_plugin_model(fit, snapshot, options, tags)
@@ -115,6 +118,8 @@ def train_run(
     task = _read_task(snapshot, options.encoder, options.text_cache)
     given = options.hyperparameters
     config, schedule = configurations(task, options)
+    if content_only:
+        config = replace(config, is_trained=False)
     loaded = None if from_scratch or not config.is_trained else _load_champion()
     if loaded is not None:
         champion, model = loaded
@@ -300,13 +305,15 @@ def _fit(
             )
             apply_component_weights(network, task.data, report.component_weights)
         else:
-            report = TrainingReport(stopped_by=_NO_SESSIONS)
+            reason = _CONTENT_ONLY if task.snapshot.has_held_out_sessions else _NO_SESSIONS
+            report = TrainingReport(stopped_by=reason)
         _log_training(run_id, report, schedule, started_from)
         runs.log_text(run_id, format_recipe(network.config, schedule, given), "recipe.toml")
         with tempfile.TemporaryDirectory() as folder:
-            intent = PurchaseIntent(reason=_NO_SESSIONS)
-            if network.config.is_trained:
-                intent = _fit_intent(network, before_decay, task)
+            is_trained = network.config.is_trained
+            intent = (
+                _fit_intent(network, before_decay, task) if is_trained else PurchaseIntent(reason=report.stopped_by)
+            )
             save_model(TrainedModel(network.cpu(), task.vocabulary, intent), Path(folder))
             export_graphs(network, Path(folder))
             verify_graphs(network, Path(folder))

@@ -13,10 +13,17 @@ with latest as (
 )
 
 select
-    latest.event_time,
-    latest.event_type,
-    latest.query,
-    coalesce(items.title, latest.item_id) as title
+    event_time,
+    event_type,
+    query,
+    -- Item by item: a join would compute the whole view.
+    coalesce(
+        (
+            select items.title
+            from items
+            where items.item_id = latest.item_id
+        ),
+        item_id
+    ) as title
 from latest
-left join items on latest.item_id = items.item_id
-order by latest.event_time desc, latest.event_id asc
+order by event_time desc, event_id asc

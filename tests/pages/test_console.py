@@ -18,7 +18,7 @@ import pytest
 from playwright.sync_api import Browser, Page, Request, expect
 from sqlalchemy import Engine, text
 
-from recsys_tasks.client import Event, RecommendationRequest, RecommenderClient
+from recsys_tasks.client import Event, RecommendationRequest, RecommenderClient, SearchRequest
 from recsys_tasks.promotion.deployment_record import read_state
 from recsys_tasks.settings import settings
 from recsys_tasks.stack.environment import find_free_port
@@ -213,11 +213,12 @@ def test_the_reasons_of_a_refusal_are_two_clicks_away(browser: Browser, site: Si
 
 
 def test_rules_are_previewed_activated_and_restored(page: Page, site: Site) -> None:
-    rules = {"pin": [{"item_id": "i17", "position": 1}]}
     page.get_by_role("link", name="Rules").click()
-    page.get_by_label("Rules, as JSON").fill(json.dumps(rules))
+    page.get_by_label("Item id", exact=True).fill("i17")
+    page.get_by_label("Position, from 1").fill("1")
     page.get_by_label("User id for the preview").fill("u1")
-    page.get_by_role("button", name="Preview").click()
+    page.get_by_role("button", name="Preview", exact=True).click()
+    expect(page.get_by_role("rowheader", name="item i17")).to_be_visible()
     expect(page.locator(".pair ol").nth(1).locator("li").first).to_have_text("Item 17")
     assert _first_item(site) != "i17"
     _submit_action(page, "Activate these rules")
@@ -240,8 +241,9 @@ def test_invalid_rules_are_refused_with_the_field(browser: Browser, site: Site) 
         page.goto(site.console)
         _sign_in(page)
         page.goto(f"{site.console}rules")
+        page.get_by_text("Edit as JSON").click()
         page.get_by_label("Rules, as JSON").fill('{"weigh": [{"filter": {"field": "color"}, "factor": 2}]}')
-        page.get_by_role("button", name="Preview").click()
+        page.get_by_role("button", name="Preview the JSON").click()
         expect(page.get_by_role("alert")).to_contain_text("$.weigh[0].filter")
 
 
@@ -257,6 +259,26 @@ def test_the_worst_query_and_the_visitors_of_an_arm_are_within_three_clicks(page
     expect(page.get_by_role("heading", name="Arm B")).to_be_visible()
     page.get_by_role("row").nth(1).get_by_role("link").click()
     expect(page.get_by_role("main")).to_contain_text("Arm: B")
+
+
+def test_a_suggested_synonym_is_accepted_and_finds_items(page: Page, site: Site) -> None:
+    with RecommenderClient(site.endpoint, timeout_seconds=10) as client:
+        for user_id in ("u3", "u4"):
+            client.search(SearchRequest(query="Doohickey", user_id=user_id))
+            found = client.search(SearchRequest(query="item 17", user_id=user_id))
+            view = Event(event_type="view", user_id=user_id, item_id="i17", request_id=found.request_id)
+            client.send(view)
+        assert client.search(SearchRequest(query="doohickey", record=False)).fallback
+        ingestion.load_feedback(ingestion.fetch_feedback())
+        page.get_by_role("link", name="Search").click()
+        row = page.get_by_label("Suggested synonyms").get_by_role("row").nth(1)
+        expect(row).to_contain_text("doohickey")
+        _submit_action(page, "Find “item 17” for “doohickey”")
+        expect(page.get_by_role("status")).to_contain_text("The new rules are in use at every endpoint")
+        again = client.search(SearchRequest(query="doohickey", record=False))
+        assert (again.fallback, again.items[0].item_id) == (False, "i17")
+    page.get_by_role("link", name="Search").click()
+    expect(page.get_by_label("Suggested synonyms")).to_have_count(0)
 
 
 def test_the_report_is_one_accessible_file_that_fits_a_phone(browser: Browser, site: Site) -> None:
@@ -299,7 +321,17 @@ def test_forged_forms_are_rejected(browser: Browser, site: Site) -> None:
         _sign_in(page)
         before = _audit(site)
         form: dict[str, str | float | bool] = {"confirm": "yes", "reason": "none", "version": "1", "rules": "{}"}
-        for action in ("promote", "roll-back", "pause", "resume", "rules", "rules/undo", "rules/preview", "sign-out"):
+        for action in (
+            "promote",
+            "roll-back",
+            "pause",
+            "resume",
+            "rules",
+            "rules/undo",
+            "rules/synonyms",
+            "rules/preview",
+            "sign-out",
+        ):
             forged = page.request.post(f"{site.console}{action}", form=form)
             assert forged.status == 403, action
             token = page.locator("input[name=csrf]").first.input_value()

@@ -19,6 +19,7 @@ from recsys_tasks.search.documents import ItemText
 from recsys_tasks.search.index import Matches, SearchIndex
 from recsys_tasks.search.languages import resolve_languages
 from recsys_tasks.search.settings import read_search_settings
+from recsys_tasks.wire.rules import MerchandisingRules, Synonym
 
 LANGUAGES = ("english", "russian", "hindi")
 SHOP = [
@@ -317,3 +318,14 @@ def test_invalid_settings_are_refused(tmp_path: Path, content: str) -> None:
     file.write_text(content)
     with pytest.raises(InputError, match=r"search\.toml"):
         read_search_settings(file)
+
+
+def test_synonyms_of_rules_find_what_they_mean_and_not_the_other_way_round(index: SearchIndex) -> None:
+    rules = MerchandisingRules(synonyms=[Synonym("Vacuum", "wireless mouse"), Synonym("mouse", "headset")])
+    synonyms = [index.synonyms(rules)]
+    assert index.find("vacuum", 10).total == 0
+    found = index.find("vacuum", 10, synonyms=synonyms)
+    assert _titles(found)[0] == "Logitech M185 wireless mouse"
+    assert "<em>wireless</em>" in index.highlight("A wireless mouse", found.terms)
+    assert "Headset with microphone" in _titles(index.find("mouse", 10, synonyms=synonyms))
+    assert "Logitech M185 wireless mouse" not in _titles(index.find("headset", 10, synonyms=synonyms))

@@ -1,0 +1,114 @@
+"""Results of all experiments as of the last attribution, in the warehouse: a page that shows them reads one row.
+
+Outcomes change in attributions only, so that stored results differ from computed ones only while one is under way.
+"""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, date, datetime, timedelta
+
+import msgspec
+from sqlalchemy import Connection, text
+
+from recsys_tasks.experiments.definition import Experiment
+from recsys_tasks.experiments.online_metrics import CLICK_THROUGH, Rate
+from recsys_tasks.experiments.verdicts import load_arm_metrics, load_experiment_results
+from recsys_tasks.interval import Interval
+from recsys_tasks.warehouse import statement
+
+MIN_VISITORS = 10  # of a day, to be shown
+_MAX_DAYS = 60
+
+
+class ExperimentSummary(msgspec.Struct, frozen=True):
+    """Result of an experiment: number of visitors by arm, and the verdict as lines of text."""
+
+    experiment: str
+    control_arm: str
+    visitors: dict[str, int]
+    lines: list[str]
+
+
+class DailyRate(msgspec.Struct, frozen=True):
+    """CTR of recommendations of one arm on one day, with its 95 % interval; `high` is null for a single visitor."""
+
+    day: date
+    experiment: str
+    arm: str
+    value: float
+    low: float
+    high: float | None
+    visitors: int
+
+    @property
+    def rate(self) -> Rate:
+        """The rate; without an upper bound, it is infinite."""
+        return Rate(self.value, self.low, math.inf if self.high is None else self.high, self.visitors)
+
+
+class StoredResults(msgspec.Struct, frozen=True):
+    """Results of all experiments.
+
+    Attributes:
+        start, end: period of the lists.
+        experiments: every experiment with visitors.
+        days: the shown days, also those without lists.
+        rates: CTR by day and arm.
+        computed_at: time of the computation.
+    """
+
+    start: datetime
+    end: datetime
+    experiments: list[ExperimentSummary]
+    days: list[date]
+    rates: list[DailyRate]
+    computed_at: datetime
+
+
+def write_results(connection: Connection, period: Interval | None, configured: Experiment | None) -> None:
+    """Computes the results of a period, and stores them in place of the earlier ones.
+
+    Args:
+        period: with impressions; None if there are none, to delete the earlier results.
+        configured: the running experiment, whose shares are known.
+    """
+    if period is None:
+        connection.execute(text("delete from experiment_results"))
+        return
+    found = load_experiment_results(connection, period, configured)
+    summaries = [
+        ExperimentSummary(one.experiment, one.control_arm, dict(one.visitors), one.summary_lines()) for one in found
+    ]
+    days = find_shown_days(connection, period)
+    rates = [rate for day in days for rate in load_daily_rates(connection, day)]
+    results = StoredResults(period.start, period.end, summaries, days, rates, datetime.now(UTC))
+    connection.execute(
+        statement("experiments/write_results"),
+        {"computed_at": results.computed_at, "results": msgspec.json.encode(results).decode()},
+    )
+
+
+def find_shown_days(connection: Connection, period: Interval) -> list[date]:
+    """Returns the days from the first to the last one with enough visitors, at most 60. One wrong time does not stretch
+    them; without such days, all of the period."""
+    found = connection.scalars(statement("experiments/shown_days"), {"min_visitors": MIN_VISITORS}).all()
+    last, first = (found[0], found[-1]) if found else (period.end.date(), period.start.date())
+    first = max(first, last - timedelta(days=_MAX_DAYS))
+    return [first + timedelta(days=number) for number in range((last - first).days + 1)]
+
+
+def load_daily_rates(connection: Connection, day: date) -> list[DailyRate]:
+    """Returns the CTR of recommendations of every arm on a day, from the outcomes."""
+    rates = []
+    for (experiment, arm), metrics in load_arm_metrics(connection, Interval.of_day(day)).items():
+        rate = metrics.rates[CLICK_THROUGH]
+        high = rate.high if math.isfinite(rate.high) else None
+        rates.append(DailyRate(day, experiment, arm, rate.value, rate.low, high, rate.visitors))
+    return rates
+
+
+def read_results(connection: Connection) -> StoredResults | None:
+    """Returns the stored results; None if no attribution has stored any."""
+    row = connection.execute(text("select results from experiment_results")).one_or_none()
+    return None if row is None else msgspec.convert(row.results, StoredResults)
