@@ -8,9 +8,9 @@ PYTHONS := 3.11 3.12 3.13 3.14
 CHECKS := types format lint sql docs-check
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
 # The end-to-end test takes longest and mostly waits: it runs beside the others, from the beginning.
-PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 10
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 10
 
-.PHONY: help install run airflow psql check format lint types sql docs-check test unit browser docs lock resolve
+.PHONY: help install run airflow psql check format lint types sql docs-check test unit browser pictures docs lock resolve
 
 help:  ## list the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -65,6 +65,9 @@ $(VENV)/.sql-checked: $(SQL) pyproject.toml | install
 docs-check: install
 	@# With --quiet, mkdocs would not fail on broken links.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir .site 2>&1 | grep -vE '^INFO'; exit $${PIPESTATUS[0]}
+
+pictures: install browser  ## take the pictures of the docs from the running stack
+	@$(BIN)/python -W ignore -m tests.pages.pictures
 
 docs: install  ## build the documentation site into .site, with diagrams (needs npm)
 	@mkdir -p docs/assets && cd docs/assets && npm pack --silent mermaid@11 > /dev/null \

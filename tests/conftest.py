@@ -8,6 +8,7 @@ import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import hypothesis
@@ -16,6 +17,7 @@ import sqlalchemy
 import torch
 from sqlalchemy import Engine, text
 
+from recsys_tasks.promotion import build
 from recsys_tasks.warehouse import embedded, migrate
 
 # Deadlines are unreliable on two busy cores.
@@ -27,7 +29,15 @@ SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)  # as many workers as cores, and endpoints beside them
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _few_golden_requests() -> Iterator[None]:
+    """Bundles have requests of two users instead of six: each endpoint answers all of them six times, with pauses."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "GOLDEN_USERS", 2)
+        yield
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -67,9 +77,22 @@ def database(postgres: str, name: str, template: str = "template1") -> Iterator[
 @contextmanager
 def fresh_warehouse(postgres: str) -> Iterator[Engine]:
     """Creates an empty, migrated warehouse and drops it at the end."""
-    with database(postgres, f"warehouse_{uuid.uuid4().hex[:12]}") as engine:
-        migrate(engine)
+    with database(postgres, f"warehouse_{uuid.uuid4().hex[:12]}", _warehouse_template(postgres)) as engine:
         yield engine
+
+
+@cache
+def _warehouse_template(postgres: str) -> str:
+    """Returns the name of a migrated template database of a server, created by the first call."""
+    name = "warehouse_template"
+    server = sqlalchemy.create_engine(postgres, isolation_level="AUTOCOMMIT")
+    with server.connect() as connection:
+        connection.execute(text(f"create database {name}"))
+    server.dispose()
+    engine = sqlalchemy.create_engine(sqlalchemy.make_url(postgres).set(database=name))
+    migrate(engine)
+    engine.dispose()  # a database with open connections cannot be a template
+    return name
 
 
 @pytest.fixture(scope="session")

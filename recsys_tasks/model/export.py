@@ -98,9 +98,12 @@ class _Decoder(nn.Module):
         return tuple(part for part in (*output, *(new_state or ())) if part is not None)
 
 
-def export_graphs(network: Recommender, folder: Path) -> None:
-    """Writes the graphs, for one request at a time with any length of history and session, and the vectors."""
-    network = network.eval()
+def export_vectors(network: Recommender, folder: Path) -> tuple[Tensor, Tensor]:
+    """Writes the vectors and neighbors of items, and the graph that scores all items.
+
+    Returns:
+        The item vectors [V, D] and biases [V].
+    """
     items = network.items
     words = items.content_embedding.weight if network.config.num_content_tokens else items.embedding.weight[:1]
     with torch.inference_mode():
@@ -113,6 +116,17 @@ def export_graphs(network: Recommender, folder: Path) -> None:
         network.item_neighbors.save(folder)
         network.session_neighbors.save(folder)
         export_scoring_graph(matrix.cpu().numpy(), item_bias.cpu().numpy(), folder / SCAN)
+    return matrix, item_bias
+
+
+def export_graphs(network: Recommender, folder: Path) -> None:
+    """Writes the graphs, for one request at a time with any length of history and session, and the vectors.
+
+    The graphs of encoder and decoder read vectors of items as inputs: they have no weights of items.
+    """
+    network = network.eval()
+    matrix, item_bias = export_vectors(network, folder)
+    with torch.inference_mode():
         events, query = _example(network.config)
         ages, days, session = _decoder_inputs(events, query)
         encoded = encode_history(network, events)

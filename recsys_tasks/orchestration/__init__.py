@@ -195,9 +195,9 @@ def announce_days(outlet_events: Any, outlets: Sequence[Any], extra: Mapping[str
 
 def register_challenger(run_id: str, outlet_events: Any) -> str:
     """Registers a run's model as the challenger and announces it; returns the version's number."""
-    from recsys_tasks.steps import training
+    from recsys_tasks.registry import runs  # not `steps.training`, which imports PyTorch
 
-    number = training.register_run(run_id)
+    number = runs.register(run_id).number
     outlet_events[CHALLENGER_VERSION].extra = {"version": number}
     return number
 

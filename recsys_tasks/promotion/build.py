@@ -45,7 +45,7 @@ from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM, VIEW
 from recsys_tasks.promotion.search_weights import learn_search_weights
 from recsys_tasks.registry.versions import Version, download_model_files
 
-_GOLDEN_USERS = 6
+GOLDEN_USERS = 6
 
 
 def build_bundle(
@@ -147,7 +147,7 @@ def golden_requests(encoded: EncodedSnapshot) -> list[dict[str, Any]]:
         session = [[item_id, VIEW, latest, ""] for item_id in encoded.vocabulary.item_ids[:1]]
         return [*requests, {**requests[0], "session": session}]
     known = [row for row, user in enumerate(encoded.user_ids) if user is not None]
-    for row in known[:: max(1, len(known) // _GOLDEN_USERS)][:_GOLDEN_USERS]:
+    for row in known[:: max(1, len(known) // GOLDEN_USERS)][:GOLDEN_USERS]:
         last = timeline.user_start[row + 1] - 1
         now = float(timeline.session_seconds[last]) + SECONDS_PER_DAY
         items = [n for n in timeline.item[timeline.user_start[row] : last + 1][-3:].tolist() if n >= FIRST_ITEM]

@@ -18,6 +18,14 @@ from recsys_tasks.stack.environment import MARKER, POOL, Ports
 
 _SHUTDOWN_SECONDS = 15.0
 _UNCHANGED: Mapping[str, str] = {}
+# Both commands in one process: importing Airflow takes seconds.
+_SET_UP_AIRFLOW = f"""
+import sys
+from airflow.__main__ import main
+for command in (["db", "migrate"], ["pools", "set", "{POOL}", "1", "Tasks that use the warehouse, one at a time"]):
+    sys.argv = ["airflow", *command]
+    main()
+"""
 
 
 class StackProcesses:
@@ -40,9 +48,8 @@ class StackProcesses:
         Raises:
             UnavailableError: Airflow cannot be set up.
         """
-        for command in (["db", "migrate"], ["pools", "set", POOL, "1", "Tasks that use the warehouse, one at a time"]):
-            if self._start([_tool("airflow"), *command]).wait() != 0:
-                raise UnavailableError(f"Airflow could not be set up. See the end of {self.log}")
+        if self._start([sys.executable, "-W", "ignore", "-c", _SET_UP_AIRFLOW]).wait() != 0:
+            raise UnavailableError(f"Airflow could not be set up. See the end of {self.log}")
         self._honcho = self._start([_tool("honcho"), "start", "--no-colour", "-f", str(self._procfile)])
 
     def start_program(self, module: str, **changed: str) -> subprocess.Popen[bytes]:

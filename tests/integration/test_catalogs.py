@@ -32,7 +32,7 @@ from recsys_tasks.serving.app import create_app
 from recsys_tasks.settings import Settings
 from recsys_tasks.wire.messages import SearchRequest, SearchResponse
 from tests.integration.endpoints import install_bundle
-from tests.shops import START, encoded_shop, small_config, training_data
+from tests.shops import START, Exported, encoded_shop, share_graphs, small_config, training_data
 
 NOW = START.timestamp()
 MUGS = ("Red mug", "Blue mug", "Green mug", "Yellow tea pot", "笔记本电脑", "Oatmeal")
@@ -67,12 +67,20 @@ def _no_events(words: Vocabulary) -> EncodedSnapshot:
 
 @contextmanager
 def _endpoint(
-    folder: Path, network: Recommender, encoded: EncodedSnapshot, columns: CatalogColumns | None = None
+    folder: Path,
+    network: Recommender,
+    encoded: EncodedSnapshot,
+    exported: Exported | None,
+    columns: CatalogColumns | None = None,
 ) -> Iterator[TestClient]:
-    """Serves a model and its snapshot."""
+    """Serves a model and its snapshot, with the graphs of an exported network or its own."""
     bundle, words = folder / "bundle", encoded.vocabulary
+    if exported is None:
+        bundle.mkdir(parents=True)
+        export_graphs(network, bundle)
+    else:
+        share_graphs(network, exported, bundle)
     save_model(TrainedModel(network, words), bundle)
-    export_graphs(network, bundle)
     verify_graphs(network, bundle)
     write_data(bundle, columns or CatalogColumns.empty(len(words.item_ids)), encoded, NOW)
     lineage = {"model_version": "1", "run_id": "r", "snapshot_id": "s", "cutoff": START.isoformat()}
@@ -83,11 +91,30 @@ def _endpoint(
 
 
 @contextmanager
-def _day_one(folder: Path, items: Sequence[Item]) -> Iterator[TestClient]:
+def _day_one(folder: Path, items: Sequence[Item], exported: Exported | None) -> Iterator[TestClient]:
     """Serves a catalog without any event."""
     words = _vocabulary(items)
-    with _endpoint(folder, _untrained_network(words), _no_events(words)) as client:
+    with _endpoint(folder, _untrained_network(words), _no_events(words), exported) as client:
         yield client
+
+
+def _export(network: Recommender, words: Vocabulary, folder: Path) -> Exported:
+    export_graphs(network, folder)
+    return Exported(network, folder, words)
+
+
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """The exported network of a catalog without any event."""
+    words = _vocabulary([(title, "Kitchen") for title in MUGS])
+    return _export(_untrained_network(words), words, tmp_path_factory.mktemp("untrained"))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """The exported network of a shop with a teapot, and with two items that no event is about."""
+    words = _trained_shop().vocabulary
+    return _export(_train(_trained_shop()), words, tmp_path_factory.mktemp("trained"))
 
 
 def _listed(client: TestClient, **body: Any) -> list[str]:
@@ -105,8 +132,9 @@ def _view(item_id: str) -> dict[str, str]:
     return {"event_type": "view", "item_id": item_id}
 
 
-def test_a_shop_without_events_has_search_similar_items_and_content_lists(tmp_path: Path) -> None:
-    with _day_one(tmp_path, [(title, "Kitchen" if "mug" in title else "Other") for title in MUGS]) as client:
+def test_a_shop_without_events_has_search_similar_items_and_content_lists(tmp_path: Path, untrained: Exported) -> None:
+    items = [(title, "Kitchen" if "mug" in title else "Other") for title in MUGS]
+    with _day_one(tmp_path, items, untrained) as client:
         assert len(_listed(client, k=6)) == 6  # nothing is popular yet, everything is listed
         assert _found(client, "mug")
         assert set(_found(client, "mug")) == {"p0", "p1", "p2"}
@@ -116,8 +144,8 @@ def test_a_shop_without_events_has_search_similar_items_and_content_lists(tmp_pa
         assert set(_listed(client, session=[_view("p0")], k=2)) == {"p1", "p2"}
 
 
-def test_the_first_events_make_lists_without_a_trained_model(tmp_path: Path) -> None:
-    with _day_one(tmp_path, [(title, "Kitchen") for title in MUGS]) as client:
+def test_the_first_events_make_lists_without_a_trained_model(tmp_path: Path, untrained: Exported) -> None:
+    with _day_one(tmp_path, [(title, "Kitchen") for title in MUGS], untrained) as client:
         event = {**_view("p1"), "user_id": "first", "session_id": "s"}
         assert client.post("/v1/events", json=event).status_code == 200
         listed = _listed(client, user_id="first", session_id="s", k=2)
@@ -135,8 +163,9 @@ def test_the_first_events_make_lists_without_a_trained_model(tmp_path: Path) -> 
     ],
     ids=["one item", "no texts", "one item without text", "deep categories", "unseen language"],
 )
-def test_an_unusual_catalog_is_served_whole(items: list[Item], tmp_path: Path) -> None:
-    with _day_one(tmp_path, items) as client:
+def test_an_unusual_catalog_is_served_whole(items: list[Item], tmp_path: Path, untrained: Exported) -> None:
+    own_graphs = items == [("", "")]  # the emptiest catalog shows that any one can be exported
+    with _day_one(tmp_path, items, None if own_graphs else untrained) as client:
         assert len(_listed(client, k=20)) == len(items)
         assert len(_listed(client, session=[_view("p0")], k=20)) <= len(items)
         assert client.get("/v1/items/p0/similar").status_code == 200
@@ -160,11 +189,17 @@ def _shop_with_new_items(new: Sequence[Item]) -> EncodedSnapshot:
     return replace(shop, vocabulary=Vocabulary(**{name: getattr(words, name) for name in words.__dataclass_fields__}))
 
 
-def test_items_without_events_are_found_filtered_and_recommended(tmp_path: Path) -> None:
+def _trained_shop() -> EncodedSnapshot:
     shop = _shop_with_new_items([("Fresh item, red", "D0 > C0"), ("电脑配件", "D1 > C9")])
+    titles = ("Completely different teapot", *shop.vocabulary.titles[1:])
+    return replace(shop, vocabulary=replace(shop.vocabulary, titles=titles))
+
+
+def test_items_without_events_are_found_filtered_and_recommended(tmp_path: Path, trained: Exported) -> None:
+    shop = _trained_shop()
     columns = CatalogColumns.empty(len(shop.vocabulary.item_ids))
     columns.price = [*[10.0] * 40, 1.0, 2.0]
-    with _endpoint(tmp_path, _train(shop), shop, columns) as client:
+    with _endpoint(tmp_path, trained.network, shop, trained, columns) as client:
         assert "new0" in _found(client, "fresh")
         assert _found(client, "电脑配件") == ["new1"]
         cheap = {"field": "price", "at_most": 5}
@@ -173,25 +208,22 @@ def test_items_without_events_are_found_filtered_and_recommended(tmp_path: Path)
         assert client.get("/v1/items/new0/similar").json()["items"]
 
 
-def test_an_item_that_left_the_catalog_still_counts_as_history(tmp_path: Path) -> None:
-    shop = encoded_shop()
+def test_an_item_that_left_the_catalog_still_counts_as_history(tmp_path: Path, trained: Exported) -> None:
+    shop = _trained_shop()
     columns = CatalogColumns.empty(len(shop.vocabulary.item_ids))
     gone = shop.vocabulary.item_id(int(shop.timeline.item[0]))
     columns.available_until[shop.vocabulary.number_of[gone] - FIRST_ITEM] = NOW
-    with _endpoint(tmp_path, _train(shop), shop, columns) as client:
-        listed = _listed(client, user_id="u0", k=40)
+    with _endpoint(tmp_path, trained.network, shop, trained, columns) as client:
+        listed = _listed(client, user_id="u0", k=50)
         assert gone not in listed
-        assert len(listed) == 39
-        assert gone not in _listed(client, user_id="u0", session=[_view(gone)], k=40)
+        assert len(listed) == len(shop.vocabulary.item_ids) - 1
+        assert gone not in _listed(client, user_id="u0", session=[_view(gone)], k=50)
 
 
-def test_an_item_with_new_content_is_found_by_it(tmp_path: Path) -> None:
-    shop = encoded_shop()
-    titles = ("Completely different teapot", *shop.vocabulary.titles[1:])
-    changed = replace(shop, vocabulary=replace(shop.vocabulary, titles=titles))
-    with _endpoint(tmp_path, _train(changed), changed) as client:
+def test_an_item_with_new_content_is_found_by_it(tmp_path: Path, trained: Exported) -> None:
+    with _endpoint(tmp_path, trained.network, _trained_shop(), trained) as client:
         assert _found(client, "teapot") == ["i0"]
-        assert "i0" in _listed(client, user_id="u1", k=40)
+        assert "i0" in _listed(client, user_id="u1", k=50)
 
 
 def _groceries() -> list[Item]:
@@ -208,9 +240,9 @@ def _groceries() -> list[Item]:
     return items
 
 
-def test_a_grocer_without_any_event_answers_everyday_queries(tmp_path: Path) -> None:
+def test_a_grocer_without_any_event_answers_everyday_queries(tmp_path: Path, untrained: Exported) -> None:
     judged = read_judged_queries(Path(__file__).parents[1] / "data" / "grocery_queries.csv")
-    with _day_one(tmp_path, _groceries()) as client:
+    with _day_one(tmp_path, _groceries(), untrained) as client:
 
         def search(request: SearchRequest) -> SearchResponse:
             answer = client.post("/v1/search", content=msgspec.json.encode(request))

@@ -19,9 +19,11 @@ from sqlalchemy import text
 from recsys_tasks.stack.environment import Ports, find_free_port, stack_environment
 from recsys_tasks.stack.processes import stop_stack_processes
 from recsys_tasks.warehouse import embedded
+from tests.integration.airflow_commands import AirflowCommands
 from tests.integration.ingesting import csv_line, set_old_mtime, write_csv, write_mapping
 
 ROOT = Path(__file__).parents[2]
+_commands: dict[str, AirflowCommands] = {}  # by AIRFLOW_HOME
 
 
 @pytest.fixture(scope="module")
@@ -33,17 +35,20 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     environment = stack_environment(home, ROOT / "dags", embedded.socket_folder(server), ports)
     environment |= {
         "RECSYS_MLFLOW_TRACKING_URI": embedded.url(server, "mlflow"),
-        "RECSYS_SAMPLE_USERS": "300",
+        "RECSYS_SAMPLE_USERS": "25",
         "AIRFLOW__OPENLINEAGE__TRANSPORT": json.dumps(
             {"type": "file", "log_file_path": str(home / "lineage.jsonl"), "append": True}
         ),
     }
-    _airflow(environment, "db", "migrate")
+    commands = AirflowCommands(environment, home / "airflow-output.txt")
     endpoint = subprocess.Popen(
         [sys.executable, "-m", "recsys_tasks", "serve", "--port", str(ports.endpoint)], env=environment
     )
+    _commands[environment["AIRFLOW_HOME"]] = commands
+    _airflow(environment, "db", "migrate")
     _wait_until_alive(ports.url("endpoint"))
     yield {**environment, "ENDPOINT": ports.url("endpoint")}
+    commands.close()
     endpoint.terminate()
     endpoint.wait(20)
     stop_stack_processes(home)
@@ -60,10 +65,9 @@ def _wait_until_alive(url: str) -> None:
 
 
 def _airflow(environment: dict[str, str], *arguments: str, fails: bool = False) -> str:
-    tool = str(Path(sys.executable).parent / "airflow")
-    done = subprocess.run([tool, *arguments], env=environment, capture_output=True, text=True, cwd=os.sep)
-    assert (done.returncode != 0) == fails, done.stdout[-5_000:] + done.stderr[-3_000:]
-    return done.stdout + done.stderr
+    status, output = _commands[environment["AIRFLOW_HOME"]].run(environment, arguments)
+    assert (status != 0) == fails, output[-8_000:]
+    return output
 
 
 def _task_states(environment: dict[str, str], dag_id: str) -> dict[object, object]:
@@ -273,11 +277,9 @@ def test_the_pages_of_airflow_answer(stack: dict[str, str]) -> None:
     graph = "/ui/structure/structure_data?external_dependencies=true&dag_id="
     paths = ["/ui/dependencies", "/ui/dags", "/ui/config", "/ui/dashboard/dag_stats", "/api/v2/assets"]
     paths += [f"{graph}{dag_id}" for dag_id in ("build_features", "train_model", "promote_model", "monitor_feedback")]
-    done = subprocess.run(
-        [sys.executable, "-c", f"PATHS = {paths}\n{script}"], env=stack, capture_output=True, text=True, cwd=os.sep
-    )
-    answers = [line for line in done.stdout.splitlines() if line.startswith("page")]
-    assert answers == [f"page 200 {path}" for path in paths], done.stderr[-3_000:]
+    output = _airflow(stack, "-c", f"PATHS = {paths}\n{script}")
+    answers = [line for line in output.splitlines() if line.startswith("page")]
+    assert answers == [f"page 200 {path}" for path in paths], output[-3_000:]
 
 
 def test_acknowledged_events_survive_sigkill_of_the_endpoint(stack: dict[str, str], tmp_path: Path) -> None:

@@ -123,7 +123,7 @@ def test_a_database_crash_neither_loses_nor_duplicates_events(postgres: str, tmp
                 with pytest.raises(UnavailableError, match="The transaction was rolled back"):
                     running.result(60)
                 failed += 1
-            psutil.wait_procs([psutil.Process(postmaster)] if psutil.pid_exists(postmaster) else [], timeout=20)
+                psutil.wait_procs([psutil.Process(postmaster)] if psutil.pid_exists(postmaster) else [], timeout=20)
     with _server(tmp_path / "server") as (engine, _):
         ingest(engine, tmp_path / "gx", source, *files)
         assert dump_contents(engine) == expected

@@ -79,13 +79,17 @@ def test_a_model_without_exported_graphs_is_exported_for_serving(tmp_path: Path)
 
 
 @pytest.mark.parametrize("file", [SCAN, NETWORK])
-def test_a_model_with_an_outdated_decoder_is_exported_again(tmp_path: Path, plain: Exported, file: str) -> None:
+def test_a_model_with_an_outdated_decoder_is_exported_again(
+    tmp_path: Path, plain: Exported, file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     files, building = tmp_path / "files", tmp_path / "building"
     shutil.copytree(plain.folder, files)
     shutil.copy(files / file, files / DECODER)  # a graph without a session state, or no graph at all
     building.mkdir()
+    exported_to: list[Path] = []
+    monkeypatch.setattr("recsys_tasks.model.export.export_graphs", lambda _, folder: exported_to.append(folder))
     copy_model(files, building)
-    assert verify_graphs(plain.network, building) < 1e-4
+    assert exported_to == [building]
 
 
 def test_a_model_of_an_earlier_format_is_rejected(tmp_path: Path) -> None:

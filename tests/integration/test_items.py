@@ -16,7 +16,7 @@ from recsys_tasks.engine.bundle import pack
 from recsys_tasks.serving.app import create_app
 from recsys_tasks.serving.workers import WorkerFolders
 from recsys_tasks.settings import Settings
-from tests.integration.endpoints import TOKEN
+from tests.integration.endpoints import TOKEN, install_bundle
 from tests.shops import START
 
 HEADERS = {"Authorization": f"Bearer {TOKEN}"}
@@ -25,8 +25,8 @@ BLUE = {"title": "Bottle, blue", "category_path": "D1 > C1", "price": 500.0}
 
 @pytest.fixture
 def client(tmp_path: Path, bundles: list[Path]) -> Iterator[TestClient]:
+    install_bundle(tmp_path, bundles[0])
     with TestClient(create_app(_settings(tmp_path))) as client:
-        _promote(client, bundles[0])
         yield client
 
 

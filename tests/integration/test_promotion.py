@@ -44,7 +44,7 @@ from recsys_tasks.stack.environment import find_free_port
 from recsys_tasks.steps import monitoring, promotion
 from recsys_tasks.warehouse import database_url, engine
 from tests.conftest import database, fresh_warehouse
-from tests.integration.endpoints import TOKEN, running_endpoint, served_versions
+from tests.integration.endpoints import TOKEN, install_bundle, running_endpoint, served_versions
 
 
 @dataclass(frozen=True)
@@ -89,16 +89,23 @@ def world(
         registry = stack.enter_context(database(postgres, f"mlflow_{uuid.uuid4().hex[:12]}", tracking_template))
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         patch.chdir(home)
+        # Detecting the languages of a catalog costs each check of a bundle more than half a second.
+        (home / "search.toml").write_text('languages = ["english"]\n')
         for name, value in {
             "HOME": home,
+            "SEARCH_SETTINGS": home / "search.toml",
             "WAREHOUSE_URL": warehouse.url.render_as_string(hide_password=False),
             "MLFLOW_TRACKING_URI": registry.url.render_as_string(hide_password=False),
             "ADMIN_TOKEN": TOKEN,
         }.items():
             patch.setenv(f"RECSYS_{name}", str(value))
+        patch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")  # where MLflow is unavailable
         _clear_cached_settings()
-        urls = [stack.enter_context(running_endpoint(home / f"endpoint{number}")) for number in range(3)]
         folders = {number: _register_version(home, number, bundles[int(number) % 2]) for number in ("1", "2", "3")}
+        urls = []
+        for number in range(3):
+            install_bundle(home / f"endpoint{number}", folders["1"])
+            urls.append(stack.enter_context(running_endpoint(home / f"endpoint{number}")))
         yield warehouse, urls, folders
         engine().dispose()
     _clear_cached_settings()
@@ -134,7 +141,9 @@ def shop(world: tuple[Engine, list[str], dict[str, Path]], monkeypatch: pytest.M
     warehouse, urls, folders = world
     found = Deployment(warehouse, urls, folders, monkeypatch)
     found.use_endpoints(*urls)
-    promotion.deployment().fleet.discard()
+    fleet = promotion.deployment().fleet
+    fleet.discard()
+    fleet.restore(folders["1"].name, lambda: folders["1"])  # from disk, where it served before
     with warehouse.begin() as connection:
         connection.execute(text("delete from promotions"))
         connection.execute(text("delete from events"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, pairwise
@@ -242,12 +243,20 @@ def _open_endpoint(home: Path, **settings: Any) -> TestClient:
     return TestClient(create_app(Settings(home=home, admin_token=TOKEN, **settings)))
 
 
-@pytest.fixture
-def deployed(tmp_path: Path, bundles: list[Path]) -> Path:
-    """Home of an endpoint with a model, and an item that was put later."""
-    with _open_endpoint(tmp_path) as client:
+@pytest.fixture(scope="module")
+def deployed_home(tmp_path_factory: pytest.TempPathFactory, bundles: list[Path]) -> Path:
+    """Home of an endpoint with a model, and an item that was put later; not to be written to."""
+    home = tmp_path_factory.mktemp("deployed")
+    with _open_endpoint(home) as client:
         assert client.put("/v1/admin/model", content=pack(bundles[0]), headers=HEADERS).status_code == 200
         assert client.put("/v1/items/mouse", json=SHOP["mouse"], headers=HEADERS).status_code == 200
+    return home
+
+
+@pytest.fixture
+def deployed(tmp_path: Path, deployed_home: Path) -> Path:
+    """A copy of that home."""
+    shutil.copytree(deployed_home, tmp_path, dirs_exist_ok=True)
     return tmp_path
 
 

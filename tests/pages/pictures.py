@@ -1,0 +1,53 @@
+"""Takes the pictures of the docs from a running stack: `make pictures`, beside `make run` once its loop has closed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from playwright.sync_api import Browser, expect
+
+from recsys_tasks.settings import settings
+from recsys_tasks.stack.environment import load_ports, load_secrets
+from tests.pages.browser import new_page, running_browser
+
+_DOCS = Path(__file__).parents[2] / "docs"
+_SIZE = {"width": 1280, "height": 860}
+
+
+def main() -> None:
+    """Writes `docs/storefront.png` and `docs/console.png`."""
+    home = settings().home
+    ports = load_ports(home)
+    with running_browser() as browser:
+        _take_storefront(browser, f"{ports.url('endpoint')}/shop/")
+        _take_console(browser, f"{ports.url('console')}/console/", load_secrets(home)["admin_token"])
+
+
+def _take_storefront(browser: Browser, address: str) -> None:
+    """A product that a household found by searching."""
+    with new_page(browser, viewport=_SIZE) as page:
+        page.goto(address)
+        expect(page.locator(".card").first).to_be_visible()
+        page.get_by_label("Shop as").select_option(index=1)
+        page.get_by_role("combobox", name="Search").fill("cheese")
+        page.get_by_role("button", name="Search").click()
+        page.get_by_role("heading", name="cheese").wait_for()
+        page.locator(".card a").first.click()
+        expect(page.locator("article")).to_be_visible()
+        page.wait_for_load_state("networkidle")
+        page.screenshot(path=_DOCS / "storefront.png")
+
+
+def _take_console(browser: Browser, address: str, token: str) -> None:
+    """The overview."""
+    with new_page(browser, viewport=_SIZE) as page:
+        page.goto(address)
+        page.get_by_label("Your name").fill("operator")
+        page.get_by_label("Admin token").fill(token)
+        page.get_by_role("button", name="Sign in").click()
+        page.get_by_role("heading", name="Overview").wait_for()
+        page.screenshot(path=_DOCS / "console.png")
+
+
+if __name__ == "__main__":
+    main()
