@@ -119,7 +119,7 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--snapshot", help="id of a snapshot; default: the latest")
     train.add_argument("--from-scratch", action="store_true", help="do not warm-start from the champion")
     train.add_argument(
-        "--content-only", action="store_true", help="train nothing: lists by content and popularity, within a minute"
+        "--content-only", action="store_true", help="register an untrained version that ranks by content and popularity"
     )
 
     tune = _add_verb(verbs, "tune", _tune, "search for better hyperparameters, register the best as challenger")

@@ -16,7 +16,7 @@ from recsys_tasks.wire.messages import (
     SessionEvent,
     SimilarItemsRequest,
 )
-from recsys_tasks.wire.rules import MerchandisingRules, Pin, WeightRule
+from recsys_tasks.wire.rules import MerchandisingRules, Pin, Synonym, WeightRule
 
 __all__ = [
     "AsyncRecommenderClient",
@@ -33,5 +33,6 @@ __all__ = [
     "SearchRequest",
     "SessionEvent",
     "SimilarItemsRequest",
+    "Synonym",
     "WeightRule",
 ]

@@ -1,4 +1,5 @@
-"""ASGI application of the operations console. Pages read the current state at each request."""
+"""ASGI application of the operations console. Pages read the current state at each request, except for the results of
+experiments, which each attribution stores."""
 
 from __future__ import annotations
 
@@ -169,7 +170,10 @@ class Console:
             check_form(request, form)
             text, user_id = str(form.get("rules", "")), str(form.get("user_id", "")).strip()
             changed = rule_form.parse_rules(text) if form.get("as_json") else rule_form.edit_rules(text, form)
+            version = int(_field(form, "version"))
         current = await run_in_threadpool(reads.rules, self._settings)
+        if version != current.version:
+            raise InputError(f"Version {current.version} of the rules is in use by now. Open Rules and edit them again")
         preview = await run_in_threadpool(reads.preview, self._settings, user_id, changed)
         return self._rules_page(request, current, changed, preview)
 
@@ -224,7 +228,8 @@ class Console:
         added = Synonym(_field(form, "phrase"), _field(form, "means"))
         changed = msgspec.structs.replace(current.rules, synonyms=[*current.rules.synonyms, added])
         text = msgspec.json.encode(changed).decode()
-        return actions.change_rules(self._settings, operator, text, version, _field(form, "reason"))
+        reason = f"synonym {added.phrase!r} = {added.means!r}: {_field(form, 'reason')}"
+        return actions.change_rules(self._settings, operator, text, version, reason)
 
     def undo_rules(self, operator: str, form: FormData) -> str:
         """Restores the previous version of the rules."""

@@ -139,15 +139,22 @@ def worst_queries() -> Rows:
 
 
 def suggested_synonyms(settings: Settings) -> tuple[Rows, int]:
-    """Returns pairs of queries of the last seven days that are not in the rules: what people searched for in vain, and
-    then instead; and the version of the rules."""
+    """Returns synonyms that the last seven days suggest and the rules lack, and the version of the rules: queries
+    without an action, each with the next query of the same visitor, which had one. None while the endpoint is away."""
     since = datetime.now(UTC) - _QUERY_PERIOD
     found = rows("console/suggested_synonyms", since=since, min_visitors=_MIN_SYNONYM_VISITORS)
     if not found:
         return found, 0
-    current = rules(settings)
-    accepted = {(rule.phrase, rule.means) for rule in current.rules.synonyms}
+    try:
+        current = rules(settings)
+    except (EndpointError, httpx.HTTPError):  # the rest of the page comes from the warehouse
+        return [], 0
+    accepted = {(_normalize(rule.phrase), _normalize(rule.means)) for rule in current.rules.synonyms}
     return [row for row in found if (row.phrase, row.means) not in accepted], current.version
+
+
+def _normalize(query: str) -> str:
+    return " ".join(query.lower().split())
 
 
 def inspected_query(settings: Settings, query: str) -> dict[str, Any]:

@@ -17,6 +17,8 @@ _CONDITIONS: dict[str, Callable[[str], Filter]] = {
     "brand": lambda value: Filter(field="brand", one_of=[value]),
     "item_id": lambda value: Filter(field="item_id", one_of=[value]),
 }
+# Fields that are filled in together.
+_PAIRS = (("value", "factor"), ("item_id", "position"), ("phrase", "means"))
 
 
 def parse_rules(text: str) -> MerchandisingRules:
@@ -45,6 +47,9 @@ def edit_rules(text: str, form: FormData) -> MerchandisingRules:
     Raises:
         InputError: the rules are not valid; names the field.
     """
+    for needed, given in _PAIRS:
+        if _text(form, given) and not _text(form, needed):
+            raise InputError(f"{needed} is empty, but {given} is filled in")
     before, removed = parse_rules(text), set(form.getlist("remove"))
     weigh = [rule for index, rule in enumerate(before.weigh) if f"weigh {index}" not in removed]
     pin = [rule for index, rule in enumerate(before.pin) if f"pin {index}" not in removed]
@@ -54,11 +59,11 @@ def edit_rules(text: str, form: FormData) -> MerchandisingRules:
             raise InputError(f"applies_to: one of {', '.join(_CONDITIONS)}")
         weigh.append(WeightRule(condition(value), _number(form, "factor")))
     if item_id := _text(form, "item_id"):
-        pin.append(Pin(item_id, int(_number(form, "position"))))
+        pin.append(Pin(item_id, _whole_number(form, "position")))
     synonyms = [rule for index, rule in enumerate(before.synonyms) if f"synonym {index}" not in removed]
     if phrase := _text(form, "phrase"):
         synonyms.append(Synonym(phrase, _text(form, "means")))
-    limit = int(_number(form, "at_most_per_category")) if _text(form, "at_most_per_category") else None
+    limit = _whole_number(form, "at_most_per_category") if _text(form, "at_most_per_category") else None
     edited = MerchandisingRules(weigh, pin, limit, synonyms)
     return parse_rules(msgspec.json.encode(edited).decode())  # checks the ranges of the numbers
 
@@ -81,3 +86,10 @@ def _number(form: FormData, name: str) -> float:
         return float(_text(form, name))
     except ValueError as error:
         raise InputError(f"{name}: {_text(form, name)!r} is not a number") from error
+
+
+def _whole_number(form: FormData, name: str) -> int:
+    try:
+        return int(_text(form, name))
+    except ValueError as error:
+        raise InputError(f"{name}: {_text(form, name)!r} is not a whole number") from error

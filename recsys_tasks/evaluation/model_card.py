@@ -11,6 +11,7 @@ from recsys_tasks.features.snapshot import Snapshot
 from recsys_tasks.model.tensors import ComponentWeights
 
 _PLUGIN_MODEL = "model"  # parameter of a run: the name of its plugin model
+_FIRST_TIME = "first-time targets"
 MIN_SEGMENT_TASKS = 100  # with fewer, a segment's metrics are mostly chance
 
 
@@ -34,8 +35,7 @@ def model_card(
     """
     own = report.table["model"]
     low, high = report.intervals["model"]["mrr_20"]
-    names = (name for name in report.table if name != "model")
-    best_baseline = min(names, key=lambda name: -report.table[name]["mrr_20"])
+    best_baseline = _best_baseline(report)
     best = report.table[best_baseline]
     return f"""# session-recommender, run {run_id}
 
@@ -64,6 +64,43 @@ training. Exposure bias: offline metrics favor items that were shown before.
 
 **Reproduction.** {_reproduction(run_id, source.snapshot_id, parameters)}
 """
+
+
+def describe_run(source: Snapshot, report: EvaluationReport, intent: IntentReport, started_from: str | None) -> str:
+    """Returns a description of a run in Markdown: its start, the metrics that matter beside the best baseline, and the
+    weakest segment.
+
+    Args:
+        source: snapshot the model is trained on.
+        report: evaluation of the model.
+        intent: evaluation of its purchase intent.
+        started_from: number of the version whose weights it started from, None from scratch.
+    """
+    best = _best_baseline(report)
+    rows = [("Recall@20", "", "recall_20"), ("MRR@20", "", "mrr_20"), ("MRR@20", _FIRST_TIME, "mrr_20")]
+    rows.append(("Catalog coverage@20", "", "coverage_20"))
+    lines = [f"| on held-out sessions | model | {best} |", "|---|---|---|"]
+    for label, segment, metric in rows:
+        own, other = (_metric(report, name, segment, metric) for name in ("model", best))
+        if own is not None and other is not None:
+            lines.append(f"| {label}{f', {segment}' if segment else ''} | {own:.4f} | {other:.4f} |")
+    start = "from scratch" if started_from is None else f"from the weights of version {started_from}"
+    return (
+        f"Trained {start} on {source.events:,} events up to {source.cutoff:%Y-%m-%d %H:%M} UTC,"
+        f" {source.feedback_events:,} of them from the endpoint.\n\n"
+        + "\n".join(lines)
+        + f"\n\n{intent.as_sentence()} {_weakest_segment(report)}"
+    )
+
+
+def _best_baseline(report: EvaluationReport) -> str:
+    names = (name for name in report.table if name != "model")
+    return max(names, key=lambda name: report.table[name]["mrr_20"])
+
+
+def _metric(report: EvaluationReport, name: str, segment: str, metric: str) -> float | None:
+    values = report.by_segment[name].get(segment, {}) if segment else report.table[name]
+    return values.get(metric)
 
 
 def _architecture(parameters: Mapping[str, Any], min_item_events: int) -> str:

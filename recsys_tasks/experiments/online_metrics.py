@@ -28,7 +28,7 @@ RATES: Final = {
 }
 ALL: Final = ""
 _Z = 1.959963984540054  # two-sided 95 %
-_SIGNIFICANCE_LEVEL = 0.05
+SIGNIFICANCE_LEVEL: Final = 0.05
 
 
 class Rate(NamedTuple):
@@ -49,7 +49,10 @@ class Rate(NamedTuple):
 
 
 class RateComparison(NamedTuple):
-    """A rate compared with a baseline rate by a sequential test, valid under continuous monitoring."""
+    """A rate compared with a baseline rate by a sequential test, valid under continuous monitoring.
+
+    The p-value does not depend on which of the two is the baseline.
+    """
 
     rate: Rate
     baseline: Rate
@@ -63,12 +66,14 @@ class RateComparison(NamedTuple):
     def p_value(self) -> float:
         """Always-valid p-value of the difference."""
         variance = self.rate.standard_error**2 + self.baseline.standard_error**2
-        return always_valid_p_value(self.rate.value - self.baseline.value, variance, self.baseline.value)
+        return always_valid_p_value(
+            self.rate.value - self.baseline.value, variance, (self.rate.value + self.baseline.value) / 2
+        )
 
     @property
     def is_significant(self) -> bool:
-        """Whether the rates differ at 95 % confidence."""
-        return self.p_value < _SIGNIFICANCE_LEVEL
+        """Whether the rates differ at 95 % confidence, for this comparison alone."""
+        return self.p_value < SIGNIFICANCE_LEVEL
 
 
 class MetricKey(NamedTuple):

@@ -34,7 +34,8 @@ def always_valid_p_value(difference: float, variance: float, base_rate: float) -
 
     Args:
         difference, variance: the estimate and its variance.
-        base_rate: the rate that changes are relative to; τ is a fifth of it.
+        base_rate: the rate that changes are relative to; τ is a fifth of it. Best the mean of the two rates, which does
+            not depend on their order.
     """
     mixture = (_EXPECTED_RELATIVE_CHANGE * base_rate) ** 2
     if not (variance > 0 and mixture > 0 and math.isfinite(variance)):
@@ -53,7 +54,7 @@ def p_value(champion: ActingVisitors, challenger: ActingVisitors) -> float:
     arms = (champion, challenger)
     shares = [(arm.acting + 1) / (arm.people + 2) for arm in arms]
     variance = sum(share * (1 - share) / (arm.people + 2) for share, arm in zip(shares, arms, strict=True))
-    return always_valid_p_value(shares[1] - shares[0], variance, shares[0])
+    return always_valid_p_value(shares[1] - shares[0], variance, sum(shares) / 2)
 
 
 def is_significantly_worse(

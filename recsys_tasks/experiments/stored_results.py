@@ -1,12 +1,13 @@
 """Results of all experiments as of the last attribution, in the warehouse: a page that shows them reads one row.
 
-Outcomes change in attributions only, so that stored results differ from computed ones only while one is under way.
+They are as of `computed_at`: data that is removed later counts until the next attribution.
 """
 
 from __future__ import annotations
 
 import math
 from datetime import UTC, date, datetime, timedelta
+from typing import Any
 
 import msgspec
 from sqlalchemy import Connection, text
@@ -19,6 +20,7 @@ from recsys_tasks.warehouse import statement
 
 MIN_VISITORS = 10  # of a day, to be shown
 _MAX_DAYS = 60
+_LOCK_KEY = 5_260_114
 
 
 class ExperimentSummary(msgspec.Struct, frozen=True):
@@ -66,26 +68,45 @@ class StoredResults(msgspec.Struct, frozen=True):
     computed_at: datetime
 
 
-def write_results(connection: Connection, period: Interval | None, configured: Experiment | None) -> None:
-    """Computes the results of a period, and stores them in place of the earlier ones.
+def update_results(connection: Connection, period: Interval | None, configured: Experiment | None) -> None:
+    """Stores the results of a period, unless no day was attributed since they were stored.
+
+    Concurrent callers wait for each other.
 
     Args:
-        period: with impressions; None if there are none, to delete the earlier results.
+        period: with impressions; None if there are none, which deletes the results.
         configured: the running experiment, whose shares are known.
     """
+    connection.execute(text("select pg_advisory_xact_lock(:lock)"), {"lock": _LOCK_KEY})
+    attributed: dict[date, int] = {
+        row.day: row.as_of_change for row in connection.execute(text("select day, as_of_change from outcome_days"))
+    }
+    stored = connection.execute(text("select as_of_change, results from experiment_results")).one_or_none()
     if period is None:
         connection.execute(text("delete from experiment_results"))
         return
+    known = -1 if stored is None else stored.as_of_change
+    changed = {day for day, as_of_change in attributed.items() if as_of_change > known}
+    if stored is not None and not changed:
+        return
+    earlier = None if stored is None else _decode(stored.results)
+    days = find_shown_days(connection, period)
+    kept = set() if earlier is None else {day for day in earlier.days if day in days and day not in changed}
+    rates = [] if earlier is None else [rate for rate in earlier.rates if rate.day in kept]
+    rates += [rate for day in days if day not in kept for rate in load_daily_rates(connection, day)]
     found = load_experiment_results(connection, period, configured)
     summaries = [
         ExperimentSummary(one.experiment, one.control_arm, dict(one.visitors), one.summary_lines()) for one in found
     ]
-    days = find_shown_days(connection, period)
-    rates = [rate for day in days for rate in load_daily_rates(connection, day)]
+    rates.sort(key=lambda rate: rate.day)
     results = StoredResults(period.start, period.end, summaries, days, rates, datetime.now(UTC))
     connection.execute(
         statement("experiments/write_results"),
-        {"computed_at": results.computed_at, "results": msgspec.json.encode(results).decode()},
+        {
+            "computed_at": results.computed_at,
+            "as_of_change": max(attributed.values(), default=0),
+            "results": msgspec.json.encode(results).decode(),
+        },
     )
 
 
@@ -111,4 +132,8 @@ def load_daily_rates(connection: Connection, day: date) -> list[DailyRate]:
 def read_results(connection: Connection) -> StoredResults | None:
     """Returns the stored results; None if no attribution has stored any."""
     row = connection.execute(text("select results from experiment_results")).one_or_none()
-    return None if row is None else msgspec.convert(row.results, StoredResults)
+    return None if row is None else _decode(row.results)
+
+
+def _decode(results: Any) -> StoredResults:
+    return msgspec.convert(results, StoredResults)

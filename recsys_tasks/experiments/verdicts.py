@@ -11,7 +11,13 @@ from sqlalchemy import Connection
 
 from recsys_tasks.experiments.definition import Experiment
 from recsys_tasks.experiments.off_policy import Estimate, LoggedImpressions, estimate_snips
-from recsys_tasks.experiments.online_metrics import CLICK_THROUGH, OnlineMetrics, RateComparison, load_online_metrics
+from recsys_tasks.experiments.online_metrics import (
+    CLICK_THROUGH,
+    SIGNIFICANCE_LEVEL,
+    OnlineMetrics,
+    RateComparison,
+    load_online_metrics,
+)
 from recsys_tasks.experiments.sequential_tests import Preference, sample_ratio_p_value
 from recsys_tasks.interval import Interval
 from recsys_tasks.names import RECOMMENDATIONS
@@ -22,19 +28,38 @@ _MIN_GREEDY_PROPENSITY = 0.5  # exploration draws the best remaining item with a
 
 
 class ArmComparison(NamedTuple):
-    """The click-through rate of an arm compared with the control arm."""
+    """The click-through rate of an arm compared with the control arm.
+
+    Attributes:
+        arm: the arm.
+        comparison: its rate and that of the control arm.
+        num_comparisons: number of arms that are compared with the control arm; a difference is significant at 95 % for
+            all of them together (Bonferroni).
+    """
 
     arm: str
     comparison: RateComparison
+    num_comparisons: int
+
+    @property
+    def is_significant(self) -> bool:
+        """Whether the rates differ at 95 % confidence, over all comparisons of the experiment."""
+        return self.comparison.p_value < self._threshold
+
+    @property
+    def _threshold(self) -> float:
+        return SIGNIFICANCE_LEVEL / self.num_comparisons
 
     def __str__(self) -> str:
         """One line of text."""
         found = self.comparison
         words = f"{self.arm}: {found.rate} against {found.baseline}, {found.relative_change:+.0%}"
-        if found.is_significant:
+        needed = f", threshold {self._threshold:.2g} for {self.num_comparisons} comparisons"
+        needed = needed if self.num_comparisons > 1 else ""
+        if self.is_significant:
             direction = "higher" if found.relative_change > 0 else "lower"
-            return f"{words}; significantly {direction} (p = {found.p_value:.3g})"
-        return f"{words}; not significant yet (p = {found.p_value:.2f})"
+            return f"{words}; significantly {direction} (p = {found.p_value:.3g}{needed})"
+        return f"{words}; not significant yet (p = {found.p_value:.2f}{needed})"
 
 
 class ExperimentResult(NamedTuple):
@@ -119,7 +144,7 @@ def _result(
     for arm in arms[1:]:
         if (name, arm) in metrics and (name, control) in metrics:
             rate, baseline = (metrics[name, one].rates[CLICK_THROUGH] for one in (arm, control))
-            comparisons.append(ArmComparison(arm, RateComparison(rate, baseline)))
+            comparisons.append(ArmComparison(arm, RateComparison(rate, baseline), len(arms) - 1))
     srm_p_value = sample_ratio_p_value(visitors, shares) if shares else None
     own_preferences = {key[1:]: preference for key, preference in preferences.items() if key[0] == name}
     counts = {arm: visitors.get(arm, 0) for arm in arms}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from recsys_tasks.client.fleet import Fleet, PushFailed
 from recsys_tasks.engine.bundle import Bundle, read_bundle
-from recsys_tasks.errors import UnavailableError
+from recsys_tasks.errors import InputError, UnavailableError
 from recsys_tasks.evaluation.gate import check_limits
 from recsys_tasks.promotion import deployment_record
 from recsys_tasks.promotion.bundle_store import version_of_bundle
@@ -36,6 +36,7 @@ def activate(
     deployed until every endpoint serves the bundle and the promotion is recorded.
 
     Raises:
+        InputError: the version was not trained, and a trained one serves.
         PushFailed: an endpoint refused the bundle or answers wrongly; the old version serves everywhere.
         UnavailableError: an endpoint, the registry, or another promotion under way; likewise, unless the message says
             that only the alias is missing.
@@ -46,6 +47,7 @@ def activate(
             versions.version_by_number(number)  # finds out that the registry is away before anything changes
             fleet, served = deployment.fleet, deployment_record.read_state(deployment.warehouse).served
             active_digest = served[-1].bundle_digest if served else None
+            _require_trained(number, bundle, served)
             stage_within_limits(deployment, fleet, bundle, active_digest)
             fleet.activate(bundle, active_digest)
         if active_digest != bundle.digest:
@@ -60,13 +62,19 @@ def activate(
         update_registry(deployment, f"champion since {utc_now()}", approved_by=approved_by)
 
 
+def _require_trained(number: str, bundle: Bundle, served: Sequence[DeployedVersion]) -> None:
+    """Raises `InputError` if an untrained version would replace a trained one that was promoted since the gate."""
+    if served and not bundle.is_trained and runs.is_trained(served[-1].run_id):
+        raise InputError(f"Version {number} was not trained, and a trained version serves. Train a version first")
+
+
 def reject(
     deployment: Deployment, number: str, reasons: Sequence[str], rejected_by: str, evidence: object = None
 ) -> None:
     """Records that a person rejected a version which had passed the gate; not if it was promoted meanwhile."""
     served = deployment_record.read_state(deployment.warehouse).served
-    if served and served[-1].model_version == number:
-        log.warning("Version %s was promoted meanwhile: that %s rejected it changes nothing", number, rejected_by)
+    if any(version.model_version == number for version in served):
+        log.warning("Version %s was promoted already; its rejection by %s is ignored", number, rejected_by)
         return
     version = versions.version_by_number(number)
     deployment_record.insert_decision(

@@ -18,7 +18,7 @@ from recsys_tasks.promotion import deployment_record
 from recsys_tasks.promotion.activation import record_failure, stage_within_limits
 from recsys_tasks.promotion.bundle_store import version_of_bundle
 from recsys_tasks.promotion.deployment import Deployment, RolloutPlan
-from recsys_tasks.registry import versions
+from recsys_tasks.registry import runs, versions
 from recsys_tasks.warehouse import statement
 
 log = logging.getLogger(__name__)
@@ -44,8 +44,7 @@ def start_rollout(
     """Stages a version's bundle at every endpoint and starts its rollout; a rollout under way continues.
 
     Returns:
-        When the rollout started; None without a champion, since then there is nothing to compare with and nobody to
-        answer the other users meanwhile.
+        When the rollout started; None without a trained champion, since then there is nothing to compare with.
 
     Raises:
         PushFailed, UnavailableError: as `activation.activate`; the champion serves as before.
@@ -60,7 +59,7 @@ def start_rollout(
         served, rollout = state.served, state.rollout
         if rollout is not None and rollout.version.bundle_digest == bundle.digest:
             return rollout.decided_at
-        if not served:
+        if not served or not runs.is_trained(served[-1].run_id):
             return None
         fleet = deployment.fleet
         stage_within_limits(deployment, fleet, bundle, served[-1].bundle_digest)

@@ -14,7 +14,7 @@ import platform
 import re
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
@@ -23,9 +23,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import mlflow
-from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_RUN_NOTE
 from mlflow.utils.validation import MAX_METRICS_PER_BATCH
 
 from recsys_tasks.errors import InputError
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from recsys_tasks.evaluation.calibration import IntentReport
 
 _SCHEMA_ROWS = 1_000
+_MAX_DESCRIPTION = 5_000  # characters
 _MODEL = "model"  # row of the evaluation table with the run's own model
 _CHAMPION = "champion"  # and that with the champion it was compared with
 _BASELINE, _ONLINE = "baseline/", "online/"
@@ -74,16 +76,22 @@ def start_run(snapshot: Snapshot, parameters: dict[str, object], tags: dict[str,
                 **tags,
             }
         )
-        sample = snapshot.head(_SCHEMA_ROWS).to_pandas()
-        source = str(snapshot.path)
-        digest = snapshot.snapshot_id.rsplit("-", 1)[-1]
-        dataset = mlflow.data.from_pandas(sample, source=source, name=snapshot.snapshot_id, digest=digest)
-        mlflow.log_input(dataset, context="training")
         counts = {name: value for name, value in asdict(snapshot).items() if isinstance(value, int)}
+        _log_dataset(run.info.run_id, snapshot, counts)
         mlflow.log_params({f"snapshot_{name}": value for name, value in counts.items()})
         installed = sorted(f"{package.name}=={package.version}" for package in distributions())
         mlflow.log_text("\n".join(installed) + "\n", "environment.txt")
         yield run.info.run_id
+
+
+def _log_dataset(run_id: str, snapshot: Snapshot, counts: Mapping[str, int]) -> None:
+    """Logs the snapshot as the dataset of a run: the schema of its first rows, the profile of all."""
+    sample = snapshot.head(_SCHEMA_ROWS).to_pandas()
+    digest = snapshot.snapshot_id.rsplit("-", 1)[-1]
+    dataset = mlflow.data.from_pandas(sample, source=str(snapshot.path), name=snapshot.snapshot_id, digest=digest)
+    fields = dataset.to_dict() | {"profile": json.dumps({"num_rows": snapshot.events, **counts})}
+    logged = DatasetInput(Dataset.from_dictionary(fields), [InputTag(MLFLOW_DATASET_CONTEXT, "training")])
+    client().log_inputs(run_id, [logged])
 
 
 def log_epoch(run_id: str, epoch: int, metrics: dict[str, float]) -> None:
@@ -149,16 +157,20 @@ def log_model(run_id: str, folder: Path) -> None:
 
 
 def log_evaluation(run_id: str, table: dict[str, dict[str, float]]) -> None:
-    """Logs an evaluation table as metrics and as a JSON artifact.
+    """Logs an evaluation table as metrics of the run, the model's own also as those of its LoggedModel, and as JSON.
 
     Args:
         run_id: the run.
         table: metrics by row: `model`, then each baseline.
     """
-    _log_metrics(
-        run_id,
-        {_mlflow_metric(row, metric): value for row, metrics in table.items() for metric, value in metrics.items()},
-    )
+    models = client().get_run(run_id).outputs.model_outputs
+    model_id = models[0].model_id if models else None
+    points = [
+        _metric(_mlflow_metric(row, metric), value, model_id=model_id if row == _MODEL else None)
+        for row, metrics in table.items()
+        for metric, value in metrics.items()
+    ]
+    _log_points(run_id, points)
     client().log_dict(run_id, table, "evaluation.json")
 
 
@@ -195,6 +207,15 @@ def log_report(run_id: str, report: dict[str, object], text: str) -> None:
     """Logs the evaluation with confidence intervals and segments, as JSON and as Markdown."""
     client().log_dict(run_id, report, "segments.json")
     client().log_text(run_id, text, "evaluation.md")
+
+
+def describe(run_id: str, text: str) -> None:
+    """Sets the description of a run, which its version gets when it is registered.
+
+    Args:
+        text: Markdown.
+    """
+    client().set_tag(run_id, MLFLOW_RUN_NOTE, text)
 
 
 def log_files(run_id: str, folder: Path) -> None:
@@ -244,8 +265,18 @@ def get_run(run_id: str) -> Run:
 
 
 def is_trained(run_id: str) -> bool:
-    """Whether the run's model was trained; with too few sessions it only places the items by their content."""
-    return bool(client().get_run(run_id).data.params.get("is_trained", "True") == "True")
+    """Whether the run's model was trained; with too few sessions it only places the items by their content.
+
+    A run that was deleted counts as trained.
+    """
+    try:
+        parameters = client().get_run(run_id).data.params
+    except MlflowException as error:
+        found = translate_error(error, f"No run {run_id}")
+        if isinstance(found, InputError):
+            return True
+        raise found from error
+    return bool(parameters.get("is_trained", "True") == "True")
 
 
 def load_snapshot_id(run_id: str) -> str:
@@ -271,6 +302,8 @@ def register(run_id: str) -> Version:
             REGISTERED_MODEL, f"models:/{model_id}", run_id, tags={"snapshot_id": snapshot_id}, model_id=model_id
         )
         number = str(created.version)
+        description = run.data.tags.get(MLFLOW_RUN_NOTE, "")
+        mlflow_client.update_model_version(REGISTERED_MODEL, number, description)
     mlflow_client.set_registered_model_alias(REGISTERED_MODEL, CHALLENGER, number)
     return Version(number, run_id, snapshot_id)
 
@@ -361,10 +394,14 @@ def _sanitize(name: str) -> str:
 
 
 def log_decision(version: Version, decision: Decision) -> None:
-    """Logs the gate's decision: as tags of the version and its run, and in full as JSON and Markdown."""
+    """Logs the gate's decision: as tags of the version and its run, in full as JSON and Markdown, and at the end of the
+    version's description."""
     _tag(version, decision=decision.verdict, reasons="; ".join(decision.reasons)[:4_000])
     client().log_dict(version.run_id, decision.as_dict(), "decision.json")
     client().log_text(version.run_id, decision.as_markdown(), "decision.md")
+    note = client().get_run(version.run_id).data.tags.get(MLFLOW_RUN_NOTE, "")
+    description = f"{note}\n\n**Gate: {decision.verdict}**\n\n{decision.as_markdown()}"
+    client().update_model_version(REGISTERED_MODEL, version.number, description.strip()[:_MAX_DESCRIPTION])
 
 
 def tag(version: Version, **tags: str) -> None:
@@ -387,11 +424,17 @@ def _tag(version: Version, **tags: str) -> None:
 
 
 def _log_metrics(run_id: str, metrics: Mapping[str, float], step: int = 0) -> None:
+    _log_points(run_id, [_metric(name, value, step) for name, value in metrics.items()])
+
+
+def _metric(name: str, value: float, step: int = 0, model_id: str | None = None) -> Metric:
+    return Metric(name, float(value), int(1_000 * time.time()), step, model_id)
+
+
+def _log_points(run_id: str, points: Sequence[Metric]) -> None:
     """Logs metrics to a run in batches of MLflow's maximum size."""
-    mlflow_client, now_ms = client(), int(1_000 * time.time())
-    points = [Metric(name, float(value), now_ms, step) for name, value in metrics.items()]
     for begin in range(0, len(points), MAX_METRICS_PER_BATCH):
-        mlflow_client.log_batch(run_id, metrics=points[begin : begin + MAX_METRICS_PER_BATCH])
+        client().log_batch(run_id, metrics=points[begin : begin + MAX_METRICS_PER_BATCH])
 
 
 def _code_version() -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import lru_cache
-from itertools import chain, groupby, pairwise
+from itertools import groupby, pairwise
 from typing import NamedTuple
 
 import tantivy
@@ -112,7 +112,7 @@ class QueryPlanner:
             is_prefix: whether the last word may be unfinished.
             corrects: whether words that the index lacks are corrected.
             splits_signs: whether the signs of a Han word may be anywhere in an item.
-            further_synonyms: of this query, beside those of the file.
+            further_synonyms: of this query, beside those of the file; their words may be in different fields.
         """
         builder = _ClauseBuilder(searcher, self._weights)
         units = self._units(query.words, splits_signs)
@@ -122,10 +122,11 @@ class QueryPlanner:
         for place, unit in enumerate(units):
             found.add(place, builder.phrase(unit.terms, slop=len(unit.terms) - 1), ())
         self._add_joined(found, builder, units)
-        all_synonyms = (self._synonyms, *further_synonyms)
-        for places, synonym in chain.from_iterable(synonyms.matches(terms) for synonyms in all_synonyms):
-            for place in {unit_of_term[at] for at in places}:
-                found.add(place, builder.phrase(synonym, _SYNONYM_WEIGHT), synonym)
+        further = ((synonyms, builder.all_of) for synonyms in further_synonyms)
+        for synonyms, build in ((self._synonyms, builder.phrase), *further):
+            for places, synonym in synonyms.matches(terms):
+                for place in {unit_of_term[at] for at in places}:
+                    found.add(place, build(synonym, _SYNONYM_WEIGHT), synonym)
         for place, unit in enumerate(units):
             for compound in self._compounds.ending_with(unit.terms[0]):
                 found.add(place, builder.term(compound, _COMPOUND_WEIGHT), (compound,))
@@ -227,6 +228,14 @@ class _ClauseBuilder:
             for field, field_weight in self._weights.items()
             if field != JOINED and all(self._searcher.doc_freq(field, term) for term in terms)
         ]
+
+    def all_of(self, terms: Sequence[str], weight: float) -> list[Query]:
+        """One clause for items that have all terms, each in any field."""
+        words = [self.term(term) for term in dict.fromkeys(terms)]
+        if not all(words):
+            return []
+        query = Query.boolean_query([(Occur.Must, _best_of(word)) for word in words])
+        return [Query.boost_query(query, weight / len(words))]
 
 
 def _best_of(clauses: list[Query]) -> Query:

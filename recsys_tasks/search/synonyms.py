@@ -8,10 +8,11 @@ from pathlib import Path
 
 from recsys_tasks.errors import InputError
 from recsys_tasks.search.analysis import Analyzer
+from recsys_tasks.wire.rules import MAX_SYNONYM_WORDS
 
 Terms = tuple[str, ...]
 _ARROW, _COMMENT = "=>", "#"
-_MAX_PHRASE = 8  # words of a phrase that may have synonyms
+_MAX_PHRASE = MAX_SYNONYM_WORDS
 
 
 class Synonyms:
@@ -38,7 +39,7 @@ def make_synonyms(pairs: Iterable[tuple[str, str]], analyzer: Analyzer) -> Synon
     alternatives: dict[Terms, list[Terms]] = defaultdict(list)
     for phrase, meaning in pairs:
         source, target = (tuple(analyzer.terms(text)) for text in (phrase, meaning))
-        if source and target:
+        if source and target and source != target and target not in alternatives[source]:
             alternatives[source].append(target)
     return Synonyms(dict(alternatives))
 

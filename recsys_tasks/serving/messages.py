@@ -31,6 +31,7 @@ from recsys_tasks.wire.rules import MerchandisingRules, check_rules
 _CLOCK_SKEW = timedelta(minutes=5)
 _MIN_YEAR = 1970
 _MAX_DEPTH = 20
+_MAX_REQUEST_SYNONYMS = 100
 _ENCODER = msgspec.json.Encoder()
 
 
@@ -119,6 +120,9 @@ def _validate_request(request: RecommendationRequest, path: str) -> None:
         num_conditions += _check(check_filter, request.filter, f"{path}.filter")
     if request.rules is not None:
         num_conditions += _check(check_rules, request.rules, f"{path}.rules")
+        if len(request.rules.synonyms) > _MAX_REQUEST_SYNONYMS:
+            problem = f"a request has at most {_MAX_REQUEST_SYNONYMS} synonyms - at `{path}.rules.synonyms`"
+            raise RequestError(422, "Invalid request", problem)
     if num_conditions > MAX_CONDITIONS:
         problem = f"`filter` and `rules` together have at most {MAX_CONDITIONS} conditions - at `{path}`"
         raise RequestError(422, "Invalid request", problem)

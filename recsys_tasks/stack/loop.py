@@ -18,7 +18,8 @@ from recsys_tasks.settings import settings
 from recsys_tasks.stack.airflow_api import DAGS, AirflowClient, DagRun
 from recsys_tasks.stack.live_view import LiveView
 from recsys_tasks.stack.processes import StackProcesses
-from recsys_tasks.steps import ingestion, monitoring
+from recsys_tasks.stack.starter import last_whole_week
+from recsys_tasks.steps import features, ingestion, monitoring
 from recsys_tasks.steps.simulation import simulate
 
 _POLL_INTERVAL_SECONDS = 2.0
@@ -94,11 +95,12 @@ class LoopRunner:
         while self.starter.poll() is None:
             self.processes.check()
             time.sleep(_STARTER_POLL_INTERVAL_SECONDS)
-        if self.starter.returncode:
-            raise InvariantError(f"The first lists could not be served. See the end of {self.processes.log}")
         self._view.finish_stage("first lists")
-        self._record_stage("first lists", time.monotonic() - started_at)
-        self._print("The storefront has lists; until a training ends, by content and popularity")
+        if self.starter.returncode:
+            self._print(f"[yellow]No lists before the first training: see the end of {self.processes.log}[/]")
+        elif not self._serves_trained_version():
+            self._record_stage("first lists", time.monotonic() - started_at)
+            self._print("The storefront shows lists, by content and popularity until the first training ends")
 
     def unpause_dags(self) -> None:
         """Unpauses the DAGs of the loop, not those that a person triggers; does not report earlier runs."""
@@ -147,14 +149,13 @@ class LoopRunner:
 
     def _next_dag(self, first_dag: str) -> str:
         """Returns the DAG that follows the last result."""
-        if first_dag == "collect_feedback" and self._feedback_in_warehouse() == 0:
-            return "collect_feedback"
-        needs_snapshot = self._count_rows("snapshots") == 0 or (
-            first_dag == "collect_feedback" and self._snapshots_with_feedback() == 0
-        )
-        if self._count_rows("events") == 0:
+        if first_dag == "collect_feedback":
+            if self._feedback_in_warehouse() == 0:
+                return "collect_feedback"
+            return "train_model" if self._snapshots_with_feedback() else "build_features"
+        if not self._has_history():
             return "ingest_events"
-        return "build_features" if needs_snapshot else "train_model"
+        return "build_features" if features.has_unbuilt_changes() else "train_model"
 
     def _report_new_runs(self) -> list[DagRun]:
         found = self.airflow.list_runs()
@@ -200,8 +201,11 @@ class LoopRunner:
     def _record_stage(self, stage: str, seconds: float) -> None:
         self.stages.append((stage, seconds))
 
-    def _count_rows(self, table: str) -> int:
-        return self._scalar(f"select count(*) from (select 1 from {table} limit 1000) as found")  # noqa: S608
+    def _has_history(self) -> bool:
+        """Whether the warehouse has events before the week that the first lists are made from."""
+        query = text("select exists (select 1 from events where event_time < :start)")
+        with self.warehouse.connect() as connection:
+            return bool(connection.scalar(query, {"start": last_whole_week(self.replay_from).start}))
 
     def _serves_trained_version(self) -> bool:
         served = read_state(self.warehouse).served

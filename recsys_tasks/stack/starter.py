@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import httpx
 
@@ -27,7 +27,7 @@ _TIMEOUT_SECONDS, _POLL_INTERVAL_SECONDS = 180.0, 0.5
 def serve_first_lists(chosen: Settings, replay_from: datetime) -> None:
     """Ingests the catalog and the last whole week before the replay, and promotes a version without training.
 
-    The batches are those that the last scheduled run of `ingest_events` lands, which then finds them loaded.
+    The batches are usually those of the last scheduled run of `ingest_events`, which then skips them.
 
     Raises:
         UnavailableError: MLflow or the endpoint does not start.
@@ -45,6 +45,7 @@ def serve_first_lists(chosen: Settings, replay_from: datetime) -> None:
 
 def last_whole_week(until: datetime) -> Interval:
     """Returns the last week from Monday to Monday (UTC) that ends by a time."""
+    until = until.astimezone(UTC)
     midnight = until.replace(hour=0, minute=0, second=0, microsecond=0)
     end = midnight - timedelta(days=midnight.weekday())
     return Interval(end - _WEEK, end)
@@ -73,6 +74,8 @@ def main() -> int:
         if not read_state(engine()).served:
             serve_first_lists(chosen, datetime.fromisoformat(chosen.simulation_start or ""))
     except RecsysError as error:
+        if read_state(engine()).served:  # a DAG of an earlier start promoted a version meanwhile
+            return 0
         print(f"starter: {error}", file=sys.stderr)
         return 1
     return 0

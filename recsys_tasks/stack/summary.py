@@ -52,6 +52,9 @@ def show_metrics(console: Console, mlflow_url: str, version: str) -> None:
     from recsys_tasks.registry import runs, versions
 
     rows = runs.load_evaluation(versions.version_by_number(version).run_id)
+    if "model" not in rows:
+        console.print(f"Version {version} was not trained and has no offline metrics.")
+        return
     table = Table(title=f"Held-out sessions: version {version} against the baselines ({mlflow_url})")
     table.add_column("model")
     labels = {"model": f"version {version}", "champion": "previous champion"}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from recsys_tasks.experiments.definition import Experiment, read_experiment
-from recsys_tasks.experiments.stored_results import write_results
+from recsys_tasks.experiments.stored_results import update_results
 from recsys_tasks.features.snapshot import find_snapshot
 from recsys_tasks.feedback import attribution
 from recsys_tasks.monitoring import reactions
@@ -33,9 +33,8 @@ def attribute_outcomes() -> attribution.AttributionReport:
     chosen = settings()
     rules = attribution.AttributionRules(chosen.attribution_hours, chosen.max_human_requests_per_minute)
     counted = attribution.attribute_days(engine(), rules)
-    if counted.days:
-        with engine().begin() as connection:
-            write_results(connection, serving_period(connection), experiment())
+    with engine().begin() as connection:
+        update_results(connection, serving_period(connection), experiment())
     if counted.requests:
         from recsys_tasks.monitoring.mlflow_metrics import log_online_metrics  # slow import (seconds), as those below
 

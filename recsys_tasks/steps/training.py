@@ -23,8 +23,8 @@ def train_model(snapshot_id: str | None = None, from_scratch: bool = False, cont
 
     Args:
         from_scratch: whether to ignore the champion's weights.
-        content_only: whether to train nothing, so that items are placed by their content and popularity. Done in
-            seconds, and not to be evaluated: any trained model is better.
+        content_only: whether to train nothing, so that items are placed by their content and popularity. The version is
+            not evaluated, and cannot replace a trained champion.
     """
     chosen = settings()
     snapshot = find_snapshot(engine(), chosen.snapshots, snapshot_id)

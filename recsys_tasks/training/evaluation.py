@@ -28,7 +28,7 @@ from recsys_tasks.evaluation.category_overlap import CategoryOverlapReport, meas
 from recsys_tasks.evaluation.comparison import Comparison, compare, tasks_since
 from recsys_tasks.evaluation.examples import format_examples
 from recsys_tasks.evaluation.gate import MetricsTable
-from recsys_tasks.evaluation.model_card import model_card
+from recsys_tasks.evaluation.model_card import describe_run, model_card
 from recsys_tasks.evaluation.plots import draw_coverage, draw_curves, draw_segments
 from recsys_tasks.evaluation.protocol import (
     TEST,
@@ -53,7 +53,7 @@ from recsys_tasks.model.vector_model import NO_INTENT, is_vector_model
 from recsys_tasks.names import FIRST_ITEM, PADDING_ITEM, UNCALIBRATED
 from recsys_tasks.registry import runs, versions
 from recsys_tasks.registry.tracking import client
-from recsys_tasks.training.lineage import trained_until
+from recsys_tasks.training.lineage import SCRATCH, trained_until
 from recsys_tasks.training.purchase_intent import fit_baseline
 from recsys_tasks.training.recipe import sessions_repeat
 from recsys_tasks.training.task import training_data
@@ -135,6 +135,9 @@ def _log_plots_and_card(
         (folder / "examples.md").write_text(examples, encoding="utf-8")
         found = run.data.metrics
         weights = ComponentWeights(found.get("discovery_weight", 1.0), found.get("session_neighbor_weight", 0.0))
+        started_from = run.data.tags["started_from"]
+        version = None if started_from == SCRATCH else started_from
+        runs.describe(run_id, describe_run(snapshot, evaluated, intent, version))
         card = model_card(run_id, snapshot, evaluated, intent, run.data.params, weights)
         (folder / "model_card.md").write_text(card, encoding="utf-8")
         runs.log_files(run_id, folder)

@@ -47,7 +47,7 @@ from recsys_tasks.training.tuning import TuningTask, without_validation_events
 log = logging.getLogger(__name__)
 _PYTORCH_THREADS = torch.get_num_threads()  # the cores this process may use; read before a training changes it
 _NO_SESSIONS = "too few sessions to train on"
-_CONTENT_ONLY = "not trained, as asked: items are placed by content and popularity"
+_CONTENT_ONLY = "not trained (--content-only): item vectors come from content, biases from popularity"
 _VALIDATION_QUESTIONS = 1_500
 _NO_TAGS: Mapping[str, str] = {}
 
@@ -206,13 +206,15 @@ def reproduce_run(
         The new run id, and for each evaluation metric the original and the new value.
 
     Raises:
-        InputError: the run, its snapshot or the version it started from no longer exists.
+        InputError: the run was not trained, or the run, its snapshot or the version it started from no longer exists.
         IncompatibleModelFormat: the run was trained by another version of this package.
     """
     original = runs.load_training_record(run_id)
     torch.set_num_threads(original["threads"])
     task = _read_task(open_snapshot(snapshots, runs.load_snapshot_id(run_id)), encoder, text_cache)
     config = load_run_model(run_id).network.config  # before the schedule: checks the format of the run
+    if not config.is_trained:
+        raise InputError(f"Run {run_id} was not trained, so that it has no metrics to compare")
     schedule = TrainingConfig(**original["schedule"], plan=TrainingPlan(**original["plan"]))
     network = _new_network(config, task, schedule.seed)
     if original["started_from"] != SCRATCH:

@@ -54,6 +54,14 @@ where
     not has_action
     and next_has_action
     and next_text <> query_text
+    -- What a synonym can be: words, and no quoted or excluded ones.
+    and query_text ~ '[[:alnum:]]'
+    and next_text ~ '[[:alnum:]]'
+    and query_text !~ '"|(^| )-'
+    and next_text !~ '"|(^| )-'
+    and length(query_text) <= 200
+    and length(next_text) <= 200
+    and cardinality(string_to_array(query_text, ' ')) <= 8
     and pause <= interval '2 minutes'
 group by query_text, next_text
 having count(distinct visitor) >= :min_visitors

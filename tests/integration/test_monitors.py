@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from recsys_tasks.experiments.definition import Arm, Experiment
-from recsys_tasks.experiments.stored_results import find_shown_days, load_daily_rates
+from recsys_tasks.experiments.stored_results import find_shown_days, load_daily_rates, read_results, update_results
 from recsys_tasks.experiments.verdicts import estimate_exploration_cost, load_experiment_results
 from recsys_tasks.feedback.attribution import AttributionRules, attribute_days
 from recsys_tasks.interval import Interval
@@ -313,3 +313,32 @@ def _searches(at: datetime) -> list[dict[str, object]]:
     ]
     click = action_event("view", "i1", "b", request_id="search-b-0")
     return [*rows, {**click, "event_time": (at + timedelta(seconds=30)).isoformat()}]
+
+
+def test_results_are_stored_for_days_that_changed_and_disappear_with_the_last_list(
+    shop: Engine, tmp_path: Path
+) -> None:
+    ingest_feedback(shop, tmp_path, _lists(START, lambda arm: 0.2))
+    _check(shop)
+    with shop.begin() as connection:
+        assert read_results(connection) is None
+        update_results(connection, serving_period(connection), EXPERIMENT)
+        first = read_results(connection)
+        assert first is not None
+        update_results(connection, serving_period(connection), EXPERIMENT)
+        assert read_results(connection) == first, "nothing was attributed since"
+    ingest_feedback(shop, tmp_path, _lists(START + timedelta(days=1), lambda arm: 0.4))
+    _check(shop)
+    with shop.begin() as connection:
+        period = serving_period(connection)
+        update_results(connection, period, EXPERIMENT)
+        both = read_results(connection)
+        assert both is not None
+        assert both.days == [START.date(), START.date() + timedelta(days=1)]
+        assert [rate for rate in both.rates if rate.day == START.date()] == first.rates
+        assert both.rates == [rate for day in both.days for rate in load_daily_rates(connection, day)]
+        (summary,) = both.experiments
+        (expected,) = load_experiment_results(connection, period or WEEK, EXPERIMENT)
+        assert (summary.visitors, summary.lines) == (expected.visitors, expected.summary_lines())
+        update_results(connection, None, EXPERIMENT)
+        assert read_results(connection) is None

@@ -109,9 +109,24 @@ def test_a_run_has_parameters_dataset_plots_and_model_card(shop: Shop) -> None:
     card = _text(shop.run_id, "model_card.md")
     assert run.data.tags["snapshot_id"] in card
     assert f"reproduce {shop.run_id}" in card
+    profile = json.loads(run.inputs.dataset_inputs[0].dataset.profile)
+    assert profile["num_rows"] == profile["events"] == 1_200, "of the snapshot, not of a sample"
     shown = _text(shop.run_id, "examples.md")
     assert shown.count("next item: Item ") == 6
     assert "u1" not in shown
+
+
+def test_a_reviewer_sees_the_metrics_that_matter_in_mlflow(shop: Shop) -> None:
+    run = client().get_run(shop.run_id)
+    note = run.data.tags["mlflow.note.content"]
+    assert note.startswith("Trained from scratch on 1,200 events")
+    for row in ("Recall@20", "MRR@20", "Catalog coverage@20"):
+        assert f"| {row} | " in note
+    assert client().get_model_version(REGISTERED_MODEL, "1").description.startswith(note)
+    logged = client().get_logged_model(run.outputs.model_outputs[0].model_id).metrics
+    own = {metric.key: metric.value for metric in logged}
+    assert own["mrr_at_20"] == run.data.metrics["mrr_at_20"]
+    assert not any(name.startswith("baseline/") for name in own), "Compare shows the models"
 
 
 @pytest.fixture(scope="module")
@@ -227,6 +242,7 @@ def test_an_identical_challenger_ties_and_the_champion_stays(
     query = text("select bundle_digest from promotions where model_version = :number and decision = 'refused'")
     with shop.warehouse.connect() as connection:
         assert connection.scalars(query, {"number": number}).all() == [built[1].name]
+    assert "**Gate: refuse**" in client().get_model_version(REGISTERED_MODEL, number).description
     table = runs.load_evaluation(again)
     for metric in summary.COLUMNS:  # the champion has every metric that `make run` shows
         assert table["champion"][metric] == pytest.approx(table["model"][metric])

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from recsys_tasks.experiments.online_metrics import Rate, RateComparison
 from recsys_tasks.experiments.sequential_tests import ActingVisitors, is_significantly_worse, p_value
+from recsys_tasks.experiments.verdicts import ArmComparison
 
 arms = st.integers(0, 10_000).flatmap(lambda people: st.builds(ActingVisitors, st.just(people), st.integers(0, people)))
 
@@ -56,3 +58,19 @@ def test_a_hundred_looks_keep_the_false_alarm_rate_at_its_level(rate: float) -> 
 
 def test_a_loss_of_a_fifth_is_detected() -> None:
     assert _withdrawal_rate(0.3, 0.24) > 0.95
+
+
+@given(arms, arms)
+def test_a_p_value_does_not_depend_on_the_order_of_the_arms(one: ActingVisitors, other: ActingVisitors) -> None:
+    assert p_value(one, other) == pytest.approx(p_value(other, one))
+
+
+def test_a_difference_must_hold_for_all_arms_of_the_experiment() -> None:
+    control, better = Rate(0.100, 0.090, 0.110, 4_000), Rate(0.125, 0.115, 0.135, 4_000)
+    comparison = RateComparison(better, control)
+    assert 0.01 < comparison.p_value < 0.05
+    assert RateComparison(control, better).p_value == pytest.approx(comparison.p_value)
+    alone, among_five = ArmComparison("b", comparison, 1), ArmComparison("b", comparison, 5)
+    assert "significantly higher" in str(alone)
+    assert "not significant yet" in str(among_five)
+    assert "threshold 0.01 for 5 comparisons" in str(among_five)

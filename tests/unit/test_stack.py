@@ -53,7 +53,13 @@ def test_ports_of_the_latest_stack_are_found_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "until", ["2017-12-25T00:00:00+00:00", "2017-12-27T10:30:00+00:00", "2017-12-31T23:59:59+00:00"]
+    "until",
+    [
+        "2017-12-25T00:00:00+00:00",
+        "2017-12-27T10:30:00+00:00",
+        "2017-12-31T23:59:59+00:00",
+        "2017-12-25T02:00:00+02:00",
+    ],
 )
 def test_the_first_lists_need_the_week_that_the_last_scheduled_run_ingests(until: str) -> None:
     week = last_whole_week(datetime.fromisoformat(until))
