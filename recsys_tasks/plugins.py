@@ -1,6 +1,7 @@
-"""Plugins, found by entry points: models (`recsys_tasks.models`) and baselines (`recsys_tasks.baselines`).
+"""Plugins, found by entry points: models, baselines, metrics, gate rules and monitors.
 
-A plugin is imported when it is loaded, not when it is listed.
+The groups are `recsys_tasks.models`, `recsys_tasks.baselines`, `recsys_tasks.metrics`, `recsys_tasks.gate_rules` and
+`recsys_tasks.monitors`. A plugin is imported when it is loaded, not when it is listed.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from recsys_tasks.errors import ConfigurationError
 
 MODEL_GROUP: Final = "recsys_tasks.models"
 BASELINE_GROUP: Final = "recsys_tasks.baselines"
+METRIC_GROUP: Final = "recsys_tasks.metrics"
+GATE_RULE_GROUP: Final = "recsys_tasks.gate_rules"
+MONITOR_GROUP: Final = "recsys_tasks.monitors"
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]+")
 
 

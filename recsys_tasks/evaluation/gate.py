@@ -14,6 +14,7 @@ import msgspec
 from recsys_tasks.errors import ConfigurationError
 from recsys_tasks.evaluation.comparison import Comparison, MetricGain
 from recsys_tasks.evaluation.segments import QUESTIONS, segment_metric
+from recsys_tasks.plugins import GATE_RULE_GROUP, load_plugin
 
 PRIMARY_METRIC = "mrr_20"
 PROMOTE, WAIT, REFUSE = "promote", "wait", "refuse"  # verdicts
@@ -52,12 +53,13 @@ class RolloutRules(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 class GateRules(msgspec.Struct, forbid_unknown_fields=True):
-    """Contents of `gate.toml`; see there."""
+    """Contents of `gate.toml`; see there. `plugins` names rules that packages add."""
 
     baselines: BaselineRules
     champion: ChampionRules
     guardrails: dict[str, float] = {}
     limits: dict[str, float] = {}
+    plugins: list[str] = []
     rollout: RolloutRules = RolloutRules()
 
 
@@ -169,7 +171,7 @@ def load_gate_rules(path: Path | None = None) -> GateRules:
     """Loads the rules from a file, by default from the package's `gate.toml`.
 
     Raises:
-        ConfigurationError: the file is missing or invalid; names the key.
+        ConfigurationError: the file is missing or invalid, or a plugin that it names cannot be loaded; names the key.
     """
     try:
         text = path.read_bytes() if path else resources.files(__package__).joinpath(_DEFAULT).read_bytes()
@@ -178,6 +180,8 @@ def load_gate_rules(path: Path | None = None) -> GateRules:
         raise ConfigurationError(
             f"{path or _DEFAULT} cannot be read as gate rules: {error}. Compare it with the default gate.toml"
         ) from error
+    for name in rules.plugins:
+        load_plugin(GATE_RULE_GROUP, name)
     for name, confidence in (("champion", rules.champion.confidence), ("rollout", rules.rollout.confidence)):
         if not 0.5 < confidence < 1:
             raise ConfigurationError(
@@ -199,6 +203,8 @@ def decide_promotion(rules: GateRules, evidence: Evidence) -> Decision:
         found = "the champion's" if evidence.same_schema else "not the champion's: callers would have to change"
         results.append(RuleResult("signature", found, _outcome(evidence.same_schema)))
     results += check_limits(rules.limits, evidence.measurements)
+    for name in rules.plugins:
+        results += load_plugin(GATE_RULE_GROUP, name)(evidence)
     results += [RuleResult("no alarm holds promotions", reason, Outcome.FAILED) for reason in evidence.promotion_holds]
     return Decision(results, evidence.notes)
 

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Mapping
+from functools import cache
+
 import numpy as np
 
+from recsys_tasks.errors import ConfigurationError
 from recsys_tasks.names import FIRST_ITEM
+from recsys_tasks.plugins import METRIC_GROUP, load_plugin, plugin_names
 
 CUTOFFS = (5, 10, 20)
+_METRIC_NAME = re.compile(r"[a-z][a-z0-9_]*_\d+")
+_NAMES = ("recall", "ndcg", "mrr", "precision", "f1", "coverage", "popularity", "novelty")
+_BUILT_IN = {f"{name}_{k}" for name in _NAMES for k in CUTOFFS}
 MISSED = np.iinfo(np.int64).max
 _NUM_RESAMPLES = 500
 
@@ -25,7 +34,7 @@ def per_target_metrics(ranks: np.ndarray) -> dict[str, np.ndarray]:
     """Returns recall, ndcg and mrr at 5, 10 and 20 of each request [B], keyed as `recall_20`.
 
     With one target, recall@k is 1 if rank <= k, ndcg@k is 1 / log2(1 + rank) (Järvelin and Kekäläinen 2002) and mrr@k
-    is 1 / rank; all are 0 beyond k.
+    is 1 / rank; all are 0 beyond k. Metrics of plugins follow.
     """
     rank, found = ranks.astype(np.float64), {}
     for k in CUTOFFS:
@@ -33,7 +42,25 @@ def per_target_metrics(ranks: np.ndarray) -> dict[str, np.ndarray]:
         found[f"recall_{k}"] = hit.astype(np.float64)
         found[f"ndcg_{k}"] = np.where(hit, 1 / np.log2(1 + rank), 0.0)
         found[f"mrr_{k}"] = np.where(hit, 1 / rank, 0.0)
-    return found
+    return found | {name: metric(rank) for name, metric in plugin_metrics().items()}
+
+
+@cache
+def plugin_metrics() -> Mapping[str, Callable[[np.ndarray], np.ndarray]]:
+    """Returns the metrics that packages add: each turns the rank of each target [B] into its value [B].
+
+    Raises:
+        ConfigurationError: a name is that of a built-in metric or does not end with a number of positions, or a package
+            cannot be imported.
+    """
+    names = plugin_names(METRIC_GROUP)
+    for name in names:
+        if name in _BUILT_IN or not _METRIC_NAME.fullmatch(name):
+            raise ConfigurationError(
+                f"The plugin {name} of {METRIC_GROUP} needs another name: lower-case letters, digits and _, the number"
+                " of positions at the end, as in success_3, and none of a built-in metric"
+            )
+    return {name: load_plugin(METRIC_GROUP, name) for name in names}
 
 
 def ranking_metrics(ranks: np.ndarray) -> dict[str, float]:

@@ -6,7 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from recsys_tasks.evaluation.markdown import markdown_table
-from recsys_tasks.evaluation.metrics import bootstrap_interval, list_metrics, per_target_metrics, ranking_metrics
+from recsys_tasks.evaluation.metrics import (
+    bootstrap_interval,
+    list_metrics,
+    per_target_metrics,
+    plugin_metrics,
+    ranking_metrics,
+)
 from recsys_tasks.evaluation.protocol import PredictionTasks, RankingResult
 from recsys_tasks.evaluation.segments import QUESTIONS, SEGMENT_METRICS, SEGMENTS, segment_masks, segment_metric
 from recsys_tasks.model.training_loop import TrainingData
@@ -57,15 +63,16 @@ class EvaluationReport:
 
     def as_markdown(self) -> str:
         """Returns a Markdown table of the models and one of the segments."""
+        shown = [*_REPORTED_METRICS, *plugin_metrics()]
         overall = [
-            [model, *(f"{metrics[name]:.4f}{self._format_interval(model, name)}" for name in _REPORTED_METRICS)]
+            [model, *(f"{metrics[name]:.4f}{self._format_interval(model, name)}" for name in shown)]
             for model, metrics in self.table.items()
         ]
         by_segment = [
             [segment, f"{count:,}", *(f"{self.by_segment[model][segment]['mrr_20']:.4f}" for model in self.table)]
             for segment, count in self.num_tasks_by_segment.items()
         ]
-        lines = markdown_table(["model", *_REPORTED_METRICS], overall)
+        lines = markdown_table(["model", *shown], overall)
         lines += ["", "mrr_20 by segment:", "", *markdown_table(["segment", "sessions", *self.table], by_segment)]
         return "\n".join(lines) + "\n"
 
@@ -82,6 +89,7 @@ def evaluate(results: Mapping[str, RankingResult], data: TrainingData, tasks: Pr
     for name, result in results.items():
         values = per_target_metrics(result.ranks)
         found.table[name] = ranking_metrics(result.ranks) | list_metrics(result.lists, data.counts)
-        found.intervals[name] = {metric: bootstrap_interval(values[metric], users) for metric in _METRICS_WITH_INTERVAL}
+        with_interval = (*_METRICS_WITH_INTERVAL, *plugin_metrics())
+        found.intervals[name] = {metric: bootstrap_interval(values[metric], users) for metric in with_interval}
         found.by_segment[name] = {part: ranking_metrics(result.ranks[members]) for part, members in parts.items()}
     return found

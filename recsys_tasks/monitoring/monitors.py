@@ -26,6 +26,7 @@ from recsys_tasks.interval import Interval
 from recsys_tasks.monitoring.drift import population_stability_index
 from recsys_tasks.monitoring.rules import RETRAIN, ROLL_BACK, Distribution, Rule
 from recsys_tasks.names import PERSONAL_FREQUENCY, PURCHASE, RECOMMENDATIONS
+from recsys_tasks.plugins import MONITOR_GROUP, load_plugin
 from recsys_tasks.validation.row_rules import CAUSED_BY_CALLERS
 from recsys_tasks.warehouse import statement
 
@@ -56,6 +57,22 @@ class Finding(NamedTuple):
     evidence: dict[str, Any]
 
 
+class MonitorInput(NamedTuple):
+    """What the monitor of a plugin gets beside its rule.
+
+    Attributes:
+        connection: to the warehouse, with outcomes attributed.
+        served: the model under observation.
+        experiment: that the endpoints run, if there is one.
+        latest: the rule's last days.
+    """
+
+    connection: Connection
+    served: ServedModel
+    experiment: Experiment | None
+    latest: Interval
+
+
 def run_monitors(
     connection: Connection, rules: list[Rule], served: ServedModel, experiment: Experiment | None
 ) -> list[Finding]:
@@ -78,7 +95,8 @@ def run_monitors(
         "sample_ratio": monitors.sample_ratio,
         "quarantine_rate": monitors.quarantine_rate,
     }
-    return [finding for rule in rules if (finding := checks[rule.monitor](rule)) is not None]
+    found = (checks.get(rule.monitor, monitors.run_plugin)(rule) for rule in rules)
+    return [finding for finding in found if finding is not None]
 
 
 def serving_period(connection: Connection, model_version: str = ALL) -> Interval | None:
@@ -192,6 +210,11 @@ class _Monitors:
         share = int(row.refused_rows) / int(row.read_rows)
         words = f"{row.refused_rows:,} of {row.read_rows:,} rows of feedback broke rules that the endpoint had checked"
         return Finding(rule, share > rule.min_effect, words, {"share": share})
+
+    def run_plugin(self, rule: Rule) -> Finding | None:
+        """Runs the monitor of a plugin."""
+        check: Callable[[MonitorInput, Rule], Finding | None] = load_plugin(MONITOR_GROUP, rule.monitor)
+        return check(MonitorInput(self._connection, self._served, self._experiment, self._latest(rule)), rule)
 
     def _latest(self, rule: Rule) -> Interval:
         return Interval(self._end - rule.days * _DAY, self._end)

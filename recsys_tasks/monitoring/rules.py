@@ -9,12 +9,13 @@ from typing import Annotated, Literal
 import msgspec
 
 from recsys_tasks.errors import ConfigurationError
+from recsys_tasks.plugins import MONITOR_GROUP, check_plugin_names, plugin_names
 
 ALERT, RETRAIN, HOLD_PROMOTIONS, ROLL_BACK = "alert", "retrain", "hold_promotions", "roll_back"
 _DEFAULT = "monitors.toml"
 
 Action = Literal["alert", "retrain", "hold_promotions", "roll_back"]
-Monitor = Literal["ctr_against_arm", "ctr_regression", "drift", "sample_ratio", "quarantine_rate"]
+MONITORS = ("ctr_against_arm", "ctr_regression", "drift", "sample_ratio", "quarantine_rate")
 Distribution = Literal["items", "categories", "queries", "event_types", "scores"]
 
 
@@ -23,7 +24,7 @@ class Rule(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
     Attributes:
         name: how alarms call it.
-        monitor: the check that it configures.
+        monitor: the check that it configures: one of `MONITORS`, or that of a plugin.
         action: what an alarm asks for.
         arm: the arm of the running experiment that `ctr_against_arm` compares with.
         distribution: what `drift` compares.
@@ -35,7 +36,7 @@ class Rule(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """
 
     name: str
-    monitor: Monitor
+    monitor: str
     action: Action
     arm: Literal["popularity", "neighbours", "personal_frequency", "previous"] = "popularity"
     distribution: Distribution = "items"
@@ -58,6 +59,15 @@ def read_rules(path: Path | None = None) -> list[Rule]:
     """
     try:
         text = path.read_bytes() if path else resources.files(__package__).joinpath(_DEFAULT).read_bytes()
-        return msgspec.toml.decode(text, type=_RuleFile).rules
+        rules = msgspec.toml.decode(text, type=_RuleFile).rules
     except (OSError, msgspec.DecodeError) as error:
         raise ConfigurationError(f"{path or _DEFAULT} cannot be read as monitor rules: {error}") from error
+    check_plugin_names(MONITOR_GROUP, MONITORS)
+    known = [*MONITORS, *plugin_names(MONITOR_GROUP)]
+    for index, rule in enumerate(rules):
+        if rule.monitor not in known:
+            raise ConfigurationError(
+                f"{path or _DEFAULT} cannot be read as monitor rules: no monitor {rule.monitor!r}, but"
+                f" {', '.join(known)} - at `$.rules[{index}].monitor`"
+            )
+    return rules

@@ -21,8 +21,10 @@ from recsys_tasks.monitoring.alarms import read_open_alarms, write_alarms
 from recsys_tasks.monitoring.monitors import Finding, ServedModel, run_monitors, serving_period
 from recsys_tasks.monitoring.report import build_report, draw_days_chart
 from recsys_tasks.monitoring.rules import read_rules
+from recsys_tasks.plugins import MONITOR_GROUP
 from recsys_tasks.warehouse import statement
 from tests.integration.feedback import START, action_event, impression_events, ingest_feedback, load_catalog
+from tests.packages import install
 
 EXPERIMENT = Experiment("x", [Arm("ours", 0.5), Arm("popular", 0.5, "popularity")])
 SERVED = ServedModel("2", START - timedelta(days=1), "1")
@@ -342,3 +344,28 @@ def test_results_are_stored_for_days_that_changed_and_disappear_with_the_last_li
         assert (summary.visitors, summary.lines) == (expected.visitors, expected.summary_lines())
         update_results(connection, None, EXPERIMENT)
         assert read_results(connection) is None
+
+
+SEARCHERS = """
+from sqlalchemy import text
+from recsys_tasks.monitoring.monitors import Finding
+
+def check(given, rule):
+    query = "select count(*) from events where event_type = 'search' and event_time between :begins and :ends"
+    count = given.connection.scalar(text(query), given.latest.bounds)
+    return Finding(rule, count > rule.min_events, f"{count} searches", {"searches": count})
+"""
+
+
+def test_a_monitor_of_a_package_has_its_rule_in_the_file(
+    shop: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(monkeypatch, tmp_path, "searchers", SEARCHERS, {MONITOR_GROUP: {"searches": "searchers:check"}})
+    (tmp_path / "rules.toml").write_text(
+        '[[rules]]\nname = "many searches"\nmonitor = "searches"\naction = "alert"\nmin_events = 3\n', encoding="utf-8"
+    )
+    ingest_feedback(shop, tmp_path, [*_lists(START, lambda arm: 0.2), *_searches(START)])
+    _check(shop)
+    with shop.connect() as connection:
+        (found,) = run_monitors(connection, read_rules(tmp_path / "rules.toml"), SERVED, EXPERIMENT)
+    assert (found.fires, found.explanation) == (True, "4 searches")

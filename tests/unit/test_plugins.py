@@ -1,4 +1,4 @@
-"""What installed packages add: models and baselines."""
+"""What installed packages add: models, baselines, metrics and gate rules."""
 
 from __future__ import annotations
 
@@ -9,10 +9,19 @@ import pytest
 
 from recsys_tasks.errors import ConfigurationError
 from recsys_tasks.evaluation.baselines import BASELINE_FITTERS, baseline_fitters
-from recsys_tasks.plugins import BASELINE_GROUP, MODEL_GROUP, load_plugin, plugin_names
+from recsys_tasks.evaluation.gate import Evidence, decide_promotion, load_gate_rules
+from recsys_tasks.evaluation.metrics import per_target_metrics, plugin_metrics, ranking_metrics
+from recsys_tasks.plugins import (
+    BASELINE_GROUP,
+    GATE_RULE_GROUP,
+    METRIC_GROUP,
+    MODEL_GROUP,
+    load_plugin,
+    plugin_names,
+)
 from recsys_tasks.training.models import load_model_fitter
 from tests.packages import install
-from tests.shops import baseline_data, encoded_shop
+from tests.shops import LENIENT_GATE_RULES, baseline_data, encoded_shop
 
 NEWEST = """
 import numpy as np
@@ -20,6 +29,20 @@ import numpy as np
 def fit(data):
     newest = np.arange(len(data.popularity), dtype=np.float32)
     return lambda tasks: np.tile(newest, (len(tasks), 1))
+"""
+
+
+SUCCESS = """
+def at_three(ranks):
+    return (ranks <= 3).astype(float)
+"""
+
+SILENCE = """
+from recsys_tasks.evaluation.gate import Outcome, RuleResult
+
+def check(evidence):
+    recall = evidence.table["model"]["recall_20"]
+    return [RuleResult("recall_20 above 0", f"{recall:.4f}", Outcome.PASSED if recall > 0 else Outcome.FAILED)]
 """
 
 
@@ -35,6 +58,41 @@ def test_a_baseline_of_a_package_joins_the_built_in_ones(tmp_path: Path, monkeyp
     scores = fitters["newest"](data)(data.validation)
     assert (scores.argmax(1) == len(data.popularity) - 1).all()
     assert np.isfinite(scores).all()
+
+
+def test_a_metric_of_a_package_is_reported_and_can_be_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, tmp_path, "success", SUCCESS, {METRIC_GROUP: {"success_3": "success:at_three"}})
+    plugin_metrics.cache_clear()
+    try:
+        assert per_target_metrics(np.array([1, 3, 4]))["success_3"].tolist() == [1.0, 1.0, 0.0]
+        assert ranking_metrics(np.array([1, 3, 4, 9]))["success_3"] == 0.5
+    finally:
+        monkeypatch.undo()
+        plugin_metrics.cache_clear()
+    assert "success_3" not in ranking_metrics(np.array([1]))
+
+
+@pytest.mark.parametrize("name", ["mrr_20", "success", "Success_3"])
+def test_a_metric_needs_a_name_of_its_own_with_the_number_of_positions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    install(monkeypatch, tmp_path, "success", SUCCESS, {METRIC_GROUP: {name: "success:at_three"}})
+    plugin_metrics.cache_clear()
+    with pytest.raises(ConfigurationError, match=f"The plugin {name} of recsys_tasks.metrics needs another name"):
+        plugin_metrics()
+
+
+def test_a_gate_rule_of_a_package_refuses_a_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, tmp_path, "silence", SILENCE, {GATE_RULE_GROUP: {"no_silence": "silence:check"}})
+    (tmp_path / "gate.toml").write_text('plugins = ["no_silence"]\n' + LENIENT_GATE_RULES, encoding="utf-8")
+    rules = load_gate_rules(tmp_path / "gate.toml")
+    better = {"model": {"mrr_20": 0.2, "recall_20": 0.0}, "popularity": {"mrr_20": 0.1}}
+    decision = decide_promotion(rules, Evidence(better, None))
+    assert not decision.promote
+    assert "failed: recall_20 above 0: 0.0000" in decision.reasons
+    (tmp_path / "gate.toml").write_text('plugins = ["absent"]\n' + LENIENT_GATE_RULES, encoding="utf-8")
+    with pytest.raises(ConfigurationError, match=r"No plugin absent of recsys_tasks.gate_rules"):
+        load_gate_rules(tmp_path / "gate.toml")
 
 
 def test_an_unknown_name_is_refused_with_what_there_is() -> None:
