@@ -49,7 +49,7 @@ def load_plugin(group: str, name: str) -> Any:
     for point in entry_points(group=group, name=name):
         try:
             return point.load()
-        except (ImportError, AttributeError) as error:
+        except Exception as error:  # whatever its code raises
             raise ConfigurationError(
                 f"Plugin {name} of {group} cannot be imported from {point.value}: {error}. Reinstall its package, or"
                 " correct its entry point"

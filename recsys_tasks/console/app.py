@@ -173,7 +173,9 @@ class Console:
             version = int(_field(form, "version"))
         current = await run_in_threadpool(reads.rules, self._settings)
         if version != current.version:
-            raise InputError(f"Version {current.version} of the rules is in use by now. Open Rules and edit them again")
+            raise InputError(
+                f"The rules have changed: version {current.version} is in use. Open Rules and repeat your changes"
+            )
         preview = await run_in_threadpool(reads.preview, self._settings, user_id, changed)
         return self._rules_page(request, current, changed, preview)
 

@@ -139,8 +139,11 @@ def worst_queries() -> Rows:
 
 
 def suggested_synonyms(settings: Settings) -> tuple[Rows, int]:
-    """Returns synonyms that the last seven days suggest and the rules lack, and the version of the rules: queries
-    without an action, each with the next query of the same visitor, which had one. None while the endpoint is away."""
+    """Returns synonyms that the last seven days suggest and the rules lack, and the version of the rules.
+
+    They are queries without an action, each with the next query of the same visitor, which had one. Without an answer
+    of the endpoint there are none.
+    """
     since = datetime.now(UTC) - _QUERY_PERIOD
     found = rows("console/suggested_synonyms", since=since, min_visitors=_MIN_SYNONYM_VISITORS)
     if not found:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -10,7 +11,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import sparse
 
-from recsys_tasks.evaluation.metrics import catalog_coverage, per_list_metrics, per_target_metrics
+from recsys_tasks.evaluation.metrics import (
+    catalog_coverage,
+    per_list_metrics,
+    per_target_metrics,
+    plugin_metrics,
+    plugin_values,
+)
 from recsys_tasks.evaluation.segments import segment_metric
 from recsys_tasks.features.sequences import Timeline
 from recsys_tasks.names import FIRST_ITEM
@@ -93,6 +100,11 @@ class Comparison:
         }
 
 
+def _per_task_metrics(result: RankingResult, names: Sequence[str]) -> dict[str, np.ndarray]:
+    found = per_target_metrics(result.ranks) | plugin_values(result.ranks)
+    return {name: found[name] for name in names}
+
+
 def tasks_since(timeline: Timeline, tasks: PredictionTasks, since: datetime) -> PredictionTasks:
     """Returns the tasks whose session starts at or after a time."""
     return tasks[np.flatnonzero(timeline.session_seconds[tasks.first] >= since.timestamp())]
@@ -113,10 +125,8 @@ def compare(
         segments: membership mask [B] of each segment.
         counts: training count of each item of the catalog [V].
     """
-    values = [
-        {name: found[name] for name in _METRICS} | per_list_metrics(result.lists, counts)
-        for result, found in ((model, per_target_metrics(model.ranks)), (rival, per_target_metrics(rival.ranks)))
-    ]
+    names = (*_METRICS, *plugin_metrics())
+    values = [_per_task_metrics(result, names) | per_list_metrics(result.lists, counts) for result in (model, rival)]
     ours, theirs = (np.stack(list(columns.values()), 1) for columns in values)
     masks = np.stack([np.ones(len(users), bool), *segments.values()], 1)
     number = np.unique(users, return_inverse=True)[1]
@@ -125,7 +135,7 @@ def compare(
     for row, segment in enumerate(("", *segments)):
         members = masks[:, row]
         for column, metric in enumerate(values[0]):
-            if segment and metric not in _METRICS:
+            if segment and metric not in names:
                 continue
             resampled = difference[:, row, column]
             found[segment_metric(segment, metric)] = MetricGain(

@@ -144,7 +144,7 @@ class Evidence:
 
     Attributes:
         table: metrics of the challenger (row `model`) and of the baselines, on the same prediction tasks, with those of
-            segments and the numbers of tasks as in `EvaluationReport.metrics_table`.
+            segments and the numbers of tasks as in `EvaluationReport.metrics_table`; empty for an untrained version.
         comparison: with the champion; None without a comparable champion.
         num_earlier_tries: number of other challengers that were compared with a champion before, on largely the same
             sessions.
@@ -194,7 +194,8 @@ def decide_promotion(rules: GateRules, evidence: Evidence) -> Decision:
     """Checks a challenger against the rules.
 
     Raises:
-        ConfigurationError: a rule names an unknown metric; lists the known ones.
+        ConfigurationError: a rule names an unknown metric, then the known ones are listed; or the rule of a plugin
+            returns something else than results.
     """
     baselines = _first_version_rules(rules.baselines) if evidence.is_first else rules.baselines
     results = _compare_with_baselines(baselines, evidence.table) if evidence.table else [_untrained(evidence)]
@@ -204,9 +205,22 @@ def decide_promotion(rules: GateRules, evidence: Evidence) -> Decision:
         results.append(RuleResult("signature", found, _outcome(evidence.same_schema)))
     results += check_limits(rules.limits, evidence.measurements)
     for name in rules.plugins:
-        results += load_plugin(GATE_RULE_GROUP, name)(evidence)
+        results += _run_plugin(name, evidence)
     results += [RuleResult("no alarm holds promotions", reason, Outcome.FAILED) for reason in evidence.promotion_holds]
     return Decision(results, evidence.notes)
+
+
+def _run_plugin(name: str, evidence: Evidence) -> list[RuleResult]:
+    found = load_plugin(GATE_RULE_GROUP, name)(evidence)
+    is_valid = isinstance(found, list) and all(
+        isinstance(result, RuleResult) and isinstance(result.outcome, Outcome) for result in found
+    )
+    if not is_valid:
+        raise ConfigurationError(
+            f"Rule {name} of {GATE_RULE_GROUP} must return a list of RuleResult, each with an Outcome; it returned"
+            f" {found!r}"
+        )
+    return list(found)
 
 
 def _first_version_rules(rules: BaselineRules) -> BaselineRules:

@@ -34,7 +34,7 @@ def per_target_metrics(ranks: np.ndarray) -> dict[str, np.ndarray]:
     """Returns recall, ndcg and mrr at 5, 10 and 20 of each request [B], keyed as `recall_20`.
 
     With one target, recall@k is 1 if rank <= k, ndcg@k is 1 / log2(1 + rank) (Järvelin and Kekäläinen 2002) and mrr@k
-    is 1 / rank; all are 0 beyond k. Metrics of plugins follow.
+    is 1 / rank; all are 0 beyond k.
     """
     rank, found = ranks.astype(np.float64), {}
     for k in CUTOFFS:
@@ -42,7 +42,25 @@ def per_target_metrics(ranks: np.ndarray) -> dict[str, np.ndarray]:
         found[f"recall_{k}"] = hit.astype(np.float64)
         found[f"ndcg_{k}"] = np.where(hit, 1 / np.log2(1 + rank), 0.0)
         found[f"mrr_{k}"] = np.where(hit, 1 / rank, 0.0)
-    return found | {name: metric(rank) for name, metric in plugin_metrics().items()}
+    return found
+
+
+def plugin_values(ranks: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns the metrics that packages add, of each request [B].
+
+    Raises:
+        ConfigurationError: a metric does not return a finite number for each rank.
+    """
+    found = {}
+    for name, metric in plugin_metrics().items():
+        values = np.asarray(metric(ranks.astype(np.float64)), dtype=np.float64)
+        if values.shape != ranks.shape or not np.isfinite(values).all():
+            raise ConfigurationError(
+                f"Metric {name} of {METRIC_GROUP} must return a finite number for each rank, an array of shape"
+                f" {ranks.shape}; it returned one of shape {values.shape}"
+            )
+        found[name] = values
+    return found
 
 
 @cache
@@ -61,6 +79,11 @@ def plugin_metrics() -> Mapping[str, Callable[[np.ndarray], np.ndarray]]:
                 " of positions at the end, as in success_3, and none of a built-in metric"
             )
     return {name: load_plugin(METRIC_GROUP, name) for name in names}
+
+
+def reported_metrics(ranks: np.ndarray) -> dict[str, float]:
+    """Returns `ranking_metrics`, and the means of the metrics that packages add."""
+    return ranking_metrics(ranks) | {name: _mean(values) for name, values in plugin_values(ranks).items()}
 
 
 def ranking_metrics(ranks: np.ndarray) -> dict[str, float]:

@@ -86,10 +86,9 @@ def describe_run(source: Snapshot, report: EvaluationReport, intent: IntentRepor
             lines.append(f"| {label}{f', {segment}' if segment else ''} | {own:.4f} | {other:.4f} |")
     start = "from scratch" if started_from is None else f"from the weights of version {started_from}"
     return (
-        f"Trained {start} on {source.events:,} events up to {source.cutoff:%Y-%m-%d %H:%M} UTC,"
-        f" {source.feedback_events:,} of them from the endpoint.\n\n"
-        + "\n".join(lines)
-        + f"\n\n{intent.as_sentence()} {_weakest_segment(report)}"
+        f"Trained {start} on the events before {source.test_start:%Y-%m-%d %H:%M} UTC of a snapshot with"
+        f" {source.events:,} events up to {source.cutoff:%Y-%m-%d %H:%M} UTC, {source.feedback_events:,} of them from"
+        " the endpoint.\n\n" + "\n".join(lines) + f"\n\n{intent.as_sentence()} {_weakest_segment(report)}"
     )
 
 

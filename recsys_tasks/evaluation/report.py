@@ -11,7 +11,8 @@ from recsys_tasks.evaluation.metrics import (
     list_metrics,
     per_target_metrics,
     plugin_metrics,
-    ranking_metrics,
+    plugin_values,
+    reported_metrics,
 )
 from recsys_tasks.evaluation.protocol import PredictionTasks, RankingResult
 from recsys_tasks.evaluation.segments import QUESTIONS, SEGMENT_METRICS, SEGMENTS, segment_masks, segment_metric
@@ -54,7 +55,7 @@ class EvaluationReport:
             found[model] = metrics | {
                 segment_metric(segment, metric): by_segment[segment][metric]
                 for segment in by_segment
-                for metric in SEGMENT_METRICS
+                for metric in (*SEGMENT_METRICS, *plugin_metrics())
             }
         sizes = {segment: float(self.num_tasks_by_segment.get(segment, 0)) for segment in SEGMENTS}
         found["model"] |= {segment_metric(segment, QUESTIONS): size for segment, size in sizes.items()}
@@ -87,9 +88,9 @@ def evaluate(results: Mapping[str, RankingResult], data: TrainingData, tasks: Pr
     parts = {name: members for name, members in segment_masks(timeline, tasks, data.counts).items() if members.any()}
     found = EvaluationReport({}, {}, {}, {name: int(members.sum()) for name, members in parts.items()})
     for name, result in results.items():
-        values = per_target_metrics(result.ranks)
-        found.table[name] = ranking_metrics(result.ranks) | list_metrics(result.lists, data.counts)
+        values = per_target_metrics(result.ranks) | plugin_values(result.ranks)
+        found.table[name] = reported_metrics(result.ranks) | list_metrics(result.lists, data.counts)
         with_interval = (*_METRICS_WITH_INTERVAL, *plugin_metrics())
         found.intervals[name] = {metric: bootstrap_interval(values[metric], users) for metric in with_interval}
-        found.by_segment[name] = {part: ranking_metrics(result.ranks[members]) for part, members in parts.items()}
+        found.by_segment[name] = {part: reported_metrics(result.ranks[members]) for part, members in parts.items()}
     return found

@@ -63,17 +63,24 @@ class RateComparison(NamedTuple):
         return self.rate.value / self.baseline.value - 1 if self.baseline.value else 0.0
 
     @property
+    def is_higher(self) -> bool:
+        """Whether the rate is above the baseline."""
+        return self.rate.value > self.baseline.value
+
+    @property
     def p_value(self) -> float:
         """Always-valid p-value of the difference."""
-        variance = self.rate.standard_error**2 + self.baseline.standard_error**2
+        variance = _variance(self.rate, self.baseline) + _variance(self.baseline, self.rate)
         return always_valid_p_value(
             self.rate.value - self.baseline.value, variance, (self.rate.value + self.baseline.value) / 2
         )
 
-    @property
-    def is_significant(self) -> bool:
-        """Whether the rates differ at 95 % confidence, for this comparison alone."""
-        return self.p_value < SIGNIFICANCE_LEVEL
+
+def _variance(rate: Rate, other: Rate) -> float:
+    """Returns the variance of a rate. A rate of 0 says nothing of its own: it gets the other one's per visitor."""
+    if rate.value == 0:
+        return other.standard_error**2 * other.visitors / max(rate.visitors, 1)
+    return rate.standard_error**2
 
 
 class MetricKey(NamedTuple):

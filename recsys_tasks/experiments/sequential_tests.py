@@ -34,8 +34,8 @@ def always_valid_p_value(difference: float, variance: float, base_rate: float) -
 
     Args:
         difference, variance: the estimate and its variance.
-        base_rate: the rate that changes are relative to; τ is a fifth of it. Best the mean of the two rates, which does
-            not depend on their order.
+        base_rate: the rate that changes are relative to; τ is a fifth of it. Pass the mean of both rates, so that the
+            p-value does not depend on their order.
     """
     mixture = (_EXPECTED_RELATIVE_CHANGE * base_rate) ** 2
     if not (variance > 0 and mixture > 0 and math.isfinite(variance)):

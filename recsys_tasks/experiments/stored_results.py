@@ -6,8 +6,8 @@ They are as of `computed_at`: data that is removed later counts until the next a
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
-from typing import Any
 
 import msgspec
 from sqlalchemy import Connection, text
@@ -58,6 +58,8 @@ class StoredResults(msgspec.Struct, frozen=True):
         days: the shown days, also those without lists.
         rates: CTR by day and arm.
         computed_at: time of the computation.
+        definition: of the experiment that was configured.
+        attributed: up to which change of the warehouse each day was counted.
     """
 
     start: datetime
@@ -66,47 +68,49 @@ class StoredResults(msgspec.Struct, frozen=True):
     days: list[date]
     rates: list[DailyRate]
     computed_at: datetime
+    definition: str = ""
+    attributed: dict[date, int] = {}
 
 
-def update_results(connection: Connection, period: Interval | None, configured: Experiment | None) -> None:
-    """Stores the results of a period, unless no day was attributed since they were stored.
+def update_results(
+    connection: Connection, load_period: Callable[[Connection], Interval | None], configured: Experiment | None
+) -> None:
+    """Stores the results of all impressions, unless no day was attributed since they were stored.
 
     Concurrent callers wait for each other.
 
     Args:
-        period: with impressions; None if there are none, which deletes the results.
+        load_period: returns the period with impressions; None deletes the results.
         configured: the running experiment, whose shares are known.
     """
     connection.execute(text("select pg_advisory_xact_lock(:lock)"), {"lock": _LOCK_KEY})
-    attributed: dict[date, int] = {
-        row.day: row.as_of_change for row in connection.execute(text("select day, as_of_change from outcome_days"))
+    # Before the outcomes: a day that another process attributes meanwhile is computed again by the next call.
+    attributed = {
+        row.day: int(row.as_of_change) for row in connection.execute(text("select day, as_of_change from outcome_days"))
     }
-    stored = connection.execute(text("select as_of_change, results from experiment_results")).one_or_none()
+    earlier, definition = read_results(connection), repr(configured)
+    period = load_period(connection)
     if period is None:
         connection.execute(text("delete from experiment_results"))
         return
-    known = -1 if stored is None else stored.as_of_change
-    changed = {day for day, as_of_change in attributed.items() if as_of_change > known}
-    if stored is not None and not changed:
+    known = {} if earlier is None else earlier.attributed
+    changed = {day for day in attributed.keys() | known.keys() if attributed.get(day) != known.get(day)}
+    if earlier is not None and not changed and earlier.definition == definition:
         return
-    earlier = None if stored is None else _decode(stored.results)
     days = find_shown_days(connection, period)
     kept = set() if earlier is None else {day for day in earlier.days if day in days and day not in changed}
     rates = [] if earlier is None else [rate for rate in earlier.rates if rate.day in kept]
     rates += [rate for day in days if day not in kept for rate in load_daily_rates(connection, day)]
+    rates.sort(key=lambda rate: rate.day)
     found = load_experiment_results(connection, period, configured)
     summaries = [
         ExperimentSummary(one.experiment, one.control_arm, dict(one.visitors), one.summary_lines()) for one in found
     ]
-    rates.sort(key=lambda rate: rate.day)
-    results = StoredResults(period.start, period.end, summaries, days, rates, datetime.now(UTC))
+    now = datetime.now(UTC)
+    results = StoredResults(period.start, period.end, summaries, days, rates, now, definition, attributed)
     connection.execute(
         statement("experiments/write_results"),
-        {
-            "computed_at": results.computed_at,
-            "as_of_change": max(attributed.values(), default=0),
-            "results": msgspec.json.encode(results).decode(),
-        },
+        {"computed_at": now, "results": msgspec.json.encode(results).decode()},
     )
 
 
@@ -132,8 +136,4 @@ def load_daily_rates(connection: Connection, day: date) -> list[DailyRate]:
 def read_results(connection: Connection) -> StoredResults | None:
     """Returns the stored results; None if no attribution has stored any."""
     row = connection.execute(text("select results from experiment_results")).one_or_none()
-    return None if row is None else _decode(row.results)
-
-
-def _decode(results: Any) -> StoredResults:
-    return msgspec.convert(results, StoredResults)
+    return None if row is None else msgspec.json.decode(msgspec.json.encode(row.results), type=StoredResults)

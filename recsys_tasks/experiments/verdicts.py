@@ -57,7 +57,7 @@ class ArmComparison(NamedTuple):
         needed = f", threshold {self._threshold:.2g} for {self.num_comparisons} comparisons"
         needed = needed if self.num_comparisons > 1 else ""
         if self.is_significant:
-            direction = "higher" if found.relative_change > 0 else "lower"
+            direction = "higher" if found.is_higher else "lower"
             return f"{words}; significantly {direction} (p = {found.p_value:.3g}{needed})"
         return f"{words}; not significant yet (p = {found.p_value:.2f}{needed})"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from functools import cache, partial
@@ -24,12 +25,13 @@ from recsys_tasks.experiments.online_metrics import (
 from recsys_tasks.experiments.verdicts import SRM_P_VALUE_THRESHOLD, load_experiment_results
 from recsys_tasks.interval import Interval
 from recsys_tasks.monitoring.drift import population_stability_index
-from recsys_tasks.monitoring.rules import RETRAIN, ROLL_BACK, Distribution, Rule
+from recsys_tasks.monitoring.rules import ALERT, RETRAIN, ROLL_BACK, Distribution, Rule
 from recsys_tasks.names import PERSONAL_FREQUENCY, PURCHASE, RECOMMENDATIONS
 from recsys_tasks.plugins import MONITOR_GROUP, load_plugin
 from recsys_tasks.validation.row_rules import CAUSED_BY_CALLERS
 from recsys_tasks.warehouse import statement
 
+log = logging.getLogger(__name__)
 _REFERENCE = timedelta(days=28)
 _DAY, _WEEK = timedelta(days=1), timedelta(days=7)
 _ARM_NAMES = {
@@ -212,9 +214,22 @@ class _Monitors:
         return Finding(rule, share > rule.min_effect, words, {"share": share})
 
     def run_plugin(self, rule: Rule) -> Finding | None:
-        """Runs the monitor of a plugin."""
-        check: Callable[[MonitorInput, Rule], Finding | None] = load_plugin(MONITOR_GROUP, rule.monitor)
-        return check(MonitorInput(self._connection, self._served, self._experiment, self._latest(rule)), rule)
+        """Runs the monitor of a plugin. One that fails has a finding that fires, and stops no other monitor."""
+        given = MonitorInput(self._connection, self._served, self._experiment, self._latest(rule))
+        try:
+            check = load_plugin(MONITOR_GROUP, rule.monitor)
+            with self._connection.begin_nested():
+                found = check(given, rule)
+            if found is None:
+                return None
+            if not isinstance(found, Finding):
+                raise TypeError(f"it returned {type(found).__name__}, not a Finding or None")
+            evidence = msgspec.json.decode(msgspec.json.encode(found.evidence, enc_hook=lambda number: number.item()))
+            return Finding(found.rule, bool(found.fires), str(found.explanation), evidence)
+        except Exception as error:
+            log.exception("Monitor %s failed", rule.monitor)
+            words = f"the monitor {rule.monitor} failed: {type(error).__name__}: {error}"
+            return Finding(msgspec.structs.replace(rule, action=ALERT), True, words, {})
 
     def _latest(self, rule: Rule) -> Interval:
         return Interval(self._end - rule.days * _DAY, self._end)

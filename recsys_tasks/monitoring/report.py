@@ -27,6 +27,7 @@ from recsys_tasks.experiments.online_metrics import (
     COVERAGE,
     LATENCY,
     REVENUE,
+    SIGNIFICANCE_LEVEL,
     Rate,
     RateComparison,
     load_latest_metrics,
@@ -156,12 +157,18 @@ def model_arms(experiment: Experiment | None) -> tuple[str, set[str]]:
     return experiment.name, {arm.name for arm in experiment.arms_with_policy(MODEL)}
 
 
-def describe_comparison(name: str, own: Rate, others: str, other: Rate) -> str:
-    """Returns two rates as text, with the direction of the difference if it is significant at 95 % confidence."""
+def describe_comparison(name: str, own: Rate, others: str, other: Rate, num_comparisons: int = 1) -> str:
+    """Returns two rates as text, with the direction of the difference if it is significant at 95 % confidence.
+
+    Args:
+        name, own: of the first rate.
+        others, other: of the second rate.
+        num_comparisons: number of comparisons for which the confidence holds together (Bonferroni).
+    """
     found = RateComparison(own, other)
     words = f"{name} {own}, {others} {other}"
-    if found.is_significant:
-        direction = "above" if found.relative_change > 0 else "below"
+    if found.p_value < SIGNIFICANCE_LEVEL / num_comparisons:
+        direction = "above" if found.is_higher else "below"
         return f"{words}: {direction}, at 95 % confidence (p = {found.p_value:.2g})"
     return f"{words}: no significant difference (p = {found.p_value:.2f})"
 
@@ -204,7 +211,11 @@ def _headlines(connection: Connection, report: MonitoringReport, experiment: Exp
         other = next((f for s, f in since.items() if _matches(s, latest.number, name, baseline)), None)
         if own is not None and other is not None:
             words = describe_comparison(
-                f"version {latest.number}", own.rates[CLICK_THROUGH], label, other.rates[CLICK_THROUGH]
+                f"version {latest.number}",
+                own.rates[CLICK_THROUGH],
+                label,
+                other.rates[CLICK_THROUGH],
+                len(experiment.arms) - 1 if experiment else 1,  # as in the verdict of the experiment
             )
             lines.append(f"CTR of the champion against the {label} baseline: {words}.")
     if latest.number != first.number:

@@ -47,7 +47,7 @@ def activate(
             versions.version_by_number(number)  # finds out that the registry is away before anything changes
             fleet, served = deployment.fleet, deployment_record.read_state(deployment.warehouse).served
             active_digest = served[-1].bundle_digest if served else None
-            _require_trained(number, bundle, served)
+            require_trained(number, bundle, served)
             stage_within_limits(deployment, fleet, bundle, active_digest)
             fleet.activate(bundle, active_digest)
         if active_digest != bundle.digest:
@@ -62,8 +62,12 @@ def activate(
         update_registry(deployment, f"champion since {utc_now()}", approved_by=approved_by)
 
 
-def _require_trained(number: str, bundle: Bundle, served: Sequence[DeployedVersion]) -> None:
-    """Raises `InputError` if an untrained version would replace a trained one that was promoted since the gate."""
+def require_trained(number: str, bundle: Bundle, served: Sequence[DeployedVersion]) -> None:
+    """Refuses an untrained version in place of a trained one, which may have been promoted since the gate.
+
+    Raises:
+        InputError: the version was not trained, and the one that serves was.
+    """
     if served and not bundle.is_trained and runs.is_trained(served[-1].run_id):
         raise InputError(f"Version {number} was not trained, and a trained version serves. Train a version first")
 

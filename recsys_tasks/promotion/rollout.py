@@ -15,7 +15,7 @@ from recsys_tasks.evaluation.gate import RolloutRules
 from recsys_tasks.experiments.sequential_tests import ActingVisitors, is_significantly_worse, p_value
 from recsys_tasks.names import CANARY, SHADOW
 from recsys_tasks.promotion import deployment_record
-from recsys_tasks.promotion.activation import record_failure, stage_within_limits
+from recsys_tasks.promotion.activation import record_failure, require_trained, stage_within_limits
 from recsys_tasks.promotion.bundle_store import version_of_bundle
 from recsys_tasks.promotion.deployment import Deployment, RolloutPlan
 from recsys_tasks.registry import runs, versions
@@ -47,7 +47,7 @@ def start_rollout(
         When the rollout started; None without a trained champion, since then there is nothing to compare with.
 
     Raises:
-        PushFailed, UnavailableError: as `activation.activate`; the champion serves as before.
+        InputError, PushFailed, UnavailableError: as `activation.activate`; the champion serves as before.
     """
     bundle = read_bundle(folder)
     with (
@@ -61,6 +61,7 @@ def start_rollout(
             return rollout.decided_at
         if not served or not runs.is_trained(served[-1].run_id):
             return None
+        require_trained(number, bundle, served)
         fleet = deployment.fleet
         stage_within_limits(deployment, fleet, bundle, served[-1].bundle_digest)
         started_at = datetime.now(UTC)
@@ -89,7 +90,7 @@ def check_rollout(deployment: Deployment, folder: Path, started_at: datetime | N
         RolloutFailed: the challenger failed, or somebody ended its rollout. It is withdrawn everywhere.
     """
     if started_at is None:
-        return ["there was no champion to compare with"]
+        return ["there was no trained champion to compare with"]
     bundle = read_bundle(folder)
     with deployment_record.deployment_lock(deployment.warehouse):
         state = deployment_record.read_state(deployment.warehouse)

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 _SCHEMA_ROWS = 1_000
 _MAX_DESCRIPTION = 5_000  # characters
+_GATE_MARK = "**Gate: "
 _MODEL = "model"  # row of the evaluation table with the run's own model
 _CHAMPION = "champion"  # and that with the champion it was compared with
 _BASELINE, _ONLINE = "baseline/", "online/"
@@ -299,11 +300,14 @@ def register(run_id: str) -> Version:
     else:
         model_id = run.outputs.model_outputs[0].model_id
         created = mlflow_client.create_model_version(
-            REGISTERED_MODEL, f"models:/{model_id}", run_id, tags={"snapshot_id": snapshot_id}, model_id=model_id
+            REGISTERED_MODEL,
+            f"models:/{model_id}",
+            run_id,
+            tags={"snapshot_id": snapshot_id},
+            description=run.data.tags.get(MLFLOW_RUN_NOTE, "")[:_MAX_DESCRIPTION],
+            model_id=model_id,
         )
         number = str(created.version)
-        description = run.data.tags.get(MLFLOW_RUN_NOTE, "")
-        mlflow_client.update_model_version(REGISTERED_MODEL, number, description)
     mlflow_client.set_registered_model_alias(REGISTERED_MODEL, CHALLENGER, number)
     return Version(number, run_id, snapshot_id)
 
@@ -399,8 +403,9 @@ def log_decision(version: Version, decision: Decision) -> None:
     _tag(version, decision=decision.verdict, reasons="; ".join(decision.reasons)[:4_000])
     client().log_dict(version.run_id, decision.as_dict(), "decision.json")
     client().log_text(version.run_id, decision.as_markdown(), "decision.md")
-    note = client().get_run(version.run_id).data.tags.get(MLFLOW_RUN_NOTE, "")
-    description = f"{note}\n\n**Gate: {decision.verdict}**\n\n{decision.as_markdown()}"
+    written = client().get_model_version(REGISTERED_MODEL, version.number).description or ""
+    before = written.partition(_GATE_MARK)[0].strip()  # what a person added stays
+    description = f"{before}\n\n{_GATE_MARK}{decision.verdict}**\n\n{decision.as_markdown()}"
     client().update_model_version(REGISTERED_MODEL, version.number, description.strip()[:_MAX_DESCRIPTION])
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import tantivy
 from tantivy import Occur, Query
 
-from recsys_tasks.search.analysis import Analyzer, Word
+from recsys_tasks.search.analysis import Analyzer, Word, is_han_sign
 from recsys_tasks.search.compounds import Compounds
 from recsys_tasks.search.documents import FIELDS, JOINED, SCHEMA, TITLE
 from recsys_tasks.search.query import ParsedQuery
@@ -122,11 +122,16 @@ class QueryPlanner:
         for place, unit in enumerate(units):
             found.add(place, builder.phrase(unit.terms, slop=len(unit.terms) - 1), ())
         self._add_joined(found, builder, units)
-        further = ((synonyms, builder.all_of) for synonyms in further_synonyms)
-        for synonyms, build in ((self._synonyms, builder.phrase), *further):
+        for synonyms in (self._synonyms, *further_synonyms):
             for places, synonym in synonyms.matches(terms):
+                is_from_file = synonyms is self._synonyms
+                clauses = (
+                    builder.phrase(synonym, _SYNONYM_WEIGHT)
+                    if is_from_file
+                    else builder.all_of(synonym, self._is_stop_word, _SYNONYM_WEIGHT)
+                )
                 for place in {unit_of_term[at] for at in places}:
-                    found.add(place, build(synonym, _SYNONYM_WEIGHT), synonym)
+                    found.add(place, clauses, synonym)
         for place, unit in enumerate(units):
             for compound in self._compounds.ending_with(unit.terms[0]):
                 found.add(place, builder.term(compound, _COMPOUND_WEIGHT), (compound,))
@@ -229,9 +234,13 @@ class _ClauseBuilder:
             if field != JOINED and all(self._searcher.doc_freq(field, term) for term in terms)
         ]
 
-    def all_of(self, terms: Sequence[str], weight: float) -> list[Query]:
-        """One clause for items that have all terms, each in any field."""
-        words = [self.term(term) for term in dict.fromkeys(terms)]
+    def all_of(self, terms: Sequence[str], is_stop_word: Callable[[str], bool], weight: float) -> list[Query]:
+        """One clause for items that have all terms but stop words, each in any field; Han signs side by side."""
+        needed = [term for term in terms if not is_stop_word(term)] or list(terms)
+        words: list[list[Query]] = []
+        for is_han, group in groupby(needed, key=is_han_sign):
+            part = list(group)
+            words += [self.phrase(part)] if is_han else map(self.term, dict.fromkeys(part))
         if not all(words):
             return []
         query = Query.boolean_query([(Occur.Must, _best_of(word)) for word in words])

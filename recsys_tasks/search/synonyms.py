@@ -8,11 +8,9 @@ from pathlib import Path
 
 from recsys_tasks.errors import InputError
 from recsys_tasks.search.analysis import Analyzer
-from recsys_tasks.wire.rules import MAX_SYNONYM_WORDS
 
 Terms = tuple[str, ...]
 _ARROW, _COMMENT = "=>", "#"
-_MAX_PHRASE = MAX_SYNONYM_WORDS
 
 
 class Synonyms:
@@ -24,12 +22,12 @@ class Synonyms:
 
     def __init__(self, alternatives: Mapping[Terms, list[Terms]]) -> None:
         self._alternatives = alternatives
-        self._longest = min(max(map(len, alternatives), default=0), _MAX_PHRASE)
+        self._lengths = sorted(set(map(len, alternatives)))
 
     def matches(self, terms: list[str]) -> Iterator[tuple[range, Terms]]:
         """Yields the places of a query's phrases that have synonyms, with each alternative."""
         for start in range(len(terms)):
-            for length in range(1, min(self._longest, len(terms) - start) + 1):
+            for length in self._lengths:
                 for alternative in self._alternatives.get(tuple(terms[start : start + length]), ()):
                     yield range(start, start + length), alternative
 

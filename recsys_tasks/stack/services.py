@@ -38,7 +38,7 @@ def running_stack(console: Console, home: Path, dags: Path) -> Iterator[tuple[Lo
     stop_stack_processes(home)
     ports = choose_ports()
     console.print(
-        "[bold]Storefront[/]  " + ports.url("endpoint") + "/shop/  (after the first start, lists come in two minutes)",
+        f"[bold]Storefront[/]  {ports.url('endpoint')}/shop/  (on the first start, lists appear within two minutes)",
         highlight=False,
     )
     console.print("[bold]Starting[/] PostgreSQL, MLflow, Airflow, the endpoint and the console")

@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import logging
-import sys
 import time
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import httpx
@@ -18,6 +18,7 @@ from recsys_tasks.promotion.deployment_record import read_state
 from recsys_tasks.settings import Settings, settings
 from recsys_tasks.warehouse import engine
 
+log = logging.getLogger(__name__)
 SOURCE = "complete_journey"
 APPROVED_BY = "make run"
 _WEEK = timedelta(days=7)
@@ -73,10 +74,10 @@ def main() -> int:
     try:
         if not read_state(engine()).served:
             serve_first_lists(chosen, datetime.fromisoformat(chosen.simulation_start or ""))
-    except RecsysError as error:
-        if read_state(engine()).served:  # a DAG of an earlier start promoted a version meanwhile
-            return 0
-        print(f"starter: {error}", file=sys.stderr)
+    except Exception:
+        log.exception("The first lists failed")
+        with suppress(RecsysError):
+            return 0 if read_state(engine()).served else 1  # a DAG of an earlier start may have promoted a version
         return 1
     return 0
 

@@ -34,7 +34,7 @@ def attribute_outcomes() -> attribution.AttributionReport:
     rules = attribution.AttributionRules(chosen.attribution_hours, chosen.max_human_requests_per_minute)
     counted = attribution.attribute_days(engine(), rules)
     with engine().begin() as connection:
-        update_results(connection, serving_period(connection), experiment())
+        update_results(connection, serving_period, experiment())
     if counted.requests:
         from recsys_tasks.monitoring.mlflow_metrics import log_online_metrics  # slow import (seconds), as those below
 

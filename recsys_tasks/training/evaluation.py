@@ -135,7 +135,7 @@ def _log_plots_and_card(
         (folder / "examples.md").write_text(examples, encoding="utf-8")
         found = run.data.metrics
         weights = ComponentWeights(found.get("discovery_weight", 1.0), found.get("session_neighbor_weight", 0.0))
-        started_from = run.data.tags["started_from"]
+        started_from = run.data.tags.get("started_from", SCRATCH)
         version = None if started_from == SCRATCH else started_from
         runs.describe(run_id, describe_run(snapshot, evaluated, intent, version))
         card = model_card(run_id, snapshot, evaluated, intent, run.data.params, weights)

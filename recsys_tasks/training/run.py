@@ -214,7 +214,7 @@ def reproduce_run(
     task = _read_task(open_snapshot(snapshots, runs.load_snapshot_id(run_id)), encoder, text_cache)
     config = load_run_model(run_id).network.config  # before the schedule: checks the format of the run
     if not config.is_trained:
-        raise InputError(f"Run {run_id} was not trained, so that it has no metrics to compare")
+        raise InputError(f"Run {run_id} was not trained, so it has no metrics to compare")
     schedule = TrainingConfig(**original["schedule"], plan=TrainingPlan(**original["plan"]))
     network = _new_network(config, task, schedule.seed)
     if original["started_from"] != SCRATCH:
@@ -222,7 +222,7 @@ def reproduce_run(
         task = _warm_start(task, network, started_from, load_run_model(started_from.run_id), snapshots)
     new_run_id = _fit(task, network, schedule, original["started_from"], checkpoints, tags={"reproduces": run_id})
     before, after = runs.load_evaluation(run_id)["model"], evaluate_run(new_run_id, snapshots)["model"]
-    return new_run_id, {metric: (before[metric], after[metric]) for metric in before}
+    return new_run_id, {metric: (before[metric], after[metric]) for metric in before if metric in after}
 
 
 def _read_task(snapshot: Snapshot, encoder: TextEncoder | None, cache: Path | None) -> TrainingTask:

@@ -152,7 +152,7 @@ class RecommendationRequest(msgspec.Struct, forbid_unknown_fields=True):
     ] = []
     rules: Annotated[
         MerchandisingRules | None,
-        Meta(description="Rules for this list, beside those of the shop: weights, pins and synonyms."),
+        Meta(description="Rules for this list, beside those of the shop: weights, pins and at most 100 synonyms."),
     ] = None
     record: Annotated[bool, Meta(description="Whether to log impressions (and the search) of this request.")] = True
     traffic: Annotated[

@@ -10,8 +10,6 @@ from recsys_tasks.errors import InputError
 from recsys_tasks.wire.filters import Filter, check_filter
 from recsys_tasks.wire.items import Identifier
 
-MAX_SYNONYM_WORDS = 8  # of a phrase that has synonyms
-
 
 class WeightRule(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """Multiplies the scores of matching items: a factor above 1 boosts, below 1 buries."""
@@ -57,7 +55,4 @@ def check_rules(rules: MerchandisingRules, path: str) -> int:
         for field in ("phrase", "means"):
             if not any(map(str.isalnum, getattr(synonym, field))):
                 raise InputError(f"a synonym needs a word - at `{path}.synonyms[{index}].{field}`")
-        if len(synonym.phrase.split()) > MAX_SYNONYM_WORDS:
-            problem = f"a phrase with a synonym has at most {MAX_SYNONYM_WORDS} words"
-            raise InputError(f"{problem} - at `{path}.synonyms[{index}].phrase`")
     return sum(check_filter(rule.filter, f"{path}.weigh[{index}].filter") for index, rule in enumerate(rules.weigh))

@@ -61,7 +61,6 @@ where
     and next_text !~ '"|(^| )-'
     and length(query_text) <= 200
     and length(next_text) <= 200
-    and cardinality(string_to_array(query_text, ' ')) <= 8
     and pause <= interval '2 minutes'
 group by query_text, next_text
 having count(distinct visitor) >= :min_visitors

@@ -23,10 +23,10 @@ from recsys_tasks.warehouse import embedded
 from tests.integration.ingesting import ingest
 
 _SAMPLE = {
-    "RECSYS_SAMPLE_USERS": "300",
+    "RECSYS_SAMPLE_USERS": "200",
     "RECSYS_MIN_ITEM_EVENTS": "5",
-    "RECSYS_TRAINING_SECONDS": "40",
-    "RECSYS_WARM_START_SECONDS": "8",
+    "RECSYS_TRAINING_SECONDS": "30",
+    "RECSYS_WARM_START_SECONDS": "6",
     "RECSYS_SIMULATION_START": "2017-12-18T00:00:00+00:00",  # two weekly runs of ingestion before it
     "RECSYS_TEXT_ENCODER": "none",  # 6,280 titles take minutes beside the other tests
     # Once a year: a scheduled collection after the second day would start another training.

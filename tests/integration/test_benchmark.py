@@ -41,7 +41,7 @@ def _run(files: Path, out: Path, *more: str) -> int:
 
 def test_a_network_learns_transitions(files: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.json"
-    assert _run(files, out, "--items", str(files / "items.parquet"), "--minutes", "0.4") == 0
+    assert _run(files, out, "--items", str(files / "items.parquet"), "--minutes", "0.25") == 0
     found = json.loads(out.read_text())
     assert _run(files, tmp_path / "popular.json", "--model", POPULARITY) == 0
     assert found["mrr_5"] > 2 * json.loads((tmp_path / "popular.json").read_text())["mrr_5"]

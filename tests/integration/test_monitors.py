@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from sqlalchemy import Engine, text
@@ -320,52 +321,70 @@ def _searches(at: datetime) -> list[dict[str, object]]:
 def test_results_are_stored_for_days_that_changed_and_disappear_with_the_last_list(
     shop: Engine, tmp_path: Path
 ) -> None:
+    later = START + timedelta(days=3)  # the day after a list counts its late actions
     ingest_feedback(shop, tmp_path, _lists(START, lambda arm: 0.2))
     _check(shop)
     with shop.begin() as connection:
         assert read_results(connection) is None
-        update_results(connection, serving_period(connection), EXPERIMENT)
+        update_results(connection, serving_period, EXPERIMENT)
         first = read_results(connection)
         assert first is not None
-        update_results(connection, serving_period(connection), EXPERIMENT)
+        update_results(connection, serving_period, EXPERIMENT)
         assert read_results(connection) == first, "nothing was attributed since"
-    ingest_feedback(shop, tmp_path, _lists(START + timedelta(days=1), lambda arm: 0.4))
+    ingest_feedback(shop, tmp_path, _lists(later, lambda arm: 0.4))
     _check(shop)
     with shop.begin() as connection:
-        period = serving_period(connection)
-        update_results(connection, period, EXPERIMENT)
+        # A stored rate of a day without changes stays, whatever it is.
+        marked = msgspec.structs.replace(first, rates=[msgspec.structs.replace(rate, low=0.0) for rate in first.rates])
+        connection.execute(
+            text("update experiment_results set results = cast(:results as jsonb)"),
+            {"results": msgspec.json.encode(marked).decode()},
+        )
+        update_results(connection, serving_period, EXPERIMENT)
         both = read_results(connection)
         assert both is not None
-        assert both.days == [START.date(), START.date() + timedelta(days=1)]
-        assert [rate for rate in both.rates if rate.day == START.date()] == first.rates
-        assert both.rates == [rate for day in both.days for rate in load_daily_rates(connection, day)]
+        assert (both.days[0], both.days[-1]) == (START.date(), later.date())
+        assert [rate for rate in both.rates if rate.day == both.days[0]] == marked.rates
+        assert [rate for rate in both.rates if rate.day == later.date()] == load_daily_rates(connection, later.date())
         (summary,) = both.experiments
-        (expected,) = load_experiment_results(connection, period or WEEK, EXPERIMENT)
+        (expected,) = load_experiment_results(connection, WEEK, EXPERIMENT)
         assert (summary.visitors, summary.lines) == (expected.visitors, expected.summary_lines())
-        update_results(connection, None, EXPERIMENT)
+        renamed = Experiment("y", EXPERIMENT.arms)
+        update_results(connection, serving_period, renamed)
+        again = read_results(connection)
+        assert again is not None
+        assert again.definition != both.definition, "another experiment is configured"
+        update_results(connection, lambda _: None, EXPERIMENT)
         assert read_results(connection) is None
 
 
 SEARCHERS = """
+import numpy as np
 from sqlalchemy import text
 from recsys_tasks.monitoring.monitors import Finding
 
 def check(given, rule):
     query = "select count(*) from events where event_type = 'search' and event_time between :begins and :ends"
     count = given.connection.scalar(text(query), given.latest.bounds)
-    return Finding(rule, count > rule.min_events, f"{count} searches", {"searches": count})
+    return Finding(rule, count > rule.min_events, f"{count} searches", {"searches": np.int64(count)})
+
+def fail(given, rule):
+    given.connection.execute(text("select 1 from absent"))
 """
 
 
-def test_a_monitor_of_a_package_has_its_rule_in_the_file(
+def test_monitors_of_packages_have_rules_in_the_file_and_one_that_fails_stops_no_other(
     shop: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    install(monkeypatch, tmp_path, "searchers", SEARCHERS, {MONITOR_GROUP: {"searches": "searchers:check"}})
-    (tmp_path / "rules.toml").write_text(
-        '[[rules]]\nname = "many searches"\nmonitor = "searches"\naction = "alert"\nmin_events = 3\n', encoding="utf-8"
-    )
+    points = {"searches": "searchers:check", "broken": "searchers:fail"}
+    install(monkeypatch, tmp_path, "searchers", SEARCHERS, {MONITOR_GROUP: points})
+    rule = '[[rules]]\nname = "{0}"\nmonitor = "{0}"\naction = "hold_promotions"\nmin_events = 3\n'
+    (tmp_path / "rules.toml").write_text(rule.format("broken") + rule.format("searches"), encoding="utf-8")
     ingest_feedback(shop, tmp_path, [*_lists(START, lambda arm: 0.2), *_searches(START)])
     _check(shop)
-    with shop.connect() as connection:
-        (found,) = run_monitors(connection, read_rules(tmp_path / "rules.toml"), SERVED, EXPERIMENT)
-    assert (found.fires, found.explanation) == (True, "4 searches")
+    with shop.begin() as connection:
+        broken, searches = run_monitors(connection, read_rules(tmp_path / "rules.toml"), SERVED, EXPERIMENT)
+        write_alarms(connection, [broken, searches], SERVED)
+    assert (searches.fires, searches.explanation, searches.evidence) == (True, "4 searches", {"searches": 4})
+    assert (broken.fires, broken.rule.action) == (True, "alert")
+    assert "the monitor broken failed: ProgrammingError" in broken.explanation

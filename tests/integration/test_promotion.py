@@ -16,7 +16,7 @@ import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -25,16 +25,18 @@ from sqlalchemy import Engine, Row, text
 
 from recsys_tasks.client.admin import AdminClient
 from recsys_tasks.client.fleet import PushFailed
-from recsys_tasks.engine.bundle import DECODER, MANIFEST, bundle_digest, write_manifest
+from recsys_tasks.engine.bundle import DECODER, MANIFEST, bundle_digest, read_bundle, write_manifest
 from recsys_tasks.errors import ConfigurationError, InputError, UnavailableError
 from recsys_tasks.monitoring.alarms import Alarm
 from recsys_tasks.names import CHAMPION, PREVIOUS, REGISTERED_MODEL
+from recsys_tasks.promotion.activation import require_trained
 from recsys_tasks.promotion.deployment_record import (
     PROMOTED,
     REFUSED,
     DeployedVersion,
     deployment_lock,
     insert_decision,
+    read_state,
 )
 from recsys_tasks.promotion.rollout import RolloutFailed
 from recsys_tasks.registry import versions
@@ -417,7 +419,9 @@ class TestRollout:
             connection.execute(text("delete from promotions"))
         started_at = promotion.start_rollout("2", shop.folders["2"], "somebody")
         assert started_at is None
-        assert promotion.check_rollout(shop.folders["2"], started_at) == ["there was no champion to compare with"]
+        assert promotion.check_rollout(shop.folders["2"], started_at) == [
+            "there was no trained champion to compare with"
+        ]
 
     def test_an_endpoint_that_lost_the_challenger_rejoins(self, shop: Deployment, started_at: datetime) -> None:
         AdminClient(shop.urls[1], TOKEN).discard_staged()
@@ -601,3 +605,34 @@ def test_each_alarm_is_notified_once_after_a_failed_attempt(shop: Deployment) ->
     for _ in range(2):
         monitoring.notify(send)
     assert received == ["1% against 3%"]
+
+
+def test_an_untrained_version_replaces_no_trained_one(shop: Deployment) -> None:
+    served = read_state(shop.warehouse).served
+    untrained = replace(read_bundle(shop.folders["2"]), is_trained=False)
+    with pytest.raises(InputError, match="Version 2 was not trained, and a trained version serves"):
+        require_trained("2", untrained, served)
+    require_trained("2", untrained, [])
+    require_trained("2", read_bundle(shop.folders["2"]), served)
+    gone = [served[-1]._replace(run_id="0" * 32)]
+    with pytest.raises(InputError):  # a deleted run counts as trained
+        require_trained("2", untrained, gone)
+
+
+def test_a_rejection_of_a_version_that_was_promoted_meanwhile_changes_nothing(shop: Deployment) -> None:
+    shop.promote("2")
+    shop.promote("1")
+    before = len(shop.decisions())
+    promotion.reject("2", ["good"], "somebody else")
+    assert len(shop.decisions()) == before
+    promotion.reject("3", ["good"], "somebody else")
+    assert shop.last.reasons == ["rejected by somebody else", "good"]
+
+
+def test_the_first_trained_version_needs_no_rollout(shop: Deployment) -> None:
+    client().log_param(client().get_model_version(REGISTERED_MODEL, "3").run_id, "is_trained", False)
+    shop.promote("3")
+    shop.set(SHADOW_SHARE=0.5)
+    assert promotion.start_rollout("2", shop.folders["2"], "somebody") is None
+    assert promotion.check_rollout(shop.folders["2"], None) == ["there was no trained champion to compare with"]
+    assert shop.serving() == ["3", "3", "3"]

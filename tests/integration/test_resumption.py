@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -43,15 +44,22 @@ class Processes:
 
 
 @pytest.fixture
-def runner(warehouse: Engine, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> LoopRunner:
+def runner(warehouse: Engine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[LoopRunner]:
     monkeypatch.setattr(loop, "_MAX_IDLE_SECONDS", 0.0)
     monkeypatch.setattr(loop, "_POLL_INTERVAL_SECONDS", 0.0)
     monkeypatch.setenv("RECSYS_HOME", str(tmp_path))
     monkeypatch.setenv("RECSYS_WAREHOUSE_URL", warehouse.url.render_as_string(hide_password=False))
+    _clear_caches()
+    airflow, processes, starter = (cast("Any", found) for found in (IdleAirflow(), Processes(), None))
+    yield LoopRunner(airflow, processes, starter, Console(quiet=True), warehouse, REPLAY_FROM)
+    engine().dispose()
+    monkeypatch.undo()
+    _clear_caches()
+
+
+def _clear_caches() -> None:
     for cached in (database_url, engine, settings):
         cached.cache_clear()
-    airflow, processes, starter = (cast("Any", found) for found in (IdleAirflow(), Processes(), None))
-    return LoopRunner(airflow, processes, starter, Console(quiet=True), warehouse, REPLAY_FROM)
 
 
 def _following(runner: LoopRunner) -> str:

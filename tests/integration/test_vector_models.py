@@ -31,7 +31,7 @@ from tests.packages import install
 from tests.shops import encoded_shop, training_data
 
 LIGHTGCN = Path(__file__).parents[2] / "docs" / "examples" / "lightgcn" / "recsys_lightgcn.py"
-SECONDS = 5.0
+SECONDS = 3.0
 
 
 @pytest.fixture(scope="module")

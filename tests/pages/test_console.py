@@ -245,6 +245,10 @@ def test_invalid_rules_are_refused_with_the_field(browser: Browser, site: Site) 
         page.get_by_label("Rules, as JSON").fill('{"weigh": [{"filter": {"field": "color"}, "factor": 2}]}')
         page.get_by_role("button", name="Preview the JSON").click()
         expect(page.get_by_role("alert")).to_contain_text("$.weigh[0].filter")
+        page.goto(f"{site.console}rules")
+        page.locator("input[name=version]").first.evaluate("field => { field.value = '999' }")
+        page.get_by_role("button", name="Preview", exact=True).click()
+        expect(page.get_by_role("alert")).to_contain_text("The rules have changed")
 
 
 def test_the_worst_query_and_the_visitors_of_an_arm_are_within_three_clicks(page: Page, site: Site) -> None:

@@ -31,6 +31,8 @@ def _decode_events(body: bytes) -> list[Event]:
         (_body(time="2024-01-01T00:00:00"), 422, "$.time"),
         (_body(time="0001-01-01T00:00:00+14:00"), 422, "$.time"),
         (_body(time="9999-12-31T23:59:59-14:00"), 422, "$.time"),
+        (_body(rules={"synonyms": [{"phrase": "couch", "means": "sofa"}] * 101}), 422, "$.rules.synonyms"),
+        (_body(rules={"synonyms": [{"phrase": "couch", "means": "-"}]}), 422, "$.rules.synonyms[0].means"),
         (b"[" * 100_000, 422, "object"),
         (b'{"k": NaN}', 400, ""),
     ],

@@ -327,10 +327,11 @@ def test_synonyms_of_rules_find_what_they_mean_and_not_the_other_way_round(index
     found = index.find("vacuum", 10, synonyms=synonyms)
     assert _titles(found)[0] == "Logitech M185 wireless mouse"
     assert "<em>wireless</em>" in index.highlight("A wireless mouse", found.terms)
-    apart = [
-        index.synonyms(MerchandisingRules(synonyms=[Synonym("notepad", "asus silent"), Synonym("odd", "asus xyzzy")]))
-    ]
+    rules = MerchandisingRules(synonyms=[Synonym("notepad", "asus silent"), Synonym("odd", "asus wireless")])
+    apart = [index.synonyms(rules)]
     assert _titles(index.find("notepad", 10, synonyms=apart)) == ["ASUS Zenbook 14 laptop"], "in title and description"
     assert index.find("odd", 10, synonyms=apart).total == 0, "an item needs all words"
+    signs = [index.synonyms(MerchandisingRules(synonyms=[Synonym("slate", "电配")]))]
+    assert index.find("slate", 10, synonyms=signs).total == 0, "the signs of a word are side by side"
     assert "Headset with microphone" in _titles(index.find("mouse", 10, synonyms=synonyms))
     assert "Logitech M185 wireless mouse" not in _titles(index.find("headset", 10, synonyms=synonyms))
