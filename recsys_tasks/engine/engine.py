@@ -44,6 +44,7 @@ from recsys_tasks.engine.throttle import Pause, no_pause
 from recsys_tasks.engine.trending import RecentPopularity
 from recsys_tasks.errors import GoldenMismatch, InputError
 from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM, PERSONAL_FREQUENCY, PURCHASE
+from recsys_tasks.search.plan import Meaning
 from recsys_tasks.search.settings import read_search_settings
 from recsys_tasks.search.synonyms import Synonyms
 from recsys_tasks.wire.items import FacetValue, Item, Recommendation, Relaxation, SearchResult
@@ -222,10 +223,10 @@ class Engine:
         return self._ranker if options.rules is None else self._ranker.with_rules(options.rules)
 
     @cached_property
-    def _synonyms(self) -> Synonyms:
+    def _synonyms(self) -> Synonyms[Meaning]:
         return self._item_search.index.synonyms(self._rules or MerchandisingRules())
 
-    def _synonyms_for(self, options: ListOptions) -> list[Synonyms]:
+    def _synonyms_for(self, options: ListOptions) -> list[Synonyms[Meaning]]:
         further = [] if options.rules is None else [self._item_search.index.synonyms(options.rules)]
         return [self._synonyms, *further]
 

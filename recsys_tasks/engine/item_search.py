@@ -23,6 +23,7 @@ from recsys_tasks.search.completions import QueryCompletions
 from recsys_tasks.search.documents import ItemText, Pause
 from recsys_tasks.search.index import Matches, SearchIndex
 from recsys_tasks.search.index_files import write_index
+from recsys_tasks.search.plan import Meaning
 from recsys_tasks.search.settings import SignalWeights
 from recsys_tasks.search.synonyms import Synonyms
 from recsys_tasks.wire.items import Recommendation, Relaxation, SearchResult, Sort
@@ -149,7 +150,7 @@ class ItemSearch:
         query: str,
         allowed: np.ndarray | None,
         options: SearchOptions,
-        synonyms: Sequence[Synonyms] = (),
+        synonyms: Sequence[Synonyms[Meaning]] = (),
     ) -> Found:
         """Returns the items that match a query, and those that people chose after it.
 

@@ -213,12 +213,16 @@ def decide_promotion(rules: GateRules, evidence: Evidence) -> Decision:
 def _run_plugin(name: str, evidence: Evidence) -> list[RuleResult]:
     found = load_plugin(GATE_RULE_GROUP, name)(evidence)
     is_valid = isinstance(found, list) and all(
-        isinstance(result, RuleResult) and isinstance(result.outcome, Outcome) for result in found
+        isinstance(result, RuleResult)
+        and isinstance(result.outcome, Outcome)
+        and isinstance(result.rule, str)
+        and isinstance(result.found, str)
+        for result in found
     )
     if not is_valid:
         raise ConfigurationError(
-            f"Rule {name} of {GATE_RULE_GROUP} must return a list of RuleResult, each with an Outcome; it returned"
-            f" {found!r}"
+            f"Rule {name} of {GATE_RULE_GROUP} must return a list of RuleResult, each of two texts and an Outcome; it"
+            f" returned {found!r}"
         )
     return list(found)
 

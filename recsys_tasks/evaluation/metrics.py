@@ -55,9 +55,10 @@ def plugin_values(ranks: np.ndarray) -> dict[str, np.ndarray]:
     for name, metric in plugin_metrics().items():
         values = np.asarray(metric(ranks.astype(np.float64)), dtype=np.float64)
         if values.shape != ranks.shape or not np.isfinite(values).all():
+            wrong = f"shape {values.shape}" if values.shape != ranks.shape else "values that are NaN or infinite"
             raise ConfigurationError(
                 f"Metric {name} of {METRIC_GROUP} must return a finite number for each rank, an array of shape"
-                f" {ranks.shape}; it returned one of shape {values.shape}"
+                f" {ranks.shape}; it returned {wrong}"
             )
         found[name] = values
     return found

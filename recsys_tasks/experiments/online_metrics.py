@@ -77,7 +77,11 @@ class RateComparison(NamedTuple):
 
 
 def _variance(rate: Rate, other: Rate) -> float:
-    """Returns the variance of a rate. A rate of 0 says nothing of its own: it gets the other one's per visitor."""
+    """Returns the variance of a rate.
+
+    A rate of 0 has an estimated variance of 0, however few visitors it has. It gets the variance of the other rate
+    instead, scaled to its own number of visitors.
+    """
     if rate.value == 0:
         return other.standard_error**2 * other.visitors / max(rate.visitors, 1)
     return rate.standard_error**2

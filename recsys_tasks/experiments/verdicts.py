@@ -53,7 +53,8 @@ class ArmComparison(NamedTuple):
     def __str__(self) -> str:
         """One line of text."""
         found = self.comparison
-        words = f"{self.arm}: {found.rate} against {found.baseline}, {found.relative_change:+.0%}"
+        words = f"{self.arm}: {found.rate} against {found.baseline}"
+        words += f", {found.relative_change:+.0%}" if found.baseline.value else ""
         needed = f", threshold {self._threshold:.2g} for {self.num_comparisons} comparisons"
         needed = needed if self.num_comparisons > 1 else ""
         if self.is_significant:

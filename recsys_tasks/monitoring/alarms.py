@@ -26,7 +26,7 @@ class Alarm(NamedTuple):
 
 
 def write_alarms(connection: Connection, findings: Sequence[Finding], served: ServedModel) -> None:
-    """Opens an alarm for each firing rule, or updates the open one, and closes all others."""
+    """Opens an alarm for each firing rule, or updates the open one; closes all others but those of failed monitors."""
     firing = [finding for finding in findings if finding.fires]
     for finding in firing:
         row = {
@@ -37,8 +37,10 @@ def write_alarms(connection: Connection, findings: Sequence[Finding], served: Se
             "evidence": json.dumps(finding.evidence, default=str),
         }
         connection.execute(statement("monitoring/raise_alarm"), row)
-    still_open = {"rules": [finding.rule.name for finding in firing], "model_version": served.model_version}
-    connection.execute(statement("monitoring/close_alarms"), still_open)
+    failed = [finding.failed_rule for finding in findings if finding.failed_rule is not None]
+    still_open = [*(finding.rule.name for finding in firing), *failed]
+    parameters = {"rules": still_open, "model_version": served.model_version}
+    connection.execute(statement("monitoring/close_alarms"), parameters)
 
 
 def read_open_alarms(connection: Connection) -> list[Alarm]:

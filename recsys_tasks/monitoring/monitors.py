@@ -32,6 +32,7 @@ from recsys_tasks.validation.row_rules import CAUSED_BY_CALLERS
 from recsys_tasks.warehouse import statement
 
 log = logging.getLogger(__name__)
+_NUL = b"\\u0000"  # PostgreSQL refuses it in texts
 _REFERENCE = timedelta(days=28)
 _DAY, _WEEK = timedelta(days=1), timedelta(days=7)
 _ARM_NAMES = {
@@ -51,12 +52,21 @@ class ServedModel(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """The result of one rule: whether it fires, an explanation in words, and the figures."""
+    """The result of one rule.
+
+    Attributes:
+        rule: the rule.
+        fires: whether it fires.
+        explanation: in words.
+        evidence: the figures.
+        failed_rule: name of the rule whose monitor failed, so that this finding says nothing about its open alarm.
+    """
 
     rule: Rule
     fires: bool
     explanation: str
     evidence: dict[str, Any]
+    failed_rule: str | None = None
 
 
 class MonitorInput(NamedTuple):
@@ -214,22 +224,24 @@ class _Monitors:
         return Finding(rule, share > rule.min_effect, words, {"share": share})
 
     def run_plugin(self, rule: Rule) -> Finding | None:
-        """Runs the monitor of a plugin. One that fails has a finding that fires, and stops no other monitor."""
+        """Runs the monitor of a plugin. One that fails has a finding of its own, and stops no other monitor."""
         given = MonitorInput(self._connection, self._served, self._experiment, self._latest(rule))
         try:
             check = load_plugin(MONITOR_GROUP, rule.monitor)
-            with self._connection.begin_nested():
-                found = check(given, rule)
+            with self._connection.engine.connect() as own:  # its errors and commits concern nobody else
+                found = check(given._replace(connection=own), rule)
             if found is None:
                 return None
-            if not isinstance(found, Finding):
-                raise TypeError(f"it returned {type(found).__name__}, not a Finding or None")
-            evidence = msgspec.json.decode(msgspec.json.encode(found.evidence, enc_hook=lambda number: number.item()))
-            return Finding(found.rule, bool(found.fires), str(found.explanation), evidence)
+            if not (isinstance(found, Finding) and isinstance(found.rule, Rule) and found.rule.name == rule.name):
+                raise TypeError("it must return None, or a Finding with the rule that it was given")
+            evidence = msgspec.json.encode(found.evidence, enc_hook=lambda number: number.item())
+            cleaned = msgspec.json.decode(evidence.replace(_NUL, b""))
+            return Finding(found.rule, bool(found.fires), str(found.explanation).replace("\0", ""), cleaned)
         except Exception as error:
             log.exception("Monitor %s failed", rule.monitor)
-            words = f"the monitor {rule.monitor} failed: {type(error).__name__}: {error}"
-            return Finding(msgspec.structs.replace(rule, action=ALERT), True, words, {})
+            words = f"the monitor {rule.monitor} failed: {type(error).__name__}: {error}".replace("\0", "")
+            failed = msgspec.structs.replace(rule, name=f"{rule.name} (monitor failed)", action=ALERT)
+            return Finding(failed, True, words, {}, rule.name)
 
     def _latest(self, rule: Rule) -> Interval:
         return Interval(self._end - rule.days * _DAY, self._end)
@@ -259,7 +271,8 @@ class _Monitors:
 
     def _compare(self, rule: Rule, own: Rate, other: Rate, whose: str, others: str) -> Finding:
         found = RateComparison(own, other)
-        words = f"click-through {whose} {own}, {others} {other}: {found.relative_change:+.0%} (p = {found.p_value:.2g})"
+        change = f": {found.relative_change:+.0%}" if other.value else ""
+        words = f"click-through {whose} {own}, {others} {other}{change} (p = {found.p_value:.2g})"
         evidence = {
             "own": own._asdict(),
             "other": other._asdict(),

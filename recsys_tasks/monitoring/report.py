@@ -165,12 +165,13 @@ def describe_comparison(name: str, own: Rate, others: str, other: Rate, num_comp
         others, other: of the second rate.
         num_comparisons: number of comparisons for which the confidence holds together (Bonferroni).
     """
-    found = RateComparison(own, other)
+    found, threshold = RateComparison(own, other), SIGNIFICANCE_LEVEL / num_comparisons
     words = f"{name} {own}, {others} {other}"
-    if found.p_value < SIGNIFICANCE_LEVEL / num_comparisons:
+    needed = f", threshold {threshold:.2g} for {num_comparisons} comparisons" if num_comparisons > 1 else ""
+    if found.p_value < threshold:
         direction = "above" if found.is_higher else "below"
-        return f"{words}: {direction}, at 95 % confidence (p = {found.p_value:.2g})"
-    return f"{words}: no significant difference (p = {found.p_value:.2f})"
+        return f"{words}: {direction}, at 95 % confidence (p = {found.p_value:.2g}{needed})"
+    return f"{words}: no significant difference (p = {found.p_value:.2f}{needed})"
 
 
 def _versions(

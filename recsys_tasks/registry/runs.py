@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 _SCHEMA_ROWS = 1_000
 _MAX_DESCRIPTION = 5_000  # characters
-_GATE_MARK = "**Gate: "
+_GATE_MARK, _GATE_END = "**Gate: ", "\n\n---"  # around the decision in a description
 _MODEL = "model"  # row of the evaluation table with the run's own model
 _CHAMPION = "champion"  # and that with the champion it was compared with
 _BASELINE, _ONLINE = "baseline/", "online/"
@@ -404,9 +404,15 @@ def log_decision(version: Version, decision: Decision) -> None:
     client().log_dict(version.run_id, decision.as_dict(), "decision.json")
     client().log_text(version.run_id, decision.as_markdown(), "decision.md")
     written = client().get_model_version(REGISTERED_MODEL, version.number).description or ""
-    before = written.partition(_GATE_MARK)[0].strip()  # what a person added stays
-    description = f"{before}\n\n{_GATE_MARK}{decision.verdict}**\n\n{decision.as_markdown()}"
-    client().update_model_version(REGISTERED_MODEL, version.number, description.strip()[:_MAX_DESCRIPTION])
+    # What a person added before or after the gate's part stays.
+    before, mark, rest = written.partition(_GATE_MARK)
+    after = rest.partition(_GATE_END)[2].strip() if mark else ""
+    gate = f"{_GATE_MARK}{decision.verdict}**\n\n{decision.as_markdown().strip()}{_GATE_END}"[:_MAX_DESCRIPTION]
+    room = max(_MAX_DESCRIPTION - len(gate) - 4, 0)
+    before = before.strip()[:room]
+    parts = (before, gate, after[: room - len(before)])
+    description = "\n\n".join(part for part in parts if part)
+    client().update_model_version(REGISTERED_MODEL, version.number, description)
 
 
 def tag(version: Version, **tags: str) -> None:

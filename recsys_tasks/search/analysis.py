@@ -32,11 +32,6 @@ _POSSESSIVE = re.compile(r"['’]s$")
 _CACHED_TERMS = 1 << 16
 
 
-def is_han_sign(term: str) -> bool:
-    """Whether a term is a single Han sign."""
-    return len(term) == 1 and _HAN.match(term) is not None
-
-
 class Word(NamedTuple):
     """A word of a text.
 

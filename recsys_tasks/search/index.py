@@ -16,10 +16,10 @@ from tantivy import Occur, Query
 
 from recsys_tasks.search.documents import NUMBER, SCHEMA, ItemText, Pause, add_documents
 from recsys_tasks.search.index_files import PrivateFolder, link_index, open_index, write_index
-from recsys_tasks.search.plan import Plan, QueryPlanner
+from recsys_tasks.search.plan import Meaning, Plan, QueryPlanner
 from recsys_tasks.search.query import parse_query
 from recsys_tasks.search.settings import SearchSettings
-from recsys_tasks.search.synonyms import Synonyms, make_synonyms, read_synonyms
+from recsys_tasks.search.synonyms import Synonyms, read_synonyms
 from recsys_tasks.wire.items import Relaxation
 from recsys_tasks.wire.rules import MerchandisingRules
 
@@ -123,9 +123,9 @@ class SearchIndex:
         """Returns the index terms of a text as one; texts with the same key find the same items."""
         return " ".join(self._analyzer.terms(text))
 
-    def synonyms(self, rules: MerchandisingRules) -> Synonyms:
+    def synonyms(self, rules: MerchandisingRules) -> Synonyms[Meaning]:
         """Returns the synonyms of merchandising rules, for `find`."""
-        return make_synonyms(((rule.phrase, rule.means) for rule in rules.synonyms), self._analyzer)
+        return self._planner.synonyms(rules)
 
     def find(
         self,
@@ -133,7 +133,7 @@ class SearchIndex:
         limit: int,
         is_prefix: bool = False,
         is_exact: bool = False,
-        synonyms: Sequence[Synonyms] = (),
+        synonyms: Sequence[Synonyms[Meaning]] = (),
     ) -> Matches:
         """Returns the items that match a query, those with all of its words first.
 

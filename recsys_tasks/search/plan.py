@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import lru_cache
-from itertools import groupby, pairwise
+from itertools import chain, groupby, pairwise
 from typing import NamedTuple
 
 import tantivy
 from tantivy import Occur, Query
 
-from recsys_tasks.search.analysis import Analyzer, Word, is_han_sign
+from recsys_tasks.search.analysis import Analyzer, Word
 from recsys_tasks.search.compounds import Compounds
 from recsys_tasks.search.documents import FIELDS, JOINED, SCHEMA, TITLE
 from recsys_tasks.search.query import ParsedQuery
 from recsys_tasks.search.settings import FieldWeights
 from recsys_tasks.search.spelling import SpellChecker
-from recsys_tasks.search.synonyms import Synonyms
+from recsys_tasks.search.synonyms import Synonyms, Terms
 from recsys_tasks.wire.items import Relaxation
+from recsys_tasks.wire.rules import MerchandisingRules
 
 _TIE_BREAKER = 0.3  # what a match in a further field adds: with all of it, long descriptions outweigh titles
 _SYNONYM_WEIGHT, _CORRECTION_WEIGHT, _COMPLETION_WEIGHT, _STOP_WORD_WEIGHT = 0.8, 0.7, 0.7, 0.1
@@ -49,7 +51,7 @@ class Plan(NamedTuple):
     has_phrases: bool
 
 
-class _Unit(NamedTuple):
+class Unit(NamedTuple):
     """A word of a query: one term, or the signs of a Han word, which an item has side by side or nearly so."""
 
     text: str
@@ -57,10 +59,13 @@ class _Unit(NamedTuple):
     is_sign: bool
 
 
+Meaning = tuple[Unit, ...]
+
+
 class _Alternatives:
     """Clauses of each unit of a query."""
 
-    def __init__(self, units: Sequence[_Unit]) -> None:
+    def __init__(self, units: Sequence[Unit]) -> None:
         self.of_word: list[list[Query]] = [[] for _ in units]
         self.searched = {term for unit in units for term in unit.terms}
 
@@ -85,7 +90,7 @@ class QueryPlanner:
         self,
         weights: FieldWeights,
         analyzer: Analyzer,
-        synonyms: Synonyms,
+        synonyms: Synonyms[Terms],
         spelling: SpellChecker,
         compounds: Compounds,
     ) -> None:
@@ -102,7 +107,7 @@ class QueryPlanner:
         is_prefix: bool,
         corrects: bool = True,
         splits_signs: bool = False,
-        further_synonyms: Sequence[Synonyms] = (),
+        further_synonyms: Sequence[Synonyms[Meaning]] = (),
     ) -> Plan:
         """Returns the clauses of a query.
 
@@ -122,16 +127,13 @@ class QueryPlanner:
         for place, unit in enumerate(units):
             found.add(place, builder.phrase(unit.terms, slop=len(unit.terms) - 1), ())
         self._add_joined(found, builder, units)
-        for synonyms in (self._synonyms, *further_synonyms):
-            for places, synonym in synonyms.matches(terms):
-                is_from_file = synonyms is self._synonyms
-                clauses = (
-                    builder.phrase(synonym, _SYNONYM_WEIGHT)
-                    if is_from_file
-                    else builder.all_of(synonym, self._is_stop_word, _SYNONYM_WEIGHT)
-                )
-                for place in {unit_of_term[at] for at in places}:
-                    found.add(place, clauses, synonym)
+        for places, phrase in self._synonyms.matches(terms):
+            for place in {unit_of_term[at] for at in places}:
+                found.add(place, builder.phrase(phrase, _SYNONYM_WEIGHT), phrase)
+        for places, meaning in chain.from_iterable(synonyms.matches(terms) for synonyms in further_synonyms):
+            clauses = builder.all_of(self._without_stop_words(meaning), _SYNONYM_WEIGHT)
+            for place in {unit_of_term[at] for at in places}:
+                found.add(place, clauses, [term for unit in meaning for term in unit.terms])
         for place, unit in enumerate(units):
             for compound in self._compounds.ending_with(unit.terms[0]):
                 found.add(place, builder.term(compound, _COMPOUND_WEIGHT), (compound,))
@@ -152,16 +154,30 @@ class QueryPlanner:
             any(len(unit.terms) > 1 for unit in units),
         )
 
-    def _units(self, words: Sequence[Word], splits_signs: bool) -> list[_Unit]:
+    def synonyms(self, rules: MerchandisingRules) -> Synonyms[Meaning]:
+        """Returns the synonyms of merchandising rules; a phrase that means itself has none."""
+        alternatives: dict[tuple[str, ...], list[Meaning]] = defaultdict(list)
+        for rule in rules.synonyms:
+            phrase, meaning = (self._units(self._analyzer.words(text), False) for text in (rule.phrase, rule.means))
+            terms = tuple(term for unit in phrase for term in unit.terms)
+            if terms and meaning and meaning != phrase and tuple(meaning) not in alternatives[terms]:
+                alternatives[terms].append(tuple(meaning))
+        return Synonyms(dict(alternatives))
+
+    def _without_stop_words(self, units: Meaning) -> Meaning:
+        """The units but stop words; all, if all are stop words."""
+        return tuple(unit for unit in units if not self._is_stop_word(unit.text)) or units
+
+    def _units(self, words: Sequence[Word], splits_signs: bool) -> list[Unit]:
         units = []
         for (_, is_sign), group in groupby(words, key=lambda word: (word.segment, word.is_sign)):
             parts = list(group)
             for unit in [parts] if is_sign and not splits_signs else [[word] for word in parts]:
                 terms = tuple(self._analyzer.term_of(word) for word in unit)
-                units.append(_Unit("".join(word.text for word in unit), terms, is_sign))
+                units.append(Unit("".join(word.text for word in unit), terms, is_sign))
         return units
 
-    def _add_joined(self, found: _Alternatives, builder: _ClauseBuilder, units: Sequence[_Unit]) -> None:
+    def _add_joined(self, found: _Alternatives, builder: _ClauseBuilder, units: Sequence[Unit]) -> None:
         for place, (left, right) in enumerate(pairwise(units)):
             if not (left.is_sign or right.is_sign):
                 joined = self._analyzer.term(left.text + right.text)
@@ -174,7 +190,7 @@ class QueryPlanner:
         for term in dict.fromkeys(map(self._analyzer.term, words)):
             found.add(place, builder.term(term, weight), (term,))
 
-    def _correct(self, found: _Alternatives, builder: _ClauseBuilder, words: Sequence[_Unit]) -> list[Relaxation]:
+    def _correct(self, found: _Alternatives, builder: _ClauseBuilder, words: Sequence[Unit]) -> list[Relaxation]:
         """Adds corrections of the words that the index lacks."""
         relaxations = []
         for place, word in enumerate(words):
@@ -187,7 +203,7 @@ class QueryPlanner:
         return relaxations
 
     def _split(
-        self, units: Sequence[_Unit], clauses: Sequence[list[Query]]
+        self, units: Sequence[Unit], clauses: Sequence[list[Query]]
     ) -> tuple[list[list[Query]], list[list[Query]]]:
         """Clauses of the distinct words that items should have, and of the stop words; all are required if all are
         stop words."""
@@ -234,14 +250,10 @@ class _ClauseBuilder:
             if field != JOINED and all(self._searcher.doc_freq(field, term) for term in terms)
         ]
 
-    def all_of(self, terms: Sequence[str], is_stop_word: Callable[[str], bool], weight: float) -> list[Query]:
-        """One clause for items that have all terms but stop words, each in any field; Han signs side by side."""
-        needed = [term for term in terms if not is_stop_word(term)] or list(terms)
-        words: list[list[Query]] = []
-        for is_han, group in groupby(needed, key=is_han_sign):
-            part = list(group)
-            words += [self.phrase(part)] if is_han else map(self.term, dict.fromkeys(part))
-        if not all(words):
+    def all_of(self, units: Sequence[Unit], weight: float) -> list[Query]:
+        """One clause for items that have all units, each in any field."""
+        words = [self.phrase(terms, slop=len(terms) - 1) for terms in dict.fromkeys(unit.terms for unit in units)]
+        if not words or not all(words):
             return []
         query = Query.boolean_query([(Occur.Must, _best_of(word)) for word in words])
         return [Query.boost_query(query, weight / len(words))]

@@ -1,48 +1,42 @@
-"""Synonyms of a shop: from a file in the Solr format, or as pairs of phrases."""
+"""Synonyms of a shop, and their file in the Solr format."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from recsys_tasks.errors import InputError
 from recsys_tasks.search.analysis import Analyzer
 
 Terms = tuple[str, ...]
+Alternative = TypeVar("Alternative")
 _ARROW, _COMMENT = "=>", "#"
 
 
-class Synonyms:
-    """Alternative phrases of phrases; they are looked up once, so that a cycle in the file does no harm.
+class Synonyms(Generic[Alternative]):
+    """Alternatives of phrases; they are looked up once, so that a cycle in the file does no harm.
 
     Args:
-        alternatives: the terms of each phrase's alternatives.
+        alternatives: of each phrase, by its terms.
     """
 
-    def __init__(self, alternatives: Mapping[Terms, list[Terms]]) -> None:
+    def __init__(self, alternatives: Mapping[Terms, list[Alternative]]) -> None:
         self._alternatives = alternatives
         self._lengths = sorted(set(map(len, alternatives)))
 
-    def matches(self, terms: list[str]) -> Iterator[tuple[range, Terms]]:
+    def matches(self, terms: list[str]) -> Iterator[tuple[range, Alternative]]:
         """Yields the places of a query's phrases that have synonyms, with each alternative."""
         for start in range(len(terms)):
             for length in self._lengths:
+                if start + length > len(terms):
+                    break
                 for alternative in self._alternatives.get(tuple(terms[start : start + length]), ()):
                     yield range(start, start + length), alternative
 
 
-def make_synonyms(pairs: Iterable[tuple[str, str]], analyzer: Analyzer) -> Synonyms:
-    """Returns the synonyms of pairs of a phrase and what it means."""
-    alternatives: dict[Terms, list[Terms]] = defaultdict(list)
-    for phrase, meaning in pairs:
-        source, target = (tuple(analyzer.terms(text)) for text in (phrase, meaning))
-        if source and target and source != target and target not in alternatives[source]:
-            alternatives[source].append(target)
-    return Synonyms(dict(alternatives))
-
-
-def read_synonyms(path: str, analyzer: Analyzer) -> Synonyms:
+def read_synonyms(path: str, analyzer: Analyzer) -> Synonyms[Terms]:
     """Reads a synonym file: `a, b, c` are equivalent, `a, b => c` replaces on the left side only; # starts a comment.
 
     The phrase itself is always searched too.

@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 import socket
+import sys
 from base64 import urlsafe_b64encode
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -216,6 +217,8 @@ def _airflow(folder: Path, dags: Path, socket_folder: Path, ports: Ports, secret
         "SCHEDULER": {
             "SCHEDULER_IDLE_SLEEP_TIME": "0.5",
             "ENABLE_HEALTH_CHECK": "False",
+            # On Linux, so that tasks have what the scheduler imported; from Python 3.14 on, it is not the default.
+            **({"MP_START_METHOD": "fork"} if sys.platform == "linux" else {}),
             # Adopts a killed scheduler's tasks soon after the next start; the default is five minutes.
             "ORPHANED_TASKS_CHECK_INTERVAL": "20",
         },

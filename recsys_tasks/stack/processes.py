@@ -139,7 +139,7 @@ def _procfile(home: Path, ports: Ports) -> str:
         "mlflow": f"{_tool('mlflow')} server --backend-store-uri {backend} --artifacts-destination"
         f" {home / 'mlartifacts'} --host 127.0.0.1 --port {ports.mlflow} --workers 1",
         "api": f"{_tool('airflow')} api-server --host 127.0.0.1 --port {ports.airflow} --workers 1",
-        "scheduler": f"{python} -W ignore -m recsys_tasks.stack.scheduler",
+        "scheduler": f"{python} -m recsys_tasks.stack.scheduler",
         "processor": f"{_tool('airflow')} dag-processor",
         "endpoint": f"{python} -m recsys_tasks serve --port {ports.endpoint}",
         "console": f"{python} -W ignore -m recsys_tasks console --port {ports.console}",

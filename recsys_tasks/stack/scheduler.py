@@ -1,13 +1,13 @@
 """Airflow's scheduler with the libraries of the tasks imported: tasks are forks of it, and need not import them again.
 
 `python -m recsys_tasks.stack.scheduler`. Only third-party libraries: modules of this package would keep the settings of
-the scheduler's environment.
+the scheduler's environment. Elsewhere than on Linux, Airflow does not fork: the scheduler starts as usual.
 """
 
 from __future__ import annotations
 
-import gc
 import sys
+import warnings
 from importlib import import_module
 
 _LIBRARIES = ("great_expectations", "mlflow", "onnxruntime", "optuna", "pyarrow.dataset", "torch")
@@ -15,10 +15,10 @@ _LIBRARIES = ("great_expectations", "mlflow", "onnxruntime", "optuna", "pyarrow.
 
 def main() -> None:
     """Runs the scheduler until it is stopped."""
-    for library in _LIBRARIES:
-        import_module(library)
-    gc.collect()
-    gc.freeze()  # a collection in a fork would copy all of it
+    if sys.platform == "linux":
+        with warnings.catch_warnings(action="ignore"):
+            for library in _LIBRARIES:
+                import_module(library)
     from airflow.__main__ import main as run_airflow
 
     sys.argv = ["airflow", "scheduler", "--skip-serve-logs"]

@@ -74,10 +74,12 @@ def main() -> int:
     try:
         if not read_state(engine()).served:
             serve_first_lists(chosen, datetime.fromisoformat(chosen.simulation_start or ""))
-    except Exception:
-        log.exception("The first lists failed")
+    except Exception as error:
         with suppress(RecsysError):
-            return 0 if read_state(engine()).served else 1  # a DAG of an earlier start may have promoted a version
+            if read_state(engine()).served:
+                log.info("A DAG of an earlier start has promoted a version meanwhile: %s", error)
+                return 0
+        log.error("No first lists: %s", error, exc_info=not isinstance(error, RecsysError))
         return 1
     return 0
 

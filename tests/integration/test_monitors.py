@@ -385,6 +385,11 @@ def test_monitors_of_packages_have_rules_in_the_file_and_one_that_fails_stops_no
     with shop.begin() as connection:
         broken, searches = run_monitors(connection, read_rules(tmp_path / "rules.toml"), SERVED, EXPERIMENT)
         write_alarms(connection, [broken, searches], SERVED)
+        failed = Finding(searches.rule, True, "failed", {}, searches.rule.name)
+        failed = failed._replace(rule=msgspec.structs.replace(searches.rule, name="failed"))
+        write_alarms(connection, [failed], SERVED)
+        held = [alarm.rule for alarm in read_open_alarms(connection) if alarm.action == "hold_promotions"]
+        assert "searches" in held, "a monitor that fails does not close the alarm of its rule"
     assert (searches.fires, searches.explanation, searches.evidence) == (True, "4 searches", {"searches": 4})
-    assert (broken.fires, broken.rule.action) == (True, "alert")
+    assert (broken.fires, broken.rule.name, broken.rule.action) == (True, "broken (monitor failed)", "alert")
     assert "the monitor broken failed: ProgrammingError" in broken.explanation

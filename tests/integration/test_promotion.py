@@ -615,7 +615,7 @@ def test_an_untrained_version_replaces_no_trained_one(shop: Deployment) -> None:
     require_trained("2", untrained, [])
     require_trained("2", read_bundle(shop.folders["2"]), served)
     gone = [served[-1]._replace(run_id="0" * 32)]
-    with pytest.raises(InputError):  # a deleted run counts as trained
+    with pytest.raises(InputError, match="was not trained, and"):  # a deleted run counts as trained
         require_trained("2", untrained, gone)
 
 

@@ -331,7 +331,15 @@ def test_synonyms_of_rules_find_what_they_mean_and_not_the_other_way_round(index
     apart = [index.synonyms(rules)]
     assert _titles(index.find("notepad", 10, synonyms=apart)) == ["ASUS Zenbook 14 laptop"], "in title and description"
     assert index.find("odd", 10, synonyms=apart).total == 0, "an item needs all words"
-    signs = [index.synonyms(MerchandisingRules(synonyms=[Synonym("slate", "电配")]))]
-    assert index.find("slate", 10, synonyms=signs).total == 0, "the signs of a word are side by side"
+    lengths = MerchandisingRules(synonyms=[Synonym("notepad", "asus laptop"), Synonym("note pad", "wireless mouse")])
+    assert _titles(index.find("notepad", 10, synonyms=[index.synonyms(lengths)])) == ["ASUS Zenbook 14 laptop"]
+    meanings = MerchandisingRules(
+        synonyms=[Synonym("trainers", "跑鞋"), Synonym("stand", "笔记本 支架"), Synonym("beer", "the lager for cans")]
+    )
+    for phrase, title in (("trainers", "男士跑步鞋 透气"), ("stand", "铝合金笔记本支架"), ("beer", "Lager, six cans")):
+        assert _titles(index.find(phrase, 10, synonyms=[index.synonyms(meanings)]))[0] == title
+    coffee_machine = _index([("手动咖啡机", "", [], "", "")])
+    signs = [coffee_machine.synonyms(MerchandisingRules(synonyms=[Synonym("telephone", "手机")]))]
+    assert coffee_machine.find("telephone", 10, synonyms=signs).total == 0, "it has both signs, but apart"
     assert "Headset with microphone" in _titles(index.find("mouse", 10, synonyms=synonyms))
     assert "Logitech M185 wireless mouse" not in _titles(index.find("headset", 10, synonyms=synonyms))
