@@ -28,6 +28,7 @@ _SESSION_OVERHANG_HOURS = 6
 _EPOCH_POLL_INTERVAL_SECONDS = 15.0
 _SESSIONS, _SHOPPERS = 400, 1_000
 _NUM_PHASES = 5
+_NEVER = 1 << 62  # above every change number
 _STARTER_POLL_INTERVAL_SECONDS = 0.5
 
 
@@ -70,11 +71,11 @@ class LoopRunner:
         self.unpause_dags()
         self.run_until("first pass", "ingest_events", self._serves_trained_version)
         self._view.complete_phase()
-        if self._feedback_in_warehouse() == 0:
+        if not self._has_feedback():
             self._simulate_day(0)
         self._view.complete_phase()
         if not self._has_decision_with_feedback():
-            if self._feedback_in_warehouse() == 0:
+            if not self._has_feedback():
                 self.airflow.trigger("collect_feedback")
             self.run_until(
                 "second pass",
@@ -150,9 +151,9 @@ class LoopRunner:
     def _next_dag(self, first_dag: str) -> str:
         """Returns the DAG that follows the last result."""
         if first_dag == "collect_feedback":
-            if self._feedback_in_warehouse() == 0:
+            if not self._has_feedback():
                 return "collect_feedback"
-            return "train_model" if self._snapshots_with_feedback() else "build_features"
+            return "train_model" if self._has_snapshot_with_feedback() else "build_features"
         if not self._has_history():
             return "ingest_events"
         return "build_features" if features.has_unbuilt_changes() else "train_model"
@@ -219,26 +220,49 @@ class LoopRunner:
         return "" if row is None else f"Version {row.model_version} was refused: {'; '.join(row.reasons)}"
 
     def _has_decision_with_feedback(self) -> bool:
-        """Whether the gate has decided on a model trained on the endpoint's feedback."""
+        """Whether the gate has decided on a model trained on the simulated shoppers' feedback."""
         return bool(
             self._scalar(
                 "select count(*) from promotions inner join snapshots on promotions.snapshot_id = snapshots.snapshot_id"
-                " where decision in ('promoted', 'refused') and (manifest ->> 'feedback_events')::bigint > 0"
+                " where decision in ('promoted', 'refused') and as_of_change >= :change",
+                change=self._first_feedback_change(),
             )
         )
 
     def _has_traffic_on(self, day: int) -> bool:
         """Whether shoppers came on a day of the scenario; sessions of the previous day may end after midnight."""
+        start = self.replay_from + timedelta(days=day, hours=_SESSION_OVERHANG_HOURS)
+        return bool(
+            self._scalar(
+                "select count(*) from request_outcomes"
+                " where traffic = 'shopper' and shown_at >= :start and shown_at < :end",
+                start=start,
+                end=start + timedelta(days=1),
+            )
+        )
+
+    def _has_feedback(self) -> bool:
+        return self._first_feedback_change() < _NEVER
+
+    def _has_snapshot_with_feedback(self) -> bool:
+        return bool(
+            self._scalar(
+                "select count(*) from snapshots where as_of_change >= :change", change=self._first_feedback_change()
+            )
+        )
+
+    def _first_feedback_change(self) -> int:
+        """Returns the change of the warehouse that loaded the first simulated feedback.
+
+        Only feedback of the scenario's first day: people may use the storefront meanwhile, today.
+        """
+        query = (
+            "select min(batch_days.change_number) from batch_days"
+            " inner join batches on batch_days.change_number = batches.change_number"
+            " where batches.source = 'feedback' and batch_days.day = :day"
+        )
+        return self._scalar(query, day=self.replay_from.astimezone(UTC).date()) or _NEVER
+
+    def _scalar(self, query: str, **parameters: object) -> int:
         with self.warehouse.connect() as connection:
-            last = connection.scalar(text("select max(shown_at) from request_outcomes where traffic = 'shopper'"))
-        return last is not None and last >= self.replay_from + timedelta(days=day, hours=_SESSION_OVERHANG_HOURS)
-
-    def _feedback_in_warehouse(self) -> int:
-        return self._scalar("select count(*) from events where source = 'feedback'")
-
-    def _snapshots_with_feedback(self) -> int:
-        return self._scalar("select count(*) from snapshots where (manifest ->> 'feedback_events')::bigint > 0")
-
-    def _scalar(self, query: str) -> int:
-        with self.warehouse.connect() as connection:
-            return int(connection.scalar(text(query)) or 0)
+            return int(connection.scalar(text(query), parameters) or 0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
 
@@ -62,16 +62,18 @@ def _clear_caches() -> None:
         cached.cache_clear()
 
 
-def _following(runner: LoopRunner) -> str:
+def _following(runner: LoopRunner, first_dag: str = "ingest_events") -> str:
     with pytest.raises(Triggered) as found:
-        runner.run_until("first pass", "ingest_events", lambda: False)
+        runner.run_until("pass", first_dag, lambda: False)
     return str(found.value)
 
 
-def _add_purchase(warehouse: Engine, at: datetime) -> None:
-    add_batch(warehouse, [event("u", f"s{at:%m%d}", "i1", at)])
+def _add_purchase(warehouse: Engine, at: datetime, source: str = "t") -> None:
+    number = add_batch(warehouse, [event("u", f"s{at:%y%m%d}", "i1", at)])
     with warehouse.begin() as connection:
         connection.execute(text("update batches set inserted_rows = 1"))
+        changed = {"number": number, "source": source}
+        connection.execute(text("update batches set source = :source where number = :number"), changed)
 
 
 def test_the_first_pass_needs_more_than_the_week_of_the_first_lists(runner: LoopRunner, warehouse: Engine) -> None:
@@ -82,3 +84,14 @@ def test_the_first_pass_needs_more_than_the_week_of_the_first_lists(runner: Loop
     assert _following(runner) == "build_features"
     features.build_features()
     assert _following(runner) == "train_model"
+
+
+def test_people_in_the_storefront_are_no_simulated_shoppers(runner: LoopRunner, warehouse: Engine) -> None:
+    _add_purchase(warehouse, REPLAY_FROM - timedelta(days=30))
+    _add_purchase(warehouse, datetime.now(UTC), "feedback")
+    features.build_features()
+    assert _following(runner, "collect_feedback") == "collect_feedback"
+    _add_purchase(warehouse, REPLAY_FROM + timedelta(hours=9), "feedback")
+    assert _following(runner, "collect_feedback") == "build_features"
+    features.build_features()
+    assert _following(runner, "collect_feedback") == "train_model"
