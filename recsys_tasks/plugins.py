@@ -19,6 +19,7 @@ METRIC_GROUP: Final = "recsys_tasks.metrics"
 GATE_RULE_GROUP: Final = "recsys_tasks.gate_rules"
 MONITOR_GROUP: Final = "recsys_tasks.monitors"
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]+")
+_NAME_IN_WORDS: Final = "letters, digits, - and _"
 
 
 def plugin_names(group: str) -> list[str]:
@@ -26,17 +27,19 @@ def plugin_names(group: str) -> list[str]:
     return sorted({point.name for point in entry_points(group=group)})
 
 
-def check_plugin_names(group: str, reserved: Collection[str]) -> None:
+def check_plugin_names(
+    group: str, reserved: Collection[str], form: re.Pattern[str] = _NAME, form_in_words: str = _NAME_IN_WORDS
+) -> None:
     """Raises an error if the name of a plugin cannot be used.
 
     Raises:
-        ConfigurationError: it has other characters than letters, digits, hyphens and underscores, or is reserved.
+        ConfigurationError: it is reserved, or has another form (by default letters, digits, hyphens, underscores).
     """
     for name in plugin_names(group):
-        if name in reserved or not _NAME.fullmatch(name):
+        if name in reserved or not form.fullmatch(name):
             raise ConfigurationError(
-                f"The plugin {name} of {group} needs another name: it may have letters, digits, - and _, and must be"
-                f" none of {', '.join(sorted(reserved))}"
+                f"The plugin {name} of {group} needs another name: it may have {form_in_words}, and must be none of"
+                f" {', '.join(sorted(reserved))}"
             )
 
 

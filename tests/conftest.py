@@ -18,7 +18,8 @@ import torch
 from sqlalchemy import Engine, text
 
 from recsys_tasks.promotion import build
-from recsys_tasks.warehouse import embedded, migrate
+from recsys_tasks.settings import settings
+from recsys_tasks.warehouse import database_url, embedded, engine, migrate
 
 # Deadlines are unreliable on two busy cores.
 hypothesis.settings.register_profile("here", deadline=None)
@@ -72,6 +73,12 @@ def database(postgres: str, name: str, template: str = "template1") -> Iterator[
         with server.connect() as connection:
             connection.execute(text(f"drop database {name} with (force)"))
         server.dispose()
+
+
+def clear_cached_settings() -> None:
+    """Forgets the settings and the connection of the warehouse: the next use reads the environment."""
+    for cached in (settings, database_url, engine):
+        cached.cache_clear()
 
 
 @contextmanager

@@ -275,9 +275,7 @@ class Console:
             "MLflow": self._settings.mlflow_url or self._settings.mlflow_tracking_uri,
             "Data docs": self._settings.data_docs_url,
         }
-        shown = {
-            label: url for label, url in links.items() if url is not None and url.startswith("http") and "@" not in url
-        }
+        shown = {label: url for label, url in links.items() if _is_public(url)}
         html = self._templates.get_template(name).render(
             **values,
             path=PATH,

@@ -10,7 +10,7 @@ import numpy as np
 
 from recsys_tasks.errors import ConfigurationError
 from recsys_tasks.names import FIRST_ITEM
-from recsys_tasks.plugins import METRIC_GROUP, load_plugin, plugin_names
+from recsys_tasks.plugins import METRIC_GROUP, check_plugin_names, load_plugin, plugin_names
 
 CUTOFFS = (5, 10, 20)
 _METRIC_NAME = re.compile(r"[a-z][a-z0-9_]*_\d+")
@@ -72,14 +72,9 @@ def plugin_metrics() -> Mapping[str, Callable[[np.ndarray], np.ndarray]]:
         ConfigurationError: a name is that of a built-in metric or does not end with a number of positions, or a package
             cannot be imported.
     """
-    names = plugin_names(METRIC_GROUP)
-    for name in names:
-        if name in _BUILT_IN or not _METRIC_NAME.fullmatch(name):
-            raise ConfigurationError(
-                f"The plugin {name} of {METRIC_GROUP} needs another name: lower-case letters, digits and _, the number"
-                " of positions at the end, as in success_3, and none of a built-in metric"
-            )
-    return {name: load_plugin(METRIC_GROUP, name) for name in names}
+    in_words = "lower-case letters, digits and _, with the number of positions at the end, as in success_3"
+    check_plugin_names(METRIC_GROUP, _BUILT_IN, _METRIC_NAME, in_words)
+    return {name: load_plugin(METRIC_GROUP, name) for name in plugin_names(METRIC_GROUP)}
 
 
 def reported_metrics(ranks: np.ndarray) -> dict[str, float]:

@@ -204,9 +204,8 @@ class LoopRunner:
 
     def _has_history(self) -> bool:
         """Whether the warehouse has events before the week that the first lists are made from."""
-        query = text("select exists (select 1 from events where event_time < :start)")
-        with self.warehouse.connect() as connection:
-            return bool(connection.scalar(query, {"start": last_whole_week(self.replay_from).start}))
+        start = last_whole_week(self.replay_from).start
+        return bool(self._scalar("select exists (select 1 from events where event_time < :start)", start=start))
 
     def _serves_trained_version(self) -> bool:
         served = read_state(self.warehouse).served

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 
+import httpx
 import psutil
 
 from recsys_tasks.errors import UnavailableError
@@ -160,3 +161,11 @@ def wait_until(ready: Callable[[], bool], seconds: float, processes: StackProces
         if time.monotonic() > deadline:
             raise UnavailableError(f"{service} did not start within {seconds:.0f} s. See {processes.log}")
         time.sleep(0.3)
+
+
+def responds(url: str) -> bool:
+    """Whether a GET request of a URL is answered with status 200."""
+    try:
+        return httpx.get(url, timeout=5).status_code == httpx.codes.OK
+    except httpx.HTTPError:
+        return False

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
-import httpx
 from rich.console import Console
 
 from recsys_tasks.errors import UnavailableError
@@ -18,7 +17,7 @@ from recsys_tasks.stack import summary
 from recsys_tasks.stack.airflow_api import AirflowClient
 from recsys_tasks.stack.environment import Ports, choose_ports, save_ports, stack_environment
 from recsys_tasks.stack.loop import LoopRunner
-from recsys_tasks.stack.processes import StackProcesses, stop_stack_processes, wait_until
+from recsys_tasks.stack.processes import StackProcesses, responds, stop_stack_processes, wait_until
 from recsys_tasks.warehouse import embedded, engine
 
 _MIN_FREE_BYTES = 4 << 30
@@ -54,20 +53,13 @@ def running_stack(console: Console, home: Path, dags: Path) -> Iterator[tuple[Lo
         processes.start_services()
         airflow = AirflowClient(ports.url("airflow"))
         wait_until(airflow.is_ready, _START_TIMEOUT_SECONDS, processes, "Airflow")
-        wait_until(lambda: _responds(f"{ports.url('mlflow')}/health"), _START_TIMEOUT_SECONDS, processes, "MLflow")
+        wait_until(lambda: responds(f"{ports.url('mlflow')}/health"), _START_TIMEOUT_SECONDS, processes, "MLflow")
         wait_until(
-            lambda: _responds(f"{ports.url('endpoint')}/healthz"), _START_TIMEOUT_SECONDS, processes, "The endpoint"
+            lambda: responds(f"{ports.url('endpoint')}/healthz"), _START_TIMEOUT_SECONDS, processes, "The endpoint"
         )
         summary.show_addresses(console, ports)
         replay_from = datetime.fromisoformat(environment["RECSYS_SIMULATION_START"])
         yield LoopRunner(airflow, processes, starter, console, engine(), replay_from), ports
-
-
-def _responds(url: str) -> bool:
-    try:
-        return httpx.get(url, timeout=5).status_code == 200
-    except httpx.HTTPError:
-        return False
 
 
 def _check_disk(home: Path) -> None:

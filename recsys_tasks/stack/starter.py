@@ -10,12 +10,11 @@ import time
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
-import httpx
-
 from recsys_tasks.errors import RecsysError, UnavailableError
 from recsys_tasks.interval import Interval
 from recsys_tasks.promotion.deployment_record import read_state
 from recsys_tasks.settings import Settings, settings
+from recsys_tasks.stack.processes import responds
 from recsys_tasks.warehouse import engine
 
 log = logging.getLogger(__name__)
@@ -54,17 +53,10 @@ def last_whole_week(until: datetime) -> Interval:
 
 def _wait_for(url: str) -> None:
     deadline = time.monotonic() + _TIMEOUT_SECONDS
-    while not _responds(url):
+    while not responds(url):
         if time.monotonic() > deadline:
             raise UnavailableError(f"{url} did not answer within {_TIMEOUT_SECONDS:.0f} s")
         time.sleep(_POLL_INTERVAL_SECONDS)
-
-
-def _responds(url: str) -> bool:
-    try:
-        return httpx.get(url, timeout=5).status_code == httpx.codes.OK
-    except httpx.HTTPError:
-        return False
 
 
 def main() -> int:

@@ -1,39 +1,7 @@
 -- Grain: one pair of normalized queries since :since, at most 50: a shopper searched for the first one without an
 -- action, then within two minutes for the other one, with an action on its results.
 -- Output: the pair and its number of visitors, at least :min_visitors.
-with searches as (
-    select
-        event_id,
-        event_time,
-        visitor_of(events.user_id, events.session_id) as visitor,
-        lower(regexp_replace(btrim(query), '\s+', ' ', 'g')) as query_text
-    from events
-    left join bot_visitors
-        on
-            visitor_of(events.user_id, events.session_id) = bot_visitors.visitor
-            and bot_visitors.day = cast(events.event_time at time zone 'UTC' as date)
-    where
-        event_type = 'search'
-        and event_time >= :since
-        and coalesce(properties ->> 'traffic', 'shopper') = 'shopper'
-        and bot_visitors.visitor is null
-),
-
-marked as (
-    select
-        searches.*,
-        exists(
-            select 1
-            from events as actions
-            where
-                actions.request_id = searches.event_id
-                and actions.event_time >= :since
-                and actions.event_type in ('view', 'add_to_cart', 'purchase')
-        ) as has_action
-    from searches
-),
-
-pairs as (
+with pairs as (
     select
         visitor,
         query_text,
@@ -41,7 +9,7 @@ pairs as (
         lead(query_text) over by_visitor as next_text,
         lead(has_action) over by_visitor as next_has_action,
         lead(event_time) over by_visitor - event_time as pause
-    from marked
+    from shopper_searches(:since)
     window by_visitor as (partition by visitor order by event_time, event_id)
 )
 

@@ -14,11 +14,10 @@ from typing import Any, NamedTuple
 import httpx
 import pytest
 
-from recsys_tasks.settings import settings
 from recsys_tasks.stack.environment import find_free_port
 from recsys_tasks.steps import features, ingestion, promotion, training
-from recsys_tasks.warehouse import database_url, engine
-from tests.conftest import database, fresh_warehouse
+from recsys_tasks.warehouse import engine
+from tests.conftest import clear_cached_settings, database, fresh_warehouse
 from tests.integration.endpoints import TOKEN, running_endpoint
 
 ROOT = Path(__file__).parents[2]
@@ -94,7 +93,7 @@ def served(
             "EVENT_WEIGHTS": folder / "event_weights.toml",
         }.items():
             patch.setenv(f"RECSYS_{name}", str(value))
-        _clear_caches()
+        clear_cached_settings()
         for name in (domain.items, domain.events):
             [report] = ingestion.ingest_files(str(folder / f"{name}.toml"), [str(home / "log" / f"{name}.jsonl")])
             assert (report.quarantined, report.duplicates) == (0, 0)
@@ -107,12 +106,7 @@ def served(
         promotion.activate(version, bundle, decision.reasons, promotion.AUTOMATIC, decision.as_dict())
         yield DomainEndpoint(domain, url, home / "log")
         engine().dispose()
-    _clear_caches()
-
-
-def _clear_caches() -> None:
-    for cached in (settings, database_url, engine):
-        cached.cache_clear()
+    clear_cached_settings()
 
 
 def test_lists_have_only_live_items_and_those_of_one_author_if_asked(served: DomainEndpoint) -> None:

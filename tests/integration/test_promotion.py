@@ -44,8 +44,8 @@ from recsys_tasks.registry.tracking import client
 from recsys_tasks.settings import settings
 from recsys_tasks.stack.environment import find_free_port
 from recsys_tasks.steps import monitoring, promotion
-from recsys_tasks.warehouse import database_url, engine
-from tests.conftest import database, fresh_warehouse
+from recsys_tasks.warehouse import engine
+from tests.conftest import clear_cached_settings, database, fresh_warehouse
 from tests.integration.endpoints import TOKEN, install_bundle, running_endpoint, served_versions
 
 
@@ -102,7 +102,7 @@ def world(
         }.items():
             patch.setenv(f"RECSYS_{name}", str(value))
         patch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")  # where MLflow is unavailable
-        _clear_cached_settings()
+        clear_cached_settings()
         folders = {number: _register_version(home, number, bundles[int(number) % 2]) for number in ("1", "2", "3")}
         urls = []
         for number in range(3):
@@ -110,7 +110,7 @@ def world(
             urls.append(stack.enter_context(running_endpoint(home / f"endpoint{number}")))
         yield warehouse, urls, folders
         engine().dispose()
-    _clear_cached_settings()
+    clear_cached_settings()
 
 
 def _register_version(home: Path, number: str, bundle: Path) -> Path:
@@ -130,11 +130,6 @@ def _register_version(home: Path, number: str, bundle: Path) -> Path:
 
 def _lineage(manifest: dict[str, object]) -> dict[str, object]:
     return {name: value for name, value in manifest.items() if name not in ("files", "format")}
-
-
-def _clear_cached_settings() -> None:
-    for cached in (settings, database_url, engine):
-        cached.cache_clear()
 
 
 @pytest.fixture

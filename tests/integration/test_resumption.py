@@ -11,12 +11,12 @@ import pytest
 from rich.console import Console
 from sqlalchemy import Engine, text
 
-from recsys_tasks.settings import settings
 from recsys_tasks.stack import loop
 from recsys_tasks.stack.airflow_api import DagRun
 from recsys_tasks.stack.loop import LoopRunner
 from recsys_tasks.steps import features
-from recsys_tasks.warehouse import database_url, engine
+from recsys_tasks.warehouse import engine
+from tests.conftest import clear_cached_settings
 from tests.shops import add_batch, event
 
 REPLAY_FROM = datetime.fromisoformat("2017-12-25T00:00:00+00:00")
@@ -49,17 +49,12 @@ def runner(warehouse: Engine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     monkeypatch.setattr(loop, "_POLL_INTERVAL_SECONDS", 0.0)
     monkeypatch.setenv("RECSYS_HOME", str(tmp_path))
     monkeypatch.setenv("RECSYS_WAREHOUSE_URL", warehouse.url.render_as_string(hide_password=False))
-    _clear_caches()
+    clear_cached_settings()
     airflow, processes, starter = (cast("Any", found) for found in (IdleAirflow(), Processes(), None))
     yield LoopRunner(airflow, processes, starter, Console(quiet=True), warehouse, REPLAY_FROM)
     engine().dispose()
     monkeypatch.undo()
-    _clear_caches()
-
-
-def _clear_caches() -> None:
-    for cached in (database_url, engine, settings):
-        cached.cache_clear()
+    clear_cached_settings()
 
 
 def _following(runner: LoopRunner, first_dag: str = "ingest_events") -> str:

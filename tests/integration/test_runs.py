@@ -30,7 +30,7 @@ from recsys_tasks.training.lineage import SCRATCH, trained_until
 from recsys_tasks.training.study import open_study
 from recsys_tasks.training.tuning import study_storage
 from recsys_tasks.warehouse import database_url, engine
-from tests.conftest import database, fresh_warehouse
+from tests.conftest import clear_cached_settings, database, fresh_warehouse
 from tests.shops import LENIENT_GATE_RULES, START, fill
 
 
@@ -63,7 +63,7 @@ def shop(postgres: str, tracking_template: str, tmp_path_factory: pytest.TempPat
             "GATE_RULES": home / "gate.toml",
         }.items():
             patch.setenv(f"RECSYS_{name}", str(value))
-        _clear_caches()
+        clear_cached_settings()
         fill(warehouse)
         features.build_features()
         run_id = training.train_model()
@@ -71,12 +71,7 @@ def shop(postgres: str, tracking_template: str, tmp_path_factory: pytest.TempPat
         training.register_run(run_id)
         yield Shop(warehouse, run_id)
         engine().dispose()
-    _clear_caches()
-
-
-def _clear_caches() -> None:
-    for cached in (settings, database_url, engine):
-        cached.cache_clear()
+    clear_cached_settings()
 
 
 def _download(run_id: str, name: str) -> Path:

@@ -20,11 +20,10 @@ from sqlalchemy import Engine, text
 
 from recsys_tasks.client import Event, RecommendationRequest, RecommenderClient, SearchRequest
 from recsys_tasks.promotion.deployment_record import read_state
-from recsys_tasks.settings import settings
 from recsys_tasks.stack.environment import find_free_port
 from recsys_tasks.steps import features, ingestion, monitoring, promotion, training
-from recsys_tasks.warehouse import database_url, engine
-from tests.conftest import database, fresh_warehouse
+from recsys_tasks.warehouse import engine
+from tests.conftest import clear_cached_settings, database, fresh_warehouse
 from tests.integration.endpoints import TOKEN, running_process, served_versions
 from tests.pages.browser import accessibility_problems, new_page
 from tests.shops import LENIENT_GATE_RULES, fill
@@ -88,7 +87,7 @@ def site(postgres: str, tracking_template: str, tmp_path_factory: pytest.TempPat
             "TEXT_ENCODER": "none",
         }.items():
             patch.setenv(f"RECSYS_{name}", str(value))
-        _clear_caches()
+        clear_cached_settings()
         fill(warehouse)
         features.build_features()
         run_id = training.train_model()
@@ -101,12 +100,7 @@ def site(postgres: str, tracking_template: str, tmp_path_factory: pytest.TempPat
         ):
             yield Site(console, f"http://127.0.0.1:{port}", warehouse)
         engine().dispose()
-    _clear_caches()
-
-
-def _clear_caches() -> None:
-    for cached in (settings, database_url, engine):
-        cached.cache_clear()
+    clear_cached_settings()
 
 
 @contextmanager
