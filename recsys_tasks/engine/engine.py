@@ -44,14 +44,14 @@ from recsys_tasks.engine.throttle import Pause, no_pause
 from recsys_tasks.engine.trending import RecentPopularity
 from recsys_tasks.errors import GoldenMismatch, InputError
 from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM, PERSONAL_FREQUENCY, PURCHASE
-from recsys_tasks.search.plan import Meaning
 from recsys_tasks.search.settings import read_search_settings
-from recsys_tasks.search.synonyms import Synonyms
 from recsys_tasks.wire.items import FacetValue, Item, Recommendation, Relaxation, SearchResult
 from recsys_tasks.wire.rules import MerchandisingRules
 
 if TYPE_CHECKING:
     from recsys_tasks.engine.item_search import ItemSearch, RankedMatches
+    from recsys_tasks.search.plan import Meaning
+    from recsys_tasks.search.synonyms import Synonyms
 
 MODEL: Final = "model"
 POPULARITY: Final = "popularity"
