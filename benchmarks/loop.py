@@ -33,6 +33,7 @@ from recsys_tasks.experiments.online_metrics import CLICK_THROUGH, Rate
 from recsys_tasks.experiments.verdicts import load_arm_metrics
 from recsys_tasks.interval import Interval
 from recsys_tasks.monitoring.report import describe_comparison
+from recsys_tasks.registry.versions import Version
 from recsys_tasks.settings import settings
 from recsys_tasks.stack.loop import LoopRunner
 from recsys_tasks.stack.services import running_stack
@@ -190,18 +191,30 @@ def _row(runner: LoopRunner, number: int, serving: str) -> tuple[dict[str, objec
 
 
 def _promote_bad_model(runner: LoopRunner) -> None:
-    """Promotes the champion's network without copying and with shuffled item ids, through a gate that accepts it."""
+    """Promotes a bad model through a gate that accepts it."""
+    from recsys_tasks.registry import versions
+    from recsys_tasks.steps.training import evaluate_run, register_run
+
+    run_id = log_mixed_up_model(versions.version_by_number(_champion(runner)))
+    evaluate_run(run_id)
+    number = register_run(run_id)
+    _write_gate(settings().home, min_gain=-9.0)
+    runner.airflow.trigger("promote_model", version=number)
+    runner.run_until("the bad model", "ingest_events", lambda: _champion(runner) == number)
+    _write_gate(settings().home, _MIN_GAIN)
+
+
+def log_mixed_up_model(version: Version) -> str:
+    """Logs a run with a version's network without copying and with shuffled item ids; returns the run's id."""
     from recsys_tasks.features.vocabulary import Vocabulary
     from recsys_tasks.model.export import export_graphs
     from recsys_tasks.model.files import TrainedModel, save_model
-    from recsys_tasks.registry import runs, versions
+    from recsys_tasks.registry import runs
     from recsys_tasks.registry.tracking import client
     from recsys_tasks.steps.features import snapshot
-    from recsys_tasks.steps.training import evaluate_run, register_run
     from recsys_tasks.training.evaluation import load_run_model
 
-    champion = versions.version_by_number(_champion(runner))
-    model = load_run_model(champion.run_id)
+    model = load_run_model(version.run_id)
     with torch.no_grad():
         model.network.age_offset.sub_(_COPY_LOGIT_OFFSET)
     order = np.random.default_rng(0).permutation(len(model.vocabulary.item_ids))
@@ -213,18 +226,13 @@ def _promote_bad_model(runner: LoopRunner) -> None:
         brands=known.brands,
         counts=known.counts,
     )
-    source, tags = snapshot(champion.snapshot_id), {"started_from": "mixed up"}
-    parameters = {**client().get_run(champion.run_id).data.params, "mixed_up": True}
-    with runs.start_run(source, parameters, tags) as run_id, tempfile.TemporaryDirectory() as folder:
+    source, tags = snapshot(version.snapshot_id), {"started_from": version.number}
+    parameters = {**client().get_run(version.run_id).data.params, "mixed_up": True}
+    with runs.start_run(source, parameters, tags) as mixed_up, tempfile.TemporaryDirectory() as folder:
         save_model(TrainedModel(model.network, shuffled), Path(folder))
         export_graphs(model.network, Path(folder))
-        runs.log_model(run_id, Path(folder))
-    evaluate_run(run_id)
-    number = register_run(run_id)
-    _write_gate(settings().home, min_gain=-9.0)
-    runner.airflow.trigger("promote_model", version=number)
-    runner.run_until("the bad model", "ingest_events", lambda: _champion(runner) == number)
-    _write_gate(settings().home, _MIN_GAIN)
+        runs.log_model(mixed_up, Path(folder))
+    return mixed_up
 
 
 def _champion(runner: LoopRunner) -> str:

@@ -67,7 +67,7 @@ def main() -> None:
     milliseconds = 1_000 * (time.process_time() - began) / sum(len(wanted) for *_, wanted in simulated)
     hits = {
         (name, label): np.asarray([_count_hits(scorer(past, seconds), wanted) for past, seconds, wanted in sessions])
-        for name, scorer in (_scorers(world) | _model(world, args.bundle)).items()
+        for name, scorer in (scorers(world) | model_scorer(world, args.bundle)).items()
         for label, sessions in (("simulated", simulated), ("real", real))
     }
     rows: list[dict[str, object]] = []
@@ -85,7 +85,7 @@ def main() -> None:
     )
 
 
-def _model(world: World, folder: Path | None) -> dict[str, Scorer]:
+def model_scorer(world: World, folder: Path | None) -> dict[str, Scorer]:
     """The lists of a bundle, from the latest 512 actions, before the first action of a session."""
     if folder is None:
         return {}
@@ -114,7 +114,8 @@ def _count_hits(scores: np.ndarray, wanted: np.ndarray) -> int:
     return int(np.isin(wanted, best).sum())
 
 
-def _scorers(world: World) -> dict[str, Scorer]:
+def scorers(world: World) -> dict[str, Scorer]:
+    """Scorers without a model: popularity, habits, items bought together, and the shoppers' own model."""
     lately, ever = world.popularity.lately, world.popularity.ever
     share = ever / ever.sum()
 

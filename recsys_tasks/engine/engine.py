@@ -27,7 +27,7 @@ from recsys_tasks.engine.facets import count_facet
 from recsys_tasks.engine.graphs import Graph
 from recsys_tasks.engine.impression_discounting import DiscountedItems
 from recsys_tasks.engine.item_updates import ItemUpdate, apply_item_updates
-from recsys_tasks.engine.ranking import ListOptions, RankedList, Ranker
+from recsys_tasks.engine.ranking import ExploredPositions, ListOptions, RankedList, Ranker
 from recsys_tasks.engine.scoring import (
     BlendedScores,
     LiftedScores,
@@ -80,13 +80,13 @@ class Answer(NamedTuple):
         items: best first.
         purchase_intent: probability that the session has a purchase from here on; None where the model did not score,
             or has no purchase intent because its training sessions all had a purchase, or none had.
-        propensities: probability with which exploration chose each item for its position; None without exploration.
+        explored: how exploration filled the positions; None without exploration.
         timings: seconds per stage; None where the model did not score.
     """
 
     items: list[Recommendation]
     purchase_intent: float | None
-    propensities: list[float] | None = None
+    explored: ExploredPositions | None = None
     timings: Timings | None = None
 
 
@@ -367,7 +367,7 @@ class Engine:
             ]
         items = self._to_recommendations(ranked, prediction.source, explanations)
         timings = prediction.timings and prediction.timings._replace(ranking=time.perf_counter() - start)
-        return Answer(items, prediction.purchase_intent, ranked.propensities, timings)
+        return Answer(items, prediction.purchase_intent, ranked.explored, timings)
 
     def _recommend_by_interests(self, ranker: Ranker, prediction: _Prediction, options: ListOptions) -> Answer:
         """Items that match the user's stated interests, by popularity; then the other popular items."""

@@ -27,6 +27,22 @@ _CANDIDATES_PER_ITEM = 5  # for diversity, category limits and exploration
 _CANDIDATES_PER_CHUNK = 64  # converted to Python numbers at a time: a list needs few of them
 
 
+class ExploredPositions(NamedTuple):
+    """How exploration filled the positions of a list [k].
+
+    Attributes:
+        share: share of the positions that are drawn at random.
+        num_candidates: number of items that were drawn from, without those that keep their position.
+        propensities: probability of each item at its position, given the items above it.
+        ranks: rank of each item among the candidates, from 1; 0 for an item that keeps its position.
+    """
+
+    share: float
+    num_candidates: int
+    propensities: list[float]
+    ranks: list[int]
+
+
 @dataclass(frozen=True)
 class Exploration:
     """Epsilon-greedy exploration: fills a share of the positions at random, to collect unbiased feedback.
@@ -37,8 +53,8 @@ class Exploration:
     share: float
     seed: str
 
-    def draw(self, ranked: Sequence[int], fixed: Set[int], k: int) -> tuple[list[int], list[float]]:
-        """Returns items for k positions, and the propensity of each given the items above it.
+    def draw(self, ranked: Sequence[int], fixed: Set[int], k: int) -> tuple[list[int], ExploredPositions]:
+        """Returns items for k positions, and how they were drawn.
 
         Each position takes the best remaining item with probability 1 - share, else a uniformly random one.
 
@@ -49,17 +65,21 @@ class Exploration:
         """
         random = Random(self.seed)  # noqa: S311
         fixed_at = {position: number for position, number in enumerate(ranked[:k]) if number in fixed}
-        remaining = [number for number in ranked if number not in fixed]
-        shown, propensities = [], []
+        remaining = [(rank, number) for rank, number in enumerate((n for n in ranked if n not in fixed), start=1)]
+        explored = ExploredPositions(self.share, len(remaining), [], [])
+        shown = []
         for position in range(min(k, len(ranked))):
             if position in fixed_at:
                 shown.append(fixed_at[position])
-                propensities.append(1.0)
+                explored.propensities.append(1.0)
+                explored.ranks.append(0)
             elif remaining:
                 drawn = random.randrange(len(remaining)) if random.random() < self.share else 0
-                propensities.append(self.share / len(remaining) + (1 - self.share) * (drawn == 0))
-                shown.append(remaining.pop(drawn))
-        return shown, propensities
+                explored.propensities.append(self.share / len(remaining) + (1 - self.share) * (drawn == 0))
+                rank, number = remaining.pop(drawn)
+                explored.ranks.append(rank)
+                shown.append(number)
+        return shown, explored
 
 
 class ListOptions(msgspec.Struct, frozen=True):
@@ -93,13 +113,13 @@ class RankedList(NamedTuple):
         numbers: item numbers in display order.
         scores: their scores, before rules and discounts.
         pinned: items placed by a pin.
-        propensities: probability of each item at its position; None without exploration.
+        explored: how exploration filled the positions; None without exploration.
     """
 
     numbers: list[int]
     scores: list[float]
     pinned: set[int]
-    propensities: list[float] | None = None
+    explored: ExploredPositions | None = None
 
 
 class Ranker:
@@ -180,9 +200,9 @@ class Ranker:
         candidate_options = msgspec.structs.replace(options, k=num_candidates, exploration=None)
         ranked = self.rank(scores, candidate_options, now, discounts)
         score_of = dict(zip(ranked.numbers, ranked.scores, strict=True))
-        shown, propensities = exploration.draw(ranked.numbers, ranked.pinned, options.k)
+        shown, explored = exploration.draw(ranked.numbers, ranked.pinned, options.k)
         pinned = ranked.pinned.intersection(shown)
-        return RankedList(shown, [score_of[number] for number in shown], pinned, propensities)
+        return RankedList(shown, [score_of[number] for number in shown], pinned, explored)
 
     def _excluded(self, options: ListOptions) -> set[int]:
         return set(self._catalog.vocabulary.numbers(sorted(options.exclude)).tolist()) if options.exclude else set()

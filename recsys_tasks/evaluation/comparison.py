@@ -19,6 +19,7 @@ from recsys_tasks.evaluation.metrics import (
     plugin_values,
 )
 from recsys_tasks.evaluation.segments import segment_metric
+from recsys_tasks.experiments.counterfactual import CounterfactualComparison
 from recsys_tasks.features.sequences import Timeline
 from recsys_tasks.names import FIRST_ITEM
 
@@ -80,12 +81,14 @@ class Comparison:
         num_tasks: number of comparable sessions.
         num_excluded: number of other sessions of the test part.
         since: time from which on a session that starts is in neither training.
+        counterfactual: comparison of the clicks on lists since then that exploration filled; None without any.
     """
 
     gains: dict[str, MetricGain]
     num_tasks: int
     num_excluded: int
     since: datetime
+    counterfactual: CounterfactualComparison | None = None
 
     def as_dict(self, confidence: float) -> dict[str, object]:
         """Returns all fields for JSON with bounds at a confidence; the stored keys of the numbers are `questions` and
@@ -97,6 +100,7 @@ class Comparison:
             "since": self.since.isoformat(),
             "confidence": confidence,
             "gains": {name: gain.as_dict(confidence) for name, gain in self.gains.items()},
+            "counterfactual": self.counterfactual and self.counterfactual.as_dict(),
         }
 
 

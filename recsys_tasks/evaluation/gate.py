@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from importlib import resources
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -14,6 +15,7 @@ import msgspec
 from recsys_tasks.errors import ConfigurationError
 from recsys_tasks.evaluation.comparison import Comparison, MetricGain
 from recsys_tasks.evaluation.segments import QUESTIONS, segment_metric
+from recsys_tasks.experiments.counterfactual import CounterfactualComparison
 from recsys_tasks.plugins import GATE_RULE_GROUP, load_plugin
 
 PRIMARY_METRIC = "mrr_20"
@@ -43,6 +45,16 @@ class ChampionRules(msgspec.Struct, forbid_unknown_fields=True):
     min_questions: int = 100
 
 
+class CounterfactualRules(msgspec.Struct, forbid_unknown_fields=True):
+    """What explored lists must say of a challenger; see `gate.toml`."""
+
+    confidence: float = 0.95
+    max_loss: float = 0.0
+    min_overlap: float = 0.3
+    min_effective_sample_size: int = 200
+    max_lists: int = 4_000
+
+
 class RolloutRules(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """Thresholds that end a rollout; see `gate.toml`."""
 
@@ -60,6 +72,7 @@ class GateRules(msgspec.Struct, forbid_unknown_fields=True):
     guardrails: dict[str, float] = {}
     limits: dict[str, float] = {}
     plugins: list[str] = []
+    counterfactual: CounterfactualRules | None = None
     rollout: RolloutRules = RolloutRules()
 
 
@@ -182,7 +195,10 @@ def load_gate_rules(path: Path | None = None) -> GateRules:
         ) from error
     for name in rules.plugins:
         load_plugin(GATE_RULE_GROUP, name)
-    for name, confidence in (("champion", rules.champion.confidence), ("rollout", rules.rollout.confidence)):
+    confidences = {"champion": rules.champion.confidence, "rollout": rules.rollout.confidence}
+    if rules.counterfactual is not None:
+        confidences["counterfactual"] = rules.counterfactual.confidence
+    for name, confidence in confidences.items():
         if not 0.5 < confidence < 1:
             raise ConfigurationError(
                 f"{path or _DEFAULT}: {name}.confidence is {confidence}; set a value between 0.5 and 1"
@@ -203,6 +219,8 @@ def decide_promotion(rules: GateRules, evidence: Evidence) -> Decision:
         results += _compare_with_champion(rules, evidence.comparison, evidence.num_earlier_tries)
         found = "the champion's" if evidence.same_schema else "not the champion's: callers would have to change"
         results.append(RuleResult("signature", found, _outcome(evidence.same_schema)))
+        if rules.counterfactual is not None:
+            results.append(_check_clicks(rules.counterfactual, evidence.comparison.counterfactual))
     results += check_limits(rules.limits, evidence.measurements)
     for name in rules.plugins:
         results += _run_plugin(name, evidence)
@@ -331,6 +349,32 @@ def _check_guardrails(
         )
         results.append(RuleResult(rule, found, _outcome(max_relative_gain >= -guardrails[name])))
     return results
+
+
+def _check_clicks(rules: CounterfactualRules, found: CounterfactualComparison | None) -> RuleResult:
+    """Returns whether the challenger's lists would have got as many clicks, as far as explored lists tell."""
+    rule = f"CTR in explored lists not below the champion's by more than {rules.max_loss:.0%}"
+    if found is None:
+        nothing = "no explored list that neither was trained on, or too few clicks to know which positions are examined"
+        return RuleResult(rule, nothing, Outcome.NOT_APPLIED)
+    diagnostics = (
+        f"{found.num_lists:,} lists, effective sample size {found.difference.effective_sample_size:,.0f},"
+        f" overlap {found.overlap:.0%}"
+    )
+    if found.overlap < rules.min_overlap:
+        problem = f"exploration could not have shown most of its items, needs an overlap of {rules.min_overlap:.0%}"
+        return RuleResult(rule, f"{problem}: {diagnostics}", Outcome.FAILED)
+    if found.difference.effective_sample_size < rules.min_effective_sample_size:
+        needed = f"needs an effective sample size of {rules.min_effective_sample_size:,}"
+        return RuleResult(rule, f"{diagnostics}, {needed}", Outcome.NOT_APPLIED)
+    error = NormalDist().inv_cdf(rules.confidence) * found.difference.standard_error
+    max_relative_gain = (found.difference.value + error) / max(found.rival.value, 1e-12)
+    words = (
+        f"{found.model.value:.2%} against {found.rival.value:.2%} (doubly robust), {found.model_snips.value:.2%}"
+        f" against {found.rival_snips.value:.2%} (SNIPS), at most {max_relative_gain:+.1%} at {rules.confidence:.0%}"
+        f" confidence, {diagnostics}"
+    )
+    return RuleResult(rule, words, _outcome(max_relative_gain >= -rules.max_loss))
 
 
 def check_limits(limits: Mapping[str, float], measurements: dict[str, float]) -> list[RuleResult]:

@@ -139,7 +139,7 @@ def interleave(one: tuple[str, Answer], other: tuple[str, Answer], k: int, seed:
             if best is not None and len(items) < k:
                 items.append(best)
                 teams.append(team)
-    return InterleavedList(one[1]._replace(items=items, propensities=None), teams)
+    return InterleavedList(one[1]._replace(items=items, explored=None), teams)
 
 
 def _take_best(remaining: list[Recommendation], taken: set[str]) -> Recommendation | None:

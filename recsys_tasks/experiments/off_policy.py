@@ -45,6 +45,11 @@ class Estimate(NamedTuple):
     high: float
     effective_sample_size: float
 
+    @property
+    def standard_error(self) -> float:
+        """Standard error of the value."""
+        return (self.high - self.value) / _Z
+
 
 def estimate_ips(logged: LoggedImpressions) -> Estimate:
     """Returns the inverse propensity score estimate, the mean of w·r with w = target / logging propensity.
@@ -61,12 +66,7 @@ def estimate_snips(logged: LoggedImpressions) -> Estimate:
     Slightly biased, with less variance than IPS, and within the range of the rewards.
     """
     weight = logged.target_propensity / logged.logging_propensity
-    total = float(weight.sum())
-    if not total:
-        return Estimate(0.0, 0.0, math.inf, 0.0)
-    value = float((weight * logged.reward).sum()) / total
-    error = _standard_error(weight * (logged.reward - value), logged.cluster) / total
-    return Estimate(value, value - _Z * error, value + _Z * error, _effective_sample_size(weight))
+    return cluster_means(weight * logged.reward, weight, logged.cluster, effective_sample_size(weight))
 
 
 def estimate_doubly_robust(logged: LoggedImpressions, predicted: PredictedRewards) -> Estimate:
@@ -79,12 +79,23 @@ def estimate_doubly_robust(logged: LoggedImpressions, predicted: PredictedReward
 
 
 def _estimate_mean(values: np.ndarray, logged: LoggedImpressions, weight: np.ndarray) -> Estimate:
-    count = len(values)
-    if not count:
+    return cluster_means(values, np.ones(len(values)), logged.cluster, effective_sample_size(weight))
+
+
+def cluster_means(values: np.ndarray, sizes: np.ndarray, cluster: np.ndarray, num_effective: float) -> Estimate:
+    """Returns Σ values / Σ sizes of rows [N], with an interval by the variance of a ratio of cluster totals.
+
+    Args:
+        values, sizes: of each row; the sizes are 1 for a mean.
+        cluster: cluster id of each row.
+        num_effective: effective sample size of the rows.
+    """
+    total = float(sizes.sum())
+    if not total:
         return Estimate(0.0, 0.0, math.inf, 0.0)
-    value = float(values.mean())
-    error = _standard_error(values - value, logged.cluster) / count
-    return Estimate(value, value - _Z * error, value + _Z * error, _effective_sample_size(weight))
+    value = float(values.sum()) / total
+    error = _standard_error(values - value * sizes, cluster) / total
+    return Estimate(value, value - _Z * error, value + _Z * error, num_effective)
 
 
 def _standard_error(residuals: np.ndarray, cluster: np.ndarray) -> float:
@@ -94,6 +105,7 @@ def _standard_error(residuals: np.ndarray, cluster: np.ndarray) -> float:
     return math.sqrt(float((sums**2).sum()) * len(sums) / (len(sums) - 1)) if len(sums) > 1 else math.inf
 
 
-def _effective_sample_size(weight: np.ndarray) -> float:
+def effective_sample_size(weight: np.ndarray) -> float:
+    """Returns (Σ w)² / Σ w² (Kish 1965)."""
     squares = float((weight**2).sum())
     return float(weight.sum()) ** 2 / squares if squares else 0.0

@@ -11,7 +11,9 @@ from recsys_tasks.errors import IncompatibleModelFormat, InputError
 from recsys_tasks.evaluation.comparison import Comparison
 from recsys_tasks.evaluation.gate import MODEL, REFUSE, Decision, Evidence, GateRules, decide_promotion
 from recsys_tasks.evaluation.segments import QUESTIONS
+from recsys_tasks.experiments.explored_lists import LoggedLists, load_explored_lists
 from recsys_tasks.features.snapshot import open_snapshot
+from recsys_tasks.interval import Interval
 from recsys_tasks.monitoring.alarms import read_open_alarms
 from recsys_tasks.monitoring.rules import HOLD_PROMOTIONS
 from recsys_tasks.names import CHAMPION
@@ -62,7 +64,7 @@ def _collect_evidence(deployment: Deployment, version: versions.Version, rules: 
     elif not runs.is_trained(champion.run_id):
         notes.append(f"champion version {champion.number} was not trained: the baselines decide")
     elif is_trained:
-        comparison, problem = _compare_with_champion(deployment, version, champion, rules.champion.confidence)
+        comparison, problem = _compare_with_champion(deployment, version, champion, rules)
         if comparison is not None and comparison.num_tasks >= rules.champion.min_questions:
             cutoff = open_snapshot(deployment.snapshots, version.snapshot_id).cutoff
             num_earlier_tries = runs.count_earlier_tries(version, comparison.since, cutoff)
@@ -92,16 +94,23 @@ def _promotion_holds(deployment: Deployment) -> list[str]:
 
 
 def _compare_with_champion(
-    deployment: Deployment, version: versions.Version, champion: versions.Version, confidence: float
+    deployment: Deployment, version: versions.Version, champion: versions.Version, rules: GateRules
 ) -> tuple[Comparison | None, str | None]:
     """Returns the comparison on the version's test sessions, or the reason why there is none."""
     from recsys_tasks.training.evaluation import compare_runs
 
+    def load_lists(between: Interval) -> LoggedLists:
+        max_lists = rules.counterfactual.max_lists if rules.counterfactual else 0
+        with deployment.warehouse.connect() as connection:
+            return load_explored_lists(connection, between, max_lists)
+
     try:
-        comparison = compare_runs(version.run_id, champion.run_id, deployment.snapshots)
+        comparison = compare_runs(
+            version.run_id, champion.run_id, deployment.snapshots, load_lists if rules.counterfactual else None
+        )
     except (IncompatibleModelFormat, InputError) as error:
         return None, f"not compared with champion version {champion.number}: {error}"
-    runs.log_comparison(version.run_id, champion.number, comparison, confidence)
+    runs.log_comparison(version.run_id, champion.number, comparison, rules.champion.confidence)
     return comparison, None
 
 

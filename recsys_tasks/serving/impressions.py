@@ -55,15 +55,19 @@ class ImpressionLog:
         list_properties: dict[str, Any] = {
             **served.labels,
             **_traffic_property(request),
+            **({"constrained": True} if _is_constrained(request) else {}),
             "milliseconds": round(served.latency_ms, 2),
         }
         if self._sample_share < 1:
             list_properties["sampled"] = self._sample_share
+        explored = answer.explored
+        if explored is not None:
+            list_properties |= {"explored_share": explored.share, "candidates": explored.num_candidates}
         events = []
         for index, item in enumerate(answer.items):
             properties = {"model_version": served.model_version, "score": item.score, "source": item.source}
-            if answer.propensities is not None:
-                properties["propensity"] = answer.propensities[index]
+            if explored is not None:
+                properties |= {"propensity": explored.propensities[index], "rank": explored.ranks[index]}
             if served.teams is not None:
                 properties["team"] = served.teams[index]
             event = Event(
@@ -101,6 +105,23 @@ class ImpressionLog:
 
 def _traffic_property(request: RecommendationRequest) -> dict[str, str]:
     return {} if request.traffic == SHOPPER else {"traffic": request.traffic}
+
+
+def _is_constrained(request: RecommendationRequest) -> bool:
+    """Whether the list depends on more than the visitor's recorded actions: on options, or on actions sent with it."""
+    return bool(
+        request.session
+        or request.query
+        or request.filter
+        or request.exclude
+        or request.exclude_seen
+        or request.exclude_bought
+        or request.context_items
+        or request.interests
+        or request.diversity
+        or request.at_most_per_category
+        or request.rules
+    )
 
 
 def _event_context(request: RecommendationRequest, request_id: str) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
@@ -41,11 +41,14 @@ from recsys_tasks.evaluation.protocol import (
 )
 from recsys_tasks.evaluation.report import EvaluationReport, evaluate
 from recsys_tasks.evaluation.segments import segment_masks
-from recsys_tasks.evaluation.served_lists import rank_served
+from recsys_tasks.evaluation.served_lists import Moments, list_served, rank_served
+from recsys_tasks.experiments.counterfactual import CounterfactualComparison, compare_counterfactually
+from recsys_tasks.experiments.explored_lists import LoggedLists
 from recsys_tasks.features.encoded_snapshot import EncodedSnapshot, encode_snapshot
 from recsys_tasks.features.serving_data import catalog_columns
 from recsys_tasks.features.snapshot import Snapshot, open_snapshot
 from recsys_tasks.features.vocabulary import Vocabulary
+from recsys_tasks.interval import Interval
 from recsys_tasks.model.files import TrainedModel, load_model
 from recsys_tasks.model.tensors import ComponentWeights
 from recsys_tasks.model.training_loop import TrainingData
@@ -57,6 +60,8 @@ from recsys_tasks.training.lineage import SCRATCH, trained_until
 from recsys_tasks.training.purchase_intent import fit_baseline
 from recsys_tasks.training.recipe import sessions_repeat
 from recsys_tasks.training.task import training_data
+
+_MAX_RANKED = 500  # items of a list for the counterfactual comparison; exploration draws from no more
 
 
 class _EvaluatedModel(NamedTuple):
@@ -73,6 +78,10 @@ class _EvaluatedModel(NamedTuple):
     def rank(self, tasks: PredictionTasks) -> RankingResult:
         """Ranks the targets of tasks as the endpoint would."""
         return rank_served(self.folder, self.encoded, tasks, self.catalog)
+
+    def list_at(self, moments: Moments, k: int) -> np.ndarray:
+        """Returns the item numbers [B, k] that the endpoint would list at moments, padded with 0."""
+        return list_served(self.folder, self.encoded, moments, self.catalog, k)
 
 
 @contextmanager
@@ -143,10 +152,17 @@ def _log_plots_and_card(
         runs.log_files(run_id, folder)
 
 
-def compare_runs(run_id: str, rival_id: str, snapshots: Path) -> Comparison:
+def compare_runs(
+    run_id: str, rival_id: str, snapshots: Path, load_lists: Callable[[Interval], LoggedLists] | None = None
+) -> Comparison:
     """Compares a run's model with another run's on the test part of the first run's snapshot.
 
     Only sessions count that neither run, nor a version that one of them started from, can have been trained on.
+
+    Args:
+        run_id, rival_id: the runs.
+        snapshots: folder of the snapshots.
+        load_lists: returns explored lists of an interval, for the counterfactual comparison; None for none.
 
     Raises:
         IncompatibleModelFormat: a model was written by another version of this package.
@@ -167,7 +183,32 @@ def compare_runs(run_id: str, rival_id: str, snapshots: Path) -> Comparison:
             segment_masks(timeline, tasks, counts),
             counts,
         )
-        return Comparison(gains, len(tasks), len(all_tasks) - len(tasks), since)
+        counterfactual = None
+        if load_lists is not None and since < snapshot.cutoff:
+            lists = load_lists(Interval(since, snapshot.cutoff))
+            counterfactual = _compare_on_lists(own, rival, lists, np.asarray(snapshot.examination_propensities))
+        return Comparison(gains, len(tasks), len(all_tasks) - len(tasks), since, counterfactual)
+
+
+def _compare_on_lists(
+    own: _EvaluatedModel, rival: _EvaluatedModel, lists: LoggedLists, examination: np.ndarray
+) -> CounterfactualComparison | None:
+    """Compares the clicks that two models would have got in place of explored lists; None without lists, or without an
+    estimate of which positions are examined."""
+    timeline, vocabulary = own.encoded.timeline, own.encoded.vocabulary
+    row_of = {user_id: row for row, user_id in reversed(list(enumerate(own.encoded.user_ids)))}  # not a causal copy
+    lists = lists.keep(np.asarray([user_id in row_of for user_id in lists.user_ids], bool))
+    if not len(lists.user_ids) or not len(examination):
+        return None
+    user = np.asarray([row_of[user_id] for user_id in lists.user_ids])
+    moments = Moments.of_users(timeline, user, lists.seconds)
+    length = min(int(lists.explored.num_candidates.max()), _MAX_RANKED)
+    numbers = vocabulary.numbers(lists.item_ids)
+    logged = lists.explored._replace(item=np.where(numbers >= FIRST_ITEM, numbers, -1)[lists.explored.item])
+    own_number = _numbers_in(vocabulary, rival.encoded.vocabulary)
+    return compare_counterfactually(
+        logged, own.list_at(moments, length), own_number[rival.list_at(moments, length)], examination
+    )
 
 
 def _numbers_in(vocabulary: Vocabulary, other: Vocabulary) -> np.ndarray:

@@ -30,7 +30,7 @@ def impression_events(
     first = {"list": "recommendations", "segment": "returning", "milliseconds": 2.5, **list_properties}
     version = {"model_version": first.pop("model_version", "1"), "score": 0.1, "source": "model"}
     teams = first.pop("teams", None)
-    propensities = first.pop("propensities", None)
+    propensities, ranks = first.pop("propensities", None), first.pop("ranks", None)
     rows = []
     for index, item in enumerate(items):
         properties: Row = {**version, **(first if index == 0 else {})}
@@ -38,6 +38,8 @@ def impression_events(
             properties["team"] = teams[index]
         if isinstance(propensities, list):
             properties["propensity"] = propensities[index]
+        if isinstance(ranks, list):
+            properties["rank"] = ranks[index]
         row: Row = {
             "event_id": f"{request}-{index + 1}",
             "event_type": "impression",

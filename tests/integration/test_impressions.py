@@ -199,9 +199,33 @@ def test_impressions_of_internal_and_bot_traffic_are_marked(tmp_path: Path, bund
 def test_impressions_of_explored_lists_carry_propensities(tmp_path: Path, bundles: list[Path]) -> None:
     with _client(tmp_path, bundles[0], exploration_share=0.5) as client:
         _request(client, user_id="u1", k=4)
-    propensities = [event["properties"]["propensity"] for event in _events(tmp_path)]
-    assert len(propensities) == 4
-    assert all(0 < propensity <= 1 for propensity in propensities)
+    first, *others = (event["properties"] for event in _events(tmp_path))
+    assert len(others) == 3
+    assert all(0 < impression["propensity"] <= 1 for impression in (first, *others))
+    assert len({impression["rank"] for impression in (first, *others)}) == 4
+    assert first["explored_share"] == 0.5
+    assert max(impression["rank"] for impression in (first, *others)) <= first["candidates"] == 20
+    assert "candidates" not in others[0]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"exclude_seen": True},
+        {"filter": {"field": "item_id", "one_of": ["i1", "i2"]}},
+        {"session": [{"event_type": "view", "item_id": "i1"}]},
+        {"diversity": 0.2},
+    ],
+)
+def test_lists_that_depend_on_more_than_recorded_actions_are_marked(
+    tmp_path: Path, bundles: list[Path], options: dict[str, Any]
+) -> None:
+    with _client(tmp_path, bundles[0]) as client:
+        _request(client, user_id="u1", k=2)
+        _request(client, user_id="u1", k=2, **options)
+    plain, marked = (event["properties"] for event in _events(tmp_path) if event["position"] == 1)
+    assert "constrained" not in plain
+    assert marked["constrained"] is True
 
 
 def test_a_search_is_recorded_with_its_results_and_corrections(tmp_path: Path, bundles: list[Path]) -> None:

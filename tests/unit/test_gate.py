@@ -1,3 +1,4 @@
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -11,16 +12,21 @@ from recsys_tasks.errors import ConfigurationError
 from recsys_tasks.evaluation.comparison import Comparison, MetricGain, compare, tasks_since
 from recsys_tasks.evaluation.gate import (
     BaselineRules,
+    CounterfactualRules,
     Decision,
     Evidence,
     GateRules,
     MetricsTable,
+    Outcome,
+    RuleResult,
     confidence_of_try,
     decide_promotion,
     load_gate_rules,
 )
 from recsys_tasks.evaluation.metrics import MISSED
 from recsys_tasks.evaluation.protocol import PredictionTasks, RankingResult
+from recsys_tasks.experiments.counterfactual import CounterfactualComparison
+from recsys_tasks.experiments.off_policy import Estimate
 from recsys_tasks.names import BASELINES, FIRST_ITEM
 from tests.shops import START, random_timeline
 
@@ -128,6 +134,51 @@ def test_a_significant_gain_on_the_champion_is_promoted() -> None:
 
 def test_a_gain_that_is_not_significant_is_refused() -> None:
     assert any("at 95% confidence" in rule for rule in _failed_rules(_decide(_comparison(-0.001, 0.005))))
+
+
+def _clicks(
+    difference: float, error: float = 0.001, lists: float = 1_000.0, overlap: float = 0.9
+) -> CounterfactualComparison:
+    """Clicks of a challenger and of a champion with a CTR of 2 % in 2,000 explored lists."""
+    rates = [Estimate(rate, rate - 1.96 * error, rate + 1.96 * error, lists) for rate in (0.02 + difference, 0.02)]
+    gain = Estimate(difference, difference - 1.96 * error, difference + 1.96 * error, lists)
+    return CounterfactualComparison(rates[0], rates[1], rates[0], rates[1], gain, overlap, 2_000, 800)
+
+
+def _judged_by(clicks: CounterfactualComparison | None, **rules: float) -> RuleResult:
+    compared = replace(_comparison(0.001, 0.005), counterfactual=clicks)
+    changed = msgspec.structs.replace(RULES, counterfactual=CounterfactualRules(**rules))  # type: ignore[arg-type]
+    (found,) = (result for result in _decide(compared, changed).results if "explored lists" in result.rule)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("clicks", "outcome", "words"),
+    [
+        (_clicks(0.001), Outcome.PASSED, "2.10% against 2.00% (doubly robust)"),
+        (_clicks(-0.001), Outcome.PASSED, "at most +3.2% at 95% confidence"),
+        (_clicks(-0.002), Outcome.FAILED, "at most -1.8% at 95% confidence, 2,000 lists, effective sample size 1,000"),
+        (_clicks(-0.002, lists=199.0), Outcome.NOT_APPLIED, "needs an effective sample size of 200"),
+        (_clicks(0.001, overlap=0.2), Outcome.FAILED, "needs an overlap of 30%"),
+        (None, Outcome.NOT_APPLIED, "no explored list that neither was trained on"),
+    ],
+)
+def test_explored_lists_judge_a_challenger_before_it_serves(
+    clicks: CounterfactualComparison | None, outcome: Outcome, words: str
+) -> None:
+    found = _judged_by(clicks)
+    assert found.outcome == outcome
+    assert words in found.found
+
+
+def test_a_loss_of_clicks_within_the_limit_is_accepted() -> None:
+    assert _judged_by(_clicks(-0.002), max_loss=0.05).passed
+
+
+def test_a_gate_without_the_section_does_not_ask_for_clicks() -> None:
+    compared = replace(_comparison(0.001, 0.005), counterfactual=_clicks(-0.01))
+    assert _decide(compared, msgspec.structs.replace(RULES, counterfactual=None)).promote
+    assert not _decide(compared).promote
 
 
 def test_a_tie_keeps_the_champion() -> None:

@@ -73,9 +73,9 @@ def test_the_propensity_is_the_frequency_of_an_item_at_a_position() -> None:
     ranked, share, num_lists = list(range(100, 110)), 0.4, 20_000
     first_counts, propensities = Counter[int](), {}
     for number in range(num_lists):
-        shown, shown_propensities = Exploration(share, str(number)).draw(ranked, set(), 3)
+        shown, explored = Exploration(share, str(number)).draw(ranked, set(), 3)
         first_counts[shown[0]] += 1
-        propensities[shown[0]] = shown_propensities[0]
+        propensities[shown[0]] = explored.propensities[0]
     assert sum(propensities.values()) == pytest.approx(1.0)
     for item, propensity in propensities.items():
         assert first_counts[item] / num_lists == pytest.approx(propensity, abs=0.01)
@@ -86,10 +86,13 @@ def test_an_explored_list_has_distinct_items_and_keeps_pinned_positions(
     k: int, pins: set[int], share: float, seed: str
 ) -> None:
     ranked = list(range(12))
-    shown, propensities = Exploration(share, seed).draw(ranked, pins, k)
-    assert len(shown) == len(set(shown)) == len(propensities) == k
-    assert all(0 < propensity <= 1 for propensity in propensities)
+    shown, explored = Exploration(share, seed).draw(ranked, pins, k)
+    assert len(shown) == len(set(shown)) == len(explored.propensities) == k
+    assert all(0 < propensity <= 1 for propensity in explored.propensities)
+    candidates = [item for item in ranked if item not in pins]
+    assert explored.num_candidates == len(candidates)
+    assert explored.ranks == [0 if item in pins else 1 + candidates.index(item) for item in shown]
     assert all(shown[position] == position for position in pins if position < k)
-    assert Exploration(share, seed).draw(ranked, pins, k) == (shown, propensities)
+    assert Exploration(share, seed).draw(ranked, pins, k) == (shown, explored)
     if share == 0:
         assert shown == ranked[:k]

@@ -1,0 +1,181 @@
+"""Explored lists judge a challenger before it serves: from the endpoint's log to the decision of the gate."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sqlalchemy import Engine
+
+from benchmarks.loop import log_mixed_up_model
+from recsys_tasks.engine.bundle import read_bundle
+from recsys_tasks.engine.engine import Engine as InferenceEngine
+from recsys_tasks.engine.ranking import Exploration, ListOptions
+from recsys_tasks.evaluation.gate import Outcome, RuleResult
+from recsys_tasks.experiments.explored_lists import load_explored_lists
+from recsys_tasks.feedback.attribution import AttributionRules, attribute_days
+from recsys_tasks.interval import Interval
+from recsys_tasks.registry import versions
+from recsys_tasks.steps import features, promotion, training
+from recsys_tasks.warehouse import engine
+from tests.conftest import clear_cached_settings, database, fresh_warehouse
+from tests.integration.feedback import START as FEEDBACK_START
+from tests.integration.feedback import action_event, impression_events, ingest_feedback, load_catalog
+from tests.shops import START, fill
+
+# A gate that accepts any model but for its clicks.
+_GATE_RULES = """
+[baselines]
+names = []
+metrics = []
+[champion]
+metric = "mrr_20"
+confidence = 0.95
+min_gain = -9.0
+min_questions = 20
+[counterfactual]
+min_effective_sample_size = 20
+"""
+_K, _SHARE, _LISTS = 5, 0.3, 800
+_FIRST_DAY = START + timedelta(days=71)  # after the last purchases of `fill`
+_RULES = AttributionRules(24, 60)
+
+
+def _explored(request: str, ranks: list[int], user: str = "u1", **properties: Any) -> list[dict[str, Any]]:
+    """Impressions of a list whose items have the ranks."""
+    told = {"explored_share": 0.1, "candidates": 20, **properties}
+    return impression_events(request, [f"i{rank}" for rank in ranks], user, ranks=ranks, **told)
+
+
+def test_lists_are_read_with_their_exploration_and_clicks(warehouse: Engine, tmp_path: Path) -> None:
+    load_catalog(warehouse, tmp_path)
+    pinned = _explored("pinned", [7, 0, 2])
+    rows = [
+        *_explored("plain", [1, 9, 2]),
+        *pinned,
+        *_explored("constrained", [1, 2], constrained=True),
+        *_explored("bot", [1, 2], traffic="bot"),
+        *_explored("search", [1, 2], list="search"),
+        *impression_events("not explored", ["i1", "i2"]),
+        *_explored("anonymous", [1, 2], user=None, session="s1"),  # type: ignore[arg-type]
+        action_event("view", "i9", request_id="plain"),
+        action_event("purchase", "i2", minutes=2, request_id="pinned"),
+        action_event("view", "i1", minutes=3),
+    ]
+    ingest_feedback(warehouse, tmp_path, rows)
+    attribute_days(warehouse, _RULES)
+    day = Interval.of_day(FEEDBACK_START.date())
+    with warehouse.connect() as connection:
+        found = load_explored_lists(connection, day, 10)
+        sample = load_explored_lists(connection, day, 1)
+        nothing = load_explored_lists(connection, Interval(day.end, day.end + timedelta(days=1)), 10)
+    explored = found.explored
+    shown = [(found.item_ids[item], rank) for item, rank in zip(explored.item, explored.rank, strict=True)]
+    lists = [[pair for pair, row in zip(shown, explored.list, strict=True) if row == number] for number in (0, 1)]
+    assert sorted(lists) == [[("i1", 1), ("i9", 9), ("i2", 2)], [("i7", 7), ("i2", 2)]], "a pin is no explored position"
+    assert [found.item_ids[item] for item in explored.item[explored.clicked]] == ["i2", "i9"]
+    assert found.user_ids == ["u1", "u1"]
+    assert set(explored.share) == {0.1}
+    assert set(explored.num_candidates) == {20}
+    assert len(sample.user_ids) == 1
+    assert nothing.user_ids == []
+
+
+@pytest.fixture(scope="module")
+def served(postgres: str, tracking_template: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A shop whose champion served explored lists for a day; version 2 has learned from them."""
+    home = tmp_path_factory.mktemp("counterfactual")
+    (home / "gate.toml").write_text(_GATE_RULES)
+    with (
+        fresh_warehouse(postgres) as warehouse,
+        database(postgres, f"mlflow_{uuid.uuid4().hex[:12]}", tracking_template) as registry,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.chdir(home)
+        for name, value in {
+            "HOME": home,
+            "WAREHOUSE_URL": warehouse.url.render_as_string(hide_password=False),
+            "MLFLOW_TRACKING_URI": registry.url.render_as_string(hide_password=False),
+            "MIN_ITEM_EVENTS": 1,
+            "TEST_SHARE": 0.3,
+            "MAX_TRAINING_EPOCHS": 8,
+            "GATE_RULES": home / "gate.toml",
+        }.items():
+            patch.setenv(f"RECSYS_{name}", str(value))
+        clear_cached_settings()
+        fill(warehouse)
+        _train()
+        _, bundle = promotion.build("1")
+        versions.set_aliases("1", None)
+        ingest_feedback(warehouse, home, _feedback(bundle))
+        attribute_days(warehouse, _RULES)
+        _train()
+        yield
+        engine().dispose()
+    clear_cached_settings()
+
+
+def _train() -> None:
+    features.build_features()
+    run_id = training.train_model()
+    training.evaluate_run(run_id)
+    training.register_run(run_id)
+
+
+def _feedback(bundle: Path) -> list[dict[str, Any]]:
+    """Explored lists of a bundle's model, and clicks on the items that their users like: those that they bought."""
+    random, model = np.random.default_rng(0), InferenceEngine(read_bundle(bundle))
+    rows = []
+    for number in range(_LISTS):
+        user, at = f"u{number % 30}", _FIRST_DAY + timedelta(seconds=90 * number)
+        liked = model.seen_item_ids(user)
+        options = ListOptions(_K, exploration=Exploration(_SHARE, str(number)))
+        answer = model.recommend(user, (), (), at.timestamp(), options)
+        shown, explored = [item.item_id for item in answer.items], answer.explored
+        assert explored is not None
+        rows += impression_events(
+            f"r{number}",
+            shown,
+            user,
+            at,
+            model_version="1",
+            ranks=explored.ranks,
+            explored_share=_SHARE,
+            candidates=explored.num_candidates,
+        )
+        for place, item in enumerate(shown):
+            if random.random() < (0.5 if item in liked else 0.02) / (place + 1):
+                minutes = (at - FEEDBACK_START) / timedelta(minutes=1) + 0.1 + place / 10
+                rows.append(action_event("view", item, user, minutes, request_id=f"r{number}"))
+    return rows
+
+
+def _clicks_rule(number: str) -> RuleResult:
+    (found,) = (rule for rule in promotion.judge(*promotion.build(number)).results if "explored lists" in rule.rule)
+    return found
+
+
+@pytest.mark.usefixtures("served")
+def test_a_model_that_learned_the_same_is_not_refused() -> None:
+    found = _clicks_rule("2")
+    assert found.outcome == Outcome.PASSED
+    assert "overlap 100%" in found.found
+
+
+@pytest.mark.usefixtures("served")
+def test_a_bad_model_that_passes_the_offline_gate_is_stopped() -> None:
+    run_id = log_mixed_up_model(versions.version_by_number("2"))
+    training.evaluate_run(run_id)
+    decision = promotion.judge(*promotion.build(training.register_run(run_id)))
+    failed = [result for result in decision.results if result.outcome == Outcome.FAILED]
+    assert ["explored lists" in result.rule for result in failed] == [True], decision.reasons
+    assert decision.verdict == "refuse"
+
+
+def test_the_feedback_is_in_the_past() -> None:
+    assert _FIRST_DAY + timedelta(seconds=90 * _LISTS) < datetime.now(UTC)
