@@ -21,6 +21,7 @@ from sqlalchemy import text
 from recsys_tasks.stack.processes import stop_stack_processes
 from recsys_tasks.warehouse import embedded
 from tests.integration.ingesting import ingest
+from tests.pages.pictures import take_pictures
 
 _SAMPLE = {
     "RECSYS_SAMPLE_USERS": "200",
@@ -48,6 +49,7 @@ event_type = "did"
 event_time = "when"
 query = "query"
 """
+_MIN_PICTURE_BYTES = 20_000  # an empty page has less
 _LATER = datetime(2018, 6, 1, 10, tzinfo=UTC)  # no event is recent enough to trend
 
 
@@ -145,7 +147,7 @@ def _ingest_clicked_searches(home: Path) -> str:
     return str(item_id)
 
 
-def test_the_loop_closes_after_a_kill_in_the_middle(home: Path) -> None:
+def test_the_loop_closes_after_a_kill_in_the_middle(home: Path, tmp_path: Path) -> None:
     killed = _start(home, "--once")
     assert killed.stdout is not None
     for line in killed.stdout:
@@ -227,6 +229,8 @@ def test_the_loop_closes_after_a_kill_in_the_middle(home: Path) -> None:
     (mlflow,) = set(re.findall(r"mlflow +(http://\S+)", shown))
     viewed = answer.json()["items"][0]["item_id"]
     assert _champion_items(mlflow, viewed) == _endpoint_items(address, viewed)
+    take_pictures(home, tmp_path)  # of real products, through the pages: no script failed
+    assert all((tmp_path / name).stat().st_size > _MIN_PICTURE_BYTES for name in ("storefront.png", "console.png"))
     third.send_signal(signal.SIGINT)
     third.communicate(timeout=60)
     assert third.returncode == 0

@@ -1,4 +1,7 @@
-"""Takes the pictures of the docs from a running stack: `make pictures`, beside `make run` once its loop has closed."""
+"""Takes the pictures of the docs from a running stack.
+
+The end-to-end test does so with its stack, `make pictures` with that of `make run`, once its loop has closed.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +17,17 @@ _DOCS = Path(__file__).parents[2] / "docs"
 _SIZE = {"width": 1280, "height": 860}
 
 
-def main() -> None:
-    """Writes `docs/storefront.png` and `docs/console.png`."""
-    home = settings().home
+def take_pictures(home: Path, folder: Path) -> None:
+    """Writes `storefront.png` and `console.png` of the stack that runs in a home folder."""
     ports = load_ports(home)
     with running_browser() as browser:
-        _take_storefront(browser, f"{ports.url('endpoint')}/shop/")
-        _take_console(browser, f"{ports.url('console')}/console/", load_secrets(home)["admin_token"])
+        _take_storefront(browser, f"{ports.url('endpoint')}/shop/", folder / "storefront.png")
+        _take_console(
+            browser, f"{ports.url('console')}/console/", load_secrets(home)["admin_token"], folder / "console.png"
+        )
 
 
-def _take_storefront(browser: Browser, address: str) -> None:
+def _take_storefront(browser: Browser, address: str, path: Path) -> None:
     """A product that a household found by searching."""
     with new_page(browser, viewport=_SIZE) as page:
         page.goto(address)
@@ -35,10 +39,10 @@ def _take_storefront(browser: Browser, address: str) -> None:
         page.locator(".card a").first.click()
         expect(page.locator("article")).to_be_visible()
         page.wait_for_load_state("networkidle")
-        page.screenshot(path=_DOCS / "storefront.png")
+        page.screenshot(path=path)
 
 
-def _take_console(browser: Browser, address: str, token: str) -> None:
+def _take_console(browser: Browser, address: str, token: str, path: Path) -> None:
     """The overview."""
     with new_page(browser, viewport=_SIZE) as page:
         page.goto(address)
@@ -46,8 +50,8 @@ def _take_console(browser: Browser, address: str, token: str) -> None:
         page.get_by_label("Admin token").fill(token)
         page.get_by_role("button", name="Sign in").click()
         page.get_by_role("heading", name="Overview").wait_for()
-        page.screenshot(path=_DOCS / "console.png")
+        page.screenshot(path=path)
 
 
 if __name__ == "__main__":
-    main()
+    take_pictures(settings().home, _DOCS)
