@@ -14,6 +14,7 @@ from sqlalchemy import Row
 from recsys_tasks.client import EndpointError, RecommendationRequest, RecommenderClient, SearchRequest
 from recsys_tasks.errors import InputError, UnavailableError
 from recsys_tasks.experiments.stored_results import StoredResults, read_results
+from recsys_tasks.experiments.verdicts import LONG_TERM_HOLDOUT
 from recsys_tasks.monitoring.alarms import Alarm, read_open_alarms
 from recsys_tasks.monitoring.monitors import Finding
 from recsys_tasks.monitoring.report import draw_days_chart
@@ -102,7 +103,7 @@ def version(number: str) -> dict[str, Any]:
 
 def experiments() -> dict[str, Any]:
     """Returns the results of all experiments with visitors as of the last attribution, and the configured one."""
-    return {"configured": monitoring.experiment(), "found": _stored_results()}
+    return {"configured": monitoring.experiment(), "found": _stored_results(), "over_all": LONG_TERM_HOLDOUT}
 
 
 def _stored_results() -> StoredResults | None:

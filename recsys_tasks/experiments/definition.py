@@ -15,6 +15,10 @@ answers = "popularity"
 name = "side by side"
 share = 0.1
 against = "neighbours"           # interleaved lists of the model and of nearest neighbors
+
+[holdout]                        # optional: the same visitors in every experiment
+share = 0.02
+answers = "popularity"
 """
 
 from __future__ import annotations
@@ -34,6 +38,7 @@ from recsys_tasks.errors import InputError
 from recsys_tasks.wire.items import Recommendation
 
 PREVIOUS: Final = "previous"
+HOLDOUT: Final = "holdout"  # arm of its visitors, and salt of their assignment: the same in every experiment
 PolicyName = Literal["model", "popularity", "neighbours", "personal_frequency", "previous"]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=60)]
 
@@ -55,16 +60,30 @@ class Arm(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     against: Method | None = None
 
 
+class Holdout(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """The long-term holdout: visitors who get another policy's lists, in whatever experiment runs.
+
+    Attributes:
+        share: share of all visitors. Those of a smaller share are among those of a larger one.
+        answers: the policy that makes their lists.
+    """
+
+    share: Annotated[float, msgspec.Meta(gt=0, le=0.5)]
+    answers: Literal["popularity", "neighbours", "personal_frequency"] = "popularity"
+
+
 class Experiment(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """An experiment over all visitors; every endpoint makes the same assignments."""
 
     name: Name
     arms: Annotated[list[Arm], msgspec.Meta(min_length=2, max_length=20)]
+    holdout: Holdout | None = None
 
     def assign_arm(self, visitor: str) -> Arm:
         """Returns the arm of a visitor: a user, or an anonymous session."""
-        digest = hashlib.blake2b(f"{self.name} {visitor}".encode(), digest_size=8).digest()
-        point = int.from_bytes(digest) / 2**64
+        if self.holdout is not None and _point(HOLDOUT, visitor) < self.holdout.share:
+            return Arm(HOLDOUT, self.holdout.share, self.holdout.answers)
+        point = _point(self.name, visitor)
         for arm in self.arms:
             point -= arm.share
             if point < 0:
@@ -74,6 +93,14 @@ class Experiment(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     def arms_with_policy(self, policy: PolicyName) -> list[Arm]:
         """Returns the arms of a single policy, without interleaving ones."""
         return [arm for arm in self.arms if arm.answers == policy and arm.against is None]
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Share of all visitors by arm, with that of the holdout; the control arm is first."""
+        if self.holdout is None:
+            return {arm.name: arm.share for arm in self.arms}
+        rest = 1 - self.holdout.share
+        return {arm.name: rest * arm.share for arm in self.arms} | {HOLDOUT: self.holdout.share}
 
     @property
     def needs_previous_version(self) -> bool:
@@ -106,6 +133,12 @@ def read_experiment(path: Path | None) -> Experiment | None:
     return experiment
 
 
+def _point(salt: str, visitor: str) -> float:
+    """A point in [0, 1), drawn from the visitor."""
+    digest = hashlib.blake2b(f"{salt} {visitor}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest) / 2**64
+
+
 def _find_problem(experiment: Experiment) -> str | None:
     total = sum(arm.share for arm in experiment.arms)
     if not math.isclose(total, 1.0, abs_tol=1e-6):
@@ -114,6 +147,8 @@ def _find_problem(experiment: Experiment) -> str | None:
     duplicate = next((one for one, other in pairwise(names) if one == other), None)
     if duplicate is not None:
         return f"two arms are called {duplicate!r}"
+    if experiment.holdout is not None and HOLDOUT in names:
+        return f"an arm is called {HOLDOUT!r}, as the visitors of [holdout] are"
     same = next((arm.name for arm in experiment.arms if arm.answers == arm.against), None)
     return None if same is None else f"the arm {same!r} is against itself"
 

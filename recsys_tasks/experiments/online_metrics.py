@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection, text
 
+from recsys_tasks.experiments.definition import HOLDOUT
 from recsys_tasks.experiments.sequential_tests import always_valid_p_value
 from recsys_tasks.interval import Interval
 from recsys_tasks.warehouse import statement
@@ -141,10 +142,17 @@ def estimate_rate(sums: Mapping[str, float], numerator: str, denominator: str) -
 
 
 def load_online_metrics(
-    connection: Connection, between: Interval, by_version: bool = True
+    connection: Connection, between: Interval, by_version: bool = True, by_experiment: bool = True
 ) -> dict[MetricKey, OnlineMetrics]:
-    """Returns the metrics of an interval, without bots and internal traffic; by model version, or over all versions."""
-    parameters = {**between.bounds, "by_version": by_version}
+    """Returns the metrics of an interval, without bots and internal traffic.
+
+    Args:
+        connection: to the warehouse.
+        between: the interval.
+        by_version: by model version, or over all versions.
+        by_experiment: by experiment and arm, or over all experiments: the holdout's visitors, and all others as arm ''.
+    """
+    parameters = {**between.bounds, "by_version": by_version, "by_experiment": by_experiment, "holdout": HOLDOUT}
     metrics = {}
     for row in connection.execute(statement("experiments/online_metrics"), parameters):
         columns = dict(row._mapping)

@@ -9,9 +9,10 @@ from typing import NamedTuple
 import numpy as np
 from sqlalchemy import Connection
 
-from recsys_tasks.experiments.definition import Experiment
+from recsys_tasks.experiments.definition import HOLDOUT, Experiment
 from recsys_tasks.experiments.off_policy import Estimate, LoggedImpressions, estimate_snips
 from recsys_tasks.experiments.online_metrics import (
+    ALL,
     CLICK_THROUGH,
     SIGNIFICANCE_LEVEL,
     OnlineMetrics,
@@ -23,6 +24,8 @@ from recsys_tasks.interval import Interval
 from recsys_tasks.names import RECOMMENDATIONS
 from recsys_tasks.warehouse import statement
 
+LONG_TERM_HOLDOUT = "long-term holdout"  # the result over all experiments
+EVERYBODY_ELSE = "everybody else"
 SRM_P_VALUE_THRESHOLD = 0.001
 _MIN_GREEDY_PROPENSITY = 0.5  # exploration draws the best remaining item with at least this probability
 
@@ -117,7 +120,28 @@ def load_experiment_results(
         counts[row.experiment][row.arm] = int(row.visitors)
     metrics = load_arm_metrics(connection, between)
     preferences = _load_preferences(connection, between)
-    return [_result(name, visitors, metrics, preferences, configured) for name, visitors in counts.items()]
+    found = [_result(name, visitors, metrics, preferences, configured) for name, visitors in counts.items()]
+    holdout = _load_holdout_result(connection, between)
+    return found if holdout is None else [*found, holdout]
+
+
+def _load_holdout_result(connection: Connection, between: Interval) -> ExperimentResult | None:
+    """Returns the comparison of all other visitors with the holdout's, over all experiments since its first list."""
+    since = connection.scalar(statement("experiments/first_holdout_list"), {**between.bounds, "holdout": HOLDOUT})
+    if since is None:
+        return None
+    rates = {
+        key.arm: metrics.rates[CLICK_THROUGH]
+        for key, metrics in load_online_metrics(
+            connection, Interval(since, between.end), by_version=False, by_experiment=False
+        ).items()
+        if key.list == RECOMMENDATIONS and not key.segment
+    }
+    if HOLDOUT not in rates or ALL not in rates:
+        return None
+    visitors = {HOLDOUT: rates[HOLDOUT].visitors, EVERYBODY_ELSE: rates[ALL].visitors}
+    comparison = ArmComparison(EVERYBODY_ELSE, RateComparison(rates[ALL], rates[HOLDOUT]), 1)
+    return ExperimentResult(LONG_TERM_HOLDOUT, HOLDOUT, visitors, None, [comparison], {})
 
 
 def load_arm_metrics(connection: Connection, between: Interval) -> dict[tuple[str, str], OnlineMetrics]:
@@ -138,7 +162,7 @@ def _result(
 ) -> ExperimentResult:
     shares: dict[str, float] = {}
     if configured is not None and configured.name == name:
-        shares = {arm.name: arm.share for arm in configured.arms}
+        shares = configured.shares
     arms = list(shares) or sorted(visitors)
     control = arms[0]
     comparisons = []

@@ -216,7 +216,7 @@ def _headlines(connection: Connection, report: MonitoringReport, experiment: Exp
                 own.rates[CLICK_THROUGH],
                 label,
                 other.rates[CLICK_THROUGH],
-                len(experiment.arms) - 1 if experiment else 1,  # as in the verdict of the experiment
+                len(experiment.shares) - 1 if experiment else 1,  # as in the verdict of the experiment
             )
             lines.append(f"CTR of the champion against the {label} baseline: {words}.")
     if latest.number != first.number:

@@ -1,5 +1,5 @@
 -- Grain: one kind of list, model version ('' for all unless :by_version), experiment, arm and segment ('' for all),
--- between :begins and :ends.
+-- between :begins and :ends. Unless :by_experiment, the experiment is '' and the arm is :holdout or '' for all others.
 -- Inputs: shopper_outcomes (without bots and internal traffic).
 -- Output: sums over visitors, from which rates and their intervals are computed.
 -- A visitor's clicks are not independent, so that the visitor is the sampling unit. Squares and products of a visitor's
@@ -8,8 +8,6 @@
 with interval_requests as (
     select
         shopper_outcomes.list,
-        shopper_outcomes.experiment,
-        shopper_outcomes.arm,
         shopper_outcomes.segment,
         shopper_outcomes.visitor,
         shopper_outcomes.session,
@@ -19,7 +17,9 @@ with interval_requests as (
         shopper_outcomes.carts,
         shopper_outcomes.purchases,
         shopper_outcomes.revenue,
-        case when :by_version then shopper_outcomes.model_version else '' end as model_version
+        case when :by_version then shopper_outcomes.model_version else '' end as model_version,
+        case when :by_experiment then shopper_outcomes.experiment else '' end as experiment,
+        case when :by_experiment or shopper_outcomes.arm = :holdout then shopper_outcomes.arm else '' end as arm
     from shopper_outcomes
     where
         shopper_outcomes.day between cast(cast(:begins as timestamptz) at time zone 'UTC' as date)

@@ -202,6 +202,29 @@ def test_the_experiment_result_says_which_arm_is_ahead_and_whether_significantly
     assert "significantly lower" in line
 
 
+def test_the_holdout_is_compared_with_everybody_else_over_all_experiments(shop: Engine, tmp_path: Path) -> None:
+    random, rows = np.random.default_rng(0), []
+    for number in range(1_200):
+        arm = "holdout" if number % 4 == 0 else ("ours", "other")[number % 2]
+        user, experiment = f"v{number % 600}", "first" if number < 600 else "second"
+        told: dict[str, Any] = {"experiment": experiment, "arm": arm, "model_version": "2"}
+        rows += impression_events(f"r{number}", ["i1", "i2", "i3", "i4"], user, **told)
+        for item in np.flatnonzero(random.random(4) < (0.1 if arm == "holdout" else 0.3)):
+            rows.append(action_event("view", f"i{item + 1}", user, request_id=f"r{number}"))
+    earlier = START - timedelta(days=2)
+    rows += impression_events("earlier", ["i1", "i2"], "v1", earlier, experiment="zeroth", arm="ours")
+    ingest_feedback(shop, tmp_path, rows)
+    _check(shop)
+    with shop.connect() as connection:
+        results = {result.experiment: result for result in load_experiment_results(connection, WEEK)}
+    assert set(results) == {"zeroth", "first", "second", "long-term holdout"}
+    found = results["long-term holdout"]
+    assert found.visitors == {"holdout": 150, "everybody else": 450}, "a visitor of two experiments counts once"
+    assert "everybody else: 30." in found.summary_lines()[0]
+    assert "significantly higher" in found.summary_lines()[0]
+    assert [line.split(":")[0] for line in results["first"].summary_lines()] == ["other", "ours"]
+
+
 def test_interleaving_reports_which_list_visitors_prefer(shop: Engine, tmp_path: Path) -> None:
     rows = []
     for number in range(200):

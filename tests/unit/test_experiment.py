@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from recsys_tasks.engine.engine import Answer
 from recsys_tasks.errors import InputError
-from recsys_tasks.experiments.definition import Arm, Experiment, interleave, read_experiment
+from recsys_tasks.experiments.definition import HOLDOUT, Arm, Experiment, Holdout, interleave, read_experiment
 from recsys_tasks.wire.items import Recommendation
 
 THREE = Experiment("three", [Arm("a", 0.5), Arm("b", 0.3, "popularity"), Arm("c", 0.2, "neighbours")])
+_TWO_ARMS = "name = 'x'\n[[arms]]\nname='a'\nshare=0.5\n[[arms]]\nname='b'\nshare=0.5\n"
 lists = st.lists(st.sampled_from("abcdefghijkl"), unique=True, max_size=12)
 
 
@@ -36,6 +37,24 @@ def test_another_experiment_assigns_independently() -> None:
     visitors = [f"u{number}" for number in range(5_000)]
     same = sum(THREE.assign_arm(visitor) == other.assign_arm(visitor) for visitor in visitors)
     assert same / len(visitors) == pytest.approx(0.5**2 + 0.3**2 + 0.2**2, abs=0.03)
+
+
+def test_the_holdout_has_the_same_visitors_in_every_experiment_and_grows() -> None:
+    visitors = [f"u{number}" for number in range(10_000)]
+
+    def held_out(name: str, share: float) -> set[str]:
+        experiment = Experiment(name, THREE.arms, Holdout(share, "neighbours"))
+        arms = {visitor: experiment.assign_arm(visitor) for visitor in visitors}
+        assert {arm.answers for arm in arms.values() if arm.name == HOLDOUT} == {"neighbours"}
+        counts = Counter(arm.name for arm in arms.values())
+        assert {arm: counts[arm] / len(visitors) for arm in experiment.shares} == pytest.approx(
+            experiment.shares, abs=0.02
+        )
+        return {visitor for visitor, arm in arms.items() if arm.name == HOLDOUT}
+
+    small = held_out("one", 0.05)
+    assert small == held_out("another", 0.05)
+    assert small < held_out("another", 0.1)
 
 
 @given(lists, lists, st.integers(1, 12), st.text(max_size=5))
@@ -66,6 +85,9 @@ def test_interleaving_has_no_position_bias() -> None:
         ("name = 'x'\n[[arms]]\nname='a'\nshare=0.5\n[[arms]]\nname='a'\nshare=0.5", "two arms are called 'a'"),
         ("name = 'x'\n[[arms]]\nname='a'\nshare=0.5\nanswers='magic'\n[[arms]]\nname='b'\nshare=0.5", "magic"),
         ("name = 'x'\n[[arms]]\nname='a'\nshare=0.5\nagainst='model'\n[[arms]]\nname='b'\nshare=0.5", "against itself"),
+        (f"{_TWO_ARMS}[holdout]\nshare = 0.6", "0.5"),
+        (f"{_TWO_ARMS}[holdout]\nshare = 0.1\nanswers = 'model'", "model"),
+        (f"{_TWO_ARMS.replace('b', 'holdout')}[holdout]\nshare = 0.1", "an arm is called 'holdout'"),
         ("name = [", "cannot be used"),
     ],
 )
