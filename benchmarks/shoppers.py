@@ -85,8 +85,8 @@ def main() -> None:
     )
 
 
-def model_scorer(world: World, folder: Path | None) -> dict[str, Scorer]:
-    """The lists of a bundle, from the latest 512 actions, before the first action of a session."""
+def model_scorer(world: World, folder: Path | None, k: int = _K) -> dict[str, Scorer]:
+    """The lists of a bundle of k items, from the latest 512 actions, before the first action of a session."""
     if folder is None:
         return {}
     model, catalog = Engine(read_bundle(folder)), world.catalog
@@ -95,7 +95,7 @@ def model_scorer(world: World, folder: Path | None) -> dict[str, Scorer]:
     def scores(past: History, seconds: float) -> np.ndarray:
         latest = zip(past.item[-_MAX_ACTIONS:].tolist(), past.seconds[-_MAX_ACTIONS:].tolist(), strict=True)
         actions = [Action(catalog.items[number].item_id, PURCHASE, at) for number, at in latest]
-        answer = model.recommend(f"household {next(households)}", actions, (), seconds, ListOptions(_K))
+        answer = model.recommend(f"household {next(households)}", actions, (), seconds, ListOptions(k))
         found = np.zeros(len(catalog.items))
         for item in answer.items:
             if item.item_id in catalog.number_of:

@@ -8,7 +8,7 @@ from enum import StrEnum
 from importlib import resources
 from pathlib import Path
 from statistics import NormalDist
-from typing import Any, NamedTuple, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -49,10 +49,11 @@ class CounterfactualRules(msgspec.Struct, forbid_unknown_fields=True):
     """What explored lists must say of a challenger; see `gate.toml`."""
 
     confidence: float = 0.95
-    max_loss: float = 0.0
-    min_overlap: float = 0.3
-    min_effective_sample_size: int = 200
-    max_lists: int = 4_000
+    max_loss: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
+    min_overlap: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.6
+    min_clicks: Annotated[int, msgspec.Meta(ge=1)] = 100
+    min_users: Annotated[int, msgspec.Meta(ge=2)] = 50
+    max_lists: Annotated[int, msgspec.Meta(ge=1)] = 4_000
 
 
 class RolloutRules(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -353,26 +354,26 @@ def _check_guardrails(
 
 def _check_clicks(rules: CounterfactualRules, found: CounterfactualComparison | None) -> RuleResult:
     """Returns whether the challenger's lists would have got as many clicks, as far as explored lists tell."""
-    rule = f"CTR in explored lists not below the champion's by more than {rules.max_loss:.0%}"
+    rule = f"estimated CTR not below the champion's by more than {rules.max_loss:.0%}"
     if found is None:
-        nothing = "no explored list that neither was trained on, or too few clicks to know which positions are examined"
+        nothing = "no explored lists of known users after the training of both models, or too few clicks in lists"
         return RuleResult(rule, nothing, Outcome.NOT_APPLIED)
-    diagnostics = (
-        f"{found.num_lists:,} lists, effective sample size {found.difference.effective_sample_size:,.0f},"
-        f" overlap {found.overlap:.0%}"
-    )
+    size = f"{found.num_lists:,} explored lists of {found.num_clusters:,} users, {found.num_clicks:,} clicks"
+    if found.num_clicks < rules.min_clicks or found.num_clusters < rules.min_users:
+        needed = f"needs {rules.min_clicks:,} clicks and {rules.min_users:,} users"
+        return RuleResult(rule, f"{size}, {needed}", Outcome.NOT_APPLIED)
+    overlap = f"overlap {found.overlap:.0%}"
     if found.overlap < rules.min_overlap:
-        problem = f"exploration could not have shown most of its items, needs an overlap of {rules.min_overlap:.0%}"
-        return RuleResult(rule, f"{problem}: {diagnostics}", Outcome.FAILED)
-    if found.difference.effective_sample_size < rules.min_effective_sample_size:
-        needed = f"needs an effective sample size of {rules.min_effective_sample_size:,}"
-        return RuleResult(rule, f"{diagnostics}, {needed}", Outcome.NOT_APPLIED)
+        problem = f"exploration could not have shown enough of its lists: {overlap}, needs {rules.min_overlap:.0%}"
+        return RuleResult(rule, f"{problem}; {size}", Outcome.FAILED)
+    if not found.is_finite:
+        return RuleResult(rule, f"no estimate; {size}", Outcome.NOT_APPLIED)
     error = NormalDist().inv_cdf(rules.confidence) * found.difference.standard_error
-    max_relative_gain = (found.difference.value + error) / max(found.rival.value, 1e-12)
+    max_relative_gain = (found.difference.value + error) / found.rival.value
     words = (
         f"{found.model.value:.2%} against {found.rival.value:.2%} (doubly robust), {found.model_snips.value:.2%}"
         f" against {found.rival_snips.value:.2%} (SNIPS), at most {max_relative_gain:+.1%} at {rules.confidence:.0%}"
-        f" confidence, {diagnostics}"
+        f" confidence; {size}, effective sample size {found.difference.effective_sample_size:,.0f}, {overlap}"
     )
     return RuleResult(rule, words, _outcome(max_relative_gain >= -rules.max_loss))
 

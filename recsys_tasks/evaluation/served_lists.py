@@ -30,7 +30,8 @@ class Moments(NamedTuple):
 
     Attributes:
         user: index of the user.
-        first: first event of the running session; the events of the user before it are the history.
+        first: first event of the running session. The history are the user's events before it that are earlier than
+            `seconds`: sessions overlap, and the engine leaves the others out.
         stop: end of the session's events so far; equal to `first` for none.
         seconds: start of the session, or the moment itself before the session's first event.
     """
@@ -47,7 +48,8 @@ class Moments(NamedTuple):
 
     @classmethod
     def of_users(cls, timeline: Timeline, user: np.ndarray, seconds: np.ndarray) -> Moments:
-        """Returns moments of users [B] at times [B]. A session runs for 30 minutes after its latest event."""
+        """Returns moments of users [B] at times [B]. A session, with an id or without, runs for 30 minutes after its
+        latest event."""
         found = [_moment(timeline, *pair) for pair in zip(user.tolist(), seconds.tolist(), strict=True)]
         first, stop, start = (np.asarray(column) for column in zip(*found, strict=True)) if found else [np.zeros(0)] * 3
         return cls(user, first.astype(np.int64), stop.astype(np.int64), start)

@@ -25,16 +25,16 @@ _TINY = 1e-12
 
 
 class ExploredLists(NamedTuple):
-    """Lists whose positions exploration filled. An impression of an item that kept its position (a pin) is left out.
+    """Complete lists whose positions exploration filled, without pinned items.
 
     Attributes:
         cluster: cluster id of each list, such as the visitor [L].
         share: share of the positions that were drawn at random [L].
-        num_candidates: number of items that exploration drew from [L].
+        num_candidates: number of items that exploration drew from [L], at least the number of positions.
         list: index of each impression's list, non-decreasing [N].
-        position: its position, from 1, ascending in a list [N].
+        position: its position: 1, 2, … in each list [N].
         rank: rank of its item among the candidates, from 1 [N].
-        item: number of its item [N].
+        item: number of its item; negative for one that is in no other list [N].
         clicked: whether it was clicked [N].
     """
 
@@ -51,13 +51,15 @@ class ExploredLists(NamedTuple):
 class CounterfactualComparison(NamedTuple):
     """Estimated click-through rates of a model's and of its rival's lists, from the same explored lists.
 
+    The bounds of all estimates are two-sided at 95 %, clustered, and do not include the error of the examination.
+
     Attributes:
         model, rival: CTR, doubly robust; the effective sample size is a number of lists.
         model_snips, rival_snips: CTR, self-normalized.
         difference: of the doubly robust CTRs, paired by list.
-        overlap: share of the examined positions of the model's lists with an item that exploration could have shown.
-        num_lists: number of explored lists.
-        num_clicks: number of clicks on them.
+        overlap: share of the model's positions, weighted by examination, with an item that exploration could have
+            shown; estimated as the mean of the weights.
+        num_lists, num_clusters, num_clicks: numbers of explored lists, of their clusters, and of clicks on them.
     """
 
     model: Estimate
@@ -67,10 +69,17 @@ class CounterfactualComparison(NamedTuple):
     difference: Estimate
     overlap: float
     num_lists: int
+    num_clusters: int
     num_clicks: int
 
+    @property
+    def is_finite(self) -> bool:
+        """Whether the estimates and their bounds are finite, and the rival has a rate to compare with."""
+        estimates = (self.model, self.rival, self.difference)
+        return self.rival.value > 0 and all(math.isfinite(part) for estimate in estimates for part in estimate)
+
     def as_dict(self) -> dict[str, object]:
-        """Returns all fields for JSON; infinite bounds are None."""
+        """Returns all fields for JSON; a bound that is not finite is None."""
         found: dict[str, object] = {}
         for name, value in self._asdict().items():
             is_estimate = isinstance(value, Estimate)
@@ -82,17 +91,37 @@ class _Policy(NamedTuple):
     """A model's lists beside the logged ones.
 
     Attributes:
-        examined: examination of each logged item in the model's list [N]; 0 if it is not in it.
-        weight: that, divided by the expected examination of the logged item [N].
-        slots: examination of each position of the model's list that no pin keeps [L, K], padded with 0.
+        weight: examination of each logged item in the model's list, divided by the expected one [N]; 0 for none.
+        slots: examination of each position of the model's list [L, K], 0 for none.
         own_rank, other_rank: rank of the item at each position for the model and for its rival [L, K], 0 for none.
     """
 
-    examined: np.ndarray
     weight: np.ndarray
     slots: np.ndarray
     own_rank: np.ndarray
     other_rank: np.ndarray
+
+
+class _Ranking:
+    """Ranks of the items in lists [L, C] of item numbers, best first, padded with 0."""
+
+    def __init__(self, lists: np.ndarray) -> None:
+        self.lists = lists
+        self._size = int(lists.max(initial=0)) + 1
+        row, column = np.nonzero(lists > 0)
+        keys = row * self._size + lists[row, column]
+        order = np.argsort(keys, kind="stable")
+        self._keys, self._ranks = keys[order], column[order] + 1
+
+    def of(self, row: np.ndarray, item: np.ndarray) -> np.ndarray:
+        """Rank of items in the lists of rows, of the same shape, from 1; 0 for an item that is not in the list."""
+        keys = row * self._size + item
+        place = np.minimum(np.searchsorted(self._keys, keys), max(len(self._keys) - 1, 0))
+        if not len(self._keys):
+            return np.zeros(keys.shape, np.int64)
+        is_listed = (self._keys[place] == keys) & (item > 0) & (item < self._size)
+        ranks: np.ndarray = np.where(is_listed, self._ranks[place], 0)
+        return ranks
 
 
 @lru_cache(4_096)
@@ -130,30 +159,30 @@ def compare_counterfactually(
 
     Args:
         logged: the explored lists.
-        model, rival: item numbers that either would rank, best first [L, C], padded with 0. The best take the positions
-            that no pin keeps.
+        model, rival: item numbers that either would rank, best first [L, C], padded with 0; the best are shown.
         examination: examination propensity of each position, from 1 [P].
     """
     theta = _extended(examination, int(logged.position.max(initial=1)))
-    expected, slots = _logged_examination(logged, theta), _free_slots(logged, theta)
-    model_rank, rival_rank = (_ranks_of(logged.item, listed[logged.list]) for listed in (model, rival))
-    own = _policy(logged, expected, slots, model_rank, model, rival)
-    other = _policy(logged, expected, slots, rival_rank, rival, model)
-    rates = _ClickRates(logged, model_rank, rival_rank, theta[logged.position - 1])
+    seen, expected, slots = theta[logged.position - 1], _logged_examination(logged, theta), _slots(logged, theta)
+    rankings = _Ranking(model), _Ranking(rival)
+    ranks = [ranking.of(logged.list, logged.item) for ranking in rankings]
+    own = _policy(logged, expected, slots, ranks[0], rankings)
+    other = _policy(logged, expected, slots, ranks[1], rankings[::-1])
+    rates = _ClickRates(logged, ranks[0], ranks[1], seen)
     own_clicks = rates.doubly_robust(own, own.own_rank, own.other_rank)
     other_clicks = rates.doubly_robust(other, other.other_rank, other.own_rank)
     own_weights, other_weights = rates.list_weights(own), rates.list_weights(other)
     shown = np.bincount(logged.list, minlength=len(logged.cluster)).astype(np.float64)
     effective = effective_sample_size(own_weights), effective_sample_size(other_weights)
-    is_candidate = (own.other_rank > 0) & (own.other_rank <= logged.num_candidates[:, None])
     return CounterfactualComparison(
         model=cluster_means(own_clicks, shown, logged.cluster, effective[0]),
         rival=cluster_means(other_clicks, shown, logged.cluster, effective[1]),
         model_snips=_self_normalized(logged, own, own_weights, shown),
         rival_snips=_self_normalized(logged, other, other_weights, shown),
         difference=cluster_means(own_clicks - other_clicks, shown, logged.cluster, min(effective)),
-        overlap=float((own.slots * is_candidate).sum()) / max(float(own.slots.sum()), _TINY),
+        overlap=min(float(own_weights.sum()) / max(float(own.slots.sum()), _TINY), 1.0),
         num_lists=len(logged.cluster),
+        num_clusters=len(np.unique(logged.cluster)),
         num_clicks=int(logged.clicked.sum()),
     )
 
@@ -163,12 +192,10 @@ def _extended(examination: np.ndarray, num_positions: int) -> np.ndarray:
     return np.pad(examination, (0, max(num_positions - len(examination), 0)), mode="edge")
 
 
-def _free_slots(logged: ExploredLists, theta: np.ndarray) -> np.ndarray:
-    """Examination of the positions that no pin keeps [L, K], in their order, padded with 0."""
-    counts = np.bincount(logged.list, minlength=len(logged.cluster))
-    start = np.cumsum(counts) - counts
-    slots = np.zeros((len(counts), int(counts.max(initial=0))))
-    slots[logged.list, np.arange(len(logged.list)) - start[logged.list]] = theta[logged.position - 1]
+def _slots(logged: ExploredLists, theta: np.ndarray) -> np.ndarray:
+    """Examination of the positions of each logged list [L, K], 0 for none."""
+    slots = np.zeros((len(logged.cluster), int(logged.position.max(initial=0))))
+    slots[logged.list, logged.position - 1] = theta[logged.position - 1]
     return slots
 
 
@@ -177,16 +204,10 @@ def _logged_examination(logged: ExploredLists, theta: np.ndarray) -> np.ndarray:
     expected = np.zeros(len(logged.list))
     edges = np.searchsorted(logged.list, np.arange(len(logged.cluster) + 1))
     for row, (begin, end) in enumerate(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)):
-        slots = tuple(theta[logged.position[begin:end] - 1].tolist())
+        slots = tuple(theta[: end - begin].tolist())
         of_rank = expected_examination(int(logged.num_candidates[row]), float(logged.share[row]), slots)
         expected[begin:end] = of_rank[logged.rank[begin:end] - 1]
     return expected
-
-
-def _ranks_of(item: np.ndarray, listed: np.ndarray) -> np.ndarray:
-    """Rank [N] of each item [N] in a list [N, C], from 1; 0 if it is not in it."""
-    hit = listed == item[:, None]
-    return np.where(hit.any(1), 1 + hit.argmax(1), 0)
 
 
 def _policy(
@@ -194,18 +215,18 @@ def _policy(
     expected: np.ndarray,
     slots: np.ndarray,
     rank: np.ndarray,
-    listed: np.ndarray,
-    other: np.ndarray,
+    rankings: tuple[_Ranking, _Ranking],
 ) -> _Policy:
-    num_slots = slots.shape[1]
+    """The lists of the first ranking, whose ranks of the logged items are given [N]."""
+    count, num_slots = slots.shape
     padded = np.pad(slots, ((0, 0), (1, 0)))  # rank 0: not listed
     examined = padded[logged.list, np.where(rank <= num_slots, rank, 0)]
-    best = np.pad(listed[:, :num_slots], ((0, 0), (0, max(num_slots - listed.shape[1], 0))))
-    filled = best > 0
-    own_rank = np.where(filled, np.arange(1, num_slots + 1), 0)
-    hit = (best[:, :, None] == other[:, None]) & filled[:, :, None]
-    other_rank = np.where(hit.any(2), 1 + hit.argmax(2), 0)
-    return _Policy(examined, examined / expected, np.where(filled, slots, 0.0), own_rank, other_rank)
+    weight = np.divide(examined, expected, out=np.zeros_like(examined), where=expected > 0)
+    lists = rankings[0].lists[:, :num_slots]
+    best = np.pad(lists, ((0, 0), (0, num_slots - lists.shape[1])))
+    own_rank = np.where(best > 0, np.arange(1, num_slots + 1), 0)
+    other_rank = rankings[1].of(np.repeat(np.arange(count), num_slots).reshape(best.shape), best)
+    return _Policy(weight, np.where(best > 0, slots, 0.0), own_rank, other_rank)
 
 
 def _bucket(rank: np.ndarray) -> np.ndarray:
@@ -282,10 +303,11 @@ def _smoothed(clicks: np.ndarray, expected: np.ndarray) -> np.ndarray:
 def _self_normalized(logged: ExploredLists, policy: _Policy, weights: np.ndarray, num_shown: np.ndarray) -> Estimate:
     """CTR by weighted clicks per weighted examination (Swaminathan and Joachims 2015)."""
     clicks = np.bincount(logged.list, policy.weight * logged.clicked, len(logged.cluster))
-    per_examination = cluster_means(clicks, weights, logged.cluster, effective_sample_size(weights))
+    found = cluster_means(clicks, weights, logged.cluster, effective_sample_size(weights))
     scale = float(policy.slots.sum()) / max(float(num_shown.sum()), 1.0)
-    value, low, high = (part * scale for part in per_examination[:3])
-    return Estimate(value, low, high, per_examination.effective_sample_size)
+    if not scale:
+        return found
+    return Estimate(found.value * scale, found.low * scale, found.high * scale, found.effective_sample_size)
 
 
 def _finite(value: float) -> float | None:

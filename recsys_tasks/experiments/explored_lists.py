@@ -18,7 +18,7 @@ class LoggedLists(NamedTuple):
     Attributes:
         user_ids: user of each list [L].
         seconds: time of each list, in seconds since 1970 [L].
-        item_ids: the distinct items; those of `explored` are places in it.
+        item_ids: the distinct items; `explored.item` has indices into it.
         explored: the lists; the user is the cluster.
     """
 
@@ -46,7 +46,7 @@ class LoggedLists(NamedTuple):
 
 
 def load_explored_lists(connection: Connection, between: Interval, max_lists: int) -> LoggedLists:
-    """Returns a sample of at most `max_lists` explored lists of an interval, the same at each call."""
+    """Returns a sample, by digest, of at most `max_lists` explored lists of an interval."""
     rows = connection.execute(statement("experiments/explored_lists"), {**between.bounds, "max_lists": max_lists}).all()
     place: dict[str, int] = {}
     firsts = []

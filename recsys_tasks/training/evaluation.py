@@ -45,6 +45,7 @@ from recsys_tasks.evaluation.served_lists import Moments, list_served, rank_serv
 from recsys_tasks.experiments.counterfactual import CounterfactualComparison, compare_counterfactually
 from recsys_tasks.experiments.explored_lists import LoggedLists
 from recsys_tasks.features.encoded_snapshot import EncodedSnapshot, encode_snapshot
+from recsys_tasks.features.sequences import Timeline
 from recsys_tasks.features.serving_data import catalog_columns
 from recsys_tasks.features.snapshot import Snapshot, open_snapshot
 from recsys_tasks.features.vocabulary import Vocabulary
@@ -60,8 +61,6 @@ from recsys_tasks.training.lineage import SCRATCH, trained_until
 from recsys_tasks.training.purchase_intent import fit_baseline
 from recsys_tasks.training.recipe import sessions_repeat
 from recsys_tasks.training.task import training_data
-
-_MAX_RANKED = 500  # items of a list for the counterfactual comparison; exploration draws from no more
 
 
 class _EvaluatedModel(NamedTuple):
@@ -185,30 +184,52 @@ def compare_runs(
         )
         counterfactual = None
         if load_lists is not None and since < snapshot.cutoff:
-            lists = load_lists(Interval(since, snapshot.cutoff))
-            counterfactual = _compare_on_lists(own, rival, lists, np.asarray(snapshot.examination_propensities))
+            examination = np.asarray(snapshot.examination_propensities)
+            lists = load_lists(Interval(since, snapshot.cutoff)) if len(examination) else None
+            counterfactual = lists and _compare_on_lists(own, rival, lists, examination, since.timestamp())
         return Comparison(gains, len(tasks), len(all_tasks) - len(tasks), since, counterfactual)
 
 
 def _compare_on_lists(
-    own: _EvaluatedModel, rival: _EvaluatedModel, lists: LoggedLists, examination: np.ndarray
+    own: _EvaluatedModel, rival: _EvaluatedModel, lists: LoggedLists, examination: np.ndarray, since: float
 ) -> CounterfactualComparison | None:
-    """Compares the clicks that two models would have got in place of explored lists; None without lists, or without an
-    estimate of which positions are examined."""
+    """Compares the clicks that two models would have got in place of explored lists; None without lists.
+
+    Left out are users whom the snapshot does not know, and lists during a session that began before `since`.
+    """
     timeline, vocabulary = own.encoded.timeline, own.encoded.vocabulary
     row_of = {user_id: row for row, user_id in reversed(list(enumerate(own.encoded.user_ids)))}  # not a causal copy
     lists = lists.keep(np.asarray([user_id in row_of for user_id in lists.user_ids], bool))
-    if not len(lists.user_ids) or not len(examination):
+    user = np.asarray([row_of[user_id] for user_id in lists.user_ids], np.int64)
+    is_later = [not _is_within_earlier_session(timeline, *at, since) for at in zip(user, lists.seconds, strict=True)]
+    lists, user = lists.keep(np.asarray(is_later, bool)), user[np.asarray(is_later, bool)]
+    if not len(user):
         return None
-    user = np.asarray([row_of[user_id] for user_id in lists.user_ids])
     moments = Moments.of_users(timeline, user, lists.seconds)
-    length = min(int(lists.explored.num_candidates.max()), _MAX_RANKED)
-    numbers = vocabulary.numbers(lists.item_ids)
-    logged = lists.explored._replace(item=np.where(numbers >= FIRST_ITEM, numbers, -1)[lists.explored.item])
-    own_number = _numbers_in(vocabulary, rival.encoded.vocabulary)
-    return compare_counterfactually(
-        logged, own.list_at(moments, length), own_number[rival.list_at(moments, length)], examination
-    )
+    length = int(lists.explored.num_candidates.max())
+    own_numbers, rival_numbers = _common_numbers(vocabulary, rival.encoded.vocabulary)
+    number_of = {**dict(zip(rival.encoded.vocabulary.item_ids, rival_numbers[FIRST_ITEM:].tolist(), strict=True))}
+    number_of |= dict(zip(vocabulary.item_ids, own_numbers[FIRST_ITEM:].tolist(), strict=True))
+    shown = np.asarray([number_of.get(item_id, -1) for item_id in lists.item_ids], np.int64)
+    logged = lists.explored._replace(item=shown[lists.explored.item])
+    own_lists, rival_lists = own.list_at(moments, length), rival.list_at(moments, length)
+    return compare_counterfactually(logged, own_numbers[own_lists], rival_numbers[rival_lists], examination)
+
+
+def _is_within_earlier_session(timeline: Timeline, user: int, at: float, since: float) -> bool:
+    """Whether a user has a session that began before `since` and goes on at a time: it may have been trained on."""
+    events = slice(int(timeline.user_start[user]), int(timeline.user_start[user + 1]))
+    return bool(((timeline.session_seconds[events] < since) & (timeline.seconds[events] >= at)).any())
+
+
+def _common_numbers(vocabulary: Vocabulary, other: Vocabulary) -> tuple[np.ndarray, np.ndarray]:
+    """Returns a number for each item number [V] of either vocabulary, the same for the same item; 0 for padding."""
+    size = len(vocabulary)
+    own = np.concatenate([np.full(FIRST_ITEM, PADDING_ITEM), np.arange(FIRST_ITEM, size)])
+    numbers = vocabulary.numbers(other.item_ids)
+    further = size + np.arange(len(numbers))
+    known = np.where(numbers >= FIRST_ITEM, numbers, further)
+    return own, np.concatenate([np.full(FIRST_ITEM, PADDING_ITEM), known])
 
 
 def _numbers_in(vocabulary: Vocabulary, other: Vocabulary) -> np.ndarray:

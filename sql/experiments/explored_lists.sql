@@ -1,10 +1,11 @@
--- Grain: one impression of a list of recommendations that exploration filled, without those that kept their position.
--- The lists are a sample of at most :max_lists, the same at each call, of those between :begins and :ends that a model
--- made for a user from nothing but the user's actions.
--- Inputs: events, shopper_outcomes (without bots and internal traffic).
+-- Grain: one impression of a list of recommendations whose positions exploration filled.
+-- The lists are a sample, by digest, of at most :max_lists of those between :begins and :ends that a model made for a
+-- user from nothing but the user's recorded actions. Lists with a pinned item or a missing impression are left out.
+-- Inputs: events, shopper_outcomes (without bots and internal traffic). Ids that begin with r- are those of lists whose
+-- impressions only the endpoint can write; the limits keep a mistake in a file from stopping a promotion.
 -- Output: the list with its user, time and exploration, and the position, rank and item of the impression, and whether
--- it was clicked.
-with lists as (
+-- an action has the list's id and the item.
+with sampled as (
     select
         shopper_outcomes.request_id,
         shopper_outcomes.shown_at,
@@ -19,37 +20,65 @@ with lists as (
         and shopper_outcomes.shown_at >= :begins
         and shopper_outcomes.shown_at < :ends
         and shopper_outcomes.list = 'recommendations'
+        and starts_with(shopper_outcomes.request_id, 'r-')
         and first_impressions.event_type = 'impression'
         and first_impressions.position = 1
         and first_impressions.user_id is not null
         and first_impressions.properties ->> 'source' = 'model'
         and first_impressions.properties ->> 'constrained' is null
-        and finite_number(first_impressions.properties ->> 'explored_share') > 0
-        and finite_number(first_impressions.properties ->> 'candidates') >= 1
+        and finite_number(first_impressions.properties ->> 'explored_share') between 0.001 and 0.5
+        and finite_number(first_impressions.properties ->> 'candidates') between 1 and 500
     order by md5(shopper_outcomes.request_id), shopper_outcomes.request_id
     limit :max_lists
+),
+
+shown as (
+    select
+        sampled.request_id,
+        sampled.user_id,
+        sampled.shown_at,
+        sampled.explored_share,
+        sampled.candidates,
+        impressions.position,
+        impressions.item_id,
+        finite_number(impressions.properties ->> 'rank') as item_rank
+    from sampled
+    inner join events as impressions on sampled.request_id = impressions.request_id
+    where impressions.event_type = 'impression'
+),
+
+complete as (
+    select request_id
+    from shown
+    group by request_id
+    having
+        count(distinct position) = count(*)
+        and count(distinct item_rank) = count(*)
+        and count(item_id) = count(*)
+        and min(position) = 1
+        and max(position) = count(*)
+        and min(item_rank) >= 1
+        and max(item_rank) <= min(candidates)
+        and count(*) <= min(candidates)
 )
 
 select
-    lists.request_id,
-    lists.user_id,
-    lists.shown_at,
-    lists.explored_share,
-    impressions.position,
-    impressions.item_id,
-    cast(lists.candidates as integer) as candidates,
-    cast(finite_number(impressions.properties ->> 'rank') as integer) as item_rank,
+    shown.request_id,
+    shown.user_id,
+    shown.shown_at,
+    shown.explored_share,
+    shown.position,
+    shown.item_id,
+    cast(shown.candidates as integer) as candidates,
+    cast(shown.item_rank as integer) as item_rank,
     exists(
         select 1
         from events as actions
         where
-            actions.request_id = impressions.request_id
-            and actions.item_id = impressions.item_id
+            actions.request_id = shown.request_id
+            and actions.item_id = shown.item_id
             and actions.event_type in ('view', 'add_to_cart', 'purchase')
     ) as clicked
-from lists
-inner join events as impressions on lists.request_id = impressions.request_id
-where
-    impressions.event_type = 'impression'
-    and finite_number(impressions.properties ->> 'rank') between 1 and lists.candidates
-order by lists.request_id, impressions.position
+from shown
+inner join complete on shown.request_id = complete.request_id
+order by shown.request_id, shown.position

@@ -64,14 +64,13 @@ class _Shop:
         clicks = np.take_along_axis(self.gamma, ranking[:, :_K], 1) * _THETA
         return float(clicks.mean())
 
-    def logged(self, ranking: np.ndarray, pins: set[int] | None = None) -> ExploredLists:
+    def logged(self, ranking: np.ndarray) -> ExploredLists:
         rows: list[tuple[int, int, int, int, bool]] = []
         for row, ranked in enumerate(ranking.tolist()):
-            shown, explored = Exploration(_SHARE, f"{row}").draw(ranked, pins or set(), _K)
+            shown, explored = Exploration(_SHARE, f"{row}").draw(ranked, set(), _K)
             for place, item in enumerate(shown):
                 clicked = self.random.random() < _THETA[place] * self.gamma[row, item]
-                if explored.ranks[place]:
-                    rows.append((row, place + 1, explored.ranks[place], item, clicked))
+                rows.append((row, place + 1, explored.ranks[place], item, clicked))
         lists, position, rank, item_number, is_clicked = (np.asarray(column) for column in zip(*rows, strict=True))
         count = len(ranking)
         return ExploredLists(
@@ -116,13 +115,14 @@ def test_a_better_and_a_worse_model_are_told_apart(noise: float, sign: int) -> N
     assert 0 < found.difference.effective_sample_size < found.num_lists
 
 
-def test_the_logging_model_is_as_good_as_itself() -> None:
-    shop = _Shop(3, 400)
+def test_the_logging_model_gets_its_own_rate() -> None:
+    shop = _Shop(3, 4_000)
     champion = shop.ranking(0.2)
     found = compare_counterfactually(shop.logged(champion), champion, champion, _THETA)
+    assert found.model.low <= shop.true_rate(champion) <= found.model.high
+    assert found.model_snips.low <= shop.true_rate(champion) <= found.model_snips.high
     assert found.difference[:3] == (0.0, 0.0, 0.0)
-    assert found.overlap == 1.0
-    assert found.model == found.rival
+    assert found.overlap == pytest.approx(1.0, abs=0.02)
 
 
 def test_lists_of_other_items_have_no_overlap() -> None:
@@ -134,15 +134,28 @@ def test_lists_of_other_items_have_no_overlap() -> None:
     assert found.model_snips.effective_sample_size == 0.0
 
 
-def test_pinned_positions_are_left_out() -> None:
-    shop = _Shop(5, 300)
+def test_the_overlap_is_the_examined_share_of_items_that_exploration_could_show() -> None:
+    shop = _Shop(6, 4_000)
     champion = shop.ranking(0.2)
-    champion[:, 1] = np.where((champion == 7).any(1), champion[:, 1], 7)  # the pin is often among the first
-    logged = shop.logged(champion, pins={7})
-    assert 7 not in logged.item
-    found = compare_counterfactually(logged, champion, champion, _THETA)
-    assert np.isfinite(found.model.value)
-    assert found.num_clicks == logged.clicked.sum()
+    mixed = champion.copy()
+    mixed[:, 1] = _NUM_ITEMS + 7  # nobody knows it
+    found = compare_counterfactually(shop.logged(champion), mixed, champion, _THETA)
+    assert found.overlap == pytest.approx(1 - _THETA[1] / _THETA.sum(), abs=0.03)
+
+
+def test_lists_of_several_lengths_and_unknown_items_are_compared() -> None:
+    shop = _Shop(5, 600)
+    champion = shop.ranking(0.2)
+    logged = shop.logged(champion)
+    short = (logged.list % 2 == 0) & (logged.position > 2)
+    logged = logged._replace(
+        **{name: getattr(logged, name)[~short] for name in ("list", "position", "rank", "item", "clicked")}
+    )
+    logged = logged._replace(item=np.where(logged.item == 3, -1, logged.item))
+    found = compare_counterfactually(logged, shop.reordered(champion, 0.5), champion[:, :4], _THETA[:2])
+    assert found.is_finite
+    assert 0.5 < found.overlap <= 1.0
+    assert (found.num_lists, found.num_clusters, found.num_clicks) == (600, 300, logged.clicked.sum())
 
 
 def test_nothing_logged_gives_no_estimate() -> None:
@@ -150,4 +163,14 @@ def test_nothing_logged_gives_no_estimate() -> None:
     logged = ExploredLists(none, none, none, none, none, none, none, none)
     found = compare_counterfactually(logged, np.zeros((0, 5), int), np.zeros((0, 5), int), _THETA)
     assert (found.num_lists, found.overlap, found.model.high) == (0, 0.0, np.inf)
-    assert found.as_dict()["model"] == {"value": 0.0, "low": 0.0, "high": None, "effective_sample_size": 0.0}
+    assert not found.is_finite
+    for name in ("model", "model_snips"):
+        assert found.as_dict()[name] == {"value": 0.0, "low": 0.0, "high": None, "effective_sample_size": 0.0}
+
+
+def test_positions_that_nobody_examines_tell_nothing() -> None:
+    shop = _Shop(7, 300)
+    champion = shop.ranking(0.2)
+    found = compare_counterfactually(shop.logged(champion), champion, champion, np.asarray([1.0, 0.0]))
+    assert found.is_finite
+    assert found.difference.value == 0.0

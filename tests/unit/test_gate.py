@@ -137,18 +137,18 @@ def test_a_gain_that_is_not_significant_is_refused() -> None:
 
 
 def _clicks(
-    difference: float, error: float = 0.001, lists: float = 1_000.0, overlap: float = 0.9
+    difference: float, error: float = 0.001, overlap: float = 0.9, users: int = 900, clicks: int = 800
 ) -> CounterfactualComparison:
     """Clicks of a challenger and of a champion with a CTR of 2 % in 2,000 explored lists."""
-    rates = [Estimate(rate, rate - 1.96 * error, rate + 1.96 * error, lists) for rate in (0.02 + difference, 0.02)]
-    gain = Estimate(difference, difference - 1.96 * error, difference + 1.96 * error, lists)
-    return CounterfactualComparison(rates[0], rates[1], rates[0], rates[1], gain, overlap, 2_000, 800)
+    rates = [Estimate(rate, rate - 1.96 * error, rate + 1.96 * error, 1_000.0) for rate in (0.02 + difference, 0.02)]
+    gain = Estimate(difference, difference - 1.96 * error, difference + 1.96 * error, 1_000.0)
+    return CounterfactualComparison(rates[0], rates[1], rates[0], rates[1], gain, overlap, 2_000, users, clicks)
 
 
 def _judged_by(clicks: CounterfactualComparison | None, **rules: float) -> RuleResult:
     compared = replace(_comparison(0.001, 0.005), counterfactual=clicks)
     changed = msgspec.structs.replace(RULES, counterfactual=CounterfactualRules(**rules))  # type: ignore[arg-type]
-    (found,) = (result for result in _decide(compared, changed).results if "explored lists" in result.rule)
+    (found,) = (result for result in _decide(compared, changed).results if "estimated CTR" in result.rule)
     return found
 
 
@@ -157,10 +157,14 @@ def _judged_by(clicks: CounterfactualComparison | None, **rules: float) -> RuleR
     [
         (_clicks(0.001), Outcome.PASSED, "2.10% against 2.00% (doubly robust)"),
         (_clicks(-0.001), Outcome.PASSED, "at most +3.2% at 95% confidence"),
-        (_clicks(-0.002), Outcome.FAILED, "at most -1.8% at 95% confidence, 2,000 lists, effective sample size 1,000"),
-        (_clicks(-0.002, lists=199.0), Outcome.NOT_APPLIED, "needs an effective sample size of 200"),
-        (_clicks(0.001, overlap=0.2), Outcome.FAILED, "needs an overlap of 30%"),
-        (None, Outcome.NOT_APPLIED, "no explored list that neither was trained on"),
+        (_clicks(-0.002), Outcome.FAILED, "at most -1.8% at 95% confidence; 2,000 explored lists of 900 users"),
+        (_clicks(-0.002, clicks=99), Outcome.NOT_APPLIED, "99 clicks, needs 100 clicks and 50 users"),
+        (_clicks(-0.002, users=49, overlap=0.1), Outcome.NOT_APPLIED, "of 49 users"),
+        (_clicks(0.001, overlap=0.5), Outcome.FAILED, "overlap 50%, needs 60%"),
+        (_clicks(-0.03), Outcome.FAILED, "-1.00% against 2.00%"),
+        (_clicks(0.001, error=np.inf), Outcome.NOT_APPLIED, "no estimate"),
+        (_clicks(np.nan), Outcome.NOT_APPLIED, "no estimate"),
+        (None, Outcome.NOT_APPLIED, "no explored lists of known users"),
     ],
 )
 def test_explored_lists_judge_a_challenger_before_it_serves(
@@ -169,6 +173,18 @@ def test_explored_lists_judge_a_challenger_before_it_serves(
     found = _judged_by(clicks)
     assert found.outcome == outcome
     assert words in found.found
+
+
+@pytest.mark.parametrize("line", ["max_lists = 0", "min_overlap = 30", "max_loss = -0.1", "confidence = 0.4"])
+def test_limits_of_the_estimated_clicks_are_checked(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "gate.toml"
+    path.write_text(
+        f"[baselines]\nmetrics = []\n[champion]\nmetric = 'mrr_20'\nconfidence = 0.9\nmin_gain = 0\n"
+        f"[counterfactual]\n{line}\n",
+        encoding="utf-8",
+    )
+    with pytest.raises(ConfigurationError, match=line.split()[0]):
+        load_gate_rules(path)
 
 
 def test_a_loss_of_clicks_within_the_limit_is_accepted() -> None:
