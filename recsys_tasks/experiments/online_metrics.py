@@ -137,7 +137,11 @@ def estimate_rate(sums: Mapping[str, float], numerator: str, denominator: str) -
         if visitors > 1
         else math.inf
     )
-    error = math.sqrt(max(squares, 0.0) * visitors / max(visitors - 1, 1)) / total
+    return rate_with_error(value, math.sqrt(max(squares, 0.0) * visitors / max(visitors - 1, 1)) / total, visitors)
+
+
+def rate_with_error(value: float, error: float, visitors: int) -> Rate:
+    """Returns a rate with the 95 % interval of its standard error."""
     return Rate(value, max(value - _Z * error, 0.0), value + _Z * error, visitors)
 
 

@@ -16,10 +16,12 @@ from recsys_tasks.experiments.online_metrics import (
     CLICK_THROUGH,
     SIGNIFICANCE_LEVEL,
     OnlineMetrics,
+    Rate,
     RateComparison,
     load_online_metrics,
 )
 from recsys_tasks.experiments.sequential_tests import Preference, sample_ratio_p_value
+from recsys_tasks.experiments.variance_reduction import load_adjusted_rates
 from recsys_tasks.interval import Interval
 from recsys_tasks.names import RECOMMENDATIONS
 from recsys_tasks.warehouse import statement
@@ -31,7 +33,7 @@ _MIN_GREEDY_PROPENSITY = 0.5  # exploration draws the best remaining item with a
 
 
 class ArmComparison(NamedTuple):
-    """The click-through rate of an arm compared with the control arm.
+    """The click-through rate of an arm compared with the control arm, both adjusted for earlier behavior.
 
     Attributes:
         arm: the arm.
@@ -118,9 +120,9 @@ def load_experiment_results(
     counts: defaultdict[str, dict[str, int]] = defaultdict(dict)
     for row in connection.execute(statement("experiments/arm_visitors"), between.bounds):
         counts[row.experiment][row.arm] = int(row.visitors)
-    metrics = load_arm_metrics(connection, between)
+    rates = load_adjusted_rates(connection, between)
     preferences = _load_preferences(connection, between)
-    found = [_result(name, visitors, metrics, preferences, configured) for name, visitors in counts.items()]
+    found = [_result(name, visitors, rates, preferences, configured) for name, visitors in counts.items()]
     holdout = _load_holdout_result(connection, between)
     return found if holdout is None else [*found, holdout]
 
@@ -156,7 +158,7 @@ def load_arm_metrics(connection: Connection, between: Interval) -> dict[tuple[st
 def _result(
     name: str,
     visitors: dict[str, int],
-    metrics: Mapping[tuple[str, str], OnlineMetrics],
+    rates: Mapping[tuple[str, str], Rate],
     preferences: Mapping[tuple[str, str, str, str], Preference],
     configured: Experiment | None,
 ) -> ExperimentResult:
@@ -167,9 +169,9 @@ def _result(
     control = arms[0]
     comparisons = []
     for arm in arms[1:]:
-        if (name, arm) in metrics and (name, control) in metrics:
-            rate, baseline = (metrics[name, one].rates[CLICK_THROUGH] for one in (arm, control))
-            comparisons.append(ArmComparison(arm, RateComparison(rate, baseline), len(arms) - 1))
+        if (name, arm) in rates and (name, control) in rates:
+            comparison = RateComparison(rates[name, arm], rates[name, control])
+            comparisons.append(ArmComparison(arm, comparison, len(arms) - 1))
     srm_p_value = sample_ratio_p_value(visitors, shares) if shares else None
     own_preferences = {key[1:]: preference for key, preference in preferences.items() if key[0] == name}
     counts = {arm: visitors.get(arm, 0) for arm in arms}

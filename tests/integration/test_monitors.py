@@ -14,8 +14,9 @@ import pytest
 from sqlalchemy import Engine, text
 
 from recsys_tasks.experiments.definition import Arm, Experiment
+from recsys_tasks.experiments.online_metrics import CLICK_THROUGH
 from recsys_tasks.experiments.stored_results import find_shown_days, load_daily_rates, read_results, update_results
-from recsys_tasks.experiments.verdicts import estimate_exploration_cost, load_experiment_results
+from recsys_tasks.experiments.verdicts import estimate_exploration_cost, load_arm_metrics, load_experiment_results
 from recsys_tasks.feedback.attribution import AttributionRules, attribute_days
 from recsys_tasks.interval import Interval
 from recsys_tasks.monitoring.alarms import read_open_alarms, write_alarms
@@ -200,6 +201,30 @@ def test_the_experiment_result_says_which_arm_is_ahead_and_whether_significantly
     (line,) = verdict.summary_lines()
     assert line.startswith("popular: 11.25%")
     assert "significantly lower" in line
+
+
+def test_comparisons_are_adjusted_for_what_visitors_did_before(shop: Engine, tmp_path: Path) -> None:
+    random, rows, before = np.random.default_rng(0), [], START - timedelta(days=3)
+    for number in range(600):
+        user, chance = f"v{number}", 0.5 if number % 3 == 0 else 0.1
+        for request, at, told in (
+            (f"before{number}", before, {"experiment": "", "arm": ""}),
+            (f"r{number}", START, {"experiment": "x", "arm": ("ours", "other")[number % 2]}),
+        ):
+            rows += impression_events(request, [f"i{n}" for n in range(20)], user, at, model_version="2", **told)
+            for item in np.flatnonzero(random.random(20) < chance):
+                minutes = (at - START) / timedelta(minutes=1) + 1
+                rows.append(action_event("view", f"i{item}", user, minutes, request_id=request))
+    ingest_feedback(shop, tmp_path, rows)
+    _check(shop)
+    with shop.connect() as connection:
+        (found,) = load_experiment_results(connection, WEEK)
+        plain = load_arm_metrics(connection, WEEK)["x", "ours"].rates[CLICK_THROUGH]
+    adjusted = found.comparisons[0].comparison.rate if found.control_arm == "other" else None
+    assert adjusted is not None
+    assert adjusted.visitors == plain.visitors == 300
+    assert adjusted.high - adjusted.low < 0.6 * (plain.high - plain.low)
+    assert abs(adjusted.value - 0.7 / 3) < 0.03
 
 
 def test_the_holdout_is_compared_with_everybody_else_over_all_experiments(shop: Engine, tmp_path: Path) -> None:
