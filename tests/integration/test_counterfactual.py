@@ -131,7 +131,7 @@ def served(postgres: str, tracking_template: str, tmp_path_factory: pytest.TempP
             "MLFLOW_TRACKING_URI": registry.url.render_as_string(hide_password=False),
             "MIN_ITEM_EVENTS": 1,
             "TEST_SHARE": 0.3,
-            "MAX_TRAINING_EPOCHS": 8,
+            "MAX_TRAINING_EPOCHS": 3,
             "GATE_RULES": home / "gate.toml",
         }.items():
             patch.setenv(f"RECSYS_{name}", str(value))
