@@ -98,7 +98,7 @@ def main() -> None:
                 "pairs": len(asked),
                 "correct": _share(pair.by_clicks for pair in asked),
                 "significant": _share(pair.is_certain for pair in asked),
-                "significant and wrong": sum(pair.is_certain and not pair.by_clicks for pair in asked),
+                "significant and wrong, of all": sum(pair.is_certain and not pair.by_clicks for pair in found.pairs),
                 "correct by MRR@20": _share(pair.by_mrr for pair in asked),
             }
         )
@@ -116,7 +116,7 @@ def _row(name: str, true_rate: float, found: CounterfactualComparison, mrr: floa
         "doubly robust": f"{found.model.value:.2%} ({found.model.low:.2%} to {found.model.high:.2%})",
         "SNIPS": f"{found.model_snips.value:.2%}",
         "effective lists": int(found.model.effective_sample_size),
-        "overlap": f"{found.overlap:.0%}",
+        "overlap": f"{found.overlap.value:.0%}",
         "MRR@20 on feedback": f"{mrr:.4f}",
     }
 

@@ -13,8 +13,8 @@ from sqlalchemy import Row
 
 from recsys_tasks.client import EndpointError, RecommendationRequest, RecommenderClient, SearchRequest
 from recsys_tasks.errors import InputError, UnavailableError
+from recsys_tasks.experiments.definition import LONG_TERM_HOLDOUT
 from recsys_tasks.experiments.stored_results import StoredResults, read_results
-from recsys_tasks.experiments.verdicts import LONG_TERM_HOLDOUT
 from recsys_tasks.monitoring.alarms import Alarm, read_open_alarms
 from recsys_tasks.monitoring.monitors import Finding
 from recsys_tasks.monitoring.report import draw_days_chart

@@ -354,18 +354,23 @@ def _check_guardrails(
 
 def _check_clicks(rules: CounterfactualRules, found: CounterfactualComparison | None) -> RuleResult:
     """Returns whether the challenger's lists would have got as many clicks, as far as explored lists tell."""
-    rule = f"estimated CTR not below the champion's by more than {rules.max_loss:.0%}"
+    loss = f" by more than {rules.max_loss:.0%}" if rules.max_loss else ""
+    rule = f"estimated CTR not significantly below the champion's{loss}"
     if found is None:
-        nothing = "no explored lists of known users after the training of both models, or too few clicks in lists"
+        nothing = (
+            "no complete explored lists without pins of known users since both were trained, or position bias is not"
+            " known yet"
+        )
         return RuleResult(rule, nothing, Outcome.NOT_APPLIED)
     size = f"{found.num_lists:,} explored lists of {found.num_clusters:,} users, {found.num_clicks:,} clicks"
     if found.num_clicks < rules.min_clicks or found.num_clusters < rules.min_users:
         needed = f"needs {rules.min_clicks:,} clicks and {rules.min_users:,} users"
         return RuleResult(rule, f"{size}, {needed}", Outcome.NOT_APPLIED)
-    overlap = f"overlap {found.overlap:.0%}"
-    if found.overlap < rules.min_overlap:
+    overlap = f"overlap {found.overlap.value:.0%} ({found.overlap.low:.0%} to {found.overlap.high:.0%})"
+    if found.overlap.value < rules.min_overlap:
         problem = f"exploration could not have shown enough of its lists: {overlap}, needs {rules.min_overlap:.0%}"
-        return RuleResult(rule, f"{problem}; {size}", Outcome.FAILED)
+        is_certain = found.overlap.high < rules.min_overlap
+        return RuleResult(rule, f"{problem}; {size}", Outcome.FAILED if is_certain else Outcome.NOT_APPLIED)
     if not found.is_finite:
         return RuleResult(rule, f"no estimate; {size}", Outcome.NOT_APPLIED)
     error = NormalDist().inv_cdf(rules.confidence) * found.difference.standard_error

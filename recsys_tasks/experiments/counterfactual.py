@@ -58,7 +58,7 @@ class CounterfactualComparison(NamedTuple):
         model_snips, rival_snips: CTR, self-normalized.
         difference: of the doubly robust CTRs, paired by list.
         overlap: share of the model's positions, weighted by examination, with an item that exploration could have
-            shown; estimated as the mean of the weights.
+            shown; estimated as the mean of the weights, which may be above 1.
         num_lists, num_clusters, num_clicks: numbers of explored lists, of their clusters, and of clicks on them.
     """
 
@@ -67,7 +67,7 @@ class CounterfactualComparison(NamedTuple):
     model_snips: Estimate
     rival_snips: Estimate
     difference: Estimate
-    overlap: float
+    overlap: Estimate
     num_lists: int
     num_clusters: int
     num_clicks: int
@@ -180,7 +180,7 @@ def compare_counterfactually(
         model_snips=_self_normalized(logged, own, own_weights, shown),
         rival_snips=_self_normalized(logged, other, other_weights, shown),
         difference=cluster_means(own_clicks - other_clicks, shown, logged.cluster, min(effective)),
-        overlap=min(float(own_weights.sum()) / max(float(own.slots.sum()), _TINY), 1.0),
+        overlap=cluster_means(own_weights, own.slots.sum(1), logged.cluster, effective[0]),
         num_lists=len(logged.cluster),
         num_clusters=len(np.unique(logged.cluster)),
         num_clicks=int(logged.clicked.sum()),
@@ -236,8 +236,9 @@ def _bucket(rank: np.ndarray) -> np.ndarray:
 
 
 class _ClickRates:
-    """Clicks per examination by the ranks that both models give an item, for the lists of each fold of visitors from
-    those of the others.
+    """Clicks per examination by the ranks that both models give an item.
+
+    Each half of the visitors is predicted from the other half.
 
     A factor for each bucket of either rank, fitted by turns, and one for each pair of buckets. Each is smoothed as if
     it had got some clicks more: a factor of a bucket like those of the bucket before, so that items that a model does

@@ -39,6 +39,7 @@ from recsys_tasks.wire.items import Recommendation
 
 PREVIOUS: Final = "previous"
 HOLDOUT: Final = "holdout"  # arm of its visitors, and salt of their assignment: the same in every experiment
+LONG_TERM_HOLDOUT: Final = "long-term holdout"  # the result over all experiments
 PolicyName = Literal["model", "popularity", "neighbours", "personal_frequency", "previous"]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=60)]
 
@@ -61,7 +62,7 @@ class Arm(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 class Holdout(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """The long-term holdout: visitors who get another policy's lists, in whatever experiment runs.
+    """The long-term holdout: visitors who get another policy's recommendations, in whatever experiment runs.
 
     Attributes:
         share: share of all visitors. Those of a smaller share are among those of a larger one.
@@ -147,8 +148,10 @@ def _find_problem(experiment: Experiment) -> str | None:
     duplicate = next((one for one, other in pairwise(names) if one == other), None)
     if duplicate is not None:
         return f"two arms are called {duplicate!r}"
-    if experiment.holdout is not None and HOLDOUT in names:
+    if HOLDOUT in names:
         return f"an arm is called {HOLDOUT!r}, as the visitors of [holdout] are"
+    if experiment.name in (HOLDOUT, LONG_TERM_HOLDOUT):
+        return f"it is called {experiment.name!r}, which is reserved"
     same = next((arm.name for arm in experiment.arms if arm.answers == arm.against), None)
     return None if same is None else f"the arm {same!r} is against itself"
 

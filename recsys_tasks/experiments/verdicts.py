@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from sqlalchemy import Connection
 
-from recsys_tasks.experiments.definition import HOLDOUT, Experiment
+from recsys_tasks.experiments.definition import HOLDOUT, LONG_TERM_HOLDOUT, Experiment
 from recsys_tasks.experiments.off_policy import Estimate, LoggedImpressions, estimate_snips
 from recsys_tasks.experiments.online_metrics import (
     ALL,
@@ -26,14 +26,13 @@ from recsys_tasks.interval import Interval
 from recsys_tasks.names import RECOMMENDATIONS
 from recsys_tasks.warehouse import statement
 
-LONG_TERM_HOLDOUT = "long-term holdout"  # the result over all experiments
 EVERYBODY_ELSE = "everybody else"
 SRM_P_VALUE_THRESHOLD = 0.001
 _MIN_GREEDY_PROPENSITY = 0.5  # exploration draws the best remaining item with at least this probability
 
 
 class ArmComparison(NamedTuple):
-    """The click-through rate of an arm compared with the control arm, both adjusted for earlier behavior.
+    """The click-through rate of an arm compared with the control arm, adjusted unless one is the holdout.
 
     Attributes:
         arm: the arm.
@@ -118,17 +117,37 @@ def load_experiment_results(
         configured: the running experiment, whose shares are known.
     """
     counts: defaultdict[str, dict[str, int]] = defaultdict(dict)
-    for row in connection.execute(statement("experiments/arm_visitors"), between.bounds):
-        counts[row.experiment][row.arm] = int(row.visitors)
-    rates = load_adjusted_rates(connection, between)
+    for name, arm, visitors in _load_visitors(connection, between):
+        counts[name][arm] = visitors
+    rates = _load_rates(connection, between)
     preferences = _load_preferences(connection, between)
     found = [_result(name, visitors, rates, preferences, configured) for name, visitors in counts.items()]
     holdout = _load_holdout_result(connection, between)
     return found if holdout is None else [*found, holdout]
 
 
+class _ArmRates(NamedTuple):
+    """CTR by experiment and arm: plain, and adjusted for what visitors did before the experiment."""
+
+    plain: Mapping[tuple[str, str], Rate]
+    adjusted: Mapping[tuple[str, str], Rate]
+
+    def compare(self, experiment: str, arm: str, control: str) -> RateComparison | None:
+        """The adjusted rates of two arms, the plain ones beside the holdout, whose earlier lists it changed, too; None
+        without lists."""
+        rates = self.plain if HOLDOUT in (arm, control) else self.adjusted
+        own, baseline = rates.get((experiment, arm)), rates.get((experiment, control))
+        return None if own is None or baseline is None else RateComparison(own, baseline)
+
+
+def _load_rates(connection: Connection, between: Interval) -> _ArmRates:
+    metrics = load_arm_metrics(connection, between)
+    plain = {key: of_arm.rates[CLICK_THROUGH] for key, of_arm in metrics.items()}
+    return _ArmRates(plain, load_adjusted_rates(connection, between, without={HOLDOUT}))
+
+
 def _load_holdout_result(connection: Connection, between: Interval) -> ExperimentResult | None:
-    """Returns the comparison of all other visitors with the holdout's, over all experiments since its first list."""
+    """Returns the comparison of all other users in experiments with the holdout's, since its first list."""
     since = connection.scalar(statement("experiments/first_holdout_list"), {**between.bounds, "holdout": HOLDOUT})
     if since is None:
         return None
@@ -146,6 +165,21 @@ def _load_holdout_result(connection: Connection, between: Interval) -> Experimen
     return ExperimentResult(LONG_TERM_HOLDOUT, HOLDOUT, visitors, None, [comparison], {})
 
 
+def load_sample_ratio(
+    connection: Connection, between: Interval, configured: Experiment
+) -> tuple[dict[str, int], float | None]:
+    """Returns the number of visitors of the running experiment by arm, and the p-value of the sample ratio test; None
+    without visitors."""
+    found = {arm: visitors for name, arm, visitors in _load_visitors(connection, between) if name == configured.name}
+    counts = {arm: found.get(arm, 0) for arm in configured.shares}
+    return counts, sample_ratio_p_value(found, configured.shares) if found else None
+
+
+def _load_visitors(connection: Connection, between: Interval) -> list[tuple[str, str, int]]:
+    rows = connection.execute(statement("experiments/arm_visitors"), between.bounds)
+    return [(row.experiment, row.arm, int(row.visitors)) for row in rows]
+
+
 def load_arm_metrics(connection: Connection, between: Interval) -> dict[tuple[str, str], OnlineMetrics]:
     """Returns the metrics of recommendations by experiment and arm, over all model versions and segments."""
     return {
@@ -158,19 +192,19 @@ def load_arm_metrics(connection: Connection, between: Interval) -> dict[tuple[st
 def _result(
     name: str,
     visitors: dict[str, int],
-    rates: Mapping[tuple[str, str], Rate],
+    rates: _ArmRates,
     preferences: Mapping[tuple[str, str, str, str], Preference],
     configured: Experiment | None,
 ) -> ExperimentResult:
     shares: dict[str, float] = {}
     if configured is not None and configured.name == name:
         shares = configured.shares
-    arms = list(shares) or sorted(visitors)
+    arms = list(shares) or sorted(visitors, key=lambda arm: (arm == HOLDOUT, arm))
     control = arms[0]
     comparisons = []
     for arm in arms[1:]:
-        if (name, arm) in rates and (name, control) in rates:
-            comparison = RateComparison(rates[name, arm], rates[name, control])
+        comparison = rates.compare(name, arm, control)
+        if comparison is not None:
             comparisons.append(ArmComparison(arm, comparison, len(arms) - 1))
     srm_p_value = sample_ratio_p_value(visitors, shares) if shares else None
     own_preferences = {key[1:]: preference for key, preference in preferences.items() if key[0] == name}

@@ -22,7 +22,7 @@ from recsys_tasks.experiments.online_metrics import (
     RateComparison,
     load_online_metrics,
 )
-from recsys_tasks.experiments.verdicts import SRM_P_VALUE_THRESHOLD, load_experiment_results
+from recsys_tasks.experiments.verdicts import SRM_P_VALUE_THRESHOLD, load_sample_ratio
 from recsys_tasks.interval import Interval
 from recsys_tasks.monitoring.drift import population_stability_index
 from recsys_tasks.monitoring.rules import ALERT, RETRAIN, ROLL_BACK, Distribution, Rule
@@ -201,13 +201,13 @@ class _Monitors:
         """Tests whether the arms have the shares of visitors that they are configured for (SRM)."""
         if self._experiment is None:
             return None
-        for verdict in load_experiment_results(self._connection, self._latest(rule), self._experiment):
-            if verdict.experiment == self._experiment.name and verdict.srm_p_value is not None:
-                words = ", ".join(f"{arm} {count:,}" for arm, count in verdict.visitors.items())
-                evidence = {"visitors": dict(verdict.visitors), "p_value": verdict.srm_p_value}
-                words = f"the arms had {words} visitors (p = {verdict.srm_p_value:.2g})"
-                return Finding(rule, verdict.srm_p_value < SRM_P_VALUE_THRESHOLD, words, evidence)
-        return None
+        visitors, p_value = load_sample_ratio(self._connection, self._latest(rule), self._experiment)
+        if p_value is None:
+            return None
+        counts = ", ".join(f"{arm} {count:,}" for arm, count in visitors.items())
+        words = f"the arms had {counts} visitors (p = {p_value:.2g})"
+        evidence = {"visitors": visitors, "p_value": p_value}
+        return Finding(rule, p_value < SRM_P_VALUE_THRESHOLD, words, evidence)
 
     def quarantine_rate(self, rule: Rule) -> Finding | None:
         """Returns the share of the last day's feedback that was quarantined for reasons that no caller can cause.

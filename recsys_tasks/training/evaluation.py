@@ -201,14 +201,16 @@ def _compare_on_lists(
     row_of = {user_id: row for row, user_id in reversed(list(enumerate(own.encoded.user_ids)))}  # not a causal copy
     lists = lists.keep(np.asarray([user_id in row_of for user_id in lists.user_ids], bool))
     user = np.asarray([row_of[user_id] for user_id in lists.user_ids], np.int64)
-    is_later = [not _is_within_earlier_session(timeline, *at, since) for at in zip(user, lists.seconds, strict=True)]
-    lists, user = lists.keep(np.asarray(is_later, bool)), user[np.asarray(is_later, bool)]
+    began = Moments.of_users(timeline, user, lists.seconds).seconds
+    goes_on = [_is_within_earlier_session(timeline, *at, since) for at in zip(user, lists.seconds, strict=True)]
+    is_later = (began >= since) & ~np.asarray(goes_on, bool)
+    lists, user = lists.keep(is_later), user[is_later]
     if not len(user):
         return None
     moments = Moments.of_users(timeline, user, lists.seconds)
     length = int(lists.explored.num_candidates.max())
     own_numbers, rival_numbers = _common_numbers(vocabulary, rival.encoded.vocabulary)
-    number_of = {**dict(zip(rival.encoded.vocabulary.item_ids, rival_numbers[FIRST_ITEM:].tolist(), strict=True))}
+    number_of = dict(zip(rival.encoded.vocabulary.item_ids, rival_numbers[FIRST_ITEM:].tolist(), strict=True))
     number_of |= dict(zip(vocabulary.item_ids, own_numbers[FIRST_ITEM:].tolist(), strict=True))
     shown = np.asarray([number_of.get(item_id, -1) for item_id in lists.item_ids], np.int64)
     logged = lists.explored._replace(item=shown[lists.explored.item])

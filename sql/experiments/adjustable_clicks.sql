@@ -40,7 +40,12 @@ begun as (
     select
         experiment,
         min(shown_at) as began
-    from interval_lists
+    from shopper_outcomes
+    where
+        shown_at < :ends
+        and list = 'recommendations'
+        and arm <> ''
+        and experiment in (select experiment from interval_lists)
     group by experiment
 ),
 

@@ -1,8 +1,8 @@
 -- Grain: one impression of a list of recommendations whose positions exploration filled.
 -- The lists are a sample, by digest, of at most :max_lists of those between :begins and :ends that a model made for a
 -- user from nothing but the user's recorded actions. Lists with a pinned item or a missing impression are left out.
--- Inputs: events, shopper_outcomes (without bots and internal traffic). Ids that begin with r- are those of lists whose
--- impressions only the endpoint can write; the limits keep a mistake in a file from stopping a promotion.
+-- Inputs: events, shopper_outcomes (without bots and internal traffic). The HTTP API refuses impressions of lists whose
+-- ids begin with r-. Files can have them, so that lists with values outside the limits are left out.
 -- Output: the list with its user, time and exploration, and the position, rank and item of the impression, and whether
 -- an action has the list's id and the item.
 with sampled as (

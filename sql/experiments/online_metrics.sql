@@ -1,5 +1,6 @@
 -- Grain: one kind of list, model version ('' for all unless :by_version), experiment, arm and segment ('' for all),
--- between :begins and :ends. Unless :by_experiment, the experiment is '' and the arm is :holdout or '' for all others.
+-- between :begins and :ends. Unless :by_experiment, the experiment is '', the arm is :holdout or '' for all others, and
+-- only users with an id in an arm of any experiment count.
 -- Inputs: shopper_outcomes (without bots and internal traffic).
 -- Output: sums over visitors, from which rates and their intervals are computed.
 -- A visitor's clicks are not independent, so that the visitor is the sampling unit. Squares and products of a visitor's
@@ -26,6 +27,7 @@ with interval_requests as (
         and cast(cast(:ends as timestamptz) at time zone 'UTC' as date)
         and shopper_outcomes.shown_at >= :begins
         and shopper_outcomes.shown_at < :ends
+        and (:by_experiment or (shopper_outcomes.arm <> '' and starts_with(shopper_outcomes.visitor, 'u:')))
 ),
 
 sessions_by_visitor as (
@@ -64,10 +66,13 @@ by_visitor as (
         sum(buys) as buys,
         finite_number(cast(sum(revenue) as text)) as revenue
     from sessions_by_visitor
-    group by grouping sets (
-        (list, model_version, experiment, arm, visitor),
-        (list, model_version, experiment, arm, visitor, segment)
-    )
+    group by
+        grouping sets (
+            (list, model_version, experiment, arm, visitor),
+            (list, model_version, experiment, arm, visitor, segment)
+        )
+    -- A list without a segment has none of its own: '' stands for all.
+    having grouping(segment) = 1 or segment <> ''
 )
 
 select

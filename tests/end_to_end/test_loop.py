@@ -229,7 +229,7 @@ def test_the_loop_closes_after_a_kill_in_the_middle(home: Path, tmp_path: Path) 
     (mlflow,) = set(re.findall(r"mlflow +(http://\S+)", shown))
     viewed = answer.json()["items"][0]["item_id"]
     assert _champion_items(mlflow, viewed) == _endpoint_items(address, viewed)
-    take_pictures(home, tmp_path)  # of real products, through the pages: no script failed
+    take_pictures(home, tmp_path)  # searches and opens a product in a browser; a script that fails ends it
     assert all((tmp_path / name).stat().st_size > _MIN_PICTURE_BYTES for name in ("storefront.png", "console.png"))
     third.send_signal(signal.SIGINT)
     third.communicate(timeout=60)

@@ -237,7 +237,13 @@ def test_the_holdout_is_compared_with_everybody_else_over_all_experiments(shop: 
         for item in np.flatnonzero(random.random(4) < (0.1 if arm == "holdout" else 0.3)):
             rows.append(action_event("view", f"i{item + 1}", user, request_id=f"r{number}"))
     earlier = START - timedelta(days=2)
-    rows += impression_events("earlier", ["i1", "i2"], "v1", earlier, experiment="zeroth", arm="ours")
+    for number in range(100):  # before the first list of the holdout
+        told = {"experiment": "zeroth", "arm": "ours"}
+        rows += impression_events(f"earlier{number}", ["i1", "i2", "i3"], f"w{number}", earlier, **told)
+        told = {"experiment": "", "arm": ""}  # in no experiment
+        rows += impression_events(f"outside{number}", ["i1", "i2", "i3"], f"x{number}", **told)
+        told = {"experiment": "second", "arm": "ours", "session": f"s{number}"}
+        rows += impression_events(f"anonymous{number}", ["i1", "i2", "i3"], None, **told)
     ingest_feedback(shop, tmp_path, rows)
     _check(shop)
     with shop.connect() as connection:
@@ -247,7 +253,8 @@ def test_the_holdout_is_compared_with_everybody_else_over_all_experiments(shop: 
     assert found.visitors == {"holdout": 150, "everybody else": 450}, "a visitor of two experiments counts once"
     assert "everybody else: 30." in found.summary_lines()[0]
     assert "significantly higher" in found.summary_lines()[0]
-    assert [line.split(":")[0] for line in results["first"].summary_lines()] == ["other", "ours"]
+    assert results["first"].control_arm == "other"
+    assert [line.split(":")[0] for line in results["first"].summary_lines()] == ["ours", "holdout"]
 
 
 def test_interleaving_reports_which_list_visitors_prefer(shop: Engine, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Takes the pictures of the docs from a running stack.
 
-The end-to-end test does so with its stack, `make pictures` with that of `make run`, once its loop has closed.
+`make pictures` does so with the stack of `make run`, once its loop has closed. The end-to-end test runs the same code
+with its own stack and keeps nothing.
 """
 
 from __future__ import annotations

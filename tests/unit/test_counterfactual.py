@@ -122,7 +122,7 @@ def test_the_logging_model_gets_its_own_rate() -> None:
     assert found.model.low <= shop.true_rate(champion) <= found.model.high
     assert found.model_snips.low <= shop.true_rate(champion) <= found.model_snips.high
     assert found.difference[:3] == (0.0, 0.0, 0.0)
-    assert found.overlap == pytest.approx(1.0, abs=0.02)
+    assert found.overlap.value == pytest.approx(1.0, abs=0.02)
 
 
 def test_lists_of_other_items_have_no_overlap() -> None:
@@ -130,7 +130,7 @@ def test_lists_of_other_items_have_no_overlap() -> None:
     champion = shop.ranking(0.2)
     others = np.asarray([np.setdiff1d(np.arange(1, _NUM_ITEMS + 1), row)[:_K] for row in champion])
     found = compare_counterfactually(shop.logged(champion), others, champion, _THETA)
-    assert found.overlap == 0.0
+    assert found.overlap.value == 0.0
     assert found.model_snips.effective_sample_size == 0.0
 
 
@@ -140,7 +140,7 @@ def test_the_overlap_is_the_examined_share_of_items_that_exploration_could_show(
     mixed = champion.copy()
     mixed[:, 1] = _NUM_ITEMS + 7  # nobody knows it
     found = compare_counterfactually(shop.logged(champion), mixed, champion, _THETA)
-    assert found.overlap == pytest.approx(1 - _THETA[1] / _THETA.sum(), abs=0.03)
+    assert found.overlap.value == pytest.approx(1 - _THETA[1] / _THETA.sum(), abs=0.03)
 
 
 def test_lists_of_several_lengths_and_unknown_items_are_compared() -> None:
@@ -154,7 +154,7 @@ def test_lists_of_several_lengths_and_unknown_items_are_compared() -> None:
     logged = logged._replace(item=np.where(logged.item == 3, -1, logged.item))
     found = compare_counterfactually(logged, shop.reordered(champion, 0.5), champion[:, :4], _THETA[:2])
     assert found.is_finite
-    assert 0.5 < found.overlap <= 1.0
+    assert 0.5 < found.overlap.value <= 1.1
     assert (found.num_lists, found.num_clusters, found.num_clicks) == (600, 300, logged.clicked.sum())
 
 
@@ -162,15 +162,17 @@ def test_nothing_logged_gives_no_estimate() -> None:
     none = np.zeros(0, np.int64)
     logged = ExploredLists(none, none, none, none, none, none, none, none)
     found = compare_counterfactually(logged, np.zeros((0, 5), int), np.zeros((0, 5), int), _THETA)
-    assert (found.num_lists, found.overlap, found.model.high) == (0, 0.0, np.inf)
+    assert (found.num_lists, found.overlap.value, found.model.high) == (0, 0.0, np.inf)
     assert not found.is_finite
     for name in ("model", "model_snips"):
         assert found.as_dict()[name] == {"value": 0.0, "low": 0.0, "high": None, "effective_sample_size": 0.0}
 
 
 def test_positions_that_nobody_examines_tell_nothing() -> None:
-    shop = _Shop(7, 300)
+    shop = _Shop(7, 2_000)
     champion = shop.ranking(0.2)
-    found = compare_counterfactually(shop.logged(champion), champion, champion, np.asarray([1.0, 0.0]))
+    below = np.concatenate([champion[:, :1], champion[:, :0:-1]], 1)  # the same first item
+    found = compare_counterfactually(shop.logged(champion), below, champion, np.asarray([1.0, 0.0]))
     assert found.is_finite
-    assert found.difference.value == 0.0
+    assert found.overlap.value == pytest.approx(1.0, abs=0.05)
+    assert found.difference[:3] == (0.0, 0.0, 0.0)

@@ -87,7 +87,8 @@ def test_interleaving_has_no_position_bias() -> None:
         ("name = 'x'\n[[arms]]\nname='a'\nshare=0.5\nagainst='model'\n[[arms]]\nname='b'\nshare=0.5", "against itself"),
         (f"{_TWO_ARMS}[holdout]\nshare = 0.6", "0.5"),
         (f"{_TWO_ARMS}[holdout]\nshare = 0.1\nanswers = 'model'", "model"),
-        (f"{_TWO_ARMS.replace('b', 'holdout')}[holdout]\nshare = 0.1", "an arm is called 'holdout'"),
+        (_TWO_ARMS.replace("'b'", "'holdout'"), "an arm is called 'holdout'"),
+        (_TWO_ARMS.replace("'x'", "'long-term holdout'"), "reserved"),
         ("name = [", "cannot be used"),
     ],
 )

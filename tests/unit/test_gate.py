@@ -141,8 +141,9 @@ def _clicks(
 ) -> CounterfactualComparison:
     """Clicks of a challenger and of a champion with a CTR of 2 % in 2,000 explored lists."""
     rates = [Estimate(rate, rate - 1.96 * error, rate + 1.96 * error, 1_000.0) for rate in (0.02 + difference, 0.02)]
+    share = Estimate(overlap, overlap - 0.05, overlap + 0.05, 1_000.0)
     gain = Estimate(difference, difference - 1.96 * error, difference + 1.96 * error, 1_000.0)
-    return CounterfactualComparison(rates[0], rates[1], rates[0], rates[1], gain, overlap, 2_000, users, clicks)
+    return CounterfactualComparison(rates[0], rates[1], rates[0], rates[1], gain, share, 2_000, users, clicks)
 
 
 def _judged_by(clicks: CounterfactualComparison | None, **rules: float) -> RuleResult:
@@ -160,11 +161,12 @@ def _judged_by(clicks: CounterfactualComparison | None, **rules: float) -> RuleR
         (_clicks(-0.002), Outcome.FAILED, "at most -1.8% at 95% confidence; 2,000 explored lists of 900 users"),
         (_clicks(-0.002, clicks=99), Outcome.NOT_APPLIED, "99 clicks, needs 100 clicks and 50 users"),
         (_clicks(-0.002, users=49, overlap=0.1), Outcome.NOT_APPLIED, "of 49 users"),
-        (_clicks(0.001, overlap=0.5), Outcome.FAILED, "overlap 50%, needs 60%"),
+        (_clicks(0.001, overlap=0.5), Outcome.FAILED, "overlap 50% (45% to 55%), needs 60%"),
+        (_clicks(-0.03, overlap=0.58), Outcome.NOT_APPLIED, "overlap 58% (53% to 63%), needs 60%"),
         (_clicks(-0.03), Outcome.FAILED, "-1.00% against 2.00%"),
         (_clicks(0.001, error=np.inf), Outcome.NOT_APPLIED, "no estimate"),
         (_clicks(np.nan), Outcome.NOT_APPLIED, "no estimate"),
-        (None, Outcome.NOT_APPLIED, "no explored lists of known users"),
+        (None, Outcome.NOT_APPLIED, "no complete explored lists without pins of known users"),
     ],
 )
 def test_explored_lists_judge_a_challenger_before_it_serves(

@@ -34,6 +34,22 @@ def test_intervals_are_narrower_and_cover_the_true_difference(effect: float) -> 
     assert abs(np.mean(biases)) < 3 * np.std(biases) / np.sqrt(rounds), "unbiased"
 
 
+def test_few_visitors_are_not_fitted_too_closely() -> None:
+    experiments = [SimulatedExperiment(seed, 0.0, visitors=60) for seed in range(400)]
+    covered = [experiment.is_covered(experiment.adjusted()) for experiment in experiments]
+    assert np.mean(covered) > 0.9
+
+
+def test_an_arm_without_clicks_has_the_plain_rate() -> None:
+    random = np.random.default_rng(0)
+    earlier, shown = random.random(200), np.full(200, 20.0)
+    clicks = random.binomial(20, earlier).astype(float)
+    rates = adjusted_rates(
+        {"clicked": {"": stratum(clicks, shown, earlier)}, "not": {"": stratum(np.zeros(50), shown[:50], earlier[:50])}}
+    )
+    assert rates["not"] == (0.0, 0.0, 0.0, 50)
+
+
 def test_an_arm_without_impressions_has_no_rate() -> None:
     none = np.zeros(3)
     single = stratum(none[:1], none[:1] + 5, none[:1])
