@@ -97,7 +97,7 @@ def _compare_with_champion(
     deployment: Deployment, version: versions.Version, champion: versions.Version, rules: GateRules
 ) -> tuple[Comparison | None, str | None]:
     """Returns the comparison on the version's test sessions, or the reason why there is none."""
-    from recsys_tasks.training.evaluation import compare_runs
+    from recsys_tasks.training.run_comparison import compare_runs
 
     def load_lists(between: Interval) -> LoggedLists:
         max_lists = rules.counterfactual.max_lists if rules.counterfactual else 0

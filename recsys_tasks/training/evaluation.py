@@ -3,17 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
-
-from recsys_tasks.engine.bundle import VOCABULARY
-from recsys_tasks.engine.catalog import CatalogColumns
 from recsys_tasks.engine.purchase_intent import sigmoid
 from recsys_tasks.errors import InputError
 from recsys_tasks.evaluation.baselines import BaselineData, baseline_fitters
@@ -25,7 +17,7 @@ from recsys_tasks.evaluation.calibration import (
     without_intent,
 )
 from recsys_tasks.evaluation.category_overlap import CategoryOverlapReport, measure_category_overlap
-from recsys_tasks.evaluation.comparison import Comparison, compare, tasks_since
+from recsys_tasks.evaluation.comparison import tasks_since
 from recsys_tasks.evaluation.examples import format_examples
 from recsys_tasks.evaluation.gate import MetricsTable
 from recsys_tasks.evaluation.model_card import describe_run, model_card
@@ -34,63 +26,25 @@ from recsys_tasks.evaluation.protocol import (
     TEST,
     VALIDATION,
     PredictionTasks,
-    RankingResult,
     rank_targets,
     sample_session_prefixes,
     select_prediction_tasks,
 )
 from recsys_tasks.evaluation.report import EvaluationReport, evaluate
-from recsys_tasks.evaluation.segments import segment_masks
-from recsys_tasks.evaluation.served_lists import Moments, list_served, rank_served
-from recsys_tasks.experiments.counterfactual import CounterfactualComparison, compare_counterfactually
-from recsys_tasks.experiments.explored_lists import LoggedLists
-from recsys_tasks.features.encoded_snapshot import EncodedSnapshot, encode_snapshot
-from recsys_tasks.features.sequences import Timeline
-from recsys_tasks.features.serving_data import catalog_columns
+from recsys_tasks.features.encoded_snapshot import EncodedSnapshot
 from recsys_tasks.features.snapshot import Snapshot, open_snapshot
-from recsys_tasks.features.vocabulary import Vocabulary
-from recsys_tasks.interval import Interval
 from recsys_tasks.model.files import TrainedModel, load_model
 from recsys_tasks.model.tensors import ComponentWeights
 from recsys_tasks.model.training_loop import TrainingData
-from recsys_tasks.model.vector_model import NO_INTENT, is_vector_model
-from recsys_tasks.names import FIRST_ITEM, PADDING_ITEM, UNCALIBRATED
+from recsys_tasks.model.vector_model import NO_INTENT
+from recsys_tasks.names import UNCALIBRATED
 from recsys_tasks.registry import runs, versions
 from recsys_tasks.registry.tracking import client
 from recsys_tasks.training.lineage import SCRATCH, trained_until
+from recsys_tasks.training.opened_model import OpenedModel, open_model
 from recsys_tasks.training.purchase_intent import fit_baseline
 from recsys_tasks.training.recipe import sessions_repeat
 from recsys_tasks.training.task import training_data
-
-
-class _EvaluatedModel(NamedTuple):
-    """A run's model, its files, and a snapshot in its item numbers with its item metadata.
-
-    `model` is None for a plugin model, which has files only.
-    """
-
-    model: TrainedModel | None
-    folder: Path
-    encoded: EncodedSnapshot
-    catalog: CatalogColumns
-
-    def rank(self, tasks: PredictionTasks) -> RankingResult:
-        """Ranks the targets of tasks as the endpoint would."""
-        return rank_served(self.folder, self.encoded, tasks, self.catalog)
-
-    def list_at(self, moments: Moments, k: int) -> np.ndarray:
-        """Returns the item numbers [B, k] that the endpoint would list at moments, padded with 0."""
-        return list_served(self.folder, self.encoded, moments, self.catalog, k)
-
-
-@contextmanager
-def _open_model(run_id: str, snapshot: Snapshot) -> Iterator[_EvaluatedModel]:
-    """Opens a run's model for the evaluation on a snapshot."""
-    with versions.download_model_files(run_id) as folder:
-        model = None if is_vector_model(folder) else load_model(folder)
-        vocabulary = Vocabulary.load(folder / VOCABULARY) if model is None else model.vocabulary
-        catalog = catalog_columns(snapshot.item_table(), vocabulary)
-        yield _EvaluatedModel(model, folder, encode_snapshot(snapshot, vocabulary), catalog)
 
 
 def evaluate_run(run_id: str, snapshots: Path) -> MetricsTable:
@@ -106,7 +60,7 @@ def evaluate_run(run_id: str, snapshots: Path) -> MetricsTable:
     if not snapshot.has_held_out_sessions:
         return {}
     since = trained_until(run_id, snapshots)
-    with _open_model(run_id, snapshot) as opened:
+    with open_model(run_id, snapshot) as opened:
         tasks = tasks_since(opened.encoded.timeline, select_prediction_tasks(opened.encoded, TEST), since)
         if not len(tasks):
             raise InputError(
@@ -126,7 +80,7 @@ def evaluate_run(run_id: str, snapshots: Path) -> MetricsTable:
 
 def _log_plots_and_card(
     run_id: str,
-    opened: _EvaluatedModel,
+    opened: OpenedModel,
     evaluated: EvaluationReport,
     intent: IntentReport,
     tasks: PredictionTasks,
@@ -151,97 +105,7 @@ def _log_plots_and_card(
         runs.log_files(run_id, folder)
 
 
-def compare_runs(
-    run_id: str, rival_id: str, snapshots: Path, load_lists: Callable[[Interval], LoggedLists] | None = None
-) -> Comparison:
-    """Compares a run's model with another run's on the test part of the first run's snapshot.
-
-    Only sessions count that neither run, nor a version that one of them started from, can have been trained on.
-
-    Args:
-        run_id, rival_id: the runs.
-        snapshots: folder of the snapshots.
-        load_lists: returns explored lists of an interval, for the counterfactual comparison; None for none.
-
-    Raises:
-        IncompatibleModelFormat: a model was written by another version of this package.
-        InputError: a model was deleted.
-    """
-    snapshot = open_snapshot(snapshots, runs.load_snapshot_id(run_id))
-    with _open_model(run_id, snapshot) as own, _open_model(rival_id, snapshot) as rival:
-        all_tasks, timeline = select_prediction_tasks(own.encoded, TEST), own.encoded.timeline
-        since = max(trained_until(run_id, snapshots), trained_until(rival_id, snapshots))
-        tasks = tasks_since(timeline, all_tasks, since)
-        counts = own.encoded.vocabulary.training_counts()
-        # Coverage is over the catalog of the first run's snapshot, which is its vocabulary.
-        rival_result, own_number = rival.rank(tasks), _numbers_in(own.encoded.vocabulary, rival.encoded.vocabulary)
-        gains = compare(
-            own.rank(tasks),
-            replace(rival_result, lists=own_number[rival_result.lists]),
-            timeline.user[tasks.first],
-            segment_masks(timeline, tasks, counts),
-            counts,
-        )
-        counterfactual = None
-        if load_lists is not None and since < snapshot.cutoff:
-            examination = np.asarray(snapshot.examination_propensities)
-            lists = load_lists(Interval(since, snapshot.cutoff)) if len(examination) else None
-            counterfactual = lists and _compare_on_lists(own, rival, lists, examination, since.timestamp())
-        return Comparison(gains, len(tasks), len(all_tasks) - len(tasks), since, counterfactual)
-
-
-def _compare_on_lists(
-    own: _EvaluatedModel, rival: _EvaluatedModel, lists: LoggedLists, examination: np.ndarray, since: float
-) -> CounterfactualComparison | None:
-    """Compares the clicks that two models would have got in place of explored lists; None without lists.
-
-    Left out are users whom the snapshot does not know, and lists during a session that began before `since`.
-    """
-    timeline, vocabulary = own.encoded.timeline, own.encoded.vocabulary
-    row_of = {user_id: row for row, user_id in reversed(list(enumerate(own.encoded.user_ids)))}  # not a causal copy
-    lists = lists.keep(np.asarray([user_id in row_of for user_id in lists.user_ids], bool))
-    user = np.asarray([row_of[user_id] for user_id in lists.user_ids], np.int64)
-    began = Moments.of_users(timeline, user, lists.seconds).seconds
-    goes_on = [_is_within_earlier_session(timeline, *at, since) for at in zip(user, lists.seconds, strict=True)]
-    is_later = (began >= since) & ~np.asarray(goes_on, bool)
-    lists, user = lists.keep(is_later), user[is_later]
-    if not len(user):
-        return None
-    moments = Moments.of_users(timeline, user, lists.seconds)
-    length = int(lists.explored.num_candidates.max())
-    own_numbers, rival_numbers = _common_numbers(vocabulary, rival.encoded.vocabulary)
-    number_of = dict(zip(rival.encoded.vocabulary.item_ids, rival_numbers[FIRST_ITEM:].tolist(), strict=True))
-    number_of |= dict(zip(vocabulary.item_ids, own_numbers[FIRST_ITEM:].tolist(), strict=True))
-    shown = np.asarray([number_of.get(item_id, -1) for item_id in lists.item_ids], np.int64)
-    logged = lists.explored._replace(item=shown[lists.explored.item])
-    own_lists, rival_lists = own.list_at(moments, length), rival.list_at(moments, length)
-    return compare_counterfactually(logged, own_numbers[own_lists], rival_numbers[rival_lists], examination)
-
-
-def _is_within_earlier_session(timeline: Timeline, user: int, at: float, since: float) -> bool:
-    """Whether a user has a session that began before `since` and goes on at a time: it may have been trained on."""
-    events = slice(int(timeline.user_start[user]), int(timeline.user_start[user + 1]))
-    return bool(((timeline.session_seconds[events] < since) & (timeline.seconds[events] >= at)).any())
-
-
-def _common_numbers(vocabulary: Vocabulary, other: Vocabulary) -> tuple[np.ndarray, np.ndarray]:
-    """Returns a number for each item number [V] of either vocabulary, the same for the same item; 0 for padding."""
-    size = len(vocabulary)
-    own = np.concatenate([np.full(FIRST_ITEM, PADDING_ITEM), np.arange(FIRST_ITEM, size)])
-    numbers = vocabulary.numbers(other.item_ids)
-    further = size + np.arange(len(numbers))
-    known = np.where(numbers >= FIRST_ITEM, numbers, further)
-    return own, np.concatenate([np.full(FIRST_ITEM, PADDING_ITEM), known])
-
-
-def _numbers_in(vocabulary: Vocabulary, other: Vocabulary) -> np.ndarray:
-    """Returns the number in a vocabulary of each item number [V] of another one; padding for items that it lacks."""
-    numbers = vocabulary.numbers(other.item_ids)
-    known = np.where(numbers >= FIRST_ITEM, numbers, PADDING_ITEM)
-    return np.concatenate([np.full(FIRST_ITEM, PADDING_ITEM), known])
-
-
-def _evaluate(opened: _EvaluatedModel, tasks: PredictionTasks) -> tuple[EvaluationReport, CategoryOverlapReport]:
+def _evaluate(opened: OpenedModel, tasks: PredictionTasks) -> tuple[EvaluationReport, CategoryOverlapReport]:
     encoded, data = opened.encoded, training_data(opened.encoded)
     exclude_session_items = not sessions_repeat(data)
     baseline_data = BaselineData(data, select_prediction_tasks(encoded, VALIDATION))

@@ -24,9 +24,10 @@ from recsys_tasks.registry.tracking import TUNING, client, experiment_id
 from recsys_tasks.settings import settings
 from recsys_tasks.stack import summary
 from recsys_tasks.steps import features, promotion, training
-from recsys_tasks.training.evaluation import compare_runs, evaluate_run
+from recsys_tasks.training.evaluation import evaluate_run
 from recsys_tasks.training.hyperparameters import load_recipe
 from recsys_tasks.training.lineage import SCRATCH, trained_until
+from recsys_tasks.training.run_comparison import compare_runs
 from recsys_tasks.training.study import open_study
 from recsys_tasks.training.tuning import study_storage
 from recsys_tasks.warehouse import database_url, engine
