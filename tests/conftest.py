@@ -102,6 +102,31 @@ def _warehouse_template(postgres: str) -> str:
     return name
 
 
+@contextmanager
+def configured_shop(postgres: str, tracking_template: str, home: Path, **settings: object) -> Iterator[Engine]:
+    """Sets up a home folder with its own warehouse and MLflow database, and the settings `RECSYS_…` of both.
+
+    Args:
+        postgres: the server.
+        tracking_template: template of MLflow's database.
+        home: the folder, which becomes the working directory.
+        settings: further settings, by their names without `RECSYS_`.
+    """
+    with (
+        fresh_warehouse(postgres) as warehouse,
+        database(postgres, f"mlflow_{uuid.uuid4().hex[:12]}", tracking_template) as registry,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.chdir(home)
+        urls = {"WAREHOUSE_URL": warehouse.url, "MLFLOW_TRACKING_URI": registry.url}
+        addresses = {name: url.render_as_string(hide_password=False) for name, url in urls.items()}
+        for name, value in {"HOME": home, **addresses, **settings}.items():
+            patch.setenv(f"RECSYS_{name}", str(value))
+        clear_cached_settings()
+        yield warehouse
+    clear_cached_settings()
+
+
 @pytest.fixture(scope="session")
 def tracking_template(postgres: str) -> Iterator[str]:
     """Name of a migrated MLflow template database; migrating one takes half a minute."""

@@ -151,13 +151,8 @@ def _load_holdout_result(connection: Connection, between: Interval) -> Experimen
     since = connection.scalar(statement("experiments/first_holdout_list"), {**between.bounds, "holdout": HOLDOUT})
     if since is None:
         return None
-    rates = {
-        key.arm: metrics.rates[CLICK_THROUGH]
-        for key, metrics in load_online_metrics(
-            connection, Interval(since, between.end), by_version=False, by_experiment=False
-        ).items()
-        if key.list == RECOMMENDATIONS and not key.segment
-    }
+    metrics = load_arm_metrics(connection, Interval(since, between.end), by_experiment=False)
+    rates = {arm: of_arm.rates[CLICK_THROUGH] for (_, arm), of_arm in metrics.items()}
     if HOLDOUT not in rates or ALL not in rates:
         return None
     visitors = {HOLDOUT: rates[HOLDOUT].visitors, EVERYBODY_ELSE: rates[ALL].visitors}
@@ -180,11 +175,16 @@ def _load_visitors(connection: Connection, between: Interval) -> list[tuple[str,
     return [(row.experiment, row.arm, int(row.visitors)) for row in rows]
 
 
-def load_arm_metrics(connection: Connection, between: Interval) -> dict[tuple[str, str], OnlineMetrics]:
-    """Returns the metrics of recommendations by experiment and arm, over all model versions and segments."""
+def load_arm_metrics(
+    connection: Connection, between: Interval, by_experiment: bool = True
+) -> dict[tuple[str, str], OnlineMetrics]:
+    """Returns the metrics of recommendations by experiment and arm, over all model versions and segments.
+
+    For `by_experiment` see `load_online_metrics`.
+    """
     return {
         (key.experiment, key.arm): metrics
-        for key, metrics in load_online_metrics(connection, between, by_version=False).items()
+        for key, metrics in load_online_metrics(connection, between, False, by_experiment).items()
         if key.list == RECOMMENDATIONS and not key.segment
     }
 

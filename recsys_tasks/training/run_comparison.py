@@ -47,7 +47,8 @@ def compare_runs(
         tasks = tasks_since(timeline, all_tasks, since)
         counts = own.encoded.vocabulary.training_counts()
         # Coverage is over the catalog of the first run's snapshot, which is its vocabulary.
-        rival_result, own_number = rival.rank(tasks), _numbers_in(own.encoded.vocabulary, rival.encoded.vocabulary)
+        rival_result, numbers = rival.rank(tasks), _common_numbers(own.encoded.vocabulary, rival.encoded.vocabulary)[1]
+        own_number = np.where(numbers < len(own.encoded.vocabulary), numbers, PADDING_ITEM)
         gains = compare(
             own.rank(tasks),
             replace(rival_result, lists=own_number[rival_result.lists]),
@@ -104,10 +105,3 @@ def _common_numbers(vocabulary: Vocabulary, other: Vocabulary) -> tuple[np.ndarr
     further = size + np.arange(len(numbers))
     known = np.where(numbers >= FIRST_ITEM, numbers, further)
     return own, np.concatenate([np.full(FIRST_ITEM, PADDING_ITEM), known])
-
-
-def _numbers_in(vocabulary: Vocabulary, other: Vocabulary) -> np.ndarray:
-    """Returns the number in a vocabulary of each item number [V] of another one; padding for items that it lacks."""
-    numbers = vocabulary.numbers(other.item_ids)
-    known = np.where(numbers >= FIRST_ITEM, numbers, PADDING_ITEM)
-    return np.concatenate([np.full(FIRST_ITEM, PADDING_ITEM), known])

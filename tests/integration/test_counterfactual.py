@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -23,7 +22,7 @@ from recsys_tasks.interval import Interval
 from recsys_tasks.registry import versions
 from recsys_tasks.steps import features, promotion, training
 from recsys_tasks.warehouse import engine
-from tests.conftest import clear_cached_settings, database, fresh_warehouse
+from tests.conftest import configured_shop
 from tests.integration.feedback import START as FEEDBACK_START
 from tests.integration.feedback import action_event, impression_events, ingest_feedback, load_catalog
 from tests.shops import START, fill
@@ -119,23 +118,8 @@ def served(postgres: str, tracking_template: str, tmp_path_factory: pytest.TempP
     """A shop whose champion served explored lists for a day; version 2 has learned from them."""
     home = tmp_path_factory.mktemp("counterfactual")
     (home / "gate.toml").write_text(_GATE_RULES)
-    with (
-        fresh_warehouse(postgres) as warehouse,
-        database(postgres, f"mlflow_{uuid.uuid4().hex[:12]}", tracking_template) as registry,
-        pytest.MonkeyPatch.context() as patch,
-    ):
-        patch.chdir(home)
-        for name, value in {
-            "HOME": home,
-            "WAREHOUSE_URL": warehouse.url.render_as_string(hide_password=False),
-            "MLFLOW_TRACKING_URI": registry.url.render_as_string(hide_password=False),
-            "MIN_ITEM_EVENTS": 1,
-            "TEST_SHARE": 0.3,
-            "MAX_TRAINING_EPOCHS": 3,
-            "GATE_RULES": home / "gate.toml",
-        }.items():
-            patch.setenv(f"RECSYS_{name}", str(value))
-        clear_cached_settings()
+    options = {"MIN_ITEM_EVENTS": 1, "TEST_SHARE": 0.3, "MAX_TRAINING_EPOCHS": 3, "GATE_RULES": home / "gate.toml"}
+    with configured_shop(postgres, tracking_template, home, **options) as warehouse:
         fill(warehouse)
         _train()
         _, bundle = promotion.build("1")
@@ -145,7 +129,6 @@ def served(postgres: str, tracking_template: str, tmp_path_factory: pytest.TempP
         _train()
         yield
         engine().dispose()
-    clear_cached_settings()
 
 
 def _train() -> None:

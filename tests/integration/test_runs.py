@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -31,7 +30,7 @@ from recsys_tasks.training.run_comparison import compare_runs
 from recsys_tasks.training.study import open_study
 from recsys_tasks.training.tuning import study_storage
 from recsys_tasks.warehouse import database_url, engine
-from tests.conftest import clear_cached_settings, database, fresh_warehouse
+from tests.conftest import configured_shop
 from tests.shops import LENIENT_GATE_RULES, START, fill
 
 
@@ -47,24 +46,14 @@ class Shop:
 def shop(postgres: str, tracking_template: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     home = tmp_path_factory.mktemp("runs")
     (home / "gate.toml").write_text(LENIENT_GATE_RULES)
-    with (
-        fresh_warehouse(postgres) as warehouse,
-        database(postgres, f"mlflow_{uuid.uuid4().hex[:12]}", tracking_template) as registry,
-        pytest.MonkeyPatch.context() as patch,
-    ):
-        patch.chdir(home)
-        for name, value in {
-            "HOME": home,
-            "WAREHOUSE_URL": warehouse.url.render_as_string(hide_password=False),
-            "MLFLOW_TRACKING_URI": registry.url.render_as_string(hide_password=False),
-            "MIN_ITEM_EVENTS": 1,
-            "TEST_SHARE": 0.2,
-            "MAX_TRAINING_EPOCHS": 8,
-            "WARM_START_SECONDS": 3,
-            "GATE_RULES": home / "gate.toml",
-        }.items():
-            patch.setenv(f"RECSYS_{name}", str(value))
-        clear_cached_settings()
+    options = {
+        "MIN_ITEM_EVENTS": 1,
+        "TEST_SHARE": 0.2,
+        "MAX_TRAINING_EPOCHS": 8,
+        "WARM_START_SECONDS": 3,
+        "GATE_RULES": home / "gate.toml",
+    }
+    with configured_shop(postgres, tracking_template, home, **options) as warehouse:
         fill(warehouse)
         features.build_features()
         run_id = training.train_model()
@@ -72,7 +61,6 @@ def shop(postgres: str, tracking_template: str, tmp_path_factory: pytest.TempPat
         training.register_run(run_id)
         yield Shop(warehouse, run_id)
         engine().dispose()
-    clear_cached_settings()
 
 
 def _download(run_id: str, name: str) -> Path:
