@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import time
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -23,7 +22,7 @@ from recsys_tasks.promotion.deployment_record import read_state
 from recsys_tasks.stack.environment import find_free_port
 from recsys_tasks.steps import features, ingestion, monitoring, promotion, training
 from recsys_tasks.warehouse import engine
-from tests.conftest import clear_cached_settings, database, fresh_warehouse
+from tests.conftest import configured_shop
 from tests.integration.endpoints import TOKEN, running_process, served_versions
 from tests.pages.browser import accessibility_problems, new_page
 from tests.shops import LENIENT_GATE_RULES, fill
@@ -67,27 +66,17 @@ def site(postgres: str, tracking_template: str, tmp_path_factory: pytest.TempPat
     home, port = tmp_path_factory.mktemp("console"), find_free_port()
     (home / "gate.toml").write_text(LENIENT_GATE_RULES)
     (home / "experiment.toml").write_text(EXPERIMENT)
-    with (
-        fresh_warehouse(postgres) as warehouse,
-        database(postgres, f"mlflow_{uuid.uuid4().hex[:12]}", tracking_template) as registry,
-        pytest.MonkeyPatch.context() as patch,
-    ):
-        patch.chdir(home)
-        for name, value in {
-            "HOME": home,
-            "WAREHOUSE_URL": warehouse.url.render_as_string(hide_password=False),
-            "MLFLOW_TRACKING_URI": registry.url.render_as_string(hide_password=False),
-            "ENDPOINT_URLS": json.dumps([f"http://127.0.0.1:{port}"]),
-            "ADMIN_TOKEN": TOKEN,
-            "GATE_RULES": home / "gate.toml",
-            "EXPERIMENT_FILE": home / "experiment.toml",
-            "MIN_ITEM_EVENTS": 1,
-            "TEST_SHARE": 0.2,
-            "MAX_TRAINING_EPOCHS": 8,
-            "TEXT_ENCODER": "none",
-        }.items():
-            patch.setenv(f"RECSYS_{name}", str(value))
-        clear_cached_settings()
+    options = {
+        "ENDPOINT_URLS": json.dumps([f"http://127.0.0.1:{port}"]),
+        "ADMIN_TOKEN": TOKEN,
+        "GATE_RULES": home / "gate.toml",
+        "EXPERIMENT_FILE": home / "experiment.toml",
+        "MIN_ITEM_EVENTS": 1,
+        "TEST_SHARE": 0.2,
+        "MAX_TRAINING_EPOCHS": 8,
+        "TEXT_ENCODER": "none",
+    }
+    with configured_shop(postgres, tracking_template, home, **options) as warehouse:
         fill(warehouse)
         features.build_features()
         run_id = training.train_model()
@@ -100,7 +89,6 @@ def site(postgres: str, tracking_template: str, tmp_path_factory: pytest.TempPat
         ):
             yield Site(console, f"http://127.0.0.1:{port}", warehouse)
         engine().dispose()
-    clear_cached_settings()
 
 
 @contextmanager
