@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -110,7 +109,7 @@ _INVALID = [
 
 
 @pytest.mark.parametrize(("operation", "mode"), [*_VALID, *_INVALID])
-def test_generated_requests_get_a_documented_response_within_a_second(
+def test_generated_requests_get_a_documented_response(
     url: str, operation: Operation, mode: GenerationMode
 ) -> None:
     schema = schemathesis.openapi.from_url(f"{url}/openapi.json")
@@ -119,9 +118,7 @@ def test_generated_requests_get_a_documented_response_within_a_second(
     @_FUZZ
     @given(case=schema[operation.path][operation.method].as_strategy(generation_mode=mode))
     def send(case: Case[Any]) -> None:
-        began = time.monotonic()
         answer = case.call(headers={} if removes_the_model else TOKEN)
-        assert time.monotonic() - began < 1, case.as_curl_command()
         case.validate_response(answer, checks=_CHECKS)
 
     send()
