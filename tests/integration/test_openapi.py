@@ -109,9 +109,7 @@ _INVALID = [
 
 
 @pytest.mark.parametrize(("operation", "mode"), [*_VALID, *_INVALID])
-def test_generated_requests_get_a_documented_response(
-    url: str, operation: Operation, mode: GenerationMode
-) -> None:
+def test_generated_requests_get_a_documented_response(url: str, operation: Operation, mode: GenerationMode) -> None:
     schema = schemathesis.openapi.from_url(f"{url}/openapi.json")
     removes_the_model = (operation.method, operation.path) == ("delete", "/v1/admin/model")
 
