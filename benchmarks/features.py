@@ -19,6 +19,8 @@ import duckdb
 import pyarrow.parquet as pq
 from sqlalchemy import Engine, text
 
+from recsys_tasks.storage.folder import Folder
+
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import shop
@@ -99,7 +101,7 @@ def _measure(folder: Path, postgres: str, server: object, size: int) -> dict[str
 
 
 def _build(warehouse: Engine, folder: Path, days: int) -> Snapshot:
-    return build_snapshot(warehouse, folder, PARAMETERS, shop.START + timedelta(days=days))
+    return build_snapshot(warehouse, Folder.of(folder), PARAMETERS, shop.START + timedelta(days=days))
 
 
 def _insert_events(warehouse: Engine, folder: Path, events: int, first_day: int) -> None:

@@ -19,6 +19,8 @@ from pathlib import Path
 import sqlalchemy
 from sqlalchemy import Connection, Engine
 
+from recsys_tasks.storage.folder import Folder
+
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import shop
@@ -106,7 +108,7 @@ def ingest(warehouse: Engine, folder: Path, mapping: Path, file: Path, watch: St
     (batch_id,) = land_batches(warehouse, read_source(str(mapping), [file]))
     watch.lap("land_s")
     validate_batch(
-        warehouse, batch_id, folder / "gx", max_bad_share=0.2, retention_start=settings().earliest_event_time
+        warehouse, batch_id, Folder.of(folder / "gx"), max_bad_share=0.2, retention_start=settings().earliest_event_time
     )
     watch.lap("validate_s")
     report = load_batch(warehouse, batch_id)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import sys
 import tempfile
 import time
@@ -155,7 +154,7 @@ def _report(number: int, folder: Path | None) -> list[str]:
         return []
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-        shutil.copy(written.path, folder / f"round-{number}.html")
+        (folder / f"round-{number}.html").write_bytes(written.file.read())
         (folder / f"round-{number}.svg").write_text(written.report.charts["days"], encoding="utf-8")
     print("\n".join(written.report.headlines), flush=True)
     return [f"After round {number}: {line}" for line in written.report.headlines]

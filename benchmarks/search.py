@@ -28,6 +28,8 @@ import psycopg
 import tantivy
 import torch
 
+from recsys_tasks.storage.folder import Folder
+
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.endpoints import resident_memory_mb, running_endpoint
@@ -153,7 +155,7 @@ def _own_endpoint(work: Path, products: Sequence[Product], encoder: str = "auto"
     vocabulary = Vocabulary(item_ids, titles, categories, brands, (_VIEWS_PER_ITEM,) * len(products))
     columns = CatalogColumns.empty(len(products))
     columns.properties = [{"description": p.description, "attributes": p.attributes} for p in products]
-    names = category_names(vocabulary, load_text_encoder(encoder, work / "encoder"), work / "vectors")
+    names = category_names(vocabulary, load_text_encoder(encoder, work / "encoder"), Folder.of(work / "vectors"))
     _write_bundle(work / "bundle", vocabulary, columns, names)
     os.environ["RECSYS_TEXT_ENCODER"] = encoder
     with _serving(work / "bundle", work / "home") as (url, _), RecommenderClient(url, timeout_seconds=10) as client:

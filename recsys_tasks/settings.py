@@ -16,6 +16,7 @@ from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from recsys_tasks.errors import ConfigurationError
+from recsys_tasks.storage.folder import Folder
 
 log = logging.getLogger(__name__)
 _PREFIX, _ENV_FILE = "RECSYS_", ".env"
@@ -63,6 +64,12 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=_PREFIX, env_file=_ENV_FILE, extra="ignore")
 
     home: Path = Field(Path(".recsys"), description="Folder of all files that this project writes.")
+    store: str | None = Field(
+        None,
+        description="Where the tasks of all hosts keep the files that they share (snapshots, checkpoints, text vectors,"
+        " bundles, fetched feedback, data docs, the report): a path, or an address such as `s3://bucket/shop`. Default:"
+        " HOME.",
+    )
     warehouse_url: SecretStr | None = Field(
         None, description="SQLAlchemy URL of the warehouse. Default: the embedded PostgreSQL."
     )
@@ -241,6 +248,9 @@ class Settings(BaseSettings):
     tuning_schedule: str | None = Field(None, description="Cron schedule of `tune_model`. Default: only by hand.")
     tuning_minutes: float = Field(240, gt=0, description="Duration of a hyperparameter study, in minutes.")
     training_threads: int = Field(0, ge=0, description="CPU threads of a training; 0 for all cores but one.")
+    training_processes: int = Field(
+        1, ge=1, description="Processes of a training on its machine: one for each GPU, or for a share of the cores."
+    )
     seed: int = Field(0, description="Seed of every random number.")
     approval: Literal["automatic", "person"] = Field(
         "automatic", description="Who approves a version that passed the gate: nobody, or a person in Airflow."
@@ -270,6 +280,13 @@ class Settings(BaseSettings):
         description="Number of households of The Complete Journey to ingest, for a quick look. Default: all.",
     )
     airflow_pool: str = Field("default_pool", description="Airflow pool of the tasks that work in the warehouse.")
+    airflow_warehouse_queue: str | None = Field(
+        None,
+        description="Queue of the warehouse's tasks, for executors with queues. Default: Airflow's.",
+    )
+    airflow_training_queue: str | None = Field(
+        None, description="Queue of trainings and evaluations, for executors with queues. Default: Airflow's."
+    )
     alert_url: SecretStr | None = Field(
         None, description="Webhook for failures, missed deadlines, alarms, late sources and batch warnings."
     )
@@ -305,7 +322,7 @@ class Settings(BaseSettings):
     @property
     def landing_folder(self) -> str:
         """Path or address of the landing folder, with a folder per source."""
-        return self.landing_path or str(self.home / "landing")
+        return self.landing_path or str((self.shared_files / "landing").address)
 
     @property
     def sources_folder(self) -> Path:
@@ -320,19 +337,43 @@ class Settings(BaseSettings):
         return datetime.now(UTC) - timedelta(days=self.event_retention_days)
 
     @property
-    def snapshots(self) -> Path:
-        """Folder of immutable feature snapshots."""
-        return self.home / "snapshots"
+    def shared_files(self) -> Folder:
+        """Folder of the files that the tasks of all hosts share.
+
+        Raises:
+            ConfigurationError: `RECSYS_STORE` contains credentials.
+        """
+        return Folder.of(self.store or self.home)
 
     @property
-    def text_vectors(self) -> Path:
-        """Folder of the packaged text encoder's files and of the caches of text vectors."""
+    def snapshots(self) -> Folder:
+        """Folder of immutable feature snapshots."""
+        return self.shared_files / "snapshots"
+
+    @property
+    def checkpoints(self) -> Folder:
+        """Folder of the states of trainings, from which interrupted ones resume."""
+        return self.shared_files / "checkpoints"
+
+    @property
+    def text_encoders(self) -> Path:
+        """Folder of the packaged text encoder's files on this machine."""
         return self.home / "text_vectors"
 
     @property
-    def validation_home(self) -> Path:
+    def text_vectors(self) -> Folder:
+        """Folder of the caches of text vectors."""
+        return self.shared_files / "text_vectors"
+
+    @property
+    def validation_home(self) -> Folder:
         """Folder of the Great Expectations project and its data docs."""
-        return self.home / "great_expectations"
+        return self.shared_files / "great_expectations"
+
+    @property
+    def fetched_feedback(self) -> Folder:
+        """Folder of collected parts of event logs that are not loaded yet."""
+        return self.shared_files / "feedback"
 
 
 @lru_cache

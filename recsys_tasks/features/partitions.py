@@ -10,14 +10,12 @@ from __future__ import annotations
 import hashlib
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from sqlalchemy import Engine, text
 
-from recsys_tasks.features.files import write_table
+from recsys_tasks.storage.folder import Folder
 from recsys_tasks.warehouse import ArrowReader, statement
 
 _DAY = timedelta(days=1)
@@ -56,9 +54,8 @@ class DailyPartition:
     feedback_events: int
 
 
-def build_partitions(engine: Engine, folder: Path, cutoff: datetime, as_of_change: int) -> list[DailyPartition]:
+def build_partitions(engine: Engine, folder: Folder, cutoff: datetime, as_of_change: int) -> list[DailyPartition]:
     """Builds the partitions of all days before `cutoff` as of a warehouse change; reuses existing ones."""
-    folder.mkdir(parents=True, exist_ok=True)
     as_of = {"as_of_change": as_of_change}
     with engine.connect() as connection:
         days = connection.execute(statement("features/days_to_build"), {"cutoff": cutoff, **as_of}).all()
@@ -69,6 +66,7 @@ def build_partitions(engine: Engine, folder: Path, cutoff: datetime, as_of_chang
             )
             for row in rows
         }
+    stored = set(folder.names(".parquet"))
     partitions: list[DailyPartition] = []
     open_sessions: pa.Table | None = None  # after the previous partition, if it was built in this call
     with ArrowReader(engine) as reader:
@@ -77,13 +75,13 @@ def build_partitions(engine: Engine, folder: Path, cutoff: datetime, as_of_chang
             previous = partitions[-1] if partitions and partitions[-1].day == row.day - _DAY else None
             opened_with = previous.open_after if previous else _NO_OPEN_SESSIONS
             partition = existing.get((row.day, until, row.last_change, opened_with))
-            if partition is not None and (folder / partition.file).exists():
+            if partition is not None and partition.file in stored:
                 open_sessions = None
             else:
                 if opened_with == _NO_OPEN_SESSIONS or previous is None:
                     open_sessions = _OPEN_SESSIONS_SCHEMA.empty_table()
                 elif open_sessions is None:
-                    open_sessions = find_open_sessions(pq.read_table(folder / previous.file), previous.until)
+                    open_sessions = find_open_sessions(folder.read_table(previous.file), previous.until)
                 template = DailyPartition(row.day, until, row.last_change, opened_with, "", "", 0, 0, 0)
                 partition, open_sessions = _build(reader, folder, template, open_sessions, as_of_change)
                 _register(engine, partition)
@@ -101,7 +99,7 @@ def find_open_sessions(events: pa.Table, until: datetime) -> pa.Table:
 
 
 def _build(
-    reader: ArrowReader, folder: Path, template: DailyPartition, open_sessions: pa.Table, as_of_change: int
+    reader: ArrowReader, folder: Folder, template: DailyPartition, open_sessions: pa.Table, as_of_change: int
 ) -> tuple[DailyPartition, pa.Table]:
     """Builds one partition; also returns the sessions that may continue after it."""
     reader.create_temporary_table("open_sessions", open_sessions)
@@ -110,7 +108,7 @@ def _build(
     open_after = find_open_sessions(events, template.until)
     partition = replace(
         template,
-        file=write_table(folder, f"{template.day:%Y-%m-%d}", events),
+        file=folder.write_table(f"{template.day:%Y-%m-%d}", events),
         open_after=_digest(open_after) if open_after.num_rows else _NO_OPEN_SESSIONS,
         events=events.num_rows,
         sessions=pc.sum(pc.equal(events["position_in_session"], 1)).as_py() or 0,

@@ -5,20 +5,19 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Collection
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from sqlalchemy import Engine, text
 
-from recsys_tasks.features.files import partitions_folder, write_file, write_table
+from recsys_tasks.features.snapshot import partitions_folder
 from recsys_tasks.features.snapshot_lock import exclusive_removal_lock
+from recsys_tasks.storage.folder import Folder, StoredFile
 
 log = logging.getLogger(__name__)
 
 
-def redact_users(engine: Engine, folder: Path, user_ids: Collection[str]) -> int:
+def redact_users(engine: Engine, folder: Folder, user_ids: Collection[str]) -> int:
     """Removes users from every snapshot in the folder; returns the number of rewritten files.
 
     Waits for running builds, which may have read the users' events before the warehouse forgot them. Idempotent: writes
@@ -30,23 +29,23 @@ def redact_users(engine: Engine, folder: Path, user_ids: Collection[str]) -> int
     return num_files
 
 
-def _redact(engine: Engine, folder: Path, user_ids: Collection[str]) -> int:
+def _redact(engine: Engine, folder: Folder, user_ids: Collection[str]) -> int:
     files = partitions_folder(folder)
     renamed = {}
-    for path in sorted(files.glob("*.parquet")):
-        table = pq.read_table(path)
+    for name in files.names(".parquet"):
+        table = files.read_table(name)
         kept = _drop_user_rows(table, user_ids)
         if kept.num_rows < table.num_rows:
-            renamed[path.name] = write_table(files, path.name.rsplit("-", 1)[0], kept)
-    for manifest in sorted(folder.glob("*.json")):
-        _update_manifest(manifest, renamed)
+            renamed[name] = files.write_table(name.rsplit("-", 1)[0], kept)
+    for name in folder.names(".json"):
+        _update_manifest(folder.file(name), renamed)
     with engine.begin() as connection:
         for old, new in renamed.items():
             connection.execute(
                 text("update feature_partitions set file = :new where file = :old"), {"new": new, "old": old}
             )
     for old in renamed:
-        (files / old).unlink(missing_ok=True)
+        files.remove(old)
     return len(renamed)
 
 
@@ -62,12 +61,12 @@ def _drop_user_rows(table: pa.Table, user_ids: Collection[str]) -> pa.Table:
     return table
 
 
-def _update_manifest(manifest: Path, renamed: dict[str, str]) -> None:
-    content = json.loads(manifest.read_text(encoding="utf-8"))
+def _update_manifest(manifest: StoredFile, renamed: dict[str, str]) -> None:
+    content = json.loads(manifest.read())
     changed = {
         **content,
         "files": [renamed.get(name, name) for name in content["files"]],
         "user_file": renamed.get(content["user_file"], content["user_file"]),
     }
     if changed != content:
-        write_file(manifest, json.dumps(changed, indent=2).encode())
+        manifest.write(json.dumps(changed, indent=2).encode())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +17,7 @@ from recsys_tasks.features.text_encoder import TextEncoder
 from recsys_tasks.features.text_vectors import encode_cached, lower_capitals
 from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.names import CATEGORY_SEPARATOR, FIRST_ITEM
+from recsys_tasks.storage.folder import Folder
 
 _POPULAR_DAYS = 28
 
@@ -36,7 +36,7 @@ def catalog_columns(items: pa.Table, vocabulary: Vocabulary) -> CatalogColumns:
     )
 
 
-def category_names(vocabulary: Vocabulary, encoder: TextEncoder | None, cache: Path) -> CategoryNames:
+def category_names(vocabulary: Vocabulary, encoder: TextEncoder | None, cache: Folder) -> CategoryNames:
     """Returns the names of a catalog's category levels with their vectors; none without an encoder."""
     if encoder is None:
         return NO_NAMES

@@ -12,24 +12,21 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 
 import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as dataset
-import pyarrow.parquet as pq
 from sqlalchemy import Engine, text
 
 from recsys_tasks.errors import InputError, NotEnoughData
 from recsys_tasks.features.event_weights import EventType, EventWeight, EventWeights
-from recsys_tasks.features.files import partitions_folder, write_file, write_table
 from recsys_tasks.features.impression_discounting import MAX_UNCLICKED_IMPRESSIONS, estimate_impression_discount
 from recsys_tasks.features.partitions import DailyPartition, build_partitions
 from recsys_tasks.features.position_bias import MAX_POSITIONS, estimate_position_bias
 from recsys_tasks.features.snapshot_lock import shared_build_lock
 from recsys_tasks.names import DISCOUNT_RESET_HOURS
+from recsys_tasks.storage.folder import Folder, StoredFile
 from recsys_tasks.warehouse import ArrowReader, raises_unavailable, statement
 
 log = logging.getLogger(__name__)
@@ -93,7 +90,7 @@ class Snapshot:
     """
 
     snapshot_id: str
-    folder: Path
+    folder: Folder
     cutoff: datetime
     as_of_change: int
     validation_start: datetime
@@ -116,9 +113,9 @@ class Snapshot:
         return self.validation_start < self.test_start < self.cutoff
 
     @property
-    def path(self) -> Path:
-        """Path of the manifest."""
-        return self.folder / f"{self.snapshot_id}.json"
+    def manifest(self) -> StoredFile:
+        """The manifest."""
+        return manifest_file(self.folder, self.snapshot_id)
 
     def events_table(self, columns: Sequence[str] | None = None) -> pa.Table:
         """Returns the events, day by day, in the order of `sql/features/day_events.sql`; texts as dictionaries.
@@ -128,32 +125,37 @@ class Snapshot:
         if not self.files:
             return _NO_EVENTS if columns is None else _NO_EVENTS.select(list(columns))
         texts = [name for name in _DICTIONARY_COLUMNS if columns is None or name in columns]
-        partitions = dataset.dataset(
-            [partitions_folder(self.folder) / name for name in self.files],
-            format=dataset.ParquetFileFormat(read_options={"dictionary_columns": texts}),
-        )
-        present = None if columns is None else [name for name in columns if name in partitions.schema.names]
-        return partitions.to_table(columns=present).unify_dictionaries()
+        return partitions_folder(self.folder).read_tables(self.files, columns, texts)
 
     def head(self, num_rows: int) -> pa.Table:
         """Returns the first rows of the first daily partition."""
         if not self.files:
             return _NO_EVENTS
-        return pq.read_table(partitions_folder(self.folder) / self.files[0]).slice(0, num_rows)
+        return partitions_folder(self.folder).read_table(self.files[0]).slice(0, num_rows)
 
     def item_table(self) -> pa.Table:
         """Returns the catalog as of the cut-off; columns of `sql/features/items.sql`."""
-        return pq.read_table(partitions_folder(self.folder) / self.item_file)
+        return partitions_folder(self.folder).read_table(self.item_file)
 
     def user_table(self) -> pa.Table:
         """Returns the user profiles as of the cut-off; columns of `sql/features/users.sql`."""
-        return pq.read_table(partitions_folder(self.folder) / self.user_file)
+        return partitions_folder(self.folder).read_table(self.user_file)
+
+
+def partitions_folder(snapshots: Folder) -> Folder:
+    """Returns the subfolder of the snapshots folder that holds the files the manifests name."""
+    return snapshots / "parts"
+
+
+def manifest_file(snapshots: Folder, snapshot_id: str) -> StoredFile:
+    """Returns the manifest of a snapshot in the snapshots folder."""
+    return snapshots.file(f"{snapshot_id}.json")
 
 
 @raises_unavailable
 def build_snapshot(
     engine: Engine,
-    folder: Path,
+    folder: Folder,
     parameters: SnapshotParameters,
     cutoff: datetime | None = None,
     as_of_change: int | None = None,
@@ -174,7 +176,7 @@ def build_snapshot(
 
 
 def _build(
-    engine: Engine, folder: Path, parameters: SnapshotParameters, cutoff: datetime | None, as_of_change: int | None
+    engine: Engine, folder: Folder, parameters: SnapshotParameters, cutoff: datetime | None, as_of_change: int | None
 ) -> Snapshot:
     has_explicit_cutoff = cutoff is not None
     with engine.connect() as connection:
@@ -197,8 +199,8 @@ def _build(
     # The snapshot id is a digest of these keys and values: renaming a key would change the ids of equal snapshots.
     contents = {
         "files": [partition.file for partition in partitions],
-        "item_file": write_table(files, "items", items),
-        "user_file": write_table(files, "users", users),
+        "item_file": files.write_table("items", items),
+        "user_file": files.write_table("users", users),
         "validation_start": validation_start,
         "test_start": test_start,
         "examination": propensities,
@@ -241,16 +243,16 @@ def _build(
     return open_snapshot(folder, snapshot.snapshot_id)
 
 
-def open_snapshot(folder: Path, snapshot_id: str) -> Snapshot:
+def open_snapshot(folder: Folder, snapshot_id: str) -> Snapshot:
     """Reads the manifest of a snapshot.
 
     Raises:
         InputError: the folder has no such snapshot.
+        UnavailableError: the store does not answer.
     """
-    path = folder / f"{snapshot_id}.json"
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
+        manifest = json.loads(manifest_file(folder, snapshot_id).read())
+    except FileNotFoundError as error:
         raise InputError(f"No snapshot {snapshot_id!r} in {folder}. Build one first.") from error
     field_names = {key: name for name, key in _MANIFEST_KEYS.items()}
     fields = {field_names.get(key, key): value for key, value in manifest.items()}
@@ -262,7 +264,7 @@ def open_snapshot(folder: Path, snapshot_id: str) -> Snapshot:
     return Snapshot(**{**fields, **times, **lists, "event_weights": weights, "folder": folder})
 
 
-def find_snapshot(engine: Engine, folder: Path, snapshot_id: str | None = None) -> Snapshot:
+def find_snapshot(engine: Engine, folder: Folder, snapshot_id: str | None = None) -> Snapshot:
     """Opens a snapshot by id, by default the latest (see `latest_snapshot_id`).
 
     Raises:
@@ -311,7 +313,7 @@ def _impression_discounts(
 
 
 def _held_out_starts(
-    parameters: SnapshotParameters, partitions: Sequence[DailyPartition], folder: Path, cutoff: datetime
+    parameters: SnapshotParameters, partitions: Sequence[DailyPartition], folder: Folder, cutoff: datetime
 ) -> tuple[datetime, datetime]:
     """Returns the times at which the validation and the test part begin; the cut-off where too few sessions exist."""
     num_sessions = sum(partition.sessions for partition in partitions)
@@ -330,11 +332,11 @@ def _held_out_starts(
     return cutoff, cutoff
 
 
-def _session_start(partitions: Sequence[DailyPartition], folder: Path, rank: int) -> datetime:
+def _session_start(partitions: Sequence[DailyPartition], folder: Folder, rank: int) -> datetime:
     """Returns the start of the session at `rank` (1 is the first) in order of time; reads one partition only."""
     for partition in partitions:
         if rank <= partition.sessions:
-            table = pq.read_table(folder / partition.file, columns=["session_start", "position_in_session"])
+            table = folder.read_table(partition.file, columns=["session_start", "position_in_session"])
             starts = table["session_start"].filter(pc.equal(table["position_in_session"], 1))
             microseconds = np.sort(starts.cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy())
             return datetime.fromtimestamp(microseconds[rank - 1] / 1e6, UTC)
@@ -348,14 +350,14 @@ def _register(engine: Engine, snapshot: Snapshot, has_explicit_cutoff: bool) -> 
     content = json.dumps(
         {**manifest, "event_weights": msgspec.to_builtins(snapshot.event_weights)}, default=str, indent=2
     )
-    if not snapshot.path.exists():
-        write_file(snapshot.path, content.encode())
+    if not snapshot.manifest.exists():
+        snapshot.manifest.write(content.encode())
     values = {
         "snapshot_id": snapshot.snapshot_id,
         "cutoff": snapshot.cutoff,
         "as_of_change": snapshot.as_of_change,
-        "location": str(snapshot.path),
-        "manifest": snapshot.path.read_text(encoding="utf-8"),
+        "location": str(snapshot.manifest),
+        "manifest": snapshot.manifest.read().decode(),
         "has_explicit_cutoff": has_explicit_cutoff,
     }
     with engine.begin() as connection:

@@ -11,17 +11,14 @@ import logging
 import re
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from recsys_tasks.features.files import write_table
 from recsys_tasks.features.text_encoder import TextEncoder, TextKind
-from recsys_tasks.locks import file_lock
 from recsys_tasks.names import CATEGORY_SEPARATOR
+from recsys_tasks.storage.folder import Folder
 
 log = logging.getLogger(__name__)
 _TEXTS_PER_FILE = 1024
@@ -42,10 +39,10 @@ def compose_item_text(title: str, category_path: str, brand: str = "", descripti
     return ", ".join(part for part in (name, *further, brand.strip(), description.strip()) if part)
 
 
-def encode_cached(texts: Sequence[str], encoder: TextEncoder, folder: Path, kind: TextKind = "passage") -> np.ndarray:
+def encode_cached(texts: Sequence[str], encoder: TextEncoder, folder: Folder, kind: TextKind = "passage") -> np.ndarray:
     """Returns the vectors [N, D] of texts, float16; only texts that the cache lacks are encoded, each once.
 
-    An empty text has the zero vector. One process encodes at a time; others wait for it and read what it wrote.
+    An empty text has the zero vector. One process of a machine encodes at a time; others wait, and read what it wrote.
 
     Args:
         texts: N texts, in any order, with repetitions.
@@ -56,7 +53,7 @@ def encode_cached(texts: Sequence[str], encoder: TextEncoder, folder: Path, kind
     digests = [_digest(encoder.name, text) if text else b"" for text in texts]
     distinct = {digest: text for digest, text in zip(digests, texts, strict=True) if digest}
     cache = folder / (encoder.name if kind == "passage" else f"{encoder.name}-{kind}")
-    with file_lock(cache / ".lock"):
+    with cache.lock():
         row_of, vectors = _read_vectors(cache, distinct, encoder.dimension)
         missing = {digest: text for digest, text in distinct.items() if digest not in row_of}
         if missing:
@@ -75,7 +72,7 @@ def lower_capitals(text: str) -> str:
     return text.lower() if text.isupper() and any(len(word) > 3 and word.isupper() for word in text.split()) else text
 
 
-def _encode_missing(missing: Mapping[bytes, str], encoder: TextEncoder, cache: Path, kind: TextKind) -> None:
+def _encode_missing(missing: Mapping[bytes, str], encoder: TextEncoder, cache: Folder, kind: TextKind) -> None:
     """Encodes texts and adds them to the cache, shortest first, file by file."""
     log.info("Encoding %d item texts with %s; they are cached in %s", len(missing), encoder.name, cache)
     start = time.monotonic()
@@ -84,18 +81,18 @@ def _encode_missing(missing: Mapping[bytes, str], encoder: TextEncoder, cache: P
         part = digests[at : at + _TEXTS_PER_FILE]
         vectors = encoder.encode([missing[digest] for digest in part], kind).astype(np.float16)
         values = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), encoder.dimension)
-        write_table(cache, "vectors", pa.table({"digest": pa.array(part, pa.binary(32)), "vector": values}))
+        cache.write_table("vectors", pa.table({"digest": pa.array(part, pa.binary(32)), "vector": values}))
     seconds = time.monotonic() - start
     log.info("Encoded %d item texts in %.1f s (%.0f a second)", len(digests), seconds, len(digests) / seconds)
 
 
-def _read_vectors(cache: Path, wanted: Mapping[bytes, str], dimension: int) -> tuple[dict[bytes, int], np.ndarray]:
+def _read_vectors(cache: Folder, wanted: Mapping[bytes, str], dimension: int) -> tuple[dict[bytes, int], np.ndarray]:
     """Returns the row of each cached digest that is wanted, and the vectors; the last row is zero."""
     vectors = np.zeros((len(wanted) + 1, dimension), np.float16)
     row_of: dict[bytes, int] = {}
     digests_wanted = pa.array(list(wanted), pa.binary(32))
-    for path in sorted(cache.glob("vectors-*.parquet")):
-        table = pq.read_table(path)
+    for name in cache.names(".parquet"):
+        table = cache.read_table(name)
         table = table.filter(pc.is_in(table["digest"], digests_wanted)).combine_chunks()
         rows = [row_of.setdefault(digest, len(row_of)) for digest in table["digest"].to_pylist()]
         vectors[rows] = pc.list_flatten(table["vector"]).to_numpy().reshape(-1, dimension)

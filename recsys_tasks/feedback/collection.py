@@ -10,11 +10,11 @@ import hashlib
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from sqlalchemy import Engine, text
 
 from recsys_tasks.client.admin import AdminClient
+from recsys_tasks.storage.folder import Folder
 from recsys_tasks.warehouse import statement
 
 log = logging.getLogger(__name__)
@@ -22,28 +22,27 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class EventLogChunk:
-    """Consecutive bytes of one segment of an endpoint's event log, in a local file.
+    """Consecutive bytes of one segment of an endpoint's event log, in a file of the folder of fetched feedback.
 
     Attributes:
         endpoint: instance id of the endpoint.
         stop: offset in the segment, in bytes, at which the chunk ends (exclusive).
-        path: the local file.
+        file: name of the file.
     """
 
     endpoint: str
     segment: str
     stop: int
-    path: str
+    file: str
 
 
-def fetch_chunks(engine: Engine, urls: Sequence[str], token: str, folder: Path) -> list[EventLogChunk]:
+def fetch_chunks(engine: Engine, urls: Sequence[str], token: str, folder: Folder) -> list[EventLogChunk]:
     """Writes new bytes of every endpoint's event log to files under `folder`; moves no cursor.
 
     Raises:
         UnavailableError: an endpoint does not answer.
         ConfigurationError: an endpoint does not accept the token.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     chunks = [chunk for url in urls for chunk in _fetch_endpoint(engine, AdminClient(url, token), folder)]
     log.info("Fetched %d chunks of %d event logs", len(chunks), len(urls))
     return chunks
@@ -59,7 +58,7 @@ def advance_cursors(engine: Engine, chunks: Sequence[EventLogChunk]) -> None:
             )
 
 
-def _fetch_endpoint(engine: Engine, endpoint: AdminClient, folder: Path) -> Iterator[EventLogChunk]:
+def _fetch_endpoint(engine: Engine, endpoint: AdminClient, folder: Folder) -> Iterator[EventLogChunk]:
     event_log = endpoint.list_event_log()
     instance = str(event_log["instance"])
     cursors = _read_cursors(engine, instance)
@@ -74,9 +73,9 @@ def _fetch_endpoint(engine: Engine, endpoint: AdminClient, folder: Path) -> Iter
                 break  # the rest is an incomplete line
             offset += len(content)
             digest = hashlib.sha256(content).hexdigest()[:16]
-            path = folder / f"{instance}-{name}-{offset}-{digest}.jsonl"
-            path.write_bytes(content)
-            yield EventLogChunk(instance, name, offset, str(path))
+            file = f"{instance}-{name}-{offset}-{digest}.jsonl"
+            folder.write(file, content)
+            yield EventLogChunk(instance, name, offset, file)
 
 
 def _consumer(engine: Engine) -> str:

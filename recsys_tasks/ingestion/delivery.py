@@ -11,8 +11,9 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from recsys_tasks.errors import ConfigurationError, InputError
-from recsys_tasks.ingestion.remote_files import WILDCARD, check_address, find_files, is_remote, without_secrets
+from recsys_tasks.ingestion.remote_files import find_files
 from recsys_tasks.interval import Interval
+from recsys_tasks.storage.addresses import WILDCARD, check_address, is_remote, without_secrets
 
 _FIELD = re.compile(r"\{([^{}]*)\}")
 _DATE = re.compile(r"date(?::(.+))?")

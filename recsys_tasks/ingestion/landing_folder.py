@@ -14,7 +14,8 @@ from pathlib import Path, PurePosixPath
 
 from sqlalchemy import Engine, text
 
-from recsys_tasks.ingestion.remote_files import FileEntry, is_remote, list_folder
+from recsys_tasks.ingestion.remote_files import FileEntry, list_folder
+from recsys_tasks.storage.addresses import is_remote
 from recsys_tasks.warehouse import statement
 
 MAPPING = "mapping.toml"

@@ -15,10 +15,11 @@ from recsys_tasks.ingestion.contract import PROPERTY, Contract
 from recsys_tasks.ingestion.delivery import Delivery
 from recsys_tasks.ingestion.expressions import Expression, Source, input_columns
 from recsys_tasks.ingestion.json_paths import ELEMENT, find_array
-from recsys_tasks.ingestion.remote_files import is_remote, read_text, without_secrets
+from recsys_tasks.ingestion.remote_files import read_text
 from recsys_tasks.ingestion.text_streams import UTF_8, normalize_encoding
 from recsys_tasks.ingestion.times import check_time_format
 from recsys_tasks.names import CATEGORY_SEPARATOR, COLUMNS_BY_KIND, EVENT_TYPES
+from recsys_tasks.storage.addresses import is_remote, without_secrets
 
 BUILT_IN = Path(__file__).parent / "mappings"
 _ALL = "*"

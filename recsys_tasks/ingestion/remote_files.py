@@ -1,12 +1,9 @@
-"""Files in remote stores: `s3://`, `gs://` and `abfs://` through Arrow, all other addresses that fsspec knows (`https`,
-`sftp`, …) through it.
-
-Credentials come from the environment, under the names that the stores' own tools use; an address contains none.
+"""Files to ingest from remote stores: `s3://`, `gs://` and `abfs://` through Arrow, all other addresses that fsspec
+knows (`https`, `sftp`, …) through it.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -17,10 +14,15 @@ from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 from recsys_tasks.errors import ConfigurationError, MalformedFile, UnavailableError
+from recsys_tasks.storage.addresses import (
+    WILDCARD,
+    check_address,
+    describe_error,
+    is_web,
+    object_store,
+    without_secrets,
+)
 
-WILDCARD = "*"
-_WEB = ("http", "https")
-_WEB_QUERY = re.compile(r"(https?://[^\s?]*)\?[^\s)]*")
 _MODIFIED_NAMES = ("mtime", "LastModified", "last_modified", "updated", "modified")
 
 
@@ -39,39 +41,6 @@ class _Found(NamedTuple):
     path: str
     bytes: int | None
     modified: datetime | None
-
-
-def is_remote(address: str) -> bool:
-    """Whether an address is one of a remote store, and no path of this machine."""
-    return "://" in address
-
-
-def check_address(address: str) -> None:
-    """Checks that an address is of a known form, and contains no credentials.
-
-    Raises:
-        ConfigurationError: it has a password, or a user of a web server, or is a chain of addresses (`::`).
-    """
-    parts = urlsplit(address)
-    shown = f"{parts.scheme}://{parts.hostname or '…'}"
-    try:
-        is_valid = "::" not in address and (parts.port or True)
-    except ValueError:  # text in the place of the port: a password with a slash
-        is_valid = False
-    if not is_valid or parts.password or (parts.username and parts.scheme in _WEB):
-        raise ConfigurationError(
-            f"The address {shown} contains credentials, or is a chain of addresses. Write a plain address, and set"
-            " credentials in the environment, for example FSSPEC_SFTP_PASSWORD"
-        )
-    if parts.scheme in _WEB and WILDCARD in address and parts.query:
-        raise ConfigurationError(f"The address {without_secrets(address)} has both * and a query; leave one out")
-
-
-def without_secrets(address: str) -> str:
-    """Returns an address without user, password and, of a web server, the query, which may be signed."""
-    parts = urlsplit(address)
-    shown = address.replace(f"{parts.netloc.rpartition('@')[0]}@", "", 1) if "@" in parts.netloc else address
-    return shown.partition("?")[0] if parts.scheme in _WEB else shown
 
 
 def find_files(pattern: str) -> list[str]:
@@ -136,7 +105,7 @@ def local_copy(address: str) -> Iterator[Path]:
     """
     with tempfile.TemporaryDirectory(prefix="recsys-") as folder:
         with _open_store(address) as (store, path):
-            name = urlsplit(path).path if urlsplit(address).scheme in _WEB else path
+            name = urlsplit(path).path if is_web(address) else path
             copy = Path(folder) / (name.rsplit("/", 1)[-1] or "file")
             store.filesystem.get_file(path, str(copy))
         yield copy
@@ -227,28 +196,19 @@ def _open_store(address: str) -> Iterator[tuple[_Store, str]]:
     except ConfigurationError:
         raise
     except Exception as error:  # each store has errors of its own
-        reason = _WEB_QUERY.sub(r"\1", str(error)) or type(error).__name__
-        cause = None if urlsplit(address).scheme in _WEB else error  # it may show a signed address
+        reason = describe_error(error)
+        cause = None if is_web(address) else error  # it may show a signed address
         raise UnavailableError(f"{without_secrets(address)} cannot be read: {reason}") from cause
 
 
 def _connect(address: str) -> tuple[_Store, str]:
     import fsspec
-    from pyarrow import fs
 
-    scheme, _, path = address.partition("://")
-    if scheme == "s3":
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-        return _ArrowStore(fs.S3FileSystem(endpoint_override=endpoint)), path
-    if scheme == "gs":
-        return _ArrowStore(fs.GcsFileSystem()), path
-    if scheme == "abfs":
-        account = os.environ.get("AZURE_STORAGE_ACCOUNT_NAME")
-        if not account:
-            raise ConfigurationError(f"{address} needs AZURE_STORAGE_ACCOUNT_NAME in the environment")
-        return _ArrowStore(fs.AzureFileSystem(account, os.environ.get("AZURE_STORAGE_ACCOUNT_KEY"))), path
+    store = object_store(address)
+    if store is not None:
+        return _ArrowStore(store), address.partition("://")[2]
     try:
         filesystem, path = fsspec.core.url_to_fs(address, skip_instance_cache=True)
     except ValueError as error:
         raise ConfigurationError(f"{without_secrets(address)}: {error}") from error
-    return _FsspecStore(filesystem, scheme in _WEB), path
+    return _FsspecStore(filesystem, is_web(address)), path

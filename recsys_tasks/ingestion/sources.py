@@ -12,8 +12,9 @@ from recsys_tasks.ingestion import otto
 from recsys_tasks.ingestion.batch import SourceBatch
 from recsys_tasks.ingestion.flat_files import read_flat_file
 from recsys_tasks.ingestion.mapping import SourceMapping, load_mapping
-from recsys_tasks.ingestion.remote_files import is_remote, local_copy, without_secrets
+from recsys_tasks.ingestion.remote_files import local_copy
 from recsys_tasks.interval import Interval
+from recsys_tasks.storage.addresses import is_remote, without_secrets
 
 _DEFAULT_SOURCE = "complete_journey"
 

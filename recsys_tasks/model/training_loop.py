@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import math
 import sys
@@ -9,7 +10,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -27,6 +27,7 @@ from recsys_tasks.model.network import Recommender
 from recsys_tasks.model.tensors import ComponentWeights, NegativeSample, NetworkConfig
 from recsys_tasks.model.windows import Spans, epoch_windows, window_batch
 from recsys_tasks.names import FIRST_ITEM
+from recsys_tasks.storage.folder import StoredFile
 
 log = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
@@ -179,7 +180,7 @@ def train(
     config: TrainingConfig,
     validate: Callable[[Recommender], float],
     on_epoch: Callable[[int, dict[str, float]], None] = lambda epoch, figures: None,
-    checkpoint: Path | None = None,
+    checkpoint: StoredFile | None = None,
     choose_weights: Callable[[Recommender], ComponentWeights] = lambda network: ComponentWeights(),
 ) -> TrainingReport:
     """Trains a network in place; leaves it with the average of its last weights, or with `keep_best` the best average.
@@ -234,7 +235,7 @@ def train(
         trainer.return_to_best()
     trainer.finish()
     if checkpoint is not None and trainer.rank == 0:
-        checkpoint.unlink(missing_ok=True)
+        checkpoint.remove()
     return trainer.report
 
 
@@ -416,11 +417,10 @@ class _Trainer:
         self.report.seconds = self.seconds
         self.report.tokens_per_second = self.tokens / max(self.seconds, 1e-9)
 
-    def save_checkpoint(self, path: Path | None) -> None:
+    def save_checkpoint(self, file: StoredFile | None) -> None:
         """Writes the training state; rank 0 only."""
-        if path is None or self.rank:
+        if file is None or self.rank:
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
         state = {
             "config": self._configuration(),
             "network": self.network.state_dict(),
@@ -431,17 +431,17 @@ class _Trainer:
             "counters": {name: getattr(self, name) for name in _COUNTERS},
             "seconds": self.seconds,
         }
-        new = path.with_suffix(".new")
-        torch.save(state, new)
-        new.replace(path)
+        content = io.BytesIO()
+        torch.save(state, content)
+        file.write(content.getvalue())
 
-    def load_checkpoint(self, path: Path | None) -> None:
+    def load_checkpoint(self, file: StoredFile | None) -> None:
         """Resumes from a checkpoint of a training with the same configuration, if there is one."""
-        if path is None or not path.exists():
+        if file is None or not file.exists():
             return
-        state: dict[str, Any] = torch.load(path, weights_only=True, map_location=self.device)
+        state: dict[str, Any] = torch.load(io.BytesIO(file.read()), weights_only=True, map_location=self.device)
         if state["config"] != self._configuration():
-            log.warning("Checkpoint %s has another configuration; training starts from the beginning", path)
+            log.warning("Checkpoint %s has another configuration; training starts from the beginning", file)
             return
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])

@@ -44,12 +44,13 @@ from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM, VIEW
 from recsys_tasks.promotion.search_weights import learn_search_weights
 from recsys_tasks.registry.versions import Version, download_model_files
+from recsys_tasks.storage.folder import Folder
 
 GOLDEN_USERS = 6
 
 
 def build_bundle(
-    version: Version, snapshot: Snapshot, folder: Path, encoder: TextEncoder | None = None, cache: Path | None = None
+    version: Version, snapshot: Snapshot, folder: Path, encoder: TextEncoder | None = None, cache: Folder | None = None
 ) -> Path:
     """The version's bundle, in a folder named by its digest under `folder`.
 
@@ -70,7 +71,7 @@ def build_bundle(
             copy_model(files, building)
         encoded = encode_snapshot(snapshot, Vocabulary.load(building / VOCABULARY))
         columns = catalog_columns(snapshot.item_table(), encoded.vocabulary)
-        names = category_names(encoded.vocabulary, encoder, cache or folder)
+        names = category_names(encoded.vocabulary, encoder, cache or Folder.of(folder))
         write_data(building, columns, encoded, snapshot.cutoff.timestamp(), learn_query_clicks(snapshot), names)
         lineage = {
             "model_version": version.number,

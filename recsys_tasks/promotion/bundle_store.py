@@ -1,13 +1,15 @@
-"""Bundles of registered versions on this machine: built, found again, and removed when nothing needs them."""
+"""Bundles of registered versions: built, shared with other machines, found again, removed when nothing needs them."""
 
 from __future__ import annotations
 
 import shutil
+import tempfile
 import time
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
-from recsys_tasks.engine.bundle import Bundle, bundle_digest
+from recsys_tasks.engine.bundle import Bundle, bundle_digest, pack, unpack
 from recsys_tasks.errors import InputError
 from recsys_tasks.features.snapshot import open_snapshot
 from recsys_tasks.features.text_encoder import load_text_encoder
@@ -29,25 +31,49 @@ def build_version(deployment: Deployment, number: str | None = None) -> tuple[st
         raise InputError("There is no challenger; train a model first")
     snapshot = open_snapshot(deployment.snapshots, version.snapshot_id)
     chosen = deployment.settings
-    encoder = load_text_encoder(chosen.text_encoder, chosen.text_vectors)
-    return version.number, build_bundle(version, snapshot, deployment.bundles, encoder, chosen.text_vectors)
+    encoder = load_text_encoder(chosen.text_encoder, chosen.text_encoders)
+    folder = build_bundle(version, snapshot, deployment.bundles, encoder, chosen.text_vectors)
+    if deployment.shared_bundles is not None and not deployment.shared_bundles.exists(_archive(folder.name)):
+        deployment.shared_bundles.write(_archive(folder.name), pack(folder))
+    return version.number, folder
 
 
-def find_bundle(deployment: Deployment, version: DeployedVersion) -> Path:
-    """Returns the folder of a deployed version's bundle; builds it again if the folder is gone.
+def find_bundle(deployment: Deployment, number: str, digest: str) -> Path:
+    """Returns the folder of a version's bundle on this machine; builds it again if it is gone everywhere.
 
     Raises:
         InputError: the run or snapshot is gone, too, or gives another bundle today.
     """
-    folder = deployment.bundles / (version.bundle_digest or "")
-    if not folder.is_dir():
-        _, folder = build_version(deployment, version.model_version)
-    if bundle_digest(folder) != version.bundle_digest:
+    folder = fetch_bundle(deployment, digest)
+    if folder is None:
+        _, folder = build_version(deployment, number)
+    if bundle_digest(folder) != digest:
         raise InputError(
-            f"The bundle of version {version.model_version} is gone, and its snapshot gives another one today"
+            f"The bundle of version {number} is gone, and its snapshot gives another one today"
             f" ({bundle_digest(folder)}); promote the version again"
         )
     return folder
+
+
+def fetch_bundle(deployment: Deployment, digest: str) -> Path | None:
+    """Returns the folder of a bundle on this machine, to which another one may have built it; None if it is gone."""
+    folder, shared = deployment.bundles / digest, deployment.shared_bundles
+    if digest and folder.is_dir():
+        return folder
+    if not digest or shared is None or not shared.exists(_archive(digest)):
+        return None
+    deployment.bundles.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".fetching-", dir=deployment.bundles) as temporary:
+        archive, fetched = Path(temporary) / "archive", Path(temporary) / "bundle"
+        archive.write_bytes(shared.read(_archive(digest)))
+        unpack(archive, fetched)
+        with suppress(FileExistsError):  # another process was faster
+            fetched.rename(folder)
+    return folder
+
+
+def _archive(digest: str) -> str:
+    return f"{digest}.tar"
 
 
 def version_of_bundle(bundle: Bundle) -> DeployedVersion:
@@ -71,3 +97,7 @@ def remove_unused_bundles(deployment: Deployment, state: DeploymentState, grace:
     for path in deployment.bundles.iterdir() if deployment.bundles.is_dir() else ():
         if path.is_dir() and path.name not in kept and path.stat().st_mtime < oldest:
             shutil.rmtree(path, ignore_errors=True)
+    if deployment.shared_bundles is not None:
+        for name, modified in deployment.shared_bundles.modified(".tar").items():
+            if name.removesuffix(".tar") not in kept and modified.timestamp() < oldest:
+                deployment.shared_bundles.remove(name)

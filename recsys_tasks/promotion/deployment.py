@@ -11,6 +11,7 @@ from sqlalchemy import Engine
 from recsys_tasks.client.fleet import Fleet
 from recsys_tasks.evaluation.gate import GateRules, load_gate_rules
 from recsys_tasks.settings import Settings
+from recsys_tasks.storage.folder import Folder
 
 
 @dataclass(frozen=True)
@@ -56,11 +57,16 @@ class Deployment:
 
     @property
     def bundles(self) -> Path:
-        """Folder of built bundles, each in a folder named by its digest."""
+        """Folder of the bundles on this machine, each in a folder named by its digest."""
         return self.settings.home / "bundles"
 
     @property
-    def snapshots(self) -> Path:
+    def shared_bundles(self) -> Folder | None:
+        """Folder of the bundles that all machines share, as archives; None where no store is configured."""
+        return self.settings.shared_files / "bundles" if self.settings.store else None
+
+    @property
+    def snapshots(self) -> Folder:
         """Folder of feature snapshots."""
         return self.settings.snapshots
 

@@ -19,6 +19,7 @@ from recsys_tasks.monitoring.rules import HOLD_PROMOTIONS
 from recsys_tasks.names import CHAMPION
 from recsys_tasks.promotion import deployment_record
 from recsys_tasks.promotion.build import measure_bundle
+from recsys_tasks.promotion.bundle_store import fetch_bundle
 from recsys_tasks.promotion.deployment import Deployment
 from recsys_tasks.promotion.deployment_record import DeployedVersion
 from recsys_tasks.promotion.search_weights import MIN_QUERIES, search_ndcg
@@ -120,8 +121,8 @@ def _search_ndcg_drop(deployment: Deployment, folder: Path) -> float:
     Both are measured on the queries that the new bundle learned, without what they taught.
     """
     served = deployment_record.read_state(deployment.warehouse).served
-    before = deployment.bundles / (served[-1].bundle_digest or "") if served else folder
-    if before == folder or not served or not before.is_dir():
+    before = fetch_bundle(deployment, served[-1].bundle_digest or "") if served else None
+    if before is None or before == folder:
         return 0.0
     bundle = read_bundle(folder)
     if len(bundle.learned_queries) < MIN_QUERIES:

@@ -79,6 +79,7 @@ def _end_stale_rollout(deployment: Deployment, state: DeploymentState, fleet: Fl
 
 def _reconcile_endpoints(deployment: Deployment, state: DeploymentState, fleet: Fleet) -> tuple[list[str], list[str]]:
     current = state.served[-1]
+    digest = current.bundle_digest or ""
     in_rollout = state.rollout.version.bundle_digest if state.rollout else None
     changes = []
     for url, models in fleet.models().responses.items():
@@ -87,7 +88,7 @@ def _reconcile_endpoints(deployment: Deployment, state: DeploymentState, fleet: 
             fleet.discard(staged["bundle"])
             changes.append(f"{url} kept version {staged['model_version']} staged from a promotion that did not finish")
     try:
-        response = fleet.restore(current.bundle_digest or "", lambda: find_bundle(deployment, current))
+        response = fleet.restore(digest, lambda: find_bundle(deployment, current.model_version, digest))
     except RecsysError as error:  # the bundle is gone and cannot be built again
         return changes, [str(error)]
     changes += [

@@ -46,7 +46,8 @@ def roll_back(deployment: Deployment, reason: str, by: str | None = None, bad_ve
             ended = f"the champion of its rollout, version {current.model_version}, is rolled back: {reason}"
             _withdraw(deployment, rollout.version, fleet, ended, by)
         previous = state.served[-2]
-        response = fleet.restore(previous.bundle_digest or "", lambda: find_bundle(deployment, previous))
+        digest = previous.bundle_digest or ""
+        response = fleet.restore(digest, lambda: find_bundle(deployment, previous.model_version, digest))
         reasons = [reason, *_describe(response.problems)]
         deployment_record.insert_decision(deployment.warehouse, previous, deployment_record.ROLLED_BACK, reasons, by)
         update_registry(deployment, f"champion again since {utc_now()}: {reason}")

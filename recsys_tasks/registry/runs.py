@@ -89,7 +89,7 @@ def _log_dataset(run_id: str, snapshot: Snapshot, counts: Mapping[str, int]) -> 
     """Logs the snapshot as the dataset of a run: the schema of its first rows, the profile of all."""
     sample = snapshot.head(_SCHEMA_ROWS).to_pandas()
     digest = snapshot.snapshot_id.rsplit("-", 1)[-1]
-    dataset = mlflow.data.from_pandas(sample, source=str(snapshot.path), name=snapshot.snapshot_id, digest=digest)
+    dataset = mlflow.data.from_pandas(sample, source=str(snapshot.manifest), name=snapshot.snapshot_id, digest=digest)
     fields = dataset.to_dict() | {"profile": json.dumps({"num_rows": snapshot.events, **counts})}
     logged = DatasetInput(Dataset.from_dictionary(fields), [InputTag(MLFLOW_DATASET_CONTEXT, "training")])
     client().log_inputs(run_id, [logged])
@@ -222,18 +222,6 @@ def describe(run_id: str, text: str) -> None:
 def log_files(run_id: str, folder: Path) -> None:
     """Logs the files of a folder as artifacts."""
     client().log_artifacts(run_id, str(folder))
-
-
-def log_file(run_id: str, path: Path) -> None:
-    """Logs a file as an artifact, replacing an earlier one with its name.
-
-    Raises:
-        UnavailableError: MLflow does not answer.
-    """
-    try:
-        client().log_artifact(run_id, str(path))
-    except MlflowException as error:
-        raise translate_error(error, f"{path.name} cannot be logged to run {run_id}") from error
 
 
 def log_intent(run_id: str, report: IntentReport, plot: Path) -> None:

@@ -105,7 +105,7 @@ class Endpoint:
             rules.rules,
             SearchSetup(
                 read_search_settings(settings.search_settings),
-                CachedQueryEncoder(settings.text_encoder, settings.text_vectors),
+                CachedQueryEncoder(settings.text_encoder, settings.text_encoders),
                 saves_index=True,
             ),
             [other / "bundles" for other in folders.other_homes],

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import PurePosixPath
 
 from recsys_tasks.client import admin
 from recsys_tasks.errors import InputError
 from recsys_tasks.features.redaction import redact_users
 from recsys_tasks.ingestion import removal
 from recsys_tasks.settings import settings
+from recsys_tasks.storage.folder import StoredFile
 from recsys_tasks.warehouse import engine
 
 
@@ -24,7 +25,7 @@ class ErasureReport:
 
 
 def erase_users_in_file(name: str) -> ErasureReport:
-    """Erases the users whose ids are in a file of the folder `forget` in `RECSYS_HOME`, one per line.
+    """Erases the users whose ids are in a file, one per line, of the folder `forget` of the shared files.
 
     Raises:
         InputError: the file is not in that folder, cannot be read, or has no id.
@@ -32,7 +33,7 @@ def erase_users_in_file(name: str) -> ErasureReport:
     """
     path = _erasure_file(name)
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read().decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read as a file of user ids: {error}") from error
     user_ids = [line.strip() for line in lines if line.strip()]
@@ -43,15 +44,14 @@ def erase_users_in_file(name: str) -> ErasureReport:
 
 def delete_erasure_file(name: str) -> None:
     """Deletes a file of user ids, once their erasure is announced."""
-    _erasure_file(name).unlink(missing_ok=True)
+    _erasure_file(name).remove()
 
 
-def _erasure_file(name: str) -> Path:
-    folder = (settings().home / "forget").resolve()
-    path = (folder / name).resolve()
-    if not path.is_relative_to(folder):
+def _erasure_file(name: str) -> StoredFile:
+    folder = settings().shared_files / "forget"
+    if name.startswith("/") or ".." in PurePosixPath(name).parts:
         raise InputError(f"{name} is not in {folder}")
-    return path
+    return folder.file(name)
 
 
 def erase_users(user_ids: Sequence[str]) -> ErasureReport:
@@ -66,12 +66,12 @@ def erase_users(user_ids: Sequence[str]) -> ErasureReport:
     # Event logs first, so that nothing collected later contains these users.
     urls = settings().endpoint_urls
     lines = admin.forget(urls, settings().require_admin_token(), user_ids) if urls else 0
-    for chunk in (settings().home / "feedback").glob("*.jsonl"):
-        chunk.unlink()  # fetched again without these users
+    for chunk in settings().fetched_feedback.names(".jsonl"):
+        settings().fetched_feedback.remove(chunk)  # fetched again without these users
     removed = removal.forget(engine(), user_ids)
-    if settings().validation_home.is_dir():
+    if settings().validation_home.names(recursive=True):
         from recsys_tasks.validation.expectations import erase_failing_rows  # slow import
 
         erase_failing_rows(settings().validation_home, user_ids)
-    files = redact_users(engine(), settings().snapshots, user_ids) if settings().snapshots.is_dir() else 0
+    files = redact_users(engine(), settings().snapshots, user_ids)
     return ErasureReport(removed.events, files, lines)

@@ -201,7 +201,7 @@ def retract_batch(batch_id: str, reason: str) -> removal.RemovalReport:
 def fetch_feedback() -> list[EventLogChunk]:
     """Fetches the new parts of the endpoints' event logs."""
     return fetch_chunks(
-        engine(), settings().endpoint_urls, settings().require_admin_token(), settings().home / "feedback"
+        engine(), settings().endpoint_urls, settings().require_admin_token(), settings().fetched_feedback
     )
 
 
@@ -212,9 +212,11 @@ def load_feedback(portions: Sequence[EventLogChunk]) -> list[LoadReport]:
     """
     if not portions:
         return []
-    paths = [Path(portion.path) for portion in portions]
-    reports = ingest(read_source(FEEDBACK_SOURCE, paths), max_bad_share=1.0)
+    folder = settings().fetched_feedback
+    reports = ingest(
+        read_source(FEEDBACK_SOURCE, [f"{folder.address}/{portion.file}" for portion in portions]), max_bad_share=1.0
+    )
     advance_cursors(engine(), portions)
-    for path in paths:
-        path.unlink(missing_ok=True)
+    for portion in portions:
+        folder.remove(portion.file)
     return reports

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import tempfile
+import uuid
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final, NamedTuple
@@ -48,6 +49,7 @@ def check_installation(needs_airflow: bool = True) -> list[InstallationCheck]:
         "Python": _check_python,
         "Airflow": _check_airflow,
         "RECSYS_HOME": _check_home,
+        "RECSYS_STORE": _check_store,
         "warehouse": _check_warehouse,
         "MLflow": _check_mlflow,
         "endpoints": _check_endpoints,
@@ -90,10 +92,21 @@ def _check_home() -> str:
         with tempfile.NamedTemporaryFile(dir=home, prefix=".check-"):
             pass
     except OSError as error:
-        raise _Missing(
-            f"{home} cannot be written ({error.strerror}); it must be a folder that all workers share"
-        ) from error
-    return f"{home} can be written; all workers must share it"
+        raise _Missing(f"{home} cannot be written ({error.strerror})") from error
+    return f"{home} can be written"
+
+
+def _check_store() -> str:
+    folder = settings().shared_files
+    if not settings().store:
+        return f"not set: {folder}, which all workers must share"
+    file = folder.file(f".check-{uuid.uuid4().hex}")
+    file.write(b"written and read")
+    content = file.read()
+    file.remove()
+    if content != b"written and read":
+        raise _Missing(f"{folder} returned other content than was written")
+    return f"{folder} can be written and read"
 
 
 def _check_warehouse() -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from recsys_tasks.experiments.definition import Experiment, read_experiment
@@ -17,6 +16,7 @@ from recsys_tasks.monitoring.monitors import Finding, ServedModel, run_monitors,
 from recsys_tasks.monitoring.rules import read_rules
 from recsys_tasks.promotion.deployment_record import DeployedVersion, read_state
 from recsys_tasks.settings import settings
+from recsys_tasks.storage.folder import StoredFile
 from recsys_tasks.warehouse import engine
 
 if TYPE_CHECKING:
@@ -96,9 +96,9 @@ def experiment() -> Experiment | None:
 
 
 class WrittenReport(NamedTuple):
-    """The report and the path of its file."""
+    """The report and its file."""
 
-    path: Path
+    file: StoredFile
     report: MonitoringReport
 
 
@@ -122,10 +122,10 @@ def report() -> WrittenReport | None:
         )
     if made is None:
         return None
-    path = settings().home / REPORT
-    path.write_text(made.html(), encoding="utf-8")
-    runs.log_file(served[-1].run_id, path)
-    return WrittenReport(path, made)
+    file, html = settings().shared_files.file(REPORT), made.html()
+    file.write(html.encode())
+    runs.log_text(served[-1].run_id, html, REPORT)
+    return WrittenReport(file, made)
 
 
 def _served_model(served: Sequence[DeployedVersion]) -> ServedModel:

@@ -26,6 +26,7 @@ __all__ = [
     "build",
     "check_rollout",
     "deployment",
+    "find_bundle",
     "judge",
     "pause_rollout",
     "promote",
@@ -57,6 +58,11 @@ def deployment() -> Deployment:
 def build(number: str | None = None) -> tuple[str, Path]:
     """Builds a version's bundle, by default the challenger's; returns the version's number and the bundle's folder."""
     return bundle_store.build_version(deployment(), number)
+
+
+def find_bundle(number: str, digest: str) -> Path:
+    """Returns the folder of a version's bundle on this machine; fetches or builds it if another machine built it."""
+    return bundle_store.find_bundle(deployment(), number, digest)
 
 
 def judge(number: str, folder: Path) -> Decision:

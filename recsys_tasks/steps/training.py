@@ -9,10 +9,12 @@ from optuna.storages import BaseStorage
 from recsys_tasks.evaluation.gate import MetricsTable
 from recsys_tasks.features.snapshot import find_snapshot
 from recsys_tasks.features.text_encoder import TextEncoder, load_text_encoder
+from recsys_tasks.model.distributed import is_started_by_torchrun
 from recsys_tasks.registry import runs
 from recsys_tasks.settings import settings
 from recsys_tasks.training import evaluation, study
 from recsys_tasks.training.hyperparameters import load_recipe
+from recsys_tasks.training.processes import train_in_processes
 from recsys_tasks.training.run import TrainingOptions, reproduce_run, train_run
 from recsys_tasks.training.tuning import study_storage
 from recsys_tasks.warehouse import engine
@@ -28,6 +30,8 @@ def train_model(snapshot_id: str | None = None, from_scratch: bool = False, cont
     """
     chosen = settings()
     snapshot = find_snapshot(engine(), chosen.snapshots, snapshot_id)
+    if chosen.training_processes > 1 and not content_only and not is_started_by_torchrun():
+        return train_in_processes(chosen.training_processes, snapshot.snapshot_id, from_scratch)
     return train_run(snapshot, chosen.snapshots, _options(), from_scratch, content_only=content_only)
 
 
@@ -66,7 +70,7 @@ def train_best(name: str) -> str | None:
 def reproduce(run_id: str) -> tuple[str, dict[str, tuple[float, float]]]:
     """Retrains a run; returns the new run's id, and for each metric its old and its new value."""
     chosen = settings()
-    return reproduce_run(run_id, chosen.snapshots, chosen.home / "checkpoints", _text_encoder(), chosen.text_vectors)
+    return reproduce_run(run_id, chosen.snapshots, chosen.checkpoints, _text_encoder(), chosen.text_vectors)
 
 
 def _options() -> TrainingOptions:
@@ -77,7 +81,7 @@ def _options() -> TrainingOptions:
         max_epochs=chosen.max_training_epochs,
         threads=chosen.training_threads,
         seed=chosen.seed,
-        checkpoints=chosen.home / "checkpoints",
+        checkpoints=chosen.checkpoints,
         encoder=_text_encoder(),
         text_cache=chosen.text_vectors,
         hyperparameters=load_recipe(chosen.recipe),
@@ -90,7 +94,7 @@ def _study_storage() -> BaseStorage:
 
 
 def _text_encoder() -> TextEncoder | None:
-    return load_text_encoder(settings().text_encoder, settings().text_vectors)
+    return load_text_encoder(settings().text_encoder, settings().text_encoders)
 
 
 def evaluate_run(run_id: str) -> MetricsTable:

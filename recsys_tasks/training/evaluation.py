@@ -40,6 +40,7 @@ from recsys_tasks.model.vector_model import NO_INTENT
 from recsys_tasks.names import UNCALIBRATED
 from recsys_tasks.registry import runs, versions
 from recsys_tasks.registry.tracking import client
+from recsys_tasks.storage.folder import Folder
 from recsys_tasks.training.lineage import SCRATCH, trained_until
 from recsys_tasks.training.opened_model import OpenedModel, open_model
 from recsys_tasks.training.purchase_intent import fit_baseline
@@ -47,7 +48,7 @@ from recsys_tasks.training.recipe import sessions_repeat
 from recsys_tasks.training.task import training_data
 
 
-def evaluate_run(run_id: str, snapshots: Path) -> MetricsTable:
+def evaluate_run(run_id: str, snapshots: Folder) -> MetricsTable:
     """Metrics of a run's model and of the baselines on the test part of its snapshot, with those of segments.
 
     Logs them to the run. Sessions that a version it started from may have been trained on are excluded. The table is

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from pathlib import Path
 
 from mlflow.entities import Run
 
 from recsys_tasks.errors import InputError
 from recsys_tasks.features.snapshot import open_snapshot
 from recsys_tasks.registry import runs, versions
+from recsys_tasks.storage.folder import Folder
 
 SCRATCH = "scratch"
 
 
-def trained_until(run_id: str, snapshots: Path) -> datetime:
+def trained_until(run_id: str, snapshots: Folder) -> datetime:
     """Returns the time from which on no session that starts is in the training of a run.
 
     A run is trained on sessions before the test part of its snapshot. A warm start has the weights of a version, and
@@ -38,7 +38,7 @@ def trained_until(run_id: str, snapshots: Path) -> datetime:
             return max(*until, datetime.fromtimestamp(run.info.start_time / 1_000, UTC))
 
 
-def _test_start(run: Run, snapshots: Path) -> datetime:
+def _test_start(run: Run, snapshots: Folder) -> datetime:
     try:
         return open_snapshot(snapshots, run.data.tags["snapshot_id"]).test_start
     except InputError:  # maintenance removed it

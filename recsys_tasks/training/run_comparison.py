@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
@@ -20,12 +19,13 @@ from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.interval import Interval
 from recsys_tasks.names import FIRST_ITEM, PADDING_ITEM
 from recsys_tasks.registry import runs
+from recsys_tasks.storage.folder import Folder
 from recsys_tasks.training.lineage import trained_until
 from recsys_tasks.training.opened_model import OpenedModel, open_model
 
 
 def compare_runs(
-    run_id: str, rival_id: str, snapshots: Path, load_lists: Callable[[Interval], LoggedLists] | None = None
+    run_id: str, rival_id: str, snapshots: Folder, load_lists: Callable[[Interval], LoggedLists] | None = None
 ) -> Comparison:
     """Compares a run's model with another run's on the test part of the first run's snapshot.
 

@@ -20,6 +20,7 @@ from recsys_tasks.evaluation.gate import PRIMARY_METRIC
 from recsys_tasks.evaluation.markdown import markdown_table
 from recsys_tasks.features.snapshot import Snapshot, open_snapshot
 from recsys_tasks.registry import studies
+from recsys_tasks.storage.folder import Folder
 from recsys_tasks.training.hyperparameters import Hyperparameters, format_hyperparameters
 from recsys_tasks.training.run import TrainingOptions, train_run, tuning_task, use_threads
 from recsys_tasks.training.search_space import with_parameters
@@ -83,7 +84,7 @@ def open_study(name: str, storage: BaseStorage) -> optuna.Study:
     return create_study(name, storage)
 
 
-def run_trials(study: optuna.Study, snapshots: Path, options: TrainingOptions, max_trials: int | None = None) -> None:
+def run_trials(study: optuna.Study, snapshots: Folder, options: TrainingOptions, max_trials: int | None = None) -> None:
     """Runs trials until the end of a study; several processes may do so at the same time.
 
     Args:
@@ -108,7 +109,7 @@ def run_trials(study: optuna.Study, snapshots: Path, options: TrainingOptions, m
     search(study, task, datetime.fromisoformat(attributes[_UNTIL]), max_trials, trial_run)
 
 
-def train_best(study: optuna.Study, snapshots: Path, options: TrainingOptions) -> str | None:
+def train_best(study: optuna.Study, snapshots: Folder, options: TrainingOptions) -> str | None:
     """Completes the run of a study, and trains its best hyperparameters from scratch as a new run.
 
     The training has the time budget of a trial.

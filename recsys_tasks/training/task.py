@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +16,7 @@ from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.model.training_loop import TrainingData
 from recsys_tasks.model.windows import recency_weights, training_stops
 from recsys_tasks.names import FIRST_ITEM
+from recsys_tasks.storage.folder import Folder
 
 _TEXT_DIM, _MIN_NORM = 128, 1e-6
 
@@ -38,7 +38,7 @@ class TrainingTask(NamedTuple):
     expected_counts: np.ndarray | None = None
 
 
-def read_task(snapshot: Snapshot, encoder: TextEncoder | None = None, cache: Path | None = None) -> TrainingTask:
+def read_task(snapshot: Snapshot, encoder: TextEncoder | None = None, cache: Folder | None = None) -> TrainingTask:
     """Reads a snapshot and encodes it with its own vocabulary.
 
     Args:
@@ -53,7 +53,7 @@ def read_task(snapshot: Snapshot, encoder: TextEncoder | None = None, cache: Pat
     return TrainingTask(snapshot, encoded, vocabulary, training_data(encoded), text, expected)
 
 
-def item_text_vectors(vocabulary: Vocabulary, encoder: TextEncoder, cache: Path) -> np.ndarray:
+def item_text_vectors(vocabulary: Vocabulary, encoder: TextEncoder, cache: Folder) -> np.ndarray:
     """Text vectors [V, T] of a vocabulary's items, without their common mean; zero for items without text.
 
     A random orthogonal projection makes them smaller. It is fixed, so that a warm start has the same axes.

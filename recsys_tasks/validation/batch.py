@@ -21,6 +21,7 @@ from recsys_tasks.ingestion.landing_schema import (
     use_landing_schema,
 )
 from recsys_tasks.names import COLUMNS_BY_KIND
+from recsys_tasks.storage.folder import Folder
 from recsys_tasks.validation import row_rules
 from recsys_tasks.validation.context import resolve_data_docs_url
 from recsys_tasks.validation.contracts import ConstraintCheck, check_contract
@@ -71,7 +72,7 @@ class Findings:
 def validate_batch(
     engine: Engine,
     batch_id: str,
-    home: Path,
+    home: Folder,
     *,
     max_bad_share: float,
     retention_start: datetime,
@@ -126,7 +127,7 @@ def validate_batch(
 def check_rows(
     connection: Connection,
     batch: Row[tuple[object, ...]],
-    home: Path,
+    home: Folder,
     max_bad_share: float,
     retention_start: datetime,
     suites: Path | None,

@@ -1,6 +1,6 @@
 """Great Expectations context of this installation.
 
-Suites, results and data docs are stored on disk, so that the docs have history. Data sources stay in memory, so that
+Suites, results and data docs are stored in files, so that the docs have history. Data sources stay in memory, so that
 no password is written to a file.
 """
 
@@ -16,6 +16,8 @@ import great_expectations
 from great_expectations.data_context import EphemeralDataContext
 from great_expectations.data_context.types.base import DataContextConfig
 
+from recsys_tasks.storage.folder import Folder
+
 # It logs over two hundred lines about its stores for each validation, in which the reason of a failure would drown.
 logging.getLogger("great_expectations").setLevel(logging.WARNING)
 
@@ -24,7 +26,7 @@ _MAX_INDEXED_RUNS = 500  # latest runs in the index; each run adds over 1 ms to 
 _MATCH_ALL = {"matches_regex": "."}  # the default filter hides runs named "profiling…"
 
 
-def validation_context(home: Path) -> EphemeralDataContext:
+def validation_context(home: Folder) -> EphemeralDataContext:
     """Returns a context with suites, validation results and data docs under `home`.
 
     Suites are stored only for their pages in the data docs: building the index removes pages of anything not stored.
@@ -72,9 +74,10 @@ def validation_context(home: Path) -> EphemeralDataContext:
     return great_expectations.get_context(mode="ephemeral", project_config=config)
 
 
-def resolve_data_docs_url(home: Path, served_url: str | None) -> str:
-    """Returns the URL of the data docs: the served one, or the local file."""
-    return served_url or (home / "data_docs" / "index.html").as_uri()
+def resolve_data_docs_url(home: Folder, served_url: str | None) -> str:
+    """Returns the URL of the data docs: the served one, or that of the file."""
+    index = f"{home.address}/data_docs/index.html"
+    return served_url or (index if home.local_path is None else Path(index).as_uri())
 
 
 def _page_class(name: str) -> dict[str, str]:
@@ -82,6 +85,9 @@ def _page_class(name: str) -> dict[str, str]:
     return {"module_name": "recsys_tasks.validation.pages", "class_name": name}
 
 
-def _folder(path: Path) -> dict[str, str]:
-    path.mkdir(parents=True, exist_ok=True)
-    return {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(path)}
+def _folder(folder: Folder) -> dict[str, str]:
+    return {
+        "module_name": "recsys_tasks.validation.folder_store",
+        "class_name": "FolderStoreBackend",
+        "address": folder.address,
+    }

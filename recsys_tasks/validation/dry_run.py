@@ -16,6 +16,7 @@ from recsys_tasks.ingestion.batch import SourceBatch
 from recsys_tasks.ingestion.landing import copy_batch
 from recsys_tasks.ingestion.landing_schema import find_batch
 from recsys_tasks.names import COLUMNS_BY_KIND, UNREADABLE_LINES
+from recsys_tasks.storage.folder import Folder
 from recsys_tasks.validation.batch import check_rows
 from recsys_tasks.warehouse import raises_unavailable, statement
 
@@ -97,7 +98,7 @@ def dry_run(
         landed = find_batch(connection, batch.batch_id)
         if landed is None:
             raise InvariantError(f"Batch {batch.batch_id} was not landed")
-        findings = check_rows(connection, landed, Path(home), max_bad_share, retention_start, suites)
+        findings = check_rows(connection, landed, Folder.of(Path(home)), max_bad_share, retention_start, suites)
         valid = {kind: _count_valid(connection, kind) for kind in _staged_kinds(connection)}
         report = DryRunReport(
             batch.origin,

@@ -15,7 +15,7 @@ import pandas as pd
 from great_expectations.exceptions import SuiteParameterError
 
 from recsys_tasks.errors import ConfigurationError, InvariantError
-from recsys_tasks.locks import file_lock
+from recsys_tasks.storage.folder import Folder
 from recsys_tasks.validation.context import SITE, validation_context
 from recsys_tasks.validation.failing_rows import FailingRows, remove_users
 from recsys_tasks.validation.suites import WARNING, describe_limits, load_suite
@@ -33,7 +33,7 @@ class SuiteResult:
 
 
 def run_suite(
-    home: Path,
+    home: Folder,
     source: str,
     kind: str,
     batch_id: str,
@@ -82,7 +82,7 @@ def run_suite(
     return report
 
 
-def delete_old_results(home: Path, before: datetime) -> int:
+def delete_old_results(home: Folder, before: datetime) -> int:
     """Deletes results of batches landed before a time; the next run removes their pages. Returns their number."""
     with _exclusive_access(home):
         store = validation_context(home).validation_results_store
@@ -92,7 +92,7 @@ def delete_old_results(home: Path, before: datetime) -> int:
     return len(old_keys)
 
 
-def erase_failing_rows(home: Path, user_ids: Sequence[str]) -> int:
+def erase_failing_rows(home: Folder, user_ids: Sequence[str]) -> int:
     """Erases the rows of users from results and data docs. Returns the number of results that had some.
 
     A result that cannot be read, as of a killed process, is removed.
@@ -119,7 +119,7 @@ def erase_failing_rows(home: Path, user_ids: Sequence[str]) -> int:
 
 
 def _run_checkpoint(
-    home: Path,
+    home: Folder,
     source: str,
     kind: str,
     suite: gx.ExpectationSuite,
@@ -152,6 +152,6 @@ def _run_checkpoint(
     return checks
 
 
-def _exclusive_access(home: Path) -> AbstractContextManager[None]:
+def _exclusive_access(home: Folder) -> AbstractContextManager[None]:
     """Locks results and docs across processes, because each run rewrites their index."""
-    return file_lock(home / "lock")
+    return home.lock()

@@ -14,6 +14,7 @@ from sqlalchemy import Engine, text
 from recsys_tasks.ingestion.landing import land_batches
 from recsys_tasks.ingestion.load import LoadReport, load_batch
 from recsys_tasks.ingestion.sources import read_source
+from recsys_tasks.storage.folder import Folder
 from recsys_tasks.validation.batch import validate_batch
 
 LONG_AGO = datetime(1990, 1, 1, tzinfo=UTC)
@@ -54,7 +55,7 @@ def ingest(warehouse: Engine, home: Path, source: str, *paths: Path | str, bad: 
     """Lands, validates and loads files."""
     reports = []
     for batch_id in land_batches(warehouse, read_source(source, paths)):
-        validate_batch(warehouse, batch_id, home / "gx", max_bad_share=bad, retention_start=LONG_AGO)
+        validate_batch(warehouse, batch_id, Folder.of(home / "gx"), max_bad_share=bad, retention_start=LONG_AGO)
         reports.append(load_batch(warehouse, batch_id))
     return reports
 

@@ -17,6 +17,7 @@ from recsys_tasks.feedback import attribution
 from recsys_tasks.feedback.attribution import AttributionReport, AttributionRules, attribute_days
 from recsys_tasks.ingestion.removal import forget
 from recsys_tasks.interval import Interval
+from recsys_tasks.storage.folder import Folder
 from recsys_tasks.warehouse import statement
 from tests.integration.feedback import START, action_event, impression_events, ingest_feedback, load_catalog
 
@@ -209,7 +210,7 @@ def test_a_bot_flag_is_a_change_that_earlier_snapshots_do_not_include(shop: Engi
     ingest_feedback(shop, tmp_path, rows)
 
     def users(as_of_change: int) -> set[str]:
-        partition = build_partitions(shop, tmp_path / "parts", START + timedelta(days=1), as_of_change)[-1]
+        partition = build_partitions(shop, Folder.of(tmp_path / "parts"), START + timedelta(days=1), as_of_change)[-1]
         return set(pq.read_table(tmp_path / "parts" / partition.file)["user_key"].to_pylist())
 
     with shop.connect() as connection:

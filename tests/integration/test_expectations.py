@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from recsys_tasks.errors import ConfigurationError
+from recsys_tasks.storage.folder import Folder
 from recsys_tasks.validation.expectations import SuiteResult, delete_old_results, erase_failing_rows, run_suite
 from recsys_tasks.validation.failing_rows import FailingRows
 from recsys_tasks.validation.suites import load_suite
@@ -57,7 +58,7 @@ def _run_suite(
     **metrics: Any,
 ) -> SuiteResult:
     return run_suite(
-        home,
+        Folder.of(home),
         "shop",
         "events",
         batch_id,
@@ -144,11 +145,11 @@ def test_pages_request_nothing_from_any_host_and_their_links_lead_to_pages(tmp_p
 def test_an_erasure_removes_the_rows_of_users_from_results_and_pages(tmp_path: Path) -> None:
     _run_suite(tmp_path, failing_rows=ROWS)
     _run_suite(tmp_path, batch_id="shop-2", at=LANDED_AT + timedelta(hours=1))
-    assert erase_failing_rows(tmp_path, ["u1", "u7"]) == 1
+    assert erase_failing_rows(Folder.of(tmp_path), ["u1", "u7"]) == 1
     stored = "".join(path.read_text(encoding="utf-8") for path in tmp_path.rglob("*") if path.is_file())
     assert "e3" not in re.findall(r"\be\d\b", stored)
     assert "e9" in re.findall(r"\be\d\b", stored)
-    assert erase_failing_rows(tmp_path, ["u1"]) == 0
+    assert erase_failing_rows(Folder.of(tmp_path), ["u1"]) == 0
 
 
 def test_a_critical_failure_is_a_problem(tmp_path: Path) -> None:
@@ -218,7 +219,9 @@ def test_a_suite_parameter_without_a_value_is_rejected(tmp_path: Path) -> None:
 def test_the_data_docs_list_all_runs_with_existing_pages(tmp_path: Path) -> None:
     for day in range(3):
         _run_suite(tmp_path, f"shop-{day}", LANDED_AT + timedelta(days=day), rows_per_day_ratio=0.1)
-    run_suite(tmp_path, "shop", "users", "shop-9", {"bad_share": 0.0}, LANDED_AT, parameters={"max_bad_share": 0.2})
+    run_suite(
+        Folder.of(tmp_path), "shop", "users", "shop-9", {"bad_share": 0.0}, LANDED_AT, parameters={"max_bad_share": 0.2}
+    )
     docs = tmp_path / "data_docs"
     _run_suite(tmp_path, "profiling-1")
     batch_ids = ("shop-0", "shop-1", "shop-2", "shop-9", "profiling-1")
@@ -240,7 +243,7 @@ def test_validating_a_batch_again_replaces_its_result(tmp_path: Path) -> None:
 def test_old_results_are_deleted_with_their_pages(tmp_path: Path) -> None:
     _run_suite(tmp_path, "shop-0", LANDED_AT - timedelta(days=90))
     _run_suite(tmp_path, "shop-1")
-    assert delete_old_results(tmp_path, LANDED_AT - timedelta(days=30)) == 1
+    assert delete_old_results(Folder.of(tmp_path), LANDED_AT - timedelta(days=30)) == 1
     _run_suite(tmp_path, "shop-2")
     assert [_count_listed(tmp_path, f"shop-{number}") for number in range(3)] == [0, 1, 1]
     assert not list(tmp_path.glob("data_docs/validations/events/shop/shop-0/*/*.html"))

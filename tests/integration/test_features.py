@@ -32,6 +32,7 @@ from recsys_tasks.features.snapshot import (
     open_snapshot,
 )
 from recsys_tasks.names import EVENT_TYPE_CODES, SEARCH, UNKNOWN_ITEM
+from recsys_tasks.storage.folder import Folder
 from tests.shops import START, add_batch, empty, event, fill
 
 PARAMETERS = SnapshotParameters(validation_share=0.1, test_share=0.1, min_item_events=2)
@@ -41,7 +42,7 @@ _counter = itertools.count()
 
 def _files(snapshot: Snapshot) -> dict[str, bytes]:
     names = [*snapshot.files, snapshot.item_file, snapshot.user_file]
-    return {name: (snapshot.folder / "parts" / name).read_bytes() for name in names}
+    return {name: (snapshot.folder / "parts").read(name) for name in names}
 
 
 def _days_built(monkeypatch: pytest.MonkeyPatch) -> list[date]:
@@ -59,10 +60,10 @@ def _days_built(monkeypatch: pytest.MonkeyPatch) -> list[date]:
 
 def test_building_again_finds_the_snapshot_and_registers_it_once(warehouse: Engine, tmp_path: Path) -> None:
     fill(warehouse)
-    first = build_snapshot(warehouse, tmp_path, PARAMETERS)
-    assert build_snapshot(warehouse, tmp_path, PARAMETERS) == first
+    first = build_snapshot(warehouse, Folder.of(tmp_path), PARAMETERS)
+    assert build_snapshot(warehouse, Folder.of(tmp_path), PARAMETERS) == first
     assert latest_snapshot_id(warehouse) == first.snapshot_id
-    assert open_snapshot(tmp_path, first.snapshot_id) == first
+    assert open_snapshot(Folder.of(tmp_path), first.snapshot_id) == first
     with warehouse.connect() as connection:
         assert connection.scalar(text("select count(*) from snapshots")) == 1
 
@@ -79,9 +80,9 @@ def test_events_count_by_their_type_and_dwell_time_as_targets_and_in_the_popular
     with warehouse.begin() as connection:  # 15 of 30 seconds
         connection.execute(text("update events set properties = '{\"dwell_seconds\": 15}' where event_id = 'i1-view'"))
     weights: EventWeights = {"view": EventWeight(2, full_dwell_seconds=30), "purchase": EventWeight(5)}
-    snapshot = build_snapshot(warehouse, tmp_path, replace(PARAMETERS, event_weights=weights))
-    assert open_snapshot(tmp_path, snapshot.snapshot_id).event_weights == weights
-    assert build_snapshot(warehouse, tmp_path, PARAMETERS).snapshot_id != snapshot.snapshot_id
+    snapshot = build_snapshot(warehouse, Folder.of(tmp_path), replace(PARAMETERS, event_weights=weights))
+    assert open_snapshot(Folder.of(tmp_path), snapshot.snapshot_id).event_weights == weights
+    assert build_snapshot(warehouse, Folder.of(tmp_path), PARAMETERS).snapshot_id != snapshot.snapshot_id
     vocabulary = build_vocabulary(snapshot)
     encoded = encode_snapshot(snapshot, vocabulary)
     timeline, reader = encoded.timeline, encoded.user_ids.index("reader")
@@ -103,10 +104,10 @@ def test_a_new_day_builds_its_own_partition_and_reuses_the_others(
     warehouse: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(warehouse)
-    before = build_snapshot(warehouse, tmp_path, PARAMETERS, CUT)
+    before = build_snapshot(warehouse, Folder.of(tmp_path), PARAMETERS, CUT)
     built = _days_built(monkeypatch)
     add_batch(warehouse, [event("u1", "later", f"i{n}", CUT + timedelta(hours=1, minutes=n)) for n in range(5)])
-    after = build_snapshot(warehouse, tmp_path, PARAMETERS, CUT + timedelta(days=1))
+    after = build_snapshot(warehouse, Folder.of(tmp_path), PARAMETERS, CUT + timedelta(days=1))
     assert built == [CUT.date()]
     assert set(before.files) < set(after.files)
 
@@ -115,11 +116,11 @@ def test_a_late_event_joins_its_session_and_rebuilds_its_day_alone(
     warehouse: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(warehouse)
-    before = build_snapshot(warehouse, tmp_path, PARAMETERS)
+    before = build_snapshot(warehouse, Folder.of(tmp_path), PARAMETERS)
     built = _days_built(monkeypatch)
     late = START + timedelta(minutes=3, seconds=30)
     add_batch(warehouse, [event("u3", "s3-0", "i39", late) | {"event_id": "late"}])
-    after = build_snapshot(warehouse, tmp_path, PARAMETERS)
+    after = build_snapshot(warehouse, Folder.of(tmp_path), PARAMETERS)
     assert built == [START.date()]
     session = [row for row in after.events_table().to_pylist() if row["session_id"] == "s3-0"]
     assert [row["position_in_session"] for row in session] == [1, 2, 3, 4, 5]
@@ -138,7 +139,7 @@ def test_anonymous_actions_are_those_of_the_first_user_who_acts_in_the_session(
     ]
     alone = event("", "alone", "i2", CUT) | {"user_id": None}
     add_batch(warehouse, [*shared, alone])
-    snapshot = build_snapshot(warehouse, tmp_path, PARAMETERS, CUT + timedelta(days=1))
+    snapshot = build_snapshot(warehouse, Folder.of(tmp_path), PARAMETERS, CUT + timedelta(days=1))
     rows = [row for row in snapshot.events_table().to_pylist() if row["session_id"] in ("shared", "alone")]
     assert {(row["user_key"], row["event_time"]) for row in rows if row["session_id"] == "shared"} == {
         ("u:u2" if name == "other user" else "u:u1", at) for name, at in moments.items()
@@ -190,15 +191,15 @@ def test_a_snapshot_is_the_same_bytes_when_the_warehouse_has_grown(
     fill(warehouse)
     add_batch(warehouse, _events(first, "a"))
     cutoff = START + timedelta(days=56, minutes=cut)
-    past = build_snapshot(warehouse, example / "then", PARAMETERS, cutoff)
+    past = build_snapshot(warehouse, Folder.of(example / "then"), PARAMETERS, cutoff)
     for step, more in enumerate(then):
         add_batch(warehouse, _events(more, f"b{step}-"))
-        build_snapshot(warehouse, example / "steps", PARAMETERS, cutoff)
-    again = build_snapshot(warehouse, example / "again", PARAMETERS, cutoff, past.as_of_change)
+        build_snapshot(warehouse, Folder.of(example / "steps"), PARAMETERS, cutoff)
+    again = build_snapshot(warehouse, Folder.of(example / "again"), PARAMETERS, cutoff, past.as_of_change)
     assert again.snapshot_id == past.snapshot_id
     assert _files(again) == _files(past)
-    stepwise = build_snapshot(warehouse, example / "steps", PARAMETERS, cutoff)
-    at_once = build_snapshot(warehouse, example / "once", PARAMETERS, cutoff)
+    stepwise = build_snapshot(warehouse, Folder.of(example / "steps"), PARAMETERS, cutoff)
+    at_once = build_snapshot(warehouse, Folder.of(example / "once"), PARAMETERS, cutoff)
     assert _files(at_once) == _files(stepwise)
 
 
@@ -210,7 +211,7 @@ def test_sessions_equal_those_of_a_naive_reference(warehouse: Engine, tmp_path: 
     fill(warehouse)
     events = _events(found, "a")
     add_batch(warehouse, events)
-    snapshot = build_snapshot(warehouse, tmp_path / str(next(_counter)), PARAMETERS)
+    snapshot = build_snapshot(warehouse, Folder.of(tmp_path / str(next(_counter))), PARAMETERS)
     encoded = encode_snapshot(snapshot, build_vocabulary(snapshot))
     got = _sessions_of(encoded.timeline, encoded.user_ids)
 
@@ -245,7 +246,7 @@ def _sessions_of(timeline: object, user_ids: list[str | None]) -> dict[str | Non
 
 def test_timelines_are_ordered_and_sessions_whole(warehouse: Engine, tmp_path: Path) -> None:
     fill(warehouse)
-    snapshot = build_snapshot(warehouse, tmp_path, PARAMETERS)
+    snapshot = build_snapshot(warehouse, Folder.of(tmp_path), PARAMETERS)
     encoded = encode_snapshot(snapshot, build_vocabulary(snapshot))
     timeline = encoded.timeline
     assert (snapshot.sessions, snapshot.events) == (300, 1_200)
@@ -266,7 +267,7 @@ def test_overlapping_sessions_of_a_user_stay_whole_across_midnight(warehouse: En
         for minutes in times
     ]
     add_batch(warehouse, rows)
-    snapshot = build_snapshot(warehouse, tmp_path, PARAMETERS)
+    snapshot = build_snapshot(warehouse, Folder.of(tmp_path), PARAMETERS)
     encoded = encode_snapshot(snapshot, build_vocabulary(snapshot))
     lengths = sorted(len(session) for session in _sessions_of(encoded.timeline, encoded.user_ids)["both"])
     assert lengths == [2, 3, 4]
@@ -285,7 +286,7 @@ def test_searches_belong_to_sessions_and_share_the_vocabulary_of_titles(warehous
             {"at": at},
         )
         connection.execute(text("update item_versions set title = title || ' red' where item_id in ('i1', 'i2')"))
-    built = build_snapshot(warehouse, tmp_path, PARAMETERS)
+    built = build_snapshot(warehouse, Folder.of(tmp_path), PARAMETERS)
     words = build_vocabulary(built)
     timeline = encode_snapshot(built, words).timeline
     (search,) = np.flatnonzero(timeline.text > 0)
@@ -298,9 +299,9 @@ def test_searches_belong_to_sessions_and_share_the_vocabulary_of_titles(warehous
 
 def test_impressions_are_not_user_actions(warehouse: Engine, tmp_path: Path) -> None:
     fill(warehouse)
-    before = build_snapshot(warehouse, tmp_path, PARAMETERS)
+    before = build_snapshot(warehouse, Folder.of(tmp_path), PARAMETERS)
     add_batch(warehouse, [event("u1", "shown", "i1", START) | {"event_type": "impression"}])
-    assert build_snapshot(warehouse, tmp_path, PARAMETERS).snapshot_id == before.snapshot_id
+    assert build_snapshot(warehouse, Folder.of(tmp_path), PARAMETERS).snapshot_id == before.snapshot_id
 
 
 def test_items_and_users_are_as_of_the_cutoff(warehouse: Engine, tmp_path: Path) -> None:
@@ -315,16 +316,16 @@ def test_items_and_users_are_as_of_the_cutoff(warehouse: Engine, tmp_path: Path)
             {"day": CUT - timedelta(days=1), "batch": batch},
         )
     for cutoff, title in ((CUT - timedelta(days=2), "Item 1"), (CUT, "Renamed")):
-        items = build_snapshot(warehouse, tmp_path, PARAMETERS, cutoff).item_table().to_pylist()
+        items = build_snapshot(warehouse, Folder.of(tmp_path), PARAMETERS, cutoff).item_table().to_pylist()
         assert next(item["title"] for item in items if item["item_id"] == "i1") == title
 
 
 def test_a_forgotten_user_is_in_no_file_of_any_snapshot(warehouse: Engine, tmp_path: Path) -> None:
     fill(warehouse)
-    before = build_snapshot(warehouse, tmp_path, PARAMETERS, CUT)
-    assert redact_users(warehouse, tmp_path, ["u3"]) > 0
-    assert redact_users(warehouse, tmp_path, ["u3"]) == 0
-    after = open_snapshot(tmp_path, before.snapshot_id)
+    before = build_snapshot(warehouse, Folder.of(tmp_path), PARAMETERS, CUT)
+    assert redact_users(warehouse, Folder.of(tmp_path), ["u3"]) > 0
+    assert redact_users(warehouse, Folder.of(tmp_path), ["u3"]) == 0
+    after = open_snapshot(Folder.of(tmp_path), before.snapshot_id)
     keys = after.events_table(["user_key"])["user_key"].to_pylist()
     assert "u:u3" not in keys
     assert len(set(keys)) == 29
@@ -340,7 +341,7 @@ def test_a_forgotten_user_is_in_no_file_of_any_snapshot(warehouse: Engine, tmp_p
     ids=["retention", "redaction"],
 )
 def test_a_removal_of_files_waits_for_a_running_build(
-    warehouse: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, remove: Callable[[Engine, Path], int]
+    warehouse: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, remove: Callable[[Engine, Folder], int]
 ) -> None:
     fill(warehouse)
     register = partitions._register
@@ -348,16 +349,16 @@ def test_a_removal_of_files_waits_for_a_running_build(
 
     def register_with_unreferenced_file(engine: Engine, partition: partitions.DailyPartition) -> None:
         if not removals:
-            removals.append(threads.submit(remove, warehouse, tmp_path))
+            removals.append(threads.submit(remove, warehouse, Folder.of(tmp_path)))
             while not removals[0].done() and not _is_lock_awaited(warehouse):
                 pass
         register(engine, partition)
 
     monkeypatch.setattr(partitions, "_register", register_with_unreferenced_file)
     with ThreadPoolExecutor(1) as threads:
-        build_snapshot(warehouse, tmp_path, PARAMETERS)
+        build_snapshot(warehouse, Folder.of(tmp_path), PARAMETERS)
         removals[0].result()
-    snapshot = open_snapshot(tmp_path, latest_snapshot_id(warehouse))
+    snapshot = open_snapshot(Folder.of(tmp_path), latest_snapshot_id(warehouse))
     assert _files(snapshot)
     assert snapshot.events_table().num_rows > 1_000
 
@@ -374,9 +375,9 @@ def _is_lock_awaited(warehouse: Engine) -> bool:
 
 def test_too_little_data_is_an_error(warehouse: Engine, tmp_path: Path) -> None:
     with pytest.raises(NotEnoughData, match="no events"):
-        build_snapshot(warehouse, tmp_path, PARAMETERS)
+        build_snapshot(warehouse, Folder.of(tmp_path), PARAMETERS)
     with pytest.raises(InputError, match="No snapshot 'x'"):
-        open_snapshot(tmp_path, "x")
+        open_snapshot(Folder.of(tmp_path), "x")
 
 
 def test_the_vocabulary_is_the_whole_catalog_with_rare_items_last(warehouse: Engine, tmp_path: Path) -> None:
@@ -388,7 +389,7 @@ def test_the_vocabulary_is_the_whole_catalog_with_rare_items_last(warehouse: Eng
                 " values ('new', '-infinity', 0, 'New item', 't')"
             )
         )
-    vocabulary = build_vocabulary(build_snapshot(warehouse, tmp_path, PARAMETERS))
+    vocabulary = build_vocabulary(build_snapshot(warehouse, Folder.of(tmp_path), PARAMETERS))
     counts = np.asarray(vocabulary.counts)
     assert sorted(vocabulary.item_ids) == sorted(["new", *(f"i{number}" for number in range(40))])
     assert vocabulary.item_ids[-1] == "new"
@@ -405,7 +406,7 @@ def test_a_catalog_without_events_makes_a_snapshot_without_held_out_sessions(war
                 " values ('a', '-infinity', 0, 'Red mug', 't'), ('b', '-infinity', 0, 'Blue mug', 't')"
             )
         )
-    snapshot = build_snapshot(warehouse, tmp_path, PARAMETERS)
+    snapshot = build_snapshot(warehouse, Folder.of(tmp_path), PARAMETERS)
     assert not snapshot.has_held_out_sessions
     assert snapshot.events == 0
     encoded = encode_snapshot(snapshot, build_vocabulary(snapshot))
@@ -415,7 +416,7 @@ def test_a_catalog_without_events_makes_a_snapshot_without_held_out_sessions(war
 
 def test_the_vocabulary_counts_only_training_events(warehouse: Engine, tmp_path: Path) -> None:
     fill(warehouse)
-    snapshot = build_snapshot(warehouse, tmp_path, PARAMETERS)
+    snapshot = build_snapshot(warehouse, Folder.of(tmp_path), PARAMETERS)
     vocabulary = build_vocabulary(snapshot)
     events = snapshot.events_table(["item_id", "event_time"]).to_pylist()
     before = [row["item_id"] for row in events if row["event_time"] < snapshot.validation_start]

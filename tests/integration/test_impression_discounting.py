@@ -11,6 +11,7 @@ from sqlalchemy import Engine
 from recsys_tasks.features.impression_discounting import MAX_UNCLICKED_IMPRESSIONS
 from recsys_tasks.features.snapshot import Snapshot, SnapshotParameters, build_snapshot
 from recsys_tasks.names import DISCOUNT_RESET_HOURS
+from recsys_tasks.storage.folder import Folder
 from tests.integration.feedback import START, Row, action_event, impression_events, ingest_feedback, load_catalog
 from tests.shops import fill
 
@@ -21,7 +22,7 @@ FACTOR = 0.6  # of the click probability, after each unclicked examination
 
 
 def _snapshot(warehouse: Engine, home: Path) -> Snapshot:
-    return build_snapshot(warehouse, home / "snapshots", PARAMETERS, cutoff=CUT)
+    return build_snapshot(warehouse, Folder.of(home / "snapshots"), PARAMETERS, cutoff=CUT)
 
 
 def _lists(hours_between: float, visitors: int = 300, lists: int = 5) -> list[Row]:

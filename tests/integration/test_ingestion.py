@@ -29,6 +29,7 @@ from recsys_tasks.ingestion.retention import refresh_statistics
 from recsys_tasks.ingestion.sources import read_source
 from recsys_tasks.interval import Interval
 from recsys_tasks.settings import settings
+from recsys_tasks.storage.folder import Folder
 from recsys_tasks.validation.batch import ValidationReport, validate_batch
 from recsys_tasks.warehouse import statement
 from recsys_tasks.wire.filters import Filter
@@ -49,7 +50,7 @@ def _ingest(
 ) -> tuple[list[ValidationReport], list[LoadReport]]:
     batch_ids = land_batches(warehouse, read_source(source, paths, interval))
     validated = [
-        validate_batch(warehouse, batch, tmp_path / "gx", max_bad_share=bad, retention_start=LONG_AGO)
+        validate_batch(warehouse, batch, Folder.of(tmp_path / "gx"), max_bad_share=bad, retention_start=LONG_AGO)
         for batch in batch_ids
     ]
     return validated, [load_batch(warehouse, batch) for batch in batch_ids]
@@ -163,7 +164,7 @@ def test_an_item_whose_price_no_reader_can_hold_is_quarantined(warehouse: Engine
 def test_numbers_that_no_reader_can_hold_stop_no_snapshot(warehouse: Engine, tmp_path: Path) -> None:
     """Rows that earlier versions stored, and properties of impressions, in which a caller writes what it likes."""
     fill(warehouse)
-    build_snapshot(warehouse, tmp_path, SnapshotParameters(0.1, 0.1, 2))
+    build_snapshot(warehouse, Folder.of(tmp_path), SnapshotParameters(0.1, 0.1, 2))
     shown = event("u1", "shown", "i1", START) | {"event_type": "impression"}
     add_batch(warehouse, [shown])
     with warehouse.begin() as connection:
@@ -175,7 +176,9 @@ def test_numbers_that_no_reader_can_hold_stop_no_snapshot(warehouse: Engine, tmp
             ),
             {"properties": json.dumps({"score": "high", "sampled": 0, "milliseconds": 1e300, "results": "many"})},
         )
-    snapshot = build_snapshot(warehouse, tmp_path, SnapshotParameters(0.1, 0.1, 2), START + timedelta(days=1))
+    snapshot = build_snapshot(
+        warehouse, Folder.of(tmp_path), SnapshotParameters(0.1, 0.1, 2), START + timedelta(days=1)
+    )
     assert (
         dict(zip(*snapshot.item_table().select(["item_id", "price"]).to_pydict().values(), strict=True))["i1"] is None
     )
@@ -348,7 +351,7 @@ def test_a_snapshot_of_the_default_source_filters_by_the_price_at_its_cutoff(war
     parameters = SnapshotParameters(validation_share=0.1, test_share=0.1, min_item_events=1)
     for cutoff in (datetime(2017, 6, 1, tzinfo=UTC), datetime(2017, 11, 1, 12, tzinfo=UTC)):
         expected = {item_id: float(price) for item_id, since, price, _ in versions if since <= cutoff}
-        snapshot = build_snapshot(warehouse, tmp_path / "snapshots", parameters, cutoff)
+        snapshot = build_snapshot(warehouse, Folder.of(tmp_path / "snapshots"), parameters, cutoff)
         found = {row["item_id"]: row["price"] for row in snapshot.item_table().to_pylist()}
         assert {item_id: price for item_id, price in found.items() if price is not None} == expected
         vocabulary = build_vocabulary(snapshot)
@@ -432,9 +435,9 @@ def test_landing_validating_and_loading_are_idempotent(warehouse: Engine, tmp_pa
     file = write_lines(tmp_path / "f.jsonl", [{**GOOD, "event_id": f"e{n}"} for n in range(10)])
     (batch,) = land_batches(warehouse, read_source("feedback", [file]))
     assert land_batches(warehouse, read_source("feedback", [file])) == [batch]  # landed again before it is validated
-    validate_batch(warehouse, batch, tmp_path / "gx", max_bad_share=0.5, retention_start=LONG_AGO)
+    validate_batch(warehouse, batch, Folder.of(tmp_path / "gx"), max_bad_share=0.5, retention_start=LONG_AGO)
     assert land_batches(warehouse, read_source("feedback", [file])) == [batch]  # validated, then landed again
-    validate_batch(warehouse, batch, tmp_path / "gx", max_bad_share=0.5, retention_start=LONG_AGO)
+    validate_batch(warehouse, batch, Folder.of(tmp_path / "gx"), max_bad_share=0.5, retention_start=LONG_AGO)
     assert load_batch(warehouse, batch).inserted == 10
     assert load_batch(warehouse, batch).inserted == 0
     assert count(warehouse, "select count(*) from events") == 10

@@ -19,6 +19,7 @@ from recsys_tasks.ingestion.quarantine import QuarantineFilter
 from recsys_tasks.ingestion.sources import read_source
 from recsys_tasks.settings import Settings
 from recsys_tasks.steps import ingestion
+from recsys_tasks.storage.folder import Folder
 from recsys_tasks.validation.batch import validate_batch
 from recsys_tasks.warehouse import statement
 from tests.integration.ingesting import (
@@ -40,7 +41,7 @@ def _replay(warehouse: Engine, home: Path, **chosen: str) -> list[int]:
     inserted = []
     for found in replay.build_replay_batches(warehouse, QuarantineFilter(**chosen)):
         (batch_id,) = land_batches(warehouse, [found.batch])
-        validate_batch(warehouse, batch_id, home / "gx", max_bad_share=1.0, retention_start=LONG_AGO)
+        validate_batch(warehouse, batch_id, Folder.of(home / "gx"), max_bad_share=1.0, retention_start=LONG_AGO)
         inserted.append(load_batch(warehouse, batch_id).inserted)
         replay.mark_resolved(warehouse, found)
     return inserted
@@ -224,7 +225,9 @@ def test_a_new_column_is_kept_in_properties_and_reported(warehouse: Engine, tmp_
         "id,who,what,did,when,price,channel\n" + csv_line(2) + ",app\n" + csv_line(1) + ",web\n", encoding="utf-8"
     )
     (batch_id,) = land_batches(warehouse, read_source(source, [wider]))
-    report = validate_batch(warehouse, batch_id, tmp_path / "gx", max_bad_share=0.5, retention_start=LONG_AGO)
+    report = validate_batch(
+        warehouse, batch_id, Folder.of(tmp_path / "gx"), max_bad_share=0.5, retention_start=LONG_AGO
+    )
     assert report.new_columns == ["channel"]
     assert "new columns: channel" in report.summary
     load_batch(warehouse, batch_id)
@@ -367,7 +370,7 @@ def test_lineage_leads_from_a_recommendation_to_its_source_files(warehouse: Engi
     (report,) = ingest(
         warehouse, tmp_path, write_mapping(tmp_path), write_csv(tmp_path / "f.csv", [csv_line(n) for n in range(40)])
     )
-    snapshot = build_snapshot(warehouse, tmp_path / "snapshots", SnapshotParameters(0.1, 0.1, 2))
+    snapshot = build_snapshot(warehouse, Folder.of(tmp_path / "snapshots"), SnapshotParameters(0.1, 0.1, 2))
     shown = {"properties": json.dumps({"model_version": "3"})}
     with warehouse.begin() as connection:
         connection.execute(

@@ -24,6 +24,7 @@ from recsys_tasks.names import UNKNOWN_ITEM
 from recsys_tasks.promotion.build import golden_requests, seal_with_golden, write_data
 from recsys_tasks.serving.app import create_app
 from recsys_tasks.settings import Settings
+from recsys_tasks.storage.folder import Folder
 from recsys_tasks.training.component_weights import apply_component_weights
 from recsys_tasks.training.recipe import with_item_neighbors
 from recsys_tasks.training.task import training_data
@@ -50,7 +51,7 @@ def shop(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> EvaluatedSh
     with fresh_warehouse(postgres) as warehouse:
         fill(warehouse, users=40)
         add_batch(warehouse, [*_long_history(random), *_overlapping_sessions(), *_unknown_items()])
-        snapshot = build_snapshot(warehouse, folder, SnapshotParameters(0.1, 0.2, 2))
+        snapshot = build_snapshot(warehouse, Folder.of(folder), SnapshotParameters(0.1, 0.2, 2))
     vocabulary = build_vocabulary(snapshot)
     encoded = encode_snapshot(snapshot, vocabulary)
     torch.manual_seed(0)

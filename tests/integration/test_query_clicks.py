@@ -31,6 +31,7 @@ from recsys_tasks.promotion.build import golden_requests, seal_with_golden, writ
 from recsys_tasks.serving.app import create_app
 from recsys_tasks.settings import Settings
 from recsys_tasks.steps.search import read_choices
+from recsys_tasks.storage.folder import Folder
 from recsys_tasks.training.task import training_data
 from recsys_tasks.wire.messages import SearchRequest, SearchResponse
 from tests.conftest import fresh_warehouse
@@ -59,7 +60,7 @@ def learned(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> Learned:
         rows += _clicked_searches("rare", ["i34"], people=4)  # too few people
         rows += _clicked_searches("spam", ["i35"], people=1, times=50)  # one visitor, many times
         add_batch(warehouse, rows)
-        snapshot = build_snapshot(warehouse, folder, SnapshotParameters(0.1, 0.1, 2))
+        snapshot = build_snapshot(warehouse, Folder.of(folder), SnapshotParameters(0.1, 0.1, 2))
     vocabulary = build_vocabulary(snapshot)
     encoded = encode_snapshot(snapshot, vocabulary)
     torch.manual_seed(0)

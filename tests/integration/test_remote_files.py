@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-import socket
-import subprocess
-import sysconfig
 import threading
-import time
 import traceback
 from collections.abc import Iterator
-from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -34,70 +27,9 @@ from recsys_tasks.ingestion.sources import read_source
 from recsys_tasks.interval import Interval
 from recsys_tasks.steps.ingestion import find_missing_files
 from tests.integration.ingesting import HEADER, csv_line, ingest, write_csv, write_mapping
+from tests.integration.s3 import KEYS
 
-_SERVERS, _STARTS = ("master", "volume", "filer", "s3"), 5
 NOVEMBER = datetime(2026, 11, 1, tzinfo=UTC)
-KEYS = {"AWS_ACCESS_KEY_ID": "tester", "AWS_SECRET_ACCESS_KEY": "not-a-secret", "AWS_REGION": "us-east-1"}
-
-
-@pytest.fixture(scope="module")
-def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of an S3 server of its own."""
-    server = shutil.which("weed", path=sysconfig.get_path("scripts"))
-    assert server is not None
-    folder = tmp_path_factory.mktemp("s3")
-    identity = {"accessKey": KEYS["AWS_ACCESS_KEY_ID"], "secretKey": KEYS["AWS_SECRET_ACCESS_KEY"]}
-    users = [{"name": "tester", "credentials": [identity], "actions": ["Admin"]}]
-    (folder / "s3.json").write_text(json.dumps({"identities": users}), encoding="utf-8")
-    for _ in range(_STARTS):  # another process may take one of its ports
-        ports = _free_ports(2 * len(_SERVERS))
-        options = [f"-{name}.port={port}" for name, port in zip(_SERVERS, ports, strict=False)]
-        options += [f"-{name}.port.grpc={port}" for name, port in zip(_SERVERS, ports[len(_SERVERS) :], strict=True)]
-        options += ["-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false", f"-dir={folder}"]
-        options += ["-ip=127.0.0.1", "-filer", "-s3", f"-s3.config={folder}/s3.json"]
-        with (folder / "log").open("a") as log:
-            process = subprocess.Popen([server, "server", *options], stdout=log, stderr=log)
-        url = f"http://127.0.0.1:{ports[_SERVERS.index('s3')]}"
-        if _is_up(process, url):
-            break
-    try:
-        yield url
-    finally:
-        process.kill()  # an orderly end takes half a minute
-        process.wait(timeout=30)
-
-
-def _is_up(process: subprocess.Popen[bytes], url: str) -> bool:
-    """Waits until the server answers; False if it has ended."""
-    store = fs.S3FileSystem(
-        endpoint_override=url,
-        allow_bucket_creation=True,
-        access_key=KEYS["AWS_ACCESS_KEY_ID"],
-        secret_key=KEYS["AWS_SECRET_ACCESS_KEY"],
-        region=KEYS["AWS_REGION"],
-    )
-    deadline = time.monotonic() + 60
-    while process.poll() is None:
-        try:
-            store.create_dir("shop")
-        except OSError:
-            assert time.monotonic() < deadline, f"{url} does not answer after 60 s"
-            time.sleep(0.2)
-        else:
-            return True
-    return False
-
-
-@pytest.fixture
-def bucket(
-    s3_server: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
-) -> Iterator[fs.SubTreeFileSystem]:
-    """An empty bucket named `shop`; the environment has what reads it."""
-    for name, value in {**KEYS, "AWS_ENDPOINT_URL": s3_server}.items():
-        monkeypatch.setenv(name, value)
-    store = fs.S3FileSystem(endpoint_override=s3_server, allow_bucket_creation=True)
-    yield fs.SubTreeFileSystem("shop", store)
-    store.delete_dir_contents("shop")
 
 
 @pytest.fixture
@@ -124,15 +56,6 @@ class _QuietHandler(SimpleHTTPRequestHandler):
 
     def log_message(self, *_: Any) -> None:
         pass
-
-
-def _free_ports(count: int) -> list[int]:
-    """Returns distinct free ports."""
-    with ExitStack() as stack:
-        listeners = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for listener in listeners:
-            listener.bind(("127.0.0.1", 0))
-        return [int(listener.getsockname()[1]) for listener in listeners]
 
 
 def _put(bucket: fs.FileSystem, name: str, *numbers: int) -> None:

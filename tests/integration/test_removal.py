@@ -20,6 +20,7 @@ from recsys_tasks.ingestion import removal, replay
 from recsys_tasks.ingestion.landing import land_batches
 from recsys_tasks.ingestion.load import LoadReport, load_batch
 from recsys_tasks.ingestion.sources import read_source
+from recsys_tasks.storage.folder import Folder
 from recsys_tasks.validation import batch as validation
 from tests.conftest import fresh_warehouse
 from tests.integration.ingesting import LONG_AGO, count, csv_line, ingest, write_csv, write_mapping
@@ -119,7 +120,9 @@ class Shop:
         ]
         mapping_file.write_text("\n".join([*keys, *mapping]), encoding="utf-8")
         (batch_id,) = land_batches(self.warehouse, read_source(str(mapping_file), [file]))
-        validation.validate_batch(self.warehouse, batch_id, self.folder, max_bad_share=1.0, retention_start=LONG_AGO)
+        validation.validate_batch(
+            self.warehouse, batch_id, Folder.of(self.folder), max_bad_share=1.0, retention_start=LONG_AGO
+        )
         return load_batch(self.warehouse, batch_id)
 
     def read(self, query: str) -> list[tuple[str, ...]]:
@@ -279,7 +282,7 @@ def test_a_replayed_conflict_stays_hidden_until_its_replay_is_retracted(warehous
         connection.execute(text("""update quarantine set raw = raw || '{"event_id": "e1b"}'"""))
     (replayed,) = replay.build_replay_batches(warehouse)
     (batch_id,) = land_batches(warehouse, [replayed.batch])
-    validation.validate_batch(warehouse, batch_id, tmp_path, max_bad_share=1.0, retention_start=LONG_AGO)
+    validation.validate_batch(warehouse, batch_id, Folder.of(tmp_path), max_bad_share=1.0, retention_start=LONG_AGO)
     load_batch(warehouse, batch_id)
     replay.mark_resolved(warehouse, replayed)
     removal.retract(warehouse, first.batch_id, "a test")

@@ -18,6 +18,7 @@ from recsys_tasks.ingestion.quarantine import QuarantineFilter
 from recsys_tasks.ingestion.sources import read_source
 from recsys_tasks.settings import Settings
 from recsys_tasks.steps import comparison, ingestion
+from recsys_tasks.storage.folder import Folder
 from recsys_tasks.validation.batch import validate_batch
 from recsys_tasks.validation.dry_run import DryRunReport, dry_run
 from tests.integration.ingesting import LONG_AGO, count, csv_line, dump_contents, ingest, write_csv, write_mapping
@@ -33,7 +34,7 @@ def _replay(warehouse: Engine, home: Path, keys: set[quarantine.RowKey]) -> int:
     inserted = 0
     for found in replay.build_replay_batches(warehouse, keys=keys):
         (batch_id,) = land_batches(warehouse, [found.batch])
-        validate_batch(warehouse, batch_id, home / "gx", max_bad_share=1.0, retention_start=LONG_AGO)
+        validate_batch(warehouse, batch_id, Folder.of(home / "gx"), max_bad_share=1.0, retention_start=LONG_AGO)
         inserted += load_batch(warehouse, batch_id).inserted
         replay.mark_resolved(warehouse, found)
     return inserted

@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Engine, text
 from recsys_tasks.features.snapshot import SnapshotParameters, build_snapshot
 from recsys_tasks.ingestion.retention import drop_expired, refresh_statistics
 from recsys_tasks.sql_files import SQL_ROOT
+from recsys_tasks.storage.folder import Folder
 from recsys_tasks.warehouse import migrate, run_script, statement
 from tests.conftest import database
 from tests.integration.ingesting import count, csv_line, ingest, write_csv, write_mapping
@@ -80,7 +81,7 @@ def test_a_filled_warehouse_of_the_first_version_is_migrated(postgres: str, tmp_
         assert count(engine, "select sum(events) from batch_days") == 600
         assert count(engine, "select change_number from batches where batch_id = 'b'") == 2
         assert count(engine, "select count(*) from pg_partition_tree('events') where isleaf") == 2
-        snapshot = build_snapshot(engine, tmp_path, SnapshotParameters(0.1, 0.1, 2))
+        snapshot = build_snapshot(engine, Folder.of(tmp_path), SnapshotParameters(0.1, 0.1, 2))
         assert snapshot.events == 600
         # Events that the first version stored are known by their ids, although it stored no digests.
         rows = [csv_line(n, who=f"u{n % 10}", what=f"i{n % 10}", when=_hour(n)) for n in range(1, 11)]
@@ -152,7 +153,9 @@ def test_events_older_than_the_retention_start_are_quarantined(warehouse: Engine
     file = write_csv(tmp_path / "f.csv", [csv_line(1), csv_line(2, when="2023-01-01T00:00:00Z")])
     (batch_id,) = land_batches(warehouse, read_source(write_mapping(tmp_path), [file]))
     retention_start = datetime(2024, 1, 1, tzinfo=UTC)
-    report = validate_batch(warehouse, batch_id, tmp_path, max_bad_share=0.5, retention_start=retention_start)
+    report = validate_batch(
+        warehouse, batch_id, Folder.of(tmp_path), max_bad_share=0.5, retention_start=retention_start
+    )
     assert report.rules == {"event_time_is_kept": 1}
 
 

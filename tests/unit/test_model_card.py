@@ -9,9 +9,10 @@ from recsys_tasks.evaluation.model_card import model_card
 from recsys_tasks.evaluation.report import EvaluationReport
 from recsys_tasks.features.snapshot import Snapshot
 from recsys_tasks.model.tensors import ComponentWeights
+from recsys_tasks.storage.folder import Folder
 
 AT = datetime(2024, 1, 1, tzinfo=UTC)
-SNAPSHOT = Snapshot("s", Path(), AT, 1, AT, AT, 100, 20, 40, 0, 10, (), "items", "users", (), ())
+SNAPSHOT = Snapshot("s", Folder.of(Path()), AT, 1, AT, AT, 100, 20, 40, 0, 10, (), "items", "users", (), ())
 PARAMETERS = {"num_parameters": 1_000, "embedding_dim": 16, "seconds": 60, "threads": 1, "seed": 0}
 METRICS = {"mrr_20": 0.1, "recall_20": 0.2, "coverage_20": 0.5}
 

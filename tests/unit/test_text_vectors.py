@@ -10,6 +10,7 @@ import pytest
 
 from recsys_tasks.features.text_encoder import TextKind
 from recsys_tasks.features.text_vectors import compose_item_text, encode_cached
+from recsys_tasks.storage.folder import Folder
 
 
 class LetterCounts:
@@ -50,8 +51,8 @@ def test_items_that_differ_in_their_quantity_only_have_one_text() -> None:
 def test_a_text_is_encoded_once(tmp_path: Path) -> None:
     first, second = LetterCounts(), LetterCounts()
     texts = ["shoe", "", "bag", "shoe"]
-    vectors = encode_cached(texts, first, tmp_path)
-    again = encode_cached(["lamp", *texts], second, tmp_path)
+    vectors = encode_cached(texts, first, Folder.of(tmp_path))
+    again = encode_cached(["lamp", *texts], second, Folder.of(tmp_path))
     assert (first.encoded, second.encoded) == ([["bag", "shoe"]], [["lamp"]])
     np.testing.assert_array_equal(again[1:], vectors)
     np.testing.assert_allclose(vectors[[0, 2, 3]], LetterCounts().encode(["shoe", "bag", "shoe"], "passage"), atol=1e-3)
@@ -59,9 +60,9 @@ def test_a_text_is_encoded_once(tmp_path: Path) -> None:
 
 
 def test_encoders_do_not_share_vectors(tmp_path: Path) -> None:
-    encode_cached(["shoe"], LetterCounts("letters-1"), tmp_path)
+    encode_cached(["shoe"], LetterCounts("letters-1"), Folder.of(tmp_path))
     other = LetterCounts("letters-2")
-    encode_cached(["shoe"], other, tmp_path)
+    encode_cached(["shoe"], other, Folder.of(tmp_path))
     assert other.encoded == [["shoe"]]
 
 
@@ -69,8 +70,8 @@ def test_an_interrupted_encoding_goes_on_where_it_was(tmp_path: Path) -> None:
     texts = [f"{'ab' * (number % 7 + 1)}{number}" for number in range(3000)]
     interrupted, next_encoder = LetterCounts(max_calls=2), LetterCounts()
     with pytest.raises(InterruptedError):
-        encode_cached(texts, interrupted, tmp_path)
-    vectors = encode_cached(texts, next_encoder, tmp_path)
+        encode_cached(texts, interrupted, Folder.of(tmp_path))
+    vectors = encode_cached(texts, next_encoder, Folder.of(tmp_path))
     done, rest = (list(chain(*encoder.encoded)) for encoder in (interrupted, next_encoder))
     assert done
     assert sorted([*done, *rest]) == sorted(texts)
@@ -81,6 +82,6 @@ def test_who_encodes_at_the_same_time_waits(tmp_path: Path) -> None:
     encoders = [LetterCounts() for _ in range(4)]
     texts = [f"item {number}" for number in range(500)]
     with ThreadPoolExecutor(len(encoders)) as pool:
-        results = list(pool.map(lambda encoder: encode_cached(texts, encoder, tmp_path), encoders))
+        results = list(pool.map(lambda encoder: encode_cached(texts, encoder, Folder.of(tmp_path)), encoders))
     assert sum(len(encoder.encoded) for encoder in encoders) == 1
     assert all(np.array_equal(result, results[0]) for result in results)

@@ -13,6 +13,7 @@ from recsys_tasks.model.network import Recommender
 from recsys_tasks.model.tensors import ComponentWeights
 from recsys_tasks.model.training_loop import TrainingConfig, TrainingData, TrainingReport, build_network, train
 from recsys_tasks.model.windows import replay_weights
+from recsys_tasks.storage.folder import Folder, StoredFile
 from tests.shops import encoded_shop, small_config, training_data
 
 CONFIG = TrainingConfig(epochs=5, num_negatives=32, seconds=600)
@@ -26,7 +27,7 @@ def _train(
     config: TrainingConfig,
     data: TrainingData | None = None,
     on_epoch: Callable[[int, dict[str, float]], None] = lambda epoch, figures: None,
-    checkpoint: Path | None = None,
+    checkpoint: StoredFile | None = None,
 ) -> tuple[Recommender, TrainingReport]:
     torch.manual_seed(0)
     shop = encoded_shop(users=20)
@@ -34,7 +35,7 @@ def _train(
     return network, train(network, data or training_data(shop), config, lambda _: 0.0, on_epoch, checkpoint)
 
 
-def _trained(data: TrainingData, checkpoint: Path | None = None, kill_after: int | None = None) -> Recommender:
+def _trained(data: TrainingData, checkpoint: StoredFile | None = None, kill_after: int | None = None) -> Recommender:
     def on_epoch(epoch: int, figures: dict[str, float]) -> None:
         if epoch == kill_after:
             raise TrainingKilled
@@ -49,7 +50,7 @@ def _same_weights(one: Recommender, other: Recommender) -> bool:
 
 @pytest.mark.parametrize("epoch", [2, 3, 5])
 def test_an_interrupted_training_resumes_to_the_same_weights(tmp_path: Path, epoch: int) -> None:
-    data, checkpoint = training_data(encoded_shop(users=20)), tmp_path / "state.pt"
+    data, checkpoint = training_data(encoded_shop(users=20)), Folder.of(tmp_path).file("state.pt")
     with pytest.raises(TrainingKilled):
         _trained(data, checkpoint, kill_after=epoch)
     assert checkpoint.exists()
@@ -108,12 +109,13 @@ def test_a_training_whose_time_runs_out_between_two_epochs_is_reproduced(monkeyp
 
 
 def test_a_checkpoint_with_another_configuration_is_ignored(tmp_path: Path) -> None:
-    data, checkpoint = training_data(encoded_shop(users=20)), tmp_path / "state.pt"
+    data, path = training_data(encoded_shop(users=20)), tmp_path / "state.pt"
+    checkpoint = Folder.of(tmp_path).file(path.name)
     with pytest.raises(TrainingKilled):
         _trained(data, checkpoint, kill_after=2)
-    state = torch.load(checkpoint, weights_only=True)
+    state = torch.load(path, weights_only=True)
     state["config"]["learning_rate"] = 1.0
-    torch.save(state, checkpoint)
+    torch.save(state, path)
     assert _same_weights(_trained(data, checkpoint), _trained(data))
 
 
