@@ -10,10 +10,10 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
 # The end-to-end test takes longest and mostly waits: it runs beside the others, from the beginning.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 10
 
-.PHONY: help install run airflow psql check format lint types sql docs-check test unit browser pictures docs lock resolve
+.PHONY: help install run airflow psql check format lint types sql docs-check test test-scale unit browser pictures docs lock resolve
 
 help:  ## list the commands
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 install: $(STAMP)  ## create the virtual environment with the pinned requirements
 
@@ -35,7 +35,7 @@ $(STAMP): requirements.txt pyproject.toml tests/typescript/package-lock.json
 	@touch $@
 
 run: install  ## run the whole loop on this machine until Ctrl-C; ONCE=1 stops when the loop has closed
-	@exec $(BIN)/python -W ignore -m recsys_tasks.stack $(if $(ONCE),--once)
+	@exec $(BIN)/python -W ignore -m recsys_tasks.stack $(if $(ONCE),--once) $(if $(WORKERS),--workers $(WORKERS))
 
 airflow: install  ## Airflow's command on the stack of make run: make airflow ARGS="dags list"
 	@$(BIN)/python -W ignore -m recsys_tasks.stack.tools airflow $(ARGS)
@@ -86,7 +86,15 @@ browser:  ## install Chromium for the browser tests (Debian), if it is missing
 
 test: install browser  ## all checks and tests, on real PostgreSQL, MLflow, Airflow and Chromium
 	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target resolve $(CHECKS)
-	$(PYTEST)
+	$(PYTEST) --ignore tests/scale
+
+test-scale: install  ## the tests on several hosts: Celery workers, Redis and an S3 server
+	@command -v redis-server > /dev/null \
+	  || { echo "Installing Redis for the tests"; \
+	       as_root=$$([ "$$(id -u)" = 0 ] || echo "sudo -n"); $$as_root apt-get update -qq; \
+	       $$as_root apt-get install -qq --no-install-recommends redis-server > /dev/null; } \
+	  || { echo "make: Redis could not be installed. Install it and run make test-scale again"; exit 1; }
+	$(BIN)/pytest tests/scale
 
 resolve: install  ## check that the requirements resolve for every supported Python
 	@for version in $(PYTHONS); do \

@@ -32,7 +32,7 @@ Always safe: the same events and cutoff give the same snapshot. For a point in t
     tags=["warehouse", "model", "tier:2"],
 )
 def build_features() -> None:
-    @task(inlets=[loop.EVENTS], outlets=loop.SNAPSHOT_OUTLETS, pool=loop.POOL)
+    @task(inlets=[loop.EVENTS], outlets=loop.SNAPSHOT_OUTLETS, **loop.WAREHOUSE_TASK)
     @loop.step
     def snapshot(params: Any = None, outlet_events: Any = None) -> str:
         from datetime import datetime

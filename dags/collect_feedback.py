@@ -46,7 +46,7 @@ def collect_feedback() -> None:
             raise AirflowSkipException("No event log has new lines")
         return [asdict(portion) for portion in portions]
 
-    @task(outlets=loop.EVENTS_OUTLETS, pool=loop.POOL)
+    @task(outlets=loop.EVENTS_OUTLETS, **loop.WAREHOUSE_TASK)
     @loop.step
     def load(portions: list[dict[str, Any]], outlet_events: Any = None) -> int:
         from recsys_tasks.feedback import EventLogChunk

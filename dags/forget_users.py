@@ -31,7 +31,7 @@ Always safe: erasing a user twice changes nothing. A run that failed kept the fi
     tags=["warehouse", "serving", "tier:3"],
 )
 def forget_users() -> None:
-    @task(outlets=loop.EVENTS_OUTLETS, pool=loop.POOL)
+    @task(outlets=loop.EVENTS_OUTLETS, **loop.WAREHOUSE_TASK)
     @loop.step
     def forget(params: Any = None, outlet_events: Any = None) -> None:
         from recsys_tasks.steps import erasure

@@ -44,7 +44,7 @@ For files, trigger it with `{"source": "retailrocket", "paths": ["/path/to/file.
     tags=["warehouse", "tier:2"],
 )
 def ingest_events() -> None:
-    @task(pool=loop.POOL)
+    @task(**loop.WAREHOUSE_TASK)
     @loop.step
     def land(params: Any = None, data_interval_start: Any = None, data_interval_end: Any = None) -> list[str]:
         from recsys_tasks.steps import ingestion
@@ -52,7 +52,7 @@ def ingest_events() -> None:
         interval = loop.interval_to_ingest(data_interval_start, data_interval_end)
         return ingestion.land_source(params["source"], params["paths"], interval)
 
-    @task(pool=loop.POOL)
+    @task(**loop.WAREHOUSE_TASK)
     @loop.step
     def validate(
         batch_ids: list[str], params: Any = None, data_interval_start: Any = None, data_interval_end: Any = None
@@ -66,7 +66,7 @@ def ingest_events() -> None:
         loop.add_note("\n".join(report.summary for report in reports))
         return [report.batch_id for report in reports]
 
-    @task(pool=loop.POOL)
+    @task(**loop.WAREHOUSE_TASK)
     @loop.step
     def load(batch_ids: list[str]) -> int:
         from recsys_tasks.steps import ingestion

@@ -49,7 +49,7 @@ def ingest_landing() -> None:
             loop.add_note("\n".join(f"skipped {path}: {reason}" for path, reason in skipped.items()), on_run=False)
         return [asdict(file) for file in ingestion.find_landing_files()]
 
-    @task(pool=loop.POOL, map_index_template="{{ file_name }}", max_active_tis_per_dagrun=1)
+    @task(map_index_template="{{ file_name }}", max_active_tis_per_dagrun=1, **loop.WAREHOUSE_TASK)
     @loop.step
     def ingest(file: dict[str, Any]) -> dict[str, Any]:
         from recsys_tasks.ingestion.landing_folder import LandingFile

@@ -59,7 +59,7 @@ def create_dag(dag_id: str, mapping_path: str, delivery: Delivery) -> None:
                 loop.add_note(f"waiting for {', '.join(missing)}", on_run=False)
             return not missing
 
-        @task(pool=loop.POOL, outlets=loop.EVENTS_OUTLETS)
+        @task(outlets=loop.EVENTS_OUTLETS, **loop.WAREHOUSE_TASK)
         @loop.step
         def ingest(data_interval_start: Any = None, data_interval_end: Any = None, outlet_events: Any = None) -> int:
             from recsys_tasks.steps import features, ingestion

@@ -30,7 +30,7 @@ Always safe. For a dry run, trigger it with `{"dry_run": true}`.
     tags=["warehouse", "tier:3"],
 )
 def maintain_warehouse() -> None:
-    @task(pool=loop.POOL)
+    @task(**loop.WAREHOUSE_TASK)
     @loop.step
     def maintain(params: Any = None) -> None:
         from recsys_tasks.steps import maintenance

@@ -39,7 +39,7 @@ interrupted action is repeated; a rollback that is done is not repeated.
     tags=["warehouse", "serving", "tier:1"],
 )
 def monitor_feedback() -> None:
-    @task(inlets=[loop.EVENTS], pool=loop.POOL)
+    @task(inlets=[loop.EVENTS], **loop.WAREHOUSE_TASK)
     @loop.step
     def attribute_outcomes() -> int:
         from recsys_tasks.steps import monitoring

@@ -1,7 +1,6 @@
 """Promotes the challenger: gate, approval, rollout and activation at the endpoints."""
 
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 from airflow.sdk import Param, task
@@ -51,15 +50,15 @@ def build_bundle(params: Any = None, triggering_asset_events: Any = None) -> dic
 
     version = params["version"] or loop.get_event_extra(triggering_asset_events, "version")
     number, folder = promotion.build(version)
-    return {"version": number, "bundle": str(folder)}
+    return {"version": number, "bundle": folder.name}
 
 
-@task(multiple_outputs=False, inlets=[loop.CHALLENGER_VERSION])
+@task(multiple_outputs=False, inlets=[loop.CHALLENGER_VERSION], **loop.TRAINING_TASK)
 @loop.step
 def check_gate(bundle: dict[str, Any]) -> dict[str, Any]:
     from recsys_tasks.steps import promotion
 
-    decision = promotion.judge(bundle["version"], Path(bundle["bundle"]))
+    decision = promotion.judge(bundle["version"], promotion.find_bundle(bundle["version"], bundle["bundle"]))
     loop.add_note(f"version {bundle['version']}: {'; '.join(decision.reasons)}")
     if not decision.promote:
         raise AirflowSkipException(f"Version {bundle['version']}: {decision.verdict}: {'; '.join(decision.reasons)}")
@@ -84,9 +83,8 @@ def record_approval(checked: dict[str, Any], answer: Any = None) -> dict[str, An
 def start_rollout(approved: dict[str, Any]) -> dict[str, Any]:
     from recsys_tasks.steps import promotion
 
-    started_at = promotion.start_rollout(
-        approved["version"], Path(approved["bundle"]), approved["approved_by"], approved["evidence"]
-    )
+    folder = promotion.find_bundle(approved["version"], approved["bundle"])
+    started_at = promotion.start_rollout(approved["version"], folder, approved["approved_by"], approved["evidence"])
     return {**approved, "began": started_at and started_at.isoformat()}
 
 
@@ -96,7 +94,7 @@ def await_rollout(rollout: dict[str, Any]) -> bool:
     from recsys_tasks.steps import promotion
 
     started_at = rollout["began"] and datetime.fromisoformat(rollout["began"])
-    findings = promotion.check_rollout(Path(rollout["bundle"]), started_at)
+    findings = promotion.check_rollout(promotion.find_bundle(rollout["version"], rollout["bundle"]), started_at)
     if findings is None:
         return False
     loop.add_note(f"version {rollout['version']} passed its rollout: {'; '.join(findings)}")
@@ -109,7 +107,8 @@ def activate(approved: dict[str, Any], outlet_events: Any = None) -> str:
     from recsys_tasks.steps import promotion
 
     version, approved_by = approved["version"], approved["approved_by"]
-    promotion.activate(version, Path(approved["bundle"]), approved["reasons"], approved_by, approved["evidence"])
+    folder = promotion.find_bundle(version, approved["bundle"])
+    promotion.activate(version, folder, approved["reasons"], approved_by, approved["evidence"])
     outlet_events[loop.CHAMPION_VERSION].extra = {"version": version}
     return version
 

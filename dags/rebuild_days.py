@@ -34,7 +34,7 @@ day, trigger it with the partition key `2017-12-04`.
     tags=["warehouse", "tier:3"],
 )
 def rebuild_days() -> None:
-    @task(inlets=[loop.EVENTS], outlets=loop.SNAPSHOT_OUTLETS, pool=loop.POOL)
+    @task(inlets=[loop.EVENTS], outlets=loop.SNAPSHOT_OUTLETS, **loop.WAREHOUSE_TASK)
     @loop.step
     def rebuild(
         dag_run: Any = None, partition_date: Any = None, logical_date: Any = None, outlet_events: Any = None

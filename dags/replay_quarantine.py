@@ -38,7 +38,7 @@ def _selector(description: str) -> Param:
     tags=["warehouse", "tier:3"],
 )
 def replay_quarantine() -> None:
-    @task(outlets=loop.EVENTS_OUTLETS, pool=loop.POOL)
+    @task(outlets=loop.EVENTS_OUTLETS, **loop.WAREHOUSE_TASK)
     @loop.step
     def replay(params: Any = None, outlet_events: Any = None) -> int:
         from recsys_tasks.ingestion.quarantine import QuarantineFilter

@@ -32,7 +32,7 @@ Always safe: a batch that is retracted stays so.
     tags=["warehouse", "tier:3"],
 )
 def retract_batch() -> None:
-    @task(outlets=loop.EVENTS_OUTLETS, pool=loop.POOL)
+    @task(outlets=loop.EVENTS_OUTLETS, **loop.WAREHOUSE_TASK)
     @loop.step
     def retract(params: Any = None, outlet_events: Any = None) -> None:
         from recsys_tasks.steps import ingestion

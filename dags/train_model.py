@@ -35,7 +35,7 @@ snapshot, trigger it with `{"snapshot_id": "…"}`; to train from scratch, with 
 @loop.recsys_dag(
     DOC,
     schedule=(loop.SNAPSHOT | loop.RETRAINING),
-    task_args={"execution_timeout": timedelta(hours=6)},
+    task_args={"execution_timeout": timedelta(hours=6), **loop.TRAINING_TASK},
     params={
         "snapshot_id": Param(None, type=["null", "string"], description="default: the triggering or the latest one"),
         "from_scratch": Param(False, type="boolean", description="ignore the champion's weights"),

@@ -36,7 +36,7 @@ uses `RECSYS_TRAINING_THREADS` threads: set it, so that all processes together h
     DOC,
     schedule=settings().tuning_schedule,
     max_extra_time=timedelta(hours=12),
-    task_args={"execution_timeout": timedelta(hours=24)},
+    task_args={"execution_timeout": timedelta(hours=24), **loop.TRAINING_TASK},
     params={
         "snapshot_id": Param(None, type=["null", "string"], description="default: the latest"),
         "minutes": Param(None, description="of the study; default: RECSYS_TUNING_MINUTES", **POSITIVE),

@@ -122,6 +122,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--content-only", action="store_true", help="register an untrained version that ranks by content and popularity"
     )
 
+    train.add_argument("--train-only", action="store_true", help="print the run's id; neither evaluate nor register")
+
     tune = _add_verb(verbs, "tune", _tune, "search for better hyperparameters, register the best as challenger")
     tune.add_argument("--snapshot", help="id of a snapshot; default: the latest")
     tune.add_argument("--minutes", type=_parse_minutes, help="duration; default: RECSYS_TUNING_MINUTES")
@@ -300,7 +302,8 @@ def _ingest(options: argparse.Namespace) -> None:
         raise ConfigurationError("--from and --to need each other. Give both or neither")
     if options.infer is not None:
         from recsys_tasks.ingestion.inference import draft_mapping
-        from recsys_tasks.ingestion.remote_files import is_remote, local_copy
+        from recsys_tasks.ingestion.remote_files import local_copy
+        from recsys_tasks.storage.addresses import is_remote
 
         with local_copy(options.infer) if is_remote(options.infer) else nullcontext(Path(options.infer)) as file:
             print(draft_mapping(file))
@@ -447,10 +450,16 @@ def _features(options: argparse.Namespace) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
+    from recsys_tasks.model.distributed import process_group
     from recsys_tasks.steps import training
 
-    run_id = training.train_model(options.snapshot, options.from_scratch, options.content_only)
-    if options.content_only:
+    with process_group() as first:
+        run_id = training.train_model(options.snapshot, options.from_scratch, options.content_only)
+    if not first:
+        return
+    if options.train_only:
+        _print_result(options, {"run_id": run_id})
+    elif options.content_only:
         _print_result(options, {"run_id": run_id, "version": training.register_run(run_id)})
     else:
         _evaluate_and_register(options, run_id)
@@ -565,7 +574,7 @@ def _report(options: argparse.Namespace) -> None:
     written = monitoring.report()
     if written is None:
         raise InputError("There are no attributed outcomes. Run the verbs feedback and monitor first")
-    _print_result(options, {"report": written.path, "headlines": written.report.headlines})
+    _print_result(options, {"report": str(written.file), "headlines": written.report.headlines})
 
 
 def _simulate(options: argparse.Namespace) -> None:

@@ -14,14 +14,36 @@ from torch import Tensor
 @contextmanager
 def process_group() -> Iterator[bool]:
     """Joins the process group of `torchrun`, if there is one; yields whether this process is rank 0."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if not is_started_by_torchrun():
         yield True
         return
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    if torch.cuda.is_available():
+        torch.cuda.set_device(training_device())
+    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     try:
         yield dist.get_rank() == 0
     finally:
         dist.destroy_process_group()
+
+
+def is_started_by_torchrun() -> bool:
+    """Whether `torchrun` started this process beside others."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def training_device() -> torch.device:
+    """The device of this process: its GPU if the machine has any, else the CPU."""
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    return torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def broadcast_text(text: str) -> str:
+    """The text of rank 0, in every process; waits for rank 0."""
+    if not dist.is_initialized():
+        return text
+    texts = [text]
+    dist.broadcast_object_list(texts)
+    return texts[0]
 
 
 def rank_and_world_size() -> tuple[int, int]:

@@ -52,9 +52,17 @@ TASK_ARGS: dict[str, Any] = {
     "max_retry_delay": timedelta(minutes=10),
     "on_failure_callback": on_failure,
 }
-# Pool of the tasks that use the warehouse; it limits how many run at once. A task in a missing pool never starts, so
-# the default is Airflow's default pool.
-POOL = settings().airflow_pool
+
+
+def _queue(name: str | None) -> dict[str, Any]:
+    return {} if name is None else {"queue": name}
+
+
+# Arguments of tasks that work in the warehouse. The pool limits how many run at once; a task in a missing pool never
+# starts, so the default is Airflow's default pool.
+WAREHOUSE_TASK: dict[str, Any] = {"pool": settings().airflow_pool, **_queue(settings().airflow_warehouse_queue)}
+# Arguments of tasks that train or evaluate a model.
+TRAINING_TASK: dict[str, Any] = _queue(settings().airflow_training_queue)
 
 WEEK = timedelta(days=7)
 # The default source covers the year 2017. The first interval loads everything up to its end.

@@ -1,4 +1,4 @@
-"""`python -m recsys_tasks.stack [--once]`: starts the stack and runs the whole loop on one machine."""
+"""`python -m recsys_tasks.stack [--once] [--workers N]`: starts the stack and runs the whole loop on one machine."""
 
 from __future__ import annotations
 
@@ -28,16 +28,24 @@ def main() -> int:
     """Starts the stack, runs the loop and prints a summary; exit status 0 if the loop closed."""
     parser = argparse.ArgumentParser(prog="make run", description="The whole loop on one machine.")
     parser.add_argument("--once", action="store_true", help="stop when the loop has closed; default: run until Ctrl-C")
-    once = parser.parse_args().once
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=0,
+        metavar="N",
+        help="run Airflow's tasks on N Celery workers, each with a home folder of its own, as on N hosts; needs"
+        " redis-server and RECSYS_STORE",
+    )
+    options = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)  # a shell that starts it in the background ignores SIGINT
     console = Console()
     try:
-        _run(console, once)
+        _run(console, options.once, options.workers)
     except KeyboardInterrupt:
         console.print("Stopped.")
-        return 0 if not once else 130
+        return 0 if not options.once else 130
     except ConfigurationError as error:
         print(f"make run: {error}", file=sys.stderr)
         return 2
@@ -51,11 +59,11 @@ def _stop(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _run(console: Console, once: bool) -> None:
+def _run(console: Console, once: bool, workers: int) -> None:
     started_at = time.monotonic()
     home = settings().home
     with _single_instance(home):
-        _run_loop(console, once, home, started_at)
+        _run_loop(console, once, workers, home, started_at)
 
 
 @contextmanager
@@ -80,8 +88,8 @@ def _single_instance(home: Path) -> Iterator[None]:
         yield
 
 
-def _run_loop(console: Console, once: bool, home: Path, started_at: float) -> None:
-    with running_stack(console, home, find_dags_folder()) as (runner, ports):
+def _run_loop(console: Console, once: bool, workers: int, home: Path, started_at: float) -> None:
+    with running_stack(console, home, find_dags_folder(), workers) as (runner, ports):
         runner.stages.append(("starting the services", time.monotonic() - started_at))
         runner.run()
         _show_summary(runner, ports, time.monotonic() - started_at)

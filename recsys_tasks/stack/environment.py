@@ -34,6 +34,7 @@ class Ports:
     endpoint: int
     data_docs: int
     console: int = 8083
+    redis: int = 6379
 
     def url(self, service: str) -> str:
         """Returns the URL of a service."""
@@ -141,8 +142,18 @@ def load_secrets(home: Path) -> dict[str, str]:
     return found
 
 
-def stack_environment(home: Path, dags: Path, socket_folder: Path, ports: Ports) -> dict[str, str]:
-    """Returns the environment variables of every process of the stack."""
+def stack_environment(
+    home: Path, dags: Path, socket_folder: Path, ports: Ports, has_workers: bool = False
+) -> dict[str, str]:
+    """Returns the environment variables of every process of the stack.
+
+    Args:
+        home: home folder of the stack.
+        dags: folder of the DAG files.
+        socket_folder: folder of the PostgreSQL socket.
+        ports: of the services.
+        has_workers: whether Celery workers run the tasks, and not the scheduler.
+    """
     secret = load_secrets(home)
     airflow = home / "airflow"
     own = {
@@ -174,7 +185,34 @@ def stack_environment(home: Path, dags: Path, socket_folder: Path, ports: Ports)
         for name, value in os.environ.items()
         if not name.startswith("AIRFLOW") or name.startswith(_LINEAGE_PREFIX)
     }
-    return {**inherited, **own, **_airflow(airflow, dags, socket_folder, ports, secret)}
+    executor = _celery(socket_folder, ports) if has_workers else {}
+    return {**inherited, **own, **_airflow(airflow, dags, socket_folder, ports, secret), **executor}
+
+
+def worker_environment(home: Path, number: int) -> dict[str, str]:
+    """Returns the environment variables in which a worker differs from the stack: its home is its own, as on another
+    host."""
+    own = home / f"worker-{number}"
+    logs = own / "airflow" / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    return {
+        "RECSYS_HOME": str(own),
+        "XDG_RUNTIME_DIR": str(own),
+        "AIRFLOW_HOME": str(own / "airflow"),
+        "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(logs),
+    }
+
+
+def _celery(socket_folder: Path, ports: Ports) -> dict[str, str]:
+    return {
+        "AIRFLOW__CORE__EXECUTOR": "CeleryExecutor",
+        "AIRFLOW__CELERY__BROKER_URL": f"redis://{_HOST}:{ports.redis}/0",
+        "AIRFLOW__CELERY__RESULT_BACKEND": f"db+{_database(socket_folder, 'airflow', 'psycopg2')}",
+        "AIRFLOW__CELERY__WORKER_CONCURRENCY": "1",
+        # Tasks of a killed worker are repeated soon; the defaults are five and ten minutes.
+        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "30",
+        "AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT": "60",
+    }
 
 
 def _airflow(folder: Path, dags: Path, socket_folder: Path, ports: Ports, secret: dict[str, str]) -> dict[str, str]:

@@ -15,7 +15,7 @@ import httpx
 import psutil
 
 from recsys_tasks.errors import UnavailableError
-from recsys_tasks.stack.environment import MARKER, POOL, Ports
+from recsys_tasks.stack.environment import MARKER, POOL, Ports, worker_environment
 
 _SHUTDOWN_SECONDS = 15.0
 _UNCHANGED: Mapping[str, str] = {}
@@ -32,12 +32,12 @@ for command in (["db", "migrate"], ["pools", "set", "{POOL}", "1", "Tasks that u
 class StackProcesses:
     """Processes of a stack: services, run by honcho, and programs beside them; the exit of the context stops all."""
 
-    def __init__(self, home: Path, environment: dict[str, str], ports: Ports) -> None:
-        self._home, self._environment = home, environment
+    def __init__(self, home: Path, environment: dict[str, str], ports: Ports, workers: int = 0) -> None:
+        self._home, self._environment, self._workers = home, environment, workers
         self._procfile = home / "Procfile"
         self._honcho: subprocess.Popen[bytes] | None = None
         self.log = home / "stack.log"
-        self._procfile.write_text(_procfile(home, ports), encoding="utf-8")
+        self._procfile.write_text(_procfile(home, ports, workers > 0), encoding="utf-8")
 
     def __enter__(self) -> StackProcesses:
         stop_stack_processes(self._home)  # processes of a killed stack
@@ -52,6 +52,8 @@ class StackProcesses:
         if self._start([sys.executable, "-W", "ignore", "-c", _SET_UP_AIRFLOW]).wait() != 0:
             raise UnavailableError(f"Airflow could not be set up. See the end of {self.log}")
         self._honcho = self._start([_tool("honcho"), "start", "--no-colour", "-f", str(self._procfile)])
+        for number in range(1, self._workers + 1):
+            self._start(_worker(number), worker_environment(self._home, number))  # the others go on if one ends
 
     def start_program(self, module: str, **changed: str) -> subprocess.Popen[bytes]:
         """Starts a Python module beside the services, with changed environment variables."""
@@ -130,7 +132,7 @@ def _tool(name: str) -> str:
     return str(Path(sys.executable).parent / name)
 
 
-def _procfile(home: Path, ports: Ports) -> str:
+def _procfile(home: Path, ports: Ports, has_workers: bool) -> str:
     python = sys.executable
     docs = home / "great_expectations" / "data_docs"
     docs.mkdir(parents=True, exist_ok=True)
@@ -140,13 +142,20 @@ def _procfile(home: Path, ports: Ports) -> str:
         "mlflow": f"{_tool('mlflow')} server --backend-store-uri {backend} --artifacts-destination"
         f" {home / 'mlartifacts'} --host 127.0.0.1 --port {ports.mlflow} --workers 1",
         "api": f"{_tool('airflow')} api-server --host 127.0.0.1 --port {ports.airflow} --workers 1",
-        "scheduler": f"{python} -m recsys_tasks.stack.scheduler",
+        "scheduler": f"{python} -m recsys_tasks.stack.preloaded_airflow scheduler --skip-serve-logs",
         "processor": f"{_tool('airflow')} dag-processor",
         "endpoint": f"{python} -m recsys_tasks serve --port {ports.endpoint}",
         "console": f"{python} -W ignore -m recsys_tasks console --port {ports.console}",
         "docs": f"{python} -m http.server --bind 127.0.0.1 --directory {docs} {ports.data_docs}",
     }
+    if has_workers:
+        commands["redis"] = f"redis-server --bind 127.0.0.1 --port {ports.redis} --dir {home} --save ''"
     return "".join(f"{name}: exec {command}\n" for name, command in commands.items())
+
+
+def _worker(number: int) -> list[str]:
+    command = [sys.executable, "-W", "ignore", "-m", "recsys_tasks.stack.preloaded_airflow", "celery", "worker"]
+    return [*command, "--celery-hostname", f"worker-{number}@%h", "--skip-serve-logs", "--without-gossip"]
 
 
 def wait_until(ready: Callable[[], bool], seconds: float, processes: StackProcesses, service: str) -> None:

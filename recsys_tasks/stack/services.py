@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from recsys_tasks.errors import UnavailableError
+from recsys_tasks.errors import ConfigurationError, UnavailableError
 from recsys_tasks.settings import settings
 from recsys_tasks.stack import summary
 from recsys_tasks.stack.airflow_api import AirflowClient
@@ -25,15 +25,24 @@ _START_TIMEOUT_SECONDS = 180
 
 
 @contextmanager
-def running_stack(console: Console, home: Path, dags: Path) -> Iterator[tuple[LoopRunner, Ports]]:
+def running_stack(console: Console, home: Path, dags: Path, workers: int = 0) -> Iterator[tuple[LoopRunner, Ports]]:
     """Runs PostgreSQL, MLflow, Airflow and the endpoint in a home folder for the duration of the context.
 
     The settings of this process become those of the stack.
 
+    Args:
+        console: where addresses are printed.
+        home: the folder.
+        dags: folder of the DAG files.
+        workers: number of Celery workers that run the tasks, each with a home folder of its own; 0: the scheduler runs
+            them.
+
     Raises:
+        ConfigurationError: workers need a Redis server, or an address in `RECSYS_STORE`.
         UnavailableError: the disk is too full, or a service does not start.
     """
     _check_disk(home)
+    _check_workers(workers)
     stop_stack_processes(home)
     ports = choose_ports()
     console.print(
@@ -43,10 +52,10 @@ def running_stack(console: Console, home: Path, dags: Path) -> Iterator[tuple[Lo
     console.print("[bold]Starting[/] PostgreSQL, MLflow, Airflow, the endpoint and the console")
     save_ports(home, ports)
     server = embedded.start(home)
-    environment = stack_environment(home, dags, embedded.socket_folder(server), ports)
+    environment = stack_environment(home, dags, embedded.socket_folder(server), ports, workers > 0)
     os.environ.update(environment)
     settings.cache_clear()
-    with StackProcesses(home, environment, ports) as processes:
+    with StackProcesses(home, environment, ports, workers) as processes:
         starter = processes.start_program(
             "recsys_tasks.stack.starter", RECSYS_TEXT_ENCODER="none"
         )  # encoding takes a minute
@@ -60,6 +69,13 @@ def running_stack(console: Console, home: Path, dags: Path) -> Iterator[tuple[Lo
         summary.show_addresses(console, ports)
         replay_from = datetime.fromisoformat(environment["RECSYS_SIMULATION_START"])
         yield LoopRunner(airflow, processes, starter, console, engine(), replay_from), ports
+
+
+def _check_workers(workers: int) -> None:
+    if workers and shutil.which("redis-server") is None:
+        raise ConfigurationError("Workers need Redis: install redis-server, or start without --workers")
+    if workers and not settings().store:
+        raise ConfigurationError("Workers share no folder: set RECSYS_STORE, for example to s3://bucket/shop")
 
 
 def _check_disk(home: Path) -> None:

@@ -116,7 +116,7 @@ def show_report(runner: LoopRunner) -> None:
     runner.console.print("\n[bold]Online results[/]")
     for headline in written.report.headlines:
         runner.console.print(f"  {headline}", highlight=False)
-    runner.console.print(f"  Full report: file://{written.path}", soft_wrap=True, highlight=False)
+    runner.console.print(f"  Full report: file://{written.file}", soft_wrap=True, highlight=False)
 
 
 def show_stages(runner: LoopRunner, total: float) -> None:

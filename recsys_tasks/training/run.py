@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import io
 import logging
+import os
 import re
 import tempfile
 from collections.abc import Callable, Mapping
@@ -21,6 +23,7 @@ from recsys_tasks.evaluation.metrics import ranking_metrics
 from recsys_tasks.evaluation.protocol import VALIDATION, PredictionTasks, model_ranks, select_prediction_tasks
 from recsys_tasks.features.snapshot import Snapshot, open_snapshot
 from recsys_tasks.features.text_encoder import TextEncoder
+from recsys_tasks.model import distributed
 from recsys_tasks.model.export import export_graphs, verify_graphs
 from recsys_tasks.model.files import PLUGIN_MODEL, TrainedModel, save_model, warm_start
 from recsys_tasks.model.network import Recommender
@@ -30,6 +33,7 @@ from recsys_tasks.model.vector_model import export_vector_model
 from recsys_tasks.model.windows import replay_weights
 from recsys_tasks.names import CHAMPION, TRANSFORMER
 from recsys_tasks.registry import runs, versions
+from recsys_tasks.storage.folder import Folder, StoredFile
 from recsys_tasks.training import recipe
 from recsys_tasks.training.component_weights import (
     apply_component_weights,
@@ -62,7 +66,7 @@ class TrainingOptions:
         max_epochs: maximum number of passes over the training events.
         threads: CPU threads; 0 for all cores but one.
         seed: of all randomness.
-        checkpoints: folder of checkpoints, from which an interrupted training resumes.
+        checkpoints: checkpoints, from which an interrupted training resumes.
         encoder: of the items' texts; None for none.
         text_cache: folder of text vectors.
         hyperparameters: those that a person has set.
@@ -74,16 +78,16 @@ class TrainingOptions:
     max_epochs: int
     threads: int
     seed: int
-    checkpoints: Path
+    checkpoints: Folder
     encoder: TextEncoder | None = None
-    text_cache: Path | None = None
+    text_cache: Folder | None = None
     hyperparameters: Hyperparameters = ALL_FROM_DATA
     model: str = TRANSFORMER
 
 
 def train_run(
     snapshot: Snapshot,
-    snapshots: Path,
+    snapshots: Folder,
     options: TrainingOptions,
     from_scratch: bool = False,
     tags: Mapping[str, str] = _NO_TAGS,
@@ -111,6 +115,8 @@ def train_run(
     """
     use_threads(options)
     if options.model != TRANSFORMER and not content_only:
+        if distributed.is_started_by_torchrun():
+            raise ConfigurationError(f"The model {options.model} trains in one process. Start it without torchrun")
         fit = load_model_fitter(options.model)
         if snapshot.has_held_out_sessions:
             return _fit_plugin_model(fit, snapshot, options, tags)
@@ -151,9 +157,11 @@ def use_threads(options: TrainingOptions) -> None:
     """Sets the CPU threads of PyTorch.
 
     By default all cores but one, for the processes beside the training: a thread that waits for a core stops all
-    others.
+    others. Processes of one training share the cores.
     """
-    torch.set_num_threads(options.threads or max(1, _PYTORCH_THREADS - 1))
+    cores = (os.cpu_count() or 1) if distributed.is_started_by_torchrun() else _PYTORCH_THREADS
+    default = (cores - 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    torch.set_num_threads(options.threads or max(1, default))
 
 
 def configurations(task: TrainingTask, options: TrainingOptions) -> tuple[NetworkConfig, TrainingConfig]:
@@ -195,10 +203,10 @@ def tuning_task(snapshot: Snapshot, options: TrainingOptions) -> TuningTask:
 
 def reproduce_run(
     run_id: str,
-    snapshots: Path,
-    checkpoints: Path,
+    snapshots: Folder,
+    checkpoints: Folder,
     encoder: TextEncoder | None = None,
-    text_cache: Path | None = None,
+    text_cache: Folder | None = None,
 ) -> tuple[str, dict[str, tuple[float, float]]]:
     """Retrains a run from its snapshot, seed, threads, initial weights and schedule.
 
@@ -225,13 +233,13 @@ def reproduce_run(
     return new_run_id, {metric: (before[metric], after[metric]) for metric in before if metric in after}
 
 
-def _read_task(snapshot: Snapshot, encoder: TextEncoder | None, cache: Path | None) -> TrainingTask:
+def _read_task(snapshot: Snapshot, encoder: TextEncoder | None, cache: Folder | None) -> TrainingTask:
     task = read_task(snapshot, encoder, cache)
     return task._replace(data=recipe.with_item_neighbors(task.data))
 
 
 def _warm_start(
-    task: TrainingTask, network: Recommender, version: versions.Version, model: TrainedModel, snapshots: Path
+    task: TrainingTask, network: Recommender, version: versions.Version, model: TrainedModel, snapshots: Folder
 ) -> TrainingTask:
     """Copies a version's weights into a network; returns the task with replay weights for events it was trained on.
 
@@ -271,40 +279,46 @@ def _fit(
     network: Recommender,
     schedule: TrainingConfig,
     started_from: str,
-    checkpoints: Path,
+    checkpoints: Folder,
     given: Hyperparameters = ALL_FROM_DATA,
     tags: Mapping[str, str] = _NO_TAGS,
 ) -> str:
-    """Trains a network as a new MLflow run, with its metrics and model; returns the run id."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """Trains a network as a new MLflow run, with its metrics and model; returns the run id.
+
+    In a process group, every process takes part in the training, and rank 0 alone writes the run.
+    """
+    device = distributed.training_device()
+    rank, world_size = distributed.rank_and_world_size()
     parameters = {
         **_without_plan(schedule),
         **asdict(network.config),
         "num_parameters": sum(parameter.numel() for parameter in network.parameters()),
         "threads": torch.get_num_threads(),
+        "processes": world_size,
         "device": str(device),
     }
     asked = select_prediction_tasks(task.encoded, VALIDATION, _VALIDATION_QUESTIONS)
     # Not that of a study: another training may run at the same time.
     purpose = re.sub(r"[^\w-]", "_", tags.get("study", ""))
-    checkpoint = checkpoints / f"{task.snapshot.snapshot_id}-{started_from}{purpose}.pt"
-    before_decay = checkpoint.with_suffix(".before-decay.pt")
+    name = f"{task.snapshot.snapshot_id}-{started_from}{purpose}"
+    checkpoint, before_decay = checkpoints.file(f"{name}.pt"), checkpoints.file(f"{name}.before-decay.pt")
 
     def choose_weights(trained: Recommender) -> ComponentWeights:
-        _save_weights(trained, before_decay)
+        if rank == 0:
+            _save_weights(trained, before_decay)
         return choose_component_weights(trained, task.data, asked)
 
+    def fit(on_epoch: Callable[[int, dict[str, float]], None]) -> TrainingReport:
+        metric = _validation_metric(task, asked)
+        return train(network.to(device), task.data, schedule, metric, on_epoch, checkpoint, choose_weights)
+
+    if rank > 0:
+        if network.config.is_trained:
+            fit(lambda epoch, figures: None)
+        return distributed.broadcast_text("")
     with runs.start_run(task.snapshot, parameters, {"started_from": started_from, **tags}) as run_id:
         if network.config.is_trained:
-            report = train(
-                network.to(device),
-                task.data,
-                schedule,
-                _validation_metric(task, asked),
-                lambda epoch, figures: runs.log_epoch(run_id, epoch, figures),
-                checkpoint,
-                choose_weights,
-            )
+            report = fit(lambda epoch, figures: runs.log_epoch(run_id, epoch, figures))
             apply_component_weights(network, task.data, report.component_weights)
         else:
             reason = _CONTENT_ONLY if task.snapshot.has_held_out_sessions else _NO_SESSIONS
@@ -320,29 +334,30 @@ def _fit(
             export_graphs(network, Path(folder))
             verify_graphs(network, Path(folder))
             runs.log_model(run_id, Path(folder))
-    return run_id
+    return distributed.broadcast_text(run_id)
 
 
 def _validation_metric(task: TrainingTask, asked: PredictionTasks) -> Callable[[Recommender], float]:
     return lambda trained: ranking_metrics(model_ranks(trained, task.encoded.timeline, asked))[PRIMARY_METRIC]
 
 
-def _save_weights(network: Recommender, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_suffix(".new")
-    torch.save(network.state_dict(), new)
-    new.replace(path)
+def _save_weights(network: Recommender, file: StoredFile) -> None:
+    content = io.BytesIO()
+    torch.save(network.state_dict(), content)
+    file.write(content.getvalue())
 
 
-def _fit_intent(network: Recommender, before_decay: Path, task: TrainingTask) -> PurchaseIntent:
+def _fit_intent(network: Recommender, before_decay: StoredFile, task: TrainingTask) -> PurchaseIntent:
     """Purchase intent, fitted after the training and not within its time budget; deletes the weights it reads.
 
     They are in a file because an interrupted training may resume in the decay phase.
     """
     earlier = copy.deepcopy(network)
-    earlier.load_state_dict(torch.load(before_decay, weights_only=True, map_location=network.items.bias.device))
+    earlier.load_state_dict(
+        torch.load(io.BytesIO(before_decay.read()), weights_only=True, map_location=network.items.bias.device)
+    )
     intent = fit_purchase_intent(earlier, task.data, task.encoded)
-    before_decay.unlink()
+    before_decay.remove()
     return intent
 
 

@@ -1,7 +1,8 @@
-"""Airflow's scheduler with the libraries of the tasks imported: tasks are forks of it, and need not import them again.
+"""Airflow's command with the libraries of the tasks imported: tasks are forks of it, and need not import them again.
 
-`python -m recsys_tasks.stack.scheduler`. Only third-party libraries: modules of this package would keep the settings of
-the scheduler's environment. Elsewhere than on Linux, Airflow does not fork: the scheduler starts as usual.
+`python -m recsys_tasks.stack.preloaded_airflow scheduler`, or `celery worker`. Only third-party libraries: modules of
+this package would keep the settings of this process's environment. Elsewhere than on Linux, Airflow does not fork: the
+command starts as usual.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ _LIBRARIES = ("great_expectations", "mlflow", "onnxruntime", "optuna", "pyarrow.
 
 
 def main() -> None:
-    """Runs the scheduler until it is stopped."""
+    """Runs Airflow's command until it is stopped."""
     if sys.platform == "linux":
         with warnings.catch_warnings(action="ignore"):
             for library in _LIBRARIES:
                 import_module(library)
     from airflow.__main__ import main as run_airflow
 
-    sys.argv = ["airflow", "scheduler", "--skip-serve-logs"]
+    sys.argv[0] = "airflow"
     run_airflow()
 
 
