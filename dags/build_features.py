@@ -11,7 +11,7 @@ DOC = """
 Builds a feature snapshot from the events before a cutoff: timelines and sessions by the SQL in `sql/features/`, as
 Parquet files, with the vocabulary and the start times of the validation and the test part. A snapshot never changes.
 
-**Reads** `events`, `items`. **Writes** a folder under `RECSYS_HOME/snapshots`, a row of `snapshots`, and the asset
+**Reads** `events`, `items`. **Writes** files in `RECSYS_STORE/snapshots`, a row of `snapshots`, and the asset
 `snapshot`.
 
 ### Run it again

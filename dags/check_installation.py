@@ -7,9 +7,9 @@ from recsys_tasks import orchestration as loop
 
 DOC = """
 ### What it does
-Checks the versions of Python, Airflow and PostgreSQL, rights in the warehouse, that `RECSYS_HOME` can be written, and
-that MLflow and the endpoints answer, and names everything that is missing. It runs once when it is enabled; trigger it
-after a change of the installation.
+Checks the versions of Python, Airflow and PostgreSQL, rights in the warehouse, that `RECSYS_HOME` and `RECSYS_STORE`
+can be written, and that MLflow and the endpoints answer, and names everything that is missing. It runs once when it is
+enabled; trigger it after a change of the installation.
 
 **Reads** all of them. **Writes** `RECSYS_HOME` if the folder is missing.
 

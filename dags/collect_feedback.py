@@ -13,7 +13,7 @@ DOC = """
 Fetches the new part of every endpoint's event log (impressions, views, carts, purchases) and lands, validates and
 loads it like any source. The cursors advance only after the load.
 
-**Reads** the endpoints' event logs. **Writes** `RECSYS_HOME/feedback`, the warehouse, and the asset `events` if any
+**Reads** the endpoints' event logs. **Writes** `RECSYS_STORE/feedback`, the warehouse, and the asset `events` if any
 event is new.
 
 ### Run it again

@@ -8,7 +8,7 @@ from recsys_tasks import orchestration as loop
 
 DOC = """
 ### What it does
-Erases the users whose ids are in a file of `RECSYS_HOME/forget`, one per line, from warehouse, quarantine, snapshots
+Erases the users whose ids are in a file of `RECSYS_STORE/forget`, one per line, from warehouse, quarantine, snapshots
 and endpoints. Announces the change, so that the next model is trained without them, and then deletes the file. The ids
 are in a file, not in `params`, because Airflow keeps the parameters of its runs.
 
@@ -27,7 +27,7 @@ Always safe: erasing a user twice changes nothing. A run that failed kept the fi
 @loop.recsys_dag(
     DOC,
     schedule=None,
-    params={"file": Param(type="string", minLength=1, description="name of a file in RECSYS_HOME/forget")},
+    params={"file": Param(type="string", minLength=1, description="name of a file in RECSYS_STORE/forget")},
     tags=["warehouse", "serving", "tier:3"],
 )
 def forget_users() -> None:

@@ -10,7 +10,7 @@ from recsys_tasks.settings import settings
 
 DOC = """
 ### What it does
-Finds new files in `RECSYS_LANDING_PATH` (default `RECSYS_HOME/landing`): a folder per source, with a `mapping.toml`
+Finds new files in `RECSYS_LANDING_PATH` (default `RECSYS_STORE/landing`): a folder per source, with a `mapping.toml`
 beside the files, or above them, unless the source is built in. Folders below, such as `dt=2026-11-01`, belong to the
 source. Lands, validates and loads each file in its own task, oldest first. The note of `look` names the files that are
 skipped, and why.

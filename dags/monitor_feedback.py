@@ -13,8 +13,8 @@ Attributes outcomes (clicks, carts, purchases) to impressions and to the day of 
 the monitors in `recsys_tasks/monitoring/monitors.toml` (or `RECSYS_MONITOR_RULES`): the served version against the
 arms of the running experiment, its click-through rate against the week before, and user behavior against the time
 that it learned from. A monitor that fires opens an alarm with an explanation; an alarm can roll back the version, hold
-promotions, or start a training from scratch. At the end, rewrites the report (`RECSYS_HOME/report.html`, also logged to
-the run of the served version).
+promotions, or start a training from scratch. At the end, rewrites the report (`RECSYS_STORE/report.html`, also logged
+to the run of the served version).
 
 **Reads** `events`, the running experiment (`RECSYS_EXPERIMENT_FILE`). **Writes** `request_outcomes`, `online_metrics`,
 `bot_visitors`, `alarms`, the versions' metrics in MLflow, on a rollback the endpoints and aliases, and the asset

@@ -12,7 +12,7 @@ DOC = """
 Builds the snapshot as of the end of a day (UTC), with all that the warehouse has now about the time up to then. Daily
 partitions that no later change touched are reused. Its daily runs skip, as `build_features` follows the events.
 
-**Reads** `events`, `items`. **Writes** a folder under `RECSYS_HOME/snapshots`, a row of `snapshots`, and the day's
+**Reads** `events`, `items`. **Writes** files in `RECSYS_STORE/snapshots`, a row of `snapshots`, and the day's
 partition of the asset `snapshot`, which starts no training.
 
 ### Run it again

@@ -180,7 +180,7 @@ class Settings(BaseSettings):
     landing_path: str | None = Field(
         None,
         description="Landing folder, with a folder per source; a path, or an address such as `s3://bucket/landing`."
-        " Default: HOME/landing.",
+        " Default: STORE/landing.",
     )
     sources_path: Path | None = Field(
         None, description="Folder of mapping files with a [delivery]; each has a DAG. Default: HOME/sources."

@@ -30,7 +30,7 @@ def test_every_dependency_exists_and_has_a_ready_condition() -> None:
 def test_every_volume_and_secret_is_declared() -> None:
     for service in SERVICES.values():
         named = {volume.split(":")[0] for volume in service.get("volumes", [])}
-        assert {name for name in named if not name.startswith("./")} <= set(COMPOSE["volumes"])
+        assert {name for name in named if not name.startswith(("./", "/"))} <= set(COMPOSE["volumes"])
         assert all((ROOT / name).is_dir() for name in named if name.startswith("./"))
         assert set(service.get("secrets", [])) <= set(COMPOSE["secrets"])
 
