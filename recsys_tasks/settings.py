@@ -161,7 +161,9 @@ class Settings(BaseSettings):
         4096, ge=1, description="Size of an event log, in MB, above which collected segments are deleted earlier."
     )
     shared_state_url: SecretStr | None = Field(
-        None, description="PostgreSQL URL of the warehouse, for endpoints on several machines that share recent events."
+        None,
+        description="Where endpoints on several machines share recent events: the PostgreSQL URL of the warehouse, or"
+        " `redis://` for Redis or Valkey.",
     )
     shared_state_retention_hours: float = Field(
         48, gt=0, description="Age in hours at which shared events are deleted."

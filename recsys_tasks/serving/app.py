@@ -128,7 +128,7 @@ class Endpoint:
         num_events = self.state.replay(lines, self._replayed_since())
         log.info("Replayed %d events from the event log", num_events)
         url = settings.shared_state_url.get_secret_value() if settings.shared_state_url else None
-        self.shared = SharedState(url, self.state)
+        self.shared = SharedState(url, self.state, timedelta(hours=settings.shared_state_retention_hours))
         self.metrics = Metrics(self.event_log, self.queue)
         self.metrics.set_model_version(self.models.engine)
         self.callers = Callers(self.access, settings.rate_limit, self.metrics, settings.home)

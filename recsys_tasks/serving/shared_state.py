@@ -1,63 +1,84 @@
-"""Shared state: recent user actions, exchanged with endpoints on other machines through a PostgreSQL table.
+"""Shared state: recent user actions, exchanged with endpoints on other machines through PostgreSQL or Redis.
 
-An endpoint publishes an event before it confirms it, and reads the table before it makes a list. Each event therefore
-counts in the next answer of every endpoint. Where the database does not answer in time, lists are made from local
-events and marked as incomplete; unpublished events stay pending and are published later.
+An endpoint publishes an event before it confirms it, and reads the store before it makes a list. Each event therefore
+counts in the next answer of every endpoint. Where the store does not answer in time, lists are made from local events
+and marked as incomplete; unpublished events stay pending and are published later.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import time
 from collections import OrderedDict, deque
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from datetime import UTC, datetime, timedelta
-from functools import cache
-from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from recsys_tasks.errors import ConfigurationError
 from recsys_tasks.names import IMPRESSION
 from recsys_tasks.serving.live_state import LiveState
-from recsys_tasks.sql_files import load_sql
 from recsys_tasks.wire.messages import Event
 
-if TYPE_CHECKING:
-    from psycopg import AsyncConnection
-    from psycopg_pool import AsyncConnectionPool
-
 log = logging.getLogger(__name__)
-logging.getLogger("psycopg.pool").setLevel(logging.ERROR)  # an outage is logged once, below
 
 _TIMEOUT_SECONDS = 0.25  # for a connection and the result of a statement
-_MAX_CONNECTIONS = 4
 _RETRY_SECONDS = 1.0  # minimum time between attempts during an outage
 _READ_OVERLAP = timedelta(seconds=10)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MAX_KEYS = 200_000
 _MAX_PENDING_EVENTS, _MAX_BATCH_EVENTS = 100_000, 1_000
+_REDIS = ("redis://", "rediss://")
 _Result = TypeVar("_Result")
-_Row = tuple[Any, ...]
-_PARAMETER, _DIALECT = re.compile(r"(?<!:):(\w+)"), re.compile(r"^postgresql\+\w+://")
+
+
+class SharedStore(Protocol):
+    """A store of recent events by key, which endpoints on several machines share.
+
+    Attributes:
+        errors: exceptions of a store that does not answer.
+    """
+
+    errors: tuple[type[Exception], ...]
+
+    async def open(self) -> None:
+        """Starts to connect."""
+
+    async def close(self) -> None:
+        """Disconnects."""
+
+    async def drop_idle_connections(self) -> None:
+        """Closes idle connections after an error."""
+
+    async def publish(self, rows: Sequence[tuple[str, Event]]) -> None:
+        """Adds events by key; events that a key has already do not change."""
+
+    async def read(self, since: dict[str, datetime]) -> list[tuple[str, datetime, str | bytes]]:
+        """Returns key, publication time and JSON of the events of each key that were published after its time."""
+
+    async def erase_user(self, user_id: str) -> None:
+        """Deletes the events of a user."""
+
+
+class _StoreAway(Exception):
+    """The store did not answer in time."""
 
 
 class SharedState:
-    """One endpoint's access to the shared table.
+    """One endpoint's access to the shared store.
 
     Args:
-        url: of PostgreSQL; with None, nothing is shared and every read is complete.
+        url: of PostgreSQL, or of Redis (`redis://`); with None, nothing is shared and every read is complete.
         state: receives the events that are read.
+        retention: how long Redis keeps events; maintenance of the warehouse removes those in PostgreSQL.
 
     Raises:
-        ConfigurationError: the driver is not installed.
+        ConfigurationError: the client of the store is not installed.
     """
 
-    def __init__(self, url: str | None, state: LiveState) -> None:
-        self._pool = None if url is None else _create_pool(_DIALECT.sub("postgresql://", url))
+    def __init__(self, url: str | None, state: LiveState, retention: timedelta = timedelta(hours=48)) -> None:
+        self._store = None if url is None else _create_store(url, retention)
         self._state = state
         self._publish_lock = asyncio.Lock()  # an erasure never overlaps a publication of the erased events
         self._read_until: OrderedDict[str, datetime] = OrderedDict()  # publication time of each key's last event read
@@ -68,31 +89,32 @@ class SharedState:
     @property
     def is_reachable(self) -> bool | None:
         """Whether the last statement got a result; None where nothing is shared."""
-        return None if self._pool is None else self._retry_at == 0.0
+        return None if self._store is None else self._retry_at == 0.0
 
     async def open(self) -> None:
         """Starts to connect in the background."""
-        if self._pool is not None:
-            await self._pool.open()
+        if self._store is not None:
+            await self._store.open()
 
     async def publish(self, events: Sequence[Event]) -> None:
         """Publishes events; those that cannot be published now stay pending."""
-        if self._pool is None:
+        if self._store is None:
             return
         self._pending.extend(event for event in events if event.event_type != IMPRESSION)
         await self.publish_pending()
 
     async def read(self, user_id: str | None, session_id: str | None) -> bool:
         """Adds the new events of a user and a session to the live state; returns whether the read succeeded."""
-        if self._pool is None:
+        if self._store is None:
             return True
         keys = [f"{kind}:{key}" for kind, key in (("user", user_id), ("session", session_id)) if key is not None]
         if not keys:
             return True
         await self.publish_pending()
-        since = [self._read_until.get(key, _EPOCH) - _READ_OVERLAP for key in keys]
-        rows = await self._execute("read_events", keys=keys, since=since)
-        if rows is None:
+        since = {key: self._read_until.get(key, _EPOCH) - _READ_OVERLAP for key in keys}
+        try:
+            rows = await self._attempt(lambda store: store.read(since))
+        except _StoreAway:
             return False
         for key, published_at, event in rows:
             self._state.add(self._decode(event), sender=None)
@@ -104,18 +126,18 @@ class SharedState:
 
     async def erase_user(self, user_id: str) -> bool:
         """Deletes a user's events; returns whether the deletion succeeded."""
-        if self._pool is None:
+        if self._store is None:
             return True
         async with self._publish_lock:
             self._pending = deque((event for event in self._pending if event.user_id != user_id), _MAX_PENDING_EVENTS)
             self._retry_at = 0.0
-            return await self._execute("delete_user_events", user_id=user_id) is not None
+            return await self._succeeds(lambda store: store.erase_user(user_id))
 
     async def close(self) -> None:
         """Publishes the pending events if possible, and disconnects."""
         await self.publish_pending()
-        if self._pool is not None:
-            await self._pool.close()
+        if self._store is not None:
+            await self._store.close()
 
     async def publish_pending(self) -> None:
         """Publishes the pending events, one caller at a time; a caller that waited finds few left."""
@@ -133,15 +155,7 @@ class SharedState:
             for kind, key in (("user", event.user_id), ("session", event.session_id))
             if key is not None
         ]
-        result = await self._execute(
-            "publish_events",
-            keys=[key for key, _ in rows],
-            event_ids=[event.event_id for _, event in rows],
-            user_ids=[event.user_id for _, event in rows],
-            event_times=[event.event_time for _, event in rows],
-            events=[msgspec.json.encode(event).decode() for _, event in rows],
-        )
-        return result is not None
+        return await self._succeeds(lambda store: store.publish(rows))
 
     async def publish_pending_periodically(self) -> None:
         """Publishes the pending events every second until cancelled."""
@@ -149,51 +163,35 @@ class SharedState:
             await asyncio.sleep(_RETRY_SECONDS)
             await self.publish_pending()
 
-    async def _execute(self, name: str, **values: object) -> list[_Row] | None:
-        """Returns the rows of a statement; None where the database does not answer in time."""
-        now = time.monotonic()
-        if self._pool is None or now < self._retry_at:
-            return None
-        if self._retry_at:
-            self._retry_at = now + _RETRY_SECONDS  # one caller probes the database; the others do not wait for it
-        import psycopg
-
+    async def _succeeds(self, work: Callable[[SharedStore], Coroutine[Any, Any, None]]) -> bool:
         try:
-            rows = await _with_timeout(_TIMEOUT_SECONDS, _fetch_rows(self._pool, name, values))
-        except (psycopg.Error, OSError, TimeoutError) as error:
+            await self._attempt(work)
+        except _StoreAway:
+            return False
+        return True
+
+    async def _attempt(self, work: Callable[[SharedStore], Coroutine[Any, Any, _Result]]) -> _Result:
+        """Returns the result of the store.
+
+        Raises:
+            _StoreAway: it does not answer in time, or did not a moment ago.
+        """
+        now = time.monotonic()
+        if self._store is None or now < self._retry_at:
+            raise _StoreAway
+        if self._retry_at:
+            self._retry_at = now + _RETRY_SECONDS  # one caller probes the store; the others do not wait for it
+        try:
+            result = await _with_timeout(_TIMEOUT_SECONDS, work(self._store))
+        except self._store.errors as error:
             if self._retry_at == 0.0:
-                log.error("The shared state database does not answer: %s: %s", type(error).__name__, error)
+                log.error("The store of the shared state does not answer: %s: %s", type(error).__name__, error)
             self._retry_at = time.monotonic() + _RETRY_SECONDS
             if not isinstance(error, TimeoutError):
-                await self._pool.drain()  # idle connections are broken too; connections in use go on
-            return None
+                await self._store.drop_idle_connections()
+            raise _StoreAway from error
         self._retry_at = 0.0
-        return rows
-
-
-def _create_pool(url: str) -> AsyncConnectionPool[AsyncConnection[Any]]:
-    """Returns a connection pool. One statement has one connection, so a timeout affects no other statement."""
-    if find_spec("psycopg_pool") is None:
-        raise ConfigurationError("RECSYS_SHARED_STATE_URL needs psycopg: pip install 'session-recommender[shared]'")
-    from psycopg_pool import AsyncConnectionPool
-
-    return AsyncConnectionPool(
-        url,
-        kwargs={"autocommit": True},
-        min_size=1,
-        max_size=_MAX_CONNECTIONS,
-        open=False,
-        timeout=_TIMEOUT_SECONDS,
-        reconnect_timeout=_RETRY_SECONDS,
-    )
-
-
-async def _fetch_rows(
-    pool: AsyncConnectionPool[AsyncConnection[Any]], name: str, values: dict[str, object]
-) -> list[_Row]:
-    async with pool.connection() as connection:
-        cursor = await connection.execute(_statement(name), values)
-        return await cursor.fetchall() if cursor.description else []
+        return result
 
 
 async def _with_timeout(seconds: float, work: Coroutine[Any, Any, _Result]) -> _Result:
@@ -213,7 +211,11 @@ async def _with_timeout(seconds: float, work: Coroutine[Any, Any, _Result]) -> _
     return task.result()
 
 
-@cache
-def _statement(name: str) -> bytes:
-    # psycopg writes parameters as %(name)s, the SQL files as :name.
-    return _PARAMETER.sub(r"%(\1)s", load_sql(f"serving/{name}")).encode()
+def _create_store(url: str, retention: timedelta) -> SharedStore:
+    if url.startswith(_REDIS):
+        from recsys_tasks.serving.redis_store import RedisStore
+
+        return RedisStore(url, _TIMEOUT_SECONDS, retention)
+    from recsys_tasks.serving.postgres_store import PostgresStore
+
+    return PostgresStore(url, _TIMEOUT_SECONDS, _RETRY_SECONDS)

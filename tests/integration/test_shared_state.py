@@ -19,7 +19,8 @@ from starlette.testclient import TestClient
 from recsys_tasks.ingestion.retention import drop_expired
 from recsys_tasks.serving.app import create_app
 from recsys_tasks.serving.live_state import LiveState
-from recsys_tasks.serving.shared_state import SharedState
+from recsys_tasks.serving.postgres_store import PostgresStore
+from recsys_tasks.serving.shared_state import SharedState, SharedStore
 from recsys_tasks.settings import Settings
 from tests.integration.endpoints import TOKEN, install_bundle
 from tests.integration.ingesting import LONG_AGO, count
@@ -76,19 +77,24 @@ def _run_concurrently(warehouse: Engine, *durations: float) -> list[float | None
 
     async def run_one(shared: SharedState, duration: float) -> float | None:
         began = time.monotonic()
-        rows = await shared._execute("sleep", seconds=duration)
-        return None if rows is None else time.monotonic() - began
+        done = await shared._succeeds(lambda store: _sleep(store, duration))
+        return time.monotonic() - began if done else None
 
     async def run_all() -> list[float | None]:
         shared = SharedState(_url(warehouse), LiveState(1))
         await shared.open()
-        while await shared._execute("sleep", seconds=0) is None:
+        while not await shared._succeeds(lambda store: _sleep(store, 0)):
             await asyncio.sleep(0.05)
         results = await asyncio.gather(*(run_one(shared, duration) for duration in durations))
         await shared.close()
         return list(results)
 
     return asyncio.run(run_all())
+
+
+async def _sleep(store: SharedStore, seconds: float) -> None:
+    assert isinstance(store, PostgresStore)
+    await store.execute("sleep", seconds=seconds)
 
 
 def _recommend(client: TestClient, **body: Any) -> dict[str, Any]:
@@ -170,7 +176,7 @@ def test_without_the_database_lists_are_marked_incomplete_and_events_are_publish
 
 def test_a_timed_out_statement_closes_no_other_connection(warehouse: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "recsys_tasks.serving.shared_state._statement", lambda name: b"select 1 from pg_sleep(%(seconds)s)"
+        "recsys_tasks.serving.postgres_store._statement", lambda name: b"select 1 from pg_sleep(%(seconds)s)"
     )
     slow, *others = _run_concurrently(warehouse, 2.0, 0.15, 0.15, 0.15)
     assert slow is None
