@@ -19,8 +19,6 @@ import duckdb
 import pyarrow.parquet as pq
 from sqlalchemy import Engine, text
 
-from recsys_tasks.storage.folder import Folder
-
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import shop
@@ -30,6 +28,7 @@ from recsys_tasks.features.encoded_snapshot import build_vocabulary, load_events
 from recsys_tasks.features.sequences import build_timeline
 from recsys_tasks.features.snapshot import Snapshot, SnapshotParameters, build_snapshot
 from recsys_tasks.sql_files import load_sql
+from recsys_tasks.storage.folder import Folder
 from recsys_tasks.warehouse import ArrowReader, embedded
 
 PARAMETERS = SnapshotParameters(validation_share=0.04, test_share=0.04, min_item_events=5)

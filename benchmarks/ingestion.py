@@ -19,8 +19,6 @@ from pathlib import Path
 import sqlalchemy
 from sqlalchemy import Connection, Engine
 
-from recsys_tasks.storage.folder import Folder
-
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import shop
@@ -29,6 +27,7 @@ from recsys_tasks.ingestion.landing import land_batches
 from recsys_tasks.ingestion.load import LoadReport, load_batch
 from recsys_tasks.ingestion.sources import read_source
 from recsys_tasks.settings import settings
+from recsys_tasks.storage.folder import Folder
 from recsys_tasks.validation.batch import validate_batch
 from recsys_tasks.warehouse import embedded, migrate
 

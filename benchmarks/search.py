@@ -28,8 +28,6 @@ import psycopg
 import tantivy
 import torch
 
-from recsys_tasks.storage.folder import Folder
-
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.endpoints import resident_memory_mb, running_endpoint
@@ -50,6 +48,7 @@ from recsys_tasks.model.tensors import NetworkConfig
 from recsys_tasks.model.training_loop import TrainingConfig, TrainingData, build_network, train
 from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM, VIEW
 from recsys_tasks.promotion.build import golden_requests, seal_with_golden, write_data
+from recsys_tasks.storage.folder import Folder
 from recsys_tasks.warehouse import embedded
 from recsys_tasks.wire.items import SearchResult
 from recsys_tasks.wire.messages import SearchRequest, SearchResponse

@@ -122,7 +122,12 @@ def build_parser() -> argparse.ArgumentParser:
         "--content-only", action="store_true", help="register an untrained version that ranks by content and popularity"
     )
 
-    train.add_argument("--train-only", action="store_true", help="print the run's id; neither evaluate nor register")
+    train.add_argument(
+        "--train-only",
+        type=Path,
+        metavar="FILE",
+        help="neither evaluate nor register; write the run's id, or the error, to a JSON file",
+    )
 
     tune = _add_verb(verbs, "tune", _tune, "search for better hyperparameters, register the best as challenger")
     tune.add_argument("--snapshot", help="id of a snapshot; default: the latest")
@@ -452,14 +457,19 @@ def _features(options: argparse.Namespace) -> None:
 def _train(options: argparse.Namespace) -> None:
     from recsys_tasks.model.distributed import process_group
     from recsys_tasks.steps import training
+    from recsys_tasks.training.processes import write_outcome
 
+    def train() -> str:
+        return training.train_model(options.snapshot, options.from_scratch, options.content_only)
+
+    if options.train_only:
+        write_outcome(options.train_only, train)
+        return
     with process_group() as first:
-        run_id = training.train_model(options.snapshot, options.from_scratch, options.content_only)
+        run_id = train()
     if not first:
         return
-    if options.train_only:
-        _print_result(options, {"run_id": run_id})
-    elif options.content_only:
+    if options.content_only:
         _print_result(options, {"run_id": run_id, "version": training.register_run(run_id)})
     else:
         _evaluate_and_register(options, run_id)

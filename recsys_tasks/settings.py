@@ -63,7 +63,9 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=_PREFIX, env_file=_ENV_FILE, extra="ignore")
 
-    home: Path = Field(Path(".recsys"), description="Folder of all files that this project writes.")
+    home: Path = Field(
+        Path(".recsys"), description="Folder of this host's files, and without RECSYS_STORE of all files."
+    )
     store: str | None = Field(
         None,
         description="Where the tasks of all hosts keep the files that they share (snapshots, checkpoints, text vectors,"
@@ -249,9 +251,13 @@ class Settings(BaseSettings):
     )
     tuning_schedule: str | None = Field(None, description="Cron schedule of `tune_model`. Default: only by hand.")
     tuning_minutes: float = Field(240, gt=0, description="Duration of a hyperparameter study, in minutes.")
-    training_threads: int = Field(0, ge=0, description="CPU threads of a training; 0 for all cores but one.")
+    training_threads: int = Field(
+        0, ge=0, description="CPU threads of each process of a training; 0 divides all cores but one among them."
+    )
     training_processes: int = Field(
-        1, ge=1, description="Processes of a training on its machine: one for each GPU, or for a share of the cores."
+        1,
+        ge=1,
+        description="Processes of a training on its machine: as many as GPUs; without GPUs, they divide the cores.",
     )
     seed: int = Field(0, description="Seed of every random number.")
     approval: Literal["automatic", "person"] = Field(
@@ -393,7 +399,8 @@ def settings() -> Settings:
         first = error.errors()[0]
         name = _PREFIX + str(first["loc"][0]).upper()
         raise ConfigurationError(f"{name}={first['input']!r}: {first['msg']}") from error
-    return found.model_copy(update={"home": found.home.absolute()})
+    store = Folder.of(found.store).address if found.store else None
+    return found.model_copy(update={"home": found.home.absolute(), "store": store})
 
 
 def find_unknown_variables(names: Iterable[str]) -> list[str]:

@@ -51,6 +51,7 @@ _HEADERS = {
     "Referrer-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
+_DATA_DOCS_POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; frame-ancestors 'none'"
 Handler = Callable[[Request], Awaitable[Response]]
 Action = Callable[[str, FormData], str]
 
@@ -94,6 +95,15 @@ class Console:
             check_form(request, form)
         sign_out(request)
         return RedirectResponse(f"{PATH}/sign-in", 303)
+
+    async def get_data_docs(self, request: Request) -> Response:
+        """`GET /console/data-docs/{name}`: a page of the data docs, which may be in a remote store."""
+        name = request.path_params["name"]
+        try:
+            content = await run_in_threadpool((self._settings.validation_home / "data_docs").read, name)
+        except FileNotFoundError as error:
+            raise InputError(f"The data docs have no page {name}") from error
+        return HTMLResponse(content, headers=_HEADERS | {"Content-Security-Policy": _DATA_DOCS_POLICY})
 
     async def get_overview(self, request: Request) -> Response:
         """`GET /console/`: the loop on one page."""
@@ -320,6 +330,7 @@ def create_console(chosen: Settings) -> Starlette:
         page("/rules", console.get_rules),
         page("/rules/preview", console.post_preview, "POST"),
         page("/audit", console.get_audit),
+        page("/data-docs/{name:path}", console.get_data_docs),
         page("/outcome", console.get_outcome),
         page("/promote", console.handle_action(console.promote), "POST"),
         page("/roll-back", console.handle_action(console.roll_back), "POST"),

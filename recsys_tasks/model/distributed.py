@@ -61,6 +61,14 @@ def all_reduce_sums(*values: float) -> list[float]:
     return reduced
 
 
+def broadcast_weights(weights: Iterable[Tensor]) -> None:
+    """Replaces each weight by that of rank 0."""
+    if not dist.is_initialized():
+        return
+    for weight in weights:
+        dist.broadcast(weight.data, 0)
+
+
 def all_reduce_gradients(weights: Iterable[Tensor]) -> None:
     """Replaces each gradient by its sum over all processes."""
     if not dist.is_initialized():

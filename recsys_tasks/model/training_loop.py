@@ -196,8 +196,8 @@ def train(
         config: hyperparameters.
         validate: metric to maximize, computed with the averaged weights.
         on_epoch: called with the number of each epoch and its metrics.
-        checkpoint: file of the training state, written after each epoch. An existing one of the same training is
-            resumed.
+        checkpoint: file of the training state, written after each epoch, to be removed by the caller. An existing one
+            of the same training is resumed.
         choose_weights: called with the averaged network before the decay phase; returns the component weights of the
             report.
 
@@ -223,19 +223,18 @@ def train(
             trainer.start_decay()
         trainer.report.epochs.append(figures)
         on_epoch(trainer.epoch, figures)
-        log.info(
-            "Epoch %d: %s after %.0f s",
-            trainer.epoch,
-            ", ".join(f"{name} {value:.4f}" for name, value in figures.items() if name != "seconds"),
-            trainer.seconds,
-        )
+        if trainer.rank == 0:
+            log.info(
+                "Epoch %d: %s after %.0f s",
+                trainer.epoch,
+                ", ".join(f"{name} {value:.4f}" for name, value in figures.items() if name != "seconds"),
+                trainer.seconds,
+            )
         trainer.save_checkpoint(checkpoint)
     if config.keep_best:
         trainer.validate(validate)
         trainer.return_to_best()
     trainer.finish()
-    if checkpoint is not None and trainer.rank == 0:
-        checkpoint.remove()
     return trainer.report
 
 
@@ -255,6 +254,7 @@ class _Trainer:
         weight[:FIRST_ITEM] = 0
         self.negative_probability = (weight / weight.sum()).float()
         self.weights: list[Tensor] = list(network.parameters())
+        distributed.broadcast_weights(self.weights)
         self.average = [weight.detach().clone() for weight in self.weights]
         self.optimizer = torch.optim.AdamW(
             parameter_groups(network, config),
@@ -328,6 +328,7 @@ class _Trainer:
             unit_scale=True,
             mininterval=5,
             file=sys.stdout,
+            disable=self.rank > 0,
         ) as bar:
             for span in self._spans(rng):
                 loss, count = self._step(span)
@@ -449,7 +450,7 @@ class _Trainer:
         self.report = TrainingReport(**state["report"])
         for name, value in state["counters"].items():
             setattr(self, name, value)
-        self.resumed_seconds = state["seconds"]
+        self.resumed_seconds = self.shared_seconds = state["seconds"]
         log.info("Resuming an interrupted training after epoch %d", self.epoch)
 
     def _configuration(self) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -56,7 +55,7 @@ def find_bundle(deployment: Deployment, number: str, digest: str) -> Path:
 
 
 def fetch_bundle(deployment: Deployment, digest: str) -> Path | None:
-    """Returns the folder of a bundle on this machine, to which another one may have built it; None if it is gone."""
+    """Returns the folder of a bundle; fetches it from the store if another machine built it; None if nobody has it."""
     folder, shared = deployment.bundles / digest, deployment.shared_bundles
     if digest and folder.is_dir():
         return folder
@@ -67,8 +66,11 @@ def fetch_bundle(deployment: Deployment, digest: str) -> Path | None:
         archive, fetched = Path(temporary) / "archive", Path(temporary) / "bundle"
         archive.write_bytes(shared.read(_archive(digest)))
         unpack(archive, fetched)
-        with suppress(FileExistsError):  # another process was faster
+        try:
             fetched.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # else another process was faster
+                raise
     return folder
 
 

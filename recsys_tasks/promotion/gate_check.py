@@ -121,11 +121,11 @@ def _search_ndcg_drop(deployment: Deployment, folder: Path) -> float:
     Both are measured on the queries that the new bundle learned, without what they taught.
     """
     served = deployment_record.read_state(deployment.warehouse).served
-    before = fetch_bundle(deployment, served[-1].bundle_digest or "") if served else None
-    if before is None or before == folder:
-        return 0.0
     bundle = read_bundle(folder)
-    if len(bundle.learned_queries) < MIN_QUERIES:
+    if not served or len(bundle.learned_queries) < MIN_QUERIES:
+        return 0.0
+    before = fetch_bundle(deployment, served[-1].bundle_digest or "")
+    if before is None or before == folder:
         return 0.0
     return search_ndcg(read_bundle(before), bundle.learned_queries) - search_ndcg(bundle, bundle.learned_queries)
 

@@ -130,8 +130,16 @@ def log_parameters(run_id: str, parameters: Mapping[str, object]) -> None:
 
 
 def log_text(run_id: str, text: str, name: str) -> None:
-    """Logs a text as a file of a run."""
-    client().log_text(run_id, text, name)
+    """Logs a text as a file of a run; replaces an earlier one of that name.
+
+    Raises:
+        InputError: there is no such run.
+        UnavailableError: MLflow does not answer.
+    """
+    try:
+        client().log_text(run_id, text, name)
+    except MlflowException as error:
+        raise translate_error(error, f"{name} cannot be logged to run {run_id}") from error
 
 
 def load_training_record(run_id: str) -> dict[str, Any]:

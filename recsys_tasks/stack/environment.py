@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 from recsys_tasks.errors import ConfigurationError
 from recsys_tasks.names import LINEAGE_NAMESPACE
+from recsys_tasks.settings import settings
 
 REPLAY_FROM = "2017-12-25T00:00:00+00:00"
 POOL = "warehouse"
@@ -42,6 +43,12 @@ class Ports:
 
 
 _DEFAULT_PORTS = Ports(airflow=8081, mlflow=5001, endpoint=8080, data_docs=8082)
+
+
+def data_docs_url(ports: Ports) -> str:
+    """Returns the address of the data docs: a server of their folder, or the console, if they are in a remote store."""
+    has_folder = settings().validation_home.local_path is not None
+    return ports.url("data_docs") if has_folder else f"{ports.url('console')}/console/data-docs/index.html"
 
 
 def choose_ports() -> Ports:
@@ -142,9 +149,7 @@ def load_secrets(home: Path) -> dict[str, str]:
     return found
 
 
-def stack_environment(
-    home: Path, dags: Path, socket_folder: Path, ports: Ports, has_workers: bool = False
-) -> dict[str, str]:
+def stack_environment(home: Path, dags: Path, socket_folder: Path, ports: Ports, workers: int = 0) -> dict[str, str]:
     """Returns the environment variables of every process of the stack.
 
     Args:
@@ -152,7 +157,7 @@ def stack_environment(
         dags: folder of the DAG files.
         socket_folder: folder of the PostgreSQL socket.
         ports: of the services.
-        has_workers: whether Celery workers run the tasks, and not the scheduler.
+        workers: number of Celery workers that run the tasks; 0: the scheduler runs them.
     """
     secret = load_secrets(home)
     airflow = home / "airflow"
@@ -164,7 +169,7 @@ def stack_environment(
         "RECSYS_ENDPOINT_URLS": json.dumps([ports.url("endpoint")]),
         "RECSYS_ADMIN_TOKEN": secret["admin_token"],
         "RECSYS_SHOP": "true",
-        "RECSYS_DATA_DOCS_URL": ports.url("data_docs"),
+        "RECSYS_DATA_DOCS_URL": data_docs_url(ports),
         "RECSYS_AIRFLOW_URL": ports.url("airflow"),
         "RECSYS_AIRFLOW_POOL": POOL,
         "RECSYS_SIMULATION_START": os.environ.get("RECSYS_SIMULATION_START", REPLAY_FROM),
@@ -185,7 +190,7 @@ def stack_environment(
         for name, value in os.environ.items()
         if not name.startswith("AIRFLOW") or name.startswith(_LINEAGE_PREFIX)
     }
-    executor = _celery(socket_folder, ports) if has_workers else {}
+    executor = _celery(socket_folder, ports, workers) if workers else {}
     return {**inherited, **own, **_airflow(airflow, dags, socket_folder, ports, secret), **executor}
 
 
@@ -203,15 +208,14 @@ def worker_environment(home: Path, number: int) -> dict[str, str]:
     }
 
 
-def _celery(socket_folder: Path, ports: Ports) -> dict[str, str]:
+def _celery(socket_folder: Path, ports: Ports, workers: int) -> dict[str, str]:
     return {
+        "AIRFLOW__CORE__PARALLELISM": str(max(2, workers)),
         "AIRFLOW__CORE__EXECUTOR": "CeleryExecutor",
         "AIRFLOW__CELERY__BROKER_URL": f"redis://{_HOST}:{ports.redis}/0",
         "AIRFLOW__CELERY__RESULT_BACKEND": f"db+{_database(socket_folder, 'airflow', 'psycopg2')}",
         "AIRFLOW__CELERY__WORKER_CONCURRENCY": "1",
-        # Tasks of a killed worker are repeated soon; the defaults are five and ten minutes.
-        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "30",
-        "AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT": "60",
+        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "30",  # tasks of a killed worker are repeated soon
     }
 
 

@@ -15,6 +15,7 @@ import httpx
 import psutil
 
 from recsys_tasks.errors import UnavailableError
+from recsys_tasks.settings import settings
 from recsys_tasks.stack.environment import MARKER, POOL, Ports, worker_environment
 
 _SHUTDOWN_SECONDS = 15.0
@@ -134,8 +135,7 @@ def _tool(name: str) -> str:
 
 def _procfile(home: Path, ports: Ports, has_workers: bool) -> str:
     python = sys.executable
-    docs = home / "great_expectations" / "data_docs"
-    docs.mkdir(parents=True, exist_ok=True)
+    docs = (settings().validation_home / "data_docs").local_path
     (home / "mlartifacts").mkdir(exist_ok=True)
     backend = "$RECSYS_MLFLOW_BACKEND"
     commands = {
@@ -146,8 +146,10 @@ def _procfile(home: Path, ports: Ports, has_workers: bool) -> str:
         "processor": f"{_tool('airflow')} dag-processor",
         "endpoint": f"{python} -m recsys_tasks serve --port {ports.endpoint}",
         "console": f"{python} -W ignore -m recsys_tasks console --port {ports.console}",
-        "docs": f"{python} -m http.server --bind 127.0.0.1 --directory {docs} {ports.data_docs}",
     }
+    if docs is not None:
+        docs.mkdir(parents=True, exist_ok=True)
+        commands["docs"] = f"{python} -m http.server --bind 127.0.0.1 --directory {docs} {ports.data_docs}"
     if has_workers:
         commands["redis"] = f"redis-server --bind 127.0.0.1 --port {ports.redis} --dir {home} --save ''"
     return "".join(f"{name}: exec {command}\n" for name, command in commands.items())

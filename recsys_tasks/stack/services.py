@@ -52,7 +52,7 @@ def running_stack(console: Console, home: Path, dags: Path, workers: int = 0) ->
     console.print("[bold]Starting[/] PostgreSQL, MLflow, Airflow, the endpoint and the console")
     save_ports(home, ports)
     server = embedded.start(home)
-    environment = stack_environment(home, dags, embedded.socket_folder(server), ports, workers > 0)
+    environment = stack_environment(home, dags, embedded.socket_folder(server), ports, workers)
     os.environ.update(environment)
     settings.cache_clear()
     with StackProcesses(home, environment, ports, workers) as processes:
@@ -75,7 +75,7 @@ def _check_workers(workers: int) -> None:
     if workers and shutil.which("redis-server") is None:
         raise ConfigurationError("Workers need Redis: install redis-server, or start without --workers")
     if workers and not settings().store:
-        raise ConfigurationError("Workers share no folder: set RECSYS_STORE, for example to s3://bucket/shop")
+        raise ConfigurationError("Workers need a common store: set RECSYS_STORE, for example to s3://bucket/shop")
 
 
 def _check_disk(home: Path) -> None:

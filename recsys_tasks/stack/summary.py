@@ -14,7 +14,7 @@ from sqlalchemy import Engine, text
 from recsys_tasks.errors import InvariantError
 from recsys_tasks.evaluation.segments import QUESTIONS, segment_metric
 from recsys_tasks.promotion.deployment_record import read_state
-from recsys_tasks.stack.environment import Ports
+from recsys_tasks.stack.environment import Ports, data_docs_url
 from recsys_tasks.stack.loop import LoopRunner
 from recsys_tasks.steps import monitoring
 
@@ -116,7 +116,7 @@ def show_report(runner: LoopRunner) -> None:
     runner.console.print("\n[bold]Online results[/]")
     for headline in written.report.headlines:
         runner.console.print(f"  {headline}", highlight=False)
-    runner.console.print(f"  Full report: file://{written.file}", soft_wrap=True, highlight=False)
+    runner.console.print(f"  Full report: {written.file.url}", soft_wrap=True, highlight=False)
 
 
 def show_stages(runner: LoopRunner, total: float) -> None:
@@ -135,7 +135,8 @@ def show_addresses(console: Console, ports: Ports) -> None:
     addresses = {
         "storefront": f"{ports.url('endpoint')}/shop/",
         "console": f"{ports.url('console')}/console/  {sign_in}",
-        **{name: ports.url(name) for name in ("airflow", "mlflow", "data_docs", "endpoint")},
+        **{name: ports.url(name) for name in ("airflow", "mlflow", "endpoint")},
+        "data_docs": data_docs_url(ports),
     }
     for name, address in addresses.items():
         console.print(f"  {name:>10}  {address}", soft_wrap=True, highlight=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import PurePosixPath
 
 from recsys_tasks.client import admin
@@ -66,6 +67,8 @@ def erase_users(user_ids: Sequence[str]) -> ErasureReport:
     # Event logs first, so that nothing collected later contains these users.
     urls = settings().endpoint_urls
     lines = admin.forget(urls, settings().require_admin_token(), user_ids) if urls else 0
+    for folder in (settings().fetched_feedback, settings().validation_home, settings().snapshots):
+        folder.remove_unfinished(datetime.now(UTC))
     for chunk in settings().fetched_feedback.names(".jsonl"):
         settings().fetched_feedback.remove(chunk)  # fetched again without these users
     removed = removal.forget(engine(), user_ids)

@@ -100,6 +100,12 @@ def _check_store() -> str:
     folder = settings().shared_files
     if not settings().store:
         return f"not set: {folder}, which all workers must share"
+    left = [name for name in ("snapshots", "feedback", "great_expectations") if (settings().home / name).is_dir()]
+    if left and folder.local_path != settings().home:
+        raise _Missing(
+            f"{settings().home} still has {', '.join(left)} from before RECSYS_STORE was set: move these folders there;"
+            " nothing else reads or erases them"
+        )
     file = folder.file(f".check-{uuid.uuid4().hex}")
     file.write(b"written and read")
     content = file.read()

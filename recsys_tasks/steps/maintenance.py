@@ -10,6 +10,8 @@ from recsys_tasks.ingestion.retention import RetentionReport, drop_expired, refr
 from recsys_tasks.settings import settings
 from recsys_tasks.warehouse import engine
 
+_MAX_WRITING = timedelta(days=1)
+
 
 @dataclass(frozen=True)
 class MaintenanceReport(RetentionReport):
@@ -36,5 +38,10 @@ def maintain(*, dry_run: bool = False) -> MaintenanceReport:
         delete_old_results(
             configured.validation_home, datetime.now(UTC) - timedelta(days=configured.quarantine_retention_days)
         )
+        for folder in (
+            *(configured.snapshots, configured.checkpoints, configured.text_vectors),
+            *(configured.validation_home, configured.fetched_feedback),
+        ):
+            folder.remove_unfinished(datetime.now(UTC) - _MAX_WRITING)
         refresh_statistics(engine())
     return MaintenanceReport(**asdict(dropped), snapshots=snapshots)

@@ -9,7 +9,8 @@ from optuna.storages import BaseStorage
 from recsys_tasks.evaluation.gate import MetricsTable
 from recsys_tasks.features.snapshot import find_snapshot
 from recsys_tasks.features.text_encoder import TextEncoder, load_text_encoder
-from recsys_tasks.model.distributed import is_started_by_torchrun
+from recsys_tasks.model import distributed
+from recsys_tasks.names import TRANSFORMER
 from recsys_tasks.registry import runs
 from recsys_tasks.settings import settings
 from recsys_tasks.training import evaluation, study
@@ -30,8 +31,10 @@ def train_model(snapshot_id: str | None = None, from_scratch: bool = False, cont
     """
     chosen = settings()
     snapshot = find_snapshot(engine(), chosen.snapshots, snapshot_id)
-    if chosen.training_processes > 1 and not content_only and not is_started_by_torchrun():
+    is_one = chosen.training_processes == 1 or chosen.model != TRANSFORMER or content_only
+    if not is_one and not distributed.is_started_by_torchrun():
         return train_in_processes(chosen.training_processes, snapshot.snapshot_id, from_scratch)
+    snapshot = find_snapshot(engine(), chosen.snapshots, distributed.broadcast_text(snapshot.snapshot_id))
     return train_run(snapshot, chosen.snapshots, _options(), from_scratch, content_only=content_only)
 
 

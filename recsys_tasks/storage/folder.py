@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
@@ -18,16 +19,25 @@ from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from recsys_tasks.errors import ConfigurationError, UnavailableError
 from recsys_tasks.locks import file_lock
-from recsys_tasks.storage.addresses import check_address, describe_error, is_remote, object_store, without_secrets
+from recsys_tasks.storage.addresses import (
+    check_address,
+    describe_error,
+    is_remote,
+    is_web,
+    object_store,
+    without_secrets,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from pyarrow import fs
 
 _FILE = "file://"
+_ONE_SLASH = re.compile(r"[a-z0-9+]+:/(?!/)")
 _UNFINISHED = ".writing-"
 _REFUSED = ("ACCESS_DENIED", "SIGNATURE_DOES_NOT_MATCH", "INVALID_ACCESS_KEY_ID")  # as Arrow names a store's errors
 _OBJECT_STORES = ("s3", "gs", "abfs")  # which show an object once it is complete
@@ -38,8 +48,8 @@ _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AZURE_STORAGE_ACCOUNT_
 class Folder:
     """A folder of files; names of files may have parts, separated by `/`.
 
-    All methods raise `UnavailableError` if a remote store does not answer, and `ConfigurationError` if its address or
-    its credentials cannot be used.
+    All methods raise `UnavailableError` if a remote store does not answer, and `ConfigurationError` if its address
+    cannot be used, or S3 refuses the credentials.
 
     Attributes:
         address: absolute path, or address in a remote store, such as `s3://bucket/shop`.
@@ -52,13 +62,22 @@ class Folder:
         """Returns the folder of a path or an address, which is `file://` for a path of this machine, too.
 
         Raises:
-            ConfigurationError: the address contains credentials.
+            ConfigurationError: it is no address of a folder, or contains credentials.
         """
-        text = str(address).removeprefix(_FILE).rstrip("/")
-        if is_remote(text):
+        text = str(address)
+        if text.startswith(_FILE) and not text.startswith(f"{_FILE}/"):
+            raise ConfigurationError(f"{text}: a path of this machine begins with file:///")
+        if is_remote(text) and not text.startswith(_FILE):
             check_address(text)
-            return cls(text)
-        return cls(str(Path(text or "/").absolute()))
+            if is_web(text) or "?" in text or not urlsplit(text).netloc:
+                raise ConfigurationError(
+                    f"{without_secrets(text)} is no folder that can be written: write an address such as s3://bucket/shop,"
+                    " without a query"
+                )
+            return cls(text.rstrip("/"))
+        if _ONE_SLASH.match(text):
+            raise ConfigurationError(f"{text} is neither a path nor an address; an address has two slashes after the :")
+        return cls(str(Path(text.removeprefix(_FILE)).absolute()))
 
     def __truediv__(self, name: str) -> Folder:
         return Folder(f"{self.address}/{name}")
@@ -127,7 +146,7 @@ class Folder:
             store.create_dir(parent, recursive=True)
             try:
                 _write_stream(store, unfinished, content)
-                store.move(unfinished, target)
+                _move(store, unfinished, target)
             except BaseException:
                 _delete(store, unfinished)
                 raise
@@ -136,6 +155,21 @@ class Folder:
         """Deletes a file, if it exists."""
         with _connected(self.address) as (store, path):
             _delete(store, f"{path}/{name}")
+
+    def remove_unfinished(self, before: datetime) -> int:
+        """Deletes what killed processes left of files, here and in folders below, if it is older than a time; returns
+        the number. An object store has none."""
+        from pyarrow import fs
+
+        with _connected(self.address) as (store, path):
+            if self.address.partition("://")[0] in _OBJECT_STORES:
+                return 0
+            listed = store.get_file_info(fs.FileSelector(path, allow_not_found=True, recursive=True))
+            found = [info for info in listed if info.base_name.startswith(_UNFINISHED)]
+            old = [info.path for info in found if info.mtime is None or info.mtime < before]
+            for name in old:
+                _delete(store, name)
+            return len(old)
 
     def write_table(self, name: str, table: pa.Table) -> str:
         """Writes a table to `<name>-<digest>.parquet`; returns the file's name."""
@@ -200,6 +234,11 @@ class StoredFile:
     def __str__(self) -> str:
         return f"{self.folder}/{self.name}"
 
+    @property
+    def url(self) -> str:
+        """The file's URL."""
+        return str(self) if self.folder.local_path is None else f"{_FILE}{self}"
+
     def exists(self) -> bool:
         """Whether the file exists."""
         return self.folder.exists(self.name)
@@ -251,6 +290,7 @@ def _connect(address: str) -> tuple[fs.FileSystem, str]:
         store, path = fsspec.core.url_to_fs(address)
     except ValueError as error:
         raise ConfigurationError(f"{without_secrets(address)}: {error}") from error
+    store.invalidate_cache()  # other hosts write, too
     return PyFileSystem(FSSpecHandler(store)), path.rstrip("/")
 
 
@@ -271,6 +311,14 @@ def _write_stream(store: fs.FileSystem, path: str, content: bytes | pa.Buffer) -
     # At once: a stream that an error closes early would leave part of an object.
     with store.open_output_stream(path) as stream:
         stream.write(content)
+
+
+def _move(store: fs.FileSystem, source: str, target: str) -> None:
+    handler = getattr(store, "handler", None)
+    if handler is None:
+        store.move(source, target)
+    else:  # Arrow passes an argument that not every file system of fsspec takes
+        handler.fs.mv(source, target)
 
 
 def _delete(store: fs.FileSystem, path: str) -> None:

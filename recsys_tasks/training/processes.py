@@ -1,34 +1,79 @@
-"""A training in several processes of this machine, which PyTorch's `torchrun` starts and restarts."""
+"""A training in several processes of this machine, which PyTorch's `torchrun` starts, and restarts if one dies."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
-from recsys_tasks.errors import RecsysError
+import torch
+
+from recsys_tasks import errors
+from recsys_tasks.errors import ConfigurationError, RecsysError
+from recsys_tasks.model.distributed import process_group
 
 _MAX_RESTARTS = 3
+_STOP_SECONDS = 60  # torchrun gives its processes half of it
 
 
 class TrainingProcessesFailed(RecsysError):
-    """The processes of a training failed more often than they are restarted; their log lines say why."""
+    """The processes of a training still failed after three restarts; their log lines say why."""
 
 
 def train_in_processes(number: int, snapshot_id: str, from_scratch: bool) -> str:
     """Trains on a snapshot in processes that share every batch; returns the id of the MLflow run.
 
-    If a process ends, all of them start again from the checkpoint of the last complete epoch.
+    If a process dies, all of them start again from the checkpoint of the last complete epoch.
 
     Raises:
-        TrainingProcessesFailed: they ended too often.
+        ConfigurationError: the machine has GPUs, but fewer than processes.
+        RecsysError: what the training raised.
+        TrainingProcessesFailed: they died too often.
     """
-    command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone"]
-    command += [f"--nproc-per-node={number}", f"--max-restarts={_MAX_RESTARTS}", "-m", "recsys_tasks", "train"]
-    command += ["--train-only", "--json", "--snapshot", snapshot_id]
-    command += ["--from-scratch"] * from_scratch
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)  # noqa: S603
-    if done.returncode:
-        raise TrainingProcessesFailed(f"A training in {number} processes failed with status {done.returncode}")
-    run_id: str = json.loads(done.stdout.splitlines()[-1])["run_id"]
-    return run_id
+    if torch.cuda.is_available() and torch.cuda.device_count() < number:
+        raise ConfigurationError(
+            f"RECSYS_TRAINING_PROCESSES={number}, but this machine has {torch.cuda.device_count()} GPUs"
+        )
+    with tempfile.TemporaryDirectory(prefix="recsys-") as folder:
+        outcome = Path(folder) / "outcome.json"
+        command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone"]
+        command += [f"--nproc-per-node={number}", f"--max-restarts={_MAX_RESTARTS}", "-m", "recsys_tasks", "train"]
+        command += ["--train-only", str(outcome), "--snapshot", snapshot_id, *["--from-scratch"] * from_scratch]
+        _run(command)
+        found: dict[str, str] = json.loads(outcome.read_bytes()) if outcome.exists() else {}
+    if "error" in found:
+        kind = getattr(errors, found["error"], RecsysError)
+        raise kind(found["message"])
+    if "run_id" not in found:
+        raise TrainingProcessesFailed(f"A training in {number} processes failed; see the log lines before this one")
+    return found["run_id"]
+
+
+def _run(command: list[str]) -> None:
+    with subprocess.Popen(command) as process:  # noqa: S603
+        try:
+            process.wait()
+        except BaseException:
+            process.terminate()  # torchrun then ends its processes, which SIGKILL would leave running
+            process.wait(_STOP_SECONDS)
+            raise
+
+
+def write_outcome(file: Path, train: Callable[[], str]) -> None:
+    """Trains as one of the processes of `train_in_processes`; writes the run's id, or the error, for their parent.
+
+    An error of this package ends the process as a success: a restart would not help.
+    """
+    outcome: dict[str, Any] | None = None
+    try:
+        with process_group() as is_first:
+            run_id = train()
+            outcome = {"run_id": run_id} if is_first else None
+    except RecsysError as error:
+        outcome = {"error": type(error).__name__, "message": str(error)}
+    if outcome is not None:
+        file.write_text(json.dumps(outcome), encoding="utf-8")

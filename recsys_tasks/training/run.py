@@ -66,7 +66,7 @@ class TrainingOptions:
         max_epochs: maximum number of passes over the training events.
         threads: CPU threads; 0 for all cores but one.
         seed: of all randomness.
-        checkpoints: checkpoints, from which an interrupted training resumes.
+        checkpoints: folder of the states of trainings, from which an interrupted one resumes.
         encoder: of the items' texts; None for none.
         text_cache: folder of text vectors.
         hyperparameters: those that a person has set.
@@ -126,7 +126,7 @@ def train_run(
     config, schedule = configurations(task, options)
     if content_only:
         config = replace(config, is_trained=False)
-    loaded = None if from_scratch or not config.is_trained else _load_champion()
+    loaded = None if from_scratch or not config.is_trained else _load_common_champion()
     if loaded is not None:
         champion, model = loaded
         trained_sizes = recipe.with_trained_sizes(model.network.config, config)
@@ -159,7 +159,8 @@ def use_threads(options: TrainingOptions) -> None:
     By default all cores but one, for the processes beside the training: a thread that waits for a core stops all
     others. Processes of one training share the cores.
     """
-    cores = (os.cpu_count() or 1) if distributed.is_started_by_torchrun() else _PYTORCH_THREADS
+    # `torchrun` sets OMP_NUM_THREADS to 1.
+    cores = len(os.sched_getaffinity(0)) if distributed.is_started_by_torchrun() else _PYTORCH_THREADS
     default = (cores - 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     torch.set_num_threads(options.threads or max(1, default))
 
@@ -218,6 +219,10 @@ def reproduce_run(
         IncompatibleModelFormat: the run was trained by another version of this package.
     """
     original = runs.load_training_record(run_id)
+    if original.get("processes", 1) > 1:
+        raise InputError(
+            f"Run {run_id} was trained in {original['processes']} processes and cannot be reproduced in one"
+        )
     torch.set_num_threads(original["threads"])
     task = _read_task(open_snapshot(snapshots, runs.load_snapshot_id(run_id)), encoder, text_cache)
     config = load_run_model(run_id).network.config  # before the schedule: checks the format of the run
@@ -298,8 +303,8 @@ def _fit(
         "device": str(device),
     }
     asked = select_prediction_tasks(task.encoded, VALIDATION, _VALIDATION_QUESTIONS)
-    # Not that of a study: another training may run at the same time.
-    purpose = re.sub(r"[^\w-]", "_", tags.get("study", ""))
+    # Not that of a study or a reproduction: another training may run at the same time.
+    purpose = re.sub(r"[^\w-]", "_", tags.get("study", tags.get("reproduces", "")))
     name = f"{task.snapshot.snapshot_id}-{started_from}{purpose}"
     checkpoint, before_decay = checkpoints.file(f"{name}.pt"), checkpoints.file(f"{name}.before-decay.pt")
 
@@ -334,6 +339,8 @@ def _fit(
             export_graphs(network, Path(folder))
             verify_graphs(network, Path(folder))
             runs.log_model(run_id, Path(folder))
+    checkpoint.remove()
+    before_decay.remove()
     return distributed.broadcast_text(run_id)
 
 
@@ -348,7 +355,7 @@ def _save_weights(network: Recommender, file: StoredFile) -> None:
 
 
 def _fit_intent(network: Recommender, before_decay: StoredFile, task: TrainingTask) -> PurchaseIntent:
-    """Purchase intent, fitted after the training and not within its time budget; deletes the weights it reads.
+    """Purchase intent, fitted after the training and not within its time budget.
 
     They are in a file because an interrupted training may resume in the decay phase.
     """
@@ -356,9 +363,7 @@ def _fit_intent(network: Recommender, before_decay: StoredFile, task: TrainingTa
     earlier.load_state_dict(
         torch.load(io.BytesIO(before_decay.read()), weights_only=True, map_location=network.items.bias.device)
     )
-    intent = fit_purchase_intent(earlier, task.data, task.encoded)
-    before_decay.remove()
-    return intent
+    return fit_purchase_intent(earlier, task.data, task.encoded)
 
 
 def _without_plan(schedule: TrainingConfig) -> dict[str, Any]:
@@ -375,8 +380,20 @@ def _log_training(run_id: str, report: TrainingReport, schedule: TrainingConfig,
         "stopped_by": report.stopped_by,
         "started_from": started_from,
         "threads": torch.get_num_threads(),
+        "processes": distributed.rank_and_world_size()[1],
     }
     runs.log_training(run_id, figures, reproduction)
+
+
+def _load_common_champion() -> tuple[versions.Version, TrainedModel] | None:
+    """The champion as `_load_champion` finds it; in a process group, rank 0 decides for all."""
+    rank, _ = distributed.rank_and_world_size()
+    loaded = _load_champion() if rank == 0 else None
+    number = distributed.broadcast_text(loaded[0].number if loaded else "")
+    if rank == 0 or not number:
+        return loaded
+    version = versions.version_by_number(number)
+    return version, load_run_model(version.run_id)
 
 
 def _load_champion() -> tuple[versions.Version, TrainedModel] | None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,12 +13,14 @@ from typing import Any
 import great_expectations as gx
 import pandas as pd
 from great_expectations.exceptions import SuiteParameterError
+from sqlalchemy import text
 
 from recsys_tasks.errors import ConfigurationError, InvariantError
 from recsys_tasks.storage.folder import Folder
 from recsys_tasks.validation.context import SITE, validation_context
 from recsys_tasks.validation.failing_rows import FailingRows, remove_users
 from recsys_tasks.validation.suites import WARNING, describe_limits, load_suite
+from recsys_tasks.warehouse import engine
 
 log = logging.getLogger(__name__)
 _FAILING_ROWS = "failing_rows"  # in the metadata of a result
@@ -152,6 +154,16 @@ def _run_checkpoint(
     return checks
 
 
+_LOCK_KEY = 7_236_105  # any number, the same in every process
+
+
 def _exclusive_access(home: Folder) -> AbstractContextManager[None]:
-    """Locks results and docs across processes, because each run rewrites their index."""
-    return home.lock()
+    """Locks results and docs across processes, and across hosts if they share a store: each run rewrites the index."""
+    return home.lock() if home.local_path else _warehouse_lock()
+
+
+@contextmanager
+def _warehouse_lock() -> Iterator[None]:
+    with engine().begin() as connection:
+        connection.execute(text("select pg_advisory_xact_lock(:lock)"), {"lock": _LOCK_KEY})
+        yield

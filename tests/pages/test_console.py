@@ -275,7 +275,7 @@ def test_the_report_is_one_accessible_file_that_fits_a_phone(browser: Browser, s
         with new_page(browser, color_scheme=scheme, viewport={"width": width, "height": 800}) as page:
             requested: list[str] = []
             page.on("request", partial(_note, requested))
-            page.goto(f"file://{written.file}")
+            page.goto(written.file.url)
             assert accessibility_problems(page) == []
             assert page.evaluate("document.documentElement.scrollWidth") <= width
             assert all(image.get_attribute("alt") for image in page.locator("img").all())
