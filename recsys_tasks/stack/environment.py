@@ -163,6 +163,7 @@ def stack_environment(home: Path, dags: Path, socket_folder: Path, ports: Ports,
     airflow = home / "airflow"
     own = {
         MARKER: str(home),
+        "SPT_NOENV": "1",  # else titles of processes overwrite the marker
         "RECSYS_HOME": str(home),
         "RECSYS_WAREHOUSE_URL": _database(socket_folder, "warehouse"),
         "RECSYS_MLFLOW_TRACKING_URI": ports.url("mlflow"),

@@ -93,8 +93,7 @@ class StackProcesses:
 def stop_stack_processes(home: Path) -> None:
     """Stops every process with this stack's marker and its children, except this process.
 
-    Airflow's workers overwrite the marker with their titles, and keep transactions of a killed scheduler open. That is
-    why children count, too.
+    Workers of a killed stack would go on otherwise: keep transactions open, and take tasks of the next stack.
     """
     marked = [process for process in psutil.process_iter() if process.pid != os.getpid() and _has_marker(process, home)]
     remaining = list({*marked, *(child for process in marked for child in _children(process))})
