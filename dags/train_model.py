@@ -18,8 +18,9 @@ the model and the baselines on the snapshot's test part, and registers the model
 `challenger`.
 
 ### Run it again
-Safe: another run with the same snapshot, seed and threads gives the same model under a new version. For an older
-snapshot, trigger it with `{"snapshot_id": "…"}`; to train from scratch, with `{"from_scratch": true}`.
+Safe: another run with the same snapshot, seed and threads gives the same model under a new version (not in several
+processes). For an older snapshot, trigger it with `{"snapshot_id": "…"}`; to train from scratch, with
+`{"from_scratch": true}`.
 
 ### When it fails
 * `InputError`: there is no snapshot, or none with that id.
@@ -28,7 +29,8 @@ snapshot, trigger it with `{"snapshot_id": "…"}`; to train from scratch, with 
 * `InvariantError: The loss is nan`: the message names the batch. Train from scratch, or with another `RECSYS_SEED`.
 * `OutOfMemory`: the batch size follows from the data. Use fewer items (a higher `RECSYS_MIN_ITEM_EVENTS`), or a shorter
   `RECSYS_TRAINING_SECONDS`, which trains a smaller network from scratch.
-* `UnavailableError`: MLflow or the warehouse does not answer. Airflow retries the task.
+* `UnavailableError`: MLflow, the warehouse or the store does not answer. Airflow retries the task.
+* `TrainingProcessesFailed`: with `RECSYS_TRAINING_PROCESSES`, processes died after three restarts; see the log.
 """
 
 
