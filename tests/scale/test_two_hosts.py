@@ -53,13 +53,14 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def _kill_the_worker_that_trains(home: Path, stack: subprocess.Popen[str]) -> Path:
-    """Kills the worker that runs the first training, with everything it started; returns its home folder."""
-    deadline = time.monotonic() + _TASK_STARTS_WITHIN
-    while not (logs := list(home.glob("worker-*/airflow/logs/dag_id=train_model"))):
+    """Kills the worker that runs the first training after an epoch, with everything it started; returns its home."""
+    deadline, checkpoints = time.monotonic() + _TASK_STARTS_WITHIN, Folder.of(_SAMPLE["RECSYS_STORE"]) / "checkpoints"
+    while not checkpoints.names(".pt"):
         assert stack.poll() is None, "the stack ended before the training"
         assert time.monotonic() < deadline, "no training started"
         time.sleep(0.5)
-    worker = logs[0].parents[2]
+    (logs,) = home.glob("worker-*/airflow/logs/dag_id=train_model")
+    worker = logs.parents[2]
     for process in psutil.process_iter():
         try:
             if process.environ().get("RECSYS_HOME") == str(worker):
