@@ -216,7 +216,7 @@ def _celery(socket_folder: Path, ports: Ports, workers: int) -> dict[str, str]:
         "AIRFLOW__CELERY__BROKER_URL": f"redis://{_HOST}:{ports.redis}/0",
         "AIRFLOW__CELERY__RESULT_BACKEND": f"db+{_database(socket_folder, 'airflow', 'psycopg2')}",
         "AIRFLOW__CELERY__WORKER_CONCURRENCY": "1",
-        # Tasks of a killed worker, running or not yet started, are repeated soon; those that wait for a worker may wait.
+        # Tasks of a killed worker, begun or not, are repeated soon; those that wait for a worker may wait.
         "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "30",
         "AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT": "120",
         "AIRFLOW__SCHEDULER__NUM_STUCK_IN_QUEUED_RETRIES": "100",
