@@ -71,7 +71,7 @@ class Folder:
             check_address(text)
             if is_web(text) or "?" in text or not urlsplit(text).netloc:
                 raise ConfigurationError(
-                    f"{without_secrets(text)} is no folder that can be written: write an address such as s3://bucket/shop,"
+                    f"{without_secrets(text).partition('?')[0]} is no folder that can be written: write an address such as s3://bucket/shop,"
                     " without a query"
                 )
             return cls(text.rstrip("/"))

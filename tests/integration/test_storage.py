@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -158,3 +159,29 @@ def busy_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 def test_a_busy_store_is_asked_again(busy_store: list[str]) -> None:
     assert Folder.of("s3://shop/files").read("a") == b"content"
     assert busy_store.count("HEAD") == 3
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://shop.example/files",
+        "s3://",
+        "s3:/shop/files",
+        "s3://shop/files?access_key=k&secret_key=hidden",
+        "file://host/x",
+    ],
+)
+def test_an_address_of_no_folder_is_refused(address: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        Folder.of(address)
+    assert "hidden" not in str(refused.value)
+
+
+def test_what_a_killed_process_left_is_not_listed_and_removed_once_it_is_old(tmp_path: Path) -> None:
+    folder, now = Folder.of(tmp_path), datetime.now(UTC)
+    folder.write("below/whole", b"x")
+    (tmp_path / "below" / ".writing-1-part").write_bytes(b"part")
+    assert folder.names(recursive=True) == ["below/whole"]
+    assert folder.remove_unfinished(now - timedelta(days=1)) == 0
+    assert folder.remove_unfinished(now + timedelta(days=1)) == 1
+    assert [path.name for path in (tmp_path / "below").iterdir()] == ["whole"]
