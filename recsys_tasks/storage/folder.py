@@ -70,9 +70,9 @@ class Folder:
         if is_remote(text) and not text.startswith(_FILE):
             check_address(text)
             if is_web(text) or "?" in text or not urlsplit(text).netloc:
+                shown = without_secrets(text).partition("?")[0]
                 raise ConfigurationError(
-                    f"{without_secrets(text).partition('?')[0]} is no folder that can be written: write an address such as s3://bucket/shop,"
-                    " without a query"
+                    f"{shown} is no folder that can be written: write an address such as s3://bucket/shop, without a query"
                 )
             return cls(text.rstrip("/"))
         if _ONE_SLASH.match(text):
