@@ -72,7 +72,7 @@ class Folder:
             if is_web(text) or "?" in text or not urlsplit(text).netloc:
                 shown = without_secrets(text).partition("?")[0]
                 raise ConfigurationError(
-                    f"{shown} is no folder that can be written: write an address such as s3://bucket/shop, without a query"
+                    f"{shown} cannot be written: use an address such as s3://bucket/shop, without a query"
                 )
             return cls(text.rstrip("/"))
         if _ONE_SLASH.match(text):
