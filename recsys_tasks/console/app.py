@@ -99,10 +99,13 @@ class Console:
     async def get_data_docs(self, request: Request) -> Response:
         """`GET /console/data-docs/{name}`: a page of the data docs, which may be in a remote store."""
         name = request.path_params["name"]
+        missing = InputError(f"The data docs have no page {name}")
+        if not name.endswith(".html"):
+            raise missing
         try:
             content = await run_in_threadpool((self._settings.validation_home / "data_docs").read, name)
-        except FileNotFoundError as error:
-            raise InputError(f"The data docs have no page {name}") from error
+        except OSError as error:
+            raise missing from error
         return HTMLResponse(content, headers=_HEADERS | {"Content-Security-Policy": _DATA_DOCS_POLICY})
 
     async def get_overview(self, request: Request) -> Response:

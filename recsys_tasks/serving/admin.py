@@ -115,7 +115,7 @@ class AdminRoutes:
         async with self._erasure_lock:
             if not await self._shared.erase_user(user_id):
                 raise RequestError(
-                    503, "Shared state unavailable", "the shared database does not answer; try again later"
+                    503, "Shared state unavailable", "the store of the shared state does not answer; try again later"
                 )
             async with self._event_log.pause_appends() as end:
                 # No await in this block: events up to here belong to the erased user, later ones to a new user.

@@ -29,6 +29,9 @@ _PARAMETER, _DIALECT = re.compile(r"(?<!:):(\w+)"), re.compile(r"^postgresql\+\w
 class PostgresStore:
     """The table `live_events`. One statement has one connection, so a timeout affects no other statement.
 
+    Attributes:
+        max_batch: number of events that are published at once.
+
     Args:
         url: of PostgreSQL.
         timeout: seconds that a statement waits for a connection.
@@ -37,6 +40,8 @@ class PostgresStore:
     Raises:
         ConfigurationError: the driver is not installed.
     """
+
+    max_batch = 1_000
 
     def __init__(self, url: str, timeout: float, retry: float) -> None:
         if find_spec("psycopg_pool") is None:
@@ -64,7 +69,7 @@ class PostgresStore:
         await self._pool.close()
 
     async def drop_idle_connections(self) -> None:
-        """Closes idle connections after an error, by which they are broken, too; connections in use go on."""
+        """Closes idle connections, which are probably broken, too; connections in use go on."""
         await self._pool.drain()
 
     async def publish(self, rows: Sequence[tuple[str, Event]]) -> None:

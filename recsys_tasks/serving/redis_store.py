@@ -17,7 +17,7 @@ from recsys_tasks.errors import ConfigurationError
 from recsys_tasks.wire.messages import Event
 
 _MAX_CONNECTIONS = 8
-_MAX_EVENTS_OF_KEY = 1_000  # the latest; models read fewer
+_MAX_EVENTS_OF_KEY = 1_000  # the latest
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _PUBLISH = """
@@ -52,7 +52,10 @@ return rows
 
 
 class RedisStore:
-    """Events by key in Redis 6.2 or newer, or Valkey.
+    """Events by key in one server of Redis 6.2 or newer, or Valkey; not in a Redis Cluster.
+
+    Attributes:
+        max_batch: number of events that are published at once.
 
     Args:
         url: `redis://`, or `rediss://` with TLS.
@@ -62,6 +65,8 @@ class RedisStore:
     Raises:
         ConfigurationError: the client is not installed, or the URL is invalid.
     """
+
+    max_batch = 100
 
     def __init__(self, url: str, timeout: float, retention: timedelta) -> None:
         if find_spec("redis") is None:
@@ -85,7 +90,7 @@ class RedisStore:
             raise ConfigurationError(f"RECSYS_SHARED_STATE_URL is no URL of Redis: {error}") from error
         self._redis: Any = Redis.from_pool(pool)
         self._publish, self._read = (self._redis.register_script(script) for script in (_PUBLISH, _READ))
-        self._retention_ms = int(retention / timedelta(milliseconds=1))
+        self._retention, self._retention_ms = retention, int(retention / timedelta(milliseconds=1))
         self._decode = msgspec.json.Decoder(Event).decode
 
     async def open(self) -> None:
@@ -96,7 +101,7 @@ class RedisStore:
         await self._redis.aclose()
 
     async def drop_idle_connections(self) -> None:
-        """Closes idle connections after an error, by which they are broken, too; connections in use go on."""
+        """Closes idle connections, which are probably broken, too; connections in use go on."""
         await self._redis.connection_pool.disconnect(inuse_connections=False)
 
     async def publish(self, rows: Sequence[tuple[str, Event]]) -> None:
@@ -109,11 +114,13 @@ class RedisStore:
                 if event.user_id is not None and event.session_id is not None:
                     sessions = _sessions(event.user_id)
                     pipeline.sadd(sessions, event.session_id)
-                    pipeline.pexpire(sessions, self._retention_ms)
+                    pipeline.pexpire(sessions, 2 * self._retention_ms)  # as long as events are in a session
             await pipeline.execute()
 
     async def read(self, since: dict[str, datetime]) -> list[tuple[str, datetime, str | bytes]]:
         """Returns key, publication time and JSON of the events of each key that were published after its time."""
+        oldest = datetime.now(UTC) - self._retention
+        since = {key: max(moment, oldest) for key, moment in since.items()}
         async with self._redis.pipeline(transaction=False) as pipeline:
             for key, moment in since.items():
                 await self._read(
@@ -129,7 +136,8 @@ class RedisStore:
 
     async def erase_user(self, user_id: str) -> None:
         """Deletes the events of a user, under the user and in sessions."""
-        for session_id in await self._redis.smembers(_sessions(user_id)):
+        sessions = await self._redis.smembers(_sessions(user_id))
+        for session_id in sessions:
             key = f"session:{session_id.decode()}"
             events = await self._redis.hgetall(_events(key))
             erased = [event_id for event_id, event in events.items() if self._decode(event).user_id == user_id]
@@ -137,10 +145,11 @@ class RedisStore:
                 await self._redis.zrem(_order(key), *erased)
                 await self._redis.hdel(_events(key), *erased)
         key = f"user:{user_id}"
-        await self._redis.delete(_order(key), _events(key), _sessions(user_id))
+        await self._redis.delete(_order(key), _events(key))
+        if sessions:  # not those that another endpoint added meanwhile
+            await self._redis.srem(_sessions(user_id), *sessions)
 
 
-# Keys with the same part in braces are on the same node of a cluster.
 def _order(key: str) -> str:
     return f"recsys:{{{key}}}:order"
 

@@ -12,6 +12,7 @@ import logging
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol, TypeVar
 
@@ -28,7 +29,8 @@ _RETRY_SECONDS = 1.0  # minimum time between attempts during an outage
 _READ_OVERLAP = timedelta(seconds=10)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MAX_KEYS = 200_000
-_MAX_PENDING_EVENTS, _MAX_BATCH_EVENTS = 100_000, 1_000
+_MAX_PENDING_EVENTS = 100_000
+_ERASURE_SECONDS = 5.0
 _REDIS = ("redis://", "rediss://")
 _Result = TypeVar("_Result")
 
@@ -38,9 +40,11 @@ class SharedStore(Protocol):
 
     Attributes:
         errors: exceptions of a store that does not answer.
+        max_batch: number of events that are published at once.
     """
 
     errors: tuple[type[Exception], ...]
+    max_batch: int
 
     async def open(self) -> None:
         """Starts to connect."""
@@ -131,7 +135,7 @@ class SharedState:
         async with self._publish_lock:
             self._pending = deque((event for event in self._pending if event.user_id != user_id), _MAX_PENDING_EVENTS)
             self._retry_at = 0.0
-            return await self._succeeds(lambda store: store.erase_user(user_id))
+            return await self._succeeds(lambda store: store.erase_user(user_id), _ERASURE_SECONDS)
 
     async def close(self) -> None:
         """Publishes the pending events if possible, and disconnects."""
@@ -142,10 +146,15 @@ class SharedState:
     async def publish_pending(self) -> None:
         """Publishes the pending events, one caller at a time; a caller that waited finds few left."""
         async with self._publish_lock:
-            while self._pending:
-                events = [self._pending.popleft() for _ in range(min(len(self._pending), _MAX_BATCH_EVENTS))]
-                if not await self._publish_batch(events):
-                    self._pending.extendleft(reversed(events))
+            while self._pending and self._store is not None:
+                events = [self._pending.popleft() for _ in range(min(len(self._pending), self._store.max_batch))]
+                is_published = False
+                try:
+                    is_published = await self._publish_batch(events)
+                finally:
+                    if not is_published:
+                        self._pending.extendleft(reversed(events))
+                if not is_published:
                     return
 
     async def _publish_batch(self, events: Sequence[Event]) -> bool:
@@ -163,14 +172,18 @@ class SharedState:
             await asyncio.sleep(_RETRY_SECONDS)
             await self.publish_pending()
 
-    async def _succeeds(self, work: Callable[[SharedStore], Coroutine[Any, Any, None]]) -> bool:
+    async def _succeeds(
+        self, work: Callable[[SharedStore], Coroutine[Any, Any, None]], seconds: float = _TIMEOUT_SECONDS
+    ) -> bool:
         try:
-            await self._attempt(work)
+            await self._attempt(work, seconds)
         except _StoreAway:
             return False
         return True
 
-    async def _attempt(self, work: Callable[[SharedStore], Coroutine[Any, Any, _Result]]) -> _Result:
+    async def _attempt(
+        self, work: Callable[[SharedStore], Coroutine[Any, Any, _Result]], seconds: float = _TIMEOUT_SECONDS
+    ) -> _Result:
         """Returns the result of the store.
 
         Raises:
@@ -182,13 +195,15 @@ class SharedState:
         if self._retry_at:
             self._retry_at = now + _RETRY_SECONDS  # one caller probes the store; the others do not wait for it
         try:
-            result = await _with_timeout(_TIMEOUT_SECONDS, work(self._store))
+            result = await _with_timeout(seconds, work(self._store))
         except self._store.errors as error:
             if self._retry_at == 0.0:
-                log.error("The store of the shared state does not answer: %s: %s", type(error).__name__, error)
+                reason = str(error).rpartition("caused error: ")[2]  # Redis names the command first, with a user's id
+                log.error("The store of the shared state does not answer: %s: %s", type(error).__name__, reason)
             self._retry_at = time.monotonic() + _RETRY_SECONDS
             if not isinstance(error, TimeoutError):
-                await self._store.drop_idle_connections()
+                with suppress(*self._store.errors):
+                    await self._store.drop_idle_connections()
             raise _StoreAway from error
         self._retry_at = 0.0
         return result

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import PurePosixPath
 
 from recsys_tasks.client import admin
@@ -14,6 +14,8 @@ from recsys_tasks.ingestion import removal
 from recsys_tasks.settings import settings
 from recsys_tasks.storage.folder import StoredFile
 from recsys_tasks.warehouse import engine
+
+_MAX_WRITING = timedelta(minutes=10)  # of one file; an older unfinished one was left by a killed process
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def erase_users(user_ids: Sequence[str]) -> ErasureReport:
     urls = settings().endpoint_urls
     lines = admin.forget(urls, settings().require_admin_token(), user_ids) if urls else 0
     for folder in (settings().fetched_feedback, settings().validation_home, settings().snapshots):
-        folder.remove_unfinished(datetime.now(UTC))
+        folder.remove_unfinished(datetime.now(UTC) - _MAX_WRITING)
     for chunk in settings().fetched_feedback.names(".jsonl"):
         settings().fetched_feedback.remove(chunk)  # fetched again without these users
     removed = removal.forget(engine(), user_ids)

@@ -16,10 +16,12 @@ from sqlalchemy import text
 
 from recsys_tasks.errors import RecsysError
 from recsys_tasks.settings import settings
+from recsys_tasks.storage.folder import Folder
 
 _MIN_PYTHON: Final = (3, 11)
 _MIN_POSTGRES: Final = 16  # has pg_input_is_valid
 _AIRFLOW: Final = (Version("3.3"), Version("4"))
+_SHARED_FOLDERS = ("snapshots", "feedback", "great_expectations", "landing", "forget", "checkpoints")
 _DRIVER: Final = "postgresql+psycopg"
 _RIGHTS: Final = (
     "select has_database_privilege(current_database(), 'create') and has_schema_privilege('public', 'create'),"
@@ -100,11 +102,12 @@ def _check_store() -> str:
     folder = settings().shared_files
     if not settings().store:
         return f"not set: {folder}, which all workers must share"
-    left = [name for name in ("snapshots", "feedback", "great_expectations") if (settings().home / name).is_dir()]
+    old = Folder.of(settings().home)
+    left = [name for name in _SHARED_FOLDERS if (old / name).names(recursive=True)]
     if left and folder.local_path != settings().home:
         raise _Missing(
-            f"{settings().home} still has {', '.join(left)} from before RECSYS_STORE was set: move these folders there;"
-            " nothing else reads or erases them"
+            f"{settings().home} has {', '.join(left)} from before RECSYS_STORE was set: move them to {folder}, since"
+            " nothing reads or erases them where they are"
         )
     file = folder.file(f".check-{uuid.uuid4().hex}")
     file.write(b"written and read")

@@ -99,7 +99,7 @@ class Folder:
         from pyarrow import fs
 
         with _connected(self.address) as (store, path):
-            return bool(store.get_file_info(f"{path}/{name}").type == fs.FileType.File)
+            return bool(store.get_file_info(_join(path, name)).type == fs.FileType.File)
 
     def names(self, suffix: str = "", recursive: bool = False) -> list[str]:
         """Returns the names of the complete files whose names end with `suffix`, sorted; none if there is no folder.
@@ -131,13 +131,13 @@ class Folder:
         Raises:
             FileNotFoundError: there is no such file.
         """
-        with _connected(self.address) as (store, path), store.open_input_stream(f"{path}/{name}") as stream:
+        with _connected(self.address) as (store, path), store.open_input_stream(_join(path, name)) as stream:
             return bytes(stream.read())
 
     def write(self, name: str, content: bytes | pa.Buffer) -> None:
         """Writes a file, or replaces it."""
         with _connected(self.address) as (store, path):
-            target = f"{path}/{name}"
+            target = _join(path, name)
             if self.address.partition("://")[0] in _OBJECT_STORES:
                 _write_stream(store, target, content)
                 return
@@ -154,7 +154,7 @@ class Folder:
     def remove(self, name: str) -> None:
         """Deletes a file, if it exists."""
         with _connected(self.address) as (store, path):
-            _delete(store, f"{path}/{name}")
+            _delete(store, _join(path, name))
 
     def remove_unfinished(self, before: datetime) -> int:
         """Deletes what killed processes left of files, here and in folders below, if it is older than a time; returns
@@ -192,7 +192,7 @@ class Folder:
         import pyarrow.parquet as pq
 
         with _connected(self.address) as (store, path):
-            return pq.read_table(f"{path}/{name}", columns=columns and list(columns), filesystem=store)
+            return pq.read_table(_join(path, name), columns=columns and list(columns), filesystem=store)
 
     def read_tables(
         self, names: Sequence[str], columns: Sequence[str] | None = None, dictionaries: Sequence[str] = ()
@@ -211,7 +211,7 @@ class Folder:
 
         options = dataset.ParquetReadOptions(dictionary_columns=list(dictionaries))
         with _connected(self.address) as (store, path):
-            files = [f"{path}/{name}" for name in names]
+            files = [_join(path, name) for name in names]
             found = dataset.dataset(files, format=dataset.ParquetFileFormat(read_options=options), filesystem=store)
             present = None if columns is None else [name for name in columns if name in found.schema.names]
             return found.to_table(columns=present).unify_dictionaries()
@@ -311,6 +311,18 @@ def _write_stream(store: fs.FileSystem, path: str, content: bytes | pa.Buffer) -
     # At once: a stream that an error closes early would leave part of an object.
     with store.open_output_stream(path) as stream:
         stream.write(content)
+
+
+def _join(path: str, name: str) -> str:
+    """Returns the path of a file in a folder.
+
+    Raises:
+        ConfigurationError: the name leads out of the folder, or is empty.
+    """
+    parts = name.split("/")
+    if ".." in parts or "" in parts:
+        raise ConfigurationError(f"{name!r} is no name of a file in a folder")
+    return f"{path}/{name}"
 
 
 def _move(store: fs.FileSystem, source: str, target: str) -> None:

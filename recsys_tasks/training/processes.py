@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 import subprocess
 import sys
 import tempfile
@@ -16,6 +18,7 @@ from recsys_tasks import errors
 from recsys_tasks.errors import ConfigurationError, RecsysError
 from recsys_tasks.model.distributed import process_group
 
+log = logging.getLogger(__name__)
 _MAX_RESTARTS = 3
 _STOP_SECONDS = 60  # torchrun gives its processes half of it
 
@@ -38,19 +41,29 @@ def train_in_processes(number: int, snapshot_id: str, from_scratch: bool) -> str
         raise ConfigurationError(
             f"RECSYS_TRAINING_PROCESSES={number}, but this machine has {torch.cuda.device_count()} GPUs"
         )
-    with tempfile.TemporaryDirectory(prefix="recsys-") as folder:
-        outcome = Path(folder) / "outcome.json"
-        command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone"]
-        command += [f"--nproc-per-node={number}", f"--max-restarts={_MAX_RESTARTS}", "-m", "recsys_tasks", "train"]
-        command += ["--train-only", str(outcome), "--snapshot", snapshot_id, *["--from-scratch"] * from_scratch]
-        _run(command)
-        found: dict[str, str] = json.loads(outcome.read_bytes()) if outcome.exists() else {}
-    if "error" in found:
-        kind = getattr(errors, found["error"], RecsysError)
-        raise kind(found["message"])
-    if "run_id" not in found:
-        raise TrainingProcessesFailed(f"A training in {number} processes failed; see the log lines before this one")
-    return found["run_id"]
+    command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--max-restarts=0"]
+    command += [f"--nproc-per-node={number}", "-m", "recsys_tasks", "train", "--snapshot", snapshot_id]
+    command += ["--from-scratch"] * from_scratch
+    for _ in range(1 + _MAX_RESTARTS):
+        with tempfile.TemporaryDirectory(prefix="recsys-") as folder:
+            outcome = Path(folder) / "outcome.json"
+            _run([*command, "--train-only", str(outcome)])
+            found: dict[str, str] = json.loads(outcome.read_bytes()) if outcome.exists() else {}
+        if "error" in found:
+            raise _error(found["error"], found["message"])
+        if "run_id" in found:
+            return found["run_id"]
+        log.warning("A process of the training died")
+    raise TrainingProcessesFailed(f"A training in {number} processes failed; see the log lines before this one")
+
+
+def _error(name: str, message: str) -> RecsysError:
+    kind = getattr(errors, name, RecsysError)
+    try:
+        error: RecsysError = kind(message)
+    except TypeError:  # takes other arguments
+        error = RecsysError(f"{name}: {message}")
+    return error
 
 
 def _run(command: list[str]) -> None:
@@ -66,7 +79,7 @@ def _run(command: list[str]) -> None:
 def write_outcome(file: Path, train: Callable[[], str]) -> None:
     """Trains as one of the processes of `train_in_processes`; writes the run's id, or the error, for their parent.
 
-    An error of this package ends the process as a success: a restart would not help.
+    With an error, the other processes end, too, since they wait for this one; a restart would not help.
     """
     outcome: dict[str, Any] | None = None
     try:
@@ -76,4 +89,6 @@ def write_outcome(file: Path, train: Callable[[], str]) -> None:
     except RecsysError as error:
         outcome = {"error": type(error).__name__, "message": str(error)}
     if outcome is not None:
-        file.write_text(json.dumps(outcome), encoding="utf-8")
+        new = file.with_name(f"{os.getpid()}.json")  # several processes may have an error
+        new.write_text(json.dumps(outcome), encoding="utf-8")
+        new.replace(file)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from recsys_tasks.engine.purchase_intent import PurchaseIntent
-from recsys_tasks.errors import ConfigurationError, IncompatibleModelFormat, InputError, NotEnoughData
+from recsys_tasks.errors import ConfigurationError, IncompatibleModelFormat, InputError, NotEnoughData, UnavailableError
 from recsys_tasks.evaluation.gate import PRIMARY_METRIC
 from recsys_tasks.evaluation.metrics import ranking_metrics
 from recsys_tasks.evaluation.protocol import VALIDATION, PredictionTasks, model_ranks, select_prediction_tasks
@@ -339,9 +339,13 @@ def _fit(
             export_graphs(network, Path(folder))
             verify_graphs(network, Path(folder))
             runs.log_model(run_id, Path(folder))
-    checkpoint.remove()
-    before_decay.remove()
-    return distributed.broadcast_text(run_id)
+    distributed.broadcast_text(run_id)
+    for state in (checkpoint, before_decay):
+        try:
+            state.remove()
+        except UnavailableError as error:  # the run is complete
+            log.warning("%s was not removed: %s", state, error)
+    return run_id
 
 
 def _validation_metric(task: TrainingTask, asked: PredictionTasks) -> Callable[[Recommender], float]:

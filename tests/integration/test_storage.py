@@ -185,3 +185,11 @@ def test_what_a_killed_process_left_is_not_listed_and_removed_once_it_is_old(tmp
     assert folder.remove_unfinished(now - timedelta(days=1)) == 0
     assert folder.remove_unfinished(now + timedelta(days=1)) == 1
     assert [path.name for path in (tmp_path / "below").iterdir()] == ["whole"]
+
+
+@pytest.mark.parametrize("name", ["../secrets.json", "below/../../secrets.json", "/etc/passwd", "", "below/"])
+def test_a_name_leads_nowhere_else(folder: Folder, name: str) -> None:
+    with pytest.raises(ConfigurationError):
+        folder.read(name)
+    with pytest.raises(ConfigurationError):
+        folder.write(name, b"x")

@@ -152,6 +152,34 @@ def test_while_redis_is_away_lists_are_incomplete_and_afterwards_nothing_is_lost
         assert client.zcard("recsys:{session:s}:order") == 2
 
 
+def test_events_of_an_outage_are_published_in_batches(replicas: tuple[TestClient, TestClient], server: Server) -> None:
+    first, second = replicas
+    server.kill()
+    many = [{"event_type": "view", "user_id": f"u{n}", "session_id": f"s{n}", "item_id": "i1"} for n in range(1_000)]
+    assert first.post("/v1/events", json=many).status_code == 200
+    server.start()
+    with Redis.from_url(server.url) as client:
+        _wait_until(lambda: len(client.keys("recsys:{user:u*}:order")) == len(many))
+    _wait_until(lambda: _recommend(second, user_id="u999")["complete"] is True)
+    assert _items(second, user_id="u999") == _items(first, user_id="u999")
+
+
+def test_old_events_are_not_read_though_their_session_goes_on(server: Server) -> None:
+    async def publish_and_read() -> list[str]:
+        store = RedisStore(server.url, 1.0, timedelta(seconds=1))
+        events = [Event(event_type="view", event_id=f"e{n}", session_id="s", item_id=f"i{n}") for n in range(2)]
+        await store.publish([("session:s", events[0])])
+        await asyncio.sleep(0.7)
+        await store.publish([("session:s", events[1])])
+        await asyncio.sleep(0.5)
+        found = await store.read({"session:s": LONG_AGO})
+        await store.close()
+        return [str(event) for _, _, event in found]
+
+    (kept,) = asyncio.run(publish_and_read())
+    assert "e1" in kept
+
+
 def test_a_key_has_each_event_once_and_only_the_latest(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(redis_store, "_MAX_EVENTS_OF_KEY", 3)
     events = [Event(event_type="view", event_id=f"e{n}", session_id="s", item_id=f"i{n}") for n in range(5)]

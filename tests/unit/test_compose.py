@@ -48,5 +48,5 @@ def test_ports_are_bound_to_localhost_only() -> None:
 
 def test_the_endpoint_image_installs_only_the_serving_extra() -> None:
     recipe = SERVICES["endpoint"]["build"]["dockerfile_inline"]
-    assert "'.[serving]'" in recipe
+    assert "'.[serving,shared]'" in recipe
     assert "pipeline" not in recipe

@@ -39,7 +39,7 @@ def test_services_and_budgets_select_the_pods_of_a_workload() -> None:
     labels = [
         manifest["spec"]["template"]["metadata"]["labels"] for manifest in MANIFESTS if "template" in manifest["spec"]
     ]
-    for manifest in MANIFESTS:
+    for manifest in (manifest for manifest in MANIFESTS if "selector" in manifest["spec"]):
         selector = manifest["spec"]["selector"]
         assert selector.get("matchLabels", selector) in labels, _name(manifest)
 
@@ -63,3 +63,11 @@ def test_the_pipeline_knows_every_pod_of_the_endpoint() -> None:
     (urls,) = (variable["value"] for variable in VALUES["env"] if variable["name"] == "RECSYS_ENDPOINT_URLS")
     expected = [f"http://endpoint-{n}.{service}:8080" for n in range(pods["spec"]["replicas"])]
     assert yaml.safe_load(urls) == expected
+
+
+def test_every_claimed_volume_exists() -> None:
+    claims = {manifest["metadata"]["name"] for manifest in MANIFESTS if manifest["kind"] == "PersistentVolumeClaim"}
+    templates = [manifest["spec"]["template"]["spec"] for manifest in MANIFESTS if "template" in manifest["spec"]]
+    volumes = [volume for template in templates for volume in template.get("volumes", [])]
+    claimed = {volume["persistentVolumeClaim"]["claimName"] for volume in volumes if "persistentVolumeClaim" in volume}
+    assert claimed == claims
