@@ -5,28 +5,31 @@ from __future__ import annotations
 import asyncio
 import signal
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 from redis import Redis
 from redis.exceptions import RedisError
-from starlette.testclient import TestClient
 
 from recsys_tasks.serving import redis_store
-from recsys_tasks.serving.app import create_app
 from recsys_tasks.serving.redis_store import RedisStore
-from recsys_tasks.settings import Settings
 from recsys_tasks.stack.environment import find_free_port
 from recsys_tasks.wire.messages import Event
-from tests.integration.endpoints import TOKEN, install_bundle
+from tests.integration.replicas import (
+    HEADERS,
+    Replicas,
+    assert_events_are_shared,
+    items,
+    post_event,
+    recommend,
+    replica,
+    wait_until,
+)
 
-HEADERS = {"Authorization": f"Bearer {TOKEN}"}
 LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 
 
@@ -48,7 +51,7 @@ class Server:
         command = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)]
         command += ["--appendonly", "yes", "--appendfsync", "always", "--save", ""]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        _wait_until(self._responds)
+        wait_until(self._responds)
 
     def _responds(self) -> bool:
         try:
@@ -74,94 +77,59 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 
 @pytest.fixture
-def replicas(tmp_path: Path, bundles: list[Path], server: Server) -> Iterator[tuple[TestClient, TestClient]]:
+def replicas(tmp_path: Path, bundles: list[Path], server: Server) -> Iterator[Replicas]:
     """Two endpoints."""
     with ExitStack() as stack:
-        first, second = (stack.enter_context(_replica(tmp_path / name, bundles[0], server)) for name in ("one", "two"))
+        first, second = (
+            stack.enter_context(replica(tmp_path / name, bundles[0], server.url)) for name in ("one", "two")
+        )
         yield first, second
 
 
-def _replica(home: Path, bundle: Path, server: Server) -> TestClient:
-    home.mkdir()
-    install_bundle(home, bundle)
-    return TestClient(create_app(Settings(home=home, admin_token=TOKEN, shared_state_url=server.url)))
+def test_an_event_at_one_replica_counts_in_the_next_answer_of_the_other(replicas: Replicas) -> None:
+    assert_events_are_shared(replicas)
 
 
-def _wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-def _recommend(client: TestClient, **body: Any) -> dict[str, Any]:
-    answer = client.post("/v1/recommendations", json={"k": 8, "record": False, **body})
-    assert answer.status_code == 200, answer.text
-    content: dict[str, Any] = answer.json()
-    return content
-
-
-def _items(client: TestClient, **body: Any) -> list[str]:
-    return [item["item_id"] for item in _recommend(client, **body)["items"]]
-
-
-def _post_event(client: TestClient, **event: Any) -> None:
-    assert client.post("/v1/events", json={"event_type": "view", **event}).status_code == 200
-
-
-def test_an_event_at_one_replica_counts_in_the_next_answer_of_the_other(
-    replicas: tuple[TestClient, TestClient],
-) -> None:
-    previous: list[str] = []
-    for number in range(12):
-        writer, reader = replicas if number % 2 else replicas[::-1]
-        _post_event(writer, session_id="s", user_id="new", item_id=f"i{number}")
-        current = _items(reader, session_id="s")
-        assert current == _items(writer, session_id="s") != previous
-        assert _items(reader, user_id="new") == _items(writer, user_id="new")
-        previous = current
-
-
-def test_an_erased_user_is_erased_from_redis(replicas: tuple[TestClient, TestClient], server: Server) -> None:
+def test_an_erased_user_is_erased_from_redis(replicas: Replicas, server: Server) -> None:
     first, second = replicas
-    _post_event(first, user_id="leaves", session_id="s", item_id="i3")
-    _post_event(first, user_id="stays", session_id="s", item_id="i4")
+    post_event(first, user_id="leaves", session_id="s", item_id="i3")
+    post_event(first, user_id="stays", session_id="s", item_id="i4")
     assert first.delete("/v1/admin/users/leaves", headers=HEADERS).status_code == 200
     with Redis.from_url(server.url, decode_responses=True) as client:
         kept = {key: client.hvals(key) for key in client.keys("*:events")}
     assert set(kept) == {"recsys:{user:stays}:events", "recsys:{session:s}:events"}
     assert "leaves" not in str(kept)
-    assert _recommend(second, user_id="leaves")["items"][0]["source"] == "popular"
+    assert recommend(second, user_id="leaves")["items"][0]["source"] == "popular"
 
 
 def test_while_redis_is_away_lists_are_incomplete_and_afterwards_nothing_is_lost(
-    replicas: tuple[TestClient, TestClient], server: Server
+    replicas: Replicas, server: Server
 ) -> None:
     first, second = replicas
-    _post_event(first, session_id="s", item_id="i1")
+    post_event(first, session_id="s", item_id="i1")
     server.kill()
-    _post_event(first, session_id="s", item_id="i3")
-    assert _recommend(first, session_id="s")["complete"] is False
+    post_event(first, session_id="s", item_id="i3")
+    assert recommend(first, session_id="s")["complete"] is False
     assert first.get("/readyz").json()["shared_state"] == "away"
     assert first.delete("/v1/admin/users/u1", headers=HEADERS).status_code == 503
     server.start()
-    for replica in replicas:
-        _wait_until(lambda replica=replica: _recommend(replica, session_id="s")["complete"] is True)  # type: ignore[misc]
-    assert _items(second, session_id="s") == _items(first, session_id="s")
+    for each in replicas:
+        wait_until(lambda each=each: recommend(each, session_id="s")["complete"] is True)  # type: ignore[misc]
+    assert items(second, session_id="s") == items(first, session_id="s")
     with Redis.from_url(server.url) as client:
         assert client.zcard("recsys:{session:s}:order") == 2
 
 
-def test_events_of_an_outage_are_published_in_batches(replicas: tuple[TestClient, TestClient], server: Server) -> None:
+def test_events_of_an_outage_are_published_in_batches(replicas: Replicas, server: Server) -> None:
     first, second = replicas
     server.kill()
     many = [{"event_type": "view", "user_id": f"u{n}", "session_id": f"s{n}", "item_id": "i1"} for n in range(1_000)]
     assert first.post("/v1/events", json=many).status_code == 200
     server.start()
     with Redis.from_url(server.url) as client:
-        _wait_until(lambda: len(client.keys("recsys:{user:u*}:order")) == len(many))
-    _wait_until(lambda: _recommend(second, user_id="u999")["complete"] is True)
-    assert _items(second, user_id="u999") == _items(first, user_id="u999")
+        wait_until(lambda: len(client.keys("recsys:{user:u*}:order")) == len(many))
+    wait_until(lambda: recommend(second, user_id="u999")["complete"] is True)
+    assert items(second, user_id="u999") == items(first, user_id="u999")
 
 
 def test_old_events_are_not_read_though_their_session_goes_on(server: Server) -> None:
@@ -207,4 +175,4 @@ def test_old_events_are_dropped(server: Server) -> None:
 
     asyncio.run(publish())
     with Redis.from_url(server.url) as client:
-        _wait_until(lambda: client.keys("*") == [])
+        wait_until(lambda: client.keys("*") == [])
