@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from optuna.storages import BaseStorage
 
 from recsys_tasks.evaluation.gate import MetricsTable
-from recsys_tasks.features.snapshot import find_snapshot
+from recsys_tasks.features.snapshot import find_snapshot, latest_snapshot_id, open_snapshot
 from recsys_tasks.features.text_encoder import TextEncoder, load_text_encoder
 from recsys_tasks.model import distributed
 from recsys_tasks.names import TRANSFORMER
@@ -30,11 +30,11 @@ def train_model(snapshot_id: str | None = None, from_scratch: bool = False, cont
             not evaluated, and cannot replace a trained champion.
     """
     chosen = settings()
-    snapshot = find_snapshot(engine(), chosen.snapshots, snapshot_id)
+    snapshot_id = snapshot_id or latest_snapshot_id(engine())
     is_one = chosen.training_processes == 1 or chosen.model != TRANSFORMER or content_only
     if not is_one and not distributed.is_started_by_torchrun():
-        return train_in_processes(chosen.training_processes, snapshot.snapshot_id, from_scratch)
-    snapshot = find_snapshot(engine(), chosen.snapshots, distributed.broadcast_text(snapshot.snapshot_id))
+        return train_in_processes(chosen.training_processes, snapshot_id, from_scratch)
+    snapshot = open_snapshot(chosen.snapshots, distributed.broadcast_text(snapshot_id))
     return train_run(snapshot, chosen.snapshots, _options(), from_scratch, content_only=content_only)
 
 

@@ -108,21 +108,15 @@ class Folder:
             suffix: end of the names.
             recursive: whether files of folders below count, too.
         """
-        from pyarrow import fs
-
         with _connected(self.address) as (store, path):
-            listed = store.get_file_info(fs.FileSelector(path, allow_not_found=True, recursive=recursive))
-            found = (info.path for info in listed if info.type == fs.FileType.File and _UNFINISHED not in info.path)
+            found = (info.path for info in _list_files(store, path, recursive) if _UNFINISHED not in info.path)
             return sorted(name[len(path) :].lstrip("/") for name in found if name.endswith(suffix))
 
     def modified(self, suffix: str) -> dict[str, datetime]:
         """Returns the modification time of each file whose name ends with `suffix`, not of folders below; a store that
         keeps none has no such file."""
-        from pyarrow import fs
-
         with _connected(self.address) as (store, path):
-            listed = store.get_file_info(fs.FileSelector(path, allow_not_found=True))
-            files = (info for info in listed if info.type == fs.FileType.File and info.base_name.endswith(suffix))
+            files = (info for info in _list_files(store, path) if info.base_name.endswith(suffix))
             return {info.base_name: info.mtime for info in files if info.mtime is not None}
 
     def read(self, name: str) -> bytes:
@@ -159,13 +153,10 @@ class Folder:
     def remove_unfinished(self, before: datetime) -> int:
         """Deletes what killed processes left of files, here and in folders below, if it is older than a time; returns
         the number. An object store has none."""
-        from pyarrow import fs
-
         with _connected(self.address) as (store, path):
             if self.address.partition("://")[0] in _OBJECT_STORES:
                 return 0
-            listed = store.get_file_info(fs.FileSelector(path, allow_not_found=True, recursive=True))
-            found = [info for info in listed if info.base_name.startswith(_UNFINISHED)]
+            found = [info for info in _list_files(store, path, True) if info.base_name.startswith(_UNFINISHED)]
             old = [info.path for info in found if info.mtime is None or info.mtime < before]
             for name in old:
                 _delete(store, name)
@@ -305,6 +296,13 @@ def _local() -> fs.FileSystem:
     from pyarrow import fs
 
     return fs.LocalFileSystem()
+
+
+def _list_files(store: fs.FileSystem, path: str, recursive: bool = False) -> list[fs.FileInfo]:
+    from pyarrow import fs
+
+    listed = store.get_file_info(fs.FileSelector(path, allow_not_found=True, recursive=recursive))
+    return [info for info in listed if info.type == fs.FileType.File]
 
 
 def _write_stream(store: fs.FileSystem, path: str, content: bytes | pa.Buffer) -> None:
