@@ -31,7 +31,8 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     args = parser.parse_args()
     snapshot = open_snapshot(settings().snapshots, latest_snapshot_id(engine()))
-    events, *_ = load_events(snapshot, build_vocabulary(snapshot))
+    vocabulary = build_vocabulary(snapshot)
+    events, *_ = load_events(snapshot, vocabulary)
     table = pd.DataFrame(
         {
             "user": events.user,
@@ -42,7 +43,7 @@ def main() -> None:
         }
     )
     cut = np.quantile(table["event_time"], 1 - SHARE)
-    known = table["item_id"] >= FIRST_ITEM
+    known = table["item_id"].between(FIRST_ITEM, vocabulary.num_trained, inclusive="left")
     training = table[known & (pd.to_datetime(table["began"], unit="s", utc=True) < cut)]
     args.folder.mkdir(parents=True, exist_ok=True)
     columns = ["sequence_id", "position", "item_id", "session_id", "event_time"]

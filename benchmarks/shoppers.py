@@ -3,8 +3,10 @@
 Reads the warehouse of `RECSYS_HOME`. Each list has 20 items and is made before a session that no model is trained on,
 from the household's actions before it. A hit is one of two wanted items: drawn from the real session, or simulated for
 the same household at the same time. Lists should hit as often in both. Differences to personal frequency are paired by
-session. `intents` has the items that are most probable under the shoppers' own model: in the simulation, no list does
-much better on average. It ignores the season. In real sessions it has an advantage: its parameters were fitted on them.
+session. With a bundle, the second table has the list for a session's second wish, before and after the first one was
+viewed, put in the cart and bought: what the model makes of it should help, or not, in both. `intents` has the items
+that are most probable under the shoppers' own model: in the simulation, no list does much better on average. It ignores
+the season. In real sessions it has an advantage: its parameters were fitted on them.
 """
 
 from __future__ import annotations
@@ -28,9 +30,10 @@ from recsys_tasks.engine.bundle import read_bundle
 from recsys_tasks.engine.engine import Engine
 from recsys_tasks.engine.ranking import ListOptions
 from recsys_tasks.engine.session_decoder import Action
-from recsys_tasks.names import PURCHASE
-from recsys_tasks.simulation.histories import History, find_needs
+from recsys_tasks.names import ADD_TO_CART, PURCHASE, VIEW
+from recsys_tasks.simulation.histories import History
 from recsys_tasks.simulation.scenario import QUIET
+from recsys_tasks.simulation.shopping import ShopperBehavior
 from recsys_tasks.simulation.world import Shopper, World
 from recsys_tasks.simulation.world_reader import read_world_and_sessions
 from recsys_tasks.warehouse import engine
@@ -38,6 +41,7 @@ from recsys_tasks.warehouse import engine
 _K, _WANTED, _MAX_ACTIONS = 20, 2, 512
 _FREQUENCY = "personal frequency"
 _LATEST_ITEMS, _DECAY = 10, 0.8
+_BEHAVIOR = ShopperBehavior()
 Scorer = Callable[[History, float], np.ndarray]
 
 
@@ -60,15 +64,16 @@ def main() -> None:
         real.append((session.past, session.seconds, wanted))
     simulated = []
     began = time.process_time()
-    for past, seconds, _ in real:
+    for past, seconds, wanted in real:
         household = Shopper("", past, np.inf, 1.0)
-        items = world.draw_intents(household, 0, datetime.fromtimestamp(seconds, UTC), _WANTED, random)
+        items = world.draw_intents(household, 0, datetime.fromtimestamp(seconds, UTC), len(wanted), random)
         simulated.append((past, seconds, np.asarray([world.catalog.number_of[item.item_id] for item in items])))
     milliseconds = 1_000 * (time.process_time() - began) / sum(len(wanted) for *_, wanted in simulated)
+    sessions_of = {"simulated": simulated, "real": real}
     hits = {
         (name, label): np.asarray([_count_hits(scorer(past, seconds), wanted) for past, seconds, wanted in sessions])
         for name, scorer in (scorers(world) | model_scorer(world, args.bundle)).items()
-        for label, sessions in (("simulated", simulated), ("real", real))
+        for label, sessions in sessions_of.items()
     }
     rows: list[dict[str, object]] = []
     for name in dict.fromkeys(name for name, _ in hits):
@@ -80,22 +85,74 @@ def main() -> None:
     title = f"{args.shoppers} shoppers read in {read_seconds:.1f} s, {milliseconds:.2f} ms a wish; {len(real)} sessions"
     host = host_info("numpy")
     print_table(title, rows, host)
+    second = _second_wishes(world, args.bundle, sessions_of)
+    if second:
+        print_table("Second wish of a session: probability that its position is examined", second, host)
     write_json(
-        args.json, {"rows": rows, "read_seconds": read_seconds, "wish_milliseconds": milliseconds, "machine": host}
+        args.json,
+        {
+            "rows": rows,
+            "second": second,
+            "read_seconds": read_seconds,
+            "wish_milliseconds": milliseconds,
+            "machine": host,
+        },
     )
 
 
-def model_scorer(world: World, folder: Path | None, k: int = _K) -> dict[str, Scorer]:
-    """The lists of a bundle of k items, from the latest 512 actions, before the first action of a session."""
+def _second_wishes(
+    world: World, folder: Path | None, sessions_of: dict[str, list[tuple[History, float, np.ndarray]]]
+) -> list[dict[str, object]]:
+    """Rows of the second table: lists before and after a purchase of the first of two wishes."""
+    if folder is None:
+        return []
+    rows = []
+    frequency = scorers(world)[_FREQUENCY]
+    model = model_scorer(world, folder)["the model"]
+    for label, sessions in sessions_of.items():
+        gains = np.asarray(
+            [
+                [
+                    _gain(frequency(past, seconds), wanted[1]),
+                    _gain(model(past, seconds), wanted[1]),
+                    _gain(model(past, seconds, int(wanted[0])), wanted[1]),
+                ]
+                for past, seconds, wanted in sessions
+                if len(wanted) > 1
+            ]
+        )
+        columns = ("personal frequency", "the model before", "the model after")
+        row = {name: f"{value:.4f}" for name, value in zip(columns, gains.mean(0), strict=True)}
+        change = gains[:, 2] - gains[:, 1]
+        interval = 1.96 * change.std() / np.sqrt(len(change))
+        rows.append({"sessions": label, "n": len(gains), **row, "change": f"{change.mean():+.4f} ± {interval:.4f}"})
+    return rows
+
+
+def _gain(scores: np.ndarray, wanted: int) -> float:
+    """Probability that an item's position is examined, by the behavior of simulated shoppers; 0 below the list."""
+    rank = int((scores > scores[wanted]).sum())
+    return float((rank + 1) ** -_BEHAVIOR.position_bias_exponent) if scores[wanted] > 0 and rank < _K else 0.0
+
+
+def model_scorer(world: World, folder: Path | None, k: int = _K) -> dict[str, Callable[..., np.ndarray]]:
+    """The lists of a bundle of k items, from the latest 512 actions, before the first action of a session, or after an
+    item was viewed, put in the cart and bought in it."""
     if folder is None:
         return {}
     model, catalog = Engine(read_bundle(folder)), world.catalog
     households = itertools.count()
 
-    def scores(past: History, seconds: float) -> np.ndarray:
+    def scores(past: History, seconds: float, bought: int | None = None) -> np.ndarray:
         latest = zip(past.item[-_MAX_ACTIONS:].tolist(), past.seconds[-_MAX_ACTIONS:].tolist(), strict=True)
         actions = [Action(catalog.items[number].item_id, PURCHASE, at) for number, at in latest]
-        answer = model.recommend(f"household {next(households)}", actions, (), seconds, ListOptions(k))
+        session = [
+            Action(catalog.items[bought].item_id, event_type, seconds + 15 * number)
+            for number, event_type in enumerate((VIEW, ADD_TO_CART, PURCHASE))
+            if bought is not None
+        ]
+        user = f"household {next(households)}"
+        answer = model.recommend(user, actions, session, seconds + 60, ListOptions(k))
         found = np.zeros(len(catalog.items))
         for item in answer.items:
             if item.item_id in catalog.number_of:
@@ -175,14 +232,9 @@ def _intents(world: World) -> Scorer:
     model, catalog = world.model, world.catalog
 
     def scores(past: History, seconds: float) -> np.ndarray:
-        needs, mix = find_needs(past, seconds), model.missions.mix(*past.session_categories())
+        mix = model.missions.mix(*past.session_categories())
         main = model.missions.main(mix)
-        new = model.new_category.probability(float(needs.visits.sum()), float(len(needs.category)))
-        rates = model.need_rates(needs, seconds) * model.missions.lift[:, needs.category]  # [K, R]
-        probability = mix @ model.missions.category_shares
-        probability[needs.category] = 0.0
-        probability *= new / max(probability.sum(), 1e-12)
-        probability[needs.category] = (1 - new) * (mix @ (rates / rates.sum(1, keepdims=True)))
+        probability = model.category_probabilities(past, seconds, mix, np.ones(len(catalog.categories)))
         found = np.zeros(len(catalog.items))
         for category in np.argsort(-probability)[:200].tolist():
             items, weights = world.item_probabilities(past, category, main)

@@ -1,4 +1,4 @@
-"""Sequence model of shopping intents: recurring needs, missions, and discovery. No neural network, no item similarity.
+"""Sequence model of shopping intents: recurring needs, missions, discovery, and companions. No neural network.
 
 A session has a mission, from the household's own mix. An intent of the session is first a category:
 
@@ -10,26 +10,29 @@ A session has a mission, from the household's own mix. An intent of the session 
   r and a, a need is a Poisson process (a counter). The factor r lets habits change; the factor a separates categories
   bought repeatedly (gasoline) from those bought once (birthday cards).
 
-The categories of further intents have relative rates by how close they are to those of earlier ones: the same, with the
-same parent, of the same first level, any other. A basket often has two kinds of yogurt, or buns with sausages.
-
 Then it is an item of the category: never bought by the household with a Pitman-Yor probability of its own, from what
-is popular lately, among similar households, or at all times; else one of its own by recency-weighted counts.
+is popular lately, among similar households, or at all times; else one of its own by recency-weighted counts, under a
+mixture of half-lives: households repeat their latest choice, or return to an old one.
+
+Further intents of a session go with the earlier ones, as buns go with sausages: their categories, and the items of a
+category, have rates relative to chance in baskets that hold an earlier one. The baskets are older than the sessions
+that the parameters are estimated from.
 
 All parameters are estimated by maximum likelihood, with priors, from sessions that no recommender is trained on. Each
 session has the same total weight, whatever its number of items, because simulated sessions are small.
 
-Letters in shapes: I items, C categories, K missions, R needs, M choices, P popularities.
+Letters in shapes: I items, C categories, K missions, R needs, M choices, P popularities, H half-lives.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from recsys_tasks.simulation.baskets import Baskets, companion_rates
 from recsys_tasks.simulation.histories import SECONDS_PER_DAY, History, Needs, find_needs
 from recsys_tasks.simulation.missions import Missions
 
@@ -37,10 +40,12 @@ _ELAPSED_EDGES = np.asarray([0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0
 _VISIT_EDGES = np.asarray([2, 3, 5, 9, 17, 33])
 _RECENT_EDGES = np.asarray([1, 2, 3, 5, 9, 17])
 _EDGES = (_ELAPSED_EDGES, _VISIT_EDGES, _RECENT_EDGES)
-_NUM_CLOSENESS = 4
+_NOTHING_TOGETHER = 1e9  # a prior under which companions do not matter
+_COMPANION_PRIORS = np.asarray([0.03, 0.1, 0.3, 1.0, 3.0, 10.0, _NOTHING_TOGETHER])
+_PAIRS_PER_SESSION = 2  # that the priors of companions are estimated from
 _PRIOR_CHOICES = 5.0  # of each bin of hazard and strength, with the relative rate 1
 _ITERATIONS = 30
-_HALF_LIVES = np.asarray([7.0, 14.0, 30.0, 60.0, 120.0, 365.0])
+_HALF_LIVES = np.asarray([1.0, 7.0, 30.0, 120.0, 365.0])  # days; the shortest one: only the latest purchase
 _CONCENTRATIONS = np.geomspace(0.01, 300.0, 28)
 _DISCOUNTS = np.linspace(0.0, 0.95, 20)
 _TINY = 1e-12
@@ -78,10 +83,9 @@ class IntentModel:
         rate_factors: relative rates of needs by elapsed time in typical intervals, number of visits, number of recent
             visits, and category; one array each.
         new_category, new_item: discovery of categories, and of items in a category.
-        half_life_days: of a household's purchases of an item, for the choice between its own items.
+        recency_shares: shares of the half-lives of a household's purchases, for the choice between its own items [H].
         source_shares: shares of the popularities that discovered items are drawn from [P].
-        companion_rates: relative rates of categories by how close they are to that of an earlier wish of the session
-            [L], see `Catalog.closeness`.
+        category_prior, item_prior: of the rates of companions, see `companion_rates`.
     """
 
     usual_interval: np.ndarray
@@ -89,9 +93,10 @@ class IntentModel:
     rate_factors: tuple[np.ndarray, ...]
     new_category: Novelty
     new_item: Novelty
-    half_life_days: float
+    recency_shares: np.ndarray
     source_shares: np.ndarray
-    companion_rates: np.ndarray
+    category_prior: float = _NOTHING_TOGETHER
+    item_prior: float = _NOTHING_TOGETHER
 
     def need_rates(self, needs: Needs, seconds: float) -> np.ndarray:
         """Returns the relative rate of each need at a time [R], before mission and season."""
@@ -100,10 +105,51 @@ class IntentModel:
         return rates
 
     def own_item_weights(self, history: History, rows: np.ndarray) -> np.ndarray:
-        """Returns the recency weight of some actions of a history, at most 1."""
-        age_days = (history.seconds[rows].max(initial=0.0) - history.seconds[rows]) / SECONDS_PER_DAY
-        weights: np.ndarray = np.exp2(-age_days / self.half_life_days)
+        """Returns the weights of some actions of a history by recency; their sum is 1."""
+        weights: np.ndarray = self.recency_shares @ _recency_weights(history.seconds[rows])
         return weights
+
+    def category_probabilities(
+        self, history: History, seconds: float, mission_mix: np.ndarray, demand: np.ndarray
+    ) -> np.ndarray:
+        """Returns the probability of each category to be the first intent of a session [C].
+
+        Args:
+            mission_mix: the household's share of each mission [K].
+            demand: relative demand of each category [C].
+        """
+        needs = find_needs(history, seconds)
+        rates = self.need_rates(needs, seconds) * self.missions.lift[:, needs.category] * demand[needs.category]
+        own = mission_mix @ (rates / np.maximum(rates.sum(1, keepdims=True), _TINY))
+        probabilities: np.ndarray = (mission_mix @ self.missions.category_shares) * demand
+        probabilities[needs.category] = 0.0
+        new = self.new_category.probability(float(needs.visits.sum()), float(len(needs.category)))
+        probabilities *= new / max(probabilities.sum(), _TINY)
+        probabilities[needs.category] = (1 - new) * own
+        return probabilities
+
+    def item_probabilities(
+        self, history: History, category: int, items: np.ndarray, popularities: np.ndarray
+    ) -> np.ndarray:
+        """Returns the probability of each item of a category to be the one that a household wants [M].
+
+        Args:
+            items: the items of the category, ascending [M].
+            popularities: of the items, for the household's main mission [P, M], see `Popularity.of`.
+        """
+        own = np.flatnonzero(history.category == category)
+        place = np.searchsorted(items, history.item[own])
+        repeated = np.bincount(place, weights=self.own_item_weights(history, own), minlength=len(items))
+        parts = popularities * (repeated == 0)
+        discovered: np.ndarray = self.source_shares @ (parts / np.maximum(parts.sum(1, keepdims=True), _TINY))
+        if not discovered.any():
+            discovered = repeated if len(own) else np.ones(len(items))  # nothing is left to discover
+        discovered = discovered / discovered.sum()
+        if not len(own):
+            return discovered
+        novelty = self.new_item.probability(float(len(own)), float(np.count_nonzero(repeated)))
+        probabilities: np.ndarray = novelty * discovered + (1 - novelty) * repeated / repeated.sum()
+        return probabilities
 
 
 def need_bins(needs: Needs, seconds: float, usual_interval: np.ndarray) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
@@ -167,29 +213,31 @@ def fit_intents(
     usual_interval: np.ndarray,
     items_of: Sequence[np.ndarray],
     popularity: Popularity,
-    closeness: Callable[[int], np.ndarray],
+    baskets: Baskets,
+    random: np.random.Generator,
 ) -> IntentModel:
     """Estimates the parameters from held-out sessions; without any, the priors remain.
 
     Args:
         items_of: item numbers of each category.
-        popularity: before the held-out sessions.
-        closeness: of all categories to one, see `Catalog.closeness`.
+        popularity, baskets: before the held-out sessions.
+        random: draws pairs of intents.
     """
     choices = _ChoiceLog(usual_interval, items_of, popularity)
     mean_size = np.mean([len(session.item) for session in sessions]) if sessions else 1.0
     for session in sessions:
         choices.add(session, float(mean_size / max(len(session.item), 1)))
-    return IntentModel(
+    model = IntentModel(
         usual_interval,
         missions,
         _fit_rates(choices.needs(), len(usual_interval)),
         _fit_novelty(choices.categories),
         _fit_novelty(choices.items),
-        _fit_half_life(choices.repeats),
-        _fit_shares(choices.discoveries),
-        _fit_companions(sessions, closeness),
+        _fit_shares(choices.repeats, len(_HALF_LIVES)),
+        _fit_shares(choices.discoveries, len(Popularity._fields)),
     )
+    category_prior, item_prior = _fit_companion_priors(model, sessions, items_of, popularity, baskets, random)
+    return replace(model, category_prior=category_prior, item_prior=item_prior)
 
 
 class _ChoiceLog:
@@ -228,9 +276,7 @@ class _ChoiceLog:
         if len(own):
             self.items.add((float(len(own)), float(len(np.unique(own_items))), not is_same.any()), weight)
         if is_same.any():
-            age_days = (session.seconds - session.past.seconds[own]) / SECONDS_PER_DAY
-            weights = np.exp2(-(age_days - age_days.min()) / _HALF_LIVES[:, None])
-            self.repeats.add(weights[:, is_same].sum(1) / weights.sum(1), weight)
+            self.repeats.add(_recency_weights(session.past.seconds[own])[:, is_same].sum(1), weight)
             return
         all_items = self._items_of[category]
         weights = self._popularity.of(all_items, session.mission) * ~np.isin(all_items, own_items)
@@ -272,18 +318,17 @@ def _fit_novelty(choices: _Choices) -> Novelty:
     return Novelty(float(_CONCENTRATIONS[row]), float(_DISCOUNTS[column]))
 
 
-def _fit_half_life(repeats: _Choices) -> float:
-    """Returns the half-life under which the repeated items are most likely; the longest without any."""
-    if not repeats.rows:
-        return float(_HALF_LIVES[-1])
-    likelihood = np.asarray(repeats.weights) @ np.log(np.maximum(np.asarray(repeats.rows), _TINY))
-    return float(_HALF_LIVES[likelihood.argmax()])
+def _recency_weights(seconds: np.ndarray) -> np.ndarray:
+    """Weights of actions at some times [N] under each half-life [H, N]; the sum of each is 1."""
+    age_days = (seconds.max(initial=0.0) - seconds) / SECONDS_PER_DAY
+    weights: np.ndarray = np.exp2(-age_days / _HALF_LIVES[:, None])
+    return weights / np.maximum(weights.sum(1, keepdims=True), _TINY)
 
 
-def _fit_shares(probabilities: _Choices) -> np.ndarray:
+def _fit_shares(probabilities: _Choices, num_parts: int) -> np.ndarray:
     """Fits the shares of a mixture to the probability of each choice under its parts [M, P], by EM; flat prior."""
-    parts = np.asarray(probabilities.rows, float).reshape(-1, len(Popularity._fields))
-    shares: np.ndarray = np.full(len(Popularity._fields), 1 / len(Popularity._fields))
+    parts = np.asarray(probabilities.rows, float).reshape(-1, num_parts)
+    shares: np.ndarray = np.full(num_parts, 1 / num_parts)
     is_possible = parts.sum(1) > 0
     possible, weights = parts[is_possible], np.asarray(probabilities.weights)[is_possible, None]
     for _ in range(_ITERATIONS):
@@ -293,21 +338,37 @@ def _fit_shares(probabilities: _Choices) -> np.ndarray:
     return shares
 
 
-def _fit_companions(sessions: Sequence[HeldOutSession], closeness: Callable[[int], np.ndarray]) -> np.ndarray:
-    """Returns how much more often two items of a session are that close than an item of the session and one of the
-    household's past; relative to categories that are not close."""
-    together, apart = np.full(_NUM_CLOSENESS, _PRIOR_CHOICES), np.full(_NUM_CLOSENESS, _PRIOR_CHOICES)
+def _fit_companion_priors(
+    model: IntentModel,
+    sessions: Sequence[HeldOutSession],
+    items_of: Sequence[np.ndarray],
+    popularity: Popularity,
+    baskets: Baskets,
+    random: np.random.Generator,
+) -> tuple[float, float]:
+    """Returns the priors of category and item under which items of a session are most likely, given another one."""
+    of_category, of_item = np.zeros(len(_COMPANION_PRIORS)), np.zeros(len(_COMPANION_PRIORS))
     for session in sessions:
-        size = len(session.category)
-        if size < 2 or not len(session.past.category):
+        past, size = session.past, len(session.item)
+        if size < 2:
             continue
-        for category in session.category.tolist():
-            levels = closeness(category)
-            pairs = np.bincount(levels[session.category], minlength=_NUM_CLOSENESS).astype(float)
-            pairs[0] -= 1.0  # the item itself
-            together += pairs / (size * (size - 1))
-            past = np.bincount(levels[session.past.category], minlength=_NUM_CLOSENESS)
-            apart += past / (size * past.sum())
-    rates: np.ndarray = together / apart
-    relative: np.ndarray = rates / rates[-1]
-    return relative
+        mix = model.missions.mix(*past.session_categories())
+        first = model.category_probabilities(past, session.seconds, mix, session.season)
+        for _ in range(_PAIRS_PER_SESSION):
+            earlier, later = random.choice(size, 2, replace=False).tolist()
+            item, category = int(session.item[earlier]), int(session.category[later])
+            items = items_of[category]
+            alone = model.item_probabilities(past, category, items, popularity.of(items, session.mission))
+            alone = alone * (items != item)
+            of_category += _log_likelihood(first, baskets.of_category(int(session.category[earlier])), category)
+            place = int(np.searchsorted(items, session.item[later]))
+            of_item += _log_likelihood(alone, baskets.of_item(item, items), place)
+    strongest_first = _COMPANION_PRIORS[::-1]  # and chosen among equals: without evidence, nothing goes together
+    return float(strongest_first[of_category[::-1].argmax()]), float(strongest_first[of_item[::-1].argmax()])
+
+
+def _log_likelihood(alone: np.ndarray, companions: tuple[np.ndarray, np.ndarray], chosen: int) -> np.ndarray:
+    """Log-likelihood of one choice under each prior, given the probabilities without companions."""
+    weights = alone * companion_rates(*companions, _COMPANION_PRIORS[:, None])
+    likelihood: np.ndarray = np.log(np.maximum(weights[:, chosen] / np.maximum(weights.sum(1), _TINY), _TINY))
+    return likelihood

@@ -11,8 +11,8 @@ from functools import cached_property
 
 import numpy as np
 
-from recsys_tasks.names import CATEGORY_SEPARATOR
-from recsys_tasks.simulation.histories import History, find_needs
+from recsys_tasks.simulation.baskets import Baskets, companion_rates
+from recsys_tasks.simulation.histories import History
 from recsys_tasks.simulation.intents import IntentModel, Popularity
 from recsys_tasks.simulation.scenario import Scenario, ScenarioEvent
 
@@ -62,20 +62,6 @@ class Catalog:
         by_category = np.argsort(self.category_of, kind="stable")
         edges = np.searchsorted(self.category_of[by_category], np.arange(1, len(self.categories)))
         self.items_of = np.split(by_category, edges)
-        paths = [name.split(CATEGORY_SEPARATOR) for name in self.categories]
-        # Numbers of each category's path, of its parent's path, and of its first level.
-        self._parents = tuple(
-            np.unique([CATEGORY_SEPARATOR.join(prefix) for prefix in prefixes], return_inverse=True)[1]
-            for prefixes in (paths, [path[:-1] or path for path in paths], [path[:1] for path in paths])
-        )
-
-    def closeness(self, category: int) -> np.ndarray:
-        """Returns how close each category [C] is to one: 0 the same, 1 with the same parent, 2 of the same first level,
-        3 any other."""
-        levels: np.ndarray = np.full(len(self.categories), len(self._parents))
-        for level, parents in reversed(list(enumerate(self._parents))):
-            levels[parents == parents[category]] = level
-        return levels
 
     def seasonal_demand(self, seasons: dict[str, dict[int, float]], month: int) -> np.ndarray:
         """Returns the relative demand of each category in a month [C]."""
@@ -88,7 +74,7 @@ class World:
     Args:
         items: the catalog; shoppers: the population; seasons: relative demand of a category by month; scenario: events
         that change the world; seed: of all random draws; model: of the shoppers' intents; popularity: of the items, for
-        discoveries.
+        discoveries; baskets: what goes together.
     """
 
     def __init__(
@@ -100,11 +86,12 @@ class World:
         seed: int,
         model: IntentModel,
         popularity: Popularity,
+        baskets: Baskets,
     ) -> None:
         self.items = {item.item_id: item for item in items}
         self.shoppers = shoppers
         self.model = model
-        self.catalog, self.popularity = Catalog(items), popularity
+        self.catalog, self.popularity, self.baskets = Catalog(items), popularity, baskets
         self._seasons, self.scenario, self.seed = seasons, scenario, seed
         of_category: defaultdict[str, list[Item]] = defaultdict(list)
         for item in items:
@@ -123,44 +110,44 @@ class World:
     ) -> list[Item]:
         """Draws the items that a shopper wants in a session of a day, at most `count` different ones."""
         model, history = self.model, shopper.history
-        needs, mix, demand = find_needs(history, at.timestamp()), self._mix(shopper), self._demand(day, at.month)
-        mission, main = _draw(mix, random), model.missions.main(mix)
-        rates = model.need_rates(needs, at.timestamp()) * (model.missions.lift[mission] * demand)[needs.category]
-        discoveries = model.missions.category_shares[mission] * demand
-        discoveries[needs.category] = 0.0
-        companions = np.ones(len(discoveries))
-        novelty = model.new_category.probability(float(needs.visits.sum()), float(len(needs.category)))
-        intents: list[Item] = []
-        for _ in range(count):
-            trending = self._draw_trend(day, random)
-            if trending is not None:
-                intents.append(trending)
-                continue
-            own, new = rates * companions[needs.category], discoveries * companions
-            is_new = new.any() and (random.random() < novelty or not own.any())
-            if not is_new and not own.any():
+        mix, demand = self._mix(shopper), self._demand(day, at.month)
+        mission = np.eye(len(mix))[_draw(mix, random)]
+        of_category = model.category_probabilities(history, at.timestamp(), mission, demand)
+        intents: list[int] = []
+        while len(intents) < count:
+            item = self._draw_trend(day, random)
+            while item is None and of_category.any():
+                category = _draw(of_category, random)
+                item = self._draw_item(history, model.missions.main(mix), category, intents, random)
+                if item is None:  # all of its items are wanted already
+                    of_category[category] = 0.0
+            if item is None:
                 break
-            category = _draw(new, random) if is_new else int(needs.category[_draw(own, random)])
-            items, probabilities = self.item_probabilities(history, category, main)
-            wanted = [self.catalog.number_of[item.item_id] for item in intents]
-            probabilities = np.where(np.isin(items, wanted), 0.0, probabilities)
-            if probabilities.any():
-                intents.append(self.catalog.items[int(items[_draw(probabilities, random)])])
-                companions = companions * model.companion_rates[self.catalog.closeness(category)]
-            else:  # all of its items are wanted already
-                discoveries[category], rates[needs.category == category] = 0.0, 0.0
-        return intents
+            intents.append(item)
+            companions = self.baskets.of_category(int(self.catalog.category_of[item]))
+            of_category *= companion_rates(*companions, model.category_prior)
+        return [self.catalog.items[number] for number in intents]
+
+    def _draw_item(
+        self, history: History, main: int, category: int, intents: Sequence[int], random: np.random.Generator
+    ) -> int | None:
+        """Draws an item of a category that goes with the earlier intents and is not among them; None if all are."""
+        items, weights = self.item_probabilities(history, category, main)
+        weights = np.where(np.isin(items, intents), 0.0, weights)
+        for earlier in intents:
+            weights = weights * companion_rates(*self.baskets.of_item(earlier, items), self.model.item_prior)
+        return int(items[_draw(weights, random)]) if weights.any() else None
 
     def record_purchases(self, shopper: Shopper, items: Sequence[Item], at: datetime) -> None:
         """Adds purchases to a shopper's history: the needs that they met rest for a while."""
         numbers = np.asarray([self.catalog.number_of[item.item_id] for item in items], np.int64)
         shopper.history = shopper.history.append(numbers, self.catalog.category_of[numbers], at.timestamp())
 
-    def _draw_trend(self, day: int, random: np.random.Generator) -> Item | None:
+    def _draw_trend(self, day: int, random: np.random.Generator) -> int | None:
         for number, trend in self.scenario.active_events(day, "trend"):
             if random.random() < trend.strength:
                 items = self.trend_items(number)
-                return items[int(random.integers(len(items)))]
+                return self.catalog.number_of[items[int(random.integers(len(items)))].item_id]
         return None
 
     def item_probabilities(self, history: History, category: int, mission: int) -> tuple[np.ndarray, np.ndarray]:
@@ -169,18 +156,8 @@ class World:
         Args:
             mission: main mission of the household.
         """
-        items, model = self.catalog.items_of[category], self.model
-        own = np.flatnonzero(history.category == category)
-        place = np.searchsorted(items, history.item[own])
-        repeated = np.bincount(place, weights=model.own_item_weights(history, own), minlength=len(items))
-        parts = self.popularity.of(items, mission) * (repeated == 0)
-        discovered = model.source_shares @ (parts / np.maximum(parts.sum(1, keepdims=True), _TINY))
-        if not discovered.any():
-            discovered = repeated if len(own) else np.ones(len(items))  # nothing is left to discover
-        novelty = model.new_item.probability(float(len(own)), float(np.count_nonzero(repeated)))
-        if len(own):
-            return items, novelty * discovered / discovered.sum() + (1 - novelty) * repeated / repeated.sum()
-        return items, discovered / discovered.sum()
+        items = self.catalog.items_of[category]
+        return items, self.model.item_probabilities(history, category, items, self.popularity.of(items, mission))
 
     def _mix(self, shopper: Shopper) -> np.ndarray:
         if shopper.user_id not in self._mixes:

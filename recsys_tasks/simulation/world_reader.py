@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Engine
 from recsys_tasks.errors import NotEnoughData
 from recsys_tasks.interval import Interval
 from recsys_tasks.settings import settings
+from recsys_tasks.simulation.baskets import Baskets
 from recsys_tasks.simulation.histories import History, find_needs, usual_intervals
 from recsys_tasks.simulation.intents import HeldOutSession, IntentModel, Popularity, fit_intents
 from recsys_tasks.simulation.missions import Missions, fit_missions
@@ -76,11 +77,12 @@ def read_world_and_sessions(
     real = _group_actions(rows.filter(pc.invert(rows["is_simulated"])), catalog)
     fit = _Fit(catalog, seasons, held_out, real, np.random.default_rng([seed, 11]))
     sessions = fit.sessions()
-    model = fit.model(sessions, fit.with_missions(*before, before=held_out.start.timestamp()))
+    baskets = fit.baskets()
+    model = fit.model(sessions, fit.with_missions(*before, before=held_out.start.timestamp()), baskets)
     history_of = dict(zip(*_group_actions(rows, catalog), strict=True))
     population = [_shopper(user, history_of[user], history, items) for user, history in zip(*real, strict=True)]
     popularity = fit.with_missions(*now, before=np.inf)
-    return World(items, population, seasons, scenario, seed, model, popularity), sessions
+    return World(items, population, seasons, scenario, seed, model, popularity, baskets), sessions
 
 
 class _Fit:
@@ -120,13 +122,24 @@ class _Fit:
         kept = np.sort(self._random.permutation(len(found))[:_MAX_HELD_OUT_SESSIONS])
         return [found[place] for place in kept.tolist()]
 
-    def model(self, sessions: Sequence[HeldOutSession], popularity: Popularity) -> IntentModel:
-        """Returns the model fitted to held-out sessions and the popularity before them."""
+    def baskets(self) -> Baskets:
+        """Returns the shoppers' baskets before the held-out sessions."""
+        columns = [[np.zeros(0, np.int64)] for _ in range(3)]
+        offset = 0
+        for history in self._shoppers.histories:
+            past = history.before(self._held_out.start.timestamp())
+            for column, values in zip(columns, (past.session + offset, past.item, past.category), strict=True):
+                column.append(values)
+            offset += int(past.session.max(initial=-1)) + 1
+        session, item, category = (np.concatenate(column) for column in columns)
+        return Baskets(session, item, category, len(self._catalog.items), len(self._catalog.categories))
+
+    def model(self, sessions: Sequence[HeldOutSession], popularity: Popularity, baskets: Baskets) -> IntentModel:
+        """Returns the model fitted to held-out sessions, and the popularity and baskets before them."""
         start = self._held_out.start.timestamp()
         needs = [find_needs(history.before(start)) for history in self._shoppers.histories]
         usual = usual_intervals(needs, len(self._catalog.categories))
-        catalog = self._catalog
-        return fit_intents(sessions, self.missions, usual, catalog.items_of, popularity, catalog.closeness)
+        return fit_intents(sessions, self.missions, usual, self._catalog.items_of, popularity, baskets, self._random)
 
     def _of_household(self, past: History, later: History) -> list[HeldOutSession]:
         """Returns a household's held-out sessions, each with all actions before it."""

@@ -19,6 +19,7 @@ from recsys_tasks.experiments.online_metrics import MetricKey, load_online_metri
 from recsys_tasks.feedback.attribution import AttributionRules, attribute_days
 from recsys_tasks.interval import Interval
 from recsys_tasks.settings import settings
+from recsys_tasks.simulation.baskets import Baskets
 from recsys_tasks.simulation.histories import SECONDS_PER_DAY, History
 from recsys_tasks.simulation.intents import Popularity, fit_intents
 from recsys_tasks.simulation.missions import Missions
@@ -54,8 +55,11 @@ def _world(scenario: Scenario = QUIET, seed: int = 0) -> World:
         people.append(Shopper(f"u{number}", history, 9.0, 1.0))
     popularity = Popularity(equal, equal[None], equal)
     missions = Missions(np.ones(1), np.full((1, 5), 0.2))
-    model = fit_intents([], missions, np.full(5, SECONDS_PER_DAY), catalog.items_of, popularity, catalog.closeness)
-    return World(items, people, {}, scenario, seed, model, popularity)
+    nothing = np.zeros(0, np.int64)
+    baskets = Baskets(nothing, nothing, nothing, len(items), len(catalog.categories))
+    usual = np.full(5, SECONDS_PER_DAY)
+    model = fit_intents([], missions, usual, catalog.items_of, popularity, baskets, np.random.default_rng(0))
+    return World(items, people, {}, scenario, seed, model, popularity, baskets)
 
 
 def _simulate(url: str, world: World, sessions: int = 60, days: range = range(1)) -> ShoppingStats:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 
+from recsys_tasks.simulation.baskets import Baskets
 from recsys_tasks.simulation.histories import SECONDS_PER_DAY, History, find_needs, usual_intervals
 from recsys_tasks.simulation.intents import HeldOutSession, IntentModel, Popularity, fit_intents
 from recsys_tasks.simulation.missions import Missions, fit_missions
@@ -18,9 +20,10 @@ FLAT = Popularity(np.ones(NUM_ITEMS), np.ones((1, NUM_ITEMS)), np.ones(NUM_ITEMS
 ONE_MISSION = Missions(np.ones(1), np.full((1, CATEGORIES), 1 / CATEGORIES))
 
 
-def _closeness(category: int) -> np.ndarray:
-    """Categories have no parents."""
-    return np.where(np.arange(CATEGORIES) == category, 0, 3)
+def _baskets(*baskets: Sequence[int]) -> Baskets:
+    session = np.repeat(np.arange(len(baskets)), [len(basket) for basket in baskets])
+    item = np.asarray([item for basket in baskets for item in basket], np.int64)
+    return Baskets(session, item, item // ITEMS_PER_CATEGORY, NUM_ITEMS, CATEGORIES)
 
 
 def _history(*actions: tuple[int, float]) -> History:
@@ -35,9 +38,12 @@ def _session(past: History, day: float, *items: int) -> HeldOutSession:
     return HeldOutSession(past, 0, day * SECONDS_PER_DAY, numbers, numbers // ITEMS_PER_CATEGORY, np.ones(CATEGORIES))
 
 
-def _fit(sessions: list[HeldOutSession]) -> IntentModel:
+def _fit(
+    sessions: list[HeldOutSession], popularity: Popularity = FLAT, baskets: Sequence[Sequence[int]] = ()
+) -> IntentModel:
     usual = usual_intervals([find_needs(session.past) for session in sessions], CATEGORIES)
-    return fit_intents(sessions, ONE_MISSION, usual, ITEMS_OF, FLAT, _closeness)
+    random = np.random.default_rng(0)
+    return fit_intents(sessions, ONE_MISSION, usual, ITEMS_OF, popularity, _baskets(*baskets), random)
 
 
 def test_a_need_has_its_visits_and_an_interval_shrunk_to_the_category() -> None:
@@ -112,12 +118,20 @@ def test_each_session_counts_the_same_whatever_its_size() -> None:
     assert one == pytest.approx(five, rel=0.1)
 
 
-def test_items_of_one_category_are_wanted_together_where_baskets_have_them() -> None:
-    past = _history(*[(item, float(day)) for day in range(0, 200, 20) for item in (0, 5, 10, 15)])
-    doubled = _fit([_session(past, 201.0, 5 * number, 5 * number + 1) for number in range(4)] * 30)
-    mixed = _fit([_session(past, 201.0, 0, 5, 10, 15)] * 30)
-    assert doubled.companion_rates[0] > 10 * doubled.companion_rates[3]
-    assert mixed.companion_rates[0] < 0.5 * mixed.companion_rates[3]
+def test_what_goes_together_in_baskets_matters_where_later_sessions_agree() -> None:
+    past = _history(*[(item, float(day)) for day in range(0, 200, 20) for item in range(0, 30, 5)])
+    baskets = [[0, 5], [10, 15], [20, 25]] * 50
+    alike = _fit([_session(past, 201.0, *basket) for basket in baskets], baskets=baskets)
+    different = _fit([_session(past, 201.0, *basket) for basket in [[0, 15], [10, 25], [20, 5]] * 50], baskets=baskets)
+    assert alike.category_prior <= 0.1
+    assert different.category_prior == 1e9
+
+
+def test_items_that_go_together_matter_beyond_their_categories() -> None:
+    past = _history(*[(item, float(day)) for day in range(0, 200, 20) for item in range(10)])
+    baskets = [[number, 5 + number] for number in range(5)] * 50
+    model = _fit([_session(past, 201.0, *basket) for basket in baskets], baskets=baskets)
+    assert model.item_prior <= 0.1
 
 
 def test_discovery_is_as_frequent_as_in_the_held_out_sessions() -> None:
@@ -134,8 +148,7 @@ def test_discoveries_follow_the_popularity_that_explains_them() -> None:
     lately[3], ever[4] = 100.0, 100.0
     popularity = Popularity(lately, ever[None], ever)
     sessions = [_session(past, 9.0, 3) for _ in range(50)]
-    usual = usual_intervals([find_needs(past)], CATEGORIES)
-    model = fit_intents(sessions, ONE_MISSION, usual, ITEMS_OF, popularity, _closeness)
+    model = _fit(sessions, popularity)
     assert model.source_shares[0] > 0.9
     assert model.source_shares.sum() == pytest.approx(1.0)
 
@@ -144,13 +157,15 @@ def test_recent_purchases_count_more_where_households_change_their_brand() -> No
     past = _history(*[(0, float(day)) for day in range(0, 100)], *[(1, float(day)) for day in range(100, 120)])
     changed = _fit([_session(past, 121.0, 1) for _ in range(20)])
     stayed = _fit([_session(past, 121.0, 0) for _ in range(20)])
-    assert changed.half_life_days < stayed.half_life_days
+    assert changed.recency_shares[0] > 0.5 > stayed.recency_shares[0]
+    assert stayed.recency_shares.sum() == pytest.approx(1.0)
 
 
 def test_without_sessions_the_model_is_a_counter_with_some_novelty() -> None:
-    model = fit_intents([], ONE_MISSION, np.full(CATEGORIES, SECONDS_PER_DAY), ITEMS_OF, FLAT, _closeness)
+    model = _fit([])
     assert all(set(factor.tolist()) == {1.0} for factor in model.rate_factors)
     assert 0 < model.new_item.probability(20, 4) < 0.5
+    assert model.category_prior == model.item_prior == 1e9
 
 
 def test_missions_are_found_in_sessions_that_mix_two_kinds() -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from recsys_tasks.errors import InputError
+from recsys_tasks.simulation.baskets import Baskets
 from recsys_tasks.simulation.histories import SECONDS_PER_DAY, History
 from recsys_tasks.simulation.intents import Popularity, fit_intents
 from recsys_tasks.simulation.missions import Missions
@@ -25,6 +26,8 @@ ITEMS = [
     for number in range(40)
 ]
 CATALOG = Catalog(ITEMS)
+NOTHING = np.zeros(0, np.int64)
+NO_BASKETS = Baskets(NOTHING, NOTHING, NOTHING, len(ITEMS), len(CATALOG.categories))
 
 
 def _shopper(user_id: str, items: Sequence[int], days: int = 5) -> Shopper:
@@ -41,8 +44,16 @@ def _world(scenario: Scenario = QUIET, seed: int = 0) -> World:
     taken = np.asarray([float(item.taken) for item in ITEMS])
     popularity = Popularity(taken, taken[None], taken)
     missions = Missions(np.ones(1), np.full((1, 4), 0.25))
-    model = fit_intents([], missions, np.full(4, SECONDS_PER_DAY), CATALOG.items_of, popularity, CATALOG.closeness)
-    return World(ITEMS, shoppers, seasons, scenario, seed, model, popularity)
+    model = fit_intents(
+        [], missions, np.full(4, SECONDS_PER_DAY), CATALOG.items_of, popularity, NO_BASKETS, np.random.default_rng(0)
+    )
+    return World(ITEMS, shoppers, seasons, scenario, seed, model, popularity, NO_BASKETS)
+
+
+def _baskets(*baskets: Sequence[int]) -> Baskets:
+    session = np.repeat(np.arange(len(baskets)), [len(basket) for basket in baskets])
+    item = np.asarray([item for basket in baskets for item in basket])
+    return Baskets(session, item, CATALOG.category_of[item], len(ITEMS), len(CATALOG.categories))
 
 
 def _draw_wanted_items(world: World, day: int, shoppers: Sequence[Shopper] = ()) -> Counter[str]:
@@ -85,25 +96,18 @@ def test_a_session_wants_each_item_once() -> None:
         assert len(world.draw_intents(shopper, 0, MIDNIGHT, 100, random)) == len(ITEMS)
 
 
-def test_a_session_wants_each_category_once_where_baskets_do() -> None:
-    world, random = _world(), np.random.default_rng(0)
-    model = replace(world.model, companion_rates=np.asarray([0.0, 1.0, 1.0, 1.0]))
-    world = World(ITEMS, world.shoppers, {}, QUIET, 0, model, world.popularity)
-    for shopper in world.shoppers:
-        wanted = world.draw_intents(shopper, 0, MIDNIGHT, 10, random)
-        assert sorted(item.category for item in wanted) == ["C0", "C1", "C2", "C3"]
-
-
-def test_categories_are_close_by_their_paths() -> None:
-    names = ["Food > Dairy > Milk", "Food > Dairy > Yogurt", "Food > Bakery", "Fuel"]
-    catalog = Catalog([Item(f"i{n}", name, name, 1.0, 1) for n, name in enumerate(names)])
-    milk = catalog.closeness(catalog.categories.index("Food > Dairy > Milk"))
-    assert dict(zip(catalog.categories, milk.tolist(), strict=True)) == {
-        "Food > Dairy > Milk": 0,
-        "Food > Dairy > Yogurt": 1,
-        "Food > Bakery": 2,
-        "Fuel": 3,
-    }
+def test_a_session_wants_what_baskets_hold_together() -> None:
+    """Items 0 and 5 are in the same baskets, 10 and 9, 3 and 7; 5 and 9 are of one category, C1."""
+    world = _world()
+    model = replace(world.model, category_prior=0.01, item_prior=0.01)
+    baskets = _baskets(*[[0, 5], [10, 9], [3, 7]] * 100)
+    world = World(ITEMS, world.shoppers, {}, QUIET, 0, model, world.popularity, baskets)
+    shopper, random = _shopper("u", [0, 10]), np.random.default_rng(0)
+    wanted = [world.draw_intents(shopper, 0, MIDNIGHT, 2, random) for _ in range(1_000)]
+    with_first = [second for first, second in wanted if first.item_id == "i0"]
+    assert [item.category for item in with_first].count("C1") > 0.9 * len(with_first) > 90
+    items = Counter(item.item_id for item in with_first)
+    assert items["i5"] > 5 * items["i9"]
 
 
 def test_a_purchase_lets_its_need_rest() -> None:
@@ -111,7 +115,7 @@ def test_a_purchase_lets_its_need_rest() -> None:
     hazard, *others = world.model.rate_factors
     hazard = np.where(np.arange(len(hazard)) < 3, 0.01, 1.0)  # until half of the usual interval has passed
     model = replace(world.model, rate_factors=(hazard, *others))
-    world = World(ITEMS, world.shoppers, {}, QUIET, 0, model, world.popularity)
+    world = World(ITEMS, world.shoppers, {}, QUIET, 0, model, world.popularity, NO_BASKETS)
     shopper, other = _shopper("u", [0, 1]), _shopper("v", [0, 1])
     world.record_purchases(shopper, [ITEMS[0]], MIDNIGHT)
     rested, usual = (_draw_wanted_items(world, 0, [person]) for person in (shopper, other))
