@@ -321,8 +321,9 @@ def _fit_novelty(choices: _Choices) -> Novelty:
 def _recency_weights(seconds: np.ndarray) -> np.ndarray:
     """Weights of actions at some times [N] under each half-life [H, N]; the sum of each is 1."""
     age_days = (seconds.max(initial=0.0) - seconds) / SECONDS_PER_DAY
-    weights: np.ndarray = np.exp2(-age_days / _HALF_LIVES[:, None])
-    return weights / np.maximum(weights.sum(1, keepdims=True), _TINY)
+    weights = np.exp2(-age_days / _HALF_LIVES[:, None])
+    shares: np.ndarray = weights / np.maximum(weights.sum(1, keepdims=True), _TINY)
+    return shares
 
 
 def _fit_shares(probabilities: _Choices, num_parts: int) -> np.ndarray:
