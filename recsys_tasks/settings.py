@@ -254,6 +254,10 @@ class Settings(BaseSettings):
     training_threads: int = Field(
         0, ge=0, description="CPU threads of each process of a training; 0 divides all cores but one among them."
     )
+    training_device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto",
+        description="Device of trainings, studies and benchmarks. `auto`: a GPU if the machine has any, else the CPU.",
+    )
     training_processes: int = Field(
         1,
         ge=1,

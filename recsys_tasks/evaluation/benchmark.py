@@ -16,6 +16,7 @@ from recsys_tasks.evaluation.gate import PRIMARY_METRIC
 from recsys_tasks.evaluation.metrics import list_metrics, ranking_metrics
 from recsys_tasks.evaluation.protocol import Scorer, model_ranks, model_scorer, rank_targets
 from recsys_tasks.evaluation.sequence_files import SequenceDataset, load_sequence_dataset, merge_sessions
+from recsys_tasks.model.distributed import training_device
 from recsys_tasks.model.network import Recommender
 from recsys_tasks.model.tensors import ComponentWeights
 from recsys_tasks.model.training_loop import build_network, train
@@ -108,7 +109,7 @@ def fit_model(
         config = replace(config, neighbor_tokens=0)
     config = hyperparameters.apply_to_network(config)
     data = recipe.with_item_neighbors(dataset.data)
-    network = build_network(config, vocabulary, recipe.neighbors(dataset.data, config))
+    network = build_network(config, vocabulary, recipe.neighbors(dataset.data, config)).to(training_device())
     schedule = recipe.training_config(dataset.data, vocabulary, dataset.has_history, seconds, seed)
     schedule = hyperparameters.apply_to_training(schedule)
     log.info("%s, %s", network.config, schedule)
@@ -132,6 +133,7 @@ def fit_model(
         "session_neighbor_weight": report.session_neighbor_weight,
         "parameters": sum(weight.numel() for weight in network.parameters()),
         "threads": torch.get_num_threads(),
+        "device": str(network.items.bias.device),
         "curve": report.epochs,
     }
     return model_scorer(network, timeline), figures

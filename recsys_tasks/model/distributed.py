@@ -10,6 +10,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from recsys_tasks.errors import ConfigurationError
+from recsys_tasks.settings import settings
+
 
 @contextmanager
 def process_group() -> Iterator[bool]:
@@ -17,9 +20,10 @@ def process_group() -> Iterator[bool]:
     if not is_started_by_torchrun():
         yield True
         return
-    if torch.cuda.is_available():
-        torch.cuda.set_device(training_device())
-    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    device = training_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
         yield dist.get_rank() == 0
     finally:
@@ -32,9 +36,20 @@ def is_started_by_torchrun() -> bool:
 
 
 def training_device() -> torch.device:
-    """The device of this process: its GPU if the machine has any, else the CPU."""
+    """The device of this process: that of `RECSYS_TRAINING_DEVICE`; by default its GPU if the machine has any, else the
+    CPU.
+
+    Raises:
+        ConfigurationError: PyTorch finds no GPU, but the setting asks for one.
+    """
+    chosen, has_gpu = settings().training_device, torch.cuda.is_available()
+    if chosen == "cuda" and not has_gpu:
+        raise ConfigurationError(
+            "RECSYS_TRAINING_DEVICE=cuda, but PyTorch finds no GPU; check the driver and that PyTorch has CUDA"
+            f" (here {torch.__version__}), or unset it"
+        )
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    return torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
+    return torch.device("cuda", local_rank) if has_gpu and chosen != "cpu" else torch.device("cpu")
 
 
 def broadcast_text(text: str) -> str:

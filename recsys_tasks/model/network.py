@@ -112,7 +112,7 @@ class ItemTable(nn.Module):
     def drop_embeddings(self, generator: torch.Generator) -> None:
         """Draws the items whose embeddings are dropped in training until the next call, if content can place them."""
         if self.content.shape[1] or self.text.shape[1]:
-            drawn = torch.rand(self.embedding.num_embeddings, generator=generator) >= _ID_DROPOUT
+            drawn = torch.rand(self.embedding.num_embeddings, generator=generator, device="cpu") >= _ID_DROPOUT
             self.kept = F.pad(drawn.to(self.content.device), (0, self.num_untrained))
 
     def _kept(self, item: Tensor) -> Tensor | None:

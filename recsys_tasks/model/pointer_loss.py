@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from recsys_tasks.model.softmax import at_least_float32
+
 _MIN_MASS = 1e-30
 
 
@@ -19,7 +21,7 @@ def pointer_log_mass(logits: Tensor, item: Tensor, target: Tensor, allowed: Tens
         target: the positions' target items [B, W].
         allowed: events that each position may copy [B, W, M]; None for all.
     """
-    total, hit = _PointerLogMass.apply(logits, item, target, allowed)
+    total, hit = _PointerLogMass.apply(at_least_float32(logits), item, target, allowed)
     return total, hit
 
 

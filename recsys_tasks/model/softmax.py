@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_CHUNK_SCORES = 1_000_000  # scores of one chunk; they fit the CPU cache
+_CHUNK_SCORES = {"cpu": 1_000_000, "cuda": 64_000_000}  # of one chunk: what fits a CPU's cache, or keeps a GPU busy
+_MIN_CHUNK = 32  # states; each chunk reads all item vectors and their gradients
 
 
 @cache
@@ -38,8 +39,16 @@ def log_mass(
         weight: of each state [N].
         excluded: an id of each vector [K] and of each state [N]; a state ignores vectors with its own id.
     """
-    mass: Tensor = _LogMass.apply(state, vectors, bias, other, weight, excluded)
+    with torch.autocast(state.device.type, enabled=False):
+        mass: Tensor = _LogMass.apply(
+            *(at_least_float32(part) for part in (state, vectors, bias, other, weight)), excluded
+        )
     return mass
+
+
+def at_least_float32(values: Tensor) -> Tensor:
+    """Products in bfloat16 as float32, in which sums of many exponentials are exact enough; others as they are."""
+    return values.float() if values.dtype is torch.bfloat16 else values
 
 
 class _LogMass(torch.autograd.Function):
@@ -55,7 +64,7 @@ class _LogMass(torch.autograd.Function):
     ) -> Tensor:
         log_masses, grad_state = torch.empty_like(other), torch.empty_like(state)
         grad_vectors, grad_bias = torch.zeros_like(vectors), torch.zeros_like(bias)
-        size = max(1, _CHUNK_SCORES // max(1, len(vectors)))
+        size = max(_MIN_CHUNK, _CHUNK_SCORES[state.device.type] // max(1, len(vectors)))
         # Scores stay in float32. Their gradients tolerate noise and take the faster dtype.
         dtype = gradient_dtype(state.device)
         fast_vectors, fast_state = vectors.to(dtype), state.to(dtype)

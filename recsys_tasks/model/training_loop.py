@@ -10,7 +10,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -67,6 +67,7 @@ class TrainingConfig:
         negative_power: exponent of the item counts that negatives are sampled by.
         learning_rate: of the constant phase.
         weight_decay: of matrices; vectors have none.
+        precision: of matrix products; weights, optimizer and softmax stay in float32.
         seed: of negatives, windows and dropout.
     """
 
@@ -83,6 +84,7 @@ class TrainingConfig:
     negative_power: float = 0.75
     learning_rate: float = 3e-3
     weight_decay: float = 0.01
+    precision: Literal["float32", "bfloat16"] = "float32"
     seed: int = 0
 
 
@@ -489,10 +491,11 @@ class _Trainer:
         if len(start):
             config, neighbors = self.network.config, self._neighbors
             batch = window_batch(self.data.timeline, start, stop, config.history, neighbors, config.neighbor_tokens)
-            next_item, targets = self.network.loss(to_device(batch, self.device), self._sample_negatives())
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
+                next_item, targets = self.network.loss(to_device(batch, self.device), self._sample_negatives())
         else:
             next_item = self.network.items.bias.sum() * 0
-            targets = torch.zeros(())
+            targets = torch.zeros((), device=self.device)
         seconds = self.resumed_seconds + time.perf_counter() - self.started if self.rank == 0 else 0.0
         loss, count, self.shared_seconds = distributed.all_reduce_sums(next_item.item(), float(targets), seconds)
         if not math.isfinite(loss):

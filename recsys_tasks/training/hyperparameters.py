@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
@@ -42,6 +42,7 @@ _REASONS: Final = {
     "negative_power": "exponent of the counts by which negatives are sampled",
     "learning_rate": "of the constant phase",
     "weight_decay": "of matrices",
+    "precision": "of matrix products: float32, or bfloat16 for a GPU or CPU that multiplies it natively",
 }
 
 
@@ -73,6 +74,7 @@ class TrainingHyperparameters(msgspec.Struct, forbid_unknown_fields=True, frozen
     negative_power: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
     learning_rate: _Rate | None = None
     weight_decay: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    precision: Literal["float32", "bfloat16"] | None = None
 
 
 class Hyperparameters(msgspec.Struct, forbid_unknown_fields=True, frozen=True):

@@ -23,6 +23,7 @@ from optuna.storages import BaseStorage, RDBStorage, RetryHeartbeatStaleTrialCal
 from optuna.trial import FrozenTrial, TrialState
 
 from recsys_tasks.errors import InputError, InvariantError, NotEnoughData, OutOfMemory
+from recsys_tasks.model.distributed import training_device
 from recsys_tasks.model.network import Recommender
 from recsys_tasks.model.tensors import NetworkConfig
 from recsys_tasks.model.training_loop import TrainingConfig, TrainingData, train
@@ -177,7 +178,7 @@ def complete_trials(study: optuna.Study) -> list[FrozenTrial]:
 def _train(task: TuningTask, trial: optuna.Trial, given: Hyperparameters, on_epoch: OnEpoch) -> float:
     """Trains a network with hyperparameters; returns its validation metric after the decay phase."""
     config, schedule = given.apply_to_network(task.network), given.apply_to_training(task.schedule)
-    network = task.build(config).to("cuda" if torch.cuda.is_available() else "cpu")
+    network = task.build(config).to(training_device())
     started, checked = time.monotonic(), 0
 
     def validate(trained: Recommender) -> float:

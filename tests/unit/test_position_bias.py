@@ -34,6 +34,20 @@ def test_propensities_are_recovered_although_relevant_items_rank_higher() -> Non
     assert np.abs(found - truth).mean() < np.abs(rates / rates[0] - truth).mean()  # the naive estimate: CTR by position
 
 
+def test_propensities_are_recovered_where_most_items_keep_their_position() -> None:
+    """Expectation maximization stops far from the maximum here: items hardly tell positions apart."""
+    random = np.random.default_rng(0)
+    items, positions, lists = 200, 20, 20_000
+    relevance, usual = random.beta(1, 8, items), np.arange(items) % positions
+    order = np.argsort(usual + random.normal(0, 0.6, (lists, items)) + random.random(items) * 9)[:, :positions]
+    item, position = order.ravel(), np.tile(np.arange(positions), lists)
+    truth = np.arange(1, positions + 1) ** -0.8
+    acted = (random.random(len(item)) < relevance[item] * truth[position]).astype(int)
+    pairs, number = np.unique(np.stack([item, position]), axis=1, return_inverse=True)
+    found = estimate_position_bias(pairs[0], pairs[1], np.bincount(number), np.bincount(number, acted))
+    assert np.abs(found / truth - 1).mean() < 0.1
+
+
 @given(st.integers(0, 50))
 def test_propensities_never_increase_with_position(seed: int) -> None:
     found = estimate_position_bias(*_impression_counts(seed, items=30, lists=200))

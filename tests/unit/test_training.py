@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from recsys_tasks.errors import InvariantError, OutOfMemory
+from recsys_tasks.errors import ConfigurationError, InvariantError, OutOfMemory
 from recsys_tasks.features.encoded_snapshot import EncodedSnapshot
 from recsys_tasks.features.sequences import build_timeline
+from recsys_tasks.model.distributed import training_device
 from recsys_tasks.model.network import Recommender
 from recsys_tasks.model.tensors import ComponentWeights
 from recsys_tasks.model.training_loop import TrainingConfig, TrainingData, TrainingReport, build_network, train
 from recsys_tasks.model.windows import replay_weights
+from recsys_tasks.settings import settings
 from recsys_tasks.storage.folder import Folder, StoredFile
 from tests.shops import encoded_shop, small_config, training_data
 
@@ -192,3 +194,60 @@ def test_a_warm_start_weights_new_events_by_one_and_old_events_by_the_same_total
     everything = replay_weights(timeline.seconds, 0.0, stops, starts)
     assert everything is not None
     assert (everything == 1).all()
+
+
+@pytest.mark.parametrize("num_negatives", [0, 32])
+def test_each_tensor_of_a_step_names_its_device(num_negatives: int) -> None:
+    """A tensor that a step makes without a device would be on the default one, which cannot compute with the others."""
+    config = replace(CONFIG, epochs=2, num_negatives=num_negatives)
+    data = training_data(encoded_shop(users=20))
+    usual, usual_report = _train(config, data)
+    shop = encoded_shop(users=20)
+    torch.manual_seed(0)
+    network = build_network(small_config(shop.vocabulary, dropout=0.2), shop.vocabulary)
+    with torch.device("meta"):
+        report = train(network, data, config, lambda _: 0.0)
+    assert [epoch["loss"] for epoch in report.epochs] == [epoch["loss"] for epoch in usual_report.epochs]
+    assert _same_weights(network, usual)
+
+
+@pytest.mark.parametrize("num_negatives", [0, 32])
+def test_bfloat16_products_train_float32_weights_as_well(num_negatives: int) -> None:
+    config = replace(CONFIG, num_negatives=num_negatives)
+    exact, exact_report = _train(config)
+    network, report = _train(replace(config, precision="bfloat16"))
+    assert {weight.dtype for weight in network.parameters()} == {torch.float32}
+    assert not _same_weights(network, exact)
+    assert report.epochs[-1]["loss"] == pytest.approx(exact_report.epochs[-1]["loss"], rel=0.02)
+
+
+@pytest.fixture
+def choose_device(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], torch.device]]:
+    """The device of a training with a value of `RECSYS_TRAINING_DEVICE`."""
+
+    def chosen(value: str) -> torch.device:
+        monkeypatch.setenv("RECSYS_TRAINING_DEVICE", value)
+        settings.cache_clear()
+        return training_device()
+
+    yield chosen
+    monkeypatch.undo()
+    settings.cache_clear()
+
+
+def test_a_device_that_is_not_there_is_named(
+    choose_device: Callable[[str], torch.device], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert choose_device("auto") == choose_device("cpu") == torch.device("cpu")
+    with pytest.raises(ConfigurationError, match="RECSYS_TRAINING_DEVICE=cuda, but PyTorch finds no GPU"):
+        choose_device("cuda")
+
+
+def test_each_process_has_a_gpu_of_its_own_unless_the_cpu_is_asked_for(
+    choose_device: Callable[[str], torch.device], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert choose_device("auto") == choose_device("cuda") == torch.device("cuda", 1)
+    assert choose_device("cpu") == torch.device("cpu")
