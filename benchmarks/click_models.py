@@ -1,6 +1,7 @@
 """Errors of position bias and impression discounting where users behave otherwise: `python benchmarks/click_models.py`.
 
-Users of a synthetic shop get lists in an outdated order with some noise, several a day. They behave in one of these ways:
+Users of a synthetic shop get lists in an outdated order with some noise, several a day. They behave in one of these
+ways:
 
 * position-based: a position is examined with a probability of its own, as the estimator assumes;
 * cascade: from the top, until they lose patience or a click satisfies them (dependent click model, Guo et al. 2009);

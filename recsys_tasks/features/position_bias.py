@@ -24,7 +24,8 @@ def estimate_position_bias(item: np.ndarray, position: np.ndarray, shown: np.nda
 
     P(click | item i, position p) = θ_p γ_i, fitted to counts by maximum likelihood with L-BFGS (Craswell et al. 2008;
     Chuklin, Markov and de Rijke 2015, Click Models for Web Search, 4.2). Expectation maximization takes thousands of
-    iterations, as few items are shown at many positions. Such items identify θ and γ. An isotonic regression makes θ decreasing. Empty with fewer than MIN_CLICKS clicks.
+    iterations, as few items are shown at many positions. Such items identify θ and γ. An isotonic regression makes θ
+    decreasing. Empty with fewer than MIN_CLICKS clicks.
 
     Args:
         item, position: index from 0 of each pair [N].
