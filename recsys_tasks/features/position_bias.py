@@ -14,7 +14,7 @@ MAX_POSITIONS = 50
 MIN_CLICKS = 200
 _START_LOGIT = -1.0
 _LOGIT_BOUNDS = (-12.0, 12.0)  # an item without clicks has no finite maximum
-_OPTIONS = {"maxiter": 1_000, "maxfun": 2_000, "ftol": 1e-12, "gtol": 1e-7}
+_OPTIONS = {"maxiter": 1_000, "maxfun": 2_000, "ftol": 1e-9, "gtol": 1e-5}
 _MAX_WEIGHT = 10.0
 _EPSILON = 1e-12
 
