@@ -116,6 +116,8 @@ class World:
         intents: list[int] = []
         while len(intents) < count:
             item = self._draw_trend(day, random)
+            if item in intents:
+                item = None
             while item is None and of_category.any():
                 category = _draw(of_category, random)
                 item = self._draw_item(history, model.missions.main(mix), category, intents, random)

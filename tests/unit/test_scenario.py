@@ -132,6 +132,14 @@ def test_a_trend_takes_its_share_of_intents_from_its_first_day() -> None:
     assert sum(after[item] for item in trending) == pytest.approx(0.5 * after.total(), rel=0.2)
 
 
+def test_a_trend_is_not_wanted_twice_in_a_session() -> None:
+    events = [ScenarioEvent("trend", from_day=0, strength=1.0, items=3, category="C2")]
+    world, random = _world(Scenario("trend", events)), np.random.default_rng(0)
+    for shopper in world.shoppers:
+        wanted = [item.item_id for item in world.draw_intents(shopper, 0, MIDNIGHT, 6, random)]
+        assert len(set(wanted)) == len(wanted) == 6
+
+
 def test_demand_for_a_dying_category_falls() -> None:
     dying = ScenarioEvent("dying_category", from_day=1, strength=0.95, category="C0")
     world = _world(Scenario("x", [dying]))
