@@ -31,7 +31,7 @@ from recsys_tasks.engine.engine import Engine
 from recsys_tasks.engine.ranking import ListOptions
 from recsys_tasks.engine.session_decoder import Action
 from recsys_tasks.names import ADD_TO_CART, PURCHASE, VIEW
-from recsys_tasks.simulation.histories import History
+from recsys_tasks.simulation.histories import History, join_histories
 from recsys_tasks.simulation.scenario import QUIET
 from recsys_tasks.simulation.shopping import ShopperBehavior
 from recsys_tasks.simulation.world import Shopper, World
@@ -205,13 +205,9 @@ def _decayed_frequency(share: np.ndarray) -> Scorer:
 
 def _co_occurrence(world: World) -> Scorer:
     """Cosine similarity by session to a household's latest items, with a decay that favors recent ones."""
-    item = np.concatenate([shopper.history.item for shopper in world.shoppers])
-    counts = [int(shopper.history.session.max()) + 1 for shopper in world.shoppers]
-    offset = np.cumsum([0, *counts[:-1]])
-    session = np.concatenate(
-        [shopper.history.session + start for shopper, start in zip(world.shoppers, offset, strict=True)]
-    )
-    matrix = csr_array((np.ones(len(item)), (session, item)), shape=(sum(counts), len(world.catalog.items)))
+    joined = join_histories(shopper.history for shopper in world.shoppers)
+    shape = int(joined.session.max()) + 1, len(world.catalog.items)
+    matrix = csr_array((np.ones(len(joined.item)), (joined.session, joined.item)), shape=shape)
     matrix.data[:] = 1.0
     norm = np.sqrt(np.maximum(np.asarray(matrix.sum(0)).ravel(), 1.0))
     cosines = csr_array(matrix @ diags_array(1 / norm))

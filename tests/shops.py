@@ -31,6 +31,7 @@ from recsys_tasks.model.tensors import NetworkConfig
 from recsys_tasks.model.training_loop import TrainingConfig, TrainingData, build_network, train
 from recsys_tasks.model.windows import training_stops
 from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM, PURCHASE, SEARCH, UNKNOWN_ITEM
+from recsys_tasks.simulation.baskets import Baskets
 from recsys_tasks.training.recipe import with_item_neighbors
 
 START = datetime(2024, 1, 1, 8, tzinfo=UTC)
@@ -269,3 +270,10 @@ def share_graphs(network: Recommender, exported: Exported, folder: Path) -> None
     export_vectors(network.eval(), folder)
     for name in (ENCODER, DECODER):
         shutil.copy(exported.folder / name, folder / name)
+
+
+def baskets_of(lists: Sequence[Sequence[int]], category_of: np.ndarray) -> Baskets:
+    """Baskets with the items of each list, and the category of each item [I]."""
+    session = np.repeat(np.arange(len(lists)), [len(items) for items in lists])
+    item = np.asarray([item for items in lists for item in items], np.int64)
+    return Baskets(session, item, category_of[item], len(category_of), int(category_of.max()) + 1)

@@ -39,16 +39,17 @@ def estimate_position_bias(item: np.ndarray, position: np.ndarray, shown: np.nda
     def loss(logits: np.ndarray) -> tuple[float, np.ndarray]:
         """Negative log-likelihood, and its gradient by the log odds of all θ and γ."""
         theta, gamma = np.split(expit(logits), [num_positions])
-        chance = theta[position] * gamma[item]
+        click_probability = theta[position] * gamma[item]
         not_acted = shown - acted
-        residual = not_acted * chance / (1 - chance) - acted
+        residual = not_acted * click_probability / (1 - click_probability) - acted
         gradient = np.concatenate(
             [
                 np.bincount(position, residual * (1 - theta[position]), len(theta)),
                 np.bincount(item, residual * (1 - gamma[item]), len(gamma)),
             ]
         )
-        return -float(acted @ np.log(chance) + not_acted @ np.log1p(-chance)), gradient
+        log_likelihood = acted @ np.log(click_probability) + not_acted @ np.log1p(-click_probability)
+        return -float(log_likelihood), gradient
 
     found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[_LOGIT_BOUNDS] * len(start), options=_OPTIONS)
     theta = expit(found.x[:num_positions])

@@ -5,6 +5,7 @@ Letters in shapes: N actions, R needs (categories that the household came for), 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -44,6 +45,16 @@ class History(NamedTuple):
         size = int(self.category.max(initial=-1)) + 1
         key = np.unique(self.session * size + self.category)
         return key % max(size, 1), key // max(size, 1)
+
+
+def join_histories(histories: Iterable[History]) -> History:
+    """Returns several histories as one, in this order, with different numbers for different sessions."""
+    nothing = np.zeros(0, np.int64)
+    parts, offset = [History(nothing, nothing, nothing, nothing.astype(float))], 0
+    for history in histories:
+        parts.append(history._replace(session=history.session + offset))
+        offset += int(history.session.max(initial=-1)) + 1
+    return History(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 
 class Needs(NamedTuple):

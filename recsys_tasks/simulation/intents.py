@@ -10,13 +10,14 @@ A session has a mission, from the household's own mix. An intent of the session 
   r and a, a need is a Poisson process (a counter). The factor r lets habits change; the factor a separates categories
   bought repeatedly (gasoline) from those bought once (birthday cards).
 
-Then it is an item of the category: never bought by the household with a Pitman-Yor probability of its own, from what
-is popular lately, among similar households, or at all times; else one of its own by recency-weighted counts, under a
-mixture of half-lives: households repeat their latest choice, or return to an old one.
+Then it is an item of the category. An item new to the household has a Pitman-Yor probability of its own and is drawn in
+proportion to its recent popularity, its popularity among similar households, or its overall popularity. An item bought
+before is drawn by recency-weighted counts, under a mixture of half-lives: households repeat their latest choice, or
+return to an old one.
 
 Further intents of a session go with the earlier ones, as buns go with sausages: their categories, and the items of a
-category, have rates relative to chance in baskets that hold an earlier one. The baskets are older than the sessions
-that the parameters are estimated from.
+category, are weighted by their co-occurrence with the earlier ones in baskets, relative to independence. The baskets
+are older than the sessions that the parameters are estimated from.
 
 All parameters are estimated by maximum likelihood, with priors, from sessions that no recommender is trained on. Each
 session has the same total weight, whatever its number of items, because simulated sessions are small.
@@ -40,7 +41,7 @@ _ELAPSED_EDGES = np.asarray([0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0
 _VISIT_EDGES = np.asarray([2, 3, 5, 9, 17, 33])
 _RECENT_EDGES = np.asarray([1, 2, 3, 5, 9, 17])
 _EDGES = (_ELAPSED_EDGES, _VISIT_EDGES, _RECENT_EDGES)
-_NOTHING_TOGETHER = 1e9  # a prior under which companions do not matter
+_NOTHING_TOGETHER = 1e9  # a prior under which co-occurrence does not matter
 _COMPANION_PRIORS = np.asarray([0.03, 0.1, 0.3, 1.0, 3.0, 10.0, _NOTHING_TOGETHER])
 _PAIRS_PER_SESSION = 2  # that the priors of companions are estimated from
 _PRIOR_CHOICES = 5.0  # of each bin of hazard and strength, with the relative rate 1

@@ -19,7 +19,6 @@ from recsys_tasks.simulation.scenario import Scenario, ScenarioEvent
 _RARE_FRACTION = 0.5  # trends are drawn from the less popular half of a category
 _WORD = re.compile(r"\w{3,}")
 _NUM_LARGE_CATEGORIES = 20
-_TINY = 1e-12
 
 
 @dataclass(frozen=True)

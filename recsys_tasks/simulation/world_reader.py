@@ -16,7 +16,7 @@ from recsys_tasks.errors import NotEnoughData
 from recsys_tasks.interval import Interval
 from recsys_tasks.settings import settings
 from recsys_tasks.simulation.baskets import Baskets
-from recsys_tasks.simulation.histories import History, find_needs, usual_intervals
+from recsys_tasks.simulation.histories import History, find_needs, join_histories, usual_intervals
 from recsys_tasks.simulation.intents import HeldOutSession, IntentModel, Popularity, fit_intents
 from recsys_tasks.simulation.missions import Missions, fit_missions
 from recsys_tasks.simulation.scenario import Scenario
@@ -124,15 +124,10 @@ class _Fit:
 
     def baskets(self) -> Baskets:
         """Returns the shoppers' baskets before the held-out sessions."""
-        columns = [[np.zeros(0, np.int64)] for _ in range(3)]
-        offset = 0
-        for history in self._shoppers.histories:
-            past = history.before(self._held_out.start.timestamp())
-            for column, values in zip(columns, (past.session + offset, past.item, past.category), strict=True):
-                column.append(values)
-            offset += int(past.session.max(initial=-1)) + 1
-        session, item, category = (np.concatenate(column) for column in columns)
-        return Baskets(session, item, category, len(self._catalog.items), len(self._catalog.categories))
+        start = self._held_out.start.timestamp()
+        past = join_histories(history.before(start) for history in self._shoppers.histories)
+        sizes = len(self._catalog.items), len(self._catalog.categories)
+        return Baskets(past.session, past.item, past.category, *sizes)
 
     def model(self, sessions: Sequence[HeldOutSession], popularity: Popularity, baskets: Baskets) -> IntentModel:
         """Returns the model fitted to held-out sessions, and the popularity and baskets before them."""
@@ -143,13 +138,7 @@ class _Fit:
 
     def _of_household(self, past: History, later: History) -> list[HeldOutSession]:
         """Returns a household's held-out sessions, each with all actions before it."""
-        offset = int(past.session.max(initial=-1)) + 1
-        whole = History(
-            np.concatenate([past.item, later.item]),
-            np.concatenate([past.category, later.category]),
-            np.concatenate([past.session, later.session + offset]),
-            np.concatenate([past.seconds, later.seconds]),
-        )
+        whole = join_histories([past, later])
         mission = self._main_mission(past)
         found = []
         for number in np.unique(later.session).tolist():
@@ -166,14 +155,7 @@ class _Fit:
 
 
 def _fit_missions(histories: Sequence[History], base: np.ndarray, random: np.random.Generator) -> Missions:
-    categories, sessions = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
-    offset = 0
-    for history in histories:
-        category, session = history.session_categories()
-        categories.append(category)
-        sessions.append(session + offset)
-        offset += int(session.max(initial=-1)) + 1
-    return fit_missions(np.concatenate(categories), np.concatenate(sessions), base, random)
+    return fit_missions(*join_histories(histories).session_categories(), base, random)
 
 
 def _read_held_out(

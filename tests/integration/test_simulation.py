@@ -19,7 +19,6 @@ from recsys_tasks.experiments.online_metrics import MetricKey, load_online_metri
 from recsys_tasks.feedback.attribution import AttributionRules, attribute_days
 from recsys_tasks.interval import Interval
 from recsys_tasks.settings import settings
-from recsys_tasks.simulation.baskets import Baskets
 from recsys_tasks.simulation.histories import SECONDS_PER_DAY, History
 from recsys_tasks.simulation.intents import Popularity, fit_intents
 from recsys_tasks.simulation.missions import Missions
@@ -29,7 +28,7 @@ from recsys_tasks.simulation.world import Catalog, Item, Shopper, World
 from recsys_tasks.simulation.world_reader import read_world, read_world_and_sessions
 from tests.integration.endpoints import install_bundle, running_endpoint
 from tests.integration.feedback import ingest_feedback, load_catalog
-from tests.shops import COLORS, ITEMS, fill
+from tests.shops import COLORS, ITEMS, baskets_of, fill
 
 MIDNIGHT = datetime(2024, 5, 1, tzinfo=UTC)
 
@@ -55,8 +54,7 @@ def _world(scenario: Scenario = QUIET, seed: int = 0) -> World:
         people.append(Shopper(f"u{number}", history, 9.0, 1.0))
     popularity = Popularity(equal, equal[None], equal)
     missions = Missions(np.ones(1), np.full((1, 5), 0.2))
-    nothing = np.zeros(0, np.int64)
-    baskets = Baskets(nothing, nothing, nothing, len(items), len(catalog.categories))
+    baskets = baskets_of([], catalog.category_of)
     usual = np.full(5, SECONDS_PER_DAY)
     model = fit_intents([], missions, usual, catalog.items_of, popularity, baskets, np.random.default_rng(0))
     return World(items, people, {}, scenario, seed, model, popularity, baskets)

@@ -8,22 +8,17 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from recsys_tasks.simulation.baskets import Baskets
 from recsys_tasks.simulation.histories import SECONDS_PER_DAY, History, find_needs, usual_intervals
 from recsys_tasks.simulation.intents import HeldOutSession, IntentModel, Popularity, fit_intents
 from recsys_tasks.simulation.missions import Missions, fit_missions
+from tests.shops import baskets_of
 
 CATEGORIES, ITEMS_PER_CATEGORY = 6, 5
 ITEMS_OF = [np.arange(ITEMS_PER_CATEGORY) + ITEMS_PER_CATEGORY * number for number in range(CATEGORIES)]
 NUM_ITEMS = CATEGORIES * ITEMS_PER_CATEGORY
+CATEGORY_OF = np.arange(NUM_ITEMS) // ITEMS_PER_CATEGORY
 FLAT = Popularity(np.ones(NUM_ITEMS), np.ones((1, NUM_ITEMS)), np.ones(NUM_ITEMS))
 ONE_MISSION = Missions(np.ones(1), np.full((1, CATEGORIES), 1 / CATEGORIES))
-
-
-def _baskets(*baskets: Sequence[int]) -> Baskets:
-    session = np.repeat(np.arange(len(baskets)), [len(basket) for basket in baskets])
-    item = np.asarray([item for basket in baskets for item in basket], np.int64)
-    return Baskets(session, item, item // ITEMS_PER_CATEGORY, NUM_ITEMS, CATEGORIES)
 
 
 def _history(*actions: tuple[int, float]) -> History:
@@ -43,7 +38,7 @@ def _fit(
 ) -> IntentModel:
     usual = usual_intervals([find_needs(session.past) for session in sessions], CATEGORIES)
     random = np.random.default_rng(0)
-    return fit_intents(sessions, ONE_MISSION, usual, ITEMS_OF, popularity, _baskets(*baskets), random)
+    return fit_intents(sessions, ONE_MISSION, usual, ITEMS_OF, popularity, baskets_of(baskets, CATEGORY_OF), random)
 
 
 def test_a_need_has_its_visits_and_an_interval_shrunk_to_the_category() -> None:

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from recsys_tasks.errors import InputError
-from recsys_tasks.simulation.baskets import Baskets
 from recsys_tasks.simulation.histories import SECONDS_PER_DAY, History
 from recsys_tasks.simulation.intents import Popularity, fit_intents
 from recsys_tasks.simulation.missions import Missions
 from recsys_tasks.simulation.scenario import QUIET, Scenario, ScenarioEvent, read_scenario, scenario_names
 from recsys_tasks.simulation.shopping import draw_visits
 from recsys_tasks.simulation.world import Catalog, Item, Shopper, World, draw_search_query
+from tests.shops import baskets_of
 
 MIDNIGHT = datetime(2024, 5, 1, tzinfo=UTC)
 ITEMS = [
@@ -26,8 +26,7 @@ ITEMS = [
     for number in range(40)
 ]
 CATALOG = Catalog(ITEMS)
-NOTHING = np.zeros(0, np.int64)
-NO_BASKETS = Baskets(NOTHING, NOTHING, NOTHING, len(ITEMS), len(CATALOG.categories))
+NO_BASKETS = baskets_of([], CATALOG.category_of)
 
 
 def _shopper(user_id: str, items: Sequence[int], days: int = 5) -> Shopper:
@@ -48,12 +47,6 @@ def _world(scenario: Scenario = QUIET, seed: int = 0) -> World:
         [], missions, np.full(4, SECONDS_PER_DAY), CATALOG.items_of, popularity, NO_BASKETS, np.random.default_rng(0)
     )
     return World(ITEMS, shoppers, seasons, scenario, seed, model, popularity, NO_BASKETS)
-
-
-def _baskets(*baskets: Sequence[int]) -> Baskets:
-    session = np.repeat(np.arange(len(baskets)), [len(basket) for basket in baskets])
-    item = np.asarray([item for basket in baskets for item in basket])
-    return Baskets(session, item, CATALOG.category_of[item], len(ITEMS), len(CATALOG.categories))
 
 
 def _draw_wanted_items(world: World, day: int, shoppers: Sequence[Shopper] = ()) -> Counter[str]:
@@ -100,7 +93,7 @@ def test_a_session_wants_what_baskets_hold_together() -> None:
     """Items 0 and 5 are in the same baskets, 10 and 9, 3 and 7; 5 and 9 are of one category, C1."""
     world = _world()
     model = replace(world.model, category_prior=0.01, item_prior=0.01)
-    baskets = _baskets(*[[0, 5], [10, 9], [3, 7]] * 100)
+    baskets = baskets_of([[0, 5], [10, 9], [3, 7]] * 100, CATALOG.category_of)
     world = World(ITEMS, world.shoppers, {}, QUIET, 0, model, world.popularity, baskets)
     shopper, random = _shopper("u", [0, 10]), np.random.default_rng(0)
     wanted = [world.draw_intents(shopper, 0, MIDNIGHT, 2, random) for _ in range(1_000)]
