@@ -1,14 +1,16 @@
 """Errors of position bias and impression discounting where users behave otherwise: `python benchmarks/click_models.py`.
 
-Users of a synthetic shop get lists in an outdated order with some noise, several a day. They behave in one of these
-ways:
+Users of a synthetic shop get lists in an outdated order with some noise, several a day. They follow one of these click
+models:
 
 * position-based: a position is examined with a probability of its own, as the estimator assumes;
 * cascade: from the top, until they lose patience or a click satisfies them (dependent click model, Guo et al. 2009);
 * trust: they also click irrelevant items, more often at the top (Agarwal et al. 2019, "Addressing Trust Bias");
-* bored by category: a click gets less likely with each unclicked impression of the item's category, not of the item.
+* bored by category: a click gets less likely with each unclicked impression of the item's category, the item's own
+  included.
 
-In the first three, unclicked impressions of the item itself make a click less likely. For each way, the table compares
+In the first three, only unclicked impressions of the item itself make a click less likely. Impressions that were not
+examined do not count, which no shop observes: the pipeline has to estimate it. For each click model, the table compares
 estimated with true examination relative to the first position, and the rank correlation (Spearman) of the items' true
 relevance with three kinds of click rates: plain, by estimated and by true examination. The last columns have the factor
 of the click probability after one and three unclicked impressions of an item, estimated and true.
@@ -35,7 +37,7 @@ _EXAMINATION = np.arange(1, _POSITIONS + 1) ** -0.8
 _PATIENCE, _SATISFACTION = 0.9, 0.6
 _DISCOUNT = 0.85  # of each unclicked impression
 _TRUST = 0.08  # clicks on irrelevant items at the first position
-_WAYS = ("position-based", "cascade", "trust", "bored by category")
+_CLICK_MODELS = ("position-based", "cascade", "trust", "bored by category")
 
 
 class Log(NamedTuple):
@@ -48,21 +50,24 @@ class Log(NamedTuple):
 
 
 def main() -> None:
-    """Prints a row for each way in which users behave."""
+    """Prints a row for each click model."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--users", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json")
     args = parser.parse_args()
-    rows = [_row(way, args.users, np.random.default_rng([args.seed, number])) for number, way in enumerate(_WAYS)]
+    rows = [
+        _row(click_model, args.users, np.random.default_rng([args.seed, number]))
+        for number, click_model in enumerate(_CLICK_MODELS)
+    ]
     host = host_info("numpy")
     print_table(f"{args.users} users with {_LISTS_PER_USER} lists of {_POSITIONS} items each", rows, host)
     write_json(args.json, {"rows": rows, "machine": host})
 
 
-def _row(way: str, users: int, random: np.random.Generator) -> dict[str, object]:
+def _row(click_model: str, users: int, random: np.random.Generator) -> dict[str, object]:
     relevance = random.beta(1, 8, _ITEMS)
-    log = simulate(way, relevance, users, random)
+    log = simulate(click_model, relevance, users, random)
     position = np.broadcast_to(np.arange(_POSITIONS), log.item.shape)
     pair = (log.item * _POSITIONS + position).ravel()
     shown, acted = np.bincount(pair), np.bincount(pair, log.clicked.ravel())
@@ -72,18 +77,18 @@ def _row(way: str, users: int, random: np.random.Generator) -> dict[str, object]
     discount = _estimated_discount(log, estimated)
     shares = {"plain": np.ones(_POSITIONS), "estimated": estimated, "true": true}
     return {
-        "users": way,
+        "users": click_model,
         "clicks": int(log.clicked.sum()),
         "examined 2, 5, 10, 20": " ".join(f"{true[place]:.2f}" for place in (1, 4, 9, 19)),
         "estimated": " ".join(f"{estimated[place]:.2f}" for place in (1, 4, 9, 19)),
         "mean error": f"{np.abs(estimated / true - 1).mean():.0%}",
         **{f"rank correlation, {name}": f"{_correlation(log, relevance, share):.3f}" for name, share in shares.items()},
         "after 1, 3 unclicked": f"{discount[1]:.2f} {discount[3]:.2f}",
-        "true": "1.00 1.00" if way == "bored by category" else f"{_DISCOUNT:.2f} {_DISCOUNT**3:.2f}",
+        "true": f"{_DISCOUNT:.2f} {_DISCOUNT**3:.2f}",
     }
 
 
-def simulate(way: str, relevance: np.ndarray, users: int, random: np.random.Generator) -> Log:
+def simulate(click_model: str, relevance: np.ndarray, users: int, random: np.random.Generator) -> Log:
     """Returns the lists of all users and what they do with them."""
     category = np.arange(_ITEMS) % _CATEGORIES
     parts = []
@@ -95,12 +100,12 @@ def simulate(way: str, relevance: np.ndarray, users: int, random: np.random.Gene
         noisy = score + random.normal(0, 0.7, score.shape)
         item = np.argsort(-noisy, 1)[:, :_POSITIONS]
         unclicked = of_item[user, item]
-        bored = of_category[user, category[item]] if way == "bored by category" else unclicked
+        bored = of_category[user, category[item]] if click_model == "bored by category" else unclicked
         attraction = relevance[item] * _DISCOUNT**bored
-        if way == "trust":
+        if click_model == "trust":
             attraction = attraction + (1 - attraction) * _TRUST / np.arange(1, _POSITIONS + 1)
         wants = random.random(item.shape) < attraction
-        examined = _examine(way, wants, random)
+        examined = _examine(click_model, wants, random)
         clicked = examined & wants
         parts.append(Log(item, examined, clicked, np.minimum(unclicked, MAX_UNCLICKED_IMPRESSIONS)))
         np.add.at(of_item, (user, item), ~clicked & examined)
@@ -108,9 +113,9 @@ def simulate(way: str, relevance: np.ndarray, users: int, random: np.random.Gene
     return Log(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 
-def _examine(way: str, wants: np.ndarray, random: np.random.Generator) -> np.ndarray:
+def _examine(click_model: str, wants: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """Which positions are examined [N, P]."""
-    if way != "cascade":
+    if click_model != "cascade":
         drawn: np.ndarray = random.random(wants.shape) < _EXAMINATION
         return drawn
     goes_on = random.random(wants.shape) < np.where(wants, 1 - _SATISFACTION, _PATIENCE)
@@ -119,7 +124,7 @@ def _examine(way: str, wants: np.ndarray, random: np.random.Generator) -> np.nda
 
 
 def _estimated_discount(log: Log, examination: np.ndarray) -> np.ndarray:
-    """The pipeline's estimate: expected examinations and clicks by item and number of unclicked impressions."""
+    """The estimate from expected examinations and clicks by item and number of examined impressions without a click."""
     expected = np.broadcast_to(examination, log.item.shape).ravel()
     key = (log.item * (MAX_UNCLICKED_IMPRESSIONS + 1) + log.unclicked).ravel()
     examined, acted = np.bincount(key, expected), np.bincount(key, log.clicked.ravel())

@@ -84,11 +84,12 @@ def main() -> None:
     sessions = held_out[: args.sessions]
     lists = _all_lists(world, sessions, args.bundle, args.seed)
     random = np.random.default_rng([args.seed, 3])
-    truth_wishes = [[_draw_wishes(world, session, random) for _ in range(_TRUTH_DRAWS)] for session in sessions]
+    households = [(f"household {number}", session) for number, session in enumerate(sessions)]
+    truth_wishes = [[_draw_wishes(world, *household, random) for _ in range(_TRUTH_DRAWS)] for household in households]
     true_rates = {name: _true_rate(world, listed, truth_wishes) for name, listed in lists.items()}
     rows, summaries = [], []
     for draws in args.draws:
-        wishes = [[_draw_wishes(world, session, random) for _ in range(draws)] for session in sessions]
+        wishes = [[_draw_wishes(world, *household, random) for _ in range(draws)] for household in households]
         found = _measure(world, lists, true_rates, wishes, args.share, random)
         asked = [pair for pair in found.pairs if abs(pair.difference) >= _DIFFERENCE]
         summaries.append(
@@ -145,8 +146,8 @@ def _scores(base: dict[str, Scorer], session: HeldOutSession, random: np.random.
     return [*found, *noisy, *((1 - weight) * shares[0] + weight * shares[1] for weight in _BLENDS)]
 
 
-def _draw_wishes(world: World, session: HeldOutSession, random: np.random.Generator) -> Wishes:
-    household = Shopper("", session.past, np.inf, 1.0)
+def _draw_wishes(world: World, user_id: str, session: HeldOutSession, random: np.random.Generator) -> Wishes:
+    household = Shopper(user_id, session.past, np.inf, 1.0)
     count = 1 + int(random.poisson(_BEHAVIOR.mean_intents - 1))
     items = world.draw_intents(household, 0, datetime.fromtimestamp(session.seconds, UTC), count, random)
     numbers = np.asarray([world.catalog.number_of[item.item_id] for item in items], np.int64)
