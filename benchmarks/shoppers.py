@@ -59,7 +59,8 @@ def main() -> None:
     read_seconds = time.perf_counter() - began
     random = np.random.default_rng(args.seed)
     real = []
-    for session in held_out[: args.sessions]:
+    for number in np.sort(random.permutation(len(held_out))[: args.sessions]).tolist():
+        session = held_out[number]
         wanted = random.choice(session.item, min(_WANTED, len(session.item)), replace=False)
         real.append((session.past, session.seconds, wanted))
     simulated = []
@@ -120,7 +121,7 @@ def _second_wishes(
                 for past, seconds, wanted in sessions
                 if len(wanted) > 1
             ]
-        )
+        ).reshape(-1, 3)
         columns = ("personal frequency", "the model before", "the model after")
         row = {name: f"{value:.4f}" for name, value in zip(columns, gains.mean(0), strict=True)}
         change = gains[:, 2] - gains[:, 1]

@@ -261,7 +261,7 @@ class Settings(BaseSettings):
     training_processes: int = Field(
         1,
         ge=1,
-        description="Processes of a training on its machine: as many as GPUs; without GPUs, they divide the cores.",
+        description="Processes of a training on its machine: as many as GPUs; on the CPU, they divide the cores.",
     )
     seed: int = Field(0, description="Seed of every random number.")
     approval: Literal["automatic", "person"] = Field(

@@ -6,14 +6,18 @@ therefore never negatives. A click at a rarely examined position has a larger we
 
 from __future__ import annotations
 
-import numpy as np
-from scipy.optimize import isotonic_regression, minimize
-from scipy.special import expit
+import logging
 
+import numpy as np
+from scipy.optimize import Bounds, isotonic_regression, minimize
+from scipy.special import expit, logit
+
+log = logging.getLogger(__name__)
 MAX_POSITIONS = 50
 MIN_CLICKS = 200
-_START_LOGIT = -1.0
+_START_LOGIT = 2.0  # of all positions
 _LOGIT_BOUNDS = (-12.0, 12.0)  # an item without clicks has no finite maximum
+_STEP_PRECISION = 1.0  # of the Gaussian prior of the difference between the logits of adjacent positions
 _OPTIONS = {"maxiter": 1_000, "maxfun": 2_000, "ftol": 1e-9, "gtol": 1e-5}
 _MAX_WEIGHT = 10.0
 _EPSILON = 1e-12
@@ -24,8 +28,9 @@ def estimate_position_bias(item: np.ndarray, position: np.ndarray, shown: np.nda
 
     P(click | item i, position p) = θ_p γ_i, fitted to counts by maximum likelihood with L-BFGS (Craswell et al. 2008;
     Chuklin, Markov and de Rijke 2015, Click Models for Web Search, 4.2). Expectation maximization takes thousands of
-    iterations, as few items are shown at many positions. Such items identify θ and γ. An isotonic regression makes θ
-    decreasing. Empty with fewer than MIN_CLICKS clicks.
+    iterations, as few items are shown at many positions. Such items identify θ and γ; where there are none, a weak
+    prior makes all positions equal, which corrects nothing. An isotonic regression makes θ decreasing. Empty with fewer
+    than MIN_CLICKS clicks.
 
     Args:
         item, position: index from 0 of each pair [N].
@@ -33,11 +38,13 @@ def estimate_position_bias(item: np.ndarray, position: np.ndarray, shown: np.nda
     """
     if acted.sum() < MIN_CLICKS:
         return np.zeros(0)
-    num_positions = int(position.max()) + 1
-    start = np.full(num_positions + int(item.max()) + 1, _START_LOGIT)
+    num_positions, num_clicks = int(position.max()) + 1, float(acted.sum())
+    # Starts where all positions are equal and items explain all: the fit leaves it as far as the counts demand.
+    rate = (np.bincount(item, acted) + 1e-3) / (np.bincount(item, shown) + 1e-2)
+    start = np.concatenate([np.full(num_positions, _START_LOGIT), logit(np.minimum(rate / expit(_START_LOGIT), 0.99))])
 
     def loss(logits: np.ndarray) -> tuple[float, np.ndarray]:
-        """Negative log-likelihood, and its gradient by the log odds of all θ and γ."""
+        """Negative log posterior per click, and its gradient by the log odds of all θ and γ."""
         theta, gamma = np.split(expit(logits), [num_positions])
         click_probability = theta[position] * gamma[item]
         not_acted = shown - acted
@@ -48,10 +55,16 @@ def estimate_position_bias(item: np.ndarray, position: np.ndarray, shown: np.nda
                 np.bincount(item, residual * (1 - gamma[item]), len(gamma)),
             ]
         )
+        steps = _STEP_PRECISION * np.diff(logits[:num_positions])
+        gradient[: num_positions - 1] -= steps
+        gradient[1:num_positions] += steps
+        log_prior = -(steps @ steps) / (2 * _STEP_PRECISION)
         log_likelihood = acted @ np.log(click_probability) + not_acted @ np.log1p(-click_probability)
-        return -float(log_likelihood), gradient
+        return -float(log_likelihood + log_prior) / num_clicks, gradient / num_clicks
 
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[_LOGIT_BOUNDS] * len(start), options=_OPTIONS)
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=Bounds(*_LOGIT_BOUNDS), options=_OPTIONS)
+    if not found.success:
+        log.warning("The estimate of position bias stopped before its maximum: %s", found.message)
     theta = expit(found.x[:num_positions])
     position_shown = np.bincount(position, shown, num_positions)
     fitted = fit_decreasing(theta, position_shown)

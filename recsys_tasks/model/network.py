@@ -36,7 +36,7 @@ from recsys_tasks.model.attention import (
     rotation,
 )
 from recsys_tasks.model.pointer_loss import pointer_log_mass
-from recsys_tasks.model.softmax import log_mass
+from recsys_tasks.model.softmax import at_least_float32, log_mass
 from recsys_tasks.model.tensors import (
     MASKED,
     Events,
@@ -407,7 +407,7 @@ class Recommender(nn.Module):
         place = (column[:, None] - torch.arange(recent.shape[2], device=state.device)).clamp(min=0)  # [W, L]
         match = self.neighbor_query(state) @ input_vectors.transpose(1, 2)  # [B, W, W]
         logits = self.neighbor_head(state) + match.gather(2, place.expand(len(state), -1, -1))
-        return logits.masked_fill(recent == 0, MASKED)
+        return at_least_float32(logits).masked_fill(recent == 0, MASKED)
 
     def _session_copy_logits(
         self, direction: Tensor, vectors: Tensor, bias: Tensor, item: Tensor, distance: Tensor

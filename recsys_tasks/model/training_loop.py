@@ -443,7 +443,7 @@ class _Trainer:
         if file is None or not file.exists():
             return
         state: dict[str, Any] = torch.load(io.BytesIO(file.read()), weights_only=True, map_location=self.device)
-        if state["config"] != self._configuration():
+        if not self._is_same_configuration(state["config"]):
             log.warning("Checkpoint %s has another configuration; training starts from the beginning", file)
             return
         self.network.load_state_dict(state["network"])
@@ -458,6 +458,10 @@ class _Trainer:
     def _configuration(self) -> dict[str, Any]:
         """What a checkpoint must have in common with the training that resumes from it."""
         return {"training": asdict(self.config), "network": asdict(self.network.config)}
+
+    def _is_same_configuration(self, other: dict[str, Any]) -> bool:
+        """Whether a checkpoint's configuration is that of this training; fields that it lacks had their defaults."""
+        return other | {"training": asdict(TrainingConfig()) | other["training"]} == self._configuration()
 
     def _swap_average(self) -> None:
         """Exchanges the weights and their average."""

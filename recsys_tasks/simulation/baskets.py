@@ -5,6 +5,8 @@ Letters in shapes: N items of baskets, I items, C categories, M items of one cat
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy.sparse import csr_array
 
@@ -32,14 +34,21 @@ class Baskets:
     def of_category(self, category: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns the co-occurrence counts of a category with each category: observed, and expected under independence;
         both [C]."""
-        return self._categories.of(category)
+        every = np.arange(len(self._categories.share))
+        observed = self._categories.observed(category, every)
+        return observed, observed.sum() * self._categories.share
 
     def of_item(self, item: int, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns the co-occurrence counts of an item with some items [M]: observed and expected, both [M].
 
-        The expected counts have the same sum, in proportion to the number of baskets of each of these items.
+        The expected counts have the same sum, in proportion to the number of baskets of each of these items. The item
+        itself has none: a basket holds it once.
+
+        Args:
+            items: ascending numbers [M].
         """
-        observed, expected = (column[items] for column in self._items.of(item))
+        observed = self._items.observed(item, items)
+        expected = self._items.share[items] * (items != item)
         scale = observed.sum() / expected.sum() if observed.any() else 0.0
         return observed, expected * scale
 
@@ -52,15 +61,26 @@ class _Companions:
         self._baskets_of = csr_array((np.ones(len(value)), (value, basket)), shape=shape[::-1])
         self._with_itself = np.bincount(value, weights=weight, minlength=shape[1])
         count = np.bincount(value, minlength=shape[1])
-        self._share = count / max(count.sum(), 1)
+        self.share = count / max(count.sum(), 1)
 
-    def of(self, value: int) -> tuple[np.ndarray, np.ndarray]:
-        observed: np.ndarray = (self._baskets_of[[value], :] @ self._weighted).toarray()[0]
-        observed[value] = max(observed[value] - self._with_itself[value], 0.0)
-        return observed, observed.sum() * self._share
+    def observed(self, value: int, others: np.ndarray) -> np.ndarray:
+        """Returns the counts of a value with some others [M], which ascend."""
+        row = self._baskets_of[[value], :] @ self._weighted
+        place = np.searchsorted(others, row.indices)
+        is_asked = others[np.minimum(place, len(others) - 1)] == row.indices
+        found = np.zeros(len(others))
+        found[place[is_asked]] = row.data[is_asked]
+        if len(own := np.flatnonzero(others == value)):
+            found[own] = np.maximum(found[own] - self._with_itself[value], 0.0)
+        return found
 
 
-def companion_rates(observed: np.ndarray, expected: np.ndarray, prior: float | np.ndarray) -> np.ndarray:
-    """Returns the ratios of observed to expected co-occurrence, shrunk to 1 by a gamma prior worth `prior` counts."""
-    rates: np.ndarray = (observed + prior) / (expected + prior)
+def companion_rates(counts: Sequence[tuple[np.ndarray, np.ndarray]], prior: float | np.ndarray) -> np.ndarray:
+    """Returns the mean ratio of observed to expected co-occurrence with the earlier items of a session.
+
+    Args:
+        counts: observed and expected counts with each earlier item; at least one.
+        prior: a gamma prior worth this many counts shrinks each ratio to 1.
+    """
+    rates: np.ndarray = np.mean([(observed + prior) / (expected + prior) for observed, expected in counts], axis=0)
     return rates

@@ -35,10 +35,12 @@ class Missions(NamedTuple):
         """
         log_shares = np.log(self.category_shares[:, category])
         likelihood = np.stack([np.bincount(session, weights=row) for row in log_shares], axis=1)
-        joint = np.log(self.shares) + likelihood
-        weights = np.exp(joint - joint.max(1, keepdims=True))
-        posterior: np.ndarray = weights / weights.sum(1, keepdims=True)
-        return posterior
+        return _normalize(np.log(self.shares) + likelihood)
+
+    def session_mix(self, mix: np.ndarray, category: np.ndarray) -> np.ndarray:
+        """Returns the probability of each mission of a session [K], given the household's mix [K] and some of the
+        session's categories [N]."""
+        return _normalize(np.log(mix) + np.log(self.category_shares[:, category]).sum(1))
 
     def mix(self, category: np.ndarray, session: np.ndarray) -> np.ndarray:
         """Returns a household's share of each mission [K] from its sessions, shrunk to the shares of all."""
@@ -50,6 +52,13 @@ class Missions(NamedTuple):
     def main(self, mix: np.ndarray) -> int:
         """Returns the mission that most distinguishes a household with a mix [K] from the others."""
         return int(np.argmax(mix / self.shares))
+
+
+def _normalize(log_weights: np.ndarray) -> np.ndarray:
+    """Returns probabilities along the last axis from their logarithms, which lack a constant."""
+    weights = np.exp(log_weights - log_weights.max(-1, keepdims=True))
+    probabilities: np.ndarray = weights / weights.sum(-1, keepdims=True)
+    return probabilities
 
 
 def fit_missions(category: np.ndarray, session: np.ndarray, base: np.ndarray, random: np.random.Generator) -> Missions:

@@ -111,22 +111,21 @@ class World:
         model, history = self.model, shopper.history
         mix, demand = self._mix(shopper), self._demand(day, at.month)
         mission = np.eye(len(mix))[_draw(mix, random)]
-        of_category = model.category_probabilities(history, at.timestamp(), mission, demand)
+        alone = model.category_probabilities(history, at.timestamp(), mission, demand)
+        of_category, companions = alone, []
         intents: list[int] = []
         while len(intents) < count:
-            item = self._draw_trend(day, random)
-            if item in intents:
-                item = None
+            item = self._draw_trend(day, intents, random)
             while item is None and of_category.any():
                 category = _draw(of_category, random)
                 item = self._draw_item(history, model.missions.main(mix), category, intents, random)
                 if item is None:  # all of its items are wanted already
-                    of_category[category] = 0.0
+                    alone[category] = of_category[category] = 0.0
             if item is None:
                 break
             intents.append(item)
-            companions = self.baskets.of_category(int(self.catalog.category_of[item]))
-            of_category *= companion_rates(*companions, model.category_prior)
+            companions.append(self.baskets.of_category(int(self.catalog.category_of[item])))
+            of_category = alone * companion_rates(companions, model.category_prior)
         return [self.catalog.items[number] for number in intents]
 
     def _draw_item(
@@ -135,8 +134,9 @@ class World:
         """Draws an item of a category that goes with the earlier intents and is not among them; None if all are."""
         items, weights = self.item_probabilities(history, category, main)
         weights = np.where(np.isin(items, intents), 0.0, weights)
-        for earlier in intents:
-            weights = weights * companion_rates(*self.baskets.of_item(earlier, items), self.model.item_prior)
+        if intents:
+            counts = [self.baskets.of_item(earlier, items) for earlier in intents]
+            weights = weights * companion_rates(counts, self.model.item_prior)
         return int(items[_draw(weights, random)]) if weights.any() else None
 
     def record_purchases(self, shopper: Shopper, items: Sequence[Item], at: datetime) -> None:
@@ -144,11 +144,13 @@ class World:
         numbers = np.asarray([self.catalog.number_of[item.item_id] for item in items], np.int64)
         shopper.history = shopper.history.append(numbers, self.catalog.category_of[numbers], at.timestamp())
 
-    def _draw_trend(self, day: int, random: np.random.Generator) -> int | None:
+    def _draw_trend(self, day: int, intents: Sequence[int], random: np.random.Generator) -> int | None:
+        """Draws an item of a trend that is not wanted yet; None without a trend, or if all are."""
         for number, trend in self.scenario.active_events(day, "trend"):
-            if random.random() < trend.strength:
-                items = self.trend_items(number)
-                return self.catalog.number_of[items[int(random.integers(len(items)))].item_id]
+            numbers = [self.catalog.number_of[item.item_id] for item in self.trend_items(number)]
+            left = [number for number in numbers if number not in intents]
+            if left and random.random() < trend.strength:
+                return left[int(random.integers(len(left)))]
         return None
 
     def item_probabilities(self, history: History, category: int, mission: int) -> tuple[np.ndarray, np.ndarray]:

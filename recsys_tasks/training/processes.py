@@ -16,7 +16,7 @@ import torch
 
 from recsys_tasks import errors
 from recsys_tasks.errors import ConfigurationError, RecsysError
-from recsys_tasks.model.distributed import process_group
+from recsys_tasks.model.distributed import process_group, training_device
 
 log = logging.getLogger(__name__)
 _MAX_RESTARTS = 3
@@ -33,13 +33,14 @@ def train_in_processes(number: int, snapshot_id: str, from_scratch: bool) -> str
     If a process dies, all of them start again from the checkpoint of the last complete epoch.
 
     Raises:
-        ConfigurationError: the machine has GPUs, but fewer than processes.
+        ConfigurationError: the training is to run on GPUs, but there are fewer than processes.
         RecsysError: what the training raised.
         TrainingProcessesFailed: they died too often.
     """
-    if torch.cuda.is_available() and torch.cuda.device_count() < number:
+    if training_device().type == "cuda" and torch.cuda.device_count() < number:
         raise ConfigurationError(
-            f"RECSYS_TRAINING_PROCESSES={number}, but this machine has {torch.cuda.device_count()} GPUs"
+            f"RECSYS_TRAINING_PROCESSES={number}, but this machine has {torch.cuda.device_count()} GPUs; "
+            "lower it, or set RECSYS_TRAINING_DEVICE=cpu"
         )
     command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--max-restarts=0"]
     command += [f"--nproc-per-node={number}", "-m", "recsys_tasks", "train", "--snapshot", snapshot_id]

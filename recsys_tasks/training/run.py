@@ -215,6 +215,7 @@ def reproduce_run(
         The new run id, and for each evaluation metric the original and the new value.
 
     Raises:
+        ConfigurationError: the run was trained on another device.
         InputError: the run was not trained, or the run, its snapshot or the version it started from no longer exists.
         IncompatibleModelFormat: the run was trained by another version of this package.
     """
@@ -222,6 +223,12 @@ def reproduce_run(
     if original.get("processes", 1) > 1:
         raise InputError(
             f"Run {run_id} was trained in {original['processes']} processes and cannot be reproduced in one"
+        )
+    device = original.get("device", "cpu")
+    if device != distributed.training_device().type:
+        raise ConfigurationError(
+            f"Run {run_id} was trained on the device {device!r}, which rounds differently. "
+            f"Set RECSYS_TRAINING_DEVICE={device}"
         )
     torch.set_num_threads(original["threads"])
     task = _read_task(open_snapshot(snapshots, runs.load_snapshot_id(run_id)), encoder, text_cache)
@@ -385,6 +392,7 @@ def _log_training(run_id: str, report: TrainingReport, schedule: TrainingConfig,
         "started_from": started_from,
         "threads": torch.get_num_threads(),
         "processes": distributed.rank_and_world_size()[1],
+        "device": distributed.training_device().type,
     }
     runs.log_training(run_id, figures, reproduction)
 

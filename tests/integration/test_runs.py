@@ -166,6 +166,12 @@ def test_an_unknown_study_is_named(shop: Shop) -> None:
         training.run_trials("elsewhere")
 
 
+def test_a_run_is_reproduced_on_its_own_device_only(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    with pytest.raises(ConfigurationError, match="Set RECSYS_TRAINING_DEVICE=cpu"):
+        training.reproduce(shop.run_id)
+
+
 def test_an_unknown_run_cannot_be_reproduced(shop: Shop) -> None:
     with pytest.raises(InputError, match="cannot be reproduced"):
         training.reproduce("0" * 32)

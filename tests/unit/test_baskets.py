@@ -1,6 +1,8 @@
-"""Baskets: how often items and categories go together, and how often by chance."""
+"""Baskets: co-occurrence of items and categories, observed and expected under independence."""
 
 from __future__ import annotations
+
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -20,7 +22,7 @@ def test_each_item_of_a_basket_has_its_others_as_companions() -> None:
     assert found.tolist() == [0, 1.5, 0.5, *[0] * 9]
 
 
-def test_chance_is_the_share_of_an_item_among_all_baskets() -> None:
+def test_counts_under_independence_are_in_proportion_to_the_baskets_of_an_item() -> None:
     baskets = baskets_of([[0, 1], [0, 2], [3, 2], [3, 2]], CATEGORY_OF)
     found, expected = baskets.of_item(0, np.asarray([1, 2]))
     assert found.tolist() == [1, 1]
@@ -34,16 +36,27 @@ def test_an_item_is_not_its_own_companion_but_its_category_can_be() -> None:
     assert found.tolist() == [2, 1, 0, 0]
 
 
+def test_independent_items_of_one_category_have_the_rate_one() -> None:
+    """All pairs of five items are in as many baskets."""
+    items = np.arange(0, 20, 4)
+    baskets = baskets_of(list(combinations(items.tolist(), 2)), np.zeros(20, np.int64))
+    others = items[1:]
+    for among in (items, others):
+        observed, expected = baskets.of_item(0, among)
+        assert observed[-4:] == pytest.approx(expected[-4:])
+        assert companion_rates([(observed, expected)], 0.1) == pytest.approx(np.ones(len(among)))
+
+
 @pytest.mark.parametrize("lists", [[], [[5]], [[5], [6], [7, 7]]])
 def test_baskets_of_one_item_say_nothing(lists: list[list[int]]) -> None:
     baskets = baskets_of(lists, CATEGORY_OF)
     for found, expected in (baskets.of_category(1), baskets.of_item(5, np.arange(NUM_ITEMS))):
         assert not found.any()
-        assert companion_rates(found, expected, 1.0) == pytest.approx(np.ones(len(found)))
+        assert companion_rates([(found, expected)], 1.0) == pytest.approx(np.ones(len(found)))
 
 
 @given(st.lists(st.lists(st.integers(0, NUM_ITEMS - 1), min_size=1, max_size=6), max_size=12))
-def test_companions_are_as_many_by_chance_and_in_both_directions_without_weights(lists: list[list[int]]) -> None:
+def test_counts_of_categories_are_symmetric_and_have_the_sum_of_the_expected_ones(lists: list[list[int]]) -> None:
     baskets = baskets_of(lists, CATEGORY_OF)
     total = sum(len(set(items)) for items in lists if len(set(items)) > 1)
     of_category = [baskets.of_category(number) for number in range(NUM_CATEGORIES)]
@@ -55,7 +68,12 @@ def test_companions_are_as_many_by_chance_and_in_both_directions_without_weights
     assert matrix == pytest.approx(matrix.T)
 
 
-def test_a_prior_shrinks_rates_to_chance() -> None:
-    found, expected = np.asarray([4.0, 0.0]), np.asarray([1.0, 1.0])
-    assert companion_rates(found, expected, 1.0).tolist() == [2.5, 0.5]
-    assert companion_rates(found, expected, 1e9) == pytest.approx(np.ones(2))
+def test_a_prior_shrinks_rates_to_independence() -> None:
+    counts = [(np.asarray([4.0, 0.0]), np.asarray([1.0, 1.0]))]
+    assert companion_rates(counts, 1.0).tolist() == [2.5, 0.5]
+    assert companion_rates(counts, 1e9) == pytest.approx(np.ones(2))
+
+
+def test_rates_are_the_mean_over_the_earlier_items() -> None:
+    first, second = (np.asarray([3.0, 0.0]), np.ones(2)), (np.asarray([1.0, 3.0]), np.ones(2))
+    assert companion_rates([first, second], 1.0).tolist() == [1.5, 1.25]

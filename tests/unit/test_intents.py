@@ -129,6 +129,12 @@ def test_items_that_go_together_matter_beyond_their_categories() -> None:
     assert model.item_prior <= 0.1
 
 
+def test_one_session_is_not_enough_for_companions() -> None:
+    past = _history(*[(item, float(day)) for day in range(0, 200, 20) for item in range(10)])
+    model = _fit([_session(past, 201.0, 0, 5)], baskets=[[0, 5], [1, 6], [2, 7]] * 50)
+    assert model.category_prior == model.item_prior == 1e9
+
+
 def test_discovery_is_as_frequent_as_in_the_held_out_sessions() -> None:
     past = _history(*[(item, float(day)) for day in range(20) for item in (0, 5)])
     loyal = _fit([_session(past, 25.0, 0) for _ in range(100)])
@@ -156,6 +162,15 @@ def test_recent_purchases_count_more_where_households_change_their_brand() -> No
     assert stayed.recency_shares.sum() == pytest.approx(1.0)
 
 
+def test_the_shares_of_half_lives_are_found_where_they_are_mixed() -> None:
+    """Three of four sessions repeat the latest item, one the item of most visits."""
+    past = _history(*[(0, 30.0 * visit) for visit in range(100)], (1, 3_000.0))
+    sessions = [_session(past, 3_001.0, 1 if number % 4 else 0) for number in range(2_000)]
+    model = _fit(sessions)
+    probability = model.item_probabilities(past, 0, ITEMS_OF[0], FLAT.of(ITEMS_OF[0], 0))
+    assert probability[1] / probability[:2].sum() == pytest.approx(0.75, abs=0.01)
+
+
 def test_without_sessions_the_model_is_a_counter_with_some_novelty() -> None:
     model = _fit([])
     assert all(set(factor.tolist()) == {1.0} for factor in model.rate_factors)
@@ -178,6 +193,14 @@ def test_missions_are_found_in_sessions_that_mix_two_kinds() -> None:
     drawn = Counter(np.random.default_rng(0).choice(len(own), 1_000, p=own).tolist())
     in_first = missions.category_shares[:, :3].sum(1) > 0.5
     assert sum(count for mission, count in drawn.items() if in_first[mission]) > 850
+
+
+def test_the_categories_of_a_session_tell_its_mission() -> None:
+    missions = Missions(np.asarray([0.5, 0.5]), np.asarray([[0.8, 0.1, 0.1], [0.1, 0.1, 0.8]]))
+    mix = np.asarray([0.2, 0.8])
+    assert missions.session_mix(mix, np.zeros(0, np.int64)) == pytest.approx(mix)
+    assert missions.session_mix(mix, np.asarray([1])) == pytest.approx(mix)
+    assert missions.session_mix(mix, np.asarray([0])) == pytest.approx(np.asarray([2, 1]) / 3)
 
 
 def test_few_sessions_have_one_mission() -> None:

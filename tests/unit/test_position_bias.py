@@ -48,6 +48,13 @@ def test_propensities_are_recovered_where_most_items_keep_their_position() -> No
     assert np.abs(found / truth - 1).mean() < 0.1
 
 
+def test_without_an_item_at_two_positions_all_positions_are_equal() -> None:
+    """Clicks fall as 1 / p, by examination or by relevance: nothing tells which."""
+    items, position = np.arange(200), np.arange(200) % 20
+    found = estimate_position_bias(items, position, np.full(200, 1_000), 300 // (position + 1))
+    assert found == pytest.approx(np.ones(20), abs=0.02)
+
+
 @given(st.integers(0, 50))
 def test_propensities_never_increase_with_position(seed: int) -> None:
     found = estimate_position_bias(*_impression_counts(seed, items=30, lists=200))

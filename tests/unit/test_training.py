@@ -1,6 +1,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from recsys_tasks.model.training_loop import TrainingConfig, TrainingData, Train
 from recsys_tasks.model.windows import replay_weights
 from recsys_tasks.settings import settings
 from recsys_tasks.storage.folder import Folder, StoredFile
+from recsys_tasks.training import recipe
 from tests.shops import encoded_shop, small_config, training_data
 
 CONFIG = TrainingConfig(epochs=5, num_negatives=32, seconds=600)
@@ -30,10 +32,11 @@ def _train(
     data: TrainingData | None = None,
     on_epoch: Callable[[int, dict[str, float]], None] = lambda epoch, figures: None,
     checkpoint: StoredFile | None = None,
+    **sizes: Any,
 ) -> tuple[Recommender, TrainingReport]:
     torch.manual_seed(0)
     shop = encoded_shop(users=20)
-    network = build_network(small_config(shop.vocabulary, dropout=0.2), shop.vocabulary)
+    network = build_network(small_config(shop.vocabulary, dropout=0.2, **sizes), shop.vocabulary)
     return network, train(network, data or training_data(shop), config, lambda _: 0.0, on_epoch, checkpoint)
 
 
@@ -115,9 +118,22 @@ def test_a_checkpoint_with_another_configuration_is_ignored(tmp_path: Path) -> N
     with pytest.raises(TrainingKilled):
         _trained(data, checkpoint, kill_after=2)
     state = torch.load(path, weights_only=True)
-    state["config"]["learning_rate"] = 1.0
+    state["config"]["training"]["learning_rate"] = 1.0
     torch.save(state, path)
     assert _same_weights(_trained(data, checkpoint), _trained(data))
+
+
+def test_a_checkpoint_from_before_a_new_option_resumes(tmp_path: Path) -> None:
+    data, path = training_data(encoded_shop(users=20)), tmp_path / "state.pt"
+    checkpoint = Folder.of(tmp_path).file(path.name)
+    with pytest.raises(TrainingKilled):
+        _trained(data, checkpoint, kill_after=2)
+    state = torch.load(path, weights_only=True)
+    del state["config"]["training"]["precision"]
+    torch.save(state, path)
+    epochs: list[int] = []
+    _train(CONFIG, data, lambda epoch, figures: epochs.append(epoch), checkpoint)
+    assert epochs[0] > 1
 
 
 def _altered(shop: EncodedSnapshot, first_part: int) -> EncodedSnapshot:
@@ -196,26 +212,32 @@ def test_a_warm_start_weights_new_events_by_one_and_old_events_by_the_same_total
     assert (everything == 1).all()
 
 
+_COMPONENTS = [{}, {"neighbor_tokens": 4, "sessions_repeat": True}, {"copying": False, "history": False}]
+
+
+@pytest.mark.parametrize("sizes", _COMPONENTS, ids=["usual", "more", "fewer"])
 @pytest.mark.parametrize("num_negatives", [0, 32])
-def test_each_tensor_of_a_step_names_its_device(num_negatives: int) -> None:
+def test_each_tensor_of_a_step_names_its_device(num_negatives: int, sizes: dict[str, Any]) -> None:
     """A tensor that a step makes without a device would be on the default one, which cannot compute with the others."""
     config = replace(CONFIG, epochs=2, num_negatives=num_negatives)
-    data = training_data(encoded_shop(users=20))
-    usual, usual_report = _train(config, data)
+    data = recipe.with_item_neighbors(training_data(encoded_shop(users=20)))
+    usual, usual_report = _train(config, data, **sizes)
     shop = encoded_shop(users=20)
     torch.manual_seed(0)
-    network = build_network(small_config(shop.vocabulary, dropout=0.2), shop.vocabulary)
+    network = build_network(small_config(shop.vocabulary, dropout=0.2, **sizes), shop.vocabulary)
     with torch.device("meta"):
         report = train(network, data, config, lambda _: 0.0)
     assert [epoch["loss"] for epoch in report.epochs] == [epoch["loss"] for epoch in usual_report.epochs]
     assert _same_weights(network, usual)
 
 
+@pytest.mark.parametrize("sizes", _COMPONENTS, ids=["usual", "more", "fewer"])
 @pytest.mark.parametrize("num_negatives", [0, 32])
-def test_bfloat16_products_train_float32_weights_as_well(num_negatives: int) -> None:
-    config = replace(CONFIG, num_negatives=num_negatives)
-    exact, exact_report = _train(config)
-    network, report = _train(replace(config, precision="bfloat16"))
+def test_bfloat16_products_train_float32_weights_as_well(num_negatives: int, sizes: dict[str, Any]) -> None:
+    config, data = replace(CONFIG, num_negatives=num_negatives), training_data(encoded_shop(users=20))
+    data = recipe.with_item_neighbors(data)
+    exact, exact_report = _train(config, data, **sizes)
+    network, report = _train(replace(config, precision="bfloat16"), data, **sizes)
     assert {weight.dtype for weight in network.parameters()} == {torch.float32}
     assert not _same_weights(network, exact)
     assert report.epochs[-1]["loss"] == pytest.approx(exact_report.epochs[-1]["loss"], rel=0.02)
