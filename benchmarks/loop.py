@@ -59,6 +59,7 @@ _DEFAULTS = {
     "RECSYS_WARM_START_SECONDS": "45",
     "RECSYS_MAX_HELD_OUT_SESSIONS": "300",
     "RECSYS_FEEDBACK_SCHEDULE": "0 0 1 1 *",  # never by schedule: each round triggers it
+    "RECSYS_EXPERIMENT_FILE": str(Path(__file__).with_name("loop_experiment.toml")),
 }
 
 

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.report import host_info, print_table, write_json
 from recsys_tasks.model.network import ItemTable
 from recsys_tasks.model.softmax import log_mass
-from recsys_tasks.model.tensors import MASKED, NetworkConfig
+from recsys_tasks.model.tensors import MASKED, ItemInputs, NetworkConfig
 
 _KINDS = ("all at once", "all in chunks", "sampled")
 _MEGABYTE = 1024  # kilobytes
@@ -45,7 +45,7 @@ def main() -> None:
     rows: list[dict[str, object]] = []
     for kind in _KINDS:
         command = [sys.executable, __file__, *sys.argv[1:], "--kind", kind]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)  # noqa: S603
         rows.append({"softmax": kind, **json.loads(done.stdout)})
     host = host_info("torch") | {"threads": str(torch.get_num_threads())}
     title = f"{args.items:,} items, width {args.width}, {args.states} states, {args.negatives} negatives"
@@ -57,7 +57,7 @@ def _measure(kind: str, items: int, width: int, states: int, negatives: int) -> 
     torch.manual_seed(0)
     config = NetworkConfig(num_items=items, embedding_dim=width)
     nothing = torch.zeros(items, 0)
-    table = ItemTable(config, nothing.long(), nothing, torch.zeros(items), nothing.long())
+    table = ItemTable(config, ItemInputs(nothing.long(), nothing, nothing, torch.zeros(items), nothing.long()))
     state = nn.Parameter(torch.randn(states, width))
     target, sample = torch.randint(2, items, (states,)), torch.randint(2, items, (negatives,))
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak counts from here on

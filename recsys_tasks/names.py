@@ -40,9 +40,15 @@ ITEM_COLUMNS: Final = (
     "valid_from",
 )
 USER_COLUMNS: Final = ("user_id", "properties", "valid_from")
+VECTOR_COLUMNS: Final = ("item_id", "space", "version", "vector")
 
 # Columns of each kind of record in a landing batch, in loading order: events refer to items and users.
-COLUMNS_BY_KIND: Final = {"items": ITEM_COLUMNS, "users": USER_COLUMNS, "events": EVENT_COLUMNS}
+COLUMNS_BY_KIND: Final = {
+    "items": ITEM_COLUMNS,
+    "users": USER_COLUMNS,
+    "vectors": VECTOR_COLUMNS,
+    "events": EVENT_COLUMNS,
+}
 
 # Kind of quarantined lines that cannot be read as rows.
 UNREADABLE_LINES: Final = "lines"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Mapping
 from typing import Any
 
@@ -131,7 +132,10 @@ def _components(parameters: Mapping[str, Any], weights: ComponentWeights) -> str
     components += [f"neighbors of the latest {neighbors} session items"] if neighbors else []
     components += ["items of the nearest past sessions"] if weights.session_neighbors else []
     chosen = f"Component weights, chosen on validation: discovery {weights.discovery:g}"
-    content = f"Content is tokens and a text vector ({text} dimensions)." if text else "Content is tokens."
+    sources = ["tokens"] + [f"a text vector ({text} dimensions)"] * bool(text)
+    spaces = ast.literal_eval(str(parameters.get("vector_spaces", "{}")))
+    sources += [f"vectors of the space {name} ({dim} dimensions)" for name, dim in spaces.items()]
+    content = f"Content is {', '.join(sources)}."
     return (
         f"One mixture of {', '.join(components)}. {chosen}, session neighbors {weights.session_neighbors:g}. {content}"
     )

@@ -42,6 +42,9 @@ _NO_EVENTS = pa.schema(
         *((name, pa.int32()) for name in ("position_in_session", "is_feedback", "shown_at")),
     ]
 ).empty_table()
+_NO_VECTORS = pa.schema(
+    [*((name, pa.string()) for name in ("item_id", "space", "version")), ("vector", pa.list_(pa.float32()))]
+).empty_table()
 # Manifest keys that differ from the field names of `Snapshot`. Stored manifests keep these keys.
 _MANIFEST_KEYS = {
     "as_of_change": "known",
@@ -87,6 +90,7 @@ class Snapshot:
         impression_discounts: factor on the click probability after 0, 1, … unclicked impressions of an item; empty
             with too few clicks.
         event_weights: weights of events by type; empty: every event has weight 1.
+        vector_file: file of the item vectors from outside; empty without any.
     """
 
     snapshot_id: str
@@ -106,6 +110,7 @@ class Snapshot:
     examination_propensities: tuple[float, ...]
     impression_discounts: tuple[float, ...]
     event_weights: EventWeights = field(default_factory=dict)
+    vector_file: str = ""
 
     @property
     def has_held_out_sessions(self) -> bool:
@@ -136,6 +141,10 @@ class Snapshot:
     def item_table(self) -> pa.Table:
         """Returns the catalog as of the cut-off; columns of `sql/features/items.sql`."""
         return partitions_folder(self.folder).read_table(self.item_file)
+
+    def vector_table(self) -> pa.Table:
+        """Returns the item vectors from outside; columns of `sql/features/item_vectors.sql`."""
+        return partitions_folder(self.folder).read_table(self.vector_file) if self.vector_file else _NO_VECTORS
 
     def user_table(self) -> pa.Table:
         """Returns the user profiles as of the cut-off; columns of `sql/features/users.sql`."""
@@ -192,6 +201,7 @@ def _build(
     with ArrowReader(engine) as reader:
         as_of = {"cutoff": cutoff, "as_of_change": as_of_change}
         items, users = (reader.read(f"features/{kind}", as_of) for kind in ("items", "users"))
+        vectors = reader.read("features/item_vectors", {"as_of_change": as_of_change})
         impressions = reader.read("features/impressions_by_position", {**as_of, "max_positions": MAX_POSITIONS})
         propensities = _examination_propensities(impressions)
         one_in = 1 + (pc.sum(impressions["shown"]).as_py() or 0) // _MAX_DISCOUNT_IMPRESSIONS
@@ -212,6 +222,8 @@ def _build(
     }
     if parameters.event_weights:
         contents["event_weights"] = msgspec.to_builtins(parameters.event_weights)
+    if vectors.num_rows:  # without any, ids of earlier snapshots stay
+        contents["vector_file"] = files.write_table("vectors", vectors)
     digest = hashlib.sha256(json.dumps(contents, default=str, sort_keys=True).encode()).hexdigest()
     snapshot = Snapshot(
         snapshot_id=f"{cutoff.astimezone(UTC):%Y%m%dT%H%M%SZ}-{digest[:16]}",
@@ -231,6 +243,7 @@ def _build(
         examination_propensities=tuple(propensities),
         impression_discounts=tuple(discounts),
         event_weights=parameters.event_weights,
+        vector_file=str(contents.get("vector_file", "")),
     )
     _register(engine, snapshot, has_explicit_cutoff)
     log.info(

@@ -1,4 +1,4 @@
-"""Loading: moves a validated batch from its landing schema into items, users and events."""
+"""Loading: moves a validated batch from its landing schema into items, users, item vectors and events."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def load_batch(engine: Engine, batch_id: str) -> LoadReport:
         if problem is not None:
             _record_problem(connection, batch, problem, is_rejected)
         if not is_rejected:
-            inserted = _load_items_and_users(connection, batch)
+            inserted = _load_content(connection, batch)
             events, days = _load_events(connection, batch)
             record_change(connection, batch_id, days.items())
             report = _mark_loaded(connection, batch, inserted + events, conflicts)
@@ -100,7 +100,8 @@ def load_batch(engine: Engine, batch_id: str) -> LoadReport:
     return report
 
 
-def _load_items_and_users(connection: Connection, batch: Row[tuple[object, ...]]) -> int:
+def _load_content(connection: Connection, batch: Row[tuple[object, ...]]) -> int:
+    """Loads items, users and item vectors; returns the number of inserted rows."""
     values = {"batch": batch.number, "source": batch.source, "landed_at": batch.landed_at}
     inserted = 0
     for kind in ("items", "users"):
@@ -108,6 +109,8 @@ def _load_items_and_users(connection: Connection, batch: Row[tuple[object, ...]]
             connection.execute(statement(f"ingestion/out_of_order_{kind}"), {"landed_at": batch.landed_at})
             inserted += connection.execute(statement(f"ingestion/load_{kind}"), values).rowcount
             run_script(connection, f"ingestion/restate_{kind}")
+    if _table_exists(connection, "staged_vectors"):
+        inserted += connection.execute(statement("ingestion/load_vectors"), {"batch": batch.number}).rowcount
     return inserted
 
 

@@ -1,4 +1,4 @@
-"""Mapping files: map the columns of a flat file to canonical events, items or users."""
+"""Mapping files: map the columns of a flat file to canonical events, items, users or item vectors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,12 @@ BUILT_IN = Path(__file__).parent / "mappings"
 _ALL = "*"
 _TEXT_FORMATS = ("csv", "tsv")
 _OTHER_DECIMAL = {",": ".", ".": ""}  # default thousands separator of each decimal separator
-_REQUIRED = {"items": ("item_id",), "users": ("user_id",), "events": ("event_type", "event_time")}
+_REQUIRED = {
+    "items": ("item_id",),
+    "users": ("user_id",),
+    "vectors": ("item_id", "space", "vector"),
+    "events": ("event_type", "event_time"),
+}
 
 
 class SourceMapping(BaseModel):
@@ -34,7 +39,7 @@ class SourceMapping(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     source: str = Field(pattern=r"^[a-z0-9_]+$")
-    kind: Literal["items", "users", "events"] = "events"
+    kind: Literal["items", "users", "vectors", "events"] = "events"
     format: Literal["csv", "tsv", "jsonl", "parquet"]
     delimiter: str | None = Field(None, min_length=1)
     encoding: str = UTF_8
@@ -122,8 +127,9 @@ class SourceMapping(BaseModel):
 
     @model_validator(mode="after")
     def _contract_fits_the_kind(self) -> SourceMapping:
+        known = COLUMNS_BY_KIND[self.kind]
         for column in sorted(self.contract.columns) if self.contract else ():
-            if column not in COLUMNS_BY_KIND[self.kind] and not column.startswith(PROPERTY):
+            if column not in known and not (column.startswith(PROPERTY) and "properties" in known):
                 raise ValueError(f"contract: {column} is not a column of {self.kind}, nor {PROPERTY}NAME")
         return self
 

@@ -61,6 +61,7 @@ def retract(engine: Engine, batch_id: str, reason: str) -> RemovalReport:
         connection.execute(statement("ingestion/unhide_replayed"), values)
         report = _restore_events(connection, "retract", batch_id)
         _remove_versions(connection, batch.number)
+        connection.execute(text("delete from item_vectors where batch = :batch"), values)
     log.info("Retracted batch %s: %s", batch_id, report)
     return report
 

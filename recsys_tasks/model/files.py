@@ -26,6 +26,7 @@ from recsys_tasks.names import FIRST_ITEM
 WEIGHTS = "weights.npz"
 FORMAT = 5  # of the configuration keys and weight names; raise it when one of them changes
 _FORMAT_KEY = "format"
+_SPACE_PROJECTION = "items.space_projection.weight"
 PLUGIN_MODEL = "model"  # key of the configuration of a plugin model: its name
 
 
@@ -107,14 +108,15 @@ def warm_start(network: Recommender, vocabulary: Vocabulary, champion: TrainedMo
     if champion.network.config.num_content_tokens:
         weights["items.embedding.weight"].zero_()  # items new to the champion begin where their content places them
     for name, value in champion_weights.items():
-        if name not in weights:
+        is_of_other_spaces = network.config.vector_spaces != champion.network.config.vector_spaces
+        if name not in weights or (name == _SPACE_PROJECTION and is_of_other_spaces):
             continue
         if name in rows:
             target, source = (torch.from_numpy(index) for index in rows[name])
             weights[name][target] = value[source]
         elif weights[name].shape == value.shape:
             weights[name] = value.clone()
-    unchanged = ("content", "text", "neighbors", "untrained_bias")
-    weights |= {f"items.{name}": getattr(network.items, name) for name in unchanged}
+    unchanged = ("content", "text", "spaces", "neighbors", "untrained_bias")
+    weights |= {f"items.{name}": getattr(network.items, name) for name in unchanged if f"items.{name}" in weights}
     network.load_state_dict(weights)
     return len(known)

@@ -16,6 +16,7 @@ vocabulary, D embedding dimension, K negatives, A content tokens of an item, G n
 from __future__ import annotations
 
 import math
+from types import EllipsisType
 from typing import cast
 
 import torch
@@ -40,6 +41,7 @@ from recsys_tasks.model.softmax import at_least_float32, log_mass
 from recsys_tasks.model.tensors import (
     MASKED,
     Events,
+    ItemInputs,
     Loss,
     NegativeSample,
     NetworkConfig,
@@ -56,30 +58,38 @@ _INITIAL_NEIGHBOR_WEIGHT, _NEIGHBOR_DROPOUT = 0.5, 0.3
 _INITIAL_NEIGHBOR_LOGIT = -3.0
 _AGE_WEIGHT_STD = 0.3
 _ID_DROPOUT = 0.1  # share of items without their embedding in a step, from which content learns to place an item
+_SPACE_DROPOUT = 0.1  # share of an item's vector spaces that a step does not see, so that each one can place an item
 
 
 class ItemTable(nn.Module):
     """Item vectors, shared by input and output: normalized sum of embedding, content and neighbor mean.
 
-    Content is the sum of content tokens, which come from title, categories and attributes, and of the projected text
-    vector. It alone places the items without an embedding; to learn that, embeddings are dropped at random in training
-    (DropoutNet, Volkovs et al. 2017). The neighbor mean is one layer of LightGCN (He et al. 2020).
+    Content is the sum of content tokens, which come from title, categories and attributes, of the projected text
+    vector, and of the projected vectors of the shop's own encoders, such as of images. It alone places the items
+    without an embedding; to learn that, embeddings and vectors are dropped at random in training (DropoutNet, Volkovs
+    et al. 2017). The neighbor mean is one layer of LightGCN (He et al. 2020).
     """
 
     content: Tensor
     text: Tensor
+    spaces: Tensor
     neighbors: Tensor
     untrained_bias: Tensor
 
-    def __init__(
-        self, config: NetworkConfig, content: Tensor, text: Tensor, log_share: Tensor, neighbors: Tensor
-    ) -> None:
+    def __init__(self, config: NetworkConfig, inputs: ItemInputs) -> None:
         super().__init__()
-        self.register_buffer("text", text)  # [V, text_dim]
+        content, log_share = inputs.content, inputs.log_share
+        self.register_buffer("text", inputs.text)
         if config.text_dim:
             self.text_projection = nn.Linear(config.text_dim, config.embedding_dim, bias=False)
-        self.register_buffer("content", content)  # [V, A], padded with 0
-        self.register_buffer("neighbors", neighbors)  # [V, G], padded with 0
+        # Without spaces there is no such weight, as in models of before.
+        self.register_buffer("spaces", inputs.spaces, persistent=bool(config.vector_spaces))
+        self.space_dims = list(config.vector_spaces.values())
+        self.seen_spaces: Tensor | None = None  # [V, spaces] in training: which vectors are not dropped
+        if self.space_dims:
+            self.space_projection = nn.Linear(sum(self.space_dims), config.embedding_dim, bias=False)
+        self.register_buffer("content", content)
+        self.register_buffer("neighbors", inputs.neighbors)
         if config.num_neighbors:
             self.neighbor_weight = nn.Parameter(torch.tensor(_INITIAL_NEIGHBOR_WEIGHT))
         num_embedded = config.num_embedded_items
@@ -100,20 +110,35 @@ class ItemTable(nn.Module):
         embedding = self.embedding(item if not self.num_untrained else item * (item < self.embedding.num_embeddings))
         kept = self._kept(item)
         embedding = embedding if kept is None else embedding * kept[..., None]
-        return self._normalized_sum(embedding, self.content[item], self.text[item], self.neighbors[item])
+        return self._normalized_sum(
+            embedding, self.content[item], self.text[item], self._seen(item), self.neighbors[item]
+        )
 
     def matrix(self) -> Tensor:
         """Unit vectors of all items [V, D]."""
         embedding = F.pad(self.embedding.weight, (0, 0, 0, self.num_untrained))
         if self.training and self.kept is not None:
             embedding = embedding * self.kept[:, None]
-        return self._normalized_sum(embedding, self.content, self.text, self.neighbors)
+        return self._normalized_sum(embedding, self.content, self.text, self._seen(...), self.neighbors)
 
     def drop_embeddings(self, generator: torch.Generator) -> None:
-        """Draws the items whose embeddings are dropped in training until the next call, if content can place them."""
-        if self.content.shape[1] or self.text.shape[1]:
+        """Draws the items whose embeddings are dropped in training until the next call, if content can place them, and
+        the vectors that are."""
+        if self.content.shape[1] or self.text.shape[1] or self.space_dims:
             drawn = torch.rand(self.embedding.num_embeddings, generator=generator, device="cpu") >= _ID_DROPOUT
             self.kept = F.pad(drawn.to(self.content.device), (0, self.num_untrained))
+        if self.space_dims:
+            shape = len(self.spaces), len(self.space_dims)
+            seen = torch.rand(shape, generator=generator, device="cpu") >= _SPACE_DROPOUT
+            self.seen_spaces = seen.to(self.spaces.device)
+
+    def _seen(self, item: Tensor | EllipsisType) -> Tensor:
+        """Vectors of items [..., ΣT], in training without those that are dropped."""
+        vectors = self.spaces[item]
+        if not self.training or self.seen_spaces is None:
+            return vectors
+        dims = torch.tensor(self.space_dims, device=vectors.device)
+        return vectors * self.seen_spaces[item].repeat_interleave(dims, dim=-1, output_size=vectors.shape[-1])
 
     def _kept(self, item: Tensor) -> Tensor | None:
         """Which items [...] have an embedding that is not dropped; None for all."""
@@ -144,12 +169,16 @@ class ItemTable(nn.Module):
         """Unit vectors [..., D] of content tokens [..., A] alone: of a search, or of an item outside the vocabulary."""
         return F.normalize(_sum_embeddings(tokens, self.content_embedding.weight), dim=-1)
 
-    def _normalized_sum(self, embedding: Tensor, content: Tensor, text: Tensor, neighbors: Tensor) -> Tensor:
+    def _normalized_sum(
+        self, embedding: Tensor, content: Tensor, text: Tensor, spaces: Tensor, neighbors: Tensor
+    ) -> Tensor:
         vectors = embedding
         if self.content.shape[1]:
             vectors = vectors + _sum_embeddings(content, self.content_embedding.weight)
         if self.text.shape[1]:
             vectors = vectors + self.text_projection(text)
+        if self.space_dims:
+            vectors = vectors + self.space_projection(spaces)
         if self.neighbors.shape[1]:
             if self.training:
                 neighbors = neighbors * (torch.rand(neighbors.shape, device=embedding.device) > _NEIGHBOR_DROPOUT)
@@ -164,14 +193,12 @@ class Recommender(nn.Module):
     time_frequencies: Tensor
     position_frequencies: Tensor
 
-    def __init__(
-        self, config: NetworkConfig, content: Tensor, text: Tensor, log_share: Tensor, neighbors: Tensor
-    ) -> None:
+    def __init__(self, config: NetworkConfig, inputs: ItemInputs) -> None:
         super().__init__()
         self.config = config
         dim = config.embedding_dim
         sizes = (dim, config.num_heads, config.ffn_multiplier, config.dropout)
-        self.items = ItemTable(config, content, text, log_share, neighbors)
+        self.items = ItemTable(config, inputs)
         self.kind_embedding = _embedding(max(EVENT_TYPE_CODES.values()) + 1, dim)
         self.hour_embedding, self.weekday_embedding = _embedding(24, dim), _embedding(7, dim)
         self.gap_embedding, self.session_gap_embedding = _embedding(GAP_BUCKETS, dim), _embedding(GAP_BUCKETS, dim)

@@ -6,7 +6,7 @@ vocabulary, D embedding dimension, K negatives, A content tokens of an item.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -27,6 +27,7 @@ class NetworkConfig:
             placed by their content alone.
         num_content_tokens: size of the content-token vocabulary; 0 without content.
         text_dim: dimension of the items' text vectors; 0 without a text encoder.
+        vector_spaces: dimension of the items' vectors in each space of the shop's own encoders.
         history: whether the encoder exists. Without it a row is a single session.
         sessions_repeat: whether an item may occur twice in a session.
         copying: whether pointer logits over history and session events are added to the vocabulary logits.
@@ -53,6 +54,7 @@ class NetworkConfig:
     num_trained_items: int = 0
     num_content_tokens: int = 0
     text_dim: int = 0
+    vector_spaces: dict[str, int] = field(default_factory=dict)
     history: bool = True
     sessions_repeat: bool = False
     copying: bool = True
@@ -77,6 +79,24 @@ class NetworkConfig:
     def num_embedded_items(self) -> int:
         """Number of items with an embedding of their own."""
         return self.num_trained_items or self.num_items
+
+
+class ItemInputs(NamedTuple):
+    """What is known of the items before the training.
+
+    Attributes:
+        content: content tokens, padded with 0 [V, A].
+        text: text vectors [V, text_dim].
+        spaces: vectors of the shop's own encoders [V, ΣT].
+        log_share: logarithm of the expected share of future events [V].
+        neighbors: co-occurring items, padded with 0 [V, G].
+    """
+
+    content: Tensor
+    text: Tensor
+    spaces: Tensor
+    log_share: Tensor
+    neighbors: Tensor
 
 
 class Events(NamedTuple):

@@ -24,7 +24,7 @@ from recsys_tasks.features.sequences import Timeline
 from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.model import distributed
 from recsys_tasks.model.network import Recommender
-from recsys_tasks.model.tensors import ComponentWeights, NegativeSample, NetworkConfig
+from recsys_tasks.model.tensors import ComponentWeights, ItemInputs, NegativeSample, NetworkConfig
 from recsys_tasks.model.windows import Spans, epoch_windows, window_batch
 from recsys_tasks.names import FIRST_ITEM
 from recsys_tasks.storage.folder import StoredFile
@@ -142,6 +142,7 @@ def build_network(
     vocabulary: Vocabulary,
     neighbors: np.ndarray | None = None,
     text: np.ndarray | None = None,
+    spaces: np.ndarray | None = None,
     expected_counts: np.ndarray | None = None,
 ) -> Recommender:
     """An untrained network; its item biases are the items' expected log shares of future events.
@@ -151,15 +152,19 @@ def build_network(
         vocabulary: of the items.
         neighbors: each item's [V, config.num_neighbors]; None fills them with padding.
         text: each item's text vector [V, config.text_dim]; None fills them with zeros.
+        spaces: each item's vectors of all spaces [V, sum of config.vector_spaces]; None fills them with zeros.
         expected_counts: of new items [V], see `popularity_prior.expected_counts`; None for none.
     """
+    num_items = len(vocabulary)
     if text is None:
-        text = np.zeros((len(vocabulary), config.text_dim), np.float32)
+        text = np.zeros((num_items, config.text_dim), np.float32)
+    if spaces is None:
+        spaces = np.zeros((num_items, sum(config.vector_spaces.values())), np.float32)
     if neighbors is None:
-        neighbors = np.zeros((len(vocabulary), config.num_neighbors), np.int64)
-    log_share = torch.from_numpy(log_popularity(vocabulary.training_counts(), expected_counts)).float()
-    content = torch.from_numpy(vocabulary.content_matrix())
-    return Recommender(config, content, torch.from_numpy(text), log_share, torch.from_numpy(neighbors))
+        neighbors = np.zeros((num_items, config.num_neighbors), np.int64)
+    log_share = log_popularity(vocabulary.training_counts(), expected_counts).astype(np.float32)
+    arrays = vocabulary.content_matrix(), text, spaces, log_share, neighbors
+    return Recommender(config, ItemInputs(*map(torch.from_numpy, arrays)))
 
 
 def parameter_groups(network: Recommender, config: TrainingConfig) -> list[dict[str, Any]]:

@@ -169,7 +169,8 @@ def configurations(task: TrainingTask, options: TrainingOptions) -> tuple[Networ
     """Returns the configurations of a training from scratch: the recipe's, with the hyperparameters that are set."""
     text_dim = 0 if task.text is None else task.text.shape[1]
     config = recipe.network_config(task.data, task.vocabulary, True, options.seconds, text_dim)
-    config = replace(config, is_trained=task.snapshot.has_held_out_sessions)
+    spaces = {} if task.spaces is None else task.spaces.dims
+    config = replace(config, vector_spaces=spaces, is_trained=task.snapshot.has_held_out_sessions)
     schedule = recipe.training_config(task.data, task.vocabulary, True, options.seconds, options.seed)
     given = options.hyperparameters
     return given.apply_to_network(config), given.apply_to_training(replace(schedule, epochs=options.max_epochs))
@@ -280,7 +281,10 @@ def _warm_start(
 
 def _new_network(config: NetworkConfig, task: TrainingTask, seed: int) -> Recommender:
     torch.manual_seed(seed)
-    network = build_network(config, task.vocabulary, text=task.text, expected_counts=task.expected_counts)
+    spaces = None if task.spaces is None else task.spaces.vectors
+    network = build_network(
+        config, task.vocabulary, text=task.text, spaces=spaces, expected_counts=task.expected_counts
+    )
     if not config.is_trained:
         network.items.place_by_content()
     return network

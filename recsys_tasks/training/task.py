@@ -12,13 +12,12 @@ from recsys_tasks.features.popularity_prior import expected_counts
 from recsys_tasks.features.snapshot import Snapshot
 from recsys_tasks.features.text_encoder import TextEncoder
 from recsys_tasks.features.text_vectors import compose_item_text, encode_cached
+from recsys_tasks.features.vector_spaces import VectorSpaces, prepare_vectors, read_vector_spaces
 from recsys_tasks.features.vocabulary import Vocabulary
 from recsys_tasks.model.training_loop import TrainingData
 from recsys_tasks.model.windows import recency_weights, training_stops
 from recsys_tasks.names import FIRST_ITEM
 from recsys_tasks.storage.folder import Folder
-
-_TEXT_DIM, _MIN_NORM = 128, 1e-6
 
 
 class TrainingTask(NamedTuple):
@@ -26,6 +25,7 @@ class TrainingTask(NamedTuple):
 
     Attributes:
         text: text vectors of the items [V, T]; None without a text encoder.
+        spaces: vectors of the shop's own encoders; None without any.
         expected_counts: of untrained items that became available during the training period [V], NaN for other items;
             None if there are none.
     """
@@ -35,6 +35,7 @@ class TrainingTask(NamedTuple):
     vocabulary: Vocabulary
     data: TrainingData
     text: np.ndarray | None = None
+    spaces: VectorSpaces | None = None
     expected_counts: np.ndarray | None = None
 
 
@@ -49,26 +50,18 @@ def read_task(snapshot: Snapshot, encoder: TextEncoder | None = None, cache: Fol
     vocabulary = build_vocabulary(snapshot)
     encoded = encode_snapshot(snapshot, vocabulary)
     text = None if encoder is None or cache is None else item_text_vectors(vocabulary, encoder, cache)
+    spaces = read_vector_spaces(snapshot.vector_table(), vocabulary)
     expected = _expected_counts(snapshot, encoded)
-    return TrainingTask(snapshot, encoded, vocabulary, training_data(encoded), text, expected)
+    return TrainingTask(snapshot, encoded, vocabulary, training_data(encoded), text, spaces, expected)
 
 
 def item_text_vectors(vocabulary: Vocabulary, encoder: TextEncoder, cache: Folder) -> np.ndarray:
-    """Text vectors [V, T] of a vocabulary's items, without their common mean; zero for items without text.
-
-    A random orthogonal projection makes them smaller. It is fixed, so that a warm start has the same axes.
-    """
+    """Text vectors [V, T] of a vocabulary's items; zero for items without text."""
     columns = zip(vocabulary.titles, vocabulary.category_paths, vocabulary.brands, strict=True)
     texts = [compose_item_text(*column) for column in columns]
     vectors = np.zeros((len(vocabulary), encoder.dimension), np.float32)
     vectors[FIRST_ITEM:] = encode_cached(texts, encoder, cache)
-    has_text = vectors.any(1)
-    if not has_text.any():
-        return vectors[:, :0]
-    vectors[has_text] -= vectors[has_text].mean(0)
-    axes = np.linalg.qr(np.random.default_rng(0).standard_normal((encoder.dimension, encoder.dimension)))[0]
-    projected = vectors @ axes[:, :_TEXT_DIM].astype(np.float32)
-    return projected / max(float(np.linalg.norm(projected[has_text], axis=1).mean()), _MIN_NORM)
+    return prepare_vectors(vectors)
 
 
 def _expected_counts(snapshot: Snapshot, encoded: EncodedSnapshot) -> np.ndarray | None:

@@ -61,6 +61,18 @@ RULES: dict[str, dict[str, Rule]] = {
         "properties_are_finite": _FINITE_PROPERTIES,
         "valid_from_is_time": Rule("valid_from", "valid_from is not a time"),
     },
+    "vectors": {
+        "item_id_present": Rule("item_id", "item_id is missing"),
+        "ids_are_short": Rule("item_id", f"the id {_TOO_LONG}"),
+        "space_is_name": Rule("space", "space is not a name of at most 40 characters of a-z, 0-9 and _"),
+        "version_is_name": Rule("version", "version is not a name of at most 40 letters, digits, and . _ -"),
+        "vector_is_list_of_numbers": Rule("vector", "vector is not a list of finite numbers"),
+        "vector_is_short": Rule("vector", "vector has more than 4,096 numbers"),
+        "vector_is_not_zero": Rule("vector", "all numbers of the vector are 0"),
+        "vector_has_dimension_of_space": Rule(
+            "vector", "vector has another dimension than the others of its space and version"
+        ),
+    },
 }
 
 

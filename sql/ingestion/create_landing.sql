@@ -20,6 +20,14 @@ create table landed_users (
     valid_from text
 );
 
+create table landed_vectors (
+    row_number bigint not null,
+    item_id text,
+    space text,
+    version text,
+    vector text
+);
+
 create table landed_events (
     row_number bigint not null,
     event_id text,

@@ -92,6 +92,20 @@ def test_warm_start_copies_the_embeddings_of_shared_items() -> None:
         assert torch.equal(network.items.content_embedding.weight[row], theirs)
 
 
+@pytest.mark.parametrize(("spaces", "is_copied"), [({"image v1": 6}, True), ({"image v2": 6}, False), ({}, False)])
+def test_warm_start_copies_the_projection_of_the_same_vector_spaces(spaces: dict[str, int], is_copied: bool) -> None:
+    words = vocabulary(10)
+    champion = build_network(small_config(words, vector_spaces=spaces), words)
+    network = build_network(small_config(words, vector_spaces={"image v1": 6}), words)
+    vectors = torch.randn_like(network.items.spaces)
+    network.items.spaces.copy_(vectors)
+    own = network.items.space_projection.weight.clone()
+    warm_start(network, words, TrainedModel(champion, words))
+    assert torch.equal(network.items.spaces, vectors)
+    expected = champion.items.space_projection.weight if is_copied else own
+    assert torch.equal(network.items.space_projection.weight, expected)
+
+
 @pytest.mark.parametrize("champion_has_content", [True, False])
 def test_warm_start_copies_weights_when_only_one_vocabulary_has_content(champion_has_content: bool) -> None:
     described = vocabulary(10)

@@ -1,0 +1,206 @@
+"""Item vectors from outside: from files to the warehouse, snapshots, and the content of a trained model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from sqlalchemy import Engine, text
+
+from recsys_tasks.features.snapshot import Snapshot, SnapshotParameters, build_snapshot, open_snapshot
+from recsys_tasks.features.vector_spaces import read_vector_spaces
+from recsys_tasks.ingestion.removal import retract
+from recsys_tasks.registry.tracking import client
+from recsys_tasks.steps import features, ingestion, training
+from recsys_tasks.storage.folder import Folder
+from recsys_tasks.training.evaluation import load_run_model
+from recsys_tasks.warehouse import engine
+from tests.conftest import configured_shop
+from tests.integration.ingesting import count, ingest
+from tests.shops import LENIENT_GATE_RULES, fill, vocabulary
+
+PARAMETERS = SnapshotParameters(validation_share=0.1, test_share=0.1, min_item_events=2)
+MAPPING = """
+source = "images"
+kind = "vectors"
+format = "jsonl"
+on_error = "quarantine"
+[columns]
+item_id = "sku"
+vector = "embedding"
+version = "encoder"
+[defaults]
+space = "image"
+"""
+
+
+def _mapping(folder: Path, content: str = MAPPING) -> str:
+    path = folder / "images.toml"
+    path.write_text(content, encoding="utf-8")
+    return str(path)
+
+
+def _json_lines(path: Path, rows: list[dict[str, object]]) -> Path:
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return path
+
+
+def _row(number: int, vector: object, encoder: str = "v1") -> dict[str, object]:
+    return {"sku": f"i{number}", "embedding": vector, "encoder": encoder}
+
+
+def _stored(snapshot: Snapshot) -> dict[str, list[float]]:
+    table = snapshot.vector_table()
+    return {f"{row['item_id']} {row['version']}": row["vector"] for row in table.to_pylist()}
+
+
+def test_parquet_and_json_lines_give_the_same_vectors(warehouse: Engine, tmp_path: Path) -> None:
+    rows = [_row(number, [number + 0.5, -1e-3, 1e-46]) for number in range(3)]
+    table = pa.Table.from_pylist(rows).set_column(
+        1, "embedding", pa.array([row["embedding"] for row in rows], pa.list_(pa.float32()))
+    )
+    pq.write_table(table, tmp_path / "a.parquet")
+    ingest(warehouse, tmp_path, _mapping(tmp_path), _json_lines(tmp_path / "a.jsonl", rows))
+    parquet = MAPPING.replace("jsonl", "parquet").replace('"image"', '"photo"')
+    ingest(warehouse, tmp_path, _mapping(tmp_path, parquet), tmp_path / "a.parquet")
+    query = "select item_id, vector from item_vectors where space = '{}' order by item_id"
+    with warehouse.connect() as connection:
+        image, photo = (connection.execute(text(query.format(space))).all() for space in ("image", "photo"))
+    assert [row.vector[:2] for row in image] == [pytest.approx([number + 0.5, -1e-3]) for number in range(3)]
+    assert image == photo
+
+
+@pytest.mark.parametrize(
+    ("row", "rule"),
+    [
+        ({"embedding": [1.0, 2.0]}, "item_id_present"),
+        (_row(1, None), "vector_is_list_of_numbers"),
+        (_row(1, [1.0, None]), "vector_is_list_of_numbers"),
+        (_row(1, [[1.0], [2.0]]), "vector_is_list_of_numbers"),
+        (_row(1, [1.0, "NaN"]), "vector_is_list_of_numbers"),
+        (_row(1, [1.0, 1e300]), "vector_is_list_of_numbers"),
+        (_row(1, "a picture"), "vector_is_list_of_numbers"),
+        (_row(1, []), "vector_is_list_of_numbers"),
+        (_row(1, [0, 0.0]), "vector_is_not_zero"),
+        (_row(1, [1.0] * 5_000), "vector_is_short"),
+        (_row(1, [1.0, 2.0, 3.0]), "vector_has_dimension_of_space"),
+        (_row(1, [1.0, 2.0], "v 1"), "version_is_name"),
+    ],
+)
+def test_a_bad_vector_is_quarantined_with_its_reason(
+    warehouse: Engine, tmp_path: Path, row: dict[str, object], rule: str
+) -> None:
+    rows = [row, *(_row(number, [1.0, number]) for number in range(2, 5))]
+    (report,) = ingest(warehouse, tmp_path, _mapping(tmp_path), _json_lines(tmp_path / "a.jsonl", rows))
+    assert (report.inserted, report.quarantined) == (3, 1)
+    with warehouse.connect() as connection:
+        found = connection.execute(text("select kind, rule from quarantine")).all()
+    assert ("vectors", rule) in found
+
+
+def test_vectors_of_another_dimension_than_the_stored_ones_are_another_version(
+    warehouse: Engine, tmp_path: Path
+) -> None:
+    mapping = _mapping(tmp_path)
+    ingest(warehouse, tmp_path, mapping, _json_lines(tmp_path / "a.jsonl", [_row(0, [1.0, 2.0])]))
+    longer = _json_lines(tmp_path / "b.jsonl", [_row(number, [1.0, 2.0, 3.0]) for number in range(9)])
+    (refused,) = ingest(warehouse, tmp_path, mapping, longer, bad=1.0)
+    assert refused.quarantined == 9
+    newer = _json_lines(tmp_path / "c.jsonl", [_row(number, [1.0, 2.0, 3.0], "v2") for number in range(9)])
+    (loaded,) = ingest(warehouse, tmp_path, mapping, newer)
+    assert loaded.inserted == 9
+
+
+def test_a_snapshot_has_the_latest_version_of_a_space_as_of_its_change(warehouse: Engine, tmp_path: Path) -> None:
+    fill(warehouse)
+    mapping, folder = _mapping(tmp_path), Folder.of(tmp_path / "snapshots")
+    without = build_snapshot(warehouse, folder, PARAMETERS)
+    assert without.vector_table().num_rows == 0
+    first = [_row(0, [1.0, 0.0]), _row(1, [0.0, 1.0]), _row(1, [0.5, 1.0])]  # the last of a file wins
+    ingest(warehouse, tmp_path, mapping, _json_lines(tmp_path / "a.jsonl", first))
+    old = build_snapshot(warehouse, folder, PARAMETERS)
+    corrected = [_row(0, [2.0, 0.0])]
+    ingest(warehouse, tmp_path, mapping, _json_lines(tmp_path / "b.jsonl", corrected))
+    assert _stored(build_snapshot(warehouse, folder, PARAMETERS)) == {"i0 v1": [2.0, 0.0], "i1 v1": [0.5, 1.0]}
+    ingest(warehouse, tmp_path, mapping, _json_lines(tmp_path / "c.jsonl", [_row(0, [3.0], "v2")]))
+    newest = build_snapshot(warehouse, folder, PARAMETERS)
+    assert _stored(newest) == {"i0 v2": [3.0]}
+    assert _stored(old) == {"i0 v1": [1.0, 0.0], "i1 v1": [0.5, 1.0]}
+    again = build_snapshot(warehouse, folder, PARAMETERS, old.cutoff, old.as_of_change)
+    assert again.snapshot_id == old.snapshot_id
+    assert open_snapshot(folder, newest.snapshot_id) == newest
+    assert len({snapshot.snapshot_id for snapshot in (without, old, newest)}) == 3
+
+
+def test_retracting_a_batch_brings_the_earlier_vectors_back(warehouse: Engine, tmp_path: Path) -> None:
+    fill(warehouse)
+    mapping = _mapping(tmp_path)
+    ingest(warehouse, tmp_path, mapping, _json_lines(tmp_path / "a.jsonl", [_row(0, [1.0, 0.0])]))
+    wrong = _json_lines(tmp_path / "b.jsonl", [_row(0, [9.0], "v2")])
+    (report,) = ingest(warehouse, tmp_path, mapping, wrong)
+    retract(warehouse, report.batch_id, "of another catalog")
+    snapshot = build_snapshot(warehouse, Folder.of(tmp_path / "snapshots"), PARAMETERS)
+    assert _stored(snapshot) == {"i0 v1": [1.0, 0.0]}
+    assert count(warehouse, "select count(*) from item_vectors") == 1
+
+
+def test_spaces_are_side_by_side_and_zero_where_an_item_has_no_vector() -> None:
+    random = np.random.default_rng(0)
+    rows = [
+        {"item_id": f"i{number}", "space": space, "version": "", "vector": random.normal(3, 1, size).tolist()}
+        for space, size, numbers in (("image", 200, range(10)), ("sound", 4, range(5, 12)))
+        for number in numbers
+    ]
+    rows.append({"item_id": "unknown", "space": "image", "version": "", "vector": [1.0] * 200})
+    found = read_vector_spaces(pa.Table.from_pylist(rows), vocabulary())
+    assert found is not None
+    assert found.dims == {"image": 128, "sound": 4}
+    image, sound = found.vectors[2:, :128], found.vectors[2:, 128:]
+    assert image.any(1).tolist() == [number < 10 for number in range(len(image))]
+    assert sound.any(1).tolist() == [5 <= number < 12 for number in range(len(sound))]
+    assert sound[5:12].mean(0) == pytest.approx(np.zeros(4), abs=1e-6)
+    assert np.linalg.norm(image[:10], axis=1).mean() == pytest.approx(1.0, rel=1e-5)
+
+
+@dataclass(frozen=True)
+class Shop:
+    """A shop with vectors of its items' images, and a run that was trained on them."""
+
+    warehouse: Engine
+    run_id: str
+
+
+@pytest.fixture(scope="module")
+def shop(postgres: str, tracking_template: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+    home = tmp_path_factory.mktemp("vectors")
+    (home / "gate.toml").write_text(LENIENT_GATE_RULES)
+    options = {"MIN_ITEM_EVENTS": 1, "TEST_SHARE": 0.2, "MAX_TRAINING_EPOCHS": 3, "GATE_RULES": home / "gate.toml"}
+    with configured_shop(postgres, tracking_template, home, **options) as warehouse:
+        fill(warehouse)
+        random = np.random.default_rng(0)
+        rows = [_row(number, random.normal(size=6).tolist()) for number in range(40)]
+        ingestion.ingest_files(_mapping(home), [str(_json_lines(home / "a.jsonl", rows))])
+        features.build_features()
+        yield Shop(warehouse, training.train_model())
+        engine().dispose()
+
+
+def test_a_model_reads_the_vectors_and_says_so(shop: Shop) -> None:
+    network = load_run_model(shop.run_id).network
+    assert network.config.vector_spaces == {"image v1": 6}
+    assert network.items.spaces.any(1).sum() > 30
+    training.evaluate_run(shop.run_id)
+    card = client().download_artifacts(shop.run_id, "model_card.md")
+    assert "vectors of the space image v1 (6 dimensions)" in Path(card).read_text(encoding="utf-8")
+
+
+def test_a_run_with_vectors_is_reproduced(shop: Shop) -> None:
+    training.evaluate_run(shop.run_id)
+    _, metrics = training.reproduce(shop.run_id)
+    assert all(original == found for original, found in metrics.values())
