@@ -50,8 +50,9 @@ def test_every_relative_link_leads_to_a_file(page: Path) -> None:
 
 def test_the_examples_of_mappings_are_valid() -> None:
     text = (ROOT / "docs" / "mappings.md").read_text(encoding="utf-8")
-    mapping, contract, delivery = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    mapping, vectors, contract, delivery = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
     assert SourceMapping.model_validate(tomllib.loads(mapping)).source == "shop"
+    assert SourceMapping.model_validate(tomllib.loads(vectors)).defaults["space"] == "image"
     assert Contract.model_validate(tomllib.loads(contract)["contract"]).version == 2
     assert Delivery.model_validate(tomllib.loads(delivery)["delivery"]).wait_hours == 6
 
