@@ -55,4 +55,5 @@ def _drop_unused_files(engine: Engine, folder: Folder) -> None:
 
 def _referenced_files(manifest: bytes) -> list[str]:
     content = json.loads(manifest)
-    return [*content["files"], content["item_file"], content["user_file"]]
+    tables = (content.get(f"{name}_file") for name in ("item", "user", "vector"))
+    return [*content["files"], *(name for name in tables if name)]

@@ -19,28 +19,34 @@ comment on column item_vectors.batch is 'Number of the batch that delivered it.'
 comment on column item_vectors.vector is 'The numbers; of one space and version all have the same dimension.';
 
 create function real_vector(value text) returns real[]
-language sql immutable parallel safe
-begin atomic
-    select
-        case
-            when count(*) = count(*) filter (where abs(number) < 3e38)
-                then array_agg(
-                    cast(case when abs(number) >= 3e38 or abs(number) < 1e-37 then 0 else number end as real)
-                    order by place
-                )
-        end
-    from
-        unnest(
-            cast(
-                case
-                    when
-                        value ~ '^\[[^][{}]*\]$'
-                        and pg_input_is_valid(translate(value, '[]', '{}'), 'double precision[]')
-                        then translate(value, '[]', '{}')
-                end as double precision[]
-            )
-        ) with ordinality as numbers (number, place);
-end;
+language plpgsql immutable parallel safe
+as $$
+declare
+    listed text := translate(value, '[]', '{}');
+begin
+    if value !~ '^\[[-+0-9.eE,\s]*\]$' then
+        return null;
+    end if;
+    if pg_input_is_valid(listed, 'real[]') then
+        return nullif(cast(listed as real[]), '{}');
+    end if;
+    if not pg_input_is_valid(listed, 'double precision[]') then
+        return null;
+    end if;
+    -- Some number is too small or too large for single precision.
+    return (
+        select
+            case
+                when bool_and(abs(number) < 3e38)
+                    then array_agg(
+                        cast(case when abs(number) >= 3e38 or abs(number) < 1e-37 then 0 else number end as real)
+                        order by place
+                    )
+            end
+        from unnest(cast(listed as double precision[])) with ordinality as numbers (number, place)
+    );
+end
+$$;
 comment on function real_vector is
 'The numbers of a list in JSON as a vector in single precision; null unless all are finite numbers. Tiny ones are 0.';
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from sqlalchemy import Engine, text
 
+from recsys_tasks.features.retention import drop_snapshots
 from recsys_tasks.features.snapshot import Snapshot, SnapshotParameters, build_snapshot, open_snapshot
 from recsys_tasks.features.vector_spaces import read_vector_spaces
 from recsys_tasks.ingestion.removal import retract
@@ -130,6 +132,7 @@ def test_a_snapshot_has_the_latest_version_of_a_space_as_of_its_change(warehouse
     assert _stored(build_snapshot(warehouse, folder, PARAMETERS)) == {"i0 v1": [2.0, 0.0], "i1 v1": [0.5, 1.0]}
     ingest(warehouse, tmp_path, mapping, _json_lines(tmp_path / "c.jsonl", [_row(0, [3.0], "v2")]))
     newest = build_snapshot(warehouse, folder, PARAMETERS)
+    drop_snapshots(warehouse, folder, timedelta(days=1))
     assert _stored(newest) == {"i0 v2": [3.0]}
     assert _stored(old) == {"i0 v1": [1.0, 0.0], "i1 v1": [0.5, 1.0]}
     again = build_snapshot(warehouse, folder, PARAMETERS, old.cutoff, old.as_of_change)
