@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -28,12 +30,13 @@ from recsys_tasks.model.attention import Attention, Dropout
 from recsys_tasks.model.incremental import score_items
 from recsys_tasks.model.network import Recommender, _gap_bucket
 from recsys_tasks.model.tensors import Events, NegativeSample, Query
-from recsys_tasks.model.training_loop import TrainingConfig, build_network, train
+from recsys_tasks.model.training_loop import TrainingConfig, TrainingData, build_network, train
 from recsys_tasks.model.windows import epoch_windows, training_stops, window_batch
 from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM, PERSONAL_FREQUENCY, POPULARITY, SEARCH, UNKNOWN_ITEM, VIEW
 from tests.shops import (
     COLORS,
     ITEMS,
+    START,
     baseline_data,
     encoded_shop,
     random_timeline,
@@ -219,3 +222,32 @@ def test_dropout_zeroes_its_rate_and_keeps_the_mean(rate: float, seed: int) -> N
     assert (dropped == 0).float().mean().item() == pytest.approx(rate, abs=0.03)
     assert dropped.mean().item() == pytest.approx(1, abs=0.1)
     assert torch.equal(drop.eval()(x), x)
+
+
+def test_vectors_place_items_that_were_never_trained_on() -> None:
+    """Sessions stay within the items of one style; only the vectors tell the style of the last ten items."""
+    random = np.random.default_rng(0)
+    words, style = vocabulary(), np.arange(ITEMS) % 4
+    words = replace(words, titles=("",) * ITEMS, category_paths=("",) * ITEMS, num_untrained=10)
+    num_trained, sessions = ITEMS - 10, 400
+    rows = []
+    for session in range(sessions):
+        of_style = np.flatnonzero(style[:num_trained] == session % 4)
+        rows += [(session, int(item)) for item in random.choice(of_style, 4, replace=False)]
+    session, item = (np.asarray(column) for column in zip(*rows, strict=True))
+    seconds = START.timestamp() + session * 60.0
+    kinds = np.full(len(rows), EVENT_TYPE_CODES[VIEW])
+    timeline = build_timeline(session, session, item + FIRST_ITEM, kinds, seconds, seconds)
+    spaces = np.zeros((len(words), 12), np.float32)
+    spaces[FIRST_ITEM:, :4] = np.eye(4)[style]
+    spaces[FIRST_ITEM:, 4:] = random.normal(size=(ITEMS, 8)) / 4  # a space that says nothing
+    dims = {"style": 4, "noise": 8}
+    torch.manual_seed(0)
+    config = small_config(words, num_trained_items=words.num_trained, history=False, vector_spaces=dims)
+    network = build_network(config, words, spaces=spaces)
+    stops = timeline.user_start[1:]
+    data = TrainingData(timeline, np.bincount(timeline.item, minlength=len(words)), stops, stops)
+    train(network, data, TrainingConfig(epochs=10, seconds=600, num_negatives=0, batch_tokens=256), lambda _: 0.0)
+    vectors = network.eval().items.matrix()[FIRST_ITEM:].detach().numpy()
+    nearest = (vectors[num_trained:] @ vectors[:num_trained].T).argmax(1)
+    assert (style[nearest] == style[num_trained:]).mean() >= 0.9
