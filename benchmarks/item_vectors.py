@@ -2,7 +2,7 @@
 
 Reads the latest snapshot of `RECSYS_HOME`. The events of a tenth of the items are withheld from the training; the
 questions are the test sessions' purchases of these items. A network is trained for the same time with each kind of
-content: tokens, text vectors, and as vectors from outside (`kind = "vectors"`) character n-grams of the texts and
+content: tokens, text vectors, and as external vectors (`kind = "vectors"`) character n-grams of the texts and
 vectors that stand for images. The latter are made, since the data has no images: directions of the items' co-occurrence
 (singular vectors of their positive pointwise mutual information), and as much noise. They say what an encoder brings
 that sees why households buy an item.

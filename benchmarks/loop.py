@@ -182,7 +182,7 @@ def _row(runner: LoopRunner, number: int, serving: str) -> tuple[dict[str, objec
         "popularity": f"{popular.value:.2%} ({popular.low:.2%} to {popular.high:.2%})",
         "personal frequency": str(rates["personal frequency"]),
         "gain over it": describe_gain(own, rates["personal frequency"]),
-        "the model before": f"{rates['the model before'].value:.2%}" if "the model before" in rates else "",
+        "previous version": f"{rates['previous version'].value:.2%}" if "previous version" in rates else "",
         "alarms so far": "; ".join(f"{alarm.rule}: {alarm.outcome or alarm.action}" for alarm in alarms),
         "then": decided,
         "serves": _champion(runner),

@@ -11,7 +11,7 @@ from recsys_tasks import orchestration as loop
 DOC = """
 ### What it does
 Lands a source's rows as text, checks each row by SQL, quarantines bad rows with their reason, validates the batch's
-profile with Great Expectations, and loads the other rows into `items`, `users` and `events`.
+profile with Great Expectations, and loads the other rows into `items`, `users`, `item_vectors` and `events`.
 
 **Reads** the source in `params`: by default The Complete Journey, one week per data interval; the first interval
 includes the year before it. **Writes** the warehouse, the data docs, and the asset `events` once no later interval is

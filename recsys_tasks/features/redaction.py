@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from sqlalchemy import Engine, text
 
-from recsys_tasks.features.snapshot import partitions_folder
+from recsys_tasks.features.snapshot import VECTORS, partitions_folder
 from recsys_tasks.features.snapshot_lock import exclusive_removal_lock
 from recsys_tasks.storage.folder import Folder, StoredFile
 
@@ -33,6 +33,8 @@ def _redact(engine: Engine, folder: Folder, user_ids: Collection[str]) -> int:
     files = partitions_folder(folder)
     renamed = {}
     for name in files.names(".parquet"):
+        if name.startswith(f"{VECTORS}-"):  # they have no users, and may be large
+            continue
         table = files.read_table(name)
         kept = _drop_user_rows(table, user_ids)
         if kept.num_rows < table.num_rows:

@@ -1,7 +1,7 @@
 """Immutable training snapshots: everything a training reads as of a cut-off time, in Parquet files.
 
-A snapshot is a JSON manifest that names its daily partitions and the item and user tables. Snapshots share files with
-equal content.
+A snapshot is a JSON manifest that names its daily partitions and the tables of items, users and item vectors. Snapshots
+share files with equal content.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ _NO_EVENTS = pa.schema(
         *((name, pa.int32()) for name in ("position_in_session", "is_feedback", "shown_at")),
     ]
 ).empty_table()
+VECTORS = "vectors"  # the names of their files begin so
 _NO_VECTORS = pa.schema(
     [*((name, pa.string()) for name in ("item_id", "space", "version")), ("vector", pa.list_(pa.float32()))]
 ).empty_table()
@@ -90,7 +91,7 @@ class Snapshot:
         impression_discounts: factor on the click probability after 0, 1, … unclicked impressions of an item; empty
             with too few clicks.
         event_weights: weights of events by type; empty: every event has weight 1.
-        vector_file: file of the item vectors from outside; empty without any.
+        vector_file: file of the external item vectors; empty without any.
     """
 
     snapshot_id: str
@@ -143,7 +144,7 @@ class Snapshot:
         return partitions_folder(self.folder).read_table(self.item_file)
 
     def vector_table(self) -> pa.Table:
-        """Returns the item vectors from outside; columns of `sql/features/item_vectors.sql`."""
+        """Returns the external item vectors; columns of `sql/features/item_vectors.sql`."""
         return partitions_folder(self.folder).read_table(self.vector_file) if self.vector_file else _NO_VECTORS
 
     def user_table(self) -> pa.Table:
@@ -223,7 +224,7 @@ def _build(
     if parameters.event_weights:
         contents["event_weights"] = msgspec.to_builtins(parameters.event_weights)
     if vectors.num_rows:  # without any, ids of earlier snapshots stay
-        contents["vector_file"] = files.write_table("vectors", vectors)
+        contents["vector_file"] = files.write_table(VECTORS, vectors)
     digest = hashlib.sha256(json.dumps(contents, default=str, sort_keys=True).encode()).hexdigest()
     snapshot = Snapshot(
         snapshot_id=f"{cutoff.astimezone(UTC):%Y%m%dT%H%M%SZ}-{digest[:16]}",

@@ -11,9 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from recsys_tasks.errors import InvariantError
 from recsys_tasks.features.vocabulary import Vocabulary
 
-_MAX_DIM, _MIN_NORM = 128, 1e-6
+_MAX_DIM = 128
+_MIN_LENGTH = 1e-3  # of the mean; below it, unit vectors are the same but for rounding
 
 
 class VectorSpaces(NamedTuple):
@@ -34,33 +36,48 @@ def read_vector_spaces(table: pa.Table, vocabulary: Vocabulary) -> VectorSpaces 
     Args:
         table: `item_id`, `space`, `version` and `vector`, one version of each space.
         vocabulary: of the items; vectors of others are left out.
+
+    Raises:
+        InvariantError: the vectors of a space have different dimensions.
     """
     table = table.filter(pc.is_in(table["item_id"], pa.array(vocabulary.item_ids, pa.string())))
     names = pc.binary_join_element_wise(table["space"], table["version"], " ")
     columns: dict[str, np.ndarray] = {}
     for name in sorted(pc.unique(names).to_pylist()):
-        rows = table.filter(pc.equal(names, name)).combine_chunks()
-        given = pc.list_flatten(rows["vector"]).to_numpy().astype(np.float32).reshape(len(rows), -1)
-        vectors = np.zeros((len(vocabulary), given.shape[1]), np.float32)
-        vectors[vocabulary.numbers(rows["item_id"].to_pylist())] = given
-        columns[name.strip()] = prepare_vectors(vectors)
+        rows = table.filter(pc.equal(names, name))
+        prepared = prepare_vectors(_unit_vectors(rows["vector"], name))
+        columns[name.strip()] = np.zeros((len(vocabulary), prepared.shape[1]), np.float32)
+        columns[name.strip()][vocabulary.numbers(rows["item_id"].to_pylist())] = prepared
     dims = {name: vectors.shape[1] for name, vectors in columns.items()}
     return VectorSpaces(dims, np.concatenate(list(columns.values()), axis=1)) if columns else None
+
+
+def _unit_vectors(column: pa.ChunkedArray, name: str) -> np.ndarray:
+    """Returns the vectors of a space with length 1 [N, D]: encoders differ in length, and an outlier would rule."""
+    sizes = pc.unique(pc.list_value_length(column)).to_pylist()
+    if len(sizes) != 1:
+        raise InvariantError(f"The vectors of the space {name!r} have {sizes} dimensions; ingestion lets only one in")
+    parts = [pc.list_flatten(chunk).to_numpy(zero_copy_only=False).reshape(-1, sizes[0]) for chunk in column.chunks]
+    vectors = np.concatenate(parts).astype(np.float64)
+    unit: np.ndarray = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(float).tiny)
+    return unit.astype(np.float32)
 
 
 def prepare_vectors(vectors: np.ndarray) -> np.ndarray:
     """Returns vectors [N, D] without their common mean, of at most 128 dimensions and of length 1 on average [N, T].
 
-    Vectors of length 0 stay so. A random orthogonal projection makes vectors shorter (Johnson and Lindenstrauss 1984).
-    It is fixed, so that a warm start has the same axes.
+    Vectors of length 0 stay so, and all become so if they are the same. A random orthogonal projection makes vectors
+    shorter (Johnson and Lindenstrauss 1984). It is fixed, so that a warm start has the same axes.
     """
     is_given = vectors.any(1)
     if not is_given.any():
         return vectors[:, :0]
-    prepared = np.zeros_like(vectors)
-    prepared[is_given] = vectors[is_given] - vectors[is_given].mean(0)
+    given = vectors[is_given] - vectors[is_given].mean(0, dtype=np.float64).astype(np.float32)
     dimension = vectors.shape[1]
-    if dimension > _MAX_DIM:
-        axes = np.linalg.qr(np.random.default_rng(0).standard_normal((dimension, dimension)))[0]
-        prepared = prepared @ axes[:, :_MAX_DIM].astype(np.float32)
-    return prepared / max(float(np.linalg.norm(prepared[is_given], axis=1).mean()), _MIN_NORM)
+    drawn = np.random.default_rng(0).standard_normal((dimension, dimension))[:, :_MAX_DIM]
+    projected = given @ np.linalg.qr(drawn)[0].astype(np.float32)
+    prepared = np.zeros((len(vectors), projected.shape[1]), np.float32)
+    length = float(np.linalg.norm(projected, axis=1).mean())
+    if length >= _MIN_LENGTH:
+        prepared[is_given] = projected / length
+    return prepared

@@ -82,6 +82,9 @@ def load_batch(engine: Engine, batch_id: str) -> LoadReport:
         is_conflict = conflicts and batch.on_conflict != "replace"
         problem = _describe_conflicts(batch, conflicts) if is_conflict else None
         is_rejected = problem is not None and _exceeds_bad_share(batch, conflicts)
+        mixed = _describe_mixed_dimensions(connection)
+        if mixed:
+            problem, is_rejected = mixed, True
         if problem is not None:
             _record_problem(connection, batch, problem, is_rejected)
         if not is_rejected:
@@ -132,6 +135,19 @@ def _describe_conflicts(batch: Row[tuple[object, ...]], conflicts: int) -> str:
         f"{conflicts:,} of its {batch.read_rows:,} rows have the id of another event of source {batch.source!r} with"
         " different content, which is kept (event_id_conflict). If they correct it, set on_conflict = 'replace'; if"
         " they are other events, their ids need another source or an id_prefix"
+    )
+
+
+def _describe_mixed_dimensions(connection: Connection) -> str | None:
+    """Says which vectors differ in dimension from those that another batch loaded since the validation."""
+    if not _table_exists(connection, "staged_vectors"):
+        return None
+    mixed = connection.execute(statement("ingestion/mixed_dimensions")).first()
+    if mixed is None:
+        return None
+    return (
+        f"its vectors of the space {mixed.space!r} and version {mixed.version!r} have {mixed.staged} numbers, those of"
+        f" another batch {mixed.stored}. Give one of them another version, and ingest it again"
     )
 
 

@@ -105,11 +105,11 @@ def warm_start(network: Recommender, vocabulary: Vocabulary, champion: TrainedMo
     shared = [(row, champion_row[token]) for row, token in enumerate(vocabulary.token_names) if token in champion_row]
     content_rows = np.asarray(shared, np.int64).reshape(-1, 2)
     rows["items.content_embedding.weight"] = (content_rows[:, 0], content_rows[:, 1])
-    if champion.network.config.num_content_tokens:
+    config = champion.network.config
+    if config.num_content_tokens or config.text_dim or config.vector_spaces:
         weights["items.embedding.weight"].zero_()  # items new to the champion begin where their content places them
     for name, value in champion_weights.items():
-        is_of_other_spaces = network.config.vector_spaces != champion.network.config.vector_spaces
-        if name not in weights or (name == _SPACE_PROJECTION and is_of_other_spaces):
+        if name not in weights:
             continue
         if name in rows:
             target, source = (torch.from_numpy(index) for index in rows[name])
@@ -118,5 +118,27 @@ def warm_start(network: Recommender, vocabulary: Vocabulary, champion: TrainedMo
             weights[name] = value.clone()
     unchanged = ("content", "text", "spaces", "neighbors", "untrained_bias")
     weights |= {f"items.{name}": getattr(network.items, name) for name in unchanged if f"items.{name}" in weights}
+    if network.config.vector_spaces:
+        weights[_SPACE_PROJECTION] = _projection_of_known_spaces(network, champion.network)
     network.load_state_dict(weights)
     return len(known)
+
+
+@torch.no_grad()
+def _projection_of_known_spaces(network: Recommender, champion: Recommender) -> torch.Tensor:
+    """The champion's projection of each vector space that it knows; 0 for others, so that no item moves at first."""
+    dims = network.config.vector_spaces
+    projection = torch.zeros_like(network.items.space_projection.weight)
+    if not champion.config.vector_spaces or projection.shape[0] != champion.config.embedding_dim:
+        return projection
+    learned = dict(
+        zip(
+            champion.config.vector_spaces,
+            champion.items.space_projection.weight.split(champion.items.space_dims, dim=1),
+            strict=True,
+        )
+    )
+    for name, block in zip(dims, projection.split(list(dims.values()), dim=1), strict=True):
+        if name in learned and learned[name].shape == block.shape:
+            block.copy_(learned[name])
+    return projection

@@ -58,7 +58,9 @@ _INITIAL_NEIGHBOR_WEIGHT, _NEIGHBOR_DROPOUT = 0.5, 0.3
 _INITIAL_NEIGHBOR_LOGIT = -3.0
 _AGE_WEIGHT_STD = 0.3
 _ID_DROPOUT = 0.1  # share of items without their embedding in a step, from which content learns to place an item
-_SPACE_DROPOUT = 0.1  # share of an item's vector spaces that a step does not see, so that each one can place an item
+_SPACE_DROPOUT = (
+    0.1  # share of an item's vector spaces that a step does not see, so that none of them is relied on alone
+)
 
 
 class ItemTable(nn.Module):
@@ -82,10 +84,10 @@ class ItemTable(nn.Module):
         self.register_buffer("text", inputs.text)
         if config.text_dim:
             self.text_projection = nn.Linear(config.text_dim, config.embedding_dim, bias=False)
-        # Without spaces there is no such weight, as in models of before.
+        # Without spaces there is no such weight, as in earlier models.
         self.register_buffer("spaces", inputs.spaces, persistent=bool(config.vector_spaces))
         self.space_dims = list(config.vector_spaces.values())
-        self.seen_spaces: Tensor | None = None  # [V, spaces] in training: which vectors are not dropped
+        self.kept_spaces: Tensor | None = None  # [V, spaces] in training: which vectors are not dropped
         if self.space_dims:
             self.space_projection = nn.Linear(sum(self.space_dims), config.embedding_dim, bias=False)
         self.register_buffer("content", content)
@@ -111,7 +113,7 @@ class ItemTable(nn.Module):
         kept = self._kept(item)
         embedding = embedding if kept is None else embedding * kept[..., None]
         return self._normalized_sum(
-            embedding, self.content[item], self.text[item], self._seen(item), self.neighbors[item]
+            embedding, self.content[item], self.text[item], self._kept_vectors(item), self.neighbors[item]
         )
 
     def matrix(self) -> Tensor:
@@ -119,7 +121,7 @@ class ItemTable(nn.Module):
         embedding = F.pad(self.embedding.weight, (0, 0, 0, self.num_untrained))
         if self.training and self.kept is not None:
             embedding = embedding * self.kept[:, None]
-        return self._normalized_sum(embedding, self.content, self.text, self._seen(...), self.neighbors)
+        return self._normalized_sum(embedding, self.content, self.text, self._kept_vectors(...), self.neighbors)
 
     def drop_embeddings(self, generator: torch.Generator) -> None:
         """Draws the items whose embeddings are dropped in training until the next call, if content can place them, and
@@ -129,16 +131,16 @@ class ItemTable(nn.Module):
             self.kept = F.pad(drawn.to(self.content.device), (0, self.num_untrained))
         if self.space_dims:
             shape = len(self.spaces), len(self.space_dims)
-            seen = torch.rand(shape, generator=generator, device="cpu") >= _SPACE_DROPOUT
-            self.seen_spaces = seen.to(self.spaces.device)
+            kept = torch.rand(shape, generator=generator, device="cpu") >= _SPACE_DROPOUT
+            self.kept_spaces = kept.to(self.spaces.device)
 
-    def _seen(self, item: Tensor | EllipsisType) -> Tensor:
+    def _kept_vectors(self, item: Tensor | EllipsisType) -> Tensor:
         """Vectors of items [..., ΣT], in training without those that are dropped."""
         vectors = self.spaces[item]
-        if not self.training or self.seen_spaces is None:
+        if not self.training or self.kept_spaces is None:
             return vectors
         dims = torch.tensor(self.space_dims, device=vectors.device)
-        return vectors * self.seen_spaces[item].repeat_interleave(dims, dim=-1, output_size=vectors.shape[-1])
+        return vectors * self.kept_spaces[item].repeat_interleave(dims, dim=-1, output_size=vectors.shape[-1])
 
     def _kept(self, item: Tensor) -> Tensor | None:
         """Which items [...] have an embedding that is not dropped; None for all."""

@@ -466,7 +466,8 @@ class _Trainer:
 
     def _is_same_configuration(self, other: dict[str, Any]) -> bool:
         """Whether a checkpoint's configuration is that of this training; fields that it lacks had their defaults."""
-        return other | {"training": asdict(TrainingConfig()) | other["training"]} == self._configuration()
+        defaults = {"training": asdict(TrainingConfig()), "network": asdict(NetworkConfig(num_items=0))}
+        return {part: defaults[part] | other[part] for part in defaults} == self._configuration()
 
     def _swap_average(self) -> None:
         """Exchanges the weights and their average."""

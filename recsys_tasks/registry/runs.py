@@ -276,6 +276,11 @@ def is_trained(run_id: str) -> bool:
     return bool(parameters.get("is_trained", "True") == "True")
 
 
+def load_parameters(run_id: str) -> dict[str, str]:
+    """Returns the parameters of a run."""
+    return dict(client().get_run(run_id).data.params)
+
+
 def load_snapshot_id(run_id: str) -> str:
     """Returns the id of the snapshot that a run was trained on."""
     return str(client().get_run(run_id).data.tags["snapshot_id"])

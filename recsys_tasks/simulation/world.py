@@ -146,10 +146,12 @@ class World:
 
     def _draw_trend(self, day: int, intents: Sequence[int], random: np.random.Generator) -> int | None:
         """Draws an item of a trend that is not wanted yet; None without a trend, or if all are."""
-        for number, trend in self.scenario.active_events(day, "trend"):
-            numbers = [self.catalog.number_of[item.item_id] for item in self.trend_items(number)]
+        for event_number, trend in self.scenario.active_events(day, "trend"):
+            if random.random() >= trend.strength:
+                continue
+            numbers = [self.catalog.number_of[item.item_id] for item in self.trend_items(event_number)]
             left = [number for number in numbers if number not in intents]
-            if left and random.random() < trend.strength:
+            if left:
                 return left[int(random.integers(len(left)))]
         return None
 

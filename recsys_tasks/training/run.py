@@ -225,7 +225,7 @@ def reproduce_run(
         raise InputError(
             f"Run {run_id} was trained in {original['processes']} processes and cannot be reproduced in one"
         )
-    device = original.get("device", "cpu")
+    device = torch.device(runs.load_parameters(run_id).get("device", "cpu")).type
     if device != distributed.training_device().type:
         raise ConfigurationError(
             f"Run {run_id} was trained on the device {device!r}, which rounds differently. "
@@ -396,7 +396,6 @@ def _log_training(run_id: str, report: TrainingReport, schedule: TrainingConfig,
         "started_from": started_from,
         "threads": torch.get_num_threads(),
         "processes": distributed.rank_and_world_size()[1],
-        "device": distributed.training_device().type,
     }
     runs.log_training(run_id, figures, reproduction)
 

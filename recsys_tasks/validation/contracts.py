@@ -48,7 +48,7 @@ def check_contract(connection: Connection, kind: str, contract: Contract) -> lis
 
     Args:
         connection: with the landing schema selected.
-        kind: items, users or events.
+        kind: items, users, vectors or events.
         contract: of the source; its columns are those of the kind.
     """
     return [_count(connection, kind, contract, constraint) for constraint in _constraints(kind, contract)]

@@ -18,6 +18,7 @@ from recsys_tasks.ingestion.landing_schema import find_batch
 from recsys_tasks.names import COLUMNS_BY_KIND, UNREADABLE_LINES
 from recsys_tasks.storage.folder import Folder
 from recsys_tasks.validation.batch import check_rows
+from recsys_tasks.validation.failing_rows import truncate
 from recsys_tasks.warehouse import raises_unavailable, statement
 
 _EXAMPLES = 3
@@ -63,10 +64,11 @@ class DryRunReport:
         ignored = f", {self.ignored:,} events ignored" if self.ignored else ""
         yield f"{self.origin}: {self.read:,} rows read, {counts}{ignored}"
         for kind, rows in self.examples.items():
-            yield from (f"  {kind}: " + ", ".join(f"{name}={value}" for name, value in row.items()) for row in rows)
+            for row in rows:
+                yield f"  {kind}: " + ", ".join(f"{name}={truncate(value)}" for name, value in row.items())
         for broken in self.quarantined:
             yield f"  quarantined: {broken.rows:,} rows, {broken.reason} ({broken.rule}), for example"
-            yield from (f"    {row['row_number']}: {row['raw']}" for row in broken.examples)
+            yield from (f"    {row['row_number']}: {truncate(row['raw'])}" for row in broken.examples)
         yield from (f"  warning: {warning}" for warning in self.warnings)
         yield from (f"  would be rejected: {problem}" for problem in self.problems)
 

@@ -1,6 +1,6 @@
 -- Grain: one item in one space.
 -- Inputs: item_vectors, batches.
--- Output: the vectors of the latest version of each space, as of change :as_of_change.
+-- Output: the vectors of each space in the version that was introduced last, as of change :as_of_change.
 with delivered as (
     select
         item_vectors.*,
@@ -14,7 +14,7 @@ versions as (
     select
         space,
         version,
-        max(change_number) as change_number
+        min(change_number) as introduced
     from delivered
     group by space, version
 ),
@@ -24,7 +24,7 @@ latest_versions as (
         space,
         version
     from versions
-    order by space asc, change_number desc, version desc
+    order by space asc, introduced desc, version desc
 )
 
 select distinct on (delivered.space, delivered.item_id collate "C")

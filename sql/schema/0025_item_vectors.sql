@@ -1,4 +1,4 @@
--- Item vectors from outside: of images, texts or sounds, by encoders that the shop runs itself.
+-- External item vectors: of images, texts or sounds, by encoders that the shop runs itself.
 
 create table item_vectors (
     item_id text not null,
@@ -33,7 +33,7 @@ begin
     if not pg_input_is_valid(listed, 'double precision[]') then
         return null;
     end if;
-    -- Some number is too small or too large for single precision.
+    -- Some number is too small for single precision, or too large.
     return (
         select
             case

@@ -7,7 +7,7 @@ select
     broken.row_number,
     broken.rule,
     rules.reason,
-    broken.raw ->> rules.named_column as value,
+    left(broken.raw ->> rules.named_column, 200) as value,
     broken.raw
 from broken_rows as broken
 inner join json_to_recordset(cast(:rules as json)) as rules (rule text, named_column text, reason text)

@@ -1,4 +1,4 @@
-"""Item vectors from outside: from files to the warehouse, snapshots, and the content of a trained model."""
+"""External item vectors: from files to the warehouse, snapshots, and the content of a trained model."""
 
 from __future__ import annotations
 
@@ -14,17 +14,22 @@ import pyarrow.parquet as pq
 import pytest
 from sqlalchemy import Engine, text
 
+from recsys_tasks.errors import BatchRejected
 from recsys_tasks.features.retention import drop_snapshots
 from recsys_tasks.features.snapshot import Snapshot, SnapshotParameters, build_snapshot, open_snapshot
-from recsys_tasks.features.vector_spaces import read_vector_spaces
+from recsys_tasks.features.vector_spaces import prepare_vectors, read_vector_spaces
+from recsys_tasks.ingestion.landing import land_batches
+from recsys_tasks.ingestion.load import load_batch
 from recsys_tasks.ingestion.removal import retract
+from recsys_tasks.ingestion.sources import read_source
 from recsys_tasks.registry.tracking import client
 from recsys_tasks.steps import features, ingestion, training
 from recsys_tasks.storage.folder import Folder
 from recsys_tasks.training.evaluation import load_run_model
+from recsys_tasks.validation.batch import validate_batch
 from recsys_tasks.warehouse import engine
 from tests.conftest import configured_shop
-from tests.integration.ingesting import count, ingest
+from tests.integration.ingesting import LONG_AGO, count, ingest
 from tests.shops import LENIENT_GATE_RULES, fill, vocabulary
 
 PARAMETERS = SnapshotParameters(validation_share=0.1, test_share=0.1, min_item_events=2)
@@ -119,6 +124,39 @@ def test_vectors_of_another_dimension_than_the_stored_ones_are_another_version(
     assert loaded.inserted == 9
 
 
+def test_two_first_files_of_different_dimensions_are_not_both_loaded(warehouse: Engine, tmp_path: Path) -> None:
+    """Both are valid, as neither knows of the other."""
+    files = [
+        _json_lines(tmp_path / "a.jsonl", [_row(0, [1.0, 2.0])]),
+        _json_lines(tmp_path / "b.jsonl", [_row(1, [1.0, 2.0, 3.0])]),
+    ]
+    first, second = land_batches(warehouse, read_source(_mapping(tmp_path), files))
+    for batch_id in (first, second):
+        validate_batch(warehouse, batch_id, Folder.of(tmp_path / "gx"), max_bad_share=0.5, retention_start=LONG_AGO)
+    assert load_batch(warehouse, first).inserted == 1
+    with pytest.raises(BatchRejected, match="have 3 numbers, those of another batch 2"):
+        load_batch(warehouse, second)
+    assert count(warehouse, "select count(*) from item_vectors") == 1
+
+
+def test_a_late_row_of_an_earlier_version_does_not_bring_it_back(warehouse: Engine, tmp_path: Path) -> None:
+    fill(warehouse)
+    mapping = _mapping(tmp_path)
+    rows = [_row(0, [1.0, 0.0])], [_row(0, [1.0, 0.0, 0.0], "v2")], [_row(1, [0.0, 1.0])]
+    for number, delivered in enumerate(rows):
+        ingest(warehouse, tmp_path, mapping, _json_lines(tmp_path / f"{number}.jsonl", delivered))
+    snapshot = build_snapshot(warehouse, Folder.of(tmp_path / "snapshots"), PARAMETERS)
+    assert _stored(snapshot) == {"i0 v2": [1.0, 0.0, 0.0]}
+
+
+def test_a_csv_file_has_vectors_as_text(warehouse: Engine, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('sku,embedding,encoder\ni1,"[1.5, -2e-1]",v1\n', encoding="utf-8")
+    mapping = _mapping(tmp_path, MAPPING.replace("jsonl", "csv"))
+    (report,) = ingest(warehouse, tmp_path, mapping, tmp_path / "a.csv")
+    assert report.inserted == 1
+    assert count(warehouse, "select count(*) from item_vectors where vector = '{1.5,-0.2}'") == 1
+
+
 def test_a_snapshot_has_the_latest_version_of_a_space_as_of_its_change(warehouse: Engine, tmp_path: Path) -> None:
     fill(warehouse)
     mapping, folder = _mapping(tmp_path), Folder.of(tmp_path / "snapshots")
@@ -169,6 +207,34 @@ def test_spaces_are_side_by_side_and_zero_where_an_item_has_no_vector() -> None:
     assert sound.any(1).tolist() == [5 <= number < 12 for number in range(len(sound))]
     assert sound[5:12].mean(0) == pytest.approx(np.zeros(4), abs=1e-6)
     assert np.linalg.norm(image[:10], axis=1).mean() == pytest.approx(1.0, rel=1e-5)
+
+
+def test_vectors_keep_their_similarities_when_they_become_shorter() -> None:
+    random = np.random.default_rng(0)
+    near, far = random.normal(size=(2, 300)).astype(np.float32)
+    given = np.stack([near, near + 0.1, far, *random.normal(size=(20, 300))]).astype(np.float32)
+    prepared = prepare_vectors(given)
+    assert prepared.shape == (23, 128)
+    assert prepared[0] @ prepared[1] > 5 * abs(prepared[0] @ prepared[2])
+
+
+@pytest.mark.parametrize("rows", [1, 20])
+def test_vectors_that_are_all_the_same_say_nothing(rows: int) -> None:
+    vector = np.random.default_rng(0).normal(size=384)
+    same = np.tile(vector / np.linalg.norm(vector), (rows, 1)).astype(np.float32)
+    assert not prepare_vectors(same).any()
+
+
+def test_an_outlier_does_not_silence_the_others() -> None:
+    vectors = [[1.0, 0.0], [0.0, 1.0], [2e38, 1.0], [-1e30, 2.0]]
+    rows = [
+        {"item_id": f"i{number}", "space": "image", "version": "", "vector": vector}
+        for number, vector in enumerate(vectors)
+    ]
+    found = read_vector_spaces(pa.Table.from_pylist(rows), vocabulary())
+    assert found is not None
+    assert np.isfinite(found.vectors).all()
+    assert np.linalg.norm(found.vectors[2:6], axis=1).min() > 0.1
 
 
 @dataclass(frozen=True)

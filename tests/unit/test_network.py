@@ -231,9 +231,9 @@ def test_vectors_place_items_that_were_never_trained_on() -> None:
     words = replace(words, titles=("",) * ITEMS, category_paths=("",) * ITEMS, num_untrained=10)
     num_trained, sessions = ITEMS - 10, 400
     rows = []
-    for session in range(sessions):
-        of_style = np.flatnonzero(style[:num_trained] == session % 4)
-        rows += [(session, int(item)) for item in random.choice(of_style, 4, replace=False)]
+    for number in range(sessions):
+        of_style = np.flatnonzero(style[:num_trained] == number % 4)
+        rows += [(number, int(drawn)) for drawn in random.choice(of_style, 4, replace=False)]
     session, item = (np.asarray(column) for column in zip(*rows, strict=True))
     seconds = START.timestamp() + session * 60.0
     kinds = np.full(len(rows), EVENT_TYPE_CODES[VIEW])

@@ -129,7 +129,7 @@ def test_a_checkpoint_from_before_a_new_option_resumes(tmp_path: Path) -> None:
     with pytest.raises(TrainingKilled):
         _trained(data, checkpoint, kill_after=2)
     state = torch.load(path, weights_only=True)
-    del state["config"]["training"]["precision"]
+    del state["config"]["training"]["precision"], state["config"]["network"]["vector_spaces"]
     torch.save(state, path)
     epochs: list[int] = []
     _train(CONFIG, data, lambda epoch, figures: epochs.append(epoch), checkpoint)
@@ -212,7 +212,11 @@ def test_a_warm_start_weights_new_events_by_one_and_old_events_by_the_same_total
     assert (everything == 1).all()
 
 
-_COMPONENTS = [{}, {"neighbor_tokens": 4, "sessions_repeat": True}, {"copying": False, "history": False}]
+_COMPONENTS = [
+    {},
+    {"neighbor_tokens": 4, "sessions_repeat": True, "vector_spaces": {"image": 4, "sound": 8}},
+    {"copying": False, "history": False},
+]
 
 
 @pytest.mark.parametrize("sizes", _COMPONENTS, ids=["usual", "more", "fewer"])
