@@ -258,6 +258,10 @@ class Settings(BaseSettings):
         "auto",
         description="Device of trainings, studies and benchmarks. `auto`: a GPU if the machine has any, else the CPU.",
     )
+    second_stage: Literal["auto", "none"] = Field(
+        "auto",
+        description="Second stage of ranking: trees that rescore the model's best items if held-out sessions gain.",
+    )
     training_processes: int = Field(
         1,
         ge=1,

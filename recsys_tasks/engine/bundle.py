@@ -27,15 +27,16 @@ from recsys_tasks.features.item_neighbors import NEIGHBOR_FILES, ItemNeighbors
 from recsys_tasks.features.session_neighbors import SESSION_FILES, SessionNeighbors
 from recsys_tasks.features.vocabulary import Vocabulary
 
-FORMAT = 7
+FORMAT = 8
 _MOST_ACTIVE = 100
 MANIFEST, GOLDEN, HISTORIES, VOCABULARY = "manifest.json", "golden.json", "histories.npz", "vocabulary.json"
 ENCODER, DECODER, CATALOG = "encoder.onnx", "decoder.onnx", "catalogue.json"
 NETWORK, SCAN, VECTORS, BIAS, WORDS = "network.json", "scan.onnx", "items.npy", "bias.npy", "words.npy"
 INTENT, QUERIES, CATEGORY_NAMES = "intent.npz", "queries.json", "category_names.npz"
+SECOND_STAGE = "second_stage.onnx"  # empty for none
 # Exported from the network.
 GRAPH_FILE_NAMES = (ENCODER, DECODER, SCAN, VECTORS, BIAS, WORDS, *NEIGHBOR_FILES, *SESSION_FILES)
-MODEL_FILE_NAMES = (NETWORK, *GRAPH_FILE_NAMES, INTENT, VOCABULARY)
+MODEL_FILE_NAMES = (NETWORK, *GRAPH_FILE_NAMES, INTENT, SECOND_STAGE, VOCABULARY)
 FILES = (*MODEL_FILE_NAMES, CATALOG, HISTORIES, QUERIES, CATEGORY_NAMES, GOLDEN)
 
 

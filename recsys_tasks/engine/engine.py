@@ -39,7 +39,14 @@ from recsys_tasks.engine.scoring import (
     top_indices,
 )
 from recsys_tasks.engine.search_options import COMPLETION, DEFAULT_SEARCH, RELEVANCE, SearchOptions, SearchSetup
-from recsys_tasks.engine.session_decoder import DEFAULT_CACHE_BYTES, Action, SessionDecoder, predict_session_intent
+from recsys_tasks.engine.second_stage import NUM_CANDIDATES, CandidateFeatures, Candidates, SecondStage, Situation
+from recsys_tasks.engine.session_decoder import (
+    DEFAULT_CACHE_BYTES,
+    MAX_STORED_EVENTS,
+    Action,
+    SessionDecoder,
+    predict_session_intent,
+)
 from recsys_tasks.engine.throttle import Pause, no_pause
 from recsys_tasks.engine.trending import RecentPopularity
 from recsys_tasks.errors import GoldenMismatch, InputError
@@ -121,6 +128,7 @@ class _Prediction(NamedTuple):
     actions: ActionHistory
     latest_seconds: float
     timings: Timings | None = None
+    situation: Situation | None = None
     trending: TrendingItems | LiftedScores | None = None
     discounts: DiscountedItems | None = None
 
@@ -163,6 +171,7 @@ class Engine:
         self._session_decoder = SessionDecoder(bundle, cache_bytes)
         pause()
         self._scan = Graph(bundle.folder / SCAN)
+        self._second_stage = SecondStage.of(bundle)
 
     def with_items(self, updates: Mapping[str, ItemUpdate]) -> Engine:
         """Returns an engine with item updates applied; it shares all unchanged parts with this one."""
@@ -216,8 +225,25 @@ class Engine:
         """
         prediction = self._predict(user_id, past, session, now, method)
         if method == MODEL:
+            if self._second_stage is not None and prediction.situation is not None:
+                rescored = self._second_stage.rescore(prediction.scores, prediction.situation)
+                prediction = prediction._replace(scores=rescored)
             prediction = self._apply_signals(signals, prediction, options)
         return self._recommend(self._ranker_for(options), prediction, options)
+
+    def candidates(
+        self, user_id: str | None, session: Sequence[Action], now: float, features: CandidateFeatures
+    ) -> Candidates | None:
+        """Returns the best items of the first stage with their features; None where the model does not score them.
+
+        Args:
+            user_id, session, now: as for `recommend`.
+            features: of the same bundle.
+        """
+        prediction = self._predict(user_id, (), session, now)
+        if prediction.situation is None:
+            return None
+        return features.select(prediction.scores.top_k(NUM_CANDIDATES), prediction.situation)
 
     def _ranker_for(self, options: ListOptions) -> Ranker:
         return self._ranker if options.rules is None else self._ranker.with_rules(options.rules)
@@ -411,7 +437,9 @@ class Engine:
         scores = NextItemScores(self.bundle.items, self._scan, reading, history.copies, tokens, self.bundle.neighbors)
         timings = Timings(cached, encoded_at - start, time.perf_counter() - encoded_at)
         intent = predict_session_intent(self.bundle.intent, reading["direction"], history, decoded)
-        return _Prediction("model", scores, intent, actions, decoded.latest_seconds, timings)
+        known = history.full_history.first(history.end).last(MAX_STORED_EVENTS)
+        situation = Situation(known, tokens, decoded.latest_seconds)
+        return _Prediction("model", scores, intent, actions, decoded.latest_seconds, timings, situation)
 
     def _apply_signals(self, signals: LiveSignals, prediction: _Prediction, options: ListOptions) -> _Prediction:
         """Blends trending items into the scores, or lifts a few of them in those of a known user, and adds the

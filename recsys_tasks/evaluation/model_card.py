@@ -136,8 +136,10 @@ def _components(parameters: Mapping[str, Any], weights: ComponentWeights) -> str
     spaces = ast.literal_eval(str(parameters.get("vector_spaces", "{}")))
     sources += [f"vectors of the space {name} ({dim} dimensions)" for name, dim in spaces.items()]
     content = f"Content is {', '.join(sources)}."
+    stage = str(parameters.get("second_stage", "none"))
     return (
         f"One mixture of {', '.join(components)}. {chosen}, session neighbors {weights.session_neighbors:g}. {content}"
+        f" Second stage: {stage}."
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +13,7 @@ from recsys_tasks.engine.bundle import Bundle, Histories
 from recsys_tasks.engine.catalog import Catalog, CatalogColumns
 from recsys_tasks.engine.engine import Answer, Engine
 from recsys_tasks.engine.ranking import ListOptions
+from recsys_tasks.engine.second_stage import CandidateFeatures, Candidates
 from recsys_tasks.engine.session_decoder import Action
 from recsys_tasks.evaluation.metrics import MISSED
 from recsys_tasks.evaluation.protocol import LIST_LENGTH, PredictionTasks, RankingResult
@@ -78,6 +79,29 @@ def answer_moments(
         catalog: item metadata; None for a catalog in which everything is always available.
         k: length of the lists.
     """
+    engine, options = _engine_at(folder, encoded, moments, catalog), ListOptions(k)
+
+    def answer(row: int) -> Answer:
+        session = session_actions(encoded, int(moments.first[row]), int(moments.stop[row]))
+        return engine.recommend(str(row), (), session, float(moments.seconds[row]), options)
+
+    return answer
+
+
+def list_candidates(
+    folder: Path, encoded: EncodedSnapshot, moments: Moments, catalog: CatalogColumns | None
+) -> Iterator[Candidates | None]:
+    """Yields the candidates of the second stage at moments; None where the model does not score the items. See
+    `answer_moments`."""
+    engine = _engine_at(folder, encoded, moments, catalog)
+    features = CandidateFeatures(engine.bundle)
+    for row, seconds in enumerate(moments.seconds.tolist()):
+        session = session_actions(encoded, int(moments.first[row]), int(moments.stop[row]))
+        yield engine.candidates(str(row), session, seconds, features)
+
+
+def _engine_at(folder: Path, encoded: EncodedSnapshot, moments: Moments, catalog: CatalogColumns | None) -> Engine:
+    """An engine in which the user of each moment is known by its number, with the history until then."""
     timeline, vocabulary = encoded.timeline, encoded.vocabulary
     bundle = Bundle.from_model(folder, vocabulary)
     columns = history_columns(timeline, timeline.user_start[moments.user], moments.first)
@@ -86,13 +110,7 @@ def answer_moments(
     bundle = replace(bundle, histories=Histories(row_of, popularity=bundle.histories.popularity, **columns))
     if catalog is not None:
         bundle = replace(bundle, catalog=Catalog(vocabulary, catalog))
-    engine, options = Engine(bundle), ListOptions(k)
-
-    def answer(row: int) -> Answer:
-        session = session_actions(encoded, int(moments.first[row]), int(moments.stop[row]))
-        return engine.recommend(str(row), (), session, float(moments.seconds[row]), options)
-
-    return answer
+    return Engine(bundle)
 
 
 def list_served(

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from recsys_tasks.engine.bundle import INTENT, NETWORK, VOCABULARY
+from recsys_tasks.engine.bundle import INTENT, NETWORK, SECOND_STAGE, VOCABULARY
 from recsys_tasks.engine.purchase_intent import PurchaseIntent
 from recsys_tasks.errors import IncompatibleModelFormat, InputError
 from recsys_tasks.features.item_neighbors import ItemNeighbors
@@ -35,11 +35,13 @@ NOT_FITTED = PurchaseIntent(reason="Purchase intent was not fitted to this netwo
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A network with the vocabulary it was trained with, and the purchase intent that reads its states."""
+    """A network with the vocabulary it was trained with, the purchase intent that reads its states, and the second
+    stage that rescores its candidates (an ONNX graph, empty for none)."""
 
     network: Recommender
     vocabulary: Vocabulary
     intent: PurchaseIntent = NOT_FITTED
+    second_stage: bytes = b""
 
 
 def save_model(model: TrainedModel, folder: Path) -> None:
@@ -51,6 +53,7 @@ def save_model(model: TrainedModel, folder: Path) -> None:
     model.network.item_neighbors.save(folder)
     model.network.session_neighbors.save(folder)
     model.intent.save(folder / INTENT)
+    (folder / SECOND_STAGE).write_bytes(model.second_stage)
     weights = {name: value.cpu().numpy() for name, value in model.network.state_dict().items()}
     np.savez(folder / WEIGHTS, **weights)
 
@@ -78,12 +81,14 @@ def load_model(folder: Path) -> TrainedModel:
         with np.load(folder / WEIGHTS, allow_pickle=False) as weights:
             network.load_state_dict({name: torch.from_numpy(weights[name]) for name in weights.files})
         intent = PurchaseIntent.load(folder / INTENT)
+        stage = folder / SECOND_STAGE
+        second_stage = stage.read_bytes() if stage.exists() else b""  # earlier versions had none
     except OSError as error:
         raise InputError(f"{folder} does not contain a model: {error}") from error
     except (TypeError, RuntimeError, KeyError, ValueError) as error:
         raise IncompatibleModelFormat(f"The model was written by another version of this package: {error}") from error
     network.eval()
-    return TrainedModel(network, vocabulary, intent)
+    return TrainedModel(network, vocabulary, intent, second_stage)
 
 
 def warm_start(network: Recommender, vocabulary: Vocabulary, champion: TrainedModel) -> int:

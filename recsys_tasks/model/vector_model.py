@@ -17,7 +17,18 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from recsys_tasks.engine.bundle import BIAS, DECODER, ENCODER, INTENT, NETWORK, SCAN, VECTORS, VOCABULARY, WORDS
+from recsys_tasks.engine.bundle import (
+    BIAS,
+    DECODER,
+    ENCODER,
+    INTENT,
+    NETWORK,
+    SCAN,
+    SECOND_STAGE,
+    VECTORS,
+    VOCABULARY,
+    WORDS,
+)
 from recsys_tasks.engine.graphs import STATE_INPUT, STATE_OUTPUT, Graph, next_state
 from recsys_tasks.engine.purchase_intent import PurchaseIntent
 from recsys_tasks.engine.scoring import ItemVectors
@@ -126,6 +137,7 @@ def export_vector_model(
     (folder / NETWORK).write_text(json.dumps(config, indent=2), encoding="utf-8")
     vocabulary.save(folder / VOCABULARY)
     NO_INTENT.save(folder / INTENT)
+    (folder / SECOND_STAGE).write_bytes(b"")
     ItemNeighbors.none(len(vocabulary)).save(folder)
     SessionNeighbors.none(len(vocabulary)).save(folder)
     export_scoring_graph(vectors, bias, folder / SCAN)

@@ -22,6 +22,7 @@ from recsys_tasks.engine.bundle import (
     MODEL_FILE_NAMES,
     NETWORK,
     QUERIES,
+    SECOND_STAGE,
     VOCABULARY,
     read_bundle,
     write_manifest,
@@ -107,6 +108,7 @@ def copy_model(files: Path, building: Path) -> None:
 
         model = load_model(files)
         model.intent.save(building / INTENT)
+        (building / SECOND_STAGE).write_bytes(model.second_stage)
         export_graphs(model.network, building)
 
 

@@ -89,6 +89,7 @@ def _options() -> TrainingOptions:
         text_cache=chosen.text_vectors,
         hyperparameters=load_recipe(chosen.recipe),
         model=chosen.model,
+        second_stage=chosen.second_stage == "auto",
     )
 
 

@@ -21,6 +21,7 @@ from recsys_tasks.errors import ConfigurationError, IncompatibleModelFormat, Inp
 from recsys_tasks.evaluation.gate import PRIMARY_METRIC
 from recsys_tasks.evaluation.metrics import ranking_metrics
 from recsys_tasks.evaluation.protocol import VALIDATION, PredictionTasks, model_ranks, select_prediction_tasks
+from recsys_tasks.features.serving_data import catalog_columns
 from recsys_tasks.features.snapshot import Snapshot, open_snapshot
 from recsys_tasks.features.text_encoder import TextEncoder
 from recsys_tasks.model import distributed
@@ -45,6 +46,7 @@ from recsys_tasks.training.hyperparameters import ALL_FROM_DATA, Hyperparameters
 from recsys_tasks.training.lineage import SCRATCH
 from recsys_tasks.training.models import ModelFitter, ModelInput, load_model_fitter
 from recsys_tasks.training.purchase_intent import fit_purchase_intent
+from recsys_tasks.training.second_stage import MIN_QUESTIONS, FittedStage, fit_second_stage
 from recsys_tasks.training.task import TrainingTask, read_task
 from recsys_tasks.training.tuning import TuningTask, without_validation_events
 
@@ -53,6 +55,8 @@ _PYTORCH_THREADS = torch.get_num_threads()  # the cores this process may use; re
 _NO_SESSIONS = "too few sessions to train on"
 _CONTENT_ONLY = "not trained (--content-only): item vectors come from content, biases from popularity"
 _VALIDATION_QUESTIONS = 1_500
+_MAX_STAGE_QUESTIONS = 5_000
+_NO_STAGE = FittedStage(b"", "none")
 _NO_TAGS: Mapping[str, str] = {}
 
 
@@ -71,6 +75,7 @@ class TrainingOptions:
         text_cache: folder of text vectors.
         hyperparameters: those that a person has set.
         model: name of the model, see `training.models`.
+        second_stage: whether to fit a second stage of ranking.
     """
 
     seconds: float
@@ -83,6 +88,7 @@ class TrainingOptions:
     text_cache: Folder | None = None
     hyperparameters: Hyperparameters = ALL_FROM_DATA
     model: str = TRANSFORMER
+    second_stage: bool = True
 
 
 def train_run(
@@ -134,9 +140,12 @@ def train_run(
             network = _new_network(trained_sizes, task, options.seed)
             task = _warm_start(task, network, champion, model, snapshots)
             schedule = replace(schedule, epochs=1, seconds=options.warm_start_seconds, keep_best=True)
-            return _fit(task, network, schedule, champion.number, options.checkpoints, given, tags)
+            return _fit(
+                task, network, schedule, champion.number, options.checkpoints, given, tags, options.second_stage
+            )
         log.info("The recipe has other sizes than version %s: trained from scratch", champion.number)
-    return _fit(task, _new_network(config, task, options.seed), schedule, SCRATCH, options.checkpoints, given, tags)
+    network = _new_network(config, task, options.seed)
+    return _fit(task, network, schedule, SCRATCH, options.checkpoints, given, tags, options.second_stage)
 
 
 def _fit_plugin_model(fit: ModelFitter, snapshot: Snapshot, options: TrainingOptions, tags: Mapping[str, str]) -> str:
@@ -241,7 +250,10 @@ def reproduce_run(
     if original["started_from"] != SCRATCH:
         started_from = versions.version_by_number(original["started_from"])
         task = _warm_start(task, network, started_from, load_run_model(started_from.run_id), snapshots)
-    new_run_id = _fit(task, network, schedule, original["started_from"], checkpoints, tags={"reproduces": run_id})
+    tags, second_stage = {"reproduces": run_id}, original.get("second_stage", False)
+    new_run_id = _fit(
+        task, network, schedule, original["started_from"], checkpoints, tags=tags, second_stage=second_stage
+    )
     before, after = runs.load_evaluation(run_id)["model"], evaluate_run(new_run_id, snapshots)["model"]
     return new_run_id, {metric: (before[metric], after[metric]) for metric in before if metric in after}
 
@@ -298,6 +310,7 @@ def _fit(
     checkpoints: Folder,
     given: Hyperparameters = ALL_FROM_DATA,
     tags: Mapping[str, str] = _NO_TAGS,
+    second_stage: bool = False,
 ) -> str:
     """Trains a network as a new MLflow run, with its metrics and model; returns the run id.
 
@@ -339,14 +352,18 @@ def _fit(
         else:
             reason = _CONTENT_ONLY if task.snapshot.has_held_out_sessions else _NO_SESSIONS
             report = TrainingReport(stopped_by=reason)
-        _log_training(run_id, report, schedule, started_from)
+        _log_training(run_id, report, schedule, started_from, second_stage)
         runs.log_text(run_id, format_recipe(network.config, schedule, given), "recipe.toml")
         with tempfile.TemporaryDirectory() as folder:
             is_trained = network.config.is_trained
             intent = (
                 _fit_intent(network, before_decay, task) if is_trained else PurchaseIntent(reason=report.stopped_by)
             )
-            save_model(TrainedModel(network.cpu(), task.vocabulary, intent), Path(folder))
+            stage = _NO_STAGE
+            if is_trained and second_stage:
+                stage = _fit_second_stage(network, before_decay, task, report.component_weights, schedule.seed)
+            runs.log_parameters(run_id, {"second_stage": stage.description})
+            save_model(TrainedModel(network.cpu(), task.vocabulary, intent, stage.graph), Path(folder))
             export_graphs(network, Path(folder))
             verify_graphs(network, Path(folder))
             runs.log_model(run_id, Path(folder))
@@ -370,15 +387,39 @@ def _save_weights(network: Recommender, file: StoredFile) -> None:
 
 
 def _fit_intent(network: Recommender, before_decay: StoredFile, task: TrainingTask) -> PurchaseIntent:
-    """Purchase intent, fitted after the training and not within its time budget.
+    """Purchase intent, fitted after the training and not within its time budget."""
+    return fit_purchase_intent(_load_earlier(network, before_decay), task.data, task.encoded)
 
-    They are in a file because an interrupted training may resume in the decay phase.
+
+def _fit_second_stage(
+    network: Recommender, before_decay: StoredFile, task: TrainingTask, weights: ComponentWeights, seed: int
+) -> FittedStage:
+    """Fits the second stage to the validation sessions, with the network that was not trained on them."""
+    tasks = select_prediction_tasks(task.encoded, VALIDATION, _MAX_STAGE_QUESTIONS)
+    if len(tasks) < MIN_QUESTIONS:
+        return _NO_STAGE._replace(description=f"none: only {len(tasks)} held-out sessions")
+    earlier = _load_earlier(network, before_decay).cpu()
+    data = task.data._replace(final_stops=task.data.stops)
+    if data.neighbors is not None:
+        earlier.item_neighbors = data.neighbors
+    apply_component_weights(earlier, data, weights)
+    with tempfile.TemporaryDirectory() as folder:
+        save_model(TrainedModel(earlier.eval(), task.vocabulary), Path(folder))
+        export_graphs(earlier, Path(folder))
+        catalog = catalog_columns(task.snapshot.item_table(), task.vocabulary)
+        return fit_second_stage(Path(folder), task.encoded, tasks, catalog, seed)
+
+
+def _load_earlier(network: Recommender, before_decay: StoredFile) -> Recommender:
+    """A copy of a network as it was before the decay phase, which trains on the validation events.
+
+    Its weights are in a file because an interrupted training may resume in the decay phase.
     """
     earlier = copy.deepcopy(network)
     earlier.load_state_dict(
         torch.load(io.BytesIO(before_decay.read()), weights_only=True, map_location=network.items.bias.device)
     )
-    return fit_purchase_intent(earlier, task.data, task.encoded)
+    return earlier
 
 
 def _without_plan(schedule: TrainingConfig) -> dict[str, Any]:
@@ -386,7 +427,9 @@ def _without_plan(schedule: TrainingConfig) -> dict[str, Any]:
     return {name: value for name, value in asdict(schedule).items() if name != "plan"}
 
 
-def _log_training(run_id: str, report: TrainingReport, schedule: TrainingConfig, started_from: str) -> None:
+def _log_training(
+    run_id: str, report: TrainingReport, schedule: TrainingConfig, started_from: str, second_stage: bool
+) -> None:
     names = ("best_epoch", "steps", "tokens_per_second", "discovery_weight", "session_neighbor_weight")
     figures = {name: float(getattr(report, name)) for name in names}
     reproduction = {
@@ -396,6 +439,7 @@ def _log_training(run_id: str, report: TrainingReport, schedule: TrainingConfig,
         "started_from": started_from,
         "threads": torch.get_num_threads(),
         "processes": distributed.rank_and_world_size()[1],
+        "second_stage": second_stage,
     }
     runs.log_training(run_id, figures, reproduction)
 

@@ -1,0 +1,261 @@
+"""Second stage of ranking: gradient-boosted trees rescore the model's best candidates.
+
+The first stage scores the whole catalog by one dot product, copies and neighbors. The trees read what is costly or
+awkward for it: how often and when the user took the item and its category, what the session holds of them, and the
+first stage's own score. They are fitted to held-out sessions after the network's training
+(`training.second_stage`), exported as an ONNX graph, and may be absent.
+
+Letters in shapes: C candidates, F features, N events, V items of the vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from recsys_tasks.engine.bundle import SECOND_STAGE, Bundle
+from recsys_tasks.engine.graphs import Graph
+from recsys_tasks.engine.inputs import History
+from recsys_tasks.engine.scoring import PredictionScores, ScoredItems
+from recsys_tasks.features.item_neighbors import latest_items
+from recsys_tasks.names import CATEGORY_SEPARATOR, EVENT_TYPE_CODES, FIRST_ITEM, PURCHASE
+
+NUM_CANDIDATES: Final = 100
+FEATURES: Final = (
+    "log_score",
+    "rank",
+    "log_score_below_best",
+    "actions",
+    "recent_actions",
+    "purchases",
+    "days_since_action",
+    "days_between_actions",
+    "intervals_since_action",
+    "category_actions",
+    "department_actions",
+    "days_since_category",
+    "share_of_category",
+    "log_training_events",
+    "session_length",
+    "is_in_session",
+    "category_in_session",
+    "department_in_session",
+    "is_category_of_latest",
+    "is_department_of_latest",
+    "neighbor_weight",
+    "max_neighbor_weight",
+    "latest_neighbor_weight",
+    "history_length",
+    "days_since_history",
+)
+_FETCHED = 2 * NUM_CANDIDATES
+_SECONDS_PER_DAY, _RECENT_DAYS = 86_400.0, 60.0
+_NEVER = 999.0  # days
+_NEIGHBOR_TOKENS = 20
+_DEPARTMENT_LEVELS = 2
+_NO_ITEMS = np.zeros(0, np.int64)
+_TINY = 1e-30
+
+
+class Situation(NamedTuple):
+    """What a list is made for: the events before the session, the session's tokens [T] (item numbers and others), and
+    the time of the latest action in seconds since 1970."""
+
+    history: History
+    session: np.ndarray
+    seconds: float
+
+
+class Candidates(NamedTuple):
+    """The first stage's best items, best first: numbers [C], scores [C] and features [C, F]."""
+
+    numbers: np.ndarray
+    scores: np.ndarray
+    features: np.ndarray
+
+
+class CandidateFeatures:
+    """Computes the features of candidates; the same code for fitting, evaluation and serving.
+
+    Args:
+        bundle: categories, training counts and item neighbors.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        paths = ["", "", *bundle.vocabulary.category_paths]
+        self._category = _codes(paths)
+        self._department = _codes(
+            [CATEGORY_SEPARATOR.join(path.split(CATEGORY_SEPARATOR)[:_DEPARTMENT_LEVELS]) for path in paths]
+        )
+        self._log_count = np.log1p(bundle.vocabulary.training_counts())
+        self._neighbors = bundle.neighbors.of_items
+
+    def select(self, scored: ScoredItems, situation: Situation) -> Candidates:
+        """Returns the best items of the first stage with their features; ties go to lower numbers."""
+        order = np.lexsort((scored.numbers, -scored.scores))
+        order = order[scored.scores[order] > 0]
+        first = np.sort(np.unique(scored.numbers[order], return_index=True)[1])[:NUM_CANDIDATES]
+        numbers, scores = scored.numbers[order][first], scored.scores[order][first].astype(np.float64)
+        return Candidates(numbers, scores, self._compute(numbers, scores, situation))
+
+    def _compute(self, numbers: np.ndarray, scores: np.ndarray, situation: Situation) -> np.ndarray:
+        size = len(numbers)
+        if not size:
+            return np.zeros((0, len(FEATURES)), np.float32)
+        log_score = np.log(scores + _TINY)
+        columns = [
+            log_score,
+            np.arange(size),
+            log_score - log_score[0],
+            *self._of_history(numbers, situation),
+            _at(self._log_count, numbers),
+            *self._of_session(numbers, situation.session[situation.session >= FIRST_ITEM]),
+            *self._of_neighbors(numbers, situation.session),
+            *_of_user(size, situation),
+        ]
+        return np.stack(columns, axis=1).astype(np.float32)
+
+    def _of_history(self, numbers: np.ndarray, situation: Situation) -> list[np.ndarray]:
+        history, now, size = situation.history, situation.seconds, len(numbers)
+        place = _places(numbers, history.item)
+        own = place >= 0
+        place, seconds = place[own], history.seconds[own]
+        count = np.bincount(place, minlength=size)
+        recent = np.bincount(place[seconds >= now - _RECENT_DAYS * _SECONDS_PER_DAY], minlength=size)
+        purchases = np.bincount(place[history.kind[own] == EVENT_TYPE_CODES[PURCHASE]], minlength=size)
+        first, last = np.full((2, size), np.nan)
+        last[place] = seconds  # events ascend: the latest one stays
+        first[place[::-1]] = seconds[::-1]
+        since = np.nan_to_num((now - last) / _SECONDS_PER_DAY, nan=_NEVER)
+        interval = np.where(
+            count > 1, np.nan_to_num(last - first) / _SECONDS_PER_DAY / np.maximum(count - 1, 1), _NEVER
+        )
+        category, of_history = _at(self._category, numbers), _at(self._category, history.item)
+        in_category = _count(category, of_history)
+        in_department = _count(_at(self._department, numbers), _at(self._department, history.item))
+        latest = np.full(max(int(category.max()), int(of_history.max(initial=0))) + 1, np.nan)
+        latest[of_history] = history.seconds
+        latest[0] = np.nan  # items without a category
+        since_category = np.nan_to_num((now - latest[category]) / _SECONDS_PER_DAY, nan=_NEVER)
+        due = np.where(interval < _NEVER, since / np.maximum(interval, 0.5), -1.0)
+        share = count / np.maximum(in_category, 1)
+        return [count, recent, purchases, since, interval, due, in_category, in_department, since_category, share]
+
+    def _of_session(self, numbers: np.ndarray, session: np.ndarray) -> list[np.ndarray]:
+        found = [np.full(len(numbers), len(session)), np.isin(numbers, session)]
+        of_latest = []
+        for codes in (self._category, self._department):
+            own, others = _at(codes, numbers), _at(codes, session)
+            found.append(_count(own, others))
+            of_latest.append((own == others[-1]) & (own > 0) if len(session) else np.zeros(len(numbers)))
+        return [*found, *of_latest]
+
+    def _of_neighbors(self, numbers: np.ndarray, session: np.ndarray) -> list[np.ndarray]:
+        latest = latest_items(session, _NEIGHBOR_TOKENS)  # newest first
+        found = self._neighbors.candidates(latest)
+        place = _places(numbers, found.item)
+        is_candidate = place >= 0
+        place, token = place[is_candidate], found.token[is_candidate]
+        weight = np.exp(found.log_weight[is_candidate].astype(np.float64))
+        total = np.bincount(place, weight, len(numbers))
+        largest, of_latest = np.zeros((2, len(numbers)))
+        np.maximum.at(largest, place, weight)
+        of_latest[place[token == 0]] = weight[token == 0]
+        return [total, largest, of_latest]
+
+
+class SecondStage:
+    """The trees of a bundle, and the features that they read."""
+
+    def __init__(self, bundle: Bundle, features: CandidateFeatures) -> None:
+        self._graph, self._features = Graph(bundle.folder / SECOND_STAGE), features
+
+    @classmethod
+    def of(cls, bundle: Bundle) -> SecondStage | None:
+        """Returns the second stage of a bundle; None if it has none.
+
+        Raises:
+            BundleCorrupt: its graph cannot be loaded.
+        """
+        if not (bundle.folder / SECOND_STAGE).stat().st_size:
+            return None
+        return cls(bundle, CandidateFeatures(bundle))
+
+    def rescore(self, scores: PredictionScores, situation: Situation) -> RescoredItems:
+        """Returns scores in which the best candidates share their probability as the trees say."""
+        fetched = scores.top_k(_FETCHED)
+        candidates = self._features.select(fetched, situation)
+        if not len(candidates.numbers):
+            return RescoredItems(scores, fetched, candidates.numbers, candidates.scores)
+        logits = self._graph({"features": candidates.features})["logits"][:, 0].astype(np.float64)
+        weights = np.exp(logits - logits.max())
+        rescored = candidates.scores.sum() * weights / weights.sum()
+        return RescoredItems(scores, fetched, candidates.numbers, rescored)
+
+
+class RescoredItems:
+    """Scores of the first stage, except for some items.
+
+    Args:
+        scores: of the first stage.
+        fetched: its best items, of all.
+        numbers, rescored: the other scores of some items, each [C].
+    """
+
+    def __init__(
+        self, scores: PredictionScores, fetched: ScoredItems, numbers: np.ndarray, rescored: np.ndarray
+    ) -> None:
+        self._scores, self._fetched, self._numbers, self._rescored = scores, fetched, numbers, rescored
+
+    def top_k(self, k: int, offset: np.ndarray | None = None, include: np.ndarray = _NO_ITEMS) -> ScoredItems:
+        """See `engine.scoring.Scores`."""
+        wanted = k + len(self._numbers)  # enough, should all rescored items fall behind
+        if offset is None and not len(include) and wanted <= _FETCHED:
+            return self._replace(self._fetched)
+        return self._replace(self._scores.top_k(wanted, offset, np.concatenate([include, self._numbers])))
+
+    def of(self, numbers: np.ndarray) -> np.ndarray:
+        """See `engine.scoring.PredictionScores`."""
+        return self._replace(ScoredItems(numbers, self._scores.of(numbers))).scores
+
+    def _replace(self, scored: ScoredItems) -> ScoredItems:
+        place = _places(self._numbers, scored.numbers)
+        is_rescored = (place >= 0) & (scored.scores > 0)
+        scores = scored.scores.astype(np.float64)
+        scores[is_rescored] = self._rescored[place[is_rescored]]
+        return ScoredItems(scored.numbers, scores)
+
+
+def _codes(names: Sequence[str]) -> np.ndarray:
+    """Numbers of names [V], 0 for none."""
+    codes = np.unique(np.asarray(["", *names]), return_inverse=True)[1]
+    found: np.ndarray = codes[1:].astype(np.int32)
+    return found
+
+
+def _at(values: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """Values of item numbers [...]; 0 for items added since."""
+    return np.where(numbers < len(values), values[np.minimum(numbers, len(values) - 1)], 0)
+
+
+def _count(codes: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """How often each code [C] occurs among others [N]; 0 for code 0."""
+    counts = np.bincount(others, minlength=int(codes.max(initial=0)) + 1)
+    return np.where(codes > 0, counts[codes], 0)
+
+
+def _places(numbers: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Index of each of others [N] in distinct numbers [C]; -1 for absent ones."""
+    if not len(numbers):
+        return np.full(len(others), -1)
+    order = np.argsort(numbers)
+    found = order[np.searchsorted(numbers, others, sorter=order) % len(numbers)]
+    return np.where(numbers[found] == others, found, -1)
+
+
+def _of_user(size: int, situation: Situation) -> list[np.ndarray]:
+    seconds = situation.history.seconds
+    since = (situation.seconds - seconds[-1]) / _SECONDS_PER_DAY if len(seconds) else _NEVER
+    return [np.full(size, len(seconds)), np.full(size, since)]
