@@ -84,11 +84,9 @@ class CandidateFeatures:
     """
 
     def __init__(self, bundle: Bundle) -> None:
-        paths = ["", "", *bundle.vocabulary.category_paths]
-        self._category = _codes(paths)
-        self._department = _codes(
-            [CATEGORY_SEPARATOR.join(path.split(CATEGORY_SEPARATOR)[:_DEPARTMENT_LEVELS]) for path in paths]
-        )
+        self._category, paths = _codes([""] * FIRST_ITEM + list(bundle.vocabulary.category_paths))
+        department_of = _codes([_department(path) for path in paths])[0]
+        self._department = department_of[self._category]
         self._log_count = np.log1p(bundle.vocabulary.training_counts())
         self._neighbors = bundle.neighbors.of_items
 
@@ -228,11 +226,15 @@ class RescoredItems:
         return ScoredItems(scored.numbers, scores)
 
 
-def _codes(names: Sequence[str]) -> np.ndarray:
-    """Numbers of names [V], 0 for none."""
-    codes = np.unique(np.asarray(["", *names]), return_inverse=True)[1]
-    found: np.ndarray = codes[1:].astype(np.int32)
-    return found
+def _codes(names: Sequence[str]) -> tuple[np.ndarray, list[str]]:
+    """Numbers of names [V] by first appearance, 0 for none, and the distinct names."""
+    numbers = {"": 0}
+    codes = np.fromiter((numbers.setdefault(name, len(numbers)) for name in names), np.int32, len(names))
+    return codes, list(numbers)
+
+
+def _department(path: str) -> str:
+    return CATEGORY_SEPARATOR.join(path.split(CATEGORY_SEPARATOR)[:_DEPARTMENT_LEVELS])
 
 
 def _at(values: np.ndarray, numbers: np.ndarray) -> np.ndarray:
