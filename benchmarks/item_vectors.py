@@ -175,7 +175,9 @@ def _train(
 ) -> dict[str, object]:
     torch.manual_seed(0)
     dims = {name: vectors.shape[1] for name, vectors in spaces.items()}
-    config = replace(recipe.network_config(data, vocabulary, True, seconds), vector_spaces=dims)
+    config = recipe.network_config(data, vocabulary, True, seconds)
+    query_words = config.query_words if config.num_content_tokens else 0  # the data is encoded with all tokens
+    config = replace(config, vector_spaces=dims, query_words=query_words)
     vectors = np.concatenate(list(spaces.values()), axis=1) if spaces else None
     network = build_network(config, vocabulary, spaces=vectors)
     schedule = recipe.training_config(data, vocabulary, True, seconds, seed=0)

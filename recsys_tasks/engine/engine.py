@@ -39,7 +39,14 @@ from recsys_tasks.engine.scoring import (
     top_indices,
 )
 from recsys_tasks.engine.search_options import COMPLETION, DEFAULT_SEARCH, RELEVANCE, SearchOptions, SearchSetup
-from recsys_tasks.engine.second_stage import NUM_CANDIDATES, CandidateFeatures, Candidates, SecondStage, Situation
+from recsys_tasks.engine.second_stage import (
+    NUM_CANDIDATES,
+    NUM_FETCHED,
+    CandidateFeatures,
+    Candidates,
+    SecondStage,
+    Situation,
+)
 from recsys_tasks.engine.session_decoder import (
     DEFAULT_CACHE_BYTES,
     MAX_STORED_EVENTS,
@@ -179,6 +186,7 @@ class Engine:
         engine._set_bundle(apply_item_updates(self.bundle, updates))
         engine._session_decoder = self._session_decoder.with_bundle(engine.bundle, updates)
         engine._item_search = self._item_search.with_items(engine.bundle, updates)
+        engine._second_stage = self._second_stage and self._second_stage.with_bundle(engine.bundle)
         engine._explainer.prepare()
         return engine
 
@@ -225,10 +233,7 @@ class Engine:
         """
         prediction = self._predict(user_id, past, session, now, method)
         if method == MODEL:
-            if self._second_stage is not None and prediction.situation is not None:
-                rescored = self._second_stage.rescore(prediction.scores, prediction.situation)
-                prediction = prediction._replace(scores=rescored)
-            prediction = self._apply_signals(signals, prediction, options)
+            prediction = self._apply_signals(signals, self._rescore(prediction, options), options)
         return self._recommend(self._ranker_for(options), prediction, options)
 
     def candidates(
@@ -241,9 +246,18 @@ class Engine:
             features: of the same bundle.
         """
         prediction = self._predict(user_id, (), session, now)
-        if prediction.situation is None:
+        if prediction.situation is None or not prediction.situation.has_item:
             return None
-        return features.select(prediction.scores.top_k(NUM_CANDIDATES), prediction.situation)
+        offset = self._plain_ranker.offset(ListOptions(NUM_CANDIDATES), prediction.latest_seconds)
+        return features.select(prediction.scores.top_k(NUM_FETCHED, offset), prediction.situation)
+
+    def _rescore(self, prediction: _Prediction, options: ListOptions) -> _Prediction:
+        """Applies the second stage to the items that the list may have."""
+        if self._second_stage is None or prediction.situation is None:
+            return prediction
+        offset = self._plain_ranker.offset(options, prediction.latest_seconds)
+        rescored = self._second_stage.rescore(prediction.scores, prediction.situation, offset)
+        return prediction._replace(scores=rescored)
 
     def _ranker_for(self, options: ListOptions) -> Ranker:
         return self._ranker if options.rules is None else self._ranker.with_rules(options.rules)
@@ -526,7 +540,8 @@ class Engine:
         """Returns the answer to one golden request, from the bundle alone: no live actions, no rules."""
         session = [Action(item, kind, seconds, query=query) for item, kind, seconds, query in request["session"]]
         prediction = self._predict(request["user_id"], (), session, request["now"])
-        answer = self._recommend(self._plain_ranker, prediction, ListOptions(request["k"]))
+        options = ListOptions(request["k"])
+        answer = self._recommend(self._plain_ranker, self._rescore(prediction, options), options)
         return [{"item_id": item.item_id, "score": item.score} for item in answer.items]
 
     def warm_up(self, pause: Pause = no_pause) -> None:

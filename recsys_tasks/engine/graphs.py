@@ -29,19 +29,19 @@ class Graph:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime raises many types; each means that the graph is unusable
             raise BundleCorrupt(f"{path.name} cannot be loaded: {error}") from error
-        self._inputs = {node.name: node.shape for node in self._session.get_inputs()}
+        self.inputs = {node.name: node.shape for node in self._session.get_inputs()}
         self._outputs = [node.name for node in self._session.get_outputs()]
 
     def __call__(self, arrays: Mapping[str, np.ndarray]) -> Arrays:
         """Returns the outputs by name; ignores arrays that are not inputs."""
-        outputs = self._session.run(None, {name: arrays[name] for name in self._inputs})
+        outputs = self._session.run(None, {name: arrays[name] for name in self.inputs})
         return dict(zip(self._outputs, outputs, strict=True))
 
     def initial_state(self) -> Arrays:
         """Session state before the first token; empty for a graph without session state."""
         return {
             name: np.zeros([size if isinstance(size, int) else 0 for size in shape], np.float32)
-            for name, shape in self._inputs.items()
+            for name, shape in self.inputs.items()
             if name.startswith(STATE_INPUT)
         }
 

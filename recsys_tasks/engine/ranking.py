@@ -179,7 +179,7 @@ class Ranker:
         pins = [
             (position, number) for position, number in self._pins if number not in excluded and position <= options.k
         ]
-        offset = self._offset(options, now)
+        offset = self.offset(options, now)
         listed, pinned_scores = self._select(scores, options, excluded, offset, [n for _, n in pins], discounts)
         for (position, number), score in zip(pins, pinned_scores, strict=True):
             if score > 0:
@@ -215,8 +215,8 @@ class Ranker:
             return allowed
         return available if allowed is None else allowed & available
 
-    def _offset(self, options: ListOptions, now: float) -> np.ndarray | None:
-        """Offset of the log scores [V]: log weights of the rules, -inf for items not allowed; None for no offset."""
+    def offset(self, options: ListOptions, now: float) -> np.ndarray | None:
+        """Returns the offset of the log scores [V]: log weights of the rules, -inf for items not allowed; or None."""
         allowed = self.allowed(options, now)
         if allowed is None:
             return self._log_weights

@@ -10,6 +10,7 @@ Letters in shapes: C candidates, F features, N events, V items of the vocabulary
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
@@ -19,10 +20,12 @@ from recsys_tasks.engine.bundle import SECOND_STAGE, Bundle
 from recsys_tasks.engine.graphs import Graph
 from recsys_tasks.engine.inputs import History
 from recsys_tasks.engine.scoring import PredictionScores, ScoredItems
+from recsys_tasks.errors import BundleCorrupt
 from recsys_tasks.features.item_neighbors import latest_items
 from recsys_tasks.names import CATEGORY_SEPARATOR, EVENT_TYPE_CODES, FIRST_ITEM, PURCHASE
 
 NUM_CANDIDATES: Final = 100
+NUM_FETCHED: Final = 2 * NUM_CANDIDATES  # the scan selects by rounded scores; and enough for a list of 100
 FEATURES: Final = (
     "log_score",
     "rank",
@@ -50,7 +53,6 @@ FEATURES: Final = (
     "history_length",
     "days_since_history",
 )
-_FETCHED = 2 * NUM_CANDIDATES
 _SECONDS_PER_DAY, _RECENT_DAYS = 86_400.0, 60.0
 _NEVER = 999.0  # days
 _NEIGHBOR_TOKENS = 20
@@ -66,6 +68,11 @@ class Situation(NamedTuple):
     history: History
     session: np.ndarray
     seconds: float
+
+    @property
+    def has_item(self) -> bool:
+        """Whether the session has a known item."""
+        return bool((self.session >= FIRST_ITEM).any())
 
 
 class Candidates(NamedTuple):
@@ -165,32 +172,55 @@ class CandidateFeatures:
 
 
 class SecondStage:
-    """The trees of a bundle, and the features that they read."""
+    """The trees of a bundle, and the features that they read.
 
-    def __init__(self, bundle: Bundle, features: CandidateFeatures) -> None:
-        self._graph, self._features = Graph(bundle.folder / SECOND_STAGE), features
+    Raises:
+        BundleCorrupt: the graph cannot be loaded, or reads other features.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._graph, self._features = Graph(bundle.folder / SECOND_STAGE), CandidateFeatures(bundle)
+        width = self._graph.inputs["features"][1] if "features" in self._graph.inputs else None
+        if width != len(FEATURES):
+            raise BundleCorrupt(
+                f"{SECOND_STAGE} reads {width} features; this version of the package has {len(FEATURES)}"
+            )
 
     @classmethod
     def of(cls, bundle: Bundle) -> SecondStage | None:
-        """Returns the second stage of a bundle; None if it has none.
+        """Returns the second stage of a bundle; None if it has none."""
+        path = bundle.folder / SECOND_STAGE
+        return cls(bundle) if path.exists() and path.stat().st_size else None
 
-        Raises:
-            BundleCorrupt: its graph cannot be loaded.
+    def with_bundle(self, bundle: Bundle) -> SecondStage:
+        """Returns the same trees with the items of an updated bundle."""
+        changed = copy.copy(self)
+        changed._features = CandidateFeatures(bundle)
+        return changed
+
+    def rescore(
+        self, scores: PredictionScores, situation: Situation, offset: np.ndarray | None
+    ) -> PredictionScores | RescoredItems:
+        """Returns scores in which the best candidates have their scores in the order of the trees.
+
+        The values stay those of the first stage, so that discounts, rules and trending items weigh as without trees.
+        Before a session's first item, the trees do not apply: they are fitted to later moments.
+
+        Args:
+            scores: of the first stage.
+            situation: what the list is made for.
+            offset: of items that may not be shown, see `Scores.top_k`.
         """
-        if not (bundle.folder / SECOND_STAGE).stat().st_size:
-            return None
-        return cls(bundle, CandidateFeatures(bundle))
-
-    def rescore(self, scores: PredictionScores, situation: Situation) -> RescoredItems:
-        """Returns scores in which the best candidates share their probability as the trees say."""
-        fetched = scores.top_k(_FETCHED)
+        if not situation.has_item:
+            return scores
+        fetched = scores.top_k(NUM_FETCHED, offset)
         candidates = self._features.select(fetched, situation)
         if not len(candidates.numbers):
-            return RescoredItems(scores, fetched, candidates.numbers, candidates.scores)
-        logits = self._graph({"features": candidates.features})["logits"][:, 0].astype(np.float64)
-        weights = np.exp(logits - logits.max())
-        rescored = candidates.scores.sum() * weights / weights.sum()
-        return RescoredItems(scores, fetched, candidates.numbers, rescored)
+            return scores
+        logits = self._graph({"features": candidates.features})["logits"][:, 0]
+        rescored = np.empty(len(logits))
+        rescored[np.argsort(-logits, kind="stable")] = candidates.scores  # in descending order
+        return RescoredItems(scores, fetched, offset, candidates.numbers, rescored)
 
 
 class RescoredItems:
@@ -198,19 +228,26 @@ class RescoredItems:
 
     Args:
         scores: of the first stage.
-        fetched: its best items, of all.
-        numbers, rescored: the other scores of some items, each [C].
+        fetched: its `NUM_FETCHED` best items with an offset.
+        offset: that one.
+        numbers, rescored: the other scores of some of these items, each [C].
     """
 
     def __init__(
-        self, scores: PredictionScores, fetched: ScoredItems, numbers: np.ndarray, rescored: np.ndarray
+        self,
+        scores: PredictionScores,
+        fetched: ScoredItems,
+        offset: np.ndarray | None,
+        numbers: np.ndarray,
+        rescored: np.ndarray,
     ) -> None:
-        self._scores, self._fetched, self._numbers, self._rescored = scores, fetched, numbers, rescored
+        self._scores, self._fetched, self._offset = scores, fetched, offset
+        self._numbers, self._rescored = numbers, rescored
 
     def top_k(self, k: int, offset: np.ndarray | None = None, include: np.ndarray = _NO_ITEMS) -> ScoredItems:
         """See `engine.scoring.Scores`."""
         wanted = k + len(self._numbers)  # enough, should all rescored items fall behind
-        if offset is None and not len(include) and wanted <= _FETCHED:
+        if offset is self._offset and not len(include) and wanted <= NUM_FETCHED:
             return self._replace(self._fetched)
         return self._replace(self._scores.top_k(wanted, offset, np.concatenate([include, self._numbers])))
 

@@ -141,7 +141,15 @@ def train_run(
             task = _warm_start(task, network, champion, model, snapshots)
             schedule = replace(schedule, epochs=1, seconds=options.warm_start_seconds, keep_best=True)
             return _fit(
-                task, network, schedule, champion.number, options.checkpoints, given, tags, options.second_stage
+                task,
+                network,
+                schedule,
+                champion.number,
+                options.checkpoints,
+                given,
+                tags,
+                options.second_stage,
+                _inherit_stage(champion, model),
             )
         log.info("The recipe has other sizes than version %s: trained from scratch", champion.number)
     network = _new_network(config, task, options.seed)
@@ -246,13 +254,21 @@ def reproduce_run(
     if not config.is_trained:
         raise InputError(f"Run {run_id} was not trained, so it has no metrics to compare")
     schedule = TrainingConfig(**original["schedule"], plan=TrainingPlan(**original["plan"]))
-    network = _new_network(config, task, schedule.seed)
+    network, inherited = _new_network(config, task, schedule.seed), None
     if original["started_from"] != SCRATCH:
         started_from = versions.version_by_number(original["started_from"])
-        task = _warm_start(task, network, started_from, load_run_model(started_from.run_id), snapshots)
-    tags, second_stage = {"reproduces": run_id}, original.get("second_stage", False)
+        champion = load_run_model(started_from.run_id)
+        task = _warm_start(task, network, started_from, champion, snapshots)
+        inherited = _inherit_stage(started_from, champion)
     new_run_id = _fit(
-        task, network, schedule, original["started_from"], checkpoints, tags=tags, second_stage=second_stage
+        task,
+        network,
+        schedule,
+        original["started_from"],
+        checkpoints,
+        tags={"reproduces": run_id},
+        second_stage=original.get("second_stage", False),
+        inherited_stage=inherited,
     )
     before, after = runs.load_evaluation(run_id)["model"], evaluate_run(new_run_id, snapshots)["model"]
     return new_run_id, {metric: (before[metric], after[metric]) for metric in before if metric in after}
@@ -311,10 +327,12 @@ def _fit(
     given: Hyperparameters = ALL_FROM_DATA,
     tags: Mapping[str, str] = _NO_TAGS,
     second_stage: bool = False,
+    inherited_stage: FittedStage | None = None,
 ) -> str:
     """Trains a network as a new MLflow run, with its metrics and model; returns the run id.
 
-    In a process group, every process takes part in the training, and rank 0 alone writes the run.
+    In a process group, every process takes part in the training, and rank 0 alone writes the run. A warm start inherits
+    the second stage: the version that it starts from may have been trained on the validation sessions.
     """
     device = distributed.training_device()
     rank, world_size = distributed.rank_and_world_size()
@@ -355,13 +373,8 @@ def _fit(
         _log_training(run_id, report, schedule, started_from, second_stage)
         runs.log_text(run_id, format_recipe(network.config, schedule, given), "recipe.toml")
         with tempfile.TemporaryDirectory() as folder:
-            is_trained = network.config.is_trained
-            intent = (
-                _fit_intent(network, before_decay, task) if is_trained else PurchaseIntent(reason=report.stopped_by)
-            )
-            stage = _NO_STAGE
-            if is_trained and second_stage:
-                stage = _fit_second_stage(network, before_decay, task, report.component_weights, schedule.seed)
+            inherited = inherited_stage if second_stage else _NO_STAGE
+            intent, stage = _fit_on_states(network, before_decay, task, report, schedule.seed, inherited)
             runs.log_parameters(run_id, {"second_stage": stage.description})
             save_model(TrainedModel(network.cpu(), task.vocabulary, intent, stage.graph), Path(folder))
             export_graphs(network, Path(folder))
@@ -386,6 +399,23 @@ def _save_weights(network: Recommender, file: StoredFile) -> None:
     file.write(content.getvalue())
 
 
+def _fit_on_states(
+    network: Recommender,
+    before_decay: StoredFile,
+    task: TrainingTask,
+    report: TrainingReport,
+    seed: int,
+    inherited_stage: FittedStage | None,
+) -> tuple[PurchaseIntent, FittedStage]:
+    """Fits the purchase intent, and the second stage unless it is inherited, to a trained network."""
+    if not network.config.is_trained:
+        return PurchaseIntent(reason=report.stopped_by), _NO_STAGE
+    intent = _fit_intent(network, before_decay, task)
+    if inherited_stage is not None:
+        return intent, inherited_stage
+    return intent, _fit_second_stage(network, before_decay, task, report.component_weights, seed)
+
+
 def _fit_intent(network: Recommender, before_decay: StoredFile, task: TrainingTask) -> PurchaseIntent:
     """Purchase intent, fitted after the training and not within its time budget."""
     return fit_purchase_intent(_load_earlier(network, before_decay), task.data, task.encoded)
@@ -408,6 +438,11 @@ def _fit_second_stage(
         export_graphs(earlier, Path(folder))
         catalog = catalog_columns(task.snapshot.item_table(), task.vocabulary)
         return fit_second_stage(Path(folder), task.encoded, tasks, catalog, seed)
+
+
+def _inherit_stage(version: versions.Version, model: TrainedModel) -> FittedStage:
+    """The second stage of the version that a warm start begins from."""
+    return FittedStage(model.second_stage, f"that of version {version.number}" if model.second_stage else "none")
 
 
 def _load_earlier(network: Recommender, before_decay: StoredFile) -> Recommender:

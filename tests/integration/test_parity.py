@@ -82,7 +82,9 @@ def _second_stage() -> bytes:
     features = random.normal(size=(600, 20, len(FEATURES))).astype(np.float32)
     features[..., FEATURES.index("days_since_action")] = random.uniform(0, 100, (600, 20))
     target = features[..., FEATURES.index("days_since_action")].argmax(1)
-    return fit_questions(Questions(features.reshape(-1, len(FEATURES)), np.full(600, 20), target), seed=0).graph
+    return fit_questions(
+        Questions(features.reshape(-1, len(FEATURES)), np.full(600, 20), target, np.arange(600), 600), seed=0
+    ).graph
 
 
 def _long_history(random: np.random.Generator) -> list[dict[str, object]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,11 +11,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys_tasks.engine.bundle import Bundle
+from recsys_tasks.engine.bundle import SECOND_STAGE, Bundle
 from recsys_tasks.engine.graphs import Graph
 from recsys_tasks.engine.inputs import History
 from recsys_tasks.engine.scoring import PrecomputedScores, ScoredItems
-from recsys_tasks.engine.second_stage import FEATURES, CandidateFeatures, Candidates, RescoredItems, Situation
+from recsys_tasks.engine.second_stage import (
+    FEATURES,
+    NUM_FETCHED,
+    CandidateFeatures,
+    Candidates,
+    RescoredItems,
+    SecondStage,
+    Situation,
+)
+from recsys_tasks.errors import BundleCorrupt
 from recsys_tasks.model.neighbors import count_item_neighbors
 from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM, PURCHASE, VIEW
 from recsys_tasks.training import second_stage
@@ -111,7 +121,7 @@ def test_rescored_lists_are_those_of_all_scores(seed: int, k: int, is_filtered: 
     rescored = random.permutation(scores[numbers])
     offset = np.where(random.random(400) < 0.7, 0.0, -np.inf).astype(np.float32) if is_filtered else None
     base = PrecomputedScores(scores)
-    found = RescoredItems(base, base.top_k(200), numbers, rescored).top_k(k, offset)
+    found = RescoredItems(base, base.top_k(NUM_FETCHED), None, numbers, rescored).top_k(k, offset)
     expected = scores.copy()
     expected[numbers] = rescored
     if offset is not None:
@@ -125,14 +135,15 @@ def _questions(random: np.random.Generator, count: int, signal: float) -> Questi
     features = random.normal(size=(count, 30, len(FEATURES))).astype(np.float32)
     target = random.integers(0, 30, count)
     features[np.arange(count), target, 5] += signal
-    return Questions(features.reshape(-1, len(FEATURES)), np.full(count, 30), target)
+    users = np.arange(count) // 3
+    return Questions(features.reshape(-1, len(FEATURES)), np.full(count, 30), target, users, 2 * count)
 
 
 def test_the_graph_computes_what_the_trees_do(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     questions = _questions(random, 300, 2.0)
     rounded = questions._replace(features=questions.features.round(1))  # thresholds near many values
-    booster = second_stage._train(rounded, 20, 0)
+    booster = second_stage._train(rounded, 0)
     (tmp_path / "graph.onnx").write_bytes(to_onnx(booster))
     features = rounded.features[:3_000]
     found = Graph(tmp_path / "graph.onnx")({"features": features})["logits"][:, 0]
@@ -156,7 +167,42 @@ def test_few_sessions_are_not_enough() -> None:
 def test_questions_are_those_with_the_target_among_the_candidates() -> None:
     rows = np.arange(2 * len(FEATURES), dtype=np.float32).reshape(2, -1)
     candidates = Candidates(np.asarray([7, 9]), np.asarray([0.2, 0.1]), rows)
-    questions = collect_questions(iter([candidates, None, candidates]), [9, 7, 8])
+    questions = collect_questions(iter([candidates, None, candidates]), [9, 7, 8], [5, 5, 6])
     assert questions.sizes.tolist() == [2]
-    assert questions.target.tolist() == [1]
+    assert (questions.target.tolist(), questions.user.tolist(), questions.num_asked) == ([1], [5], 2)
     assert (questions.features == rows).all()
+
+
+def test_rescored_items_keep_the_values_of_the_first_stage(bundle: Bundle, tmp_path: Path) -> None:
+    """So that an impression discount or a rule moves an item as far as without trees."""
+    folder = tmp_path / "bundle"
+    shutil.copytree(bundle.folder, folder)
+    random = np.random.default_rng(0)
+    (folder / SECOND_STAGE).write_bytes(second_stage.fit_questions(_questions(random, 600, 2.0), seed=0).graph)
+    stage = SecondStage.of(replace(bundle, folder=folder))
+    assert stage is not None
+    shares = np.zeros(len(bundle.vocabulary))
+    shares[FIRST_ITEM:] = random.random(len(shares) - FIRST_ITEM)
+    scores = PrecomputedScores(shares / shares.sum())
+    situation = _situation((4, PURCHASED, 3.0), (7, VIEWED, 9.0), session=(3,))
+    first, second = scores.top_k(100), stage.rescore(scores, situation, None).top_k(100)
+    rank_of = [dict(zip(found.numbers.tolist(), found.scores.tolist(), strict=True)) for found in (first, second)]
+    assert sorted(rank_of[0].values()) == pytest.approx(sorted(rank_of[1].values()))
+    assert rank_of[0] != rank_of[1]
+    hidden = np.zeros(len(shares), np.float32)
+    hidden[::2] = -np.inf
+    shown = stage.rescore(scores, situation, hidden).top_k(5, hidden)
+    assert (shown.numbers[shown.scores > 0] % 2 == 1).all()
+    assert stage.rescore(scores, _situation((4, PURCHASED, 3.0)), None) is scores, "before the first item"
+
+
+def test_a_model_of_an_earlier_version_has_no_second_stage(bundle: Bundle, tmp_path: Path) -> None:
+    assert SecondStage.of(replace(bundle, folder=tmp_path)) is None
+
+
+def test_trees_for_other_features_are_refused(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = second_stage.fit_questions(_questions(np.random.default_rng(0), 600, 2.0), seed=0).graph
+    (tmp_path / SECOND_STAGE).write_bytes(graph)
+    monkeypatch.setattr("recsys_tasks.engine.second_stage.FEATURES", FEATURES[1:])
+    with pytest.raises(BundleCorrupt, match="25 features"):
+        SecondStage.of(replace(bundle, folder=tmp_path))
