@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
@@ -237,16 +236,9 @@ def test_an_outlier_does_not_silence_the_others() -> None:
     assert np.linalg.norm(found.vectors[2:6], axis=1).min() > 0.1
 
 
-@dataclass(frozen=True)
-class Shop:
-    """A shop with vectors of its items' images, and a run that was trained on them."""
-
-    warehouse: Engine
-    run_id: str
-
-
 @pytest.fixture(scope="module")
-def shop(postgres: str, tracking_template: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+def run_id(postgres: str, tracking_template: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A run that was trained on vectors of the items' images."""
     home = tmp_path_factory.mktemp("vectors")
     (home / "gate.toml").write_text(LENIENT_GATE_RULES)
     options = {"MIN_ITEM_EVENTS": 1, "TEST_SHARE": 0.2, "MAX_TRAINING_EPOCHS": 3, "GATE_RULES": home / "gate.toml"}
@@ -256,20 +248,20 @@ def shop(postgres: str, tracking_template: str, tmp_path_factory: pytest.TempPat
         rows = [_row(number, random.normal(size=6).tolist()) for number in range(40)]
         ingestion.ingest_files(_mapping(home), [str(_json_lines(home / "a.jsonl", rows))])
         features.build_features()
-        yield Shop(warehouse, training.train_model())
+        yield training.train_model()
         engine().dispose()
 
 
-def test_a_model_reads_the_vectors_and_says_so(shop: Shop) -> None:
-    network = load_run_model(shop.run_id).network
+def test_a_model_reads_the_vectors_and_says_so(run_id: str) -> None:
+    network = load_run_model(run_id).network
     assert network.config.vector_spaces == {"image v1": 6}
     assert network.items.spaces.any(1).sum() > 30
-    training.evaluate_run(shop.run_id)
-    card = client().download_artifacts(shop.run_id, "model_card.md")
+    training.evaluate_run(run_id)
+    card = client().download_artifacts(run_id, "model_card.md")
     assert "vectors of the space image v1 (6 dimensions)" in Path(card).read_text(encoding="utf-8")
 
 
-def test_a_run_with_vectors_is_reproduced(shop: Shop) -> None:
-    training.evaluate_run(shop.run_id)
-    _, metrics = training.reproduce(shop.run_id)
+def test_a_run_with_vectors_is_reproduced(run_id: str) -> None:
+    training.evaluate_run(run_id)
+    _, metrics = training.reproduce(run_id)
     assert all(original == found for original, found in metrics.values())

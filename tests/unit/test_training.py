@@ -112,25 +112,30 @@ def test_a_training_whose_time_runs_out_between_two_epochs_is_reproduced(monkeyp
     assert _same_weights(network, reproduced)
 
 
-def test_a_checkpoint_with_another_configuration_is_ignored(tmp_path: Path) -> None:
-    data, path = training_data(encoded_shop(users=20)), tmp_path / "state.pt"
-    checkpoint = Folder.of(tmp_path).file(path.name)
+def _altered_checkpoint(folder: Path, data: TrainingData, alter: Callable[[dict[str, Any]], None]) -> StoredFile:
+    """A checkpoint of an interrupted training, whose configuration was altered since."""
+    path = folder / "state.pt"
+    checkpoint = Folder.of(folder).file(path.name)
     with pytest.raises(TrainingKilled):
         _trained(data, checkpoint, kill_after=2)
     state = torch.load(path, weights_only=True)
-    state["config"]["training"]["learning_rate"] = 1.0
+    alter(state["config"])
     torch.save(state, path)
+    return checkpoint
+
+
+def test_a_checkpoint_with_another_configuration_is_ignored(tmp_path: Path) -> None:
+    data = training_data(encoded_shop(users=20))
+    checkpoint = _altered_checkpoint(tmp_path, data, lambda config: config["training"].update(learning_rate=1.0))
     assert _same_weights(_trained(data, checkpoint), _trained(data))
 
 
 def test_a_checkpoint_from_before_a_new_option_resumes(tmp_path: Path) -> None:
-    data, path = training_data(encoded_shop(users=20)), tmp_path / "state.pt"
-    checkpoint = Folder.of(tmp_path).file(path.name)
-    with pytest.raises(TrainingKilled):
-        _trained(data, checkpoint, kill_after=2)
-    state = torch.load(path, weights_only=True)
-    del state["config"]["training"]["precision"], state["config"]["network"]["vector_spaces"]
-    torch.save(state, path)
+    def without_options(config: dict[str, Any]) -> None:
+        del config["training"]["precision"], config["network"]["vector_spaces"]
+
+    data = training_data(encoded_shop(users=20))
+    checkpoint = _altered_checkpoint(tmp_path, data, without_options)
     epochs: list[int] = []
     _train(CONFIG, data, lambda epoch, figures: epochs.append(epoch), checkpoint)
     assert epochs[0] > 1
