@@ -46,7 +46,7 @@ from recsys_tasks.training.hyperparameters import ALL_FROM_DATA, Hyperparameters
 from recsys_tasks.training.lineage import SCRATCH
 from recsys_tasks.training.models import ModelFitter, ModelInput, load_model_fitter
 from recsys_tasks.training.purchase_intent import fit_purchase_intent
-from recsys_tasks.training.second_stage import MIN_QUESTIONS, FittedStage, fit_second_stage
+from recsys_tasks.training.second_stage import MIN_QUESTIONS, FittedStage, fit_second_stage, import_lightgbm
 from recsys_tasks.training.task import TrainingTask, read_task
 from recsys_tasks.training.tuning import TuningTask, without_validation_events
 
@@ -334,6 +334,8 @@ def _fit(
     In a process group, every process takes part in the training, and rank 0 alone writes the run. A warm start inherits
     the second stage: the version that it starts from may have been trained on the validation sessions.
     """
+    if second_stage:
+        import_lightgbm()  # before the training, if it cannot be
     device = distributed.training_device()
     rank, world_size = distributed.rank_and_world_size()
     parameters = {

@@ -145,14 +145,19 @@ def _cross_validate(questions: Questions, seed: int) -> tuple[float, float]:
 
 def _train(questions: Questions, seed: int) -> Any:
     """Returns the fitted LightGBM booster."""
-    lightgbm = _import_lightgbm()
+    lightgbm = import_lightgbm()
     label = np.zeros(len(questions.features))
     label[np.cumsum(questions.sizes) - questions.sizes + questions.target] = 1
     data = lightgbm.Dataset(questions.features, label, group=questions.sizes, feature_name=list(FEATURES))
     return lightgbm.train(_PARAMETERS | {"seed": seed}, data, _NUM_TREES)
 
 
-def _import_lightgbm() -> ModuleType:
+def import_lightgbm() -> ModuleType:
+    """Returns the module `lightgbm`.
+
+    Raises:
+        ConfigurationError: it cannot be loaded.
+    """
     try:
         import lightgbm  # needs a library of the system, which trainings without a second stage do not
     except (ImportError, OSError) as error:

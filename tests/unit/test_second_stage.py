@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from recsys_tasks.engine.second_stage import (
     SecondStage,
     Situation,
 )
-from recsys_tasks.errors import BundleCorrupt
+from recsys_tasks.errors import BundleCorrupt, ConfigurationError
 from recsys_tasks.model.neighbors import count_item_neighbors
 from recsys_tasks.names import EVENT_TYPE_CODES, FIRST_ITEM, PURCHASE, VIEW
 from recsys_tasks.training import second_stage
@@ -212,3 +213,9 @@ def test_trees_for_other_features_are_refused(
     monkeypatch.setattr("recsys_tasks.engine.second_stage.FEATURES", FEATURES[1:])
     with pytest.raises(BundleCorrupt, match="25 features"):
         SecondStage.of(replace(bundle, folder=tmp_path))
+
+
+def test_without_lightgbm_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lightgbm", None)
+    with pytest.raises(ConfigurationError, match="libgomp1.*RECSYS_SECOND_STAGE=none"):
+        second_stage.import_lightgbm()
