@@ -217,5 +217,5 @@ def test_trees_for_other_features_are_refused(
 
 def test_without_lightgbm_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lightgbm", None)
-    with pytest.raises(ConfigurationError, match="libgomp1.*RECSYS_SECOND_STAGE=none"):
+    with pytest.raises(ConfigurationError, match=r"libgomp1.*RECSYS_SECOND_STAGE=none"):
         second_stage.import_lightgbm()
