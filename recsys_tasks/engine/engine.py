@@ -49,9 +49,9 @@ from recsys_tasks.engine.second_stage import (
 )
 from recsys_tasks.engine.session_decoder import (
     DEFAULT_CACHE_BYTES,
-    MAX_STORED_EVENTS,
     Action,
     SessionDecoder,
+    events_before,
     predict_session_intent,
 )
 from recsys_tasks.engine.throttle import Pause, no_pause
@@ -451,8 +451,7 @@ class Engine:
         scores = NextItemScores(self.bundle.items, self._scan, reading, history.copies, tokens, self.bundle.neighbors)
         timings = Timings(cached, encoded_at - start, time.perf_counter() - encoded_at)
         intent = predict_session_intent(self.bundle.intent, reading["direction"], history, decoded)
-        known = history.full_history.first(history.end).last(MAX_STORED_EVENTS)
-        situation = Situation(known, tokens, decoded.latest_seconds)
+        situation = Situation(events_before(history.full_history, history.end), tokens, decoded.latest_seconds)
         return _Prediction("model", scores, intent, actions, decoded.latest_seconds, timings, situation)
 
     def _apply_signals(self, signals: LiveSignals, prediction: _Prediction, options: ListOptions) -> _Prediction:

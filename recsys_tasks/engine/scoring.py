@@ -161,11 +161,19 @@ def top_indices(values: np.ndarray, k: int) -> np.ndarray:
     return np.flatnonzero(values > -np.inf)
 
 
+def places_of(numbers: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """Returns the index of each of the keys [K] in distinct numbers [N]; -1 for absent ones."""
+    if not len(numbers):
+        return np.full(len(keys), -1)
+    order = np.argsort(numbers)
+    found = order[np.searchsorted(numbers, keys, sorter=order) % len(numbers)]
+    return np.where(numbers[found] == keys, found, -1)
+
+
 def _look_up(numbers: np.ndarray, keys: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Sum of the values [K] of each of the distinct numbers [N] among the keys [K]."""
-    order = np.argsort(numbers)
-    places = order[np.searchsorted(numbers, keys, sorter=order) % max(len(numbers), 1)]
-    is_wanted = numbers[places] == keys
+    places = places_of(numbers, keys)
+    is_wanted = places >= 0
     return np.bincount(places[is_wanted], values[is_wanted], len(numbers))
 
 

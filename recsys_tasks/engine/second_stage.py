@@ -11,15 +11,15 @@ Letters in shapes: C candidates, F features, N events, V items of the vocabulary
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
 
 from recsys_tasks.engine.bundle import SECOND_STAGE, Bundle
+from recsys_tasks.engine.catalog import CodedColumn
 from recsys_tasks.engine.graphs import Graph
 from recsys_tasks.engine.inputs import History
-from recsys_tasks.engine.scoring import PredictionScores, ScoredItems
+from recsys_tasks.engine.scoring import PredictionScores, ScoredItems, places_of
 from recsys_tasks.errors import BundleCorrupt
 from recsys_tasks.features.item_neighbors import latest_items
 from recsys_tasks.names import CATEGORY_SEPARATOR, EVENT_TYPE_CODES, FIRST_ITEM, PURCHASE
@@ -91,9 +91,10 @@ class CandidateFeatures:
     """
 
     def __init__(self, bundle: Bundle) -> None:
-        self._category, paths = _codes([""] * FIRST_ITEM + list(bundle.vocabulary.category_paths))
-        department_of = _codes([_department(path) for path in paths])[0]
-        self._department = department_of[self._category]
+        categories = bundle.catalog.categories
+        departments = CodedColumn([_department(path) for path in categories.values]).codes[FIRST_ITEM:]
+        self._category = categories.codes + 1  # 0 for none
+        self._department = np.append(0, departments + 1)[self._category]
         self._log_count = np.log1p(bundle.vocabulary.training_counts())
         self._neighbors = bundle.neighbors.of_items
 
@@ -124,7 +125,7 @@ class CandidateFeatures:
 
     def _of_history(self, numbers: np.ndarray, situation: Situation) -> list[np.ndarray]:
         history, now, size = situation.history, situation.seconds, len(numbers)
-        place = _places(numbers, history.item)
+        place = places_of(numbers, history.item)
         own = place >= 0
         place, seconds = place[own], history.seconds[own]
         count = np.bincount(place, minlength=size)
@@ -160,7 +161,7 @@ class CandidateFeatures:
     def _of_neighbors(self, numbers: np.ndarray, session: np.ndarray) -> list[np.ndarray]:
         latest = latest_items(session, _NEIGHBOR_TOKENS)  # newest first
         found = self._neighbors.candidates(latest)
-        place = _places(numbers, found.item)
+        place = places_of(numbers, found.item)
         is_candidate = place >= 0
         place, token = place[is_candidate], found.token[is_candidate]
         weight = np.exp(found.log_weight[is_candidate].astype(np.float64))
@@ -256,18 +257,11 @@ class RescoredItems:
         return self._replace(ScoredItems(numbers, self._scores.of(numbers))).scores
 
     def _replace(self, scored: ScoredItems) -> ScoredItems:
-        place = _places(self._numbers, scored.numbers)
+        place = places_of(self._numbers, scored.numbers)
         is_rescored = (place >= 0) & (scored.scores > 0)
         scores = scored.scores.astype(np.float64)
         scores[is_rescored] = self._rescored[place[is_rescored]]
         return ScoredItems(scored.numbers, scores)
-
-
-def _codes(names: Sequence[str]) -> tuple[np.ndarray, list[str]]:
-    """Numbers of names [V] by first appearance, 0 for none, and the distinct names."""
-    numbers = {"": 0}
-    codes = np.fromiter((numbers.setdefault(name, len(numbers)) for name in names), np.int32, len(names))
-    return codes, list(numbers)
 
 
 def _department(path: str) -> str:
@@ -283,15 +277,6 @@ def _count(codes: np.ndarray, others: np.ndarray) -> np.ndarray:
     """How often each code [C] occurs among others [N]; 0 for code 0."""
     counts = np.bincount(others, minlength=int(codes.max(initial=0)) + 1)
     return np.where(codes > 0, counts[codes], 0)
-
-
-def _places(numbers: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Index of each of others [N] in distinct numbers [C]; -1 for absent ones."""
-    if not len(numbers):
-        return np.full(len(others), -1)
-    order = np.argsort(numbers)
-    found = order[np.searchsorted(numbers, others, sorter=order) % len(numbers)]
-    return np.where(numbers[found] == others, found, -1)
 
 
 def _of_user(size: int, situation: Situation) -> list[np.ndarray]:

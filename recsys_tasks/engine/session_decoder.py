@@ -57,6 +57,11 @@ ActionKeys = tuple[tuple[str, str, float, str], ...]
 """Item id, event type, seconds and query of each action: the cache key of a sequence of actions."""
 
 
+def events_before(history: History, end: int) -> History:
+    """Returns the latest events of a history before an index, as many as a bundle stores of a user."""
+    return history.first(end).last(MAX_STORED_EVENTS)
+
+
 class CachedHistory(NamedTuple):
     """Cache entry of a user: the encoded history before a session."""
 
@@ -152,7 +157,7 @@ class SessionDecoder:
         end = int(np.searchsorted(full_history.seconds, now))
         if cached is not None and is_same and cached.end == end:
             return cached, True
-        known = full_history.first(end).last(MAX_STORED_EVENTS)
+        known = events_before(full_history, end)
         events, inputs = known.last(MAX_HISTORY_EVENTS), history_inputs(known, MAX_HISTORY_EVENTS)
         encoded = self._encoder({**inputs, "vectors": self._event_vectors(inputs["item"], inputs["words"])})
         history = CachedHistory(

@@ -82,8 +82,7 @@ def answer_moments(
     engine, options = _engine_at(folder, encoded, moments, catalog), ListOptions(k)
 
     def answer(row: int) -> Answer:
-        session = session_actions(encoded, int(moments.first[row]), int(moments.stop[row]))
-        return engine.recommend(str(row), (), session, float(moments.seconds[row]), options)
+        return engine.recommend(str(row), (), *_session_at(encoded, moments, row), options)
 
     return answer
 
@@ -95,9 +94,13 @@ def list_candidates(
     `answer_moments`."""
     engine = _engine_at(folder, encoded, moments, catalog)
     features = CandidateFeatures(engine.bundle)
-    for row, seconds in enumerate(moments.seconds.tolist()):
-        session = session_actions(encoded, int(moments.first[row]), int(moments.stop[row]))
-        yield engine.candidates(str(row), session, seconds, features)
+    for row in range(len(moments.user)):
+        yield engine.candidates(str(row), *_session_at(encoded, moments, row), features)
+
+
+def _session_at(encoded: EncodedSnapshot, moments: Moments, row: int) -> tuple[list[Action], float]:
+    """The actions of the session at a moment, and its start."""
+    return session_actions(encoded, int(moments.first[row]), int(moments.stop[row])), float(moments.seconds[row])
 
 
 def _engine_at(folder: Path, encoded: EncodedSnapshot, moments: Moments, catalog: CatalogColumns | None) -> Engine:

@@ -58,9 +58,7 @@ _INITIAL_NEIGHBOR_WEIGHT, _NEIGHBOR_DROPOUT = 0.5, 0.3
 _INITIAL_NEIGHBOR_LOGIT = -3.0
 _AGE_WEIGHT_STD = 0.3
 _ID_DROPOUT = 0.1  # share of items without their embedding in a step, from which content learns to place an item
-_SPACE_DROPOUT = (
-    0.1  # share of an item's vector spaces that a step does not see, so that none of them is relied on alone
-)
+_SPACE_DROPOUT = 0.1  # share of the items' external vectors that a step does not see, so that none is relied on alone
 
 
 class ItemTable(nn.Module):
